@@ -1,0 +1,47 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from larq_ensemble.errors import EnsembleError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary name beside `path`; on success it is renamed to `path`.
+
+    The name keeps the suffix of `path`, because writers such as Keras choose a format by it.
+    When the block raises, what stood at `path` before is untouched.
+
+    # Raises
+        EnsembleError: if the folder can't be written to.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnsembleError(
+            f"Can't create the folder {str(path.parent)!r} ({error.strerror}): "
+            "choose a place that can be written to."
+        ) from error
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except PermissionError as error:
+        raise EnsembleError(f"Can't write {str(path)!r}: {error.strerror}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` to `path` as UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

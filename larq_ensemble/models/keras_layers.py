@@ -1,0 +1,80 @@
+"""The vocabulary of architectures as Keras and Larq layers."""
+
+from __future__ import annotations
+
+from larq_ensemble.keras import keras, lq, tf
+
+
+class KerasLayers:
+    """Applies Keras layers.
+
+    # Arguments
+        binary: build Larq's binarized convolutions; `False` gives the real-valued twin, the same
+            graph with nothing binarized.
+        pad_values: what pads the inputs of binary convolutions, 0.0 or 1.0.
+
+    # References
+        - Kim et al. 2022, Eq. 2 (sign(0) = +1), Eq. 5 (clipped straight-through estimator).
+        - Rastegari et al. 2016, [XNOR-Net](https://arxiv.org/abs/1603.05279) (scale mean(|W|)).
+    """
+
+    def __init__(self, *, binary: bool = True, pad_values: float = 0.0) -> None:
+        self._binary = binary
+        self._pad_values = pad_values
+
+    def channels(self, x: tf.Tensor) -> int:
+        return x.shape[-1]
+
+    def conv(
+        self, x: tf.Tensor, filters: int, kernel: int, *, strides: int = 1, name: str
+    ) -> tf.Tensor:
+        return keras.layers.Conv2D(
+            filters,
+            kernel,
+            strides=strides,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            name=name,
+        )(x)
+
+    def binary_conv(
+        self, x: tf.Tensor, filters: int, kernel: int, *, strides: int = 1, name: str
+    ) -> tf.Tensor:
+        if not self._binary:
+            return self.conv(x, filters, kernel, strides=strides, name=name)
+        # The constraint keeps latent weights where the clipped estimator passes gradients.
+        return lq.layers.QuantConv2D(
+            filters,
+            kernel,
+            strides=strides,
+            padding="same",
+            pad_values=self._pad_values,
+            use_bias=False,
+            input_quantizer="ste_sign",
+            kernel_quantizer="magnitude_aware_sign",
+            kernel_constraint="weight_clip",
+            name=name,
+        )(x)
+
+    def batch_norm(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
+        return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+    def prelu(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
+        return keras.layers.PReLU(
+            alpha_initializer=keras.initializers.Constant(0.25),
+            shared_axes=list(range(1, len(x.shape))),
+            name=name,
+        )(x)
+
+    def add(self, x: tf.Tensor, y: tf.Tensor, *, name: str) -> tf.Tensor:
+        return keras.layers.Add(name=name)([x, y])
+
+    def global_average_pool(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
+        return keras.layers.GlobalAveragePooling2D(name=name)(x)
+
+    def dropout(self, x: tf.Tensor, rate: float, *, name: str) -> tf.Tensor:
+        return keras.layers.Dropout(rate, name=name)(x)
+
+    def dense(self, x: tf.Tensor, units: int, *, name: str) -> tf.Tensor:
+        return keras.layers.Dense(units, name=name)(x)

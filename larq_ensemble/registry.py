@@ -1,0 +1,45 @@
+"""A mapping from names to entries whose only failure is an error that lists the names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from larq_ensemble.errors import EnsembleError, UnknownNameError
+
+Entry = TypeVar("Entry")
+
+
+class Registry(Generic[Entry]):
+    """Entries by name.
+
+    # Arguments
+        argument: what the entries are called in errors, for example `"model"`.
+    """
+
+    def __init__(self, argument: str) -> None:
+        self._argument = argument
+        self._entries: dict[str, Entry] = {}
+
+    def register(self, name: str, entry: Entry) -> Entry:
+        """Adds `entry` under `name` and returns it.
+
+        # Raises
+            EnsembleError: if the name is taken.
+        """
+        if name in self._entries:
+            raise EnsembleError(f"The {self._argument} {name!r} is registered already.")
+        self._entries[name] = entry
+        return entry
+
+    def __getitem__(self, name: str) -> Entry:
+        try:
+            return self._entries[name]
+        except (KeyError, TypeError):
+            raise UnknownNameError(self._argument, name, self._entries) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
