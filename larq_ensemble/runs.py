@@ -1,0 +1,246 @@
+"""Run directories: a trained network with everything needed to go on from it.
+
+    config.json     what was trained, on what, how (`RunConfig`)
+    model.keras     the Keras model, each weight once, loadable with `keras.models.load_model`
+    log.csv         one row an epoch
+    tensorboard/    the same for TensorBoard
+    checkpoints/    weights, optimizer and random state after each epoch, for `--resume`
+    result.json     what the command printed at the end
+
+`model.keras` is written last: a run without it has not finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import replacing, write_text
+
+if TYPE_CHECKING:
+    from larq_ensemble.keras import keras
+
+FORMAT = 1
+KINDS = ("backbone", "ensemble")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The full configuration of a run.
+
+    # Arguments
+        kind: `"backbone"` or `"ensemble"`.
+        model: name and arguments of the architecture.
+        dataset: the dataset's constants (name, classes, class names, input shape, mean, std).
+        recipe: the training recipe.
+        seed: of initialization, data and jitter.
+        data: how the data were split and limited.
+        ensemble: members, scheme, sharing and the path of the pretrained run (ensembles only).
+        versions: of the packages that trained it.
+    """
+
+    kind: str
+    model: dict[str, Any]
+    dataset: dict[str, Any]
+    recipe: dict[str, Any]
+    seed: int
+    data: dict[str, Any] = field(default_factory=dict)
+    ensemble: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Any, path: Path) -> RunConfig:
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            raise EnsembleError(
+                f"{str(path)!r} is not a configuration of format {FORMAT}: "
+                "was it written by another version of larq-ensemble?"
+            )
+        try:
+            config = cls(**{name: value for name, value in values.items() if name != "format"})
+        except TypeError as error:
+            raise EnsembleError(f"{str(path)!r} is not a complete configuration: {error}.") from None
+        if config.kind not in KINDS:
+            raise EnsembleError(f"{str(path)!r} has kind {config.kind!r}, expected one of {KINDS}.")
+        return config
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory.
+
+    # Arguments
+        path: the directory.
+        config: its configuration.
+    """
+
+    path: Path
+    config: RunConfig
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / "model.keras"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.csv"
+
+    @property
+    def tensorboard_path(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def result_path(self) -> Path:
+        return self.path / "result.json"
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """The trained Keras model.
+
+        # Raises
+            EnsembleError: if training has not finished or the file is damaged.
+        """
+        if not self.model_path.is_file():
+            raise EnsembleError(
+                f"The run {str(self.path)!r} has no model.keras: its training has not finished. "
+                "Go on with --resume."
+            )
+        from larq_ensemble.keras import keras
+
+        try:
+            return keras.models.load_model(self.model_path, compile=False)
+        except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
+            raise EnsembleError(
+                f"{str(self.model_path)!r} can't be read ({_first_line(error)}): it is truncated "
+                "or damaged. Write it again with --resume, or train again."
+            ) from error
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `model.keras`, in hexadecimal."""
+        return hashlib.sha256(self.model_path.read_bytes()).hexdigest()
+
+    def save_model(self, model: keras.Model) -> None:
+        """Saves the network without its optimizer; a weight that members share is stored once."""
+        from larq_ensemble.keras import keras
+
+        uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
+        with replacing(self.model_path) as temporary:
+            uncompiled.save(temporary, save_format="keras")
+
+    def save_result(self, result: dict[str, Any]) -> None:
+        write_text(self.result_path, json.dumps(result, indent=2) + "\n")
+
+
+def create_run(
+    path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False
+) -> Run:
+    """Starts a run directory, or with `resume` takes up the one that is there.
+
+    # Raises
+        EnsembleError: if the directory holds a run already (nothing is overwritten) or other
+            files, or if the run to resume was started with another configuration.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise EnsembleError(f"--out {str(path)!r} is a file: choose a new directory.")
+    config_path = path / "config.json"
+    if config_path.exists():
+        if not resume:
+            raise EnsembleError(
+                f"--out {str(path)!r} holds a run already: go on with --resume, or choose "
+                "another directory."
+            )
+        _check_same(load_run(path).config, config, path)
+        return Run(path, config)
+    if path.is_dir() and any(path.iterdir()):
+        raise EnsembleError(
+            f"--out {str(path)!r} holds other files: choose a new or an empty directory."
+        )
+    write_text(config_path, json.dumps(config.to_json(), indent=2) + "\n")
+    return Run(path, config)
+
+
+def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
+    """Reads a run directory; the model itself is loaded when it is first used.
+
+    # Arguments
+        path: the run directory.
+        kind: `"backbone"` or `"ensemble"`, if only that will do.
+
+    # Raises
+        EnsembleError: if there is no run at `path`, or one of another kind.
+    """
+    path = Path(path)
+    config_path = path / "config.json"
+    if not config_path.is_file():
+        raise EnsembleError(
+            f"No run at {str(path)!r} (no config.json there): give a directory that "
+            "`larq-ensemble pretrain` or `larq-ensemble train` wrote."
+        )
+    try:
+        values = json.loads(config_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EnsembleError(
+            f"{str(config_path)!r} is not JSON ({error}): it is truncated or damaged."
+        ) from error
+    config = RunConfig.from_json(values, config_path)
+    if kind is not None and config.kind != kind:
+        command = {"backbone": "pretrain", "ensemble": "train"}[kind]
+        raise EnsembleError(
+            f"The run {str(path)!r} is of kind {config.kind!r}, but {kind!r} is needed: give one "
+            f"that `larq-ensemble {command}` wrote."
+        )
+    return Run(path, config)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide what a run contains."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for package in ("larq-ensemble", "tensorflow", "tf-keras", "larq", "numpy"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _check_same(old: RunConfig, new: RunConfig, path: Path) -> None:
+    ignored = {"versions", "source"}
+    for name, value in old.to_json().items():
+        other = new.to_json()[name]
+        if name in ignored or value == json.loads(json.dumps(other)):
+            continue
+        if isinstance(value, dict):
+            differing = [
+                key
+                for key in value.keys() | other.keys()
+                if key not in ignored and value.get(key) != json.loads(json.dumps(other.get(key)))
+            ]
+            if not differing:
+                continue
+            key = sorted(differing)[0]
+            name, value, other = f"{name}.{key}", value.get(key), other.get(key)
+        raise EnsembleError(
+            f"--resume: the run {str(path)!r} was started with {name} = {value!r}, not {other!r}: "
+            "repeat the arguments it was started with, or choose another --out."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

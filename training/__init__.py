@@ -1,0 +1,1 @@
+"""Data, recipes, pretraining, ensemble training and evaluation."""

@@ -1,0 +1,226 @@
+"""Datasets by name, with the constants that travel with every run trained on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.registry import Registry
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a training image.
+
+    # Arguments
+        pad: pixels of zero padding on each side before a random crop to the original size.
+        flip: mirror horizontally with probability 1/2.
+    """
+
+    pad: int = 0
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is known of a dataset without reading its images.
+
+    # Arguments
+        input_shape: (height, width, channels) of the uint8 images.
+        mean, std: per channel, of pixels on the scale 0..1; a network sees (x / 255 - mean) / std.
+        read: (data_dir) -> ((train images, labels), (test images, labels)).
+        read_class_names: (data_dir) -> the names, without reading images.
+        source: where the constants come from.
+    """
+
+    name: str
+    classes: int
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+    read: Callable[[str | None], tuple[Split, Split]]
+    read_class_names: Callable[[str | None], list[str]]
+    source: str
+
+    def normalize(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [n, h, w, c] -> float32, (x / 255 - mean) / std per channel."""
+        mean = np.asarray(self.mean, np.float32)
+        std = np.asarray(self.std, np.float32)
+        return (images.astype(np.float32) / np.float32(255) - mean) / std
+
+    def constants(self, data_dir: str | None) -> dict[str, Any]:
+        """What a run records of its dataset, enough to use the network without the data."""
+        return {
+            "name": self.name,
+            "classes": self.classes,
+            "class_names": self.read_class_names(data_dir),
+            "input_shape": list(self.input_shape),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "augmentation": asdict(self.augmentation),
+        }
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 [n, h, w, c] and labels int32 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def first(self, limit: int | None) -> Split:
+        """The first `limit` examples, all of them for `None`."""
+        if limit is None:
+            return self
+        return Split(self.images[:limit], self.labels[:limit])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training, validation (cut from the training data) and test data."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+def load(
+    dataset: Dataset,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    validation: float = 0.1,
+    seed: int = 0,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+) -> Splits:
+    """Reads a dataset and cuts a validation split from its training data.
+
+    # Arguments
+        dataset: one of `DATASETS`.
+        data_dir: where TensorFlow Datasets keeps its data.
+        validation: share of the training data held out, at least 0 and below 1.
+        seed: which examples are held out.
+        limit_train, limit_test: use only so many examples, drawn by `seed` from the training
+            data (before the validation split is cut) and from the start of the test data.
+
+    # Raises
+        EnsembleError: if the data are not there and can't be downloaded.
+    """
+    if not 0 <= validation < 1:
+        raise EnsembleError(f"`validation` must be at least 0 and below 1, got {validation}.")
+    train, test = dataset.read(None if data_dir is None else os.fspath(data_dir))
+    order = np.random.default_rng(seed).permutation(len(train))[:limit_train]
+    held_out = round(len(order) * validation)
+    if held_out == len(order):
+        raise EnsembleError(
+            f"No training data is left: {len(order)} examples with a validation share of "
+            f"{validation}. Raise the limit or lower the share."
+        )
+    return Splits(
+        train=Split(train.images[order[held_out:]], train.labels[order[held_out:]]),
+        validation=Split(train.images[order[:held_out]], train.labels[order[:held_out]]),
+        test=test.first(limit_test),
+    )
+
+
+def _read_digits(data_dir: str | None) -> tuple[Split, Split]:
+    """scikit-learn's digits, 1,797 images of 8x8; a third, drawn class by class, is the test."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+    labels = digits.target.astype(np.int32)
+    train_images, test_images, train_labels, test_labels = train_test_split(
+        images, labels, test_size=1 / 3, random_state=0, stratify=labels
+    )
+    return Split(train_images, train_labels), Split(test_images, test_labels)
+
+
+def _cifar_reader(name: str) -> Callable[[str | None], tuple[Split, Split]]:
+    def read(data_dir: str | None) -> tuple[Split, Split]:
+        builder = _tfds_builder(name, data_dir)
+        try:
+            builder.download_and_prepare()
+            train, test = (
+                Split(data["image"], data["label"].astype(np.int32))
+                for data in builder.as_dataset(split=["train", "test"], batch_size=-1)
+                for data in [{key: np.asarray(value) for key, value in data.items()}]
+            )
+        except Exception as error:  # TFDS raises whatever its downloader and readers raise.
+            raise EnsembleError(
+                f"Can't read {name} from {str(builder.data_path)!r} and can't download it "
+                f"({_first_line(error)}): give the folder that holds `{name}/` with --data-dir, "
+                "or connect to the internet once."
+            ) from error
+        return train, test
+
+    return read
+
+
+def _cifar_class_names(name: str) -> Callable[[str | None], list[str]]:
+    def read(data_dir: str | None) -> list[str]:
+        return list(_tfds_builder(name, data_dir).info.features["label"].names)
+
+    return read
+
+
+def _tfds_builder(name: str, data_dir: str | None):
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise EnsembleError(
+            f"The data directory {data_dir!r} does not exist: give the folder that holds "
+            f"`{name}/`, or leave --data-dir out to download."
+        )
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()
+    return tfds.builder(name, data_dir=data_dir, try_gcs=False)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+DATASETS: Registry[Dataset] = Registry("dataset")
+
+DATASETS.register(
+    "digits",
+    Dataset(
+        name="digits",
+        classes=10,
+        input_shape=(8, 8, 1),
+        mean=(0.3053,),
+        std=(0.3762,),
+        augmentation=Augmentation(pad=1),
+        read=_read_digits,
+        read_class_names=lambda data_dir: [str(digit) for digit in range(10)],
+        source="computed from scikit-learn's load_digits; a test recomputes them",
+    ),
+)
+
+for _name, _classes in (("cifar10", 10), ("cifar100", 100)):
+    DATASETS.register(
+        _name,
+        Dataset(
+            name=_name,
+            classes=_classes,
+            input_shape=(32, 32, 3),
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2023, 0.1994, 0.2010),
+            augmentation=Augmentation(pad=4, flip=True),
+            read=_cifar_reader(_name),
+            read_class_names=_cifar_class_names(_name),
+            source="the code of Kim et al. 2022, which uses one set for both CIFARs",
+        ),
+    )

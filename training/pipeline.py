@@ -1,0 +1,169 @@
+"""Batches for training and evaluation, the same on every run with the same seed.
+
+Every epoch's order, crops and flips follow from (seed, epoch, step, stream) alone, by stateless
+random numbers. So a resumed training sees exactly what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from larq_ensemble.keras import tf
+from training.datasets import Augmentation, Dataset, Split
+
+Resample = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Arguments for `Model.fit`: a stream over the remaining epochs and its steps per epoch."""
+
+    stream: tf.data.Dataset
+    steps_per_epoch: int
+
+
+def training_batches(
+    data: Split,
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    epochs: int,
+    initial_epoch: int = 0,
+    seed: int = 0,
+    inputs: int = 1,
+    outputs: tuple[str, ...] = (),
+    sample_weights: Resample | None = None,
+) -> Batches:
+    """Shuffled, augmented and normalized batches from `initial_epoch` to `epochs`.
+
+    The last incomplete batch of an epoch is dropped; another order brings its images back.
+
+    # Arguments
+        data: the training images.
+        dataset: its augmentation and normalization.
+        batch_size: images a step; at most all of them.
+        epochs, initial_epoch: the stream covers the epochs in between.
+        seed: of order, crops and flips.
+        inputs: number of independent streams, each with an order and an augmentation of its own,
+            for models with one input a member. 1: all outputs see the same batch.
+        outputs: names of the outputs that get labels (and weights); none: plain (x, y) pairs.
+        sample_weights: (indices int32 [batch], seed int32 [2]) -> float32 [len(outputs), batch],
+            how often each member sees each image (bagging). With several inputs, row i is taken
+            for the indices of stream i.
+
+    # Returns
+        Elements (x, y) or (x, y, weights): x float32 [batch, h, w, c] or a tuple of `inputs` of
+        them; y int32 [batch] or a dictionary by output; weights a dictionary by output.
+    """
+    batch_size = min(batch_size, len(data))
+    steps = len(data) // batch_size
+    images, labels = tf.constant(data.images), tf.constant(data.labels)
+    augment = _augmenter(dataset.augmentation, dataset.input_shape)
+    normalize = _normalizer(dataset)
+
+    def indices_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        orders = tf.stack(
+            [
+                tf.random.experimental.stateless_shuffle(
+                    tf.range(len(data)), seed=_seed(seed, epoch * inputs + stream, 0)
+                )[: steps * batch_size]
+                for stream in range(inputs)
+            ]
+        )
+        batches = tf.transpose(tf.reshape(orders, [inputs, steps, batch_size]), [1, 0, 2])
+        numbers = epoch * steps + tf.range(steps, dtype=tf.int64)
+        return tf.data.Dataset.from_tensor_slices((batches, numbers))
+
+    def batch_of(indices: tf.Tensor, number: tf.Tensor):
+        x = tuple(
+            normalize(
+                augment(
+                    tf.gather(images, indices[stream]), _seed(seed, number * inputs + stream, 1)
+                )
+            )
+            for stream in range(inputs)
+        )
+        y = tuple(tf.gather(labels, indices[stream]) for stream in range(inputs))
+        if not outputs:
+            return x[0], y[0]
+        stream_of = [output if inputs > 1 else 0 for output in range(len(outputs))]
+        targets = {name: y[stream] for name, stream in zip(outputs, stream_of)}
+        features = x if inputs > 1 else x[0]
+        if sample_weights is None:
+            return features, targets
+        weights = {
+            name: sample_weights(indices[stream], _seed(seed, number, 2))[row]
+            for row, (name, stream) in enumerate(zip(outputs, stream_of))
+        }
+        return features, targets, weights
+
+    stream = (
+        tf.data.Dataset.range(initial_epoch, epochs)
+        .flat_map(indices_of)
+        .map(batch_of, num_parallel_calls=2, deterministic=True)
+        .prefetch(4)
+    )
+    return Batches(stream, steps)
+
+
+def evaluation_batches(
+    data: Split, dataset: Dataset, *, batch_size: int = 250, inputs: int = 1
+) -> tf.data.Dataset:
+    """Normalized batches (x, y) in order, nothing random; x repeated for several inputs."""
+    normalize = _normalizer(dataset)
+
+    def batch_of(images: tf.Tensor, labels: tf.Tensor):
+        x = normalize(images)
+        return ((x,) * inputs if inputs > 1 else x), labels
+
+    return (
+        tf.data.Dataset.from_tensor_slices((data.images, data.labels))
+        .batch(batch_size)
+        .map(batch_of, num_parallel_calls=2)
+        .prefetch(2)
+    )
+
+
+def _seed(seed: int, number: tf.Tensor | int, purpose: int) -> tf.Tensor:
+    """A stateless seed of its own for each purpose (0 order, 1 augmentation, 2 resampling)."""
+    number = tf.cast(number, tf.int64)
+    return tf.stack([tf.constant(seed, tf.int64), number * 3 + purpose])
+
+
+def _normalizer(dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
+    scale = (1 / (255 * np.asarray(dataset.std, np.float64))).astype(np.float32)
+    offset = (-np.asarray(dataset.mean, np.float64) / np.asarray(dataset.std)).astype(np.float32)
+
+    def normalize(images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(images, tf.float32) * scale + offset
+
+    return normalize
+
+
+def _augmenter(
+    augmentation: Augmentation, shape: tuple[int, int, int]
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Crop and flip of each image of a batch, as two gathers for the whole batch."""
+    height, width, _ = shape
+    pad, flip = augmentation.pad, augmentation.flip
+
+    def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        if not pad and not flip:
+            return images
+        count = tf.shape(images)[0]
+        draws = tf.random.stateless_uniform([2, count], seed, 0, 2 * pad + 1, dtype=tf.int32)
+        rows = draws[0][:, tf.newaxis] + tf.range(height)
+        columns = tf.tile(tf.range(width)[tf.newaxis], [count, 1])
+        if flip:
+            mirrored = tf.random.stateless_uniform([count], seed + 1, 0, 2, dtype=tf.int32) > 0
+            columns = tf.where(mirrored[:, tf.newaxis], width - 1 - columns, columns)
+        columns += draws[1][:, tf.newaxis]
+        padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+        return tf.gather(
+            tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1
+        )
+
+    return augment

@@ -1,0 +1,145 @@
+"""Pretraining of a backbone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from larq_ensemble.keras import keras
+from larq_ensemble.metrics import top_k_accuracy
+from larq_ensemble.models import build_model
+from larq_ensemble.runs import Run, RunConfig, create_run, package_versions
+from training.datasets import DATASETS, Dataset, Split, Splits, load
+from training.fit import adam, fit
+from training.pipeline import evaluation_batches, training_batches
+from training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which data a run uses; recorded in it.
+
+    # Arguments
+        data_dir: where TensorFlow Datasets keeps its data.
+        validation: share of the training data held out.
+        limit_train, limit_test: use only so many examples.
+    """
+
+    data_dir: str | None = None
+    validation: float = 0.1
+    limit_train: int | None = None
+    limit_test: int | None = None
+
+    def load(self, dataset: Dataset, seed: int) -> Splits:
+        return load(
+            dataset,
+            self.data_dir,
+            validation=self.validation,
+            seed=seed,
+            limit_train=self.limit_train,
+            limit_test=self.limit_test,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the place of the data, which may differ where a run is taken up again."""
+        return {
+            "validation": self.validation,
+            "limit_train": self.limit_train,
+            "limit_test": self.limit_test,
+        }
+
+
+def pretrain(
+    model_name: str,
+    dataset_name: str,
+    out: str | os.PathLike[str],
+    *,
+    recipe: Recipe,
+    seed: int = 0,
+    width: float = 1.0,
+    pad_values: float = 0.0,
+    data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
+    resume: bool = False,
+    verbose: int | str = "auto",
+) -> tuple[Run, dict[str, Any]]:
+    """Trains a backbone and writes its run directory.
+
+    Validation accuracy is logged after each epoch; the test split is used once, at the end.
+
+    # Returns
+        The run and `{"test_top1", "validation_top1", "epochs", "images_per_second"}`; accuracies
+        in percent, `None` where nothing was evaluated (`epochs=0`).
+
+    # Raises
+        EnsembleError: for unknown names, unusable values, missing data or a taken directory.
+    """
+    dataset = DATASETS[dataset_name]
+    keras.utils.set_random_seed(seed)
+    arguments = {
+        "name": model_name,
+        "input_shape": list(dataset.input_shape),
+        "classes": dataset.classes,
+        "width": width,
+        "dropout": recipe.dropout,
+        "pad_values": pad_values,
+    }
+    model = build_model(**arguments)
+    run = create_run(
+        out,
+        RunConfig(
+            kind="backbone",
+            model=arguments,
+            dataset=dataset.constants(data.data_dir),
+            recipe=recipe.to_json(),
+            seed=seed,
+            data=data.to_json(),
+            versions=package_versions(),
+        ),
+        resume=resume,
+    )
+    result: dict[str, Any] = {
+        "test_top1": None,
+        "validation_top1": None,
+        "epochs": recipe.epochs,
+        "images_per_second": None,
+    }
+    if recipe.epochs:
+        splits = data.load(dataset, seed)
+        batch_size = min(recipe.batch_size, len(splits.train))
+        model.compile(
+            adam(recipe, steps_per_epoch=len(splits.train) // batch_size),
+            loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        )
+        timing = fit(
+            model,
+            lambda initial_epoch: training_batches(
+                splits.train,
+                dataset,
+                batch_size=batch_size,
+                epochs=recipe.epochs,
+                initial_epoch=initial_epoch,
+                seed=seed,
+            ),
+            evaluation_batches(splits.validation, dataset) if len(splits.validation) else None,
+            run=run,
+            epochs=recipe.epochs,
+            verbose=verbose,
+        )
+        if timing["steps_per_second"]:
+            result["images_per_second"] = timing["steps_per_second"] * batch_size
+        result["test_top1"] = backbone_top1(model, splits.test, dataset)
+        if len(splits.validation):
+            result["validation_top1"] = backbone_top1(model, splits.validation, dataset)
+    run.save_model(model)
+    run.save_result(result)
+    return run, result
+
+
+def backbone_top1(model: keras.Model, data: Split, dataset: Dataset) -> float:
+    """Top-1 accuracy of a single network, in percent."""
+    logits = model.predict(evaluation_batches(data, dataset), verbose=0)
+    return top_k_accuracy(np.asarray(logits), data.labels, k=1)

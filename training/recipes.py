@@ -1,0 +1,106 @@
+"""Training recipes as data: the paper's, and short ones for small machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.registry import Registry
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Adam with a linear decay of the learning rate to `end_lr` ("poly" with power 1).
+
+    At step t of T: lr * (1 - t / T) + end_lr * t / T.
+
+    # Arguments
+        epochs: passes over the training split; 0 leaves the network untrained.
+        batch_size: images a step.
+        lr, end_lr: learning rate at the first and after the last step.
+        dropout: rate before the linear layer.
+        jitter: relative size of the noise on each member's initial batch norm; `None`: the
+            scheme's own default.
+        beta_1, beta_2: Adam's.
+        source: where the values come from.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    dropout: float
+    source: str
+    end_lr: float = 0.0
+    jitter: float | None = None
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+
+    def __post_init__(self) -> None:
+        bounds = {
+            "epochs": (0, None),
+            "batch_size": (1, None),
+            "lr": (0, None),
+            "end_lr": (0, None),
+            "dropout": (0, 1),
+            "jitter": (0, None),
+            "beta_1": (0, 1),
+            "beta_2": (0, 1),
+        }
+        for name, (least, below) in bounds.items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not value >= least or (below is not None and not value < below):
+                limit = "" if below is None else f" and below {below}"
+                raise EnsembleError(f"`{name}` must be at least {least}{limit}, got {value}.")
+
+    def override(self, **values: Any) -> Recipe:
+        """This recipe with the values that are not `None` in place of its own."""
+        given = {name: value for name, value in values.items() if value is not None}
+        if not given:
+            return self
+        source = f"{self.source}; overridden: {', '.join(sorted(given))}"
+        return replace(self, **given, source=source)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Recipe:
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+
+@dataclass(frozen=True)
+class Recipes:
+    """How a backbone is pretrained and how its ensembles are retrained."""
+
+    pretrain: Recipe
+    retrain: Recipe
+
+
+_PAPER = "Kim et al. 2022, Experimental results, and the authors' training logs"
+_SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
+
+
+def _paper(classes: int) -> Recipes:
+    """Weight decay is 0. The paper steps its decay once an epoch, we step it at every batch."""
+    dropout = 0.5 if classes >= 100 else 0.0
+    return Recipes(
+        pretrain=Recipe(epochs=400, batch_size=256, lr=1e-3, dropout=dropout, source=_PAPER),
+        retrain=Recipe(epochs=200, batch_size=256, lr=1e-2, dropout=dropout, source=_PAPER),
+    )
+
+
+def _short(classes: int) -> Recipes:
+    return Recipes(
+        pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=0.0, source=_SHORT),
+        retrain=Recipe(epochs=5, batch_size=128, lr=5e-3, dropout=0.0, source=_SHORT),
+    )
+
+
+RECIPES: Registry[Callable[[int], Recipes]] = Registry("recipe")
+RECIPES.register("paper", _paper)
+RECIPES.register("short", _short)
