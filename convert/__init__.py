@@ -1,0 +1,1 @@
+"""From a trained Keras ensemble to one `.tflite` file, and back to what is in it."""

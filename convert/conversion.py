@@ -1,0 +1,127 @@
+"""One Keras ensemble in, one packed `.tflite` out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata as package_metadata
+from typing import Any
+
+from convert.flatbuffer import add_metadata, read_model, write_model
+from convert.packing import pack
+from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.files import replacing
+from larq_ensemble.keras import keras
+from larq_ensemble.metadata import ENTRY, EnsembleMetadata
+from larq_ensemble.tflite_file import seal
+
+_TOOLS = ("larq-ensemble", "larq-compute-engine", "tensorflow")
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion wrote.
+
+    # Arguments
+        tflite: path of the file.
+        bytes: its size.
+        theory_bytes: the least bytes that hold the ensemble's values.
+        layout: how members lie in the file.
+        seconds: duration, from the Keras model in memory to the file.
+    """
+
+    tflite: str
+    bytes: int
+    theory_bytes: int
+    layout: str
+    seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """`bytes / theory_bytes`."""
+        return self.bytes / self.theory_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "ratio": self.ratio}
+
+
+def convert_ensemble(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    class_names: Sequence[str] | None = None,
+    dataset: str | None = None,
+    run_hash: str | None = None,
+) -> ConversionReport:
+    """Converts an ensemble to one `.tflite` file for Larq Compute Engine.
+
+    The file takes raw pixels and holds every shared filter once, each member's own values as rows
+    of tables, and a description of itself; `larq_ensemble.runtime.EnsembleInterpreter` runs it.
+
+    # Arguments
+        model: what `larq_ensemble.ensemble.build_ensemble` gives, trained or not; every binary
+            layer must be shared.
+        path: where to write; a file that is there is replaced only when all went well.
+        mean, std: the training data's constants on the scale 0..1, one number a channel; the file
+            computes `(pixel / 255 - mean) / std`.
+        class_names: one name a class.
+        dataset: name of the data set, for the file's description.
+        run_hash: SHA-256 of the weights' file, for the file's description.
+
+    # Returns
+        Size in bytes, against theory, and duration.
+
+    # Raises
+        EnsembleError: if the model is no ensemble or can't be converted.
+
+    # Example
+    ```python
+    report = convert_ensemble(model, "ensemble.tflite", mean=[0.5] * 3, std=[0.25] * 3)
+    print(report.bytes, report.ratio)
+    ```
+    """
+    # TensorFlow and the converter are slow to import: only when a conversion is asked for.
+    from convert.lce import convert_function
+    from convert.member_graph import MemberGraph
+
+    start = time.perf_counter()
+    view = EnsembleView(model)
+    graph = MemberGraph(view, mean=mean, std=std)
+    description = EnsembleMetadata(
+        scheme=view.scheme.name,
+        members=view.members,
+        classes=view.classes,
+        input_shape=graph.input_shape,
+        class_names=None if class_names is None else tuple(map(str, class_names)),
+        dataset=dataset,
+        run_hash=run_hash,
+        theory_parts=graph.theory_parts,
+        tools=_tool_versions(),
+    )
+    flatbuffer = read_model(convert_function(graph.signature, graph.shared_variables))
+    add_metadata(flatbuffer, ENTRY, description.to_json())
+    pack(flatbuffer)
+    data = seal(write_model(flatbuffer))
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return ConversionReport(
+        tflite=str(path),
+        bytes=len(data),
+        theory_bytes=description.theory_bytes,
+        layout=description.layout,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _tool_versions() -> dict[str, str]:
+    versions = {}
+    for tool in _TOOLS:
+        try:
+            versions[tool] = package_metadata.version(tool)
+        except package_metadata.PackageNotFoundError:  # a checkout that was not installed
+            continue
+    return versions

@@ -1,0 +1,123 @@
+"""TFLite flatbuffers as Python objects and back, without TensorFlow.
+
+Uses the schema module that Larq Compute Engine ships, loaded by its path, because importing
+`larq_compute_engine` imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import struct
+import sys
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import flatbuffers
+import numpy as np
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.tflite_file import IDENTIFIER
+
+_SCHEMA = "larq_compute_engine.mlir.python.tflite_schema"
+#: TFLite and XNNPACK read constants in vector registers: their start must be a multiple of this.
+BUFFER_ALIGNMENT = 16
+
+
+@lru_cache(maxsize=1)
+def schema() -> ModuleType:
+    """LCE's generated classes of the TFLite schema."""
+    if _SCHEMA in sys.modules:
+        return sys.modules[_SCHEMA]
+    package = importlib.util.find_spec("larq_compute_engine")
+    if package is None or not package.submodule_search_locations:
+        raise EnsembleError(
+            "Larq Compute Engine is not installed: install it with "
+            "`pip install larq-compute-engine==0.16.0` (Python 3.10 to 3.12)."
+        )
+    path = Path(package.submodule_search_locations[0]) / "mlir" / "python" / "tflite_schema.py"
+    spec = importlib.util.spec_from_file_location("larq_ensemble_tflite_schema", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def read_model(data: bytes) -> Any:
+    """The `ModelT` object tree of a flatbuffer; its scalar vectors are NumPy arrays.
+
+    # Raises
+        EnsembleError: if the bytes are damaged.
+    """
+    try:
+        return schema().ModelT.InitFromObj(schema().Model.GetRootAsModel(data, 0))
+    except (struct.error, IndexError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        raise EnsembleError(
+            f"The model is damaged: it can't be parsed ({error}). Copy or convert it again."
+        ) from error
+
+
+def write_model(model: Any) -> bytes:
+    """The bytes of a `ModelT`, equal vectors and strings stored once, constants aligned."""
+    builder = SharingBuilder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
+
+
+class SharingBuilder(flatbuffers.Builder):
+    """A flatbuffer builder that writes equal vectors and strings once.
+
+    It also restores what the generic packer loses: the alignment of the constants.
+    """
+
+    def __init__(self, initial_size: int) -> None:
+        super().__init__(initial_size)
+        self._written: dict[tuple[str, bytes], int] = {}
+
+    def CreateString(self, s: str | bytes, *args: Any, **kwargs: Any) -> int:
+        data = s.encode() if isinstance(s, str) else bytes(s)
+        return self._once("string", data, lambda: flatbuffers.Builder.CreateString(self, s))
+
+    def CreateNumpyVector(self, x: np.ndarray) -> int:
+        data = x.tobytes()
+
+        def write() -> int:
+            alignment = BUFFER_ALIGNMENT if x.dtype == np.uint8 and x.size else x.dtype.itemsize
+            self.StartVector(x.dtype.itemsize, x.size, alignment)
+            self.head -= len(data)
+            self.Bytes[self.head : self.head + len(data)] = data
+            return self.EndVector()
+
+        return self._once(x.dtype.str, data, write)
+
+    def _once(self, kind: str, data: bytes, write: Any) -> int:
+        key = (kind, data)
+        if key not in self._written:
+            self._written[key] = write()
+        return self._written[key]
+
+
+def add_metadata(model: Any, name: str, content: bytes) -> None:
+    """Adds an entry to a `ModelT`'s metadata, in a buffer of its own."""
+    buffer = schema().BufferT()
+    buffer.data = np.frombuffer(content, np.uint8)
+    model.buffers.append(buffer)
+    entry = schema().MetadataT()
+    entry.name, entry.buffer = name, len(model.buffers) - 1
+    model.metadata = [*(model.metadata or []), entry]
+
+
+def operator_names(model: Any) -> list[str]:
+    """Name of each operator code of a `ModelT`: `"CONV_2D"`, `"LceBconv2d"` and so on."""
+    builtin = {
+        value: name
+        for name, value in vars(schema().BuiltinOperator).items()
+        if not name.startswith("_")
+    }
+    return [
+        code.customCode.decode()
+        if code.customCode
+        else builtin.get(max(code.builtinCode, code.deprecatedBuiltinCode), "unknown")
+        for code in model.operatorCodes
+    ]

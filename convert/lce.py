@@ -1,0 +1,43 @@
+"""From a `tf.function` to the bytes of Larq Compute Engine's converter."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import tf
+
+
+def convert_function(
+    function: tf.types.experimental.GenericFunction, variables: Sequence[tf.Variable]
+) -> bytes:
+    """Converts one function with LCE.
+
+    # Arguments
+        function: has an input signature of static shapes and returns outputs by name.
+        variables: all that the function reads; they become constants.
+
+    # Returns
+        A TFLite flatbuffer with LCE's operators and one SignatureDef.
+
+    # Raises
+        EnsembleError: with the converter's reason, if it refuses the graph.
+    """
+    import larq_compute_engine as lce
+
+    # Saving a Keras model would trace every layer for nothing: a bare module is saved at once.
+    module = tf.Module()
+    module.read = list(variables)
+    with tempfile.TemporaryDirectory() as folder:
+        # Nobody trains the converted graph, and tracing gradients takes a third of the time.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+        tf.saved_model.save(module, folder, signatures=function, options=options)
+        try:
+            return lce.convert_saved_model(folder)
+        except Exception as error:  # the converter raises a bare Exception for every failure
+            reason = next(iter(str(error).strip().splitlines()), "no reason given")
+            raise EnsembleError(
+                f"Larq Compute Engine can't convert the network: {reason} "
+                "Check that its layers are among those that TFLite and LCE support."
+            ) from error

@@ -1,0 +1,341 @@
+"""The member-indexed network: one member's graph, whose own values are rows of constant tables.
+
+A straight conversion of an M-branch ensemble takes minutes and copies every folded shortcut M
+times. Here the graph of *one* member has a second input, `member`, and everything that differs
+between members is looked up by it:
+
+    rows = tables[member]           # one GATHER for all vectors, one for each matrix
+    v_1, v_2, ... = split(rows)     # one SPLIT_V
+    y = x * scale_1 + offset_1      # e.g. batch normalization
+
+so the file has every shared filter once and one graph, whatever M is.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from larq_ensemble.ensemble import EnsembleView, own_name
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.functional import layer_graph
+from larq_ensemble.keras import keras, lq, tf
+
+Values = dict[str, np.ndarray]
+Rows = Mapping[str, tf.Tensor]
+
+
+class Handler(ABC):
+    """How a layer type of a member's own is computed from looked-up values.
+
+    A new layer type is added with `HANDLERS[LayerType] = SomeHandler()`.
+    """
+
+    @abstractmethod
+    def values(self, layer: keras.layers.Layer) -> Values:
+        """What differs between members, by name.
+
+        Arrays of rank 1 share one table; every other array gets a table of its own. A name and
+        its shape must be the same for each member's copy of the layer.
+
+        # Raises
+            EnsembleError: for a configuration that can't be converted.
+        """
+
+    @abstractmethod
+    def apply(self, layer: keras.layers.Layer, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        """The layer's output in inference, from one member's `values` as tensors."""
+
+
+class BatchNormalizationHandler(Handler):
+    """`x * scale + offset`, `scale = gamma / sqrt(var + eps)`, `offset = beta - mean * scale`."""
+
+    def values(self, layer: keras.layers.BatchNormalization) -> Values:
+        axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
+        if axis not in (-1, layer.input_spec.ndim - 1):
+            _refuse(layer, f"it normalizes axis {axis}, not the last one", "use axis=-1")
+        return {name: value.astype(np.float32) for name, value in _folded(layer).items()}
+
+    def apply(self, layer: keras.layers.Layer, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        return x * rows["scale"] + rows["offset"]
+
+
+class PReLUHandler(Handler):
+    """`relu(x) - alpha * relu(-x)`, which packing turns into one PRELU."""
+
+    def values(self, layer: keras.layers.PReLU) -> Values:
+        alpha = layer.alpha.numpy()
+        # An alpha that is shared over height and width is a vector, or one number.
+        return {"alpha": alpha.reshape(-1) if alpha.size == alpha.shape[-1] else alpha}
+
+    def apply(self, layer: keras.layers.Layer, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        return tf.nn.relu(x) - rows["alpha"] * tf.nn.relu(-x)
+
+
+class DenseHandler(Handler):
+    """`activation(x W + b)`; W is stored transposed, as FULLY_CONNECTED reads it."""
+
+    def values(self, layer: keras.layers.Dense) -> Values:
+        values = {"kernel": layer.kernel.numpy().T}
+        if layer.use_bias:
+            values["bias"] = layer.bias.numpy()
+        return values
+
+    def apply(self, layer: keras.layers.Dense, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        x = _quantized_input(layer, x)
+        outputs = tf.linalg.matmul(
+            tf.reshape(x, [-1, x.shape[-1]]), rows["kernel"], transpose_b=True
+        )
+        if layer.use_bias:
+            outputs += rows["bias"]
+        return layer.activation(tf.reshape(outputs, [*x.shape[:-1], layer.units]))
+
+
+class Conv2DHandler(Handler):
+    """A real-valued 2D convolution; filters are stored as `[out, h, w, in]`, as CONV_2D reads."""
+
+    def values(self, layer: keras.layers.Conv2D) -> Values:
+        if layer.groups != 1:
+            _refuse(layer, f"it has {layer.groups} groups", "share it")
+        if layer.data_format != "channels_last":
+            _refuse(layer, f"its data format is {layer.data_format}", "use channels_last")
+        if getattr(layer, "pad_values", 0):
+            _refuse(layer, f"it pads with {layer.pad_values}", "share it, or pad with 0")
+        values = {"kernel": layer.kernel.numpy().transpose(3, 0, 1, 2)}
+        if layer.use_bias:
+            values["bias"] = layer.bias.numpy()
+        return values
+
+    def apply(self, layer: keras.layers.Conv2D, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        outputs = tf.nn.conv2d(
+            _quantized_input(layer, x),
+            # The converter transposes back: the two cancel out and leave the gathered filter.
+            tf.transpose(rows["kernel"], [1, 2, 3, 0]),
+            strides=layer.strides,
+            padding=layer.padding.upper(),
+            dilations=layer.dilation_rate,
+        )
+        if layer.use_bias:
+            outputs += rows["bias"]
+        return layer.activation(outputs)
+
+
+#: Layer type -> how a member's own layer of exactly this type is converted.
+HANDLERS: dict[type, Handler] = {
+    keras.layers.BatchNormalization: BatchNormalizationHandler(),
+    keras.layers.PReLU: PReLUHandler(),
+    keras.layers.Dense: DenseHandler(),
+    lq.layers.QuantDense: DenseHandler(),
+    keras.layers.Conv2D: Conv2DHandler(),
+    lq.layers.QuantConv2D: Conv2DHandler(),
+}
+
+
+class MemberGraph:
+    """The member-indexed network of an ensemble.
+
+    # Arguments
+        view: the ensemble.
+        mean, std: of the input on the scale 0..1, one number a channel; the graph computes
+            `(image / 255 - mean) / std`.
+
+    # Attributes
+        signature: `tf.function` with the inputs `image` (float32 `[1, h, w, c]`, values 0..255)
+            and `member` (int32 `[1]`) and the output `logits` (float32 `[1, classes]`).
+        input_shape: `(height, width, channels)`.
+        theory_parts: bytes by kind that hold the values of the ensemble at least.
+
+    # Raises
+        EnsembleError: if a member owns a layer that can't be looked up, or the input is no image.
+    """
+
+    def __init__(self, view: EnsembleView, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        network = view.member(0)
+        self.input_shape = _image_shape(network)
+        self._normalization = _normalization(mean, std, self.input_shape[-1])
+        self._network = network
+        self._vectors: dict[str, np.ndarray] = {}
+        self._matrices: dict[str, np.ndarray] = {}
+        self._value_names: dict[str, list[str]] = {}
+        self.shared_variables = [
+            weight for layer in view.shared_layers() for weight in layer.weights
+        ]
+        for copies in zip(*(view.own_layers(member) for member in range(view.members))):
+            self._add(copies)
+        self.theory_parts = _theory_parts(network, view.members)
+        self.signature = tf.function(
+            self._logits,
+            input_signature=[
+                tf.TensorSpec([1, *self.input_shape], tf.float32, name="image"),
+                tf.TensorSpec([1], tf.int32, name="member"),
+            ],
+            autograph=False,  # no Python control flow depends on tensors; it would take seconds
+        )
+
+    def _add(self, copies: Sequence[keras.layers.Layer]) -> None:
+        """Puts the values of one layer of the members' own into the tables."""
+        name = copies[0].name
+        if _is_binary(copies[0]):
+            raise EnsembleError(
+                f"Layer {name!r} has binary filters of its own in each member, which can't be "
+                "looked up (filters are bit-packed once): only sharing policies that share all "
+                "binary filters (fusion, all_frozen, c1, c2) can be converted."
+            )
+        handler = HANDLERS.get(type(copies[0]))
+        if handler is None:
+            _refuse(
+                copies[0],
+                f"no way is known to look up the weights of a {type(copies[0]).__name__} by member",
+                "share it, or add a convert.member_graph.Handler for its type to HANDLERS",
+            )
+        each = [handler.values(copy) for copy in copies]
+        self._value_names[name] = list(each[0])
+        for key in each[0]:
+            table = np.stack([values[key] for values in each])
+            (self._vectors if table.ndim == 2 else self._matrices)[f"{name}/{key}"] = table
+
+    def _rows(self, member: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One member's values, by `layer/value`."""
+        index = tf.reshape(member, [])
+        rows = {name: tf.gather(table, index) for name, table in self._matrices.items()}
+        if self._vectors:
+            table = np.concatenate(list(self._vectors.values()), axis=1)
+            sizes = [vectors.shape[1] for vectors in self._vectors.values()]
+            rows.update(zip(self._vectors, tf.split(tf.gather(table, index), sizes)))
+        return rows
+
+    def _logits(self, image: tf.Tensor, member: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = self._rows(member)
+
+        def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
+            names = self._value_names.get(layer.name)
+            if names is not None:
+                return HANDLERS[type(layer)].apply(
+                    layer, args[0], {name: rows[f"{layer.name}/{name}"] for name in names}
+                )
+            if "training" in inspect.signature(layer.call).parameters:
+                kwargs = {**kwargs, "training": False}
+            return layer(*args, **kwargs)
+
+        scale, offset = self._normalization
+        return {"logits": run_functional(self._network, image * scale + offset, call)}
+
+
+def run_functional(network: keras.Model, inputs: tf.Tensor, call: Any) -> tf.Tensor:
+    """Computes a functional model layer by layer.
+
+    # Arguments
+        network: a functional model with one input and one output.
+        inputs: the input's value.
+        call: `call(layer, args, kwargs)` gives what a layer's call would.
+
+    # Returns
+        The output's value.
+    """
+    makers = {
+        id(output): node
+        for layer in network.layers
+        for node in layer.inbound_nodes
+        for output in tf.nest.flatten(node.outputs)
+    }
+    values = {id(network.inputs[0]): inputs}
+    pending = [network.outputs[0]]
+    # A stack of its own: a deep network would exceed Python's recursion limit.
+    while pending:
+        tensor = pending[-1]
+        if id(tensor) in values:
+            pending.pop()
+            continue
+        node = makers[id(tensor)]
+        arguments = (node.call_args, node.call_kwargs)
+        missing = [
+            argument
+            for argument in tf.nest.flatten(arguments)
+            if id(argument) in makers and id(argument) not in values
+        ]
+        if missing:
+            pending += missing
+            continue
+        args, kwargs = tf.nest.map_structure(
+            lambda argument: values.get(id(argument), argument), arguments
+        )
+        outputs = call(node.layer, args, kwargs)
+        for symbol, value in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs)):
+            values[id(symbol)] = value
+    return values[id(network.outputs[0])]
+
+
+def _image_shape(network: keras.Model) -> tuple[int, int, int]:
+    shape = tuple(network.inputs[0].shape[1:])
+    if len(network.inputs) != 1 or len(shape) != 3 or None in shape:
+        raise EnsembleError(
+            "Only networks with one input [n, height, width, channels] of known size can be "
+            f"converted. Received: {[tuple(tensor.shape) for tensor in network.inputs]}."
+        )
+    return shape
+
+
+def _normalization(
+    mean: Sequence[float], std: Sequence[float], channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and offset of `(pixel / 255 - mean) / std`, float32 `[channels]`."""
+    for name, values in (("mean", mean), ("std", std)):
+        array = np.asarray(values, np.float64)
+        if array.shape != (channels,) or not np.isfinite(array).all():
+            raise EnsembleError(
+                f"`{name}` must hold {channels} numbers, one a channel. Received: {values!r}."
+            )
+    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    if (std <= 0).any():
+        raise EnsembleError(f"`std` must be positive. Received: {std.tolist()}.")
+    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+
+
+def _folded(layer: keras.layers.BatchNormalization) -> Values:
+    """Inference's scale and offset in float64, `[channels]` each."""
+    mean = layer.moving_mean.numpy().astype(np.float64)
+    scale = 1 / np.sqrt(layer.moving_variance.numpy().astype(np.float64) + layer.epsilon)
+    if layer.scale:
+        scale *= layer.gamma.numpy()
+    offset = -mean * scale
+    if layer.center:
+        offset += layer.beta.numpy()
+    return {"scale": scale, "offset": offset}
+
+
+def _quantized_input(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+    quantizer = getattr(layer, "input_quantizer", None)
+    return x if quantizer is None else quantizer(x)
+
+
+def _is_binary(layer: keras.layers.Layer) -> bool:
+    return any(
+        getattr(layer, name, None) is not None
+        for name in ("kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer")
+    )
+
+
+def _theory_parts(network: keras.Model, members: int) -> dict[str, int]:
+    """Bytes of the ensemble's values by owner and content, as the storage accounting counts them.
+
+    1 bit a binary weight, 4 bytes a float; batch normalization folded to two values a channel.
+    """
+    bits: Counter[str] = Counter()
+    for node in layer_graph(network):
+        own = node.name.startswith(own_name(0, ""))
+        owner, copies = ("member", members) if own else ("shared", 1)
+        for item in node.stored:
+            bits[f"{owner}_{item.content.value}"] += copies * item.total_bits
+    return {name: -(-count // 8) for name, count in bits.items()}
+
+
+def _refuse(layer: keras.layers.Layer, why: str, way_out: str) -> None:
+    raise EnsembleError(
+        f"Layer {layer.name!r} ({type(layer).__name__}), each member's own, can't be converted: "
+        f"{why}. Way out: {way_out}."
+    )

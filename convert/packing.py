@@ -1,0 +1,199 @@
+"""Making a converted flatbuffer small without changing one bit of what it computes.
+
+LCE's converter names every tensor, repeats equal constants and options, and spells PReLU with a
+looked-up alpha in five operators. None of that is needed to run the file:
+
+1. `relu(x) - alpha * relu(-x)` becomes one PRELU;
+2. operators and tensors that nothing reads any more are dropped, and so are the tensors' names
+   and their empty quantization tables (the SignatureDef keeps the names of inputs and outputs);
+3. equal constants share one buffer; equal tensor tables, vectors, strings and custom options are
+   written once (by `SharingBuilder`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from convert.flatbuffer import SharingBuilder, operator_names, schema
+
+
+def pack(model: Any) -> None:
+    """Packs a `ModelT` in place; see the module's text.
+
+    # Arguments
+        model: with one subgraph, as LCE's converter writes it.
+    """
+    fuse_prelu(model)
+    drop_unread(model)
+    drop_names(model)
+    share_buffers(model)
+    share_tables(model)
+
+
+def fuse_prelu(model: Any) -> None:
+    """Replaces each `relu(x) - alpha * relu(-x)` by PRELU(x, alpha).
+
+    PRELU computes `x if x >= 0 else x * alpha`: the same bits, since one of the two terms is zero
+    (only the sign of a zero may differ, which no comparison sees).
+    """
+    graph = model.subgraphs[0]
+    names = operator_names(model)
+    makers = {int(output): op for op in graph.operators for output in op.outputs}
+    readers = Counter(int(index) for op in graph.operators for index in op.inputs)
+    readers.update(int(index) for index in graph.outputs)
+
+    def made_by(name: str, tensor: int, uses: int = 1) -> Any:
+        """The operator `name` that makes `tensor` for this use alone, or `None`."""
+        op = makers.get(int(tensor))
+        if op is None or names[op.opcodeIndex] != name or readers[int(tensor)] != uses:
+            return None
+        return op
+
+    def match(subtraction: Any) -> tuple[int, int] | None:
+        """`(x, alpha)` if the SUB ends the pattern."""
+        positive = made_by("RELU", subtraction.inputs[0])
+        product = made_by("MUL", subtraction.inputs[1])
+        if positive is None or product is None:
+            return None
+        for alpha, negative in (product.inputs, product.inputs[::-1]):
+            relu = made_by("RELU", negative)
+            negation = relu and made_by("NEG", relu.inputs[0])
+            if negation and negation.inputs[0] == positive.inputs[0]:
+                return int(positive.inputs[0]), int(alpha)
+        return None
+
+    prelu = None
+    for op in graph.operators:
+        found = match(op) if names[op.opcodeIndex] == "SUB" else None
+        if found is None:
+            continue
+        if prelu is None:
+            prelu = _add_prelu_code(model)
+        op.opcodeIndex = prelu
+        op.inputs = np.array(found, np.int32)
+        op.builtinOptionsType, op.builtinOptions = 0, None
+
+
+def _add_prelu_code(model: Any) -> int:
+    code = schema().OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema().BuiltinOperator.PRELU
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def drop_unread(model: Any) -> None:
+    """Drops operators, tensors, operator codes and buffers that no output depends on."""
+    graph = model.subgraphs[0]
+    needed = {int(index) for index in graph.outputs}
+    kept = []
+    for op in reversed(graph.operators):
+        if needed.intersection(op.outputs.tolist()):
+            needed.update(op.inputs.tolist())
+            kept.append(op)
+    graph.operators = kept[::-1]
+    used = needed.union(graph.inputs.tolist(), *(op.outputs.tolist() for op in kept)) - {-1}
+    new_tensor = {old: new for new, old in enumerate(sorted(used))} | {-1: -1}
+    graph.tensors = [graph.tensors[old] for old in sorted(used)]
+    for holder in (graph, *graph.operators):
+        holder.inputs = _renumbered(holder.inputs, new_tensor)
+        holder.outputs = _renumbered(holder.outputs, new_tensor)
+    for signature in model.signatureDefs or []:
+        for entry in (*signature.inputs, *signature.outputs):
+            entry.tensorIndex = new_tensor[entry.tensorIndex]
+    codes = sorted({op.opcodeIndex for op in graph.operators})
+    for op in graph.operators:
+        op.opcodeIndex = codes.index(op.opcodeIndex)
+    model.operatorCodes = [model.operatorCodes[old] for old in codes]
+
+
+def drop_names(model: Any) -> None:
+    """Drops what only a human reads: names, the description, empty quantization tables."""
+    model.description = None
+    for graph in model.subgraphs:
+        graph.name = None
+        for tensor in graph.tensors:
+            tensor.name = None
+            tensor.shapeSignature = None
+            quantization = tensor.quantization
+            if quantization is not None and all(
+                value is None or value == 0 for value in vars(quantization).values()
+            ):
+                tensor.quantization = None
+
+
+def share_buffers(model: Any) -> None:
+    """Lets equal constants share one buffer and drops the buffers that are left over.
+
+    Buffer 0 is empty by convention and stands for "no constant".
+    """
+    new_index: dict[bytes, int] = {b"": 0}
+    buffers = [schema().BufferT()]
+
+    def shared(old: int) -> int:
+        data = model.buffers[old].data
+        content = b"" if data is None else data.tobytes()
+        if content not in new_index:
+            new_index[content] = len(buffers)
+            buffers.append(model.buffers[old])
+        return new_index[content]
+
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.buffer = shared(tensor.buffer)
+    for entry in model.metadata or []:
+        entry.buffer = shared(entry.buffer)
+    model.buffers = buffers
+
+
+def share_tables(model: Any) -> None:
+    """Lets equal tensor and option tables stand once in the file, whatever points to them.
+
+    The interpreter gives each entry of the tensor list its own memory, so entries may share a
+    description.
+    """
+    for graph in model.subgraphs:
+        tensors: dict[Any, WrittenOnce] = {}
+        graph.tensors = [
+            tensors.setdefault(_key(tensor), WrittenOnce(tensor)) for tensor in graph.tensors
+        ]
+        options: dict[Any, WrittenOnce] = {}
+        for op in graph.operators:
+            if op.builtinOptions is not None:
+                key = (op.builtinOptionsType, _key(op.builtinOptions))
+                op.builtinOptions = options.setdefault(key, WrittenOnce(op.builtinOptions))
+
+
+class WrittenOnce:
+    """A table object that is packed at most once into a builder and then pointed to."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+        self._builder: SharingBuilder | None = None
+        self._offset = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table, name)
+
+    def Pack(self, builder: SharingBuilder) -> int:
+        if self._builder is not builder:
+            self._builder, self._offset = builder, self._table.Pack(builder)
+        return self._offset
+
+
+def _key(value: Any) -> Any:
+    """Something hashable that is equal for tables of equal content."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, list):
+        return tuple(map(_key, value))
+    if hasattr(value, "Pack"):
+        return type(value).__name__, tuple((name, _key(item)) for name, item in vars(value).items())
+    return value
+
+
+def _renumbered(indices: np.ndarray, new: dict[int, int]) -> np.ndarray:
+    return np.array([new[int(index)] for index in indices], np.int32)

@@ -1,0 +1,159 @@
+"""What a converted file says of itself: versioned JSON in the flatbuffer, read without TensorFlow.
+
+The JSON is the buffer of the `Model.metadata` entry named `larq_ensemble`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from larq_ensemble.combine import COMBINATIONS
+from larq_ensemble.errors import EnsembleError
+
+#: Name of the flatbuffer's metadata entry.
+ENTRY = "larq_ensemble"
+#: Version of the JSON that this package writes, and the newest one it reads.
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleMetadata:
+    """Everything about an ensemble file that its graph doesn't say.
+
+    # Arguments
+        scheme: how members are combined, a name of `larq_ensemble.combine.COMBINATIONS`.
+        members: how many members the file holds.
+        classes: length of a member's logits.
+        input_shape: `(height, width, channels)` of an image with values 0..255.
+        theory_parts: bytes of what has to be stored at least, by kind; the sum is `theory_bytes`.
+        class_names: one name a class, or `None`.
+        dataset: name of the data the ensemble was trained on, or `None`.
+        layout: how members lie in the file; `"indexed"` reads each member's values by its number.
+        heads: number format of the members' linear layers.
+        run_hash: SHA-256 of the trained weights' file, or `None`.
+        tools: versions of the programs that wrote the file.
+        version: of this schema.
+        sha256: of the whole file with these 64 characters replaced by zeros; how a damaged file
+            is told from a good one before it is handed to the interpreter.
+
+    # Raises
+        EnsembleError: for a value that can't be; the message names it.
+    """
+
+    scheme: str
+    members: int
+    classes: int
+    input_shape: tuple[int, int, int]
+    theory_parts: Mapping[str, int] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    dataset: str | None = None
+    layout: str = "indexed"
+    heads: str = "float32"
+    run_hash: str | None = None
+    tools: Mapping[str, str] = field(default_factory=dict)
+    version: int = VERSION
+    sha256: str = "0" * 64
+
+    def __post_init__(self) -> None:
+        COMBINATIONS[self.scheme]  # raises the error that lists the names
+        for name in ("members", "classes", "version"):
+            if not _is_positive_int(getattr(self, name)):
+                self._refuse(name, "a positive integer")
+        if not (
+            isinstance(self.input_shape, tuple)
+            and len(self.input_shape) == 3
+            and all(map(_is_positive_int, self.input_shape))
+        ):
+            self._refuse("input_shape", "three positive integers (height, width, channels)")
+        if self.class_names is not None and not (
+            isinstance(self.class_names, tuple)
+            and len(self.class_names) == self.classes
+            and all(isinstance(name, str) for name in self.class_names)
+        ):
+            self._refuse("class_names", f"{self.classes} strings, one a class")
+        for name in ("layout", "heads", "sha256"):
+            if not isinstance(getattr(self, name), str):
+                self._refuse(name, "a string")
+        for name in ("dataset", "run_hash"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                self._refuse(name, "a string or null")
+        if not _is_mapping(self.theory_parts, int):
+            self._refuse("theory_parts", "numbers of bytes by name")
+        if not _is_mapping(self.tools, str):
+            self._refuse("tools", "versions by name")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise EnsembleError(
+            f"Ensemble metadata: `{name}` must be {expected}. Received: {getattr(self, name)!r}."
+        )
+
+    @property
+    def theory_bytes(self) -> int:
+        """The least bytes that hold the ensemble's values: no graph, names or padding."""
+        return sum(self.theory_parts.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object; what is `None` or empty is left out."""
+        values = {
+            item.name: getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if getattr(self, item.name) not in (None, {}, ())
+        }
+        values["theory_bytes"] = self.theory_bytes
+        return values
+
+    def to_json(self) -> bytes:
+        """UTF-8 without whitespace, as it stands in the file."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> EnsembleMetadata:
+        """The metadata that `to_json` wrote.
+
+        Fields that this version doesn't know are ignored, so that a later writer may add some
+        without a new `version`.
+
+        # Raises
+            EnsembleError: if it is no such JSON, or of a newer version.
+        """
+        try:
+            values = json.loads(data.decode())
+        except ValueError as error:
+            raise EnsembleError(
+                f"Ensemble metadata is not JSON ({error}): convert the run again."
+            ) from error
+        if not isinstance(values, dict):
+            raise EnsembleError(
+                f"Ensemble metadata must be a JSON object. Received: {type(values).__name__}."
+            )
+        version = values.get("version")
+        if _is_positive_int(version) and version > VERSION:
+            raise EnsembleError(
+                f"The file's metadata is of version {version}, this package reads up to "
+                f"{VERSION}: install a newer larq-ensemble."
+            )
+        known = {item.name for item in dataclasses.fields(cls)}
+        values = {name: value for name, value in values.items() if name in known}
+        for name in ("input_shape", "class_names"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
+        missing = {"scheme", "members", "classes", "input_shape", "version"} - values.keys()
+        if missing:
+            raise EnsembleError(
+                f"Ensemble metadata lacks {', '.join(sorted(missing))}: convert the run again."
+            )
+        return cls(**values)
+
+
+def _is_positive_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_mapping(value: object, kind: type) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and isinstance(item, kind) for name, item in value.items()
+    )

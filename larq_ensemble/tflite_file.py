@@ -1,0 +1,244 @@
+"""Reading what the runtime needs out of a `.tflite` file, every access checked against its end.
+
+LCE's interpreter is C++ that trusts the file: a damaged one may end the process. So the file is
+looked through here first, without TensorFlow and without generated code, and its checksum is
+compared; what passes can be handed on.
+
+# References
+    - [FlatBuffer internals](https://flatbuffers.dev/internals/)
+    - [TFLite schema](https://github.com/tensorflow/tensorflow/blob/master/tensorflow/compiler/mlir/lite/schema/schema.fbs)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.metadata import ENTRY, EnsembleMetadata
+
+IDENTIFIER = b"TFL3"
+_DIGEST_KEY = b'"sha256":"'
+_DIGEST_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class EnsembleFile:
+    """A converted ensemble, found whole.
+
+    # Arguments
+        data: the bytes of the file.
+        metadata: what the file says of itself.
+        inputs: position of each named input (`image`, `member`) in the order of the interpreter.
+        outputs: position of each named output (`logits`) likewise.
+    """
+
+    data: bytes
+    metadata: EnsembleMetadata
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of a `.tflite` file of whatever origin.
+
+    # Raises
+        EnsembleError: if there is no such file, it can't be read, or it is no TFLite flatbuffer.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise EnsembleError(
+            f"Can't read the model {str(path)!r}: {error.strerror}. "
+            "Give the path of a file that `larq-ensemble convert` wrote."
+        ) from error
+    if data[4:8] != IDENTIFIER:
+        reason = "it is empty" if not data else "it doesn't start like a TFLite flatbuffer"
+        raise EnsembleError(
+            f"{str(path)!r} is no .tflite model ({reason}). "
+            "Give the path of a file that `larq-ensemble convert` wrote."
+        )
+    return data
+
+
+def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:
+    """Reads and checks the file of a converted ensemble.
+
+    # Raises
+        EnsembleError: as `read_bytes`, and if the file is damaged, or a model of other origin.
+    """
+    data = read_bytes(path)
+    try:
+        root = _Table.root(data)
+        blob = _metadata_blob(root)
+        if blob is None:
+            raise EnsembleError(
+                f"{str(path)!r} is a TFLite model but no ensemble of this package. "
+                "Give a file that `larq-ensemble convert` wrote."
+            )
+        if not _digest_matches(data, blob):
+            raise EnsembleError(
+                f"{str(path)!r} is damaged: its checksum is wrong. Copy or convert it again."
+            )
+        inputs, outputs = _signature(root)
+    except (struct.error, _OutOfBounds, UnicodeDecodeError) as error:
+        raise EnsembleError(
+            f"{str(path)!r} is damaged: it ends early or points outside itself. "
+            "Copy or convert it again."
+        ) from error
+    start, end = blob
+    return EnsembleFile(data, EnsembleMetadata.from_json(data[start:end]), inputs, outputs)
+
+
+def seal(data: bytes) -> bytes:
+    """Writes the checksum of a finished ensemble file into its metadata.
+
+    # Arguments
+        data: a flatbuffer whose metadata has some `sha256`, as `EnsembleMetadata.to_json` writes.
+
+    # Returns
+        The same bytes but for the 64 characters of the checksum.
+    """
+    blob = _metadata_blob(_Table.root(data))
+    if blob is None:
+        raise ValueError(f"the flatbuffer has no metadata entry {ENTRY!r}")
+    at = _digest_position(data, blob)
+    return data[:at] + _digest(data, at).encode() + data[at + _DIGEST_LENGTH :]
+
+
+def metadata_of(data: bytes) -> EnsembleMetadata | None:
+    """The metadata of a file read by `read_bytes`; `None` for a model of other origin.
+
+    # Raises
+        EnsembleError: if what stands there can't be metadata.
+    """
+    try:
+        blob = _metadata_blob(_Table.root(data))
+    except (struct.error, _OutOfBounds) as error:
+        raise EnsembleError(
+            "The model is damaged: it ends early or points outside itself. Copy or convert it again."
+        ) from error
+    return None if blob is None else EnsembleMetadata.from_json(data[blob[0] : blob[1]])
+
+
+def _digest(data: bytes, at: int) -> str:
+    state = hashlib.sha256(data[:at])
+    state.update(b"0" * _DIGEST_LENGTH)
+    state.update(data[at + _DIGEST_LENGTH :])
+    return state.hexdigest()
+
+
+def _digest_position(data: bytes, blob: tuple[int, int]) -> int:
+    # The digest is the last key that is written, and class names can't hold a bare quote.
+    at = data.rfind(_DIGEST_KEY, *blob)
+    if at < 0 or at + len(_DIGEST_KEY) + _DIGEST_LENGTH > blob[1]:
+        raise _OutOfBounds
+    return at + len(_DIGEST_KEY)
+
+
+def _digest_matches(data: bytes, blob: tuple[int, int]) -> bool:
+    at = _digest_position(data, blob)
+    return data[at : at + _DIGEST_LENGTH] == _digest(data, at).encode()
+
+
+def _metadata_blob(root: _Table) -> tuple[int, int] | None:
+    """Start and end of the ensemble's metadata in the file."""
+    buffers = list(root.tables(12))
+    for entry in root.tables(16):
+        if entry.string(4) == ENTRY.encode():
+            index = entry.uint32(6)
+            if index >= len(buffers):
+                raise _OutOfBounds
+            return buffers[index].vector(4, 1)
+    return None
+
+
+def _signature(root: _Table) -> tuple[dict[str, int], dict[str, int]]:
+    """Names of inputs and outputs with their positions in the order of the primary subgraph.
+
+    The converter orders inputs as it likes (`member` often comes first): only the SignatureDef
+    ties names to tensors.
+    """
+    signature, *_ = root.tables(18) or [None]
+    graph, *_ = root.tables(8) or [None]
+    if signature is None or graph is None:
+        raise _OutOfBounds
+    sides = []
+    for names_slot, tensors_slot in ((4, 6), (6, 8)):
+        tensors = graph.uint32s(tensors_slot)
+        named = {
+            entry.string(4).decode(): entry.uint32(6) for entry in signature.tables(names_slot)
+        }
+        if not set(named.values()) <= set(tensors):
+            raise _OutOfBounds
+        sides.append({name: tensors.index(tensor) for name, tensor in named.items()})
+    inputs, outputs = sides
+    return inputs, outputs
+
+
+class _OutOfBounds(Exception):
+    """The file points outside itself."""
+
+
+class _Table:
+    """A flatbuffer table at byte `at`; a slot is the field's byte offset in the vtable."""
+
+    def __init__(self, data: bytes, at: int) -> None:
+        self._data = data
+        self._at = at
+        (back,) = self._read("<i", at)
+        self._vtable = at - back
+        (self._vtable_size,) = self._read("<H", self._vtable)
+
+    @classmethod
+    def root(cls, data: bytes) -> _Table:
+        (at,) = struct.unpack_from("<I", data)
+        return cls(data, at)
+
+    def _read(self, kind: str, at: int) -> tuple[int, ...]:
+        # A negative offset would count from the end.
+        if at < 0:
+            raise _OutOfBounds
+        return struct.unpack_from(kind, self._data, at)
+
+    def _field(self, slot: int) -> int | None:
+        if slot + 2 > self._vtable_size:
+            return None
+        (offset,) = self._read("<H", self._vtable + slot)
+        return self._at + offset if offset else None
+
+    def uint32(self, slot: int) -> int:
+        at = self._field(slot)
+        return 0 if at is None else self._read("<I", at)[0]
+
+    def vector(self, slot: int, item_bytes: int) -> tuple[int, int]:
+        """Start and end of a vector's items in bytes; empty where the field is missing."""
+        at = self._field(slot)
+        if at is None:
+            return 0, 0
+        at += self._read("<I", at)[0]
+        start = at + 4
+        end = start + self._read("<I", at)[0] * item_bytes
+        if end > len(self._data):
+            raise _OutOfBounds
+        return start, end
+
+    def string(self, slot: int) -> bytes:
+        start, end = self.vector(slot, 1)
+        return self._data[start:end]
+
+    def uint32s(self, slot: int) -> tuple[int, ...]:
+        start, end = self.vector(slot, 4)
+        return self._read(f"<{(end - start) // 4}I", start)
+
+    def tables(self, slot: int) -> list[_Table]:
+        return list(self._tables(slot))
+
+    def _tables(self, slot: int) -> Iterator[_Table]:
+        start, end = self.vector(slot, 4)
+        for at in range(start, end, 4):
+            yield _Table(self._data, at + self._read("<I", at)[0])
