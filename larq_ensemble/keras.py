@@ -35,6 +35,6 @@ if not keras.Model.__module__.startswith("tf_keras."):
         "or import larq_ensemble before you first use tf.keras."
     )
 
-import larq as lq  # noqa: E402  (only once Keras is known to be Keras 2)
+import larq as lq
 
 __all__ = ["keras", "lq", "tf"]

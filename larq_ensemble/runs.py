@@ -67,7 +67,7 @@ class RunConfig:
         try:
             config = cls(**{name: value for name, value in values.items() if name != "format"})
         except TypeError as error:
-            raise EnsembleError(f"{str(path)!r} is not a complete configuration: {error}.") from None
+            raise EnsembleError(f"{str(path)!r} is no complete configuration: {error}.") from None
         if config.kind not in KINDS:
             raise EnsembleError(f"{str(path)!r} has kind {config.kind!r}, expected one of {KINDS}.")
         return config
@@ -144,9 +144,7 @@ class Run:
         write_text(self.result_path, json.dumps(result, indent=2) + "\n")
 
 
-def create_run(
-    path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False
-) -> Run:
+def create_run(path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
     """Starts a run directory, or with `resume` takes up the one that is there.
 
     # Raises

@@ -191,11 +191,8 @@ def _load_extension() -> ModuleType:
             'install it with `pip install "numpy<2"`.'
         )
     package = importlib.util.find_spec("larq_compute_engine")
-    folders = (
-        [Path(folder) for folder in (package.submodule_search_locations or [])] if package else []
-    )
-    for folder in folders:
-        for path in sorted((folder / "tflite" / "python").glob("interpreter_wrapper_lite*")):
+    for folder in (package and package.submodule_search_locations) or []:
+        for path in Path(folder, "tflite", "python").glob("interpreter_wrapper_lite*"):
             spec = importlib.util.spec_from_file_location(_EXTENSION, path)
             if spec is None or spec.loader is None:
                 continue

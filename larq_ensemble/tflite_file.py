@@ -120,7 +120,8 @@ def metadata_of(data: bytes) -> EnsembleMetadata | None:
         blob = _metadata_blob(_Table.root(data))
     except (struct.error, _OutOfBounds) as error:
         raise EnsembleError(
-            "The model is damaged: it ends early or points outside itself. Copy or convert it again."
+            "The model is damaged: it ends early or points outside itself. "
+            "Copy or convert it again."
         ) from error
     return None if blob is None else EnsembleMetadata.from_json(data[blob[0] : blob[1]])
 

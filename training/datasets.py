@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -94,43 +93,53 @@ class Splits:
     test: Split
 
 
-def load(
-    dataset: Dataset,
-    data_dir: str | os.PathLike[str] | None = None,
-    *,
-    validation: float = 0.1,
-    seed: int = 0,
-    limit_train: int | None = None,
-    limit_test: int | None = None,
-) -> Splits:
-    """Reads a dataset and cuts a validation split from its training data.
+@dataclass(frozen=True)
+class DataOptions:
+    """Which data a run uses.
 
     # Arguments
-        dataset: one of `DATASETS`.
-        data_dir: where TensorFlow Datasets keeps its data.
+        data_dir: where TensorFlow Datasets keeps its data; `None`: its own choice.
         validation: share of the training data held out, at least 0 and below 1.
-        seed: which examples are held out.
-        limit_train, limit_test: use only so many examples, drawn by `seed` from the training
+        limit_train, limit_test: use only so many examples, drawn by the seed from the training
             data (before the validation split is cut) and from the start of the test data.
-
-    # Raises
-        EnsembleError: if the data are not there and can't be downloaded.
     """
-    if not 0 <= validation < 1:
-        raise EnsembleError(f"`validation` must be at least 0 and below 1, got {validation}.")
-    train, test = dataset.read(None if data_dir is None else os.fspath(data_dir))
-    order = np.random.default_rng(seed).permutation(len(train))[:limit_train]
-    held_out = round(len(order) * validation)
-    if held_out == len(order):
-        raise EnsembleError(
-            f"No training data is left: {len(order)} examples with a validation share of "
-            f"{validation}. Raise the limit or lower the share."
+
+    data_dir: str | None = None
+    validation: float = 0.1
+    limit_train: int | None = None
+    limit_test: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation < 1:
+            raise EnsembleError(
+                f"`validation` must be at least 0 and below 1, got {self.validation}."
+            )
+
+    def load(self, dataset: Dataset, seed: int) -> Splits:
+        """Reads a dataset and cuts a validation split from its training data by `seed`.
+
+        # Raises
+            EnsembleError: if the data are not there and can't be downloaded.
+        """
+        train, test = dataset.read(self.data_dir)
+        order = np.random.default_rng(seed).permutation(len(train))[: self.limit_train]
+        held_out = round(len(order) * self.validation)
+        if held_out == len(order):
+            raise EnsembleError(
+                f"No training data is left: {len(order)} examples with a validation share of "
+                f"{self.validation}. Raise the limit or lower the share."
+            )
+        return Splits(
+            train=Split(train.images[order[held_out:]], train.labels[order[held_out:]]),
+            validation=Split(train.images[order[:held_out]], train.labels[order[:held_out]]),
+            test=test.first(self.limit_test),
         )
-    return Splits(
-        train=Split(train.images[order[held_out:]], train.labels[order[held_out:]]),
-        validation=Split(train.images[order[:held_out]], train.labels[order[:held_out]]),
-        test=test.first(limit_test),
-    )
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the place of the data, which may differ where a run is taken up again."""
+        values = asdict(self)
+        del values["data_dir"]
+        return values
 
 
 def _read_digits(data_dir: str | None) -> tuple[Split, Split]:

@@ -50,9 +50,9 @@ def training_batches(
         inputs: number of independent streams, each with an order and an augmentation of its own,
             for models with one input a member. 1: all outputs see the same batch.
         outputs: names of the outputs that get labels (and weights); none: plain (x, y) pairs.
-        sample_weights: (indices int32 [batch], seed int32 [2]) -> float32 [len(outputs), batch],
-            how often each member sees each image (bagging). With several inputs, row i is taken
-            for the indices of stream i.
+        sample_weights: (indices int32 [batch], seed int64 [2]) -> float32 [members, batch], how
+            often each member sees each image (bagging): row i weighs `outputs[i]`. With several
+            inputs, row i is taken for the indices of stream i.
 
     # Returns
         Elements (x, y) or (x, y, weights): x float32 [batch, h, w, c] or a tuple of `inputs` of
@@ -89,15 +89,16 @@ def training_batches(
         y = tuple(tf.gather(labels, indices[stream]) for stream in range(inputs))
         if not outputs:
             return x[0], y[0]
-        stream_of = [output if inputs > 1 else 0 for output in range(len(outputs))]
-        targets = {name: y[stream] for name, stream in zip(outputs, stream_of)}
+        stream_of = range(len(outputs)) if inputs > 1 else [0] * len(outputs)
         features = x if inputs > 1 else x[0]
+        targets = {name: y[stream] for name, stream in zip(outputs, stream_of)}
         if sample_weights is None:
             return features, targets
-        weights = {
-            name: sample_weights(indices[stream], _seed(seed, number, 2))[row]
-            for row, (name, stream) in enumerate(zip(outputs, stream_of))
-        }
+        resampled = [
+            tf.unstack(sample_weights(indices[stream], _seed(seed, number * inputs + stream, 2)))
+            for stream in range(inputs)
+        ]
+        weights = {outputs[row]: resampled[stream_of[row]][row] for row in range(len(resampled[0]))}
         return features, targets, weights
 
     stream = (

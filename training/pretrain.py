@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,44 +11,10 @@ from larq_ensemble.keras import keras
 from larq_ensemble.metrics import top_k_accuracy
 from larq_ensemble.models import build_model
 from larq_ensemble.runs import Run, RunConfig, create_run, package_versions
-from training.datasets import DATASETS, Dataset, Split, Splits, load
+from training.datasets import DATASETS, DataOptions, Dataset, Split
 from training.fit import adam, fit
 from training.pipeline import evaluation_batches, training_batches
 from training.recipes import Recipe
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """Which data a run uses; recorded in it.
-
-    # Arguments
-        data_dir: where TensorFlow Datasets keeps its data.
-        validation: share of the training data held out.
-        limit_train, limit_test: use only so many examples.
-    """
-
-    data_dir: str | None = None
-    validation: float = 0.1
-    limit_train: int | None = None
-    limit_test: int | None = None
-
-    def load(self, dataset: Dataset, seed: int) -> Splits:
-        return load(
-            dataset,
-            self.data_dir,
-            validation=self.validation,
-            seed=seed,
-            limit_train=self.limit_train,
-            limit_test=self.limit_test,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """All but the place of the data, which may differ where a run is taken up again."""
-        return {
-            "validation": self.validation,
-            "limit_train": self.limit_train,
-            "limit_test": self.limit_test,
-        }
 
 
 def pretrain(

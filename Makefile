@@ -1,0 +1,81 @@
+# `make help` lists the targets. Written for any POSIX shell and GNU make 3.81 (macOS) or later.
+
+SHELL = /bin/sh
+BIN = .venv/bin
+EXTRAS = train,test
+STAMP = .venv/.installed
+DEV_STAMP = .venv/.installed-dev
+DEPENDENCIES = setup.cfg pyproject.toml constraints.txt
+UV = uv
+
+# Exits 0 in Python 3.10 to 3.12 only: larq-compute-engine has wheels for no other.
+SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+
+.PHONY: help demo test lint constraints clean
+.DEFAULT_GOAL = help
+
+help:
+	@echo 'make demo         the whole idea on real data, in a few minutes: writes runs/demo'
+	@echo 'make test         the tests; ARGS="-k storage -n 2" goes on to pytest'
+	@echo 'make lint         ruff and mypy'
+	@echo 'make constraints  pins the versions of setup.cfg anew (needs uv; ARGS=--upgrade: the newest)'
+	@echo 'make clean        removes .venv and caches, never runs/'
+	@echo
+	@echo 'The first run builds .venv with a Python 3.10 to 3.12; PYTHON=/path/to/python names one.'
+
+demo: $(STAMP)
+	@$(BIN)/larq-ensemble demo --out runs/demo $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV_STAMP)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+# uv's own markers repeat everywhere that Python is older than 3.13, which setup.cfg says.
+constraints:
+	@$(UV) pip compile --quiet --universal --python-version 3.10 --all-extras \
+	  --annotation-style line --custom-compile-command 'make constraints' $(ARGS) \
+	  setup.cfg --output-file constraints.txt
+	@sed -e "s/ and python_full_version < '3.13'//" -e "s/python_full_version < '3.13' and //" \
+	  -e "s/ ; python_full_version < '3.13'//" constraints.txt > constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find larq_ensemble training convert tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is written after a complete installation only, so an interrupted one is taken up again.
+# A .venv that works is kept: a change of setup.cfg then costs seconds. A version manager's
+# `python3.12` may exist and fail, so every candidate is run.
+$(STAMP): $(DEPENDENCIES)
+	@rm -f $(STAMP) $(DEV_STAMP); \
+	if ! $(BIN)/python -c '$(SUPPORTED)' 2>/dev/null || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  set -- python3 python3.12 python3.11 python3.10 python; \
+	  if [ -n "$(PYTHON)" ]; then set -- "$(PYTHON)"; fi; \
+	  found= without_venv=; \
+	  for candidate in "$$@"; do \
+	    "$$candidate" -c '$(SUPPORTED)' >/dev/null 2>&1 || continue; \
+	    if "$$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then found=$$candidate; break; fi; \
+	    without_venv=$${without_venv:-$$candidate}; \
+	  done; \
+	  if [ -z "$$found" ] && [ -n "$$without_venv" ]; then \
+	    echo "$$without_venv cannot make virtual environments: install its venv module (Debian and Ubuntu: apt install python3-venv), or name another Python 3.10 to 3.12 with make PYTHON=/path/to/python." >&2; \
+	    exit 1; \
+	  elif [ -z "$$found" ]; then \
+	    echo "No Python 3.10 to 3.12 among: $$*. Install one (python.org, pyenv or your system's packages), or name it with make PYTHON=/path/to/python." >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Making .venv with $$found ($$("$$found" --version 2>&1))"; \
+	  "$$found" -m venv --clear .venv || { echo "$$found could not make .venv: see above, or name another Python with make PYTHON=/path/to/python." >&2; exit 1; }; \
+	fi
+	@echo "Installing larq-ensemble and what it needs into .venv: a few minutes the first time"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]' || \
+	  { echo "The installation failed: see above; the next make goes on from here. larq-compute-engine has wheels for x86_64 Linux and for macOS only." >&2; exit 1; }
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS),dev]'
+	@touch $@

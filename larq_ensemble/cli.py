@@ -1,0 +1,80 @@
+"""The console script: finds a command by name and turns errors into exit codes.
+
+Each command is the module of its name in `larq_ensemble.commands`, imported when it is called;
+heavy imports are inside the functions, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from larq_ensemble import __version__
+from larq_ensemble.errors import EnsembleError
+
+COMMANDS = (
+    "demo",
+    "pretrain",
+    "train",
+    "evaluate",
+    "storage",
+    "convert",
+    "inspect",
+    "verify",
+    "predict",
+)
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        return importlib.import_module(f"larq_ensemble.commands.{name}").command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="larq-ensemble")
+def cli() -> None:
+    """Shared-filter ensembles of binarized neural networks, from training to ARM.
+
+    \b
+    A whole job, step by step:
+      larq-ensemble pretrain --model resnet20 --dataset cifar100 --out runs/backbone
+      larq-ensemble train --pretrained runs/backbone --members 4 --out runs/fusion
+      larq-ensemble evaluate runs/fusion
+      larq-ensemble convert runs/fusion --out ensemble.tflite
+      larq-ensemble verify ensemble.tflite --run runs/fusion
+      larq-ensemble predict ensemble.tflite image.png --members 2
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line: exits 0 on success, 2 on a usage error, 1 on any other error."""
+    # TensorFlow's start-up messages would bury the one line that says what went wrong.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        status = cli.main(arguments, prog_name="larq-ensemble", standalone_mode=False)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "larq-ensemble"
+        _fail(f"{error.format_message()} See `{command} --help`.", 2)
+    except click.exceptions.Abort:
+        _fail("Interrupted.", 130)
+    except (click.ClickException, EnsembleError) as error:
+        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        _fail(text, 1)
+    except ImportError as error:
+        _fail(f"{error}. Is the extra that this command needs installed?", 1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"larq-ensemble: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,1 @@
+"""The commands of `larq-ensemble`, one module each with a click command named `command`."""

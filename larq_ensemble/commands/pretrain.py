@@ -1,0 +1,89 @@
+"""`larq-ensemble pretrain`."""
+
+from __future__ import annotations
+
+import click
+
+from larq_ensemble.commands.options import data_options, recipe_options, run_options, seed_option
+from larq_ensemble.reporting import json_option, keras_verbosity, reporting
+
+
+@click.command("pretrain", short_help="Train a backbone.")
+@click.option(
+    "--model",
+    "model_name",
+    default="resnet20",
+    show_default=True,
+    help="resnet20, or its real-valued twin resnet20_real.",
+)
+@click.option(
+    "--dataset",
+    "dataset_name",
+    default="digits",
+    show_default=True,
+    help="digits (comes with scikit-learn), cifar10 or cifar100.",
+)
+@data_options
+@click.option(
+    "--validation",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Share of the training images held out for validation.",
+)
+@recipe_options
+@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies channels.")
+@click.option(
+    "--pad-values",
+    type=click.Choice(["0", "1"]),
+    default="0",
+    show_default=True,
+    help="What pads binary convolutions; the paper pads with 0.",
+)
+@seed_option
+@run_options
+@json_option
+def command(
+    model_name, dataset_name, data_dir, limit_train, limit_test, validation, recipe_name, epochs,
+    batch_size, lr, end_lr, dropout, width, pad_values, seed, out, resume, json_target,
+):  # fmt: skip
+    """Train a backbone, the network whose filters an ensemble shares.
+
+    Writes a run directory: config.json, model.keras, log.csv, tensorboard/ and checkpoints/. A
+    training that was interrupted goes on with the same command and --resume.
+
+    \b
+    Examples:
+      larq-ensemble pretrain --dataset digits --epochs 20 --out runs/digits
+      larq-ensemble pretrain --model resnet20 --dataset cifar100 --recipe short --out runs/backbone
+      larq-ensemble pretrain --dataset cifar100 --epochs 0 --out runs/untrained
+    """
+    from training.datasets import DATASETS, DataOptions
+    from training.recipes import RECIPES
+
+    with reporting(json_target) as report:
+        recipe = RECIPES[recipe_name](DATASETS[dataset_name].classes).pretrain.override(
+            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
+        )
+        from training.pretrain import pretrain
+
+        run, report.result = pretrain(
+            model_name,
+            dataset_name,
+            out,
+            recipe=recipe,
+            seed=seed,
+            width=width,
+            pad_values=float(pad_values),
+            data=DataOptions(data_dir, validation, limit_train, limit_test),
+            resume=resume,
+            verbose=keras_verbosity(),
+        )
+        report.table(
+            f"{run.path}: {model_name} on {dataset_name}",
+            ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
+            [[report.result[key] for key in _COLUMNS]],
+        )
+
+
+_COLUMNS = ("epochs", "validation_top1", "test_top1", "images_per_second")

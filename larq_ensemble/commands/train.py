@@ -1,0 +1,95 @@
+"""`larq-ensemble train`."""
+
+from __future__ import annotations
+
+import click
+
+from larq_ensemble.commands.options import data_options, recipe_options, run_options, seed_option
+from larq_ensemble.reporting import json_option, keras_verbosity, reporting
+
+
+@click.command("train", short_help="Train an ensemble from a pretrained run.")
+@click.option("--pretrained", required=True, metavar="RUN", help="The run that `pretrain` wrote.")
+@click.option(
+    "--members", type=click.IntRange(1), default=4, show_default=True, help="M, how many."
+)
+@click.option(
+    "--scheme",
+    default="fusion",
+    show_default=True,
+    help="fusion, voting, hard_voting, bagging or batch_bagging.",
+)
+@click.option(
+    "--sharing",
+    default="fusion",
+    show_default=True,
+    help="What members share: fusion, all_frozen, c1, c2, c3, none, or re:EXPR, a regular "
+    "expression that matches the names of the layers to share.",
+)
+@click.option(
+    "--independent-data",
+    is_flag=True,
+    help="Each member its own order and augmentation of the images (not for fusion).",
+)
+@click.option(
+    "--jitter",
+    type=float,
+    help="Noise on each member's initial batch norm  [default: the scheme's]",
+)
+@data_options
+@recipe_options
+@seed_option
+@run_options
+@json_option
+def command(
+    pretrained, members, scheme, sharing, independent_data, jitter, data_dir, limit_train,
+    limit_test, recipe_name, epochs, batch_size, lr, end_lr, dropout, seed, out, resume,
+    json_target,
+):  # fmt: skip
+    """Train M members that share the frozen filters of a pretrained backbone.
+
+    The data set, its validation split and the network come from the pretrained run.
+
+    \b
+    Examples:
+      larq-ensemble train --pretrained runs/digits --members 4 --epochs 10 --out runs/fusion
+      larq-ensemble train --pretrained runs/backbone --scheme bagging --out runs/bagging
+      larq-ensemble train --pretrained runs/backbone --sharing 're:.*_conv[12]' --out runs/r
+    """
+    from larq_ensemble.runs import load_run
+    from training.datasets import DataOptions
+    from training.recipes import RECIPES
+
+    with reporting(json_target) as report:
+        backbone = load_run(pretrained, kind="backbone")
+        recipe = RECIPES[recipe_name](backbone.config.dataset["classes"]).retrain.override(
+            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
+            jitter=jitter,
+        )  # fmt: skip
+        from training.ensemble import train_ensemble
+
+        run, result = train_ensemble(
+            backbone,
+            out,
+            members=members,
+            scheme=scheme,
+            sharing=sharing,
+            recipe=recipe,
+            seed=seed,
+            data=DataOptions(data_dir, backbone.config.data["validation"], limit_train, limit_test),
+            independent_data=independent_data,
+            resume=resume,
+            verbose=keras_verbosity(),
+        )
+        report.result = result
+        if recipe.epochs:
+            report.table(
+                f"{run.path}: {scheme} of {members}, sharing {sharing}, test top-1 %",
+                ["network", "top-1 %"],
+                [
+                    ["backbone", result["backbone_top1"]],
+                    *([f"member {m}", top1] for m, top1 in enumerate(result["member_top1"])),
+                    ["ensemble", result["test_top1"]],
+                ],
+            )
+        report.line(f"Wrote {run.path}.")

@@ -1,0 +1,67 @@
+"""Image files as what a network takes: NumPy arrays of the right size and channel count."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from larq_ensemble.errors import EnsembleError
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) -> np.ndarray:
+    """Reads an image file of any format that Pillow knows.
+
+    The image is turned as its EXIF data says, its middle is cut out in the network's aspect
+    ratio, and that is resized with antialiased bilinear interpolation. Colours become RGB or, for
+    networks with one channel, grey; transparency is dropped.
+
+    # Arguments
+        path: the file.
+        input_shape: `(height, width, channels)`, 1 or 3 channels.
+
+    # Returns
+        uint8 `[height, width, channels]`.
+
+    # Raises
+        EnsembleError: if the file is missing or is no image, or for another number of channels.
+    """
+    height, width, channels = input_shape
+    if channels not in _MODES:
+        raise EnsembleError(
+            f"Image files have 1 or 3 channels, this network takes {channels}: "
+            "call EnsembleInterpreter.predict with arrays instead."
+        )
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            # 16 bits a pixel would be clipped to 255 instead of scaled.
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            image = image.convert(_MODES[channels])
+    except FileNotFoundError as error:
+        raise EnsembleError(f"There is no image file {str(path)!r}: check the path.") from error
+    # A damaged file raises any of these, depending on its format.
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise EnsembleError(
+            f"Can't read {str(path)!r} as an image ({error}): give a whole PNG, JPEG or other "
+            "image file."
+        ) from error
+    fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
+    return np.asarray(fitted, np.uint8).reshape(input_shape)
+
+
+def read_images(
+    paths: Iterable[str | os.PathLike[str]], input_shape: tuple[int, int, int]
+) -> np.ndarray:
+    """Reads image files as `read_image` does.
+
+    # Returns
+        uint8 `[n, height, width, channels]`.
+    """
+    images = [read_image(path, input_shape) for path in paths]
+    return np.stack(images) if images else np.empty((0, *input_shape), np.uint8)

@@ -1,0 +1,144 @@
+"""Training of an ensemble from a pretrained run (paper, Algorithm 1)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from larq_ensemble.combine import combine
+from larq_ensemble.ensemble import EnsembleView, build_ensemble, compile_arguments, copy_weights
+from larq_ensemble.keras import keras
+from larq_ensemble.metrics import top_k_accuracy
+from larq_ensemble.runs import Run, RunConfig, create_run, package_versions
+from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES, member_output
+from larq_ensemble.sharing import parse_sharing
+from training.datasets import DATASETS, DataOptions
+from training.evaluation import member_logits
+from training.fit import adam, fit
+from training.pipeline import evaluation_batches, training_batches
+from training.pretrain import backbone_top1
+from training.recipes import Recipe
+
+
+def train_ensemble(
+    backbone: Run,
+    out: str | os.PathLike[str],
+    *,
+    members: int,
+    scheme: str = "fusion",
+    sharing: str = "fusion",
+    recipe: Recipe,
+    seed: int = 0,
+    data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
+    independent_data: bool = False,
+    resume: bool = False,
+    verbose: int | str = "auto",
+) -> tuple[Run, dict[str, Any]]:
+    """Trains M members that share the backbone's frozen layers and writes their run directory.
+
+    # Arguments
+        backbone: the pretrained run; its data set and validation split are used.
+        members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
+        independent_data: each member its own order and augmentation.
+
+    # Returns
+        The run and `{"test_top1", "member_top1", "backbone_top1", "validation_top1", "epochs",
+        "images_per_second"}`; accuracies in percent, `None` where nothing was evaluated.
+
+    # Raises
+        EnsembleError: for unusable values or data, a damaged run, or a taken directory.
+    """
+    dataset = DATASETS[backbone.config.dataset["name"]]
+    keras.utils.set_random_seed(seed)
+    arguments = {
+        "sharing": parse_sharing(sharing),
+        "scheme": scheme,
+        "jitter": recipe.jitter,
+        "dropout": recipe.dropout,
+        "seed": seed,
+    }
+    model = build_ensemble(
+        backbone.model, members, independent_inputs=independent_data, **arguments
+    )
+    shared = [layer.name for layer in EnsembleView(model).shared_layers()]
+    split_seed = backbone.config.seed
+    run = create_run(
+        out,
+        RunConfig(
+            kind="ensemble",
+            model=backbone.config.model,
+            dataset=backbone.config.dataset,
+            recipe=recipe.to_json(),
+            seed=seed,
+            data={**data.to_json(), "split_seed": split_seed},
+            ensemble={
+                "members": members,
+                "scheme": scheme,
+                "sharing": sharing,
+                "shared_layers": shared,
+                "independent_data": independent_data,
+                "backbone": backbone.digest,
+            },
+            versions=package_versions(),
+        ),
+        resume=resume,
+    )
+    result: dict[str, Any] = {
+        "test_top1": None,
+        "member_top1": None,
+        "backbone_top1": None,
+        "validation_top1": None,
+        "epochs": recipe.epochs,
+        "images_per_second": None,
+    }
+    if recipe.epochs:
+        splits = data.load(dataset, split_seed)
+        inputs = len(model.inputs)
+        batch_size = min(recipe.batch_size, len(splits.train))
+        model.compile(
+            adam(recipe, steps_per_epoch=len(splits.train) // batch_size),
+            **compile_arguments(model),
+        )
+        sample_weights = SCHEMES[scheme].sample_weights(members, len(splits.train), seed)
+        outputs = tuple(map(member_output, range(members)))
+        if inputs == 1:
+            outputs = (*outputs, ENSEMBLE_OUTPUT)
+        timing = fit(
+            model,
+            lambda initial_epoch: training_batches(
+                splits.train,
+                dataset,
+                batch_size=batch_size,
+                epochs=recipe.epochs,
+                initial_epoch=initial_epoch,
+                seed=seed,
+                inputs=inputs,
+                outputs=outputs,
+                sample_weights=sample_weights,
+            ),
+            evaluation_batches(splits.validation, dataset, inputs=inputs)
+            if len(splits.validation)
+            else None,
+            run=run,
+            epochs=recipe.epochs,
+            verbose=verbose,
+        )
+        if timing["steps_per_second"]:
+            result["images_per_second"] = timing["steps_per_second"] * batch_size
+        if independent_data:
+            trained, model = model, build_ensemble(backbone.model, members, **arguments)
+            copy_weights(trained, model)
+        logits = member_logits(model, splits.test, dataset)
+        result["test_top1"] = top_k_accuracy(combine(logits, scheme), splits.test.labels, k=1)
+        result["member_top1"] = [
+            top_k_accuracy(member, splits.test.labels, k=1) for member in logits
+        ]
+        result["backbone_top1"] = backbone_top1(backbone.model, splits.test, dataset)
+        if len(splits.validation):
+            validation = member_logits(model, splits.validation, dataset)
+            result["validation_top1"] = top_k_accuracy(
+                combine(validation, scheme), splits.validation.labels, k=1
+            )
+    run.save_model(model)
+    run.save_result(result)
+    return run, result

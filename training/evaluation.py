@@ -1,0 +1,107 @@
+"""Evaluation of a run: metrics of the first m members."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from larq_ensemble import metrics
+from larq_ensemble.combine import combine
+from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
+from larq_ensemble.runs import Run
+from training.datasets import DATASETS, DataOptions, Dataset, Split
+from training.pipeline import evaluation_batches
+
+
+def member_logits(model: keras.Model, data: Split, dataset: Dataset) -> np.ndarray:
+    """Logits float32 [members, n, classes] of an ensemble with one input."""
+    logits_only = keras.Model(model.inputs, model.outputs[: EnsembleView(model).members])
+    logits = logits_only.predict(evaluation_batches(data, dataset), verbose=0)
+    return np.stack(logits if isinstance(logits, list) else [logits])
+
+
+def evaluate(
+    run: Run,
+    *,
+    members: int | None = None,
+    dataset_name: str | None = None,
+    split: str = "test",
+    data_dir: str | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Metrics of the first m members of a run, for each m or for one.
+
+    # Arguments
+        run: a backbone counts as an ensemble of one.
+        members: only this m; `None`: each m from 1 to all.
+        dataset_name: another data set of the same shape and classes; `None`: the run's.
+        split: `"test"`, or `"validation"`, the examples that its training held out.
+        limit: only the first so many examples.
+
+    # Returns
+        `{"members", "top1", "top5", "nll", "ece", "brier", "disagreement"}` of the largest m,
+        `"by_members"` with the same for each m, and `"dataset"`, `"split"`, `"samples"`.
+        Accuracies in percent, NLL in nats, the others as in `larq_ensemble.metrics`.
+
+    # Raises
+        EnsembleError: if the data do not fit the run, or `members` is out of range.
+    """
+    config = run.config
+    dataset = DATASETS[dataset_name or config.dataset["name"]]
+    _check_fits(dataset, run)
+    total = config.ensemble.get("members", 1)
+    if members is not None and not 1 <= members <= total:
+        raise EnsembleError(
+            f"--members must be from 1 to {total} for the run {str(run.path)!r}, got {members}."
+        )
+    model = run.model
+    options = DataOptions(data_dir, config.data["validation"], config.data["limit_train"])
+    splits = options.load(dataset, config.data.get("split_seed", config.seed))
+    data = (splits.test if split == "test" else splits.validation).first(limit)
+    if not len(data):
+        raise EnsembleError(f"The run {str(run.path)!r} held out no validation data.")
+    if config.kind == "ensemble":
+        logits, scheme = member_logits(model, data, dataset), config.ensemble["scheme"]
+    else:
+        logits = np.asarray(model.predict(evaluation_batches(data, dataset), verbose=0))[None]
+        scheme = "fusion"
+    counts = range(1, total + 1) if members is None else [members]
+    by_members = [_metrics(logits[:count], data.labels, scheme) for count in counts]
+    return {
+        **by_members[-1],
+        "by_members": by_members,
+        "dataset": dataset.name,
+        "split": split,
+        "samples": len(data),
+    }
+
+
+def _metrics(logits: np.ndarray, labels: np.ndarray, scheme: str) -> dict[str, Any]:
+    probabilities = combine(logits, scheme)
+    return {
+        "members": len(logits),
+        "top1": metrics.top_k_accuracy(probabilities, labels, k=1),
+        "top5": metrics.top_k_accuracy(probabilities, labels, k=5),
+        "nll": metrics.negative_log_likelihood(probabilities, labels),
+        "ece": metrics.expected_calibration_error(probabilities, labels),
+        "brier": metrics.brier_score(probabilities, labels),
+        "disagreement": metrics.disagreement(logits),
+    }
+
+
+def _check_fits(dataset: Dataset, run: Run) -> None:
+    trained_on = run.config.dataset
+    if dataset.classes != trained_on["classes"]:
+        raise EnsembleError(
+            f"--dataset {dataset.name!r} has {dataset.classes} classes, but the run "
+            f"{str(run.path)!r} was trained for the {trained_on['classes']} of "
+            f"{trained_on['name']!r}: choose a data set with as many."
+        )
+    if list(dataset.input_shape) != list(trained_on["input_shape"]):
+        raise EnsembleError(
+            f"--dataset {dataset.name!r} has images of {dataset.input_shape}, but the run "
+            f"{str(run.path)!r} takes {tuple(trained_on['input_shape'])}."
+        )
