@@ -3,6 +3,7 @@
 SHELL = /bin/sh
 BIN = .venv/bin
 EXTRAS = train,test
+DEV_EXTRAS = $(EXTRAS),dev
 STAMP = .venv/.installed
 DEV_STAMP = .venv/.installed-dev
 DEPENDENCIES = setup.cfg pyproject.toml constraints.txt
@@ -47,7 +48,18 @@ clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find larq_ensemble training convert tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A stamp is written after a complete installation only, so an interrupted one is taken up again.
+# Installs the extras $(1) and leaves the stamp $@. pip takes a package that it was interrupted in
+# for installed, so after an interruption, which leaves .venv/.installing, it may trust none.
+define install
+again=; if [ -e .venv/.installing ]; then again=--ignore-installed; fi; \
+touch .venv/.installing; \
+if $(BIN)/python -m pip install --quiet --disable-pip-version-check $$again \
+  --constraint constraints.txt --editable '.[$(1)]'; \
+then mv .venv/.installing $@; \
+else echo "The installation failed, see above: once that is mended, run make again. larq-compute-engine has wheels for x86_64 Linux and for macOS only." >&2; exit 1; \
+fi
+endef
+
 # A .venv that works is kept: a change of setup.cfg then costs seconds. A version manager's
 # `python3.12` may exist and fail, so every candidate is run.
 $(STAMP): $(DEPENDENCIES)
@@ -61,21 +73,18 @@ $(STAMP): $(DEPENDENCIES)
 	    if "$$candidate" -c 'import ensurepip, venv' >/dev/null 2>&1; then found=$$candidate; break; fi; \
 	    without_venv=$${without_venv:-$$candidate}; \
 	  done; \
-	  if [ -z "$$found" ] && [ -n "$$without_venv" ]; then \
-	    echo "$$without_venv cannot make virtual environments: install its venv module (Debian and Ubuntu: apt install python3-venv), or name another Python 3.10 to 3.12 with make PYTHON=/path/to/python." >&2; \
+	  if [ -z "$$found$$without_venv" ]; then \
+	    echo "No Python 3.10 to 3.12 among: $$*. Install one (python.org, pyenv or your system's packages), or name it with make PYTHON=/path/to/python." >&2; \
 	    exit 1; \
 	  elif [ -z "$$found" ]; then \
-	    echo "No Python 3.10 to 3.12 among: $$*. Install one (python.org, pyenv or your system's packages), or name it with make PYTHON=/path/to/python." >&2; \
+	    echo "$$without_venv cannot make virtual environments: install its venv module (Debian and Ubuntu: apt install python3-venv), or name another Python 3.10 to 3.12 with make PYTHON=/path/to/python." >&2; \
 	    exit 1; \
 	  fi; \
 	  echo "Making .venv with $$found ($$("$$found" --version 2>&1))"; \
 	  "$$found" -m venv --clear .venv || { echo "$$found could not make .venv: see above, or name another Python with make PYTHON=/path/to/python." >&2; exit 1; }; \
 	fi
-	@echo "Installing larq-ensemble and what it needs into .venv: a few minutes the first time"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]' || \
-	  { echo "The installation failed: see above; the next make goes on from here. larq-compute-engine has wheels for x86_64 Linux and for macOS only." >&2; exit 1; }
-	@touch $@
+	@echo "Installing larq-ensemble and what it needs into .venv: a minute or more the first time"
+	@$(call install,$(EXTRAS))
 
 $(DEV_STAMP): $(STAMP)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS),dev]'
-	@touch $@
+	@$(call install,$(DEV_EXTRAS))

@@ -38,7 +38,8 @@ def schema() -> ModuleType:
         )
     path = Path(package.submodule_search_locations[0]) / "mlir" / "python" / "tflite_schema.py"
     spec = importlib.util.spec_from_file_location("larq_ensemble_tflite_schema", path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} can't be loaded")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -51,11 +52,39 @@ def read_model(data: bytes) -> Any:
         EnsembleError: if the bytes are damaged.
     """
     try:
-        return schema().ModelT.InitFromObj(schema().Model.GetRootAsModel(data, 0))
-    except (struct.error, IndexError, ValueError, TypeError, AttributeError, MemoryError) as error:
+        model = schema().ModelT.InitFromObj(schema().Model.GetRootAsModel(data, 0))
+        _check_indices(model)
+    # What the generated readers raise, depending on where a damaged file leads them.
+    except (
+        struct.error,
+        IndexError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         raise EnsembleError(
             f"The model is damaged: it can't be parsed ({error}). Copy or convert it again."
         ) from error
+    return model
+
+
+def _check_indices(model: Any) -> None:
+    """Raises `IndexError` for a reference to something that isn't there."""
+
+    def check(indices: Any, count: int, lowest: int = 0) -> None:
+        if any(not lowest <= int(index) < count for index in indices):
+            raise IndexError("an index points to nothing")
+
+    check((entry.buffer for entry in model.metadata or []), len(model.buffers))
+    for graph in model.subgraphs:
+        check((tensor.buffer for tensor in graph.tensors), len(model.buffers))
+        check((op.opcodeIndex for op in graph.operators), len(model.operatorCodes))
+        for holder in (graph, *graph.operators):
+            # -1 stands for an optional input that is left out.
+            check(holder.inputs, len(graph.tensors), lowest=-1)
+            check(holder.outputs, len(graph.tensors))
 
 
 def write_model(model: Any) -> bytes:

@@ -88,9 +88,8 @@ class DenseHandler(Handler):
 
     def apply(self, layer: keras.layers.Dense, x: tf.Tensor, rows: Rows) -> tf.Tensor:
         x = _quantized_input(layer, x)
-        outputs = tf.linalg.matmul(
-            tf.reshape(x, [-1, x.shape[-1]]), rows["kernel"], transpose_b=True
-        )
+        rows_of_inputs = tf.reshape(x, [-1, x.shape[-1]])
+        outputs = tf.linalg.matmul(rows_of_inputs, rows["kernel"], transpose_b=True)
         if layer.use_bias:
             outputs += rows["bias"]
         return layer.activation(tf.reshape(outputs, [*x.shape[:-1], layer.units]))
@@ -165,7 +164,9 @@ class MemberGraph:
         self.shared_variables = [
             weight for layer in view.shared_layers() for weight in layer.weights
         ]
-        for copies in zip(*(view.own_layers(member) for member in range(view.members))):
+        for copies in zip(
+            *(view.own_layers(member) for member in range(view.members)), strict=True
+        ):
             self._add(copies)
         self.theory_parts = _theory_parts(network, view.members)
         self.signature = tf.function(
@@ -206,7 +207,8 @@ class MemberGraph:
         if self._vectors:
             table = np.concatenate(list(self._vectors.values()), axis=1)
             sizes = [vectors.shape[1] for vectors in self._vectors.values()]
-            rows.update(zip(self._vectors, tf.split(tf.gather(table, index), sizes)))
+            pieces = tf.split(tf.gather(table, index), sizes)
+            rows.update(zip(self._vectors, pieces, strict=True))
         return rows
 
     def _logits(self, image: tf.Tensor, member: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -218,6 +220,8 @@ class MemberGraph:
                 return HANDLERS[type(layer)].apply(
                     layer, args[0], {name: rows[f"{layer.name}/{name}"] for name in names}
                 )
+            if _is_miscomputed(layer, args[0]):
+                return _one_padded(layer, args[0])
             if "training" in inspect.signature(layer.call).parameters:
                 kwargs = {**kwargs, "training": False}
             return layer(*args, **kwargs)
@@ -265,7 +269,8 @@ def run_functional(network: keras.Model, inputs: tf.Tensor, call: Any) -> tf.Ten
             lambda argument: values.get(id(argument), argument), arguments
         )
         outputs = call(node.layer, args, kwargs)
-        for symbol, value in zip(tf.nest.flatten(node.outputs), tf.nest.flatten(outputs)):
+        symbols = tf.nest.flatten(node.outputs)
+        for symbol, value in zip(symbols, tf.nest.flatten(outputs), strict=True):
             values[id(symbol)] = value
     return values[id(network.outputs[0])]
 
@@ -311,6 +316,55 @@ def _folded(layer: keras.layers.BatchNormalization) -> Values:
 def _quantized_input(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
     quantizer = getattr(layer, "input_quantizer", None)
     return x if quantizer is None else quantizer(x)
+
+
+def _is_miscomputed(layer: keras.layers.Layer, x: tf.Tensor) -> bool:
+    """Whether LCE's kernels get this layer wrong.
+
+    LCE 0.16.0 corrects the border of zero-padded binary convolutions wrongly, on x86 and on ARM,
+    when the input is smaller than the (dilated) filter. Other sizes and one-padding are right.
+    """
+    return (
+        isinstance(layer, lq.layers.QuantConv2D)
+        and layer.kernel_quantizer is not None
+        and layer.padding == "same"
+        and not layer.pad_values
+        and layer.groups == 1
+        and any(size < extent for size, extent in zip(x.shape[1:3], _extents(layer), strict=True))
+    )
+
+
+def _one_padded(layer: lq.layers.QuantConv2D, x: tf.Tensor) -> tf.Tensor:
+    """A zero-padded binary convolution as a one-padded one, less what the ones add.
+
+    `conv(pad_0(x)) = conv(pad_1(x)) - conv(pad_1(0))`, where the last term is a constant.
+    """
+    with tf.init_scope():
+        kernel = tf.constant(layer.kernel_quantizer(tf.constant(layer.kernel.numpy())).numpy())
+    paddings = [[0, 0]]
+    for size, stride, extent in zip(x.shape[1:3], layer.strides, _extents(layer), strict=True):
+        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        paddings.append([total // 2, total - total // 2])
+    paddings.append([0, 0])
+
+    def convolved(values: tf.Tensor) -> tf.Tensor:
+        padded = tf.pad(values, paddings, constant_values=1.0)
+        return tf.nn.conv2d(padded, kernel, layer.strides, "VALID", dilations=layer.dilation_rate)
+
+    with tf.init_scope():
+        of_ones = tf.constant(convolved(tf.zeros(x.shape)).numpy())
+    outputs = convolved(_quantized_input(layer, x))
+    # Without the reshapes LCE takes the constant for a bias, whose rank then is wrong.
+    outputs = tf.reshape(tf.reshape(outputs, of_ones.shape[1:]) - of_ones[0], of_ones.shape)
+    if layer.use_bias:
+        outputs += layer.bias
+    return layer.activation(outputs)
+
+
+def _extents(layer: keras.layers.Conv2D) -> list[int]:
+    """Height and width that a dilated filter covers."""
+    sizes = zip(layer.kernel_size, layer.dilation_rate, strict=True)
+    return [(size - 1) * dilation + 1 for size, dilation in sizes]
 
 
 def _is_binary(layer: keras.layers.Layer) -> bool:

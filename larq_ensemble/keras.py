@@ -14,21 +14,45 @@ from larq_ensemble.keras import keras, lq, tf
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
-try:
-    import tensorflow as tf
 
-    keras = tf.keras
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TensorFlow's start-up messages off stderr for those who set TF_CPP_MIN_LOG_LEVEL=3.
+
+    TensorFlow 2.21 prints some before it looks at that variable.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
+        yield
+        return
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as devnull:
+        os.dup2(devnull.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+try:
+    with _quiet():
+        import tensorflow as tf
+
+        keras = tf.keras
+        _is_keras_2 = keras.Model.__module__.startswith("tf_keras.")
 except ImportError as error:
     raise ImportError(
         f"Training and conversion need TensorFlow and tf-keras, which can't be imported ({error}): "
         'install them with `pip install "larq-ensemble[train]"`.'
     ) from error
 
-if not keras.Model.__module__.startswith("tf_keras."):
+if not _is_keras_2:
     raise ImportError(
         "`tf.keras` is Keras 3 in this process, but Larq needs Keras 2: "
         "set the environment variable TF_USE_LEGACY_KERAS=1 before Python starts, "
