@@ -213,6 +213,7 @@ class MemberGraph:
 
     def _logits(self, image: tf.Tensor, member: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = self._rows(member)
+        zero = tf.minimum(member, 0)
 
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
             names = self._value_names.get(layer.name)
@@ -221,7 +222,7 @@ class MemberGraph:
                     layer, args[0], {name: rows[f"{layer.name}/{name}"] for name in names}
                 )
             if _is_miscomputed(layer, args[0]):
-                return _one_padded(layer, args[0])
+                return _one_padded(layer, args[0], zero)
             if "training" in inspect.signature(layer.call).parameters:
                 kwargs = {**kwargs, "training": False}
             return layer(*args, **kwargs)
@@ -334,10 +335,15 @@ def _is_miscomputed(layer: keras.layers.Layer, x: tf.Tensor) -> bool:
     )
 
 
-def _one_padded(layer: lq.layers.QuantConv2D, x: tf.Tensor) -> tf.Tensor:
+def _one_padded(layer: lq.layers.QuantConv2D, x: tf.Tensor, zero: tf.Tensor) -> tf.Tensor:
     """A zero-padded binary convolution as a one-padded one, less what the ones add.
 
     `conv(pad_0(x)) = conv(pad_1(x)) - conv(pad_1(0))`, where the last term is a constant.
+
+    # Arguments
+        layer: the convolution.
+        x: its input.
+        zero: int32 `[1]`, always 0, which the converter can't know.
     """
     with tf.init_scope():
         kernel = tf.constant(layer.kernel_quantizer(tf.constant(layer.kernel.numpy())).numpy())
@@ -354,8 +360,8 @@ def _one_padded(layer: lq.layers.QuantConv2D, x: tf.Tensor) -> tf.Tensor:
     with tf.init_scope():
         of_ones = tf.constant(convolved(tf.zeros(x.shape)).numpy())
     outputs = convolved(_quantized_input(layer, x))
-    # Without the reshapes LCE takes the constant for a bias, whose rank then is wrong.
-    outputs = tf.reshape(tf.reshape(outputs, of_ones.shape[1:]) - of_ones[0], of_ones.shape)
+    # LCE would make a plain constant the convolution's bias, whose rank then is wrong.
+    outputs -= tf.gather(of_ones, zero)
     if layer.use_bias:
         outputs += layer.bias
     return layer.activation(outputs)

@@ -1,0 +1,104 @@
+"""Keras against the interpreter: does the file decide as the trained network does?
+
+Float rounding now and then puts a value on the other side of a sign's threshold, and from there
+on a few logits differ by a lot. So the class decisions are compared, not the logits.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from larq_ensemble.combine import combine
+from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
+from larq_ensemble.runtime import EnsembleInterpreter
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """How far Keras and the interpreter agree.
+
+    # Arguments
+        samples: n, the number of images.
+        member_argmax_agreement: for each member the share of images that it gives the same class.
+        ensemble_argmax_agreement: the same for the combined prediction.
+        flip_rate: the share of all M n decisions of single members that differ.
+        keras_top1, tflite_top1: the ensemble's accuracies, if labels were given.
+    """
+
+    samples: int
+    member_argmax_agreement: list[float]
+    ensemble_argmax_agreement: float
+    flip_rate: float
+    keras_top1: float | None = None
+    tflite_top1: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify(
+    model: keras.Model,
+    tflite: str | os.PathLike[str],
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    threads: int = 1,
+) -> VerificationReport:
+    """Compares the decisions of a Keras ensemble and of the file converted from it.
+
+    # Arguments
+        model: the ensemble.
+        tflite: the converted file.
+        images: `[n, height, width, channels]` with values 0..255, n > 0.
+        labels: class indices `[n]`, for accuracies.
+        mean, std: the training data's constants on the scale 0..1.
+        threads: of the interpreter.
+
+    # Raises
+        EnsembleError: if the file belongs to another ensemble (members, classes, input shape,
+            scheme), or there are no images.
+    """
+    view = EnsembleView(model)
+    interpreter = EnsembleInterpreter(tflite, threads=threads)
+    _check_same(view, interpreter, tflite)
+    if not len(images):
+        raise EnsembleError("`images` is empty: give at least one image to compare.")
+    ours = interpreter.predict_logits(images)
+    normalized = ((images / 255.0 - np.asarray(mean)) / np.asarray(std)).astype(np.float32)
+    *logits, probabilities = model.predict([normalized] * len(model.inputs), verbose=0)
+    same = np.stack(logits).argmax(-1) == ours.argmax(-1)
+    keras_classes = probabilities.argmax(-1)
+    our_classes = combine(ours, interpreter.scheme).argmax(-1)
+    return VerificationReport(
+        samples=len(images),
+        member_argmax_agreement=same.mean(axis=1).tolist(),
+        ensemble_argmax_agreement=float((keras_classes == our_classes).mean()),
+        flip_rate=float(1 - same.mean()),
+        keras_top1=None if labels is None else float((keras_classes == labels).mean()),
+        tflite_top1=None if labels is None else float((our_classes == labels).mean()),
+    )
+
+
+def _check_same(
+    view: EnsembleView, interpreter: EnsembleInterpreter, tflite: str | os.PathLike[str]
+) -> None:
+    for name, of_model, of_file in (
+        ("members", view.members, interpreter.max_members),
+        ("classes", view.classes, interpreter.classes),
+        ("scheme", view.scheme.name, interpreter.scheme),
+        ("input shape", tuple(view.model.inputs[0].shape[1:]), interpreter.input_shape),
+    ):
+        if of_model != of_file:
+            raise EnsembleError(
+                f"{str(tflite)!r} was converted from another ensemble: {name} {of_file!r} in the "
+                f"file, {of_model!r} in the Keras model. Convert this model first."
+            )
