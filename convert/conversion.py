@@ -10,11 +10,14 @@ from importlib import metadata as package_metadata
 from typing import Any
 
 from convert.flatbuffer import add_metadata, read_model, write_model
+from convert.lce import convert_function
+from convert.member_graph import MemberGraph
 from convert.packing import pack
-from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.ensemble import EnsembleView, build_ensemble
 from larq_ensemble.files import replacing
 from larq_ensemble.keras import keras
 from larq_ensemble.metadata import ENTRY, EnsembleMetadata
+from larq_ensemble.runs import Run
 from larq_ensemble.tflite_file import seal
 
 _TOOLS = ("larq-ensemble", "larq-compute-engine", "tensorflow")
@@ -84,10 +87,6 @@ def convert_ensemble(
     print(report.bytes, report.ratio)
     ```
     """
-    # TensorFlow and the converter are slow to import: only when a conversion is asked for.
-    from convert.lce import convert_function
-    from convert.member_graph import MemberGraph
-
     start = time.perf_counter()
     view = EnsembleView(model)
     graph = MemberGraph(view, mean=mean, std=std)
@@ -114,6 +113,35 @@ def convert_ensemble(
         theory_bytes=description.theory_bytes,
         layout=description.layout,
         seconds=time.perf_counter() - start,
+    )
+
+
+def ensemble_of(run: Run) -> keras.Model:
+    """The trained ensemble of a run; a backbone counts as an ensemble of one.
+
+    # Raises
+        EnsembleError: if the run has not finished or its weights' file is damaged.
+    """
+    if run.config.kind == "ensemble":
+        return run.model
+    return build_ensemble(run.model, 1, jitter=0)
+
+
+def convert_run(run: Run, path: str | os.PathLike[str]) -> ConversionReport:
+    """`convert_ensemble` with everything that a run directory knows.
+
+    # Raises
+        EnsembleError: as `ensemble_of` and `convert_ensemble`.
+    """
+    dataset = run.config.dataset
+    return convert_ensemble(
+        ensemble_of(run),
+        path,
+        mean=dataset["mean"],
+        std=dataset["std"],
+        class_names=dataset["class_names"],
+        dataset=dataset["name"],
+        run_hash=run.digest,
     )
 
 

@@ -116,13 +116,18 @@ def _categories(model: Any) -> dict[int, str]:
             for index, tensor in enumerate(graph.tensors)
             if _size(model, tensor.buffer)
         }
+        # `convert.member_graph` looks up what is the same for all members by a clamped number.
+        clamped = {
+            int(op.outputs[0]) for op in graph.operators if names[op.opcodeIndex] == "MINIMUM"
+        }
         # From the end on, so that a gathered table is filed by what reads the gathered values.
         purpose: dict[int, str] = {}
         for op in reversed(graph.operators):
             name = names[op.opcodeIndex]
             inputs = op.inputs.tolist()
             if name in _PASS_ON or name == "GATHER":
-                default = "member_tables" if name == "GATHER" else "other_constants"
+                own = name == "GATHER" and inputs[1] not in clamped
+                default = "member_tables" if own else "other_constants"
                 purpose.setdefault(inputs[0], purpose.get(int(op.outputs[0]), default))
             elif name == "LceBconv2d":
                 purpose[inputs[1]] = "binary_filters"

@@ -26,10 +26,11 @@ class VerificationReport:
 
     # Arguments
         samples: n, the number of images.
-        member_argmax_agreement: for each member the share of images that it gives the same class.
+        member_argmax_agreement: for each member the share (0..1) of images that both give the
+            same class.
         ensemble_argmax_agreement: the same for the combined prediction.
         flip_rate: the share of all M n decisions of single members that differ.
-        keras_top1, tflite_top1: the ensemble's accuracies, if labels were given.
+        keras_top1, tflite_top1: the ensemble's accuracies in percent, if labels were given.
     """
 
     samples: int
@@ -83,9 +84,13 @@ def verify(
         member_argmax_agreement=same.mean(axis=1).tolist(),
         ensemble_argmax_agreement=float((keras_classes == our_classes).mean()),
         flip_rate=float(1 - same.mean()),
-        keras_top1=None if labels is None else float((keras_classes == labels).mean()),
-        tflite_top1=None if labels is None else float((our_classes == labels).mean()),
+        keras_top1=_top1(keras_classes, labels),
+        tflite_top1=_top1(our_classes, labels),
     )
+
+
+def _top1(classes: np.ndarray, labels: np.ndarray | None) -> float | None:
+    return None if labels is None else 100 * float((classes == labels).mean())
 
 
 def _check_same(
