@@ -1,0 +1,112 @@
+"""Small ensembles whose members differ a lot, converted once for all tests."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert.conversion import ConversionReport, convert_ensemble
+from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.keras import keras, lq
+from larq_ensemble.models.keras_layers import KerasLayers
+from larq_ensemble.models.resnet import resnet
+
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+
+
+def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
+    """Random batch norm and activation parameters: members that a mix-up would betray."""
+    draw = np.random.default_rng(seed)
+    value = {
+        "gamma": lambda shape: draw.normal(1, 0.4, shape),
+        "beta": lambda shape: draw.normal(0, 0.5, shape),
+        "moving_mean": lambda shape: draw.normal(0, 0.5, shape),
+        "moving_variance": lambda shape: draw.uniform(0.3, 2, shape),
+        "alpha": lambda shape: draw.uniform(-0.3, 0.6, shape),
+        "bias": lambda shape: draw.normal(0, 0.3, shape),
+    }
+    for weight in model.weights:
+        kind = weight.name.split("/")[-1].split(":")[0]
+        if kind in value:
+            weight.assign(value[kind](weight.shape))
+        elif weight.name.startswith("member_"):
+            weight.assign(draw.normal(0, 0.3, weight.shape))
+    return model
+
+
+def small_backbone(size: int = 16, widths: tuple[int, ...] = (8, 16)) -> keras.Model:
+    """The paper's network with one block a stage."""
+    inputs = keras.Input((size, size, 3))
+    outputs = resnet(
+        KerasLayers(), inputs, classes=7, dropout=0.5, stages=widths, blocks=[1] * len(widths)
+    )
+    return keras.Model(inputs, outputs)
+
+
+def small_ensemble(members: int, **options: Any) -> keras.Model:
+    return randomized(build_ensemble(small_backbone(), members, **options))
+
+
+def foreign_backbone() -> keras.Model:
+    """What a Larq user may have: one-padding, max pooling, ReLU, norms without scale, Flatten."""
+    binary = {
+        "input_quantizer": "ste_sign",
+        "kernel_quantizer": "ste_sign",
+        "kernel_constraint": "weight_clip",
+        "use_bias": False,
+    }
+    inputs = keras.Input((12, 10, 1))
+    x = keras.layers.Conv2D(32, 3, padding="valid", use_bias=True, name="first")(inputs)
+    x = keras.layers.MaxPooling2D(2, name="pool")(x)
+    x = keras.layers.BatchNormalization(scale=False, name="norm_a")(x)
+    x = lq.layers.QuantConv2D(32, 3, padding="same", pad_values=1, name="binary_a", **binary)(x)
+    x = keras.layers.ReLU(name="relu")(x)
+    x = keras.layers.BatchNormalization(center=False, name="norm_b")(x)
+    y = lq.layers.QuantConv2D(32, 3, padding="same", pad_values=1, name="binary_b", **binary)(x)
+    y = keras.layers.PReLU(shared_axes=[1, 2], name="prelu_channels")(y)
+    x = keras.layers.PReLU(name="prelu_all")(x + y)
+    x = keras.layers.Flatten(name="flatten")(x)
+    x = lq.layers.QuantDense(16, name="dense")(x)
+    x = keras.layers.Dropout(0.5, name="dropout")(x)
+    return keras.Model(inputs, keras.layers.Dense(5, activation="softmax", name="logits")(x))
+
+
+@dataclass(frozen=True)
+class Converted:
+    model: keras.Model
+    path: Path
+    report: ConversionReport
+
+    def logits(self, images: np.ndarray) -> list[np.ndarray]:
+        """Keras's logits of each member, from raw pixels."""
+        channels = images.shape[-1]
+        normalized = (images / 255 - MEAN[:channels]) / STD[:channels]
+        return self.model.predict(normalized.astype(np.float32), verbose=0)[:-1]
+
+
+def converted(model: keras.Model, folder: Path, **options: Any) -> Converted:
+    channels = model.inputs[0].shape[-1]
+    path = folder / "ensemble.tflite"
+    report = convert_ensemble(model, path, mean=MEAN[:channels], std=STD[:channels], **options)
+    return Converted(model, path, report)
+
+
+def pixels(n: int, shape: tuple[int, int, int], seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), np.uint8)
+
+
+@pytest.fixture(scope="session")
+def fusion(tmp_path_factory: pytest.TempPathFactory) -> Converted:
+    """Three members of a small residual network; the shared instance must not be changed."""
+    names = [f"class {i}" for i in range(7)]
+    return converted(
+        small_ensemble(3), tmp_path_factory.mktemp("fusion"), class_names=names, dataset="test"
+    )

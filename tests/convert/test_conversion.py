@@ -1,0 +1,199 @@
+"""The converted file computes what each Keras member computes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from convert import member_graph
+from convert.conversion import convert_ensemble
+from convert.flatbuffer import operator_names, read_model, schema
+from convert.inspection import inspect_file
+from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, lq
+from larq_ensemble.models import build_model
+from larq_ensemble.runtime import EnsembleInterpreter
+
+from .conftest import (
+    MEAN,
+    STD,
+    Converted,
+    converted,
+    foreign_backbone,
+    pixels,
+    randomized,
+    small_backbone,
+    small_ensemble,
+)
+
+
+def assert_members_agree(case: Converted, images: np.ndarray, least: float = 0.95) -> None:
+    """Every member decides as its Keras original does, and the originals do differ."""
+    keras_logits = case.logits(images)
+    ours = EnsembleInterpreter(case.path).predict_logits(images)
+    assert ours.shape == (len(keras_logits), len(images), keras_logits[0].shape[-1])
+    for member, (expected, actual) in enumerate(zip(keras_logits, ours, strict=True)):
+        agreement = (expected.argmax(-1) == actual.argmax(-1)).mean()
+        assert agreement >= least, f"member {member}: {agreement}"
+        # A sign that flips changes a few images' logits, never most of them.
+        close = np.isclose(expected, actual, rtol=1e-3, atol=1e-3).all(axis=-1)
+        assert close.mean() > 0.7, f"member {member}: {close.mean()}"
+        for other in keras_logits[:member]:
+            assert not np.allclose(other, expected, atol=0.1)
+
+
+def test_each_member_equals_its_keras_original(fusion: Converted) -> None:
+    assert_members_agree(fusion, pixels(60, (16, 16, 3)))
+
+
+@pytest.mark.parametrize("sharing", ["all_frozen", "c1", "c2"])
+def test_policies_that_share_all_binary_filters(sharing: str, tmp_path) -> None:
+    case = converted(small_ensemble(2, sharing=sharing), tmp_path)
+    assert_members_agree(case, pixels(40, (16, 16, 3)))
+    assert inspect_file(case.path).binary_filter_copies == 1
+
+
+@pytest.mark.parametrize("sharing", ["c3", "none"])
+def test_own_binary_filters_are_refused(sharing: str, tmp_path) -> None:
+    with pytest.raises(EnsembleError, match=r"member_0_\w+.*binary filters.*fusion, all_frozen"):
+        converted(small_ensemble(2, sharing=sharing), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_single_member(tmp_path) -> None:
+    assert_members_agree(converted(small_ensemble(1), tmp_path), pixels(40, (16, 16, 3)))
+
+
+def test_foreign_larq_model(tmp_path) -> None:
+    model = randomized(build_ensemble(foreign_backbone(), 2, scheme="voting"))
+    case = converted(model, tmp_path)
+    assert_members_agree(case, pixels(40, (12, 10, 1)))
+    assert inspect_file(case.path).ops["LceBconv2d"] == 2
+
+
+@pytest.mark.parametrize("widths", [(8, 16), (8, 16, 32), (8, 16, 32, 64)])
+def test_maps_smaller_than_the_filter(widths: tuple[int, ...], tmp_path) -> None:
+    """LCE 0.16.0 miscomputes zero-padded binary convolutions of 2x2 and 1x1 inputs."""
+    backbone = small_backbone(size=4, widths=widths)
+    case = converted(randomized(build_ensemble(backbone, 2)), tmp_path)
+    assert_members_agree(case, pixels(40, (4, 4, 3)))
+    assert inspect_file(case.path).ops["LceBconv2d"] == 2 * len(widths)
+
+
+def test_independent_inputs(tmp_path) -> None:
+    model = small_ensemble(2, scheme="bagging", independent_inputs=True, jitter=0.1)
+    case = converted(model, tmp_path)
+    images = pixels(30, (16, 16, 3))
+    normalized = ((images / 255 - MEAN) / STD).astype(np.float32)
+    *expected, _ = model.predict([normalized] * 2, verbose=0)
+    ours = EnsembleInterpreter(case.path).predict_logits(images)
+    assert (np.stack(expected).argmax(-1) == ours.argmax(-1)).mean() >= 0.95
+
+
+def test_own_layer_without_handler_is_named(tmp_path) -> None:
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.DepthwiseConv2D(3, name="odd")(inputs)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    backbone = keras.Model(inputs, keras.layers.Dense(4)(x))
+    model = build_ensemble(backbone, 2, sharing=lambda layer: isinstance(layer, keras.layers.Dense))
+    with pytest.raises(EnsembleError, match=r"'member_0_odd' \(DepthwiseConv2D\).*Handler"):
+        converted(model, tmp_path)
+
+
+def test_a_handler_can_be_registered(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shift(keras.layers.Layer):
+        def build(self, input_shape) -> None:
+            self.shift = self.add_weight(name="bias", shape=input_shape[-1:])
+
+        def call(self, inputs):
+            return inputs + self.shift
+
+    class ShiftHandler(member_graph.Handler):
+        def values(self, layer):
+            return {"shift": layer.shift.numpy()}
+
+        def apply(self, layer, x, rows):
+            return x + rows["shift"]
+
+    monkeypatch.setitem(member_graph.HANDLERS, Shift, ShiftHandler())
+    inputs = keras.Input((16, 16, 3))
+    x = Shift(name="shift")(keras.layers.Conv2D(8, 3, name="conv")(inputs))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    with keras.utils.custom_object_scope({"Shift": Shift}):
+        model = build_ensemble(keras.Model(inputs, keras.layers.Dense(4)(x)), 2)
+    assert_members_agree(converted(randomized(model), tmp_path), pixels(20, (16, 16, 3)))
+
+
+def test_conversion_leaves_the_model_as_it_was(fusion: Converted, tmp_path) -> None:
+    layer = next(layer for layer in fusion.model.layers if isinstance(layer, lq.layers.QuantConv2D))
+    calls = len(layer.inbound_nodes)
+    weights = [weight.numpy() for weight in fusion.model.weights]
+    converted(fusion.model, tmp_path)
+    assert len(layer.inbound_nodes) == calls
+    for before, after in zip(weights, fusion.model.weights, strict=True):
+        np.testing.assert_array_equal(before, after.numpy())
+
+
+def test_one_table_and_one_split(fusion: Converted) -> None:
+    ops = inspect_file(fusion.path).ops
+    # One GATHER for all vectors, one for the linear layers' matrices.
+    assert ops["GATHER"] == 2
+    assert ops["SPLIT_V"] == 1
+
+
+def test_bytes_in_theory_by_hand(tmp_path) -> None:
+    model = build_ensemble(build_model("resnet20", input_shape=(32, 32, 3), classes=100), 4)
+    report = converted(model, tmp_path).report
+    binary = 9 * (6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64) // 8
+    stem_and_shortcuts = 4 * (27 * 16 + 16 * 32 + 32 * 64)
+    filter_scales = 4 * 6 * (16 + 32 + 64)
+    # Three norms a block; the first of a stage is as wide as the stage before; stem, shortcuts.
+    norms = 9 * 16 + (16 + 8 * 32) + (32 + 8 * 64) + 16 + 32 + 64
+    member = 4 * (2 * norms + 27 + 64 * 100 + 100)
+    assert report.theory_bytes == binary + stem_and_shortcuts + filter_scales + 4 * member
+    assert report.theory_bytes == 33_408 + 11_968 + 2_688 + 4 * 34_684
+    assert report.bytes == (tmp_path / "ensemble.tflite").stat().st_size
+    assert report.ratio == report.bytes / report.theory_bytes <= 1.12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": [0.5]}, r"`mean` must hold 3 numbers.*\[0.5\]"),
+        ({"std": [0.1, 0.2, 0.0]}, r"`std` must be positive"),
+        ({"mean": [0.1, float("nan"), 0.2]}, r"`mean` must hold 3 numbers"),
+        ({"class_names": ["only one"]}, r"`class_names` must be 7 strings"),
+    ],
+)
+def test_bad_arguments_write_nothing(fusion: Converted, tmp_path, change, message) -> None:
+    path = tmp_path / "out.tflite"
+    path.write_bytes(b"precious")
+    arguments = {"mean": MEAN, "std": STD, **change}
+    with pytest.raises(EnsembleError, match=message):
+        convert_ensemble(fusion.model, path, **arguments)
+    assert path.read_bytes() == b"precious"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_model_that_is_no_ensemble(tmp_path) -> None:
+    with pytest.raises(EnsembleError, match="not an ensemble"):
+        convert_ensemble(foreign_backbone(), tmp_path / "out.tflite", mean=MEAN, std=STD)
+
+
+def test_constants_are_aligned(fusion: Converted) -> None:
+    model = schema().Model.GetRootAsModel(fusion.path.read_bytes(), 0)
+    buffers = [model.Buffers(index) for index in range(model.BuffersLength())]
+    constants = [buffer.DataAsNumpy() for buffer in buffers if buffer.DataLength()]
+    assert len(constants) > 10
+    # The arrays are views of the bytes that were read, so their addresses tell the offsets.
+    start = np.frombuffer(model._tab.Bytes, np.uint8).ctypes.data
+    assert all((constant.ctypes.data - start) % 16 == 0 for constant in constants)
+
+
+def test_prelus_are_fused(fusion: Converted) -> None:
+    model = read_model(fusion.path.read_bytes())
+    names = operator_names(model)
+    ops = [names[op.opcodeIndex] for op in model.subgraphs[0].operators]
+    assert ops.count("PRELU") == 6
+    assert not {"NEG", "RELU", "SUB"} & set(ops)

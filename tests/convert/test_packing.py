@@ -1,0 +1,127 @@
+"""Packing makes files smaller and changes not one bit of what they compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from convert.flatbuffer import operator_names, read_model, schema, write_model
+from convert.lce import convert_function
+from convert.member_graph import MemberGraph
+from convert.packing import drop_names, drop_unread, fuse_prelu, pack, share_buffers, share_tables
+from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.keras import tf
+from larq_ensemble.runtime import _load_extension
+
+from .conftest import MEAN, STD, pixels, small_ensemble
+
+
+@pytest.fixture(scope="module")
+def raw() -> bytes:
+    """What LCE's converter writes for two members."""
+    graph = MemberGraph(EnsembleView(small_ensemble(2)), mean=MEAN, std=STD)
+    return convert_function(graph.signature, graph.shared_variables)
+
+
+def run(data: bytes, images: np.ndarray) -> np.ndarray:
+    """Outputs of both members, with inputs placed by their shapes."""
+    interpreter = _load_extension().LiteInterpreter(data, 1, False, False, False)
+    member_first = interpreter.input_shapes[0] == (1,)
+    outputs = []
+    for image in images.astype(np.float32):
+        for member in range(2):
+            inputs = [np.array([member], np.int32), image[np.newaxis]]
+            outputs.append(interpreter.predict(inputs if member_first else inputs[::-1])[0])
+    return np.concatenate(outputs)
+
+
+def test_every_step_keeps_every_bit_and_saves_bytes(raw: bytes) -> None:
+    images = pixels(5, (16, 16, 3))
+    expected = run(raw, images)
+    assert np.unique(expected, axis=0).shape == expected.shape
+    model = read_model(raw)
+    size = len(raw)
+    for step in (fuse_prelu, drop_unread, drop_names, share_buffers, share_tables):
+        step(model)
+        packed = write_model(model)
+        assert len(packed) < size, step.__name__
+        size = len(packed)
+        assert run(packed, images).tobytes() == expected.tobytes(), step.__name__
+
+
+def test_nothing_is_stored_twice(raw: bytes) -> None:
+    model = read_model(raw)
+    pack(model)
+    packed = write_model(model)
+    again = read_model(packed)
+    contents = [buffer.data.tobytes() for buffer in again.buffers if buffer.data is not None]
+    assert len(contents) == len(set(contents))
+    large = [content for content in contents if len(content) >= 64]
+    assert all(packed.count(content) == 1 for content in large)
+    options = {op.customOptions.tobytes() for op in again.subgraphs[0].operators
+               if op.customOptions is not None and op.customOptions.size}  # fmt: skip
+    assert all(packed.count(option) == 1 for option in options)
+    assert all(tensor.name is None for tensor in again.subgraphs[0].tensors)
+
+
+def test_the_signature_still_names_inputs_and_outputs(raw: bytes) -> None:
+    model = read_model(raw)
+    pack(model)
+    again = read_model(write_model(model))
+    (signature,) = again.signatureDefs
+    tensors = again.subgraphs[0].tensors
+    shapes = {
+        entry.name: tensors[entry.tensorIndex].shape.tolist()
+        for entry in (*signature.inputs, *signature.outputs)
+    }
+    assert shapes == {b"image": [1, 16, 16, 3], b"member": [1], b"logits": [1, 7]}
+
+
+def converted_function(function) -> bytes:
+    spec = tf.TensorSpec([1, 4, 4, 3], tf.float32, name="x")
+    alpha = tf.TensorSpec([3], tf.float32, name="alpha")
+    return convert_function(tf.function(function, input_signature=[spec, alpha]), [])
+
+
+@pytest.mark.parametrize(
+    ("function", "fused"),
+    [
+        (lambda x, a: {"y": tf.nn.relu(x) - a * tf.nn.relu(-x)}, True),
+        (lambda x, a: {"y": tf.nn.relu(x) - tf.nn.relu(-x) * a}, True),
+        (lambda x, a: {"y": a * tf.nn.relu(-x) - tf.nn.relu(x)}, False),
+        (lambda x, a: {"y": tf.nn.relu(x + 1) - a * tf.nn.relu(-x)}, False),
+        # A part of the pattern that is read elsewhere must stay.
+        (lambda x, a: {"y": tf.nn.relu(x) - a * tf.nn.relu(-x), "z": tf.nn.relu(x)}, False),
+    ],
+)
+def test_only_the_prelu_pattern_is_fused(function, fused: bool) -> None:
+    raw = converted_function(function)
+    model = read_model(raw)
+    pack(model)
+    packed = write_model(model)
+    assert ("PRELU" in operator_names(read_model(packed))) == fused
+    draw = np.random.default_rng(0)
+    by_size = {48: draw.normal(size=(1, 4, 4, 3)), 3: draw.normal(size=3)}
+    outputs = []
+    for data in (raw, packed):
+        interpreter = _load_extension().LiteInterpreter(data, 1, False, False, False)
+        inputs = [
+            by_size[int(np.prod(shape))].astype(np.float32) for shape in interpreter.input_shapes
+        ]
+        outputs.append(interpreter.predict(inputs))
+    for before, after in zip(*outputs, strict=True):
+        # Equal but for the sign of a zero: -0.0 + 0.0 = 0.0.
+        np.testing.assert_array_equal(before + 0.0, after + 0.0)
+
+
+def test_unread_operators_are_dropped() -> None:
+    model = read_model(converted_function(lambda x, a: {"y": tf.nn.relu(x) * a}))
+    graph = model.subgraphs[0]
+    used = len(graph.tensors)
+    graph.tensors.append(schema().TensorT())
+    extra = schema().OperatorT()
+    extra.inputs, extra.outputs = np.array([0], np.int32), np.array([used], np.int32)
+    graph.operators.append(extra)
+    drop_unread(model)
+    assert extra not in graph.operators
+    assert len(graph.tensors) == used

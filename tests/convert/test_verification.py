@@ -1,0 +1,79 @@
+"""Verification finds agreement where there is some, and only there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from convert.verification import verify
+from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
+
+from .conftest import MEAN, STD, Converted, converted, pixels, small_backbone, small_ensemble
+
+
+def test_agreement(fusion: Converted) -> None:
+    images = pixels(50, (16, 16, 3))
+    labels = np.zeros(50, int)
+    report = verify(fusion.model, fusion.path, images, labels, mean=MEAN, std=STD)
+    assert report.samples == 50
+    assert len(report.member_argmax_agreement) == 3
+    assert min(report.member_argmax_agreement) >= 0.95
+    assert report.flip_rate == pytest.approx(1 - np.mean(report.member_argmax_agreement))
+    normalized = ((images / 255 - MEAN) / STD).astype(np.float32)
+    classes = fusion.model.predict(normalized, verbose=0)[-1].argmax(-1)
+    assert report.keras_top1 == pytest.approx(100 * (classes == 0).mean())
+    assert abs(report.tflite_top1 - report.keras_top1) <= 4
+
+
+def test_disagreement_is_found(fusion: Converted, tmp_path) -> None:
+    """A file whose members stand in another order than the model's."""
+    swapped = small_ensemble(3)
+    for layer in fusion.model.layers:
+        name = layer.name
+        if name.startswith("member_") and layer.weights:
+            member = int(name.split("_")[1])
+            source = name.replace(f"member_{member}_", f"member_{(member + 1) % 3}_", 1)
+            swapped.get_layer(name).set_weights(fusion.model.get_layer(source).get_weights())
+        elif layer.weights:
+            swapped.get_layer(name).set_weights(layer.get_weights())
+    report = verify(swapped, fusion.path, pixels(50, (16, 16, 3)), mean=MEAN, std=STD)
+    assert max(report.member_argmax_agreement) < 0.8
+    assert report.flip_rate > 0.2
+    # The combination doesn't depend on the order.
+    assert report.ensemble_argmax_agreement >= 0.95
+    assert report.keras_top1 is None
+
+
+def other_classes() -> keras.Model:
+    inputs = keras.Input((16, 16, 3))
+    pooled = keras.layers.GlobalAveragePooling2D()(inputs)
+    return build_ensemble(keras.Model(inputs, keras.layers.Dense(5)(pooled)), 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (lambda: build_ensemble(small_backbone(), 2), "members 3 in the file, 2 in"),
+        (other_classes, "classes 7 in the file, 5 in"),
+        (lambda: build_ensemble(small_backbone(), 3, scheme="voting"), "scheme 'fusion'"),
+        (lambda: build_ensemble(small_backbone(size=20), 3), "input shape"),
+    ],
+)
+def test_another_ensemble(fusion: Converted, model, what: str) -> None:
+    with pytest.raises(EnsembleError, match=what):
+        verify(model(), fusion.path, pixels(1, (16, 16, 3)), mean=MEAN, std=STD)
+
+
+def test_no_images(fusion: Converted) -> None:
+    with pytest.raises(EnsembleError, match="`images` is empty"):
+        verify(fusion.model, fusion.path, pixels(0, (16, 16, 3)), mean=MEAN, std=STD)
+
+
+@pytest.mark.parametrize("scheme", ["voting", "hard_voting", "batch_bagging"])
+def test_schemes_combine_as_keras_does(scheme: str, tmp_path) -> None:
+    case = converted(small_ensemble(3, scheme=scheme), tmp_path)
+    images = pixels(40, (16, 16, 3))
+    report = verify(case.model, case.path, images, mean=MEAN, std=STD)
+    assert report.ensemble_argmax_agreement >= 0.95

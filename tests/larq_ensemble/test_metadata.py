@@ -1,0 +1,103 @@
+"""Metadata survive the trip through JSON, and nothing impossible gets in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.metadata import VERSION, EnsembleMetadata
+
+VALUES: dict[str, Any] = {
+    "scheme": "fusion",
+    "members": 2,
+    "classes": 3,
+    "input_shape": (32, 24, 3),
+    "class_names": ("cat", 'a "quoted" name', "Fähre 🚢"),
+    "dataset": "pets",
+    "run_hash": "ab" * 32,
+    "theory_parts": {"shared_conv": 100, "member_norm": 20},
+    "tools": {"larq-ensemble": "0.1.0"},
+}
+
+
+def test_round_trip() -> None:
+    metadata = EnsembleMetadata(**VALUES)
+    assert EnsembleMetadata.from_json(metadata.to_json()) == metadata
+    assert metadata.theory_bytes == 120
+
+
+def test_the_json_is_plain() -> None:
+    values = json.loads(EnsembleMetadata(**VALUES).to_json())
+    assert values["version"] == VERSION == 1
+    assert values["class_names"][2] == "Fähre 🚢"
+    assert values["theory_bytes"] == 120
+    assert "dataset" not in json.loads(EnsembleMetadata(**{**VALUES, "dataset": None}).to_json())
+
+
+@given(names=st.lists(st.text(), min_size=3, max_size=3))
+def test_any_class_names(names: list[str]) -> None:
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:  # lone surrogates are no text
+        return
+    metadata = EnsembleMetadata(**{**VALUES, "class_names": tuple(names)})
+    assert EnsembleMetadata.from_json(metadata.to_json()).class_names == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("members", 0),
+        ("members", True),
+        ("members", "2"),
+        ("classes", -1),
+        ("input_shape", (32, 32)),
+        ("input_shape", (32, 0, 3)),
+        ("input_shape", 32),
+        ("class_names", ("cat",)),
+        ("class_names", ("cat", "dog", 3)),
+        ("dataset", 5),
+        ("layout", None),
+        ("theory_parts", {"shared_conv": "many"}),
+        ("tools", ["larq"]),
+        ("sha256", 0),
+    ],
+)
+def test_impossible_values(name: str, value: Any) -> None:
+    with pytest.raises(EnsembleError, match=rf"`{name}` must be .*Received: "):
+        EnsembleMetadata(**{**VALUES, name: value})
+    document = {**json.loads(EnsembleMetadata(**VALUES).to_json()), name: value}
+    with pytest.raises(EnsembleError, match=rf"`{name}`"):
+        EnsembleMetadata.from_json(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("scheme", ["nonsense", ["fusion"], None])
+def test_unknown_scheme(scheme: Any) -> None:
+    with pytest.raises(EnsembleError, match=r"Unknown scheme.*fusion"):
+        EnsembleMetadata(**{**VALUES, "scheme": scheme})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[1, 2]", "must be a JSON object"),
+        (b"{}", "lacks classes, input_shape, members, scheme, version"),
+        (b'{"version": 2, "scheme": "of the future"}', "newer larq-ensemble"),
+    ],
+)
+def test_other_json(data: bytes, message: str) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        EnsembleMetadata.from_json(data)
+
+
+def test_unknown_fields_are_ignored() -> None:
+    document = {**json.loads(EnsembleMetadata(**VALUES).to_json()), "colour": "green"}
+    loaded = EnsembleMetadata.from_json(json.dumps(document).encode())
+    assert loaded == EnsembleMetadata(**VALUES)

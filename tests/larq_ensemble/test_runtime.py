@@ -1,0 +1,272 @@
+"""The runtime on a small converted ensemble: results, switches, and every bad input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+from larq_ensemble import runtime
+from larq_ensemble.combine import combine
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime import EnsembleInterpreter
+
+ROOT = Path(__file__).parents[2]
+SHAPE = (12, 10, 3)
+CLASSES = 4
+MEMBERS = 3
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ensemble whose members differ by their random linear layers."""
+    from convert.conversion import convert_ensemble
+    from larq_ensemble.ensemble import build_ensemble
+    from larq_ensemble.keras import keras, lq
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(32, 3, name="stem")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = lq.layers.QuantConv2D(
+        32, 3, input_quantizer="ste_sign", kernel_quantizer="ste_sign",
+        kernel_constraint="weight_clip", name="binary",
+    )(x)  # fmt: skip
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    backbone = keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
+    model = build_ensemble(backbone, MEMBERS, scheme="voting")
+    draw = np.random.default_rng(0)
+    for weight in model.trainable_weights:
+        weight.assign(draw.normal(size=weight.shape))
+    file = tmp_path_factory.mktemp("runtime") / "ensemble.tflite"
+    names = ["ant", "bee", "cat", "dog"]
+    convert_ensemble(model, file, mean=[0.5] * 3, std=[0.25] * 3, class_names=names)
+    return file
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (6, *SHAPE), np.uint8)
+
+
+def test_what_the_file_says(path: Path) -> None:
+    ensemble = EnsembleInterpreter(path)
+    assert ensemble.input_shape == SHAPE
+    assert ensemble.max_members == ensemble.members == MEMBERS
+    assert ensemble.class_names == ("ant", "bee", "cat", "dog")
+    assert ensemble.classes == CLASSES
+    assert ensemble.scheme == "voting"
+
+
+def test_predictions_are_the_combined_logits(path: Path, images: np.ndarray) -> None:
+    ensemble = EnsembleInterpreter(str(path), members=2)
+    logits = ensemble.predict_logits(images)
+    assert logits.shape == (2, 6, CLASSES)
+    probabilities = ensemble.predict(images)
+    assert probabilities.shape == (6, CLASSES)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(probabilities, combine(logits, "voting"))
+
+
+def test_members_change_at_run_time(path: Path, images: np.ndarray) -> None:
+    ensemble = EnsembleInterpreter(path)
+    logits = ensemble.predict_logits(images)
+    assert len({member.tobytes() for member in logits}) == MEMBERS
+    for members in (1, 3, 2, np.int64(1)):
+        ensemble.members = members
+        assert ensemble.members == members
+        np.testing.assert_array_equal(ensemble.predict(images), combine(logits[:members], "voting"))
+        np.testing.assert_array_equal(ensemble.predict_logits(images), logits[:members])
+    # For one call only.
+    assert ensemble.predict_logits(images, members=3).shape[0] == 3
+    assert ensemble.members == 1
+
+
+def test_kinds_of_images(path: Path, images: np.ndarray) -> None:
+    ensemble = EnsembleInterpreter(path, threads=2)
+    expected = ensemble.predict(images)
+    for kind in (np.int64, np.float32, np.float64, np.uint16):
+        np.testing.assert_array_equal(ensemble.predict(images.astype(kind)), expected)
+    np.testing.assert_array_equal(ensemble.predict(images[::2]), expected[::2])
+    np.testing.assert_array_equal(ensemble.predict(images[0]), expected[:1])
+    np.testing.assert_array_equal(ensemble.predict(images.tolist()), expected)
+    assert ensemble.predict(images[:0]).shape == (0, CLASSES)
+
+
+@pytest.mark.parametrize("members", [0, MEMBERS + 1, -1, 1.5, "2", True, None])
+def test_bad_members(path: Path, images: np.ndarray, members: object) -> None:
+    ensemble = EnsembleInterpreter(path, members=2)
+    with pytest.raises(EnsembleError, match=r"`members`.* 1 to 3.*Received: "):
+        ensemble.members = members
+    assert ensemble.members == 2
+    if members is not None:
+        with pytest.raises(EnsembleError, match=r"`members`.*Received: "):
+            EnsembleInterpreter(path, members=members)
+        with pytest.raises(EnsembleError, match=r"`members`.*Received: "):
+            ensemble.predict_logits(images, members=members)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.0, None, True])
+def test_bad_threads(path: Path, threads: object) -> None:
+    with pytest.raises(EnsembleError, match=r"`threads`.*Received: "):
+        EnsembleInterpreter(path, threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 10, 12, 3), np.uint8), r"\[n, 12, 10, 3\]. Received: \[2, 10, 12, 3\]"),
+        (np.zeros((12, 10), np.uint8), "Received"),
+        (np.zeros((1, 1, *SHAPE), np.uint8), "Received"),
+        (np.zeros((1, *SHAPE), bool), "Received: bool"),
+        (np.full((1, *SHAPE), "a"), "Received: <U1"),
+        (np.full((1, *SHAPE), 256), "from 0 to 255.*Received: values from 256 to 256"),
+        (np.full((1, *SHAPE), -0.5), "Received: values from -0.5"),
+        (np.full((1, *SHAPE), np.nan), "Received: values from nan"),
+    ],
+)
+def test_bad_images(path: Path, images: np.ndarray, message: str) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        EnsembleInterpreter(path).predict(images)
+
+
+def test_normalized_images_are_suspicious(path: Path) -> None:
+    ensemble = EnsembleInterpreter(path)
+    with pytest.warns(UserWarning, match="raw pixels"):
+        ensemble.predict(np.full((1, *SHAPE), 0.5, np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ensemble.predict(np.zeros((1, *SHAPE), np.float32))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(EnsembleError, match=r"none\.tflite.*No such file"):
+        EnsembleInterpreter(tmp_path / "none.tflite")
+    with pytest.raises(EnsembleError, match="Can't read the model"):
+        EnsembleInterpreter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "it is empty"), (b"TFL3", "doesn't start"), (b"\x89PNG" * 99, "doesn't start")],
+)
+def test_files_that_are_no_model(tmp_path: Path, content: bytes, reason: str) -> None:
+    file = tmp_path / "other.tflite"
+    file.write_bytes(content)
+    with pytest.raises(EnsembleError, match=rf"other\.tflite.*no \.tflite model.*{reason}"):
+        EnsembleInterpreter(file)
+
+
+def test_a_model_of_other_origin(tmp_path: Path) -> None:
+    from larq_ensemble.keras import keras, tf
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    file = tmp_path / "stock.tflite"
+    file.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    with pytest.raises(EnsembleError, match="no ensemble of this package"):
+        EnsembleInterpreter(file)
+
+
+def test_every_truncation(path: Path, tmp_path: Path) -> None:
+    data = path.read_bytes()
+    file = tmp_path / "short.tflite"
+    lengths = {*range(200), *range(200, len(data), 97), len(data) - 1}
+    for length in lengths:
+        file.write_bytes(data[:length])
+        with pytest.raises(EnsembleError, match=r"short\.tflite"):
+            EnsembleInterpreter(file)
+
+
+def test_every_flipped_bit_is_noticed(path: Path, tmp_path: Path) -> None:
+    """The checksum covers the whole file, so nothing damaged reaches the C++ interpreter."""
+    data = path.read_bytes()
+    file = tmp_path / "flipped.tflite"
+    draw = np.random.default_rng(0)
+    for position in {*range(64), *draw.integers(0, len(data), 300).tolist()}:
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(draw.integers(8))
+        file.write_bytes(damaged)
+        with pytest.raises(EnsembleError):
+            EnsembleInterpreter(file)
+
+
+def test_the_contract_without_tensorflow(path: Path) -> None:
+    program = f"""
+import sys
+import numpy as np
+from larq_ensemble.runtime import EnsembleInterpreter
+
+ensemble = EnsembleInterpreter({str(path)!r}, members=2, threads=1)
+probabilities = ensemble.predict(np.zeros((3, *ensemble.input_shape), np.uint8))
+ensemble.members = 3
+ensemble.predict(np.zeros((3, *ensemble.input_shape), np.uint8))
+assert probabilities.shape == (3, 4) and probabilities.dtype == np.float32
+assert not {{"tensorflow", "keras", "tf_keras", "larq"}} & set(sys.modules)
+# LCE itself can still be imported: its extension must not be loaded a second time.
+from larq_compute_engine.tflite.python import interpreter_wrapper_lite
+print("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+def test_after_lce_was_imported(path: Path) -> None:
+    import larq_compute_engine as lce
+
+    assert lce.testing.Interpreter(path.read_bytes())
+    assert EnsembleInterpreter(path).members == MEMBERS
+
+
+def test_lce_own_interpreter_runs_the_file(path: Path, images: np.ndarray) -> None:
+    import larq_compute_engine as lce
+
+    interpreter = lce.testing.Interpreter(path.read_bytes())
+    inputs = [images.astype(np.float32), np.full((len(images),), 1, np.int32)]
+    if interpreter.input_shapes[0] == (1,):
+        inputs.reverse()
+    try:
+        logits = interpreter.predict(inputs)
+    except RuntimeError:
+        pytest.fail("LCE's own interpreter refuses the file")
+    np.testing.assert_allclose(logits, EnsembleInterpreter(path).predict_logits(images)[1])
+
+
+@pytest.mark.parametrize("missing", ["extension", "package", "numpy 1"])
+def test_without_lce(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing) -> None:
+    monkeypatch.delitem(sys.modules, runtime._EXTENSION, raising=False)
+    if missing == "numpy 1":
+        monkeypatch.setattr(np, "__version__", "2.1.0")
+    else:
+        spec = None
+        if missing == "extension":
+            from importlib.machinery import ModuleSpec
+
+            spec = ModuleSpec("larq_compute_engine", None, is_package=True)
+            spec.submodule_search_locations.append(str(tmp_path))
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    message = "NumPy 1" if missing == "numpy 1" else "not installed"
+    with pytest.raises(EnsembleError, match=message):
+        EnsembleInterpreter(path)
+
+
+def test_the_path_is_read_once(path: Path, tmp_path: Path, images: np.ndarray) -> None:
+    copy = shutil.copy(path, tmp_path / "copy.tflite")
+    ensemble = EnsembleInterpreter(copy)
+    expected = ensemble.predict(images)
+    Path(copy).unlink()
+    np.testing.assert_array_equal(ensemble.predict(images), expected)
