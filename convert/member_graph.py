@@ -17,7 +17,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -164,10 +164,13 @@ class MemberGraph:
         self.shared_variables = [
             weight for layer in view.shared_layers() for weight in layer.weights
         ]
-        for copies in zip(
-            *(view.own_layers(member) for member in range(view.members)), strict=True
-        ):
-            self._add(copies)
+        own = [
+            {layer.name.removeprefix(own_name(member, "")): layer for layer in layers}
+            for member in range(view.members)
+            for layers in [view.own_layers(member)]
+        ]
+        for name in own[0]:
+            self._add([layers[name] for layers in own])
         self.theory_parts = _theory_parts(network, view.members)
         self.signature = tf.function(
             self._logits,
@@ -223,6 +226,8 @@ class MemberGraph:
                 )
             if _is_miscomputed(layer, args[0]):
                 return _one_padded(layer, args[0], zero)
+            if _is_padding_of_strided_convolution(layer):
+                return _padded_in_two_steps(layer, args[0])
             if "training" in inspect.signature(layer.call).parameters:
                 kwargs = {**kwargs, "training": False}
             return layer(*args, **kwargs)
@@ -290,16 +295,17 @@ def _normalization(
     mean: Sequence[float], std: Sequence[float], channels: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scale and offset of `(pixel / 255 - mean) / std`, float32 `[channels]`."""
-    for name, values in (("mean", mean), ("std", std)):
-        array = np.asarray(values, np.float64)
-        if array.shape != (channels,) or not np.isfinite(array).all():
+    constants = {"mean": np.asarray(mean, np.float64), "std": np.asarray(std, np.float64)}
+    for name, values in constants.items():
+        if values.shape != (channels,) or not np.isfinite(values).all():
             raise EnsembleError(
-                f"`{name}` must hold {channels} numbers, one a channel. Received: {values!r}."
+                f"`{name}` must hold {channels} numbers, one a channel. "
+                f"Received: {values.tolist()}."
             )
-    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
-    if (std <= 0).any():
-        raise EnsembleError(f"`std` must be positive. Received: {std.tolist()}.")
-    return (1 / (255 * std)).astype(np.float32), (-mean / std).astype(np.float32)
+    if (constants["std"] <= 0).any():
+        raise EnsembleError(f"`std` must be positive. Received: {list(std)}.")
+    scale, offset = 1 / (255 * constants["std"]), -constants["mean"] / constants["std"]
+    return scale.astype(np.float32), offset.astype(np.float32)
 
 
 def _folded(layer: keras.layers.BatchNormalization) -> Values:
@@ -367,6 +373,24 @@ def _one_padded(layer: lq.layers.QuantConv2D, x: tf.Tensor, zero: tf.Tensor) -> 
     return layer.activation(outputs)
 
 
+def _is_padding_of_strided_convolution(layer: keras.layers.Layer) -> bool:
+    """Whether LCE would get a convolution behind this layer wrong.
+
+    LCE 0.16.0 joins zero padding and a convolution without padding to one with padding "same",
+    also where the stride makes "same" pad other sides.
+    """
+    return isinstance(layer, keras.layers.ZeroPadding2D) and any(
+        isinstance(node.layer, keras.layers.Conv2D) and max(node.layer.strides) > 1
+        for node in layer.outbound_nodes
+    )
+
+
+def _padded_in_two_steps(layer: keras.layers.ZeroPadding2D, x: tf.Tensor) -> tf.Tensor:
+    """Zero padding as two operators, which LCE doesn't join to a convolution."""
+    rows, columns = layer.padding
+    return tf.pad(tf.pad(x, [[0, 0], rows, [0, 0], [0, 0]]), [[0, 0], [0, 0], columns, [0, 0]])
+
+
 def _extents(layer: keras.layers.Conv2D) -> list[int]:
     """Height and width that a dilated filter covers."""
     sizes = zip(layer.kernel_size, layer.dilation_rate, strict=True)
@@ -394,7 +418,7 @@ def _theory_parts(network: keras.Model, members: int) -> dict[str, int]:
     return {name: -(-count // 8) for name, count in bits.items()}
 
 
-def _refuse(layer: keras.layers.Layer, why: str, way_out: str) -> None:
+def _refuse(layer: keras.layers.Layer, why: str, way_out: str) -> NoReturn:
     raise EnsembleError(
         f"Layer {layer.name!r} ({type(layer).__name__}), each member's own, can't be converted: "
         f"{why}. Way out: {way_out}."

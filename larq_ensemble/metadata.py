@@ -131,7 +131,7 @@ class EnsembleMetadata:
                 f"Ensemble metadata must be a JSON object. Received: {type(values).__name__}."
             )
         version = values.get("version")
-        if _is_positive_int(version) and version > VERSION:
+        if isinstance(version, int) and version > VERSION:
             raise EnsembleError(
                 f"The file's metadata is of version {version}, this package reads up to "
                 f"{VERSION}: install a newer larq-ensemble."

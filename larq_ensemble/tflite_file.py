@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,7 +147,7 @@ def _digest_matches(data: bytes, blob: tuple[int, int]) -> bool:
 
 def _metadata_blob(root: _Table) -> tuple[int, int] | None:
     """Start and end of the ensemble's metadata in the file."""
-    buffers = list(root.tables(12))
+    buffers = root.tables(12)
     for entry in root.tables(16):
         if entry.string(4) == ENTRY.encode():
             index = entry.uint32(6)
@@ -164,10 +163,10 @@ def _signature(root: _Table) -> tuple[dict[str, int], dict[str, int]]:
     The converter orders inputs as it likes (`member` often comes first): only the SignatureDef
     ties names to tensors.
     """
-    signature, *_ = root.tables(18) or [None]
-    graph, *_ = root.tables(8) or [None]
-    if signature is None or graph is None:
+    signatures, graphs = root.tables(18), root.tables(8)
+    if not signatures or not graphs:
         raise _OutOfBounds
+    signature, graph = signatures[0], graphs[0]
     sides = []
     for names_slot, tensors_slot in ((4, 6), (6, 8)):
         tensors = graph.uint32s(tensors_slot)
@@ -237,9 +236,6 @@ class _Table:
         return self._read(f"<{(end - start) // 4}I", start)
 
     def tables(self, slot: int) -> list[_Table]:
-        return list(self._tables(slot))
-
-    def _tables(self, slot: int) -> Iterator[_Table]:
         start, end = self.vector(slot, 4)
-        for at in range(start, end, 4):
-            yield _Table(self._data, at + self._read("<I", at)[0])
+        positions = range(start, end, 4)
+        return [_Table(self._data, at + self._read("<I", at)[0]) for at in positions]

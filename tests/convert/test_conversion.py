@@ -81,6 +81,20 @@ def test_maps_smaller_than_the_filter(widths: tuple[int, ...], tmp_path) -> None
     assert inspect_file(case.path).ops["LceBconv2d"] == 2 * len(widths)
 
 
+def test_zero_padding_before_strided_convolutions(tmp_path) -> None:
+    """LCE 0.16.0 takes this for padding="same", which pads other sides of an even input."""
+    inputs = keras.Input((12, 16, 3))
+    x = keras.layers.ZeroPadding2D(1, name="pad_a")(inputs)
+    x = keras.layers.Conv2D(32, 3, strides=2, name="first")(x)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.ZeroPadding2D(1, name="pad_b")(lq.quantizers.SteSign()(x))
+    x = lq.layers.QuantConv2D(16, 3, strides=2, kernel_quantizer="ste_sign", name="second")(x)
+    x = keras.layers.Flatten()(x)
+    model = build_ensemble(keras.Model(inputs, keras.layers.Dense(6)(x)), 2)
+    case = converted(randomized(model), tmp_path)
+    assert_members_agree(case, pixels(30, (12, 16, 3)))
+
+
 def test_independent_inputs(tmp_path) -> None:
     model = small_ensemble(2, scheme="bagging", independent_inputs=True, jitter=0.1)
     case = converted(model, tmp_path)
