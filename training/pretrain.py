@@ -57,7 +57,7 @@ def pretrain(
         RunConfig(
             kind="backbone",
             model=arguments,
-            dataset=dataset.constants(data.data_dir),
+            dataset=dataset.constants(),
             recipe=recipe.to_json(),
             seed=seed,
             data=data.to_json(),
