@@ -127,9 +127,11 @@ class BatchBagging(Scheme):
             drawn = tf.random.stateless_uniform(
                 [members, batch], step_seed, 0, batch, dtype=tf.int32
             )
-            return tf.math.bincount(
+            counts = tf.math.bincount(
                 drawn, minlength=batch, maxlength=batch, dtype=tf.float32, axis=-1
             )
+            # Inside a tf.data function bincount forgets how many rows it has.
+            return tf.ensure_shape(counts, [members, None])
 
         return resample
 
