@@ -1,0 +1,225 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from larq_ensemble.schemes import SCHEMES
+from training.datasets import DATASETS, Augmentation, Split
+from training.pipeline import evaluation_batches, training_batches
+
+DIGITS = DATASETS["digits"]
+PLAIN = dataclasses.replace(DIGITS, augmentation=Augmentation())
+
+
+def numbered(count: int) -> Split:
+    """Images of one pixel value each, its own, which is its label too."""
+    values = np.arange(count)
+    images = np.broadcast_to(values[:, None, None, None], (count, 8, 8, 1)).astype(np.uint8)
+    return Split(images, values.astype(np.int32))
+
+
+def noise(count: int, shape: tuple[int, int, int]) -> Split:
+    images = np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+    return Split(images, np.arange(count, dtype=np.int32))
+
+
+def numbers_of(x: np.ndarray) -> np.ndarray:
+    """The pixel values of unaugmented `numbered` images."""
+    pixels = (x[:, 0, 0, 0] * DIGITS.std[0] + DIGITS.mean[0]) * 255
+    np.testing.assert_allclose(pixels, np.round(pixels), atol=1e-3)
+    return np.round(pixels).astype(int)
+
+
+def elements(batches) -> list:
+    return list(batches.stream.as_numpy_iterator())
+
+
+def test_the_seed_alone_decides_the_batches():
+    data = noise(20, (8, 8, 1))
+    once, again, other = (
+        elements(training_batches(data, DIGITS, batch_size=6, epochs=2, seed=seed))
+        for seed in (5, 5, 6)
+    )
+    assert len(once) == len(again) == 6
+    for (x, y), (x_again, y_again) in zip(once, again):
+        assert np.array_equal(x, x_again)
+        assert np.array_equal(y, y_again)
+    assert any(not np.array_equal(a[1], b[1]) for a, b in zip(once, other))
+
+
+def test_every_epoch_visits_each_image_at_most_once_in_a_new_order():
+    batches = training_batches(numbered(50), PLAIN, batch_size=16, epochs=4, seed=1)
+    assert batches.steps_per_epoch == 3
+    orders = []
+    for epoch in range(4):
+        steps = elements(batches)[3 * epoch : 3 * epoch + 3]
+        labels = np.concatenate([y for _, y in steps])
+        assert np.array_equal(numbers_of(np.concatenate([x for x, _ in steps])), labels)
+        assert len(labels) == len(set(labels.tolist())) == 48
+        orders.append(labels.tolist())
+    assert len({tuple(order) for order in orders}) == 4
+    # The two that one epoch drops come back in another.
+    assert set().union(*orders) == set(range(50))
+
+
+def test_a_batch_larger_than_the_data_is_all_of_them():
+    batches = training_batches(numbered(10), PLAIN, batch_size=64, epochs=1)
+    ((_, labels),) = elements(batches)
+    assert batches.steps_per_epoch == 1
+    assert sorted(labels) == list(range(10))
+
+
+@pytest.mark.parametrize(("name", "shape"), [("digits", (8, 8, 1)), ("cifar100", (32, 32, 3))])
+def test_augmented_images_are_padded_crops_and_flips_each_with_its_own_draw(name, shape):
+    dataset = DATASETS[name]
+    pad, flip = dataset.augmentation.pad, dataset.augmentation.flip
+    assert (pad, flip) == {"digits": (1, False), "cifar100": (4, True)}[name]
+    data = noise(300, shape)
+    height, width, _ = shape
+    # Black pixels, so zeros before normalization, come in from outside.
+    padded = np.pad(data.images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
+    drawn = []
+    for x, y in elements(training_batches(data, dataset, batch_size=150, epochs=2, seed=0)):
+        for image, label in zip(x, y):
+            matches = []
+            for row in range(2 * pad + 1):
+                for column in range(2 * pad + 1):
+                    crop = padded[label, row : row + height, column : column + width]
+                    for mirrored in (False, True)[: 1 + flip]:
+                        candidate = dataset.normalize(crop[:, ::-1] if mirrored else crop)
+                        if np.allclose(image[:3, :3], candidate[:3, :3], atol=1e-5) and np.allclose(
+                            image, candidate, atol=1e-5
+                        ):
+                            matches.append((row, column, mirrored))
+            assert len(matches) == 1, f"image {label} is {len(matches)} of its crops"
+            drawn += matches
+    rows, columns, mirrored = map(np.array, zip(*drawn))
+    positions = 2 * pad + 1
+    for offsets in (rows, columns):
+        # 600 draws, each position is expected 600 / positions times.
+        assert np.bincount(offsets, minlength=positions).min() > 300 / positions
+    assert abs(np.corrcoef(rows, columns)[0, 1]) < 0.2
+    assert 0.4 < mirrored.mean() < 0.6 if flip else not mirrored.any()
+    # The second epoch draws anew.
+    assert drawn[:300] != drawn[300:]
+
+
+def test_without_augmentation_training_sees_normalized_originals():
+    data = noise(12, (8, 8, 1))
+    for x, y in elements(training_batches(data, PLAIN, batch_size=4, epochs=1)):
+        assert x.dtype == np.float32
+        np.testing.assert_allclose(x, DIGITS.normalize(data.images[y]), atol=1e-5)
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_a_resumed_stream_is_the_tail_of_the_whole(inputs):
+    arguments = {
+        "batch_size": 8,
+        "epochs": 4,
+        "seed": 2,
+        "inputs": inputs,
+        "outputs": ("member_0", "member_1"),
+        "sample_weights": SCHEMES["batch_bagging"].sample_weights(2, 30, 2),
+    }
+    data = noise(30, (8, 8, 1))
+    whole = elements(training_batches(data, DIGITS, **arguments))
+    tail = elements(training_batches(data, DIGITS, initial_epoch=3, **arguments))
+    assert (len(whole), len(tail)) == (12, 3)
+    for expected, actual in zip(whole[9:], tail):
+        for name in ("member_0", "member_1"):
+            assert np.array_equal(expected[1][name], actual[1][name])
+            assert np.array_equal(expected[2][name], actual[2][name])
+        assert np.array_equal(np.stack(expected[0]), np.stack(actual[0]))
+
+
+def test_independent_inputs_differ_and_carry_their_own_labels():
+    batches = training_batches(
+        numbered(24), PLAIN, batch_size=8, epochs=2, inputs=2, outputs=("member_0", "member_1")
+    )
+    orders = ([], [])
+    for features, targets in elements(batches):
+        assert len(features) == 2
+        for member in range(2):
+            labels = targets[f"member_{member}"]
+            assert np.array_equal(numbers_of(features[member]), labels)
+            orders[member].extend(labels.tolist())
+    for order in orders:
+        assert sorted(order[:24]) == sorted(order[24:]) == list(range(24))
+    assert orders[0] != orders[1]
+    # Nor is one stream the other's, an epoch later.
+    assert orders[0][24:] != orders[1][:24]
+
+
+def test_independent_inputs_are_augmented_independently():
+    data = Split(np.tile(noise(1, (8, 8, 1)).images, (16, 1, 1, 1)), np.zeros(16, np.int32))
+    ((features, _),) = elements(
+        training_batches(
+            data, DIGITS, batch_size=16, epochs=1, inputs=2, outputs=("member_0", "member_1")
+        )
+    )
+    assert not np.array_equal(features[0], features[1])
+
+
+def weights_by_image(batches, outputs) -> dict[str, dict[int, set[float]]]:
+    seen = {name: {} for name in outputs}
+    for _, targets, weights in elements(batches):
+        for name in outputs:
+            for label, weight in zip(targets[name].tolist(), weights[name].tolist()):
+                seen[name].setdefault(label, set()).add(weight)
+    return seen
+
+
+@pytest.mark.parametrize("inputs", [1, 3])
+def test_bagging_weighs_each_image_alike_in_all_epochs(inputs):
+    count, outputs = 60, ("member_0", "member_1", "member_2")
+    batches = training_batches(
+        numbered(count),
+        PLAIN,
+        batch_size=20,
+        epochs=3,
+        inputs=inputs,
+        outputs=outputs,
+        sample_weights=SCHEMES["bagging"].sample_weights(3, count, seed=4),
+    )
+    seen = weights_by_image(batches, outputs)
+    counts = {}
+    for name in outputs:
+        assert sorted(seen[name]) == list(range(count))
+        assert all(len(weights) == 1 for weights in seen[name].values())
+        counts[name] = [next(iter(seen[name][image])) for image in range(count)]
+        assert sum(counts[name]) == count
+        # Drawn with replacement: about 1 / e = 37 % of the images are not drawn.
+        assert 0.2 < np.mean(np.array(counts[name]) == 0) < 0.55
+    assert len({tuple(values) for values in counts.values()}) == 3
+
+
+def test_batch_bagging_resamples_each_batch_anew():
+    outputs = ("member_0", "member_1")
+    batches = training_batches(
+        numbered(32),
+        PLAIN,
+        batch_size=16,
+        epochs=2,
+        outputs=(*outputs, "ensemble"),
+        sample_weights=SCHEMES["batch_bagging"].sample_weights(2, 32, seed=0),
+    )
+    steps = elements(batches)
+    for _, targets, weights in steps:
+        assert set(targets) == {*outputs, "ensemble"}
+        assert set(weights) == set(outputs)
+        for name in outputs:
+            assert weights[name].sum() == 16
+            assert np.array_equal(weights[name], np.round(weights[name]))
+        assert not np.array_equal(weights["member_0"], weights["member_1"])
+    assert len({weights["member_0"].tobytes() for _, _, weights in steps}) == len(steps)
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_evaluation_batches_are_normalized_and_in_order(inputs):
+    data = noise(11, (8, 8, 1))
+    batches = list(evaluation_batches(data, DIGITS, batch_size=4, inputs=inputs))
+    assert [len(y) for _, y in batches] == [4, 4, 3]
+    assert np.array_equal(np.concatenate([y for _, y in batches]), data.labels)
+    for stream in range(inputs):
+        x = np.concatenate([x[stream] if inputs > 1 else x for x, _ in batches])
+        np.testing.assert_allclose(x, DIGITS.normalize(data.images), atol=1e-5)

@@ -1,0 +1,87 @@
+import pytest
+
+from larq_ensemble.errors import EnsembleError, UnknownNameError
+from training.fit import adam
+from training.recipes import RECIPES, Recipe
+
+
+def test_the_papers_values():
+    recipes = RECIPES["paper"](100)
+    pretrain, retrain = recipes.pretrain, recipes.retrain
+    assert (pretrain.epochs, pretrain.lr) == (400, 1e-3)
+    assert (retrain.epochs, retrain.lr) == (200, 1e-2)
+    for recipe in (pretrain, retrain):
+        assert recipe.batch_size == 256
+        assert recipe.end_lr == 0
+        assert (recipe.beta_1, recipe.beta_2) == (0.9, 0.999)
+        assert recipe.dropout == 0.5
+        assert recipe.source
+
+
+def test_the_paper_drops_out_on_100_classes_only():
+    assert RECIPES["paper"](10).pretrain.dropout == 0
+    assert RECIPES["paper"](10).retrain.dropout == 0
+
+
+def test_the_short_recipe_is_short():
+    recipes = RECIPES["short"](100)
+    assert recipes.pretrain.epochs <= 20
+    assert recipes.retrain.epochs <= 10
+
+
+def test_unknown_recipe_lists_the_names():
+    with pytest.raises(UnknownNameError, match=r"recipe 'long'.*paper, short"):
+        RECIPES["long"]
+
+
+def test_override_keeps_the_rest_and_says_so():
+    paper = RECIPES["paper"](100).pretrain
+    changed = paper.override(epochs=3, lr=None, end_lr=1e-5)
+    assert (changed.epochs, changed.lr, changed.end_lr) == (3, 1e-3, 1e-5)
+    assert (changed.batch_size, changed.dropout) == (256, 0.5)
+    assert paper.source in changed.source
+    assert "end_lr, epochs" in changed.source
+    assert paper.override(epochs=None) == paper
+    # A zero is a value, not a missing one.
+    assert paper.override(dropout=0.0, epochs=0).dropout == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", -1),
+        ("batch_size", 0),
+        ("lr", -1e-3),
+        ("lr", float("nan")),
+        ("end_lr", -1.0),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("jitter", -0.1),
+        ("beta_1", 1.0),
+        ("beta_2", 1.5),
+    ],
+)
+def test_invalid_values_name_field_and_value(name, value):
+    with pytest.raises(EnsembleError, match=f"`{name}` must be at least .* got {value}"):
+        RECIPES["paper"](10).retrain.override(**{name: value})
+
+
+def test_json_and_back():
+    recipe = RECIPES["short"](10).retrain.override(jitter=0.2)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_adam_decays_linearly_over_all_steps():
+    recipe = Recipe(
+        epochs=5, batch_size=8, lr=0.1, end_lr=0.02, dropout=0, beta_1=0.8, beta_2=0.99, source=""
+    )
+    optimizer = adam(recipe, steps_per_epoch=20)
+    schedule = optimizer.get_config()["learning_rate"]
+    from larq_ensemble.keras import keras
+
+    rate = keras.optimizers.schedules.deserialize(schedule)
+    for step in (0, 25, 50, 99, 100, 150):
+        share = min(step / 100, 1)
+        assert float(rate(step)) == pytest.approx(0.1 * (1 - share) + 0.02 * share, rel=1e-5)
+    assert (optimizer.beta_1, optimizer.beta_2) == (0.8, 0.99)
+    assert not optimizer.weight_decay
