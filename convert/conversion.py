@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata as package_metadata
+from pathlib import Path
 from typing import Any
 
 from convert.flatbuffer import add_metadata, read_model, write_model
@@ -14,6 +15,7 @@ from convert.lce import convert_function
 from convert.member_graph import MemberGraph
 from convert.packing import pack
 from larq_ensemble.ensemble import EnsembleView, build_ensemble
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import replacing
 from larq_ensemble.keras import keras
 from larq_ensemble.metadata import ENTRY, EnsembleMetadata
@@ -79,7 +81,7 @@ def convert_ensemble(
         Size in bytes, against theory, and duration.
 
     # Raises
-        EnsembleError: if the model is no ensemble or can't be converted.
+        EnsembleError: if the model is no ensemble, can't be converted, or `path` can't be written.
 
     # Example
     ```python
@@ -88,6 +90,8 @@ def convert_ensemble(
     ```
     """
     start = time.perf_counter()
+    if Path(path).is_dir():
+        raise EnsembleError(f"{str(path)!r} is a directory: give the name of a file to write.")
     view = EnsembleView(model)
     graph = MemberGraph(view, mean=mean, std=std)
     description = EnsembleMetadata(

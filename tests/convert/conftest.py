@@ -42,11 +42,13 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
     return model
 
 
-def small_backbone(size: int = 16, widths: tuple[int, ...] = (8, 16)) -> keras.Model:
+def small_backbone(
+    size: int = 16, widths: tuple[int, ...] = (8, 16), channels: int = 3, classes: int = 7
+) -> keras.Model:
     """The paper's network with one block a stage."""
-    inputs = keras.Input((size, size, 3))
+    inputs = keras.Input((size, size, channels))
     outputs = resnet(
-        KerasLayers(), inputs, classes=7, dropout=0.5, stages=widths, blocks=[1] * len(widths)
+        KerasLayers(), inputs, classes=classes, dropout=0.5, stages=widths, blocks=[1] * len(widths)
     )
     return keras.Model(inputs, outputs)
 

@@ -1,0 +1,155 @@
+"""The commands convert, inspect, verify and predict: results, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from larq_ensemble.cli import main
+from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.runs import Run, RunConfig, create_run
+from training.datasets import DATASETS
+
+from .conftest import randomized, small_backbone
+
+
+def saved_run(path: Path, kind: str, members: int = 2) -> Run:
+    """A run directory of an untrained network for the digits."""
+    backbone = small_backbone(size=8, channels=1, classes=10)
+    model = backbone if kind == "backbone" else build_ensemble(backbone, members, scheme="voting")
+    config = RunConfig(
+        kind=kind,
+        model={"name": "small"},
+        dataset=DATASETS["digits"].constants(),
+        recipe={},
+        seed=0,
+    )
+    run = create_run(path, config)
+    run.save_model(randomized(model))
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`run`, its `ensemble.tflite`, and the image `digit.png`."""
+    folder = tmp_path_factory.mktemp("commands")
+    saved_run(folder / "run", "ensemble")
+    assert called("convert", folder / "run", "--out", folder / "ensemble.tflite") == 0
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(folder / "digit.png")
+    return folder
+
+
+def called(*arguments: Any) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return int(stopped.value.code or 0)
+
+
+def result_of(folder: Path, *arguments: Any) -> dict[str, Any]:
+    path = folder / "result.json"
+    assert called(*arguments, "--json", path) == 0
+    return json.loads(path.read_text())
+
+
+def test_convert(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new.tflite"
+    result = result_of(tmp_path, "convert", folder / "run", "--out", out)
+    assert {"bytes", "theory_bytes", "ratio", "layout", "seconds"} <= result.keys()
+    assert result["bytes"] == out.stat().st_size
+    assert result["ratio"] == result["bytes"] / result["theory_bytes"]
+    assert result["layout"] == "indexed"
+    # Nothing in the file depends on when or where it was converted.
+    assert out.read_bytes() == (folder / "ensemble.tflite").read_bytes()
+
+
+def test_a_backbone_becomes_an_ensemble_of_one(tmp_path: Path) -> None:
+    saved_run(tmp_path / "run", "backbone")
+    out = tmp_path / "single.tflite"
+    assert called("convert", tmp_path / "run", "--out", out) == 0
+    assert result_of(tmp_path, "inspect", out)["metadata"]["members"] == 1
+
+
+def test_inspect(folder: Path, tmp_path: Path) -> None:
+    result = result_of(tmp_path, "inspect", folder / "ensemble.tflite")
+    assert sum(result["categories"].values()) == result["bytes"]
+    assert result["metadata"]["dataset"] == "digits"
+    assert result["metadata"]["run_hash"] == Run(folder / "run", None).digest
+    assert result["binary_filter_copies"] == 1
+
+
+def test_verify(folder: Path, tmp_path: Path) -> None:
+    arguments = ["verify", folder / "ensemble.tflite", "--run", folder / "run", "--samples", 50]
+    result = result_of(tmp_path, *arguments)
+    assert result["samples"] == 50
+    assert min(result["member_argmax_agreement"]) >= 0.95
+    assert result["ensemble_argmax_agreement"] >= 0.95
+    assert result["flip_rate"] <= 0.05
+
+
+def test_predict(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = folder / "digit.png"
+    arguments = ["predict", folder / "ensemble.tflite", image, image, "--top", 3]
+    one, two = (result_of(tmp_path, *arguments, "--members", m)["predictions"] for m in (1, 2))
+    assert [prediction["image"] for prediction in one] == [str(image)] * 2
+    assert one[0]["probability"] != two[0]["probability"]
+    probabilities = [choice["probability"] for choice in two[0]["top"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert len(probabilities) == 3
+    assert two[0]["name"] == str(two[0]["class"])
+    assert "digit.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["convert", "{}/none", "--out", "{}/x.tflite"], 1, "No run at"),
+        (["convert", "{}/run"], 2, "--out"),
+        (["convert", "{}/run", "--out", "{}"], 1, "is a directory"),
+        (["inspect", "{}/none.tflite"], 1, "none.tflite"),
+        (["inspect", "{}/digit.png"], 1, "no .tflite model"),
+        (["verify", "{}/ensemble.tflite"], 2, "--run"),
+        (["verify", "{}/digit.png", "--run", "{}/run"], 1, "no .tflite model"),
+        (["verify", "{}/ensemble.tflite", "--run", "{}"], 1, "No run at"),
+        (["verify", "{}/ensemble.tflite", "--run", "{}/run", "--samples", "0"], 2, "--samples"),
+        (["predict", "{}/ensemble.tflite"], 2, "IMAGE"),
+        (["predict", "{}/ensemble.tflite", "{}/none.png"], 1, "none.png"),
+        (["predict", "{}/ensemble.tflite", "{}/run/config.json"], 1, "as an image"),
+        (["predict", "{}/ensemble.tflite", "{}/digit.png", "--members", "0"], 2, "--members"),
+        (["predict", "{}/ensemble.tflite", "{}/digit.png", "--members", "3"], 1, "from 1 to 2"),
+    ],
+)
+def test_errors(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    status: int,
+    message: str,
+) -> None:
+    before = sorted(folder.rglob("*"))
+    assert called(*(argument.format(folder) for argument in arguments)) == status
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("larq-ensemble: error: ")
+    assert message in line
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_another_member_count(folder: Path, tmp_path: Path, capsys) -> None:
+    saved_run(tmp_path / "three", "ensemble", members=3)
+    assert called("verify", folder / "ensemble.tflite", "--run", tmp_path / "three") == 1
+    assert "members 2 in the file, 3 in the Keras model" in capsys.readouterr().err
+
+
+def test_truncated_weights(folder: Path, tmp_path: Path, capsys) -> None:
+    run = saved_run(tmp_path / "run", "ensemble")
+    run.model_path.write_bytes(run.model_path.read_bytes()[:2000])
+    out = tmp_path / "precious.tflite"
+    out.write_bytes(b"precious")
+    assert called("convert", run.path, "--out", out) == 1
+    assert "truncated or damaged" in capsys.readouterr().err
+    assert out.read_bytes() == b"precious"
