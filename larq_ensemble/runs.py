@@ -7,7 +7,7 @@
     checkpoints/    weights, optimizer and random state after each epoch, for `--resume`
     result.json     what the command printed at the end
 
-`model.keras` is written last: a run without it has not finished.
+`model.keras` and then `result.json` are written last: a run without them has not finished.
 """
 
 from __future__ import annotations
@@ -142,6 +142,15 @@ class Run:
 
     def save_result(self, result: dict[str, Any]) -> None:
         write_text(self.result_path, json.dumps(result, indent=2) + "\n")
+
+    def finished_result(self) -> dict[str, Any] | None:
+        """What `save_result` wrote; `None` if training has not finished or its model is damaged."""
+        try:
+            result = json.loads(self.result_path.read_text(encoding="utf-8"))
+            _ = self.model
+        except (OSError, ValueError, EnsembleError):
+            return None
+        return result
 
 
 def create_run(path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:

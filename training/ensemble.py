@@ -7,14 +7,13 @@ from typing import Any
 
 from larq_ensemble.combine import combine
 from larq_ensemble.ensemble import EnsembleView, build_ensemble, compile_arguments, copy_weights
-from larq_ensemble.keras import keras
 from larq_ensemble.metrics import top_k_accuracy
 from larq_ensemble.runs import Run, RunConfig, create_run, package_versions
 from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES, member_output
 from larq_ensemble.sharing import parse_sharing
 from training.datasets import DATASETS, DataOptions
 from training.evaluation import member_logits
-from training.fit import adam, fit
+from training.fit import adam, fit, set_seed
 from training.pipeline import evaluation_batches, training_batches
 from training.pretrain import backbone_top1
 from training.recipes import Recipe
@@ -36,6 +35,8 @@ def train_ensemble(
 ) -> tuple[Run, dict[str, Any]]:
     """Trains M members that share the backbone's frozen layers and writes their run directory.
 
+    With `resume` it returns a run that has finished as it is.
+
     # Arguments
         backbone: the pretrained run; its data set and validation split are used.
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
@@ -49,7 +50,7 @@ def train_ensemble(
         EnsembleError: for unusable values or data, a damaged run, or a taken directory.
     """
     dataset = DATASETS[backbone.config.dataset["name"]]
-    keras.utils.set_random_seed(seed)
+    set_seed(seed, recipe.dropout)
     arguments = {
         "sharing": parse_sharing(sharing),
         "scheme": scheme,
@@ -83,6 +84,8 @@ def train_ensemble(
         ),
         resume=resume,
     )
+    if (finished := run.finished_result()) is not None:
+        return run, finished
     result: dict[str, Any] = {
         "test_top1": None,
         "member_top1": None,

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_text
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run
@@ -27,6 +30,19 @@ def adam(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
     )
 
 
+def set_seed(seed: int, dropout: float) -> None:
+    """Seeds everything that a network is built from; call it before building the network.
+
+    Dropout draws from a variable then, which a checkpoint can hold. By default Keras hides the
+    state of dropout in the graph, from where no resumed training gets it back.
+    """
+    keras.utils.set_random_seed(seed)
+    if dropout:
+        keras.backend.experimental.enable_tf_random_generator()
+    else:
+        keras.backend.experimental.disable_tf_random_generator()
+
+
 def fit(
     model: keras.Model,
     batches_from: Callable[[int], Batches],
@@ -44,19 +60,30 @@ def fit(
     goes on as if nothing had happened.
 
     # Arguments
+        model: built after `set_seed`.
         batches_from: (initial epoch) -> the stream from there.
         validation: evaluated after each epoch.
         run: where logs and checkpoints go.
 
     # Returns
-        `{"initial_epoch", "seconds", "examples_per_step_seconds"}` of this call.
+        `{"initial_epoch", "steps_per_second"}` of this call; `None` steps a second if there was
+        nothing left to train.
+
+    # Raises
+        EnsembleError: if training diverges, or if there are checkpoints and none can be read.
     """
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer, epoch=epoch)
+    # Keras keeps the generators out of what it tracks itself.
+    generators = {
+        layer.name: layer._random_generator for layer in model.layers if getattr(layer, "rate", 0)
+    }
+    checkpoint = tf.train.Checkpoint(
+        model=model, optimizer=model.optimizer, epoch=epoch, dropout=generators
+    )
     manager = tf.train.CheckpointManager(checkpoint, str(run.checkpoints_path), max_to_keep=2)
-    if manager.latest_checkpoint:
+    if manager.checkpoints:
         model.optimizer.build(model.trainable_variables)
-        checkpoint.restore(manager.latest_checkpoint).assert_existing_objects_matched()
+        checkpoint.restore(_last_readable(manager)).assert_existing_objects_matched()
     initial_epoch = int(epoch.numpy())
     _keep_rows(run, initial_epoch)
 
@@ -75,10 +102,10 @@ def fit(
             validation_data=validation,
             verbose=verbose,
             callbacks=[
+                StopWhenDiverged(),
                 LearningRateLogger(),
                 timer,
                 *callbacks,
-                keras.callbacks.TerminateOnNaN(),
                 keras.callbacks.CSVLogger(str(run.log_path), append=True),
                 keras.callbacks.TensorBoard(str(run.tensorboard_path), write_graph=False),
                 keras.callbacks.LambdaCallback(on_epoch_end=save),
@@ -87,8 +114,32 @@ def fit(
     return {"initial_epoch": initial_epoch, "steps_per_second": timer.steps_per_second}
 
 
+class StopWhenDiverged(keras.callbacks.Callback):
+    """Ends training before a loss or a weight that is no finite number reaches a checkpoint.
+
+    # Raises
+        EnsembleError: in the step of such a loss, or at the end of the epoch of such a weight.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if not np.isfinite(logs["loss"]):
+            self._fail(f"the loss is {logs['loss']} at step {batch + 1} of the epoch")
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        for weight in self.model.weights:
+            if not np.isfinite(weight.numpy()).all():
+                self._fail(f"{weight.name!r} holds values that are no finite numbers")
+
+    def _fail(self, reason: str) -> None:
+        rate = float(keras.backend.get_value(self.model.optimizer.learning_rate))
+        raise EnsembleError(
+            f"Training has diverged: {reason}, at a learning rate of {rate:.3g}. "
+            "Train again with a lower --lr and another --out."
+        )
+
+
 class LearningRateLogger(keras.callbacks.Callback):
-    """Adds to each epoch's logs the learning rate and the step count at its end."""
+    """Adds to each epoch's logs the learning rate of its last step and the steps so far."""
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         optimizer = self.model.optimizer
@@ -118,6 +169,22 @@ class EpochTimer(keras.callbacks.Callback):
     @property
     def steps_per_second(self) -> float | None:
         return self._steps / self._seconds if self._steps else None
+
+
+def _last_readable(manager: tf.train.CheckpointManager) -> str:
+    """The newest checkpoint that is whole: a full disk or a crash may have cut off the last."""
+    for path in reversed(manager.checkpoints):
+        try:
+            reader = tf.train.load_checkpoint(path)
+            for name in reader.get_variable_to_shape_map():
+                reader.get_tensor(name)
+        except (tf.errors.OpError, ValueError, IndexError, RuntimeError):
+            continue
+        return path
+    raise EnsembleError(
+        f"None of the checkpoints in {manager.directory!r} can be read: they are truncated or "
+        "damaged. Train again with another --out."
+    )
 
 
 def _keep_rows(run: Run, epochs: int) -> None:

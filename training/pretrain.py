@@ -12,7 +12,7 @@ from larq_ensemble.metrics import top_k_accuracy
 from larq_ensemble.models import build_model
 from larq_ensemble.runs import Run, RunConfig, create_run, package_versions
 from training.datasets import DATASETS, DataOptions, Dataset, Split
-from training.fit import adam, fit
+from training.fit import adam, fit, set_seed
 from training.pipeline import evaluation_batches, training_batches
 from training.recipes import Recipe
 
@@ -30,7 +30,7 @@ def pretrain(
     resume: bool = False,
     verbose: int | str = "auto",
 ) -> tuple[Run, dict[str, Any]]:
-    """Trains a backbone and writes its run directory.
+    """Trains a backbone and writes its run directory; with `resume` returns a finished one.
 
     Validation accuracy is logged after each epoch; the test split is used once, at the end.
 
@@ -42,7 +42,7 @@ def pretrain(
         EnsembleError: for unknown names, unusable values, missing data or a taken directory.
     """
     dataset = DATASETS[dataset_name]
-    keras.utils.set_random_seed(seed)
+    set_seed(seed, recipe.dropout)
     arguments = {
         "name": model_name,
         "input_shape": list(dataset.input_shape),
@@ -65,6 +65,8 @@ def pretrain(
         ),
         resume=resume,
     )
+    if (finished := run.finished_result()) is not None:
+        return run, finished
     result: dict[str, Any] = {
         "test_top1": None,
         "validation_top1": None,

@@ -1,41 +1,118 @@
-"""A network and runs small enough that tracing them, not training them, is what a test costs."""
+"""A network and runs so small that tracing them, not training them, is what a test costs."""
 
+import csv
+import dataclasses
+
+import numpy as np
 import pytest
 
 from larq_ensemble.models import MODELS, Architecture
 from larq_ensemble.models.resnet import resnet
+from training import fit
 from training.datasets import DATASETS, DataOptions
 from training.pretrain import pretrain
 from training.recipes import Recipe
-
-FEW = DataOptions(limit_train=80, limit_test=64)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def tiny():
     """The architecture `tiny`: a ResNet of two blocks, with one shortcut convolution."""
-    entries = MODELS._entries
-    entries["tiny"] = Architecture(resnet, (4, 8), options={"blocks": (1, 1)})
+    MODELS._entries["tiny"] = Architecture(resnet, (4, 8), options={"blocks": (1, 1)})
     yield "tiny"
-    del entries["tiny"]
+    del MODELS._entries["tiny"]
 
 
 @pytest.fixture(scope="session")
 def few():
     """80 training images, of which 8 are held out, and 64 test images."""
-    return FEW
+    return DataOptions(limit_train=80, limit_test=64)
 
 
 @pytest.fixture(scope="session")
-def backbone(tiny, tmp_path_factory):
-    """A backbone pretrained on few digits for three epochs."""
-    recipe = Recipe(epochs=3, batch_size=24, lr=1e-2, dropout=0.0, source="test")
+def recipe():
+    """Three epochs; with `few` each has three steps."""
+    return Recipe(epochs=3, batch_size=24, lr=1e-2, dropout=0.0, source="test")
+
+
+@pytest.fixture(scope="session")
+def backbone(tiny, few, recipe, tmp_path_factory):
+    """A backbone pretrained by `recipe` on `few` digits."""
     out = tmp_path_factory.mktemp("runs") / "backbone"
-    run, _ = pretrain(tiny, "digits", out, recipe=recipe, data=FEW, verbose=0)
-    return run
+    return pretrain(tiny, "digits", out, recipe=recipe, data=few, verbose=0)[0]
 
 
 @pytest.fixture(scope="session")
 def digits():
     """(training, test) data of `digits`."""
     return DATASETS["digits"].read(None)
+
+
+@pytest.fixture
+def no_data(monkeypatch):
+    """Makes reading `digits` an error."""
+
+    def read(data_dir):
+        raise AssertionError("The data were read.")
+
+    unreadable = dataclasses.replace(DATASETS["digits"], read=read)
+    monkeypatch.setitem(DATASETS._entries, "digits", unreadable)
+
+
+@pytest.fixture
+def epochs_begun(monkeypatch):
+    """The epochs that trainings have begun, as a list that grows."""
+    begun = []
+    original = fit.EpochTimer.on_epoch_begin
+
+    def on_epoch_begin(self, epoch, logs=None):
+        begun.append(epoch)
+        original(self, epoch, logs)
+
+    monkeypatch.setattr(fit.EpochTimer, "on_epoch_begin", on_epoch_begin)
+    return begun
+
+
+@pytest.fixture
+def interrupt_at_step(monkeypatch):
+    """A function that makes the training stop as by Ctrl-C after so many steps."""
+    original = fit.EpochTimer.on_train_batch_end
+
+    def arm(step):
+        def on_train_batch_end(self, batch, logs=None):
+            original(self, batch, logs)
+            if int(self.model.optimizer.iterations.numpy()) == step:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(fit.EpochTimer, "on_train_batch_end", on_train_batch_end)
+
+    return arm
+
+
+@pytest.fixture(scope="session")
+def read_log():
+    """A function from a run to the rows of its log.csv, numbers as floats."""
+
+    def read(run):
+        with open(run.path / "log.csv", newline="", encoding="utf-8") as file:
+            return [
+                {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)
+            ]
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def assert_same_training(read_log):
+    """Asserts that two runs had the same steps and rates and, but for rounding, weights."""
+
+    def check(actual, expected):
+        actual_log, expected_log = read_log(actual), read_log(expected)
+        for name in ("epoch", "step", "learning_rate"):
+            assert [row[name] for row in actual_log] == [row[name] for row in expected_log]
+        for row, expected_row in zip(actual_log, expected_log):
+            assert row == pytest.approx(expected_row, rel=1e-3, abs=1e-4)
+        pairs = zip(actual.model.get_weights(), expected.model.get_weights(), strict=True)
+        for weight, expected_weight in pairs:
+            np.testing.assert_allclose(weight, expected_weight, rtol=1e-3, atol=1e-4)
+
+    return check

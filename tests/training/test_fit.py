@@ -1,0 +1,239 @@
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, tf
+from larq_ensemble.runs import load_run
+from training import fit
+from training.datasets import DataOptions
+from training.pretrain import pretrain
+from training.recipes import Recipe
+
+ROOT = Path(__file__).parents[2]
+
+# The command line, with the network of `conftest.py` among its models.
+COMMAND_LINE = """
+from larq_ensemble.cli import main
+from larq_ensemble.models import MODELS, Architecture
+from larq_ensemble.models.resnet import resnet
+MODELS.register("tiny", Architecture(resnet, (4, 8), options={"blocks": (1, 1)}))
+main()
+"""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def unfinished(backbone, tmp_path):
+    """A copy of the backbone's run as if it had been killed after its last checkpoint."""
+    path = tmp_path / "run"
+    shutil.copytree(backbone.path, path)
+    (path / "model.keras").unlink()
+    (path / "result.json").unlink()
+    return path
+
+
+@pytest.fixture
+def resume(tiny, few, recipe):
+    def run(path, **arguments):
+        return pretrain(
+            tiny,
+            "digits",
+            path,
+            **{"recipe": recipe, "data": few, "resume": True, "verbose": 0, **arguments},
+        )
+
+    return run
+
+
+def test_an_interrupted_training_with_dropout_goes_on_as_if_nothing_had_happened(
+    recipe, resume, tmp_path, monkeypatch, epochs_begun, interrupt_at_step, assert_same_training
+):
+    recipe = dataclasses.replace(recipe, epochs=4, dropout=0.4)
+    expected, _ = resume(tmp_path / "expected", recipe=recipe)
+    epochs_begun.clear()
+
+    interrupt_at_step(4)
+    with pytest.raises(KeyboardInterrupt):
+        resume(tmp_path / "run", recipe=recipe)
+    assert epochs_begun == [0, 1]
+    interrupt_at_step(None)
+
+    # This time between a row of the log and the checkpoint of the same epoch.
+    save = tf.train.CheckpointManager.save
+
+    def killed(self, checkpoint_number):
+        if checkpoint_number == 3:
+            raise RuntimeError("killed")
+        return save(self, checkpoint_number=checkpoint_number)
+
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        resume(tmp_path / "run", recipe=recipe)
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", save)
+    assert epochs_begun == [0, 1, 1, 2]
+    assert len((tmp_path / "run" / "log.csv").read_text().split()) == 1 + 3
+    with pytest.raises(EnsembleError, match="training has not finished"):
+        _ = load_run(tmp_path / "run").model
+
+    actual, _ = resume(tmp_path / "run", recipe=recipe)
+    assert epochs_begun == [0, 1, 1, 2, 2, 3]
+    assert_same_training(actual, expected)
+
+
+def test_dropout_differs_from_no_dropout(recipe, resume, read_log, backbone, tmp_path):
+    """Or the test above would say nothing about the state of dropout."""
+    run, _ = resume(tmp_path / "run", recipe=dataclasses.replace(recipe, dropout=0.4))
+    assert read_log(run)[-1]["loss"] != pytest.approx(read_log(backbone)[-1]["loss"], rel=1e-2)
+
+
+def test_a_command_killed_in_mid_epoch_loses_at_most_that_epoch(
+    tiny, tmp_path, epochs_begun, assert_same_training
+):
+    out = tmp_path / "run"
+    settings = {"epochs": 10, "batch-size": 8, "lr": 0.01, "dropout": 0.3}
+    options = [str(item) for name, value in settings.items() for item in (f"--{name}", value)]
+    command = [sys.executable, "-c", COMMAND_LINE, "pretrain", "--model", tiny, *options]
+    command += ["--recipe", "short", "--limit-train", "160", "--limit-test", "32"]
+    command += ["--out", str(out), "--resume"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 200
+    while not list(out.glob("checkpoints/ckpt-3.index")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not (out / "model.keras").exists()
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # Keras names the epochs that it trains, from 1.
+    assert "Epoch 2/10" not in done.stdout
+    assert "Epoch 10/10" in done.stdout
+
+    recipe = Recipe(epochs=10, batch_size=8, lr=0.01, dropout=0.3, source="test")
+    data = DataOptions(limit_train=160, limit_test=32)
+    expected, _ = pretrain(
+        tiny, "digits", tmp_path / "expected", recipe=recipe, data=data, verbose=0
+    )
+    assert_same_training(load_run(out), expected)
+
+
+def damage(path: Path, how: str) -> None:
+    if how == "deleted":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+@pytest.mark.parametrize("how", ["deleted", "truncated"])
+def test_a_damaged_checkpoint_costs_one_more_epoch(
+    unfinished, backbone, resume, epochs_begun, assert_same_training, suffix, how
+):
+    damage(unfinished / "checkpoints" / f"ckpt-3.{suffix}", how)
+    actual, _ = resume(unfinished)
+    assert epochs_begun == [2]
+    assert_same_training(actual, backbone)
+
+
+def test_no_readable_checkpoint_is_one_clear_error(unfinished, resume):
+    for path in unfinished.glob("checkpoints/*.index"):
+        damage(path, "truncated")
+    before = contents(unfinished)
+    with pytest.raises(EnsembleError, match=r"None of the checkpoints in .* another --out"):
+        resume(unfinished)
+    assert contents(unfinished) == before
+
+
+def test_a_finished_run_is_returned_as_it_is(backbone, resume, no_data, epochs_begun, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(backbone.path, path)
+    before = contents(path)
+    run, result = resume(path)
+    assert not epochs_begun
+    assert contents(path) == before
+    assert result["epochs"] == 3
+    assert result["images_per_second"] > 0
+    for weight, expected in zip(run.model.get_weights(), backbone.model.get_weights()):
+        assert np.array_equal(weight, expected)
+
+
+def test_resuming_mends_a_damaged_model_file(backbone, resume, epochs_begun, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(backbone.path, path)
+    damage(path / "model.keras", "truncated")
+    with pytest.raises(EnsembleError, match=r"model.keras' can't be read .*--resume"):
+        _ = load_run(path).model
+    run, _ = resume(path)
+    assert not epochs_begun
+    for weight, expected in zip(run.model.get_weights(), backbone.model.get_weights()):
+        assert np.array_equal(weight, expected)
+
+
+def test_a_training_that_diverges_ends_with_one_clear_error(recipe, resume, tmp_path):
+    with pytest.raises(
+        EnsembleError, match=r"Training has diverged: .* rate of \S+e\+\d+\. .*--lr"
+    ):
+        resume(tmp_path / "run", recipe=dataclasses.replace(recipe, lr=1e25))
+    assert not (tmp_path / "run" / "model.keras").exists()
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert not list(tmp_path.glob("run/checkpoints/ckpt-*"))
+
+
+def test_weights_that_are_no_numbers_reach_no_checkpoint():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="linear")])
+    model.compile("sgd", "mse")
+    callback = fit.StopWhenDiverged()
+    callback.set_model(model)
+    callback.on_train_batch_end(0, {"loss": 1.0})
+    callback.on_epoch_end(0, {"loss": 1.0})
+    with pytest.raises(EnsembleError, match="the loss is inf at step 3 of the epoch"):
+        callback.on_train_batch_end(2, {"loss": np.inf})
+    model.layers[0].kernel.assign([[1.0], [np.nan]])
+    with pytest.raises(EnsembleError, match="linear/kernel"):
+        callback.on_epoch_end(0, {"loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.5}, "recipe.lr = 0.01, not 0.5"),
+        ({"epochs": 9}, "recipe.epochs = 3, not 9"),
+    ],
+)
+def test_resuming_with_other_arguments(backbone, resume, recipe, change, message):
+    before = contents(backbone.path)
+    with pytest.raises(EnsembleError, match=f"was started with {message}"):
+        resume(backbone.path, recipe=dataclasses.replace(recipe, **change))
+    with pytest.raises(EnsembleError, match="started with seed = 0, not 1"):
+        resume(backbone.path, seed=1)
+    assert contents(backbone.path) == before
+
+
+def test_a_taken_directory_is_left_alone(backbone, resume, tmp_path):
+    before = contents(backbone.path)
+    with pytest.raises(EnsembleError, match="holds a run already"):
+        resume(backbone.path, resume=False)
+    assert contents(backbone.path) == before
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(EnsembleError, match="holds other files"):
+        resume(tmp_path)
+    assert contents(tmp_path) == {"notes.txt": b"mine"}

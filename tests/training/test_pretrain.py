@@ -1,0 +1,106 @@
+import json
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import UnknownNameError
+from larq_ensemble.keras import keras, lq
+from larq_ensemble.runs import load_run
+from training.datasets import DATASETS, DataOptions
+from training.pretrain import pretrain
+from training.recipes import Recipe
+
+
+def test_the_run_directory_holds_everything(backbone, recipe):
+    run = load_run(backbone.path, kind="backbone")
+    assert {path.name for path in run.path.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "log.csv",
+        "model.keras",
+        "result.json",
+        "tensorboard",
+    }
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["model"]["name"] == "tiny"
+    assert config["recipe"] == recipe.to_json()
+    assert config["seed"] == 0
+    assert config["data"] == {"validation": 0.1, "limit_train": 80, "limit_test": 64}
+    assert config["dataset"]["classes"] == len(config["dataset"]["class_names"]) == 10
+    assert config["dataset"]["input_shape"] == [8, 8, 1]
+    assert config["dataset"]["mean"] == list(DATASETS["digits"].mean)
+    assert config["versions"]["larq"].startswith("0.")
+    assert list(run.path.glob("tensorboard/train/events*"))
+    assert list(run.path.glob("tensorboard/validation/events*"))
+
+
+def test_log_rows_follow_the_schedule(backbone, read_log):
+    rows = read_log(backbone)
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    # 72 training images in batches of 24.
+    assert [row["step"] for row in rows] == [3, 6, 9]
+    # Each row has the rate of its last step, counted from 0.
+    rates = [row["learning_rate"] for row in rows]
+    assert rates == pytest.approx([1e-2 * (1 - step / 9) for step in (2, 5, 8)], abs=1e-8)
+    assert {"loss", "accuracy", "val_loss", "val_accuracy"} <= rows[0].keys()
+
+
+def test_recorded_accuracies_are_those_of_the_saved_model(backbone, digits, few):
+    dataset = DATASETS["digits"]
+    model = keras.models.load_model(backbone.path / "model.keras")
+    result = json.loads((backbone.path / "result.json").read_text())
+    test = digits[1].first(64)
+    logits = model.predict(dataset.normalize(test.images), verbose=0)
+    assert result["test_top1"] == pytest.approx(100 * np.mean(logits.argmax(1) == test.labels))
+    validation = few.load(dataset, 0).validation
+    logits = model.predict(dataset.normalize(validation.images), verbose=0)
+    expected = 100 * np.mean(logits.argmax(1) == validation.labels)
+    assert result["validation_top1"] == pytest.approx(expected)
+    assert result["epochs"] == 3
+    assert result["images_per_second"] > 0
+
+
+def test_training_learns(tiny, tmp_path):
+    recipe = Recipe(epochs=8, batch_size=32, lr=2e-2, dropout=0.0, source="test")
+    data = DataOptions(limit_train=600, validation=0)
+    run, result = pretrain(tiny, "digits", tmp_path / "run", recipe=recipe, data=data, verbose=0)
+    assert result["validation_top1"] is None
+    assert result["test_top1"] > 25
+    # Binary layers stayed binary: their filters are one value, of either sign.
+    binary = [layer for layer in run.model.layers if isinstance(layer, lq.layers.QuantConv2D)]
+    assert len(binary) == 4
+    for layer in binary:
+        with lq.context.quantized_scope(True):
+            magnitudes = np.abs(layer.get_weights()[0])
+        np.testing.assert_allclose(np.ptp(magnitudes, axis=(0, 1, 2)), 0, atol=1e-6)
+
+
+def test_no_epochs_write_a_run_without_reading_data(tiny, recipe, tmp_path, no_data):
+    run, result = pretrain(
+        tiny, "digits", tmp_path / "run", recipe=recipe.override(epochs=0), seed=7, verbose=0
+    )
+    assert result == {
+        "test_top1": None,
+        "validation_top1": None,
+        "epochs": 0,
+        "images_per_second": None,
+    }
+    again, _ = pretrain(
+        tiny, "digits", tmp_path / "again", recipe=recipe.override(epochs=0), seed=7, verbose=0
+    )
+    assert load_run(run.path).model.count_params() > 0
+    for weight, expected in zip(again.model.get_weights(), run.model.get_weights()):
+        assert np.array_equal(weight, expected)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("resnet99", "digits"), "Unknown model 'resnet99'. Known: .*resnet20"),
+        (("tiny", "mnist"), "Unknown dataset 'mnist'. Known: cifar10, cifar100, digits"),
+    ],
+)
+def test_unknown_names_leave_nothing_behind(names, message, recipe, tmp_path):
+    with pytest.raises(UnknownNameError, match=message):
+        pretrain(*names, tmp_path / "run", recipe=recipe, verbose=0)
+    assert not any(tmp_path.iterdir())
