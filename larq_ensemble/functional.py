@@ -61,7 +61,7 @@ def classifier(model: keras.Model) -> keras.Model:
                 f"{layer.name!r} is a {type(layer).__name__}, but a classifier must end in a "
                 "Dense layer (a softmax may follow)."
             )
-        output = layer.input
+        output = _input_of(output)
     if layer.activation is not keras.activations.linear:
         if layer.activation is not keras.activations.softmax:
             raise EnsembleError(
@@ -70,9 +70,14 @@ def classifier(model: keras.Model) -> keras.Model:
                 "so it must have none or softmax."
             )
         linear = type(layer).from_config({**layer.get_config(), "activation": "linear"})
-        output = linear(layer.input)
+        output = linear(_input_of(output))
         linear.set_weights(layer.get_weights())
     return keras.Model(model.inputs, output, name=model.name)
+
+
+def _input_of(output: Any) -> Any:
+    """What the last layer was called on: `layer.input` is that of its first call anywhere."""
+    return output.node.keras_inputs[0]
 
 
 def _functional(model: Any) -> keras.Model:
@@ -160,13 +165,18 @@ def _is_reference(value: Any, names: set[str]) -> bool:
 
 
 def layer_graph(model: keras.Model) -> LayerGraph:
-    """The layers of a functional model with what a device stores of each."""
+    """The layers of a functional or built sequential model with what a device stores of each.
+
+    # Raises
+        EnsembleError: for a model of another form, with what is wrong with it.
+    """
+    model = _functional(model)
     config = model.get_config()
-    names = {layer["name"] for layer in config["layers"]}
-    inputs = {
-        layer["name"]: tuple(dict.fromkeys(references(layer["inbound_nodes"], names)))
-        for layer in config["layers"]
-    }
+    calls = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
+    names = set(calls)
+    inputs = {name: tuple(dict.fromkeys(references(calls[name], names))) for name in calls}
+    # A layer that is called again may depend on itself, but never by way of first calls alone.
+    first_inputs = {name: tuple(references(calls[name][:1], names)) for name in calls}
     nodes: dict[str, LayerNode] = {}
 
     def visit(name: str) -> None:
@@ -174,7 +184,7 @@ def layer_graph(model: keras.Model) -> LayerGraph:
         stack = [name]
         while stack:
             current = stack[-1]
-            missing = [source for source in inputs[current] if source not in nodes]
+            missing = [source for source in first_inputs[current] if source not in nodes]
             if missing:
                 stack.extend(missing)
                 continue
@@ -182,8 +192,8 @@ def layer_graph(model: keras.Model) -> LayerGraph:
             if current not in nodes:
                 nodes[current] = _layer_node(model.get_layer(current), inputs[current])
 
-    for output in config["output_layers"]:
-        visit(output[0])
+    for name in calls:
+        visit(name)
     return LayerGraph(nodes.values())
 
 

@@ -94,7 +94,7 @@ class LayerGraph:
     """The layers of a single-input, single-output network, in topological order.
 
     # Arguments
-        layers: every layer after those that feed it; the last one is the output.
+        layers: every layer after those that feed its first call.
     """
 
     def __init__(self, layers: Iterable[LayerNode]) -> None:
@@ -136,7 +136,8 @@ class LayerGraph:
         for layer in self:
             found: dict[str, None] = {}
             for name in layer.inputs:
-                found.update(before[name])
+                # What feeds only a later call of a layer may come after it.
+                found.update(before.get(name, {}))
                 if self[name].kind is Kind.CONV:
                     found[name] = None
             before[layer.name] = found
