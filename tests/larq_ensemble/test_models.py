@@ -1,0 +1,242 @@
+"""XNOR-ResNet-20: its formulas recomputed in NumPy, its order of layers, its sizes by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.models import MODELS, build_model, trace_model
+from larq_ensemble.models.keras_layers import KerasLayers
+from larq_ensemble.models.resnet import residual_block
+
+from .conftest import randomize
+
+
+def sign(x: np.ndarray) -> np.ndarray:
+    """Eq. 2 of the paper: +1 at zero."""
+    return np.where(x >= 0, 1.0, -1.0)
+
+
+def conv(x: np.ndarray, kernel: np.ndarray, strides: int, padding: float) -> np.ndarray:
+    """Cross-correlation with TensorFlow's "same" padding, one position at a time."""
+    size = kernel.shape[0]
+    height = -(-x.shape[1] // strides)
+    total = max((height - 1) * strides + size - x.shape[1], 0)
+    pads = [(0, 0), (total // 2, total - total // 2), (total // 2, total - total // 2), (0, 0)]
+    x = np.pad(x, pads, constant_values=padding)
+    out = np.zeros((x.shape[0], height, height, kernel.shape[3]))
+    for row in range(height):
+        for column in range(height):
+            top, left = row * strides, column * strides
+            patch = x[:, top : top + size, left : left + size]
+            out[:, row, column] = np.einsum("nhwc,hwcf->nf", patch, kernel)
+    return out
+
+
+def binary_conv(x: np.ndarray, kernel: np.ndarray, strides: int, padding: float) -> np.ndarray:
+    scale = np.abs(kernel).mean(axis=(0, 1, 2))
+    return conv(sign(x), scale * sign(kernel), strides, padding)
+
+
+def norm(x: np.ndarray, gamma, beta, mean, variance) -> np.ndarray:
+    return gamma * (x - mean) / np.sqrt(variance + 1e-5) + beta
+
+
+def prelu(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0) + slope * np.minimum(x, 0)
+
+
+def halves(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Multiples of 0.5 from -1.5 to 1.5, many of them zero: sums are exact."""
+    return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float32) / 2
+
+
+@pytest.mark.parametrize("padding", [0.0, 1.0])
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("size", [6, 5])
+def test_binary_convolution(padding: float, strides: int, size: int) -> None:
+    """Zeros in both inputs and weights: sign(0) = +1 shows; borders: the padding shows."""
+    x, kernel = halves((2, size, size, 3), 0), halves((3, 3, 3, 4), 1)
+    assert (x == 0).any()
+    assert (kernel == 0).any()
+    inputs = keras.Input((size, size, 3))
+    outputs = KerasLayers(pad_values=padding).binary_conv(inputs, 4, 3, strides=strides, name="a")
+    model = keras.Model(inputs, outputs)
+    model.set_weights([kernel])
+    expected = binary_conv(x, kernel, strides, padding)
+    np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-6, atol=1e-6)
+    assert not np.allclose(expected, binary_conv(x, kernel, strides, 1 - padding))
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_residual_block(binary: bool, strides: int) -> None:
+    """Fig. 1B: (BN, sign, binary conv, PReLU) twice, BN, plus shortcut, PReLU."""
+    filters = 3 * strides
+    inputs = keras.Input((6, 6, 3))
+    outputs = residual_block(KerasLayers(binary=binary), inputs, filters, strides=strides, name="b")
+    model = randomize(keras.Model(inputs, outputs), seed=strides)
+    x = halves((2, 6, 6, 3), 2)
+
+    def weights(name: str) -> list[np.ndarray]:
+        return [value.astype(np.float64) for value in model.get_layer(f"b_{name}").get_weights()]
+
+    def main_conv(value: np.ndarray, name: str, step: int) -> np.ndarray:
+        function = binary_conv if binary else conv
+        return function(value, *weights(name), step, 0.0)
+
+    y = norm(x, *weights("bn1"))
+    y = prelu(main_conv(y, "conv1", strides), *weights("prelu1"))
+    y = norm(y, *weights("bn2"))
+    y = prelu(main_conv(y, "conv2", 1), *weights("prelu2"))
+    y = norm(y, *weights("bn3"))
+    shortcut = x
+    if strides == 2:
+        shortcut = norm(conv(x, *weights("shortcut_conv"), 2, 0.0), *weights("shortcut_bn"))
+    expected = prelu(y + shortcut, *weights("prelu3"))
+    np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_straight_through_estimators() -> None:
+    """Eq. 5: the gradient of sign is 1 within [-1, 1], else 0; the scale is held constant.
+
+    On an image of one pixel only the kernel's centre takes part.
+    """
+    x = np.array([-2, -1, -0.5, 0, 0.5, 1, 1.5], np.float32).reshape(1, 1, 1, 7)
+    kernel = np.random.default_rng(0).normal(0, 1, (3, 3, 7, 2)).astype(np.float32)
+    centre = kernel[1, 1]
+    assert (np.abs(centre) > 1).any()
+    inputs = keras.Input((1, 1, 7))
+    layer_model = keras.Model(inputs, KerasLayers().binary_conv(inputs, 2, 3, name="a"))
+    layer_model.set_weights([kernel])
+    image = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        # Different weights for the two filters, so that their gradients can be told apart.
+        value = tf.reduce_sum(layer_model(image) * [1.0, 3.0])
+    of_image, of_kernel = tape.gradient(value, [image, layer_model.trainable_weights[0]])
+
+    outer = np.array([1.0, 3.0]) * np.abs(kernel).mean(axis=(0, 1, 2))
+    passes = np.abs(x[0, 0, 0]) <= 1
+    np.testing.assert_allclose(of_image[0, 0, 0], passes * (sign(centre) @ outer), rtol=1e-5)
+    expected = np.zeros_like(kernel)
+    expected[1, 1] = (np.abs(centre) <= 1) * sign(x[0, 0, 0])[:, np.newaxis] * outer
+    np.testing.assert_allclose(of_kernel, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_latent_weights_are_kept_where_gradients_pass(resnet20) -> None:
+    for layer in resnet20.layers:
+        if isinstance(layer, lq.layers.QuantConv2D):
+            np.testing.assert_array_equal(
+                layer.kernel_constraint(tf.constant([-3.0, 0.5, 2.0])), [-1, 0.5, 1]
+            )
+
+
+def test_the_order_of_layers(resnet20) -> None:
+    """Stem and norm; nine blocks, the first of stages 2 and 3 with a shortcut; linear at the end.
+
+    Main path only: the names of its layers from the output back to the image.
+    """
+    order = []
+    tensor = resnet20.output
+    while True:
+        node = tensor.node
+        order.append((type(node.layer).__name__, node.layer.name))
+        if not node.keras_inputs:
+            break
+        tensor = node.keras_inputs[0]
+    half = ["BatchNormalization", "QuantConv2D", "PReLU"]
+    block = [*half, *half, "BatchNormalization", "Add", "PReLU"]
+    assert [kind for kind, _ in reversed(order)] == [
+        "InputLayer",
+        "Conv2D",
+        "BatchNormalization",
+        *block * 9,
+        "GlobalAveragePooling2D",
+        "Dropout",
+        "Dense",
+    ]
+    shortcuts = [layer for layer in resnet20.layers if layer.name.endswith("shortcut_conv")]
+    assert [layer.name for layer in shortcuts] == [
+        "layer2_0_shortcut_conv",
+        "layer3_0_shortcut_conv",
+    ]
+    for layer in shortcuts:
+        assert type(layer) is keras.layers.Conv2D
+        assert (layer.kernel_size, layer.strides) == ((1, 1), (2, 2))
+    adds = [layer for layer in resnet20.layers if isinstance(layer, keras.layers.Add)]
+    assert [layer.output_shape[1:] for layer in adds] == [
+        *[(8, 8, 4)] * 3,
+        *[(4, 4, 8)] * 3,
+        *[(2, 2, 16)] * 3,
+    ]
+
+
+def test_larq_summary_counts_the_paper_weights() -> None:
+    """At full width, by hand: stages of 16, 32 and 64 channels, 100 classes."""
+    model = build_model("resnet20", input_shape=(32, 32, 3), classes=100)
+    binary = 6 * 9 * 16**2 + 9 * 16 * 32 + 5 * 9 * 32**2 + 9 * 32 * 64 + 5 * 9 * 64**2
+    real = 9 * 3 * 16 + 16 * 32 + 32 * 64 + 64 * 100 + 100
+    norm_channels = 16 + 9 * 16 + (16 + 8 * 32 + 32) + (32 + 8 * 64 + 64)
+    lines: list[str] = []
+    lq.models.summary(model, print_fn=lines.append)
+    text = "\n".join(lines)
+    total = next(line for line in text.splitlines() if line.startswith("| Total  ")).split()
+    # Larq counts two values a channel of a batch norm, and Keras four.
+    assert [int(total[2]), int(total[3])] == [binary, real + 2 * norm_channels + 27]
+    assert model.count_params() == binary + real + 4 * norm_channels + 27
+    assert model.input_shape == (None, 32, 32, 3)
+    assert model.output_shape == (None, 100)
+
+
+def test_the_twin_differs_in_binarization_only(resnet20) -> None:
+    twin = build_model("resnet20_real", input_shape=(8, 8, 3), classes=10, width=0.25)
+    assert [layer.name for layer in twin.layers] == [layer.name for layer in resnet20.layers]
+    assert twin.count_params() == resnet20.count_params()
+    assert not any(isinstance(layer, lq.layers.QuantConv2D) for layer in twin.layers)
+
+
+@pytest.mark.parametrize("shape", [(9, 7, 1), (28, 28, 1)])
+def test_any_input_size(shape: tuple[int, int, int]) -> None:
+    model = build_model("resnet20", input_shape=shape, classes=4, width=0.125)
+    image = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+    assert model(image).shape == (2, 4)
+
+
+def test_parameters_reach_their_layers() -> None:
+    model = build_model(
+        "resnet20", input_shape=(4, 4, 1), classes=4, width=0.125, dropout=0.3, pad_values=1
+    )
+    assert model.get_layer("dropout").rate == 0.3
+    binary = [layer for layer in model.layers if isinstance(layer, lq.layers.QuantConv2D)]
+    assert len(binary) == 18
+    assert {layer.pad_values for layer in binary} == {1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_shape": (8, 8)}, r"`input_shape` must be three positive sizes .*\(8, 8\)"),
+        ({"input_shape": (8, 0, 3)}, r"`input_shape` must be three positive sizes"),
+        ({"classes": 1}, "`classes` must be at least 2, got 1"),
+        ({"dropout": 1.0}, r"`dropout` must be at least 0 and below 1, got 1\.0"),
+        ({"pad_values": 0.5}, r"`pad_values` must be 0 or 1, got 0\.5"),
+        ({"width": 0.01}, r"`width` 0\.01 leaves a stage without channels"),
+    ],
+)
+def test_sizes_that_cannot_be(arguments: dict, message: str) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        build_model("resnet20", **{"input_shape": (8, 8, 3), "classes": 3, **arguments})
+
+
+def test_unknown_models_list_the_known_ones() -> None:
+    assert list(MODELS) == ["resnet20", "resnet20_real"]
+    for build in (
+        lambda: build_model("resnet", input_shape=(8, 8, 3), classes=3),
+        lambda: trace_model("resnet", classes=3),
+    ):
+        with pytest.raises(UnknownNameError) as error:
+            build()
+        assert str(error.value) == "Unknown model 'resnet'. Known: resnet20, resnet20_real."

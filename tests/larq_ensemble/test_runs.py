@@ -1,0 +1,167 @@
+"""Run directories: what comes back, and what each kind of damage says."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runs import RunConfig, create_run, load_run, package_versions
+
+from .conftest import images
+
+CONFIG = RunConfig(
+    kind="backbone",
+    model={"name": "tiny", "input_shape": (8, 8, 3)},
+    dataset={"name": "none", "classes": 3},
+    recipe={"epochs": 2, "lr": 0.1},
+    seed=5,
+    versions={"larq": "0"},
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, tiny) -> Path:
+    """A finished run; not to be changed."""
+    run = create_run(tmp_path_factory.mktemp("runs") / "run", CONFIG)
+    run.save_model(tiny)
+    run.save_result({"test_top1": 1.5})
+    return run.path
+
+
+def copy_of(run: Path, target: Path) -> Path:
+    target.mkdir()
+    for file in run.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
+
+
+def test_a_run_comes_back(saved: Path, tiny) -> None:
+    run = load_run(saved)
+    assert run.config.to_json() == json.loads(json.dumps(CONFIG.to_json()))
+    np.testing.assert_array_equal(run.model(images()), tiny(images()))
+    assert run.model is run.model
+    assert json.loads(run.result_path.read_text()) == {"test_top1": 1.5}
+    assert run.digest == hashlib.sha256((saved / "model.keras").read_bytes()).hexdigest()
+    assert sorted(file.name for file in saved.iterdir()) == [
+        "config.json",
+        "model.keras",
+        "result.json",
+    ]
+
+
+def test_the_optimizer_is_not_saved(tmp_path, saved: Path) -> None:
+    run = create_run(tmp_path / "run", CONFIG)
+    model = load_run(saved).model
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    run.save_model(model)
+    assert abs(run.model_path.stat().st_size - (saved / "model.keras").stat().st_size) < 1000
+
+
+def test_no_run_there(tmp_path) -> None:
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(EnsembleError, match=r"No run at .*larq-ensemble pretrain"):
+            load_run(path)
+
+
+def test_a_run_of_another_kind(saved: Path) -> None:
+    assert load_run(saved, kind="backbone").config.kind == "backbone"
+    with pytest.raises(
+        EnsembleError, match=r"is of kind 'backbone', but 'ensemble' is needed.*train"
+    ):
+        load_run(saved, kind="ensemble")
+
+
+def test_an_unfinished_run(tmp_path) -> None:
+    run = create_run(tmp_path / "run", CONFIG)
+    with pytest.raises(EnsembleError, match=r"has no model\.keras: .*--resume"):
+        _ = load_run(run.path).model
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
+def test_truncated_weights(tmp_path, saved: Path, kept: float) -> None:
+    path = copy_of(saved, tmp_path / "run") / "model.keras"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
+    with pytest.raises(EnsembleError, match=r"model\.keras' can't be read .*truncated or damaged"):
+        _ = load_run(path.parent).model
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format": 1, "kin', "is not JSON .*truncated or damaged"),
+        ("", "is not JSON"),
+        ("[]", "is not a configuration of format 1"),
+        ('{"format": 2, "kind": "backbone"}', "is not a configuration of format 1"),
+        ('{"format": 1, "kind": "backbone"}', "is no complete configuration"),
+        (json.dumps({**CONFIG.to_json(), "kind": "cat"}), "has kind 'cat', expected one of"),
+    ],
+)
+def test_damaged_configurations(tmp_path, text: str, message: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(EnsembleError, match=message):
+        load_run(tmp_path)
+
+
+def test_a_configuration_that_is_no_text(tmp_path) -> None:
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(EnsembleError, match="is not JSON"):
+        load_run(tmp_path)
+
+
+def test_nothing_is_overwritten(tmp_path, saved: Path) -> None:
+    run = copy_of(saved, tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    with pytest.raises(EnsembleError, match="holds a run already: go on with --resume"):
+        create_run(run, CONFIG)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    for resume in (False, True):
+        with pytest.raises(EnsembleError, match="holds other files"):
+            create_run(tmp_path / "other", CONFIG, resume=resume)
+        with pytest.raises(EnsembleError, match="is a file"):
+            create_run(tmp_path / "other" / "thesis.tex", CONFIG, resume=resume)
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+    assert [file.name for file in (tmp_path / "other").iterdir()] == ["thesis.tex"]
+
+
+def test_an_empty_directory_will_do(tmp_path) -> None:
+    assert load_run(create_run(tmp_path, CONFIG).path).config.seed == 5
+
+
+def test_resuming_with_the_same_arguments(tmp_path) -> None:
+    create_run(tmp_path / "run", CONFIG)
+    newer = dataclasses.replace(CONFIG, versions={"larq": "1"})
+    assert create_run(tmp_path / "run", newer, resume=True).path == tmp_path / "run"
+    assert create_run(tmp_path / "new", CONFIG, resume=True).path.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 6}, "started with seed = 5, not 6"),
+        ({"recipe": {"epochs": 3, "lr": 0.1}}, r"started with recipe\.epochs = 2, not 3"),
+        ({"recipe": {"epochs": 2}}, r"started with recipe\.lr = 0\.1, not None"),
+        ({"kind": "ensemble"}, "started with kind = 'backbone', not 'ensemble'"),
+        ({"ensemble": {"members": 3}}, r"started with ensemble\.members = None, not 3"),
+    ],
+)
+def test_resuming_with_other_arguments(tmp_path, change: dict, message: str) -> None:
+    path = create_run(tmp_path / "run", CONFIG).path
+    before = (path / "config.json").read_bytes()
+    with pytest.raises(EnsembleError, match=message):
+        create_run(path, dataclasses.replace(CONFIG, **change), resume=True)
+    assert (path / "config.json").read_bytes() == before
+
+
+def test_versions_name_the_stack() -> None:
+    from larq_ensemble.keras import tf
+
+    assert package_versions()["tensorflow"] == tf.__version__

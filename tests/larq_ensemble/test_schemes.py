@@ -1,0 +1,157 @@
+"""Schemes: their combination, losses and sample weights, recomputed in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from larq_ensemble import combine
+from larq_ensemble.ensemble import Combine
+from larq_ensemble.errors import UnknownNameError
+from larq_ensemble.keras import keras, tf
+from larq_ensemble.schemes import SCHEMES
+
+NAMES = ["fusion", "voting", "hard_voting", "bagging", "batch_bagging"]
+LOGITS = np.random.default_rng(0).normal(0, 3, (4, 50, 6)).astype(np.float32)
+LABELS = np.random.default_rng(1).integers(0, 6, 50)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits.astype(np.float64))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def votes(logits: np.ndarray) -> np.ndarray:
+    counts = np.zeros(logits.shape[1:])
+    for member in logits:
+        for example, scores in enumerate(member):
+            counts[example, list(scores).index(max(scores))] += 1
+    return counts / len(logits)
+
+
+EXPECTED = {
+    "fusion": lambda logits: softmax(logits.mean(axis=0)),
+    "voting": lambda logits: softmax(logits).mean(axis=0),
+    "hard_voting": votes,
+    "bagging": lambda logits: softmax(logits).mean(axis=0),
+    "batch_bagging": lambda logits: softmax(logits).mean(axis=0),
+}
+
+
+def test_the_schemes_are_those() -> None:
+    assert list(SCHEMES) == NAMES
+    assert list(combine.COMBINATIONS) == NAMES
+    assert all(SCHEMES[name].name == name for name in NAMES)
+    with pytest.raises(UnknownNameError, match=r"Unknown scheme 'boosting'\. Known: bagging"):
+        Combine("boosting")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("members", [1, 2, 4])
+def test_combination(name: str, members: int) -> None:
+    logits = LOGITS[:members]
+    layer = Combine(name)(list(logits)).numpy()
+    np.testing.assert_allclose(layer, EXPECTED[name](logits), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(layer, combine.combine(logits, name), rtol=1e-5, atol=1e-7)
+
+
+def test_ties_of_votes_go_to_the_lower_class() -> None:
+    tied = np.array([[[0, 5, 5]], [[1, 0, 0]]], np.float32)
+    np.testing.assert_array_equal(Combine("hard_voting")(list(tied)), [[0.5, 0.5, 0]])
+    np.testing.assert_array_equal(combine.combine(tied, "hard_voting"), [[0.5, 0.5, 0]])
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_the_fusion_loss_is_as_stable_as_on_logits(eagerly: bool, scale: float) -> None:
+    """Through `Model.train_on_batch`, where Keras must find the logits behind the softmax.
+
+    Members' outputs are scaled one-hot codes, so mean logits of +-100 and probabilities of
+    0 in float32; the gradient for the scales is checked against softmax cross-entropy in NumPy.
+    """
+    codes = np.where(np.eye(6)[LABELS - 1], scale, -scale).astype(np.float32)
+    inputs = keras.Input((6,))
+    heads = [
+        keras.layers.Dense(6, use_bias=False, kernel_initializer="identity", name=f"member_{m}")
+        for m in range(2)
+    ]
+    outputs = [head(inputs) for head in heads]
+    model = keras.Model(inputs, [*outputs, Combine("fusion", name="ensemble")(outputs)])
+    model.compile(keras.optimizers.SGD(1.0), loss=SCHEMES["fusion"].losses(2), run_eagerly=eagerly)
+    loss = model.train_on_batch(codes, LABELS)[0]
+
+    logits = codes.astype(np.float64)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    expected = -log_p[np.arange(50), LABELS].mean()
+    assert loss == pytest.approx(expected, rel=1e-5)
+    if scale == 100:
+        assert expected == pytest.approx(200, rel=0.1)
+    gradient = codes.T @ (np.exp(log_p) - np.eye(6)[LABELS]) / 50 / 2
+    for head in heads:
+        np.testing.assert_allclose(head.kernel, np.eye(6) - gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_fusion_trains_the_mean_and_the_others_each_member() -> None:
+    assert list(SCHEMES["fusion"].losses(3)) == ["ensemble"]
+    for name in NAMES[1:]:
+        losses = SCHEMES[name].losses(3)
+        assert list(losses) == ["member_0", "member_1", "member_2"]
+        for member, loss in enumerate(losses.values()):
+            expected = -np.log(softmax(LOGITS[member])[np.arange(50), LABELS]).mean()
+            assert float(loss(LABELS, LOGITS[member])) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fusion", "voting", "hard_voting"])
+def test_schemes_that_weight_nothing(name: str) -> None:
+    assert SCHEMES[name].sample_weights(3, 100, 0) is None
+
+
+def test_bagging_draws_a_bootstrap_sample_for_each_member() -> None:
+    examples = 2000
+    weights = SCHEMES["bagging"].sample_weights(3, examples, 7)
+    counts = weights(tf.range(examples), tf.constant([0, 0], tf.int64)).numpy()
+    assert counts.shape == (3, examples)
+    assert counts.dtype == np.float32
+    np.testing.assert_array_equal(counts.sum(axis=1), examples)
+    np.testing.assert_array_equal(counts, counts.round())
+    # Of a bootstrap sample e^-1 is left out: 0.368, here within five standard deviations.
+    assert np.abs((counts == 0).mean(axis=1) - np.exp(-1)).max() < 0.04
+    assert np.abs(np.corrcoef(counts) - np.eye(3)).max() < 0.12
+
+
+def test_bagging_stays_with_its_sample() -> None:
+    """The count is the example's, whatever the batch, the epoch and the order; seeds differ."""
+    weights = SCHEMES["bagging"].sample_weights(2, 50, 7)
+    whole = weights(tf.range(50), tf.constant([0, 0], tf.int64)).numpy()
+    some = np.array([31, 4, 4, 17], np.int32)
+    later = weights(tf.constant(some), tf.constant([3, 9], tf.int64)).numpy()
+    np.testing.assert_array_equal(later, whole[:, some])
+    again = SCHEMES["bagging"].sample_weights(2, 50, 7)(tf.range(50), None).numpy()
+    np.testing.assert_array_equal(again, whole)
+    other = SCHEMES["bagging"].sample_weights(2, 50, 8)(tf.range(50), None).numpy()
+    assert (other != whole).any()
+
+
+def test_batch_bagging_resamples_each_batch() -> None:
+    weights = SCHEMES["batch_bagging"].sample_weights(3, 1000, 7)
+    indices = tf.range(100, 140)
+    first = weights(indices, tf.constant([7, 0], tf.int64)).numpy()
+    assert first.shape == (3, 40)
+    assert first.dtype == np.float32
+    np.testing.assert_array_equal(first.sum(axis=1), 40)
+    assert len({row.tobytes() for row in first}) == 3
+    np.testing.assert_array_equal(first, weights(indices, tf.constant([7, 0], tf.int64)))
+    assert (first != weights(indices, tf.constant([7, 1], tf.int64)).numpy()).any()
+
+
+@pytest.mark.parametrize("name", ["bagging", "batch_bagging"])
+def test_weights_stand_for_repeated_examples(name: str) -> None:
+    """The weighted loss of the batch is the plain loss of the sample drawn with replacement."""
+    scheme = SCHEMES[name]
+    counts = scheme.sample_weights(4, 50, 3)(tf.range(50), tf.constant([1, 2], tf.int64)).numpy()
+    for member, loss in enumerate(scheme.losses(4).values()):
+        drawn = np.repeat(np.arange(50), counts[member].astype(int))
+        expected = -np.log(softmax(LOGITS[member])[drawn, LABELS[drawn]]).mean()
+        weighted = loss(LABELS, LOGITS[member], sample_weight=counts[member])
+        assert float(weighted) == pytest.approx(expected, rel=1e-5)
