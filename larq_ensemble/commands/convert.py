@@ -11,7 +11,7 @@ from larq_ensemble.reporting import json_option, reporting
 @click.argument("run")
 @click.option("--out", required=True, metavar="F.tflite", help="The file to write.")
 @json_option
-def command(run, out, json_target):
+def command(run: str, out: str, json_target: str | None) -> None:
     """Convert a trained run to one .tflite file.
 
     The file takes raw pixels, holds every shared filter once and all members' own values, and

@@ -10,7 +10,7 @@ from larq_ensemble.reporting import json_option, reporting
 @click.command("inspect", short_help="What a .tflite file holds, byte by byte.")
 @click.argument("tflite", metavar="F.tflite")
 @json_option
-def command(tflite, json_target):
+def command(tflite: str, json_target: str | None) -> None:
     """Show where the bytes of a .tflite file go; needs no TensorFlow.
 
     \b

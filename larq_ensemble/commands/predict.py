@@ -21,7 +21,14 @@ from larq_ensemble.reporting import json_option, reporting
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreter."
 )
 @json_option
-def command(tflite, images, members, top, threads, json_target):
+def command(
+    tflite: str,
+    images: tuple[str, ...],
+    members: int | None,
+    top: int,
+    threads: int,
+    json_target: str | None,
+) -> None:
     """Classify image files with a converted ensemble.
 
     The middle of each image is cut out in the network's aspect ratio and resized.

@@ -19,7 +19,14 @@ from larq_ensemble.reporting import json_option, reporting
 )
 @data_dir_option
 @json_option
-def command(tflite, run, samples, threads, data_dir, json_target):
+def command(
+    tflite: str,
+    run: str,
+    samples: int | None,
+    threads: int,
+    data_dir: str | None,
+    json_target: str | None,
+) -> None:
     """Compare the decisions of a run and of the file converted from it.
 
     Float rounding now and then flips a sign inside the network, so decisions are compared: the
