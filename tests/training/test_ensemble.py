@@ -1,0 +1,185 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
+from larq_ensemble.runs import load_run
+from training.datasets import DATASETS
+from training.ensemble import train_ensemble
+from training.pretrain import pretrain
+
+SCHEMES = ["fusion", "voting", "hard_voting", "bagging", "batch_bagging"]
+
+
+@pytest.fixture
+def train(backbone, recipe, few, tmp_path):
+    """Trains two members from `backbone` for one epoch of three steps."""
+
+    def run(name="run", *, pretrained=backbone, **arguments):
+        defaults = {"members": 2, "recipe": recipe.override(epochs=1), "data": few, "verbose": 0}
+        return train_ensemble(pretrained, tmp_path / name, **{**defaults, **arguments})
+
+    return run
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def combined(logits: np.ndarray, scheme: str) -> np.ndarray:
+    """[members, n, classes] -> [n, classes], written out anew."""
+    if scheme == "fusion":
+        return softmax(logits.mean(0))
+    if scheme == "hard_voting":
+        return np.mean([np.eye(10)[member.argmax(1)] for member in logits], axis=0)
+    return np.mean([softmax(member) for member in logits], axis=0)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "independent_data"),
+    [*((scheme, False) for scheme in SCHEMES), ("voting", True), ("bagging", True)],
+)
+def test_a_trained_ensemble(
+    train, backbone, digits, few, read_log, tmp_path, scheme, independent_data
+):
+    _, result = train(scheme=scheme, independent_data=independent_data)
+    run = load_run(tmp_path / "run", kind="ensemble")
+    assert json.loads((run.path / "result.json").read_text()) == result
+    assert result.keys() == {
+        "test_top1",
+        "member_top1",
+        "backbone_top1",
+        "validation_top1",
+        "epochs",
+        "images_per_second",
+    }
+    assert result["epochs"] == 1
+    assert result["images_per_second"] > 0
+    assert run.config.ensemble["backbone"] == backbone.digest
+    assert run.config.ensemble["independent_data"] == independent_data
+    (row,) = read_log(run)
+    assert row["step"] == 3
+    assert np.isfinite([row["loss"], row["val_loss"]]).all()
+    assert result["validation_top1"] == pytest.approx(100 * row["val_ensemble_accuracy"])
+    assert list(run.path.glob("tensorboard/train/events*"))
+
+    # What was saved is an ordinary Keras model, and what was recorded is what it does.
+    model = keras.models.load_model(run.path / "model.keras")
+    assert model.output_names == ["member_0", "member_1", "ensemble"]
+    test = digits[1].first(64)
+    dataset = DATASETS["digits"]
+    *logits, probabilities = model.predict(dataset.normalize(test.images), verbose=0)
+    expected = combined(np.stack(logits), scheme)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+    for recorded, scores in zip(
+        [result["test_top1"], *result["member_top1"]], [expected, *logits], strict=True
+    ):
+        assert recorded == pytest.approx(100 * np.mean(scores.argmax(1) == test.labels))
+    single = json.loads((backbone.path / "result.json").read_text())
+    assert result["backbone_top1"] == single["test_top1"]
+    held_out = few.load(dataset, backbone.config.seed).validation
+    *logits, _ = model.predict(dataset.normalize(held_out.images), verbose=0)
+    validation = combined(np.stack(logits), scheme).argmax(1) == held_out.labels
+    assert result["validation_top1"] == pytest.approx(100 * validation.mean())
+
+    # Members have left the backbone and each other; what they share is as it was, bit for bit.
+    view = EnsembleView(model)
+    shared = {layer.name for layer in view.shared_layers()}
+    assert shared == set(run.config.ensemble["shared_layers"])
+    assert {"conv1", "layer1_0_conv1", "layer2_0_shortcut_conv"} <= shared
+    for layer in backbone.model.layers:
+        if not layer.trainable_weights:
+            continue
+        if layer.name in shared:
+            for weight, original in zip(
+                model.get_layer(layer.name).get_weights(), layer.get_weights(), strict=True
+            ):
+                assert np.array_equal(weight, original)
+            continue
+        names = [f"member_{member}_{layer.name}" for member in range(2)]
+        values = [layer.get_weights()[0], *(model.get_layer(n).get_weights()[0] for n in names)]
+        for first, second in ((0, 1), (0, 2), (1, 2)):
+            assert not np.array_equal(values[first], values[second]), layer.name
+
+
+def test_an_interrupted_ensemble_goes_on_as_if_nothing_had_happened(
+    train, recipe, epochs_begun, interrupt_at_step, assert_same_training
+):
+    arguments = {
+        "scheme": "batch_bagging",
+        "independent_data": True,
+        "recipe": dataclasses.replace(recipe, epochs=3, dropout=0.3),
+    }
+    expected, _ = train("expected", **arguments)
+    epochs_begun.clear()
+    interrupt_at_step(4)
+    with pytest.raises(KeyboardInterrupt):
+        train(**arguments)
+    interrupt_at_step(None)
+    actual, result = train(resume=True, **arguments)
+    assert epochs_begun == [0, 1, 1, 2]
+    assert_same_training(actual, expected)
+    # Now it has finished.
+    _, recorded = train(resume=True, **arguments)
+    assert len(epochs_begun) == 4
+    assert recorded == result
+
+
+def test_no_epochs_write_a_run_without_reading_data(train, recipe, no_data, backbone):
+    run, result = train(recipe=recipe.override(epochs=0), sharing="none", members=3)
+    assert result["test_top1"] is None
+    assert result["member_top1"] is None
+    model = load_run(run.path).model
+    assert EnsembleView(model).members == 3
+    assert model.count_params() == 3 * backbone.model.count_params()
+
+
+def test_seeds_decide_the_noise_on_members(train, recipe, no_data):
+    untrained = recipe.override(epochs=0)
+    weights = [
+        train(name, recipe=untrained, seed=seed)[0].model.get_weights()
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert all(np.array_equal(a, b) for a, b in zip(weights[0], weights[1]))
+    assert not all(np.array_equal(a, c) for a, c in zip(weights[0], weights[2]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"members": 0}, "`members` must be a whole number from 1 on, got 0"),
+        ({"scheme": "stacking"}, "Unknown scheme 'stacking'. Known: .*batch_bagging.*fusion"),
+        ({"sharing": "some"}, "Unknown sharing 'some'. Known: .*all_frozen"),
+        ({"sharing": "re:nothing.*"}, "'nothing.*', which matches no layer"),
+        ({"sharing": "re:(unclosed"}, "'\\(unclosed', which is no regular expression"),
+        ({"sharing": "re:.*"}, "`sharing` leaves the members nothing of their own"),
+        ({"independent_data": True}, "Independent inputs do not go with the scheme 'fusion'"),
+    ],
+)
+def test_unusable_arguments_leave_nothing_behind(train, tmp_path, arguments, message):
+    with pytest.raises(EnsembleError, match=message):
+        train(**arguments)
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_ensemble_is_no_backbone(train, recipe, no_data):
+    run, _ = train(recipe=recipe.override(epochs=0))
+    with pytest.raises(EnsembleError, match="is of kind 'ensemble', but 'backbone' is needed"):
+        load_run(run.path, kind="backbone")
+    with pytest.raises(EnsembleError):
+        train("second", pretrained=run)
+
+
+def test_a_backbone_that_has_not_finished(train, tiny, recipe, tmp_path, no_data):
+    run, _ = pretrain(
+        tiny, "digits", tmp_path / "pretrained", recipe=recipe.override(epochs=0), verbose=0
+    )
+    (run.path / "model.keras").unlink()
+    with pytest.raises(EnsembleError, match=r"pretrained' has no model\.keras: .*--resume"):
+        train(pretrained=load_run(run.path))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,125 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
+from larq_ensemble.runs import load_run
+from training.datasets import DATASETS
+from training.ensemble import train_ensemble
+from training.evaluation import evaluate, member_logits
+
+
+@pytest.fixture(scope="module")
+def ensemble(backbone, few, recipe, tmp_path_factory):
+    """Three untrained members that strong noise has made different."""
+    out = tmp_path_factory.mktemp("runs") / "voting"
+    untrained = recipe.override(epochs=0, jitter=0.4)
+    run, _ = train_ensemble(
+        backbone, out, members=3, scheme="voting", recipe=untrained, data=few, verbose=0
+    )
+    return load_run(run.path)
+
+
+@pytest.fixture(scope="module")
+def logits(ensemble, digits):
+    """[3, 599, 10], through Keras's own means."""
+    model = keras.models.load_model(ensemble.path / "model.keras")
+    outputs = model.predict(DATASETS["digits"].normalize(digits[1].images), verbose=0)
+    return np.stack(outputs[:3]).astype(np.float64)
+
+
+def recomputed(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Metrics of soft voting, example by example."""
+    members = len(logits)
+    powers = np.exp(logits - logits.max(2, keepdims=True))
+    probabilities = (powers / powers.sum(2, keepdims=True)).mean(0)
+    top1, top5, nll, brier = [], [], [], []
+    bins = {}
+    for row, label in zip(probabilities, labels):
+        rank = np.sum(row > row[label])
+        top1.append(rank == 0)
+        top5.append(rank < 5)
+        nll.append(-np.log(row[label]))
+        brier.append(sum((p - (index == label)) ** 2 for index, p in enumerate(row)))
+        bins.setdefault(int(np.ceil(row.max() * 15)), []).append((rank == 0, row.max()))
+    ece = sum(
+        abs(sum(correct for correct, _ in rows) - sum(confidence for _, confidence in rows))
+        for rows in bins.values()
+    ) / len(labels)
+    differing = [
+        np.mean(logits[a].argmax(1) != logits[b].argmax(1))
+        for a, b in itertools.combinations(range(members), 2)
+    ]
+    return {
+        "members": members,
+        "top1": 100 * np.mean(top1),
+        "top5": 100 * np.mean(top5),
+        "nll": np.mean(nll),
+        "ece": ece,
+        "brier": np.mean(brier),
+        "disagreement": np.mean(differing) if differing else 0,
+    }
+
+
+def test_metrics_for_each_number_of_members(ensemble, logits, digits):
+    result = evaluate(ensemble)
+    assert (result["dataset"], result["split"], result["samples"]) == ("digits", "test", 599)
+    assert len(result["by_members"]) == 3
+    for members, row in enumerate(result["by_members"], start=1):
+        assert row == pytest.approx(recomputed(logits[:members], digits[1].labels), abs=1e-4)
+    assert result["by_members"][2].items() <= result.items()
+    # Members that all say the same would prove little.
+    assert result["disagreement"] > 0.05
+
+
+def test_only_the_first_members_of_some_images(ensemble, logits, digits):
+    result = evaluate(ensemble, members=2, limit=50)
+    expected = recomputed(logits[:2, :50], digits[1].labels[:50])
+    assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert result["samples"] == 50
+    assert len(result["by_members"]) == 1
+
+
+def test_the_validation_split_is_what_pretraining_held_out(backbone, ensemble, few):
+    held_out = few.load(DATASETS["digits"], backbone.config.seed).validation
+    logits = member_logits(ensemble.model, held_out, DATASETS["digits"])
+    result = evaluate(ensemble, split="validation")
+    assert result["samples"] == len(held_out) == 8
+    assert result["nll"] == pytest.approx(recomputed(logits, held_out.labels)["nll"], abs=1e-4)
+
+
+def test_a_backbone_is_an_ensemble_of_one(backbone, digits):
+    result = evaluate(backbone, limit=64)
+    assert result["members"] == 1
+    assert result["disagreement"] == 0
+    logits = backbone.model.predict(DATASETS["digits"].normalize(digits[1].images[:64]), verbose=0)
+    expected = recomputed(logits[None].astype(np.float64), digits[1].labels[:64])
+    assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("members", [0, 4, -1])
+def test_members_out_of_range(ensemble, members, no_data):
+    with pytest.raises(EnsembleError, match=f"--members must be from 1 to 3 .*, got {members}"):
+        evaluate(ensemble, members=members)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cifar100", "'cifar100' has 100 classes, but the run .* for the 10 of 'digits'"),
+        ("cifar10", r"'cifar10' has images of \(32, 32, 3\), but the run .* takes \(8, 8, 1\)"),
+        ("mnist", "Unknown dataset 'mnist'. Known: cifar10, cifar100, digits"),
+    ],
+)
+def test_a_dataset_that_does_not_fit(ensemble, name, message):
+    with pytest.raises(EnsembleError, match=message):
+        evaluate(ensemble, dataset_name=name)
+
+
+def test_no_validation_data(backbone):
+    config = dataclasses.replace(backbone.config, data={**backbone.config.data, "validation": 0.0})
+    with pytest.raises(EnsembleError, match="held out no validation data"):
+        evaluate(dataclasses.replace(backbone, config=config), split="validation")
