@@ -61,7 +61,8 @@ class Combine(keras.layers.Layer):
         self.scheme = SCHEMES[scheme]
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        return self.scheme.combine(inputs)
+        # Keras hands the one input of a loaded single-member ensemble over without its list.
+        return self.scheme.combine(inputs if isinstance(inputs, (list, tuple)) else [inputs])
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scheme": self.scheme.name}
