@@ -40,9 +40,14 @@ class LazyGroup(click.Group):
         return importlib.import_module(f"larq_ensemble.commands.{name}").command
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="larq-ensemble")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Shared-filter ensembles of binarized neural networks, from training to ARM.
 
     \b
@@ -54,6 +59,9 @@ def cli() -> None:
       larq-ensemble verify ensemble.tflite --run runs/fusion
       larq-ensemble predict ensemble.tflite image.png --members 2
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -71,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
         _fail(text, 1)
     except ImportError as error:
-        _fail(f"{error}. Is the extra that this command needs installed?", 1)
+        _fail(f"{str(error).rstrip('.')}. Is the extra that this command needs installed?", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -258,7 +258,7 @@ def _members_config(
     names = {layer["name"] for layer in config["layers"]}
     calls = {layer["name"]: max(1, len(layer["inbound_nodes"])) for layer in config["layers"]}
 
-    def reference(member: int):
+    def reference(member: int) -> Callable[[str, int, int], list[Any]]:
         def change(name: str, call: int, tensor: int) -> list[Any]:
             if name in common:
                 return [name, call, tensor]

@@ -35,8 +35,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except PermissionError as error:
-        raise EnsembleError(f"Can't write {str(path)!r}: {error.strerror}.") from error
+    except OSError as error:
+        raise EnsembleError(
+            f"Can't write {str(path)!r} ({error.strerror or error}): choose another place."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

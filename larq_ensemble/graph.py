@@ -8,7 +8,7 @@ that this package has never seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -100,7 +100,7 @@ class LayerGraph:
     def __init__(self, layers: Iterable[LayerNode]) -> None:
         self.layers = {layer.name: layer for layer in layers}
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[LayerNode]:
         return iter(self.layers.values())
 
     def __getitem__(self, name: str) -> LayerNode:

@@ -59,6 +59,6 @@ if not _is_keras_2:
         "or import larq_ensemble before you first use tf.keras."
     )
 
-import larq as lq
+import larq as lq  # noqa: E402 (only once Keras is known to be Keras 2)
 
 __all__ = ["keras", "lq", "tf"]

@@ -16,7 +16,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from larq_ensemble.keras import keras, tf
 from larq_ensemble.registry import Registry
 
 ENSEMBLE_OUTPUT = "ensemble"
+
+SampleWeights = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def member_output(member: int) -> str:
@@ -56,7 +58,7 @@ class Scheme:
             for member in range(members)
         }
 
-    def sample_weights(self, members: int, examples: int, seed: int):
+    def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights | None:
         """How often each member sees each example, for `training.pipeline`.
 
         # Returns
@@ -107,7 +109,7 @@ class Bagging(Scheme):
     name = "bagging"
     jitter = 0.0
 
-    def sample_weights(self, members: int, examples: int, seed: int):
+    def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights | None:
         counts = np.random.default_rng(seed).multinomial(
             examples, np.full(examples, 1 / examples), size=members
         )
@@ -121,7 +123,7 @@ class BatchBagging(Scheme):
     name = "batch_bagging"
     jitter = 0.0
 
-    def sample_weights(self, members: int, examples: int, seed: int):
+    def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights | None:
         def resample(indices: tf.Tensor, step_seed: tf.Tensor) -> tf.Tensor:
             batch = tf.size(indices)
             drawn = tf.random.stateless_uniform(

@@ -178,7 +178,7 @@ def _cifar_reader(name: str) -> Callable[[str | None], tuple[Split, Split]]:
     return read
 
 
-def _tfds_builder(name: str, data_dir: str | None):
+def _tfds_builder(name: str, data_dir: str | None) -> Any:
     if data_dir is not None and not Path(data_dir).is_dir():
         raise EnsembleError(
             f"The data directory {data_dir!r} does not exist: give the folder that holds "

@@ -51,15 +51,18 @@ def train_ensemble(
     """
     dataset = DATASETS[backbone.config.dataset["name"]]
     set_seed(seed, recipe.dropout)
-    arguments = {
+    arguments: dict[str, Any] = {
         "sharing": parse_sharing(sharing),
         "scheme": scheme,
         "jitter": recipe.jitter,
         "dropout": recipe.dropout,
         "seed": seed,
     }
-    model = build_ensemble(
-        backbone.model, members, independent_inputs=independent_data, **arguments
+    model = build_ensemble(backbone.model, members, **arguments)
+    trained = (
+        build_ensemble(backbone.model, members, independent_inputs=True, **arguments)
+        if independent_data
+        else model
     )
     shared = [layer.name for layer in EnsembleView(model).shared_layers()]
     split_seed = backbone.config.seed
@@ -96,18 +99,18 @@ def train_ensemble(
     }
     if recipe.epochs:
         splits = data.load(dataset, split_seed)
-        inputs = len(model.inputs)
+        inputs = len(trained.inputs)
         batch_size = min(recipe.batch_size, len(splits.train))
-        model.compile(
+        trained.compile(
             adam(recipe, steps_per_epoch=len(splits.train) // batch_size),
-            **compile_arguments(model),
+            **compile_arguments(trained),
         )
         sample_weights = SCHEMES[scheme].sample_weights(members, len(splits.train), seed)
         outputs = tuple(map(member_output, range(members)))
         if inputs == 1:
             outputs = (*outputs, ENSEMBLE_OUTPUT)
         timing = fit(
-            model,
+            trained,
             lambda initial_epoch: training_batches(
                 splits.train,
                 dataset,
@@ -128,8 +131,7 @@ def train_ensemble(
         )
         if timing["steps_per_second"]:
             result["images_per_second"] = timing["steps_per_second"] * batch_size
-        if independent_data:
-            trained, model = model, build_ensemble(backbone.model, members, **arguments)
+        if trained is not model:
             copy_weights(trained, model)
         logits = member_logits(model, splits.test, dataset)
         result["test_top1"] = top_k_accuracy(combine(logits, scheme), splits.test.labels, k=1)

@@ -121,11 +121,11 @@ class StopWhenDiverged(keras.callbacks.Callback):
         EnsembleError: in the step of such a loss, or at the end of the epoch of such a weight.
     """
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
         if not np.isfinite(logs["loss"]):
             self._fail(f"the loss is {logs['loss']} at step {batch + 1} of the epoch")
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         for weight in self.model.weights:
             if not np.isfinite(weight.numpy()).all():
                 self._fail(f"{weight.name!r} holds values that are no finite numbers")
@@ -141,7 +141,7 @@ class StopWhenDiverged(keras.callbacks.Callback):
 class LearningRateLogger(keras.callbacks.Callback):
     """Adds to each epoch's logs the learning rate of its last step and the steps so far."""
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         optimizer = self.model.optimizer
         logs["learning_rate"] = float(keras.backend.get_value(optimizer.learning_rate))
         logs["step"] = int(optimizer.iterations.numpy())

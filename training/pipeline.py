@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def training_batches(
         numbers = epoch * steps + tf.range(steps, dtype=tf.int64)
         return tf.data.Dataset.from_tensor_slices((batches, numbers))
 
-    def batch_of(indices: tf.Tensor, number: tf.Tensor):
+    def batch_of(indices: tf.Tensor, number: tf.Tensor) -> tuple[Any, ...]:
         x = tuple(
             normalize(
                 augment(
@@ -116,7 +117,7 @@ def evaluation_batches(
     """Normalized batches (x, y) in order, nothing random; x repeated for several inputs."""
     normalize = _normalizer(dataset)
 
-    def batch_of(images: tf.Tensor, labels: tf.Tensor):
+    def batch_of(images: tf.Tensor, labels: tf.Tensor) -> tuple[Any, tf.Tensor]:
         x = normalize(images)
         return ((x,) * inputs if inputs > 1 else x), labels
 

@@ -43,7 +43,7 @@ def pretrain(
     """
     dataset = DATASETS[dataset_name]
     set_seed(seed, recipe.dropout)
-    arguments = {
+    arguments: dict[str, Any] = {
         "name": model_name,
         "input_shape": list(dataset.input_shape),
         "classes": dataset.classes,

@@ -14,8 +14,8 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.reporting import Report, json_option, keras_verbosity, reporting
 
 MEMBERS = 4
-PRETRAIN_EPOCHS = 12
-RETRAIN_EPOCHS = 8
+PRETRAIN_EPOCHS = 40
+RETRAIN_EPOCHS = 15
 BATCH_SIZE = 64
 
 
@@ -29,7 +29,11 @@ BATCH_SIZE = 64
 )
 @seed_option
 @json_option
-def command(out, seed, json_target):
+def command(
+    out: str,
+    seed: int,
+    json_target: str | None,
+) -> None:
     """Pretrain, build an ensemble, evaluate, convert, verify and predict.
 
     Handwritten digits (scikit-learn's, 1,797 real images of 8x8) and a binarized ResNet-20. Four

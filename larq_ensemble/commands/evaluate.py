@@ -29,7 +29,15 @@ from larq_ensemble.reporting import json_option, reporting
 @data_dir_option
 @limit_test_option
 @json_option
-def command(run, members, dataset_name, split, data_dir, limit_test, json_target):
+def command(
+    run: str,
+    members: int | None,
+    dataset_name: str | None,
+    split: str,
+    data_dir: str | None,
+    limit_test: int | None,
+    json_target: str | None,
+) -> None:
     """Top-1, top-5, NLL, ECE, Brier score and disagreement of a run.
 
     \b

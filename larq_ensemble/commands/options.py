@@ -20,7 +20,11 @@ def _all(*decorators: Decorator) -> Decorator:
 
 
 seed_option = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of everything that is random."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of everything that is random.",
 )
 
 data_dir_option = click.option(

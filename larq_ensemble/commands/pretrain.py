@@ -44,9 +44,25 @@ from larq_ensemble.reporting import json_option, keras_verbosity, reporting
 @run_options
 @json_option
 def command(
-    model_name, dataset_name, data_dir, limit_train, limit_test, validation, recipe_name, epochs,
-    batch_size, lr, end_lr, dropout, width, pad_values, seed, out, resume, json_target,
-):  # fmt: skip
+    model_name: str,
+    dataset_name: str,
+    data_dir: str | None,
+    limit_train: int | None,
+    limit_test: int | None,
+    validation: float,
+    recipe_name: str,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    end_lr: float | None,
+    dropout: float | None,
+    width: float,
+    pad_values: str,
+    seed: int,
+    out: str,
+    resume: bool,
+    json_target: str | None,
+) -> None:
     """Train a backbone, the network whose filters an ensemble shares.
 
     Writes a run directory: config.json, model.keras, log.csv, tensorboard/ and checkpoints/. A

@@ -36,7 +36,15 @@ if TYPE_CHECKING:
     "--channels", type=click.IntRange(1), default=3, show_default=True, help="Of the images."
 )
 @json_option
-def command(model_name, classes, members, sharing, width, channels, json_target):
+def command(
+    model_name: str,
+    classes: int,
+    members: int,
+    sharing: str,
+    width: float,
+    channels: int,
+    json_target: str | None,
+) -> None:
     """Count the storage of an ensemble: by block, by content, and for each sharing policy.
 
     Paper bits are what Kim et al. 2022 count in Table 1: weights of one network, without batch

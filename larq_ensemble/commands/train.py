@@ -42,10 +42,26 @@ from larq_ensemble.reporting import json_option, keras_verbosity, reporting
 @run_options
 @json_option
 def command(
-    pretrained, members, scheme, sharing, independent_data, jitter, data_dir, limit_train,
-    limit_test, recipe_name, epochs, batch_size, lr, end_lr, dropout, seed, out, resume,
-    json_target,
-):  # fmt: skip
+    pretrained: str,
+    members: int,
+    scheme: str,
+    sharing: str,
+    independent_data: bool,
+    jitter: float | None,
+    data_dir: str | None,
+    limit_train: int | None,
+    limit_test: int | None,
+    recipe_name: str,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    end_lr: float | None,
+    dropout: float | None,
+    seed: int,
+    out: str,
+    resume: bool,
+    json_target: str | None,
+) -> None:
     """Train M members that share the frozen filters of a pretrained backbone.
 
     The data set, its validation split and the network come from the pretrained run.
