@@ -25,6 +25,7 @@ _EXPORTS = {
     "account": "storage",
     "build_ensemble": "ensemble",
     "build_model": "models",
+    "compile_arguments": "ensemble",
     "load_run": "runs",
 }
 

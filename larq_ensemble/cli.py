@@ -78,8 +78,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.ClickException, EnsembleError) as error:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
         _fail(text, 1)
+    except ModuleNotFoundError as error:
+        _fail(f"{error}: install what this command needs, `pip install 'larq-ensemble[train]'`.", 1)
     except ImportError as error:
-        _fail(f"{str(error).rstrip('.')}. Is the extra that this command needs installed?", 1)
+        _fail(str(error), 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 
