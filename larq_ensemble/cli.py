@@ -82,6 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"{error}: install what this command needs, `pip install 'larq-ensemble[train]'`.", 1)
     except ImportError as error:
         _fail(str(error), 1)
+    except OSError as error:  # A full disk, a folder without permission, a closed pipe.
+        _fail(f"{error}.", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -1,0 +1,354 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from larq_ensemble import __version__
+from larq_ensemble.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+
+# Runs command after command in one process: importing TensorFlow is what takes the time.
+SESSION = """
+import json, sys
+from larq_ensemble.cli import main
+from larq_ensemble.models import MODELS, Architecture
+from larq_ensemble.models.resnet import resnet
+MODELS.register("tiny", Architecture(resnet, (4, 8), options={"blocks": (1, 1)}))
+for arguments in json.loads(sys.argv[1]):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+TRAIN = ["--epochs", "1", "--batch-size", "16", "--limit-train", "40", "--limit-test", "24"]
+JOB = {
+    "pretrain": ["--model", "tiny", "--out", "backbone", *TRAIN],
+    "train": ["--pretrained", "backbone", "--members", "2", "--out", "fusion", *TRAIN],
+    "evaluate": ["fusion", "--limit-test", "24"],
+    "storage": ["--classes", "10", "--members", "2"],
+    "convert": ["fusion", "--out", "ensemble.tflite"],
+    "inspect": ["ensemble.tflite"],
+    "verify": ["ensemble.tflite", "--run", "fusion", "--samples", "20"],
+    "predict": ["ensemble.tflite", "image.png", "--members", "1"],
+}
+
+# What the programs that call these commands rely on.
+RESULT_KEYS = {
+    "pretrain": {"test_top1", "epochs", "images_per_second"},
+    "train": {"test_top1", "member_top1", "backbone_top1", "images_per_second"},
+    "evaluate": {"top1", "top5", "nll", "ece", "brier", "disagreement", "members"},
+    "storage": {"blocks", "paper_bits", "total_bits", "shared_bits", "member_bits"},
+    "convert": {"bytes", "theory_bytes", "ratio", "layout", "seconds"},
+    "inspect": {
+        "bytes",
+        "theory_bytes",
+        "categories",
+        "ops",
+        "binary_filter_copies",
+        "metadata",
+    },
+    "verify": {
+        "member_argmax_agreement",
+        "ensemble_argmax_agreement",
+        "flip_rate",
+        "samples",
+    },
+    "predict": {"predictions"},
+}
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A folder in which every command has run with `--json -`, and the finished process."""
+    folder = tmp_path_factory.mktemp("job")
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "image.png")
+    commands = [[name, *arguments, "--json", "-"] for name, arguments in JOB.items()]
+    done = subprocess.run(
+        [sys.executable, "-c", SESSION, json.dumps(commands)],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+@pytest.fixture
+def folder(job, tmp_path, monkeypatch):
+    """A copy of that folder, as the working directory, with some damaged files."""
+    shutil.copytree(job[0], tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree("fusion", "truncated")
+    os.truncate("truncated/model.keras", 5000)
+    shutil.copytree("fusion", "truncated_config")
+    os.truncate("truncated_config/config.json", 100)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.txt").write_text("neither an image nor a model")
+    return tmp_path
+
+
+@pytest.fixture
+def call(capfd):
+    """Runs the command line in this process: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        return end.value.code or 0, *capfd.readouterr()
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in folder.rglob("*")
+    }
+
+
+def test_json_of_every_command_is_all_there_is_on_standard_output(job):
+    _, done = job
+    rest, decoder, results = done.stdout, json.JSONDecoder(), {}
+    for name in JOB:
+        results[name], end = decoder.raw_decode(rest)
+        rest = rest[end:].lstrip()
+    assert rest == ""
+    for name, result in results.items():
+        assert RESULT_KEYS[name] <= result.keys(), name
+    assert results["pretrain"]["epochs"] == 1
+    assert len(results["train"]["member_top1"]) == results["evaluate"]["members"] == 2
+    assert results["evaluate"]["top1"] == pytest.approx(results["train"]["test_top1"])
+    assert results["convert"]["bytes"] == (job[0] / "ensemble.tflite").stat().st_size
+    assert results["verify"]["samples"] == 20
+    ((prediction,), members) = results["predict"]["predictions"], results["predict"]["members"]
+    assert members == 1
+    assert prediction["image"] == "image.png"
+    # What people read went to standard error instead.
+    assert "loss:" in done.stderr
+    assert "disagreement" in done.stderr
+
+
+def test_help_of_every_command_imports_nothing_heavy():
+    code = """
+import sys
+from larq_ensemble.cli import COMMANDS, main
+for arguments in [["--help"], *([name, "-h"] for name in COMMANDS)]:
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert not end.code, (arguments, end.code)
+heavy = {"tensorflow", "tf_keras", "keras", "larq", "sklearn", "tensorflow_datasets", "PIL"}
+print("heavy:", heavy & sys.modules.keys())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.endswith("heavy: set()\n")
+
+
+def test_the_module_is_the_command_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "larq_ensemble", "--version"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == f"larq-ensemble, version {__version__}\n"
+
+
+def test_the_overview_lists_every_command(call):
+    status, out, _ = call("--help")
+    assert status == 0
+    assert [line.split()[0] for line in out.split("Commands:")[1].strip().splitlines()] == list(
+        COMMANDS
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_how_to_call(call, name):
+    status, out, err = call(name, "--help")
+    assert (status, err) == (0, "")
+    assert f"Usage: larq-ensemble {name} " in out
+    assert f"  larq-ensemble {name}" in out.split("Examples:")[1]
+    assert "--json FILE" in out
+
+
+def test_help_names_everything_that_is_registered(call):
+    from larq_ensemble.models import MODELS
+    from larq_ensemble.schemes import SCHEMES
+    from larq_ensemble.sharing import POLICIES
+    from training.datasets import DATASETS
+    from training.recipes import RECIPES
+
+    for command, registries in {
+        "pretrain": (MODELS, DATASETS, RECIPES),
+        "train": (SCHEMES, POLICIES, RECIPES),
+        "storage": (MODELS, POLICIES),
+    }.items():
+        words = set(call(command, "--help")[1].replace(",", " ").replace(".", " ").split())
+        for registry in registries:
+            missing = set(registry) - words - {"tiny"}
+            assert not missing, f"{command} --help"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("nothing", "No such command 'nothing'"),
+        ("pretrain", "Missing option '--out'"),
+        ("pretrain --out new --epochs many", "'many' is not a valid integer"),
+        ("pretrain --out new --epochs -1", "-1 is not in the range x>=0"),
+        ("pretrain --out new --limit-train 1", "1 is not in the range x>=2"),
+        ("pretrain --out new --seed -1", "-1 is not in the range"),
+        ("pretrain --out new --seed 4294967296", "4294967296 is not in the range"),
+        ("pretrain --out new --rate 1", "No such option"),
+        ("train --pretrained backbone --out new --members 0", "0 is not in the range x>=1"),
+        ("evaluate fusion --members 0", "0 is not in the range x>=1"),
+        ("evaluate", "Missing argument 'RUN'"),
+        ("predict ensemble.tflite image.png --members 0", "0 is not in the range x>=1"),
+        ("predict ensemble.tflite", "Missing argument 'IMAGE...'"),
+        ("convert fusion", "Missing option '--out'"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, message):
+    before = contents(folder)
+    status, out, err = call(*arguments.split())
+    assert (status, out) == (2, "")
+    assert err.startswith("larq-ensemble: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert "--help" in err
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        # No run, or not the right one.
+        ("evaluate missing", "No run at 'missing'"),
+        ("evaluate empty", "No run at 'empty'"),
+        ("evaluate text.txt", "No run at 'text.txt'"),
+        ("evaluate truncated", "model.keras' can't be read"),
+        ("evaluate truncated_config", "config.json' is not JSON"),
+        ("train --pretrained missing --out new", "No run at 'missing'"),
+        ("train --pretrained fusion --out new", "is of kind 'ensemble', but 'backbone' is needed"),
+        ("convert missing --out ensemble.tflite", "No run at 'missing'"),
+        ("convert truncated --out ensemble.tflite", "model.keras' can't be read"),
+        ("verify ensemble.tflite --run missing", "No run at 'missing'"),
+        # Unknown names.
+        ("pretrain --model vgg --out new --epochs 0", "Unknown model 'vgg'. Known: "),
+        ("pretrain --dataset mnist --out new", "Unknown dataset 'mnist'. Known: cifar10, "),
+        ("pretrain --recipe long --out new", "Unknown recipe 'long'. Known: paper, short"),
+        ("train --pretrained backbone --scheme s --out new", "Unknown scheme 's'. Known: "),
+        ("train --pretrained backbone --sharing s --out new", "Unknown sharing 's'. Known: "),
+        ("evaluate fusion --dataset mnist", "Unknown dataset 'mnist'. Known: cifar10, "),
+        ("storage --model vgg", "Unknown model 'vgg'. Known: "),
+        ("storage --sharing s", "Unknown sharing 's'. Known: "),
+        # Values out of range, data that do not fit or are not there.
+        ("evaluate fusion --dataset cifar100", "has 100 classes, but the run 'fusion'"),
+        ("evaluate fusion --members 3", "--members must be from 1 to 2"),
+        ("predict ensemble.tflite image.png --members 3", "3"),
+        ("pretrain --out new --lr -1", "`lr` must be at least 0, got -1.0"),
+        ("pretrain --out new --validation 1", "`validation` must be at least 0 and below 1"),
+        ("pretrain --out new --width 0.01", "`width` 0.01 leaves a stage without channels"),
+        ("evaluate fusion --dataset cifar10 --data-dir missing", "images of (32, 32, 3)"),
+        # Files that are none.
+        ("inspect text.txt", "text.txt"),
+        ("inspect missing.tflite", "missing.tflite"),
+        ("verify text.txt --run fusion", "text.txt"),
+        ("predict text.txt image.png", "text.txt"),
+        ("predict ensemble.tflite text.txt", "text.txt"),
+        ("predict ensemble.tflite missing.png", "missing.png"),
+        # Places that are taken or can't be written to.
+        ("pretrain --out backbone --epochs 0", "--out 'backbone' holds a run already"),
+        ("pretrain --out text.txt --epochs 0", "--out 'text.txt' is a file"),
+        ("pretrain --out . --epochs 0", "--out '.' holds other files"),
+        ("train --pretrained backbone --out fusion", "--out 'fusion' holds a run already"),
+        ("pretrain --out new --json missing/r.json", "--json 'missing/r.json' can't be written"),
+        ("evaluate fusion --json empty", "--json 'empty' can't be written"),
+    ],
+)
+def test_other_errors_are_one_line_and_exit_with_1(call, folder, arguments, message):
+    before = contents(folder)
+    status, out, err = call(*arguments.split())
+    assert (status, out) == (1, "")
+    assert err.startswith("larq-ensemble: error: ")
+    assert err.count("\n") == 1, err
+    assert message in err
+    assert contents(folder) == before
+
+
+def test_an_error_after_tensorflow_was_imported_is_one_line_too(folder):
+    """In a process of its own, because TensorFlow greets when it is first imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", "larq_ensemble", "evaluate", "truncated"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("larq-ensemble: error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_resuming_a_finished_run_prints_its_result(call, folder):
+    result = json.loads((folder / "fusion" / "result.json").read_text())
+    before = contents(folder / "fusion")
+    arguments = [*JOB["train"], "--resume", "--json", "again.json"]
+    status, out, _ = call("train", *arguments)
+    assert status == 0
+    assert json.loads((folder / "again.json").read_text()) == result
+    assert f"{result['test_top1']:.2f}" in out
+    assert contents(folder / "fusion") == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted."),
+        (OSError(28, "No space left on device"), 1, "[Errno 28] No space left on device."),
+        (ModuleNotFoundError("No module named 'larq'"), 1, "No module named 'larq': install"),
+    ],
+)
+def test_what_happens_from_outside_is_told_in_a_line(call, monkeypatch, error, code, message):
+    def fail(*arguments, **named):
+        raise error
+
+    monkeypatch.setattr("larq_ensemble.models.trace_model", fail)
+    status, out, err = call("storage")
+    assert (status, out) == (code, "")
+    # After Ctrl-C, click ends the terminal's line with ^C first.
+    assert err.lstrip("\n").startswith(f"larq-ensemble: error: {message}")
+    assert err.strip("\n").count("\n") == 0
+
+
+def test_without_a_command_comes_the_overview(call):
+    status, out, err = call()
+    assert (status, out) == (2, "")
+    assert all(name in err for name in COMMANDS)
+    assert len(err.splitlines()) > len(COMMANDS)
