@@ -77,6 +77,16 @@ def test_one_convolution_in_each_branch() -> None:
     ) == {"stem": Role.STEM, "short": Role.SHORTCUT, "main": Role.BLOCK_END}
 
 
+def test_a_larger_convolution_is_no_shortcut() -> None:
+    assert roles(
+        conv("stem", "in"),
+        conv("a", "stem"),
+        conv("b", "a"),
+        conv("aside", "stem"),
+        other("add", "aside", "b", kind=Kind.MERGE),
+    ) == {"stem": Role.STEM, "a": Role.CONV, "b": Role.BLOCK_END, "aside": Role.CONV}
+
+
 def test_a_bottleneck_keeps_its_1x1_convolutions() -> None:
     assert roles(
         conv("stem", "in"),
