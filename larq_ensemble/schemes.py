@@ -107,7 +107,6 @@ class Bagging(Scheme):
     """
 
     name = "bagging"
-    jitter = 0.0
 
     def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights | None:
         counts = np.random.default_rng(seed).multinomial(
@@ -121,7 +120,6 @@ class BatchBagging(Scheme):
     """As `Bagging`, but each batch is resampled with replacement, for each member anew."""
 
     name = "batch_bagging"
-    jitter = 0.0
 
     def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights | None:
         def resample(indices: tf.Tensor, step_seed: tf.Tensor) -> tf.Tensor:
