@@ -1,0 +1,42 @@
+"""Draws the learning curves of runs from their log.csv.
+
+python benchmarks/curves.py runs/backbone runs/fusion --out docs/curves.png
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import click
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
+@click.option("--out", required=True, help="The picture to write; its suffix is its format.")
+def main(runs: tuple[str, ...], out: str) -> None:
+    """Training loss and validation accuracy of RUNS by epoch."""
+    figure, (losses, accuracies) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for run in runs:
+        with open(Path(run) / "log.csv", newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        epochs = [int(row["epoch"]) + 1 for row in rows]
+        name = "val_ensemble_accuracy" if "val_ensemble_accuracy" in rows[0] else "val_accuracy"
+        accuracies.plot(epochs, [100 * float(row[name]) for row in rows], "o-", ms=3)
+        losses.plot(epochs, [float(row["loss"]) for row in rows], "o-", ms=3, label=Path(run).name)
+        click.echo(f"{run}: {name} {100 * float(rows[-1][name]):.2f} %")
+    losses.set(xlabel="epoch", ylabel="training loss (voting, bagging: sum over members)")
+    accuracies.set(xlabel="epoch", ylabel="validation top-1 (%)")
+    losses.legend()
+    for axes in (losses, accuracies):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    figure.savefig(out, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
