@@ -53,6 +53,7 @@ def verify(
     mean: Sequence[float],
     std: Sequence[float],
     threads: int = 1,
+    run_hash: str | None = None,
 ) -> VerificationReport:
     """Compares the decisions of a Keras ensemble and of the file converted from it.
 
@@ -63,14 +64,16 @@ def verify(
         labels: class indices `[n]`, for accuracies.
         mean, std: the training data's constants on the scale 0..1.
         threads: of the interpreter.
+        run_hash: `Run.digest` of the run that the model was loaded from; a file that was
+            converted from another run is refused then. `None`: not compared.
 
     # Raises
         EnsembleError: if the file belongs to another ensemble (members, classes, input shape,
-            scheme), or there are no images.
+            scheme) or another run, or there are no images.
     """
     view = EnsembleView(model)
     interpreter = EnsembleInterpreter(tflite, threads=threads)
-    _check_same(view, interpreter, tflite)
+    _check_same(view, interpreter, tflite, run_hash)
     if not len(images):
         raise EnsembleError("`images` is empty: give at least one image to compare.")
     ours = interpreter.predict_logits(images)
@@ -94,13 +97,18 @@ def _top1(classes: np.ndarray, labels: np.ndarray | None) -> float | None:
 
 
 def _check_same(
-    view: EnsembleView, interpreter: EnsembleInterpreter, tflite: str | os.PathLike[str]
+    view: EnsembleView,
+    interpreter: EnsembleInterpreter,
+    tflite: str | os.PathLike[str],
+    run_hash: str | None,
 ) -> None:
+    file_hash = interpreter.metadata.run_hash
     for name, of_model, of_file in (
         ("members", view.members, interpreter.max_members),
         ("classes", view.classes, interpreter.classes),
         ("scheme", view.scheme.name, interpreter.scheme),
         ("input shape", tuple(view.model.inputs[0].shape[1:]), interpreter.input_shape),
+        ("training", run_hash or file_hash, file_hash or run_hash),
     ):
         if of_model != of_file:
             raise EnsembleError(

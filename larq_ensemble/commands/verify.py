@@ -59,6 +59,7 @@ def command(
             mean=config.dataset["mean"],
             std=config.dataset["std"],
             threads=threads,
+            run_hash=loaded.digest,
         )
         report.result = verification.to_dict()
         report.table(

@@ -145,6 +145,13 @@ def test_another_member_count(folder: Path, tmp_path: Path, capsys) -> None:
     assert "members 2 in the file, 3 in the Keras model" in capsys.readouterr().err
 
 
+def test_another_training_of_the_same_network(folder: Path, tmp_path: Path, capsys) -> None:
+    run = saved_run(tmp_path / "again", "ensemble")
+    run.save_model(randomized(run.model, seed=1))
+    assert called("verify", folder / "ensemble.tflite", "--run", run.path) == 1
+    assert "was converted from another ensemble: training" in capsys.readouterr().err
+
+
 def test_truncated_weights(folder: Path, tmp_path: Path, capsys) -> None:
     run = saved_run(tmp_path / "run", "ensemble")
     run.model_path.write_bytes(run.model_path.read_bytes()[:2000])
