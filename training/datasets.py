@@ -102,7 +102,7 @@ class DataOptions:
         data_dir: where TensorFlow Datasets keeps its data; `None`: its own choice.
         validation: share of the training data held out, at least 0 and below 1.
         limit_train, limit_test: use only so many examples, drawn by the seed from the training
-            data (before the validation split is cut) and from the start of the test data.
+            data (training and validation split together) and from the start of the test data.
     """
 
     data_dir: str | None = None
@@ -123,16 +123,22 @@ class DataOptions:
             EnsembleError: if the data are not there and can't be downloaded.
         """
         train, test = dataset.read(self.data_dir)
-        order = np.random.default_rng(seed).permutation(len(train))[: self.limit_train]
+        order = np.random.default_rng(seed).permutation(len(train))
         held_out = round(len(order) * self.validation)
-        if held_out == len(order):
+        # Cut before any limit: no limit moves an image from one split to the other.
+        validation, training = order[:held_out], order[held_out:]
+        if self.limit_train is not None:
+            limited = round(self.limit_train * self.validation)
+            validation = validation[:limited]
+            training = training[: self.limit_train - limited]
+        if not len(training):
             raise EnsembleError(
-                f"No training data is left: {len(order)} examples with a validation share of "
-                f"{self.validation}. Raise the limit or lower the share."
+                f"No training data is left: {self.limit_train or len(order)} examples with a "
+                f"validation share of {self.validation}. Raise the limit or lower the share."
             )
         return Splits(
-            train=Split(train.images[order[held_out:]], train.labels[order[held_out:]]),
-            validation=Split(train.images[order[:held_out]], train.labels[order[:held_out]]),
+            train=Split(train.images[training], train.labels[training]),
+            validation=Split(train.images[validation], train.labels[validation]),
             test=test.first(self.limit_test),
         )
 

@@ -76,6 +76,9 @@ def test_limits(digits):
     # What is held out stays held out: a larger limit only adds to it.
     larger = DataOptions(validation=0.2, limit_train=100).load(DATASETS["digits"], seed=0)
     assert set(as_rows(splits.validation)) <= set(as_rows(larger.validation))
+    # And no limit trains on what another holds out.
+    assert not set(as_rows(splits.train)) & set(as_rows(larger.validation))
+    assert not set(as_rows(larger.train)) & set(as_rows(splits.validation))
 
 
 @pytest.mark.parametrize("validation", [-0.1, 1.0, float("nan")])
