@@ -34,13 +34,14 @@ class Report:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title=title, title_justify="left")
+        table = Table()
         for index, column in enumerate(columns):
             table.add_column(column, justify="left" if index == 0 else "right")
         for row in rows:
             table.add_row(*(cell(value) for value in row))
         # Not a terminal: as wide as the table needs, so that logs keep every column.
         console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+        self.line(title)  # rich would wrap it to the width of the table
         console.print(table)
 
     def line(self, text: str) -> None:
