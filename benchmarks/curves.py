@@ -6,6 +6,7 @@ python benchmarks/curves.py runs/backbone runs/fusion --out docs/curves.png
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import click
@@ -27,9 +28,12 @@ def main(runs: tuple[str, ...], out: str) -> None:
         epochs = [int(row["epoch"]) + 1 for row in rows]
         name = "val_ensemble_accuracy" if "val_ensemble_accuracy" in rows[0] else "val_accuracy"
         accuracies.plot(epochs, [100 * float(row[name]) for row in rows], "o-", ms=3)
-        losses.plot(epochs, [float(row["loss"]) for row in rows], "o-", ms=3, label=Path(run).name)
+        # Members trained each on their own loss: the mean of them, not Keras's sum.
+        own = [key for key in rows[0] if re.fullmatch(r"member_\d+_loss", key)] or ["loss"]
+        loss = [sum(float(row[key]) for key in own) / len(own) for row in rows]
+        losses.plot(epochs, loss, "o-", ms=3, label=Path(run).name)
         click.echo(f"{run}: {name} {100 * float(rows[-1][name]):.2f} %")
-    losses.set(xlabel="epoch", ylabel="training loss (voting, bagging: sum over members)")
+    losses.set(xlabel="epoch", ylabel="training loss")
     accuracies.set(xlabel="epoch", ylabel="validation top-1 (%)")
     losses.legend()
     for axes in (losses, accuracies):
