@@ -39,9 +39,8 @@ def test_disagreement_is_found(fusion: Converted, tmp_path) -> None:
         elif layer.weights:
             swapped.get_layer(name).set_weights(layer.get_weights())
     report = verify(swapped, fusion.path, pixels(50, (16, 16, 3)), mean=MEAN, std=STD)
-    # The network is random, so how much two members differ is too; right files reach 0.99.
-    assert max(report.member_argmax_agreement) < 0.97
-    assert report.flip_rate > 0.05
+    assert max(report.member_argmax_agreement) < 0.8
+    assert report.flip_rate > 0.2
     # The combination doesn't depend on the order.
     assert report.ensemble_argmax_agreement >= 0.95
     assert report.keras_top1 is None
