@@ -96,7 +96,12 @@ class DenseHandler(Handler):
 
 
 class Conv2DHandler(Handler):
-    """A real-valued 2D convolution; filters are stored as `[out, h, w, in]`, as CONV_2D reads."""
+    """A 2D convolution; filters are stored as `[out, h, w, in]`, as CONV_2D reads them.
+
+    A binarized 1x1 convolution (ReActNet's downsampling) is looked up as the signs of its filters,
+    int8 here and one bit each after packing, and computed with them as floats: LceBconv2d reads
+    its filters once, so they can't be a member's.
+    """
 
     def values(self, layer: keras.layers.Conv2D) -> Values:
         if layer.groups != 1:
@@ -105,7 +110,10 @@ class Conv2DHandler(Handler):
             _refuse(layer, f"its data format is {layer.data_format}", "use channels_last")
         if getattr(layer, "pad_values", 0):
             _refuse(layer, f"it pads with {layer.pad_values}", "share it, or pad with 0")
-        values = {"kernel": layer.kernel.numpy().transpose(3, 0, 1, 2)}
+        if _is_binary(layer):
+            values = _signs_and_scales(layer)
+        else:
+            values = {"kernel": layer.kernel.numpy().transpose(3, 0, 1, 2)}
         if layer.use_bias:
             values["bias"] = layer.bias.numpy()
         return values
@@ -114,11 +122,13 @@ class Conv2DHandler(Handler):
         outputs = tf.nn.conv2d(
             _quantized_input(layer, x),
             # The converter transposes back: the two cancel out and leave the gathered filter.
-            tf.transpose(rows["kernel"], [1, 2, 3, 0]),
+            tf.transpose(tf.cast(rows["kernel"], x.dtype), [1, 2, 3, 0]),
             strides=layer.strides,
             padding=layer.padding.upper(),
             dilations=layer.dilation_rate,
         )
+        if _is_binary(layer):
+            outputs *= rows["filter_scale"]
         if layer.use_bias:
             outputs += rows["bias"]
         return layer.activation(outputs)
@@ -184,11 +194,11 @@ class MemberGraph:
     def _add(self, copies: Sequence[keras.layers.Layer]) -> None:
         """Puts the values of one layer of the members' own into the tables."""
         name = copies[0].name
-        if _is_binary(copies[0]):
+        if _is_binary(copies[0]) and not _is_pointwise(copies[0]):
             raise EnsembleError(
                 f"Layer {name!r} has binary filters of its own in each member, which can't be "
                 "looked up (filters are bit-packed once): only sharing policies that share all "
-                "binary filters (fusion, all_frozen, c1, c2) can be converted."
+                "binary filters larger than 1x1 (fusion, all_frozen, c1, c2) can be converted."
             )
         handler = HANDLERS.get(type(copies[0]))
         if handler is None:
@@ -402,6 +412,28 @@ def _is_binary(layer: keras.layers.Layer) -> bool:
         getattr(layer, name, None) is not None
         for name in ("kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer")
     )
+
+
+def _is_pointwise(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.Conv2D) and set(layer.kernel_size) == {1}
+
+
+def _signs_and_scales(layer: lq.layers.QuantConv2D) -> Values:
+    """Signs int8 `[out, h, w, in]` and scales float32 `[out]` whose product is the binary filter.
+
+    # Raises
+        EnsembleError: if the quantizer gives a filter more than one magnitude.
+    """
+    kernel = layer.kernel_quantizer(tf.constant(layer.kernel.numpy())).numpy()
+    scale = np.abs(kernel).max(axis=(0, 1, 2))
+    if not np.allclose(np.abs(kernel), scale, rtol=1e-5, atol=0):
+        _refuse(
+            layer,
+            "its kernel quantizer gives weights of several magnitudes in a filter",
+            "binarize it with ste_sign or magnitude_aware_sign, or share it",
+        )
+    signs = np.where(kernel < 0, -1, 1).astype(np.int8)
+    return {"kernel": signs.transpose(3, 0, 1, 2), "filter_scale": scale.astype(np.float32)}
 
 
 def _theory_parts(network: keras.Model, members: int) -> dict[str, int]:

@@ -4,9 +4,10 @@ LCE's converter names every tensor, repeats equal constants and options, and spe
 looked-up alpha in five operators. None of that is needed to run the file:
 
 1. `relu(x) - alpha * relu(-x)` becomes one PRELU;
-2. operators and tensors that nothing reads any more are dropped, and so are the tensors' names
+2. looked-up signs, int8, become one bit each, which LceDequantize unpacks;
+3. operators and tensors that nothing reads any more are dropped, and so are the tensors' names
    and their empty quantization tables (the SignatureDef keeps the names of inputs and outputs);
-3. equal constants share one buffer; equal tensor tables, vectors, strings and custom options are
+4. equal constants share one buffer; equal tensor tables, vectors, strings and custom options are
    written once (by `SharingBuilder`).
 """
 
@@ -27,6 +28,7 @@ def pack(model: Any) -> None:
         model: with one subgraph, as LCE's converter writes it.
     """
     fuse_prelu(model)
+    pack_signs(model)
     drop_unread(model)
     drop_names(model)
     share_buffers(model)
@@ -71,15 +73,64 @@ def fuse_prelu(model: Any) -> None:
         if found is None:
             continue
         if prelu is None:
-            prelu = _add_prelu_code(model)
+            prelu = _add_operator_code(model, schema().BuiltinOperator.PRELU)
         op.opcodeIndex = prelu
         op.inputs = np.array(found, np.int32)
         op.builtinOptionsType, op.builtinOptions = 0, None
 
 
-def _add_prelu_code(model: Any) -> int:
+def pack_signs(model: Any) -> None:
+    """Stores int8 tables of +1 and -1 that are looked up and cast to float as one bit a value.
+
+    The last axis is packed into int32 words as LCE packs it: channel c is bit `c mod 32` of word
+    `c // 32`, set for -1. LceDequantize takes the place of CAST and yields the same floats.
+    """
+    graph = model.subgraphs[0]
+    names = operator_names(model)
+    readers = Counter(int(index) for op in graph.operators for index in op.inputs)
+    gathers = {
+        int(op.outputs[0]): op for op in graph.operators if names[op.opcodeIndex] == "GATHER"
+    }
+    dequantize = None
+    for op in graph.operators:
+        gather = gathers.get(int(op.inputs[0])) if names[op.opcodeIndex] == "CAST" else None
+        if gather is None:
+            continue
+        table, row = (graph.tensors[int(i)] for i in (gather.inputs[0], gather.outputs[0]))
+        if table.type != schema().TensorType.INT8 or any(
+            readers[int(i)] != 1 for i in (gather.inputs[0], gather.outputs[0])
+        ):
+            continue
+        signs = model.buffers[table.buffer].data.view(np.int8).reshape(table.shape)
+        if not (np.abs(signs) == 1).all():
+            continue
+        words = _bit_packed(signs)
+        model.buffers.append(schema().BufferT())
+        model.buffers[-1].data = words.view(np.uint8).reshape(-1)
+        table.buffer = len(model.buffers) - 1
+        for tensor, shape in ((table, words.shape), (row, words.shape[1:])):
+            tensor.type, tensor.shape = schema().TensorType.INT32, np.array(shape, np.int32)
+        # The row's shape is known here, LceDequantize demands that of its output to agree with it.
+        graph.tensors[int(op.outputs[0])].shape = np.array(signs.shape[1:], np.int32)
+        if dequantize is None:
+            custom = schema().BuiltinOperator.CUSTOM
+            dequantize = _add_operator_code(model, custom, b"LceDequantize")
+        op.opcodeIndex = dequantize
+        op.builtinOptionsType, op.builtinOptions = 0, None
+        op.customOptions = np.array([], np.uint8)
+
+
+def _bit_packed(signs: np.ndarray) -> np.ndarray:
+    """int32 `[..., ceil(n / 32)]` from +1 and -1 `[..., n]`."""
+    missing = [(0, 0)] * (signs.ndim - 1) + [(0, -signs.shape[-1] % 32)]
+    bits = np.packbits(np.pad(signs < 0, missing), axis=-1, bitorder="little")
+    return bits.view("<i4")
+
+
+def _add_operator_code(model: Any, builtin: int, custom: bytes | None = None) -> int:
     code = schema().OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema().BuiltinOperator.PRELU
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.customCode = custom
     code.version = 1
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1

@@ -82,6 +82,56 @@ def foreign_backbone() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(5, activation="softmax", name="logits")(x))
 
 
+def quicknet_backbone() -> keras.Model:
+    """A QuickNet in small (Bannink et al. 2021): the parts of larq-zoo's, one block a section.
+
+    Stem of a strided and a depthwise convolution; blocks of a one-padded binary convolution with
+    ReLU and batch norm around which the shortcut goes; transitions of blur pooling.
+    """
+
+    def norm(x: Any, name: str) -> Any:
+        return keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+
+    def section(x: Any, filters: int, name: str) -> Any:
+        y = lq.layers.QuantConv2D(
+            filters,
+            3,
+            activation="relu",
+            input_quantizer="ste_sign",
+            kernel_quantizer="ste_sign",
+            kernel_constraint="weight_clip",
+            padding="same",
+            pad_values=1,
+            use_bias=False,
+            name=f"{name}_conv",
+        )(x)
+        return x + norm(y, name)
+
+    def conv(x: Any, filters: int, kernel: int, name: str, **options: Any) -> Any:
+        layer = keras.layers.Conv2D(
+            filters, kernel, padding="same", use_bias=False, name=name, **options
+        )
+        return layer(x)
+
+    def depthwise(x: Any, name: str) -> Any:
+        layer = keras.layers.DepthwiseConv2D(
+            3, strides=2, padding="same", use_bias=False, name=name
+        )
+        return layer(x)
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((24, 24, 3))
+    x = keras.layers.ReLU()(norm(conv(inputs, 8, 3, "stem_conv", strides=2), "stem"))
+    x = norm(conv(depthwise(x, "stem_depthwise"), 16, 1, "stem_pointwise"), "stem_out")
+    x = section(x, 16, "section0")
+    x = keras.layers.ReLU()(x)
+    x = keras.layers.MaxPool2D(3, strides=1, padding="same")(x)
+    x = conv(depthwise(x, "transition_blur"), 32, 1, "transition_conv")
+    x = section(norm(x, "transition"), 32, "section1")
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
+    return keras.Model(inputs, keras.layers.Dense(6, activation="softmax", name="logits")(x))
+
+
 @dataclass(frozen=True)
 class Converted:
     model: keras.Model

@@ -9,7 +9,7 @@ from convert import member_graph
 from convert.conversion import convert_ensemble
 from convert.flatbuffer import operator_names, read_model, schema
 from convert.inspection import inspect_file
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.ensemble import EnsembleView, build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.models import build_model
@@ -22,6 +22,7 @@ from .conftest import (
     converted,
     foreign_backbone,
     pixels,
+    quicknet_backbone,
     randomized,
     small_backbone,
     small_ensemble,
@@ -70,6 +71,56 @@ def test_foreign_larq_model(tmp_path) -> None:
     case = converted(model, tmp_path)
     assert_members_agree(case, pixels(40, (12, 10, 1)))
     assert inspect_file(case.path).ops["LceBconv2d"] == 2
+
+
+def test_quicknet(tmp_path) -> None:
+    """Another architecture of Larq users: from Keras to a file that agrees with it."""
+    backbone = quicknet_backbone()
+    model = randomized(build_ensemble(backbone, 3, scheme="voting"))
+    convolutions = {
+        layer.name for layer in backbone.layers if "conv" in type(layer).__name__.lower()
+    }
+    shared = {layer.name for layer in EnsembleView(model).shared_layers()}
+    assert shared == convolutions
+    assert len(convolutions) == 7
+    case = converted(model, tmp_path)
+    assert_members_agree(case, pixels(40, (24, 24, 3)))
+    report = inspect_file(case.path)
+    assert report.ops["LceBconv2d"] == 2
+    assert report.binary_filter_copies == 1
+
+
+@pytest.mark.parametrize("channels", [32, 40])
+def test_own_binarized_1x1_convolutions(channels: int, tmp_path) -> None:
+    """ReActNet's downsampling is each member's own: its filters are looked up as bits."""
+    binary = {"input_quantizer": "ste_sign", "kernel_quantizer": "magnitude_aware_sign"}
+    inputs = keras.Input((12, 12, 3))
+    x = keras.layers.Conv2D(channels, 3, padding="same", name="stem")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    y = lq.layers.QuantConv2D(64, 3, strides=2, padding="same", name="main", **binary)(x)
+    x = keras.layers.AveragePooling2D(2, name="pool")(x)
+    x = lq.layers.QuantConv2D(64, 1, name="down", **binary)(x)
+    x = keras.layers.Flatten()(keras.layers.BatchNormalization(name="norm_out")(x + y))
+    backbone = keras.Model(inputs, keras.layers.Dense(5, name="logits")(x))
+    model = randomized(build_ensemble(backbone, 3, sharing=["stem", "main"]))
+    # Filters that differ in sign and magnitude, some exactly zero (sign(0) = +1).
+    draw = np.random.default_rng(0)
+    for member in range(3):
+        layer = model.get_layer(f"member_{member}_down")
+        kernel = draw.normal(0, 1 + member, layer.kernel.shape)
+        kernel[0, 0, :2] = 0
+        layer.kernel.assign(kernel)
+    case = converted(model, tmp_path)
+    assert_members_agree(case, pixels(40, (12, 12, 3)))
+    words = -(-channels // 32)
+    table = 3 * 64 * words * 4
+    contents = [buffer.data for buffer in read_model(case.path.read_bytes()).buffers]
+    (bits,) = [data for data in contents if data is not None and data.size == table]
+    kernel = model.get_layer("member_1_down").kernel.numpy()
+    words_of_member = bits.view("<u4").reshape(3, 64, words)[1]
+    for filter_, channel in [(0, 0), (1, 0), (0, 2), (5, 31), (63, channels - 1)]:
+        bit = words_of_member[filter_, channel // 32] >> (channel % 32) & 1
+        assert bit == (kernel[0, 0, channel, filter_] < 0)
 
 
 @pytest.mark.parametrize("widths", [(8, 16), (8, 16, 32), (8, 16, 32, 64)])

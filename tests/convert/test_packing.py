@@ -8,7 +8,15 @@ import pytest
 from convert.flatbuffer import operator_names, read_model, schema, write_model
 from convert.lce import convert_function
 from convert.member_graph import MemberGraph
-from convert.packing import drop_names, drop_unread, fuse_prelu, pack, share_buffers, share_tables
+from convert.packing import (
+    drop_names,
+    drop_unread,
+    fuse_prelu,
+    pack,
+    pack_signs,
+    share_buffers,
+    share_tables,
+)
 from larq_ensemble.ensemble import EnsembleView
 from larq_ensemble.keras import tf
 from larq_ensemble.runtime import _load_extension
@@ -112,6 +120,33 @@ def test_only_the_prelu_pattern_is_fused(function, fused: bool) -> None:
     for before, after in zip(*outputs, strict=True):
         # Equal but for the sign of a zero: -0.0 + 0.0 = 0.0.
         np.testing.assert_array_equal(before + 0.0, after + 0.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "packed"), [([-1, 1], True), ([-1, 0, 1], False), ([-128, 1], False)]
+)
+def test_tables_of_signs_become_bits(values: list[int], packed: bool) -> None:
+    table = np.random.default_rng(0).choice(values, (2, 3, 70)).astype(np.int8)
+    raw = convert_function(
+        tf.function(
+            lambda x, member: {"y": x * tf.cast(tf.gather(table, member[0]), tf.float32)},
+            input_signature=[tf.TensorSpec([1, 70]), tf.TensorSpec([1], tf.int32)],
+        ),
+        [],
+    )
+    model = read_model(raw)
+    pack_signs(model)
+    drop_unread(model)
+    after = write_model(model)
+    assert ("LceDequantize" in operator_names(read_model(after))) == packed
+    tensors = read_model(after).subgraphs[0].tensors
+    assert ([2, 3, 3] in [tensor.shape.tolist() for tensor in tensors]) == packed
+    x = np.linspace(1, 2, 70, dtype=np.float32)[np.newaxis]
+    interpreter = _load_extension().LiteInterpreter(after, 1, False, False, False)
+    for member in (1, 0):
+        inputs = [np.array([member], np.int32), x]
+        ordered = inputs if interpreter.input_shapes[0] == (1,) else inputs[::-1]
+        np.testing.assert_array_equal(interpreter.predict(ordered)[0], x * table[member])
 
 
 def test_unread_operators_are_dropped() -> None:
