@@ -30,6 +30,20 @@ FORMAT = 1
 KINDS = ("backbone", "ensemble")
 
 
+class _Section(dict):
+    """Part of a configuration that was read; a value that it lacks is an error in plain words."""
+
+    def __init__(self, values: Any = (), place: str = "the configuration") -> None:
+        super().__init__(values)
+        self._place = place
+
+    def __missing__(self, key: str) -> Any:
+        raise EnsembleError(
+            f"{self._place} lacks {key!r}: it is damaged or of another version of "
+            "larq-ensemble."
+        )
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """The full configuration of a run.
@@ -64,8 +78,15 @@ class RunConfig:
                 f"{str(path)!r} is not a configuration of format {FORMAT}: "
                 "was it written by another version of larq-ensemble?"
             )
+        arguments = {
+            name: _Section(value, f"{name!r} in {str(path)!r}")
+            if isinstance(value, dict)
+            else value
+            for name, value in values.items()
+            if name != "format"
+        }
         try:
-            config = cls(**{name: value for name, value in values.items() if name != "format"})
+            config = cls(**arguments)
         except TypeError as error:
             raise EnsembleError(f"{str(path)!r} is no complete configuration: {error}.") from None
         if config.kind not in KINDS:

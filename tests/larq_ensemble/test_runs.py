@@ -165,3 +165,13 @@ def test_versions_name_the_stack() -> None:
     from larq_ensemble.keras import tf
 
     assert package_versions()["tensorflow"] == tf.__version__
+
+
+def test_a_value_that_the_configuration_lacks_is_named(tmp_path, saved: Path) -> None:
+    path = copy_of(saved, tmp_path / "run") / "config.json"
+    config = load_run(path.parent).config
+    assert config.dataset["classes"] == 3
+    with pytest.raises(EnsembleError, match=r"'dataset' in .*config.json' lacks 'mean'"):
+        config.dataset["mean"]
+    assert config.ensemble.get("members", 1) == 1
+    assert create_run(path.parent, CONFIG, resume=True).config.dataset == CONFIG.dataset
