@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble import layers as _layers  # noqa: F401 (so that Keras can load them)
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.functional import classifier, layer_graph, map_references
 from larq_ensemble.keras import keras, tf

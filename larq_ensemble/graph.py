@@ -31,6 +31,7 @@ class Role(str, Enum):
 
     STEM = "stem"
     SHORTCUT = "shortcut"
+    DOWNSAMPLING = "downsampling"
     BLOCK_END = "block_end"
     CONV = "conv"
     HEAD = "head"
@@ -113,8 +114,11 @@ class LayerGraph:
         - head: the last dense layer;
         - stem: a convolution with no convolution before it;
         - shortcut: at an addition of two branches, the 1x1 convolutions that only the branch
-          with fewer convolutions has;
-        - block_end: the last convolution of the other branch;
+          with fewer convolutions has; downsampling: those of them that are binarized;
+        - block_end: the last convolution of the other branch. Where that branch is one
+          convolution (Bi-Real Net, ReActNet) two such additions in a row make a block, as in a
+          ResNet, and only the second has the block's end; a convolution on a shortcut begins
+          another block, and one that is left over is a block by itself;
         - conv: every other convolution.
         """
         roles = {layer.name: Role.OTHER for layer in self}
@@ -122,9 +126,23 @@ class LayerGraph:
         for layer in self:
             if layer.kind is Kind.CONV:
                 roles[layer.name] = Role.CONV if convs_before[layer.name] else Role.STEM
+        half_block = None
         for layer in self:
-            if layer.kind is Kind.MERGE and len(layer.inputs) == 2:
-                self._mark_branches(layer, convs_before, roles)
+            if layer.kind is not Kind.MERGE or len(layer.inputs) != 2:
+                continue
+            shortcut, main = self._branches(layer, convs_before)
+            for conv in shortcut:
+                if set(conv.kernel_size) == {1} and roles[conv.name] is Role.CONV:
+                    roles[conv.name] = Role.DOWNSAMPLING if conv.binary else Role.SHORTCUT
+            if not main or roles[main[-1].name] is not Role.CONV:
+                continue
+            end = main[-1].name
+            roles[end] = Role.BLOCK_END
+            if half_block and len(main) == 1 and not shortcut:
+                roles[half_block] = Role.CONV
+                half_block = None
+            else:
+                half_block = end if len(main) == 1 else None
         dense = [layer.name for layer in self if layer.kind is Kind.DENSE]
         if dense:
             roles[dense[-1]] = Role.HEAD
@@ -143,12 +161,10 @@ class LayerGraph:
             before[layer.name] = found
         return before
 
-    def _mark_branches(
-        self,
-        merge: LayerNode,
-        convs_before: dict[str, dict[str, None]],
-        roles: dict[str, Role],
-    ) -> None:
+    def _branches(
+        self, merge: LayerNode, convs_before: dict[str, dict[str, None]]
+    ) -> list[list[LayerNode]]:
+        """The convolutions that only one branch of an addition has, of the shorter one first."""
         branches = []
         for name in merge.inputs:
             convs = dict(convs_before[name])
@@ -159,11 +175,6 @@ class LayerGraph:
             [self[name] for name in branch if name not in other]
             for branch, other in zip(branches, reversed(branches))
         ]
-        shortcut, main = sorted(
+        return sorted(
             own, key=lambda convs: (len(convs), sum(math.prod(conv.kernel_size) for conv in convs))
         )
-        for conv in shortcut:
-            if set(conv.kernel_size) == {1} and roles[conv.name] is Role.CONV:
-                roles[conv.name] = Role.SHORTCUT
-        if main and roles[main[-1].name] is Role.CONV:
-            roles[main[-1].name] = Role.BLOCK_END

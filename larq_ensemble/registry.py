@@ -38,6 +38,9 @@ class Registry(Generic[Entry]):
         except (KeyError, TypeError):
             raise UnknownNameError(self._argument, name, self._entries) from None
 
+    def items(self) -> Iterator[tuple[str, Entry]]:
+        return iter(self._entries.items())
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 

@@ -138,6 +138,7 @@ class Run:
                 f"The run {str(self.path)!r} has no model.keras: its training has not finished. "
                 "Go on with --resume."
             )
+        import larq_ensemble.ensemble  # noqa: F401 (registers the layers that Keras has to know)
         from larq_ensemble.keras import keras
 
         try:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from larq_ensemble.models import MODELS
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -18,6 +20,15 @@ def _all(*decorators: Decorator) -> Decorator:
 
     return apply
 
+
+model_option = click.option(
+    "--model",
+    "model_name",
+    default="resnet20",
+    show_default=True,
+    help=f"{', '.join(name for name, model in MODELS.items() if model.binary)}; or the "
+    "real-valued twin of one, such as resnet20_real.",
+)
 
 seed_option = click.option(
     "--seed",

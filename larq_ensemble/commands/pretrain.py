@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import click
 
-from larq_ensemble.commands.options import data_options, recipe_options, run_options, seed_option
+from larq_ensemble.commands.options import (
+    data_options,
+    model_option,
+    recipe_options,
+    run_options,
+    seed_option,
+)
 from larq_ensemble.reporting import json_option, keras_verbosity, reporting
 
 
 @click.command("pretrain", short_help="Train a backbone.")
-@click.option(
-    "--model",
-    "model_name",
-    default="resnet20",
-    show_default=True,
-    help="resnet20, or its real-valued twin resnet20_real.",
-)
+@model_option
 @click.option(
     "--dataset",
     "dataset_name",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from larq_ensemble.commands.options import model_option
 from larq_ensemble.reporting import json_option, reporting
 
 if TYPE_CHECKING:
@@ -13,13 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command("storage", short_help="What an ensemble takes to store, without training.")
-@click.option(
-    "--model",
-    "model_name",
-    default="resnet20",
-    show_default=True,
-    help="resnet20, or its real-valued twin resnet20_real.",
-)
+@model_option
 @click.option("--classes", type=click.IntRange(2), default=100, show_default=True)
 @click.option(
     "--members", type=click.IntRange(1), default=4, show_default=True, help="M, how many."

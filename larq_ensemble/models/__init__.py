@@ -9,14 +9,16 @@ model = build_model("resnet20", input_shape=(32, 32, 3), classes=100)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.graph import LayerGraph
-from larq_ensemble.models.resnet import resnet
+from larq_ensemble.models.birealnet import bireal_block
+from larq_ensemble.models.reactnet import react_block
+from larq_ensemble.models.resnet import Block, residual_block, residual_network
 from larq_ensemble.models.size_tracer import SizeTracer
+from larq_ensemble.models.vocabulary import Layers, Value
 from larq_ensemble.registry import Registry
 
 if TYPE_CHECKING:
@@ -28,24 +30,59 @@ class Architecture:
     """A named network.
 
     # Arguments
-        apply: the function that describes it in the vocabulary of `models.vocabulary`.
+        block: what its stages consist of, in the vocabulary of `models.vocabulary`.
         stages: channels of each stage at width 1.
+        blocks: how many blocks each stage has.
+        estimators: the gradients its signs can have, the default first.
         binary: `False` for a real-valued twin.
-        options: further arguments of `apply`.
     """
 
-    apply: Callable[..., Any]
+    block: Block
     stages: tuple[int, ...]
+    blocks: tuple[int, ...]
+    estimators: tuple[str, ...] = ("ste_sign", "approx_sign")
     binary: bool = True
-    options: Mapping[str, Any] = field(default_factory=dict)
 
+    def apply(
+        self, layers: Layers[Value], x: Value, *, classes: int, dropout: float, width: float
+    ) -> Value:
+        """The logits of image `x`; the channels of every stage are multiplied by `width`."""
+        if classes < 2:
+            raise EnsembleError(f"`classes` must be at least 2, got {classes}.")
+        stages = tuple(round(channels * width) for channels in self.stages)
+        if min(stages) < 1:
+            raise EnsembleError(
+                f"`width` {width} leaves a stage without channels (at width 1 they are "
+                f"{self.stages}): choose a larger one."
+            )
+        return residual_network(
+            layers,
+            x,
+            classes=classes,
+            dropout=dropout,
+            block=self.block,
+            stages=stages,
+            blocks=self.blocks,
+        )
+
+
+_WIDE = (64, 128, 256, 512)
+_NARROW = (16, 32, 64)
 
 MODELS: Registry[Architecture] = Registry("model")
 
-for _name, _binary in (("resnet20", True), ("resnet20_real", False)):
-    MODELS.register(
-        _name, Architecture(resnet, (16, 32, 64), binary=_binary, options={"blocks": (3, 3, 3)})
-    )
+for _name, _architecture in {
+    "resnet18": Architecture(residual_block, _WIDE, (2, 2, 2, 2)),
+    "resnet20": Architecture(residual_block, _NARROW, (3, 3, 3)),
+    "resnet32": Architecture(residual_block, _NARROW, (5, 5, 5)),
+    "resnet34": Architecture(residual_block, _WIDE, (3, 4, 6, 3)),
+    "birealnet18": Architecture(bireal_block, _WIDE, (2, 2, 2, 2)),
+    "birealnet34": Architecture(bireal_block, _WIDE, (3, 4, 6, 3)),
+    # RSign's gradient is approx_sign, whatever is asked for.
+    "reactnet10": Architecture(react_block, _WIDE, (1, 1, 1, 1), estimators=("approx_sign",)),
+}.items():
+    MODELS.register(_name, _architecture)
+    MODELS.register(f"{_name}_real", replace(_architecture, binary=False))
 
 
 def build_model(
@@ -56,6 +93,7 @@ def build_model(
     width: float = 1.0,
     dropout: float = 0.0,
     pad_values: float = 0.0,
+    estimator: str | None = None,
 ) -> keras.Model:
     """Builds a backbone.
 
@@ -67,6 +105,10 @@ def build_model(
         dropout: rate before the linear layer (the paper: 0.5 for 100 classes).
         pad_values: what pads the inputs of binary convolutions: 0 (the paper's) or 1, which lets
             Larq Compute Engine write bit-packed outputs.
+        estimator: the gradient of the sign of activations: `"ste_sign"` (the clipped
+            straight-through estimator; the paper's, Eq. 5) or `"approx_sign"` (a piecewise
+            quadratic approximation, Liu et al. 2018). `None`: the network's own, which is
+            `"ste_sign"`, but `"approx_sign"` in ReActNet, whose RSign has no other.
 
     # Returns
         A functional Keras model: float32 [n, height, width, channels] -> logits [n, classes].
@@ -91,16 +133,15 @@ def build_model(
         )
     if not 0 <= dropout < 1:
         raise EnsembleError(f"`dropout` must be at least 0 and below 1, got {dropout}.")
+    estimator = estimator or architecture.estimators[0]
+    if estimator not in architecture.estimators:
+        raise EnsembleError(
+            f"`estimator` must be {' or '.join(map(repr, architecture.estimators))} in {name!r}, "
+            f"got {estimator!r}."
+        )
     image = keras.Input(tuple(input_shape), name="image")
-    layers = KerasLayers(binary=architecture.binary, pad_values=pad_values)
-    logits = architecture.apply(
-        layers,
-        image,
-        classes=_checked_classes(classes),
-        dropout=dropout,
-        stages=_scaled(architecture, width),
-        **architecture.options,
-    )
+    layers = KerasLayers(binary=architecture.binary, pad_values=pad_values, estimator=estimator)
+    logits = architecture.apply(layers, image, classes=classes, dropout=dropout, width=width)
     return keras.Model(image, logits, name=name)
 
 
@@ -111,28 +152,5 @@ def trace_model(name: str, *, channels: int = 3, classes: int, width: float = 1.
     """
     architecture = MODELS[name]
     tracer = SizeTracer(binary=architecture.binary)
-    architecture.apply(
-        tracer,
-        tracer.input(channels),
-        classes=_checked_classes(classes),
-        dropout=0.0,
-        stages=_scaled(architecture, width),
-        **architecture.options,
-    )
+    architecture.apply(tracer, tracer.input(channels), classes=classes, dropout=0.0, width=width)
     return tracer.graph
-
-
-def _checked_classes(classes: int) -> int:
-    if classes < 2:
-        raise EnsembleError(f"`classes` must be at least 2, got {classes}.")
-    return classes
-
-
-def _scaled(architecture: Architecture, width: float) -> tuple[int, ...]:
-    stages = tuple(round(channels * width) for channels in architecture.stages)
-    if min(stages) < 1:
-        raise EnsembleError(
-            f"`width` {width} leaves a stage without channels (at width 1 they are "
-            f"{architecture.stages}): choose a larger one."
-        )
-    return stages

@@ -1,36 +1,49 @@
-"""XNOR-style binarized ResNets for small images.
+"""XNOR-style binarized ResNets for small images: ResNet-18, -20, -32 and -34.
 
 # References
-    - Kim et al. 2022, [PeerJ CS 8:e924](https://doi.org/10.7717/peerj-cs.924): Table 1 (sizes),
-      Fig. 1B (block), Fig. 3 and 4 (network).
+    - Kim et al. 2022, [PeerJ CS 8:e924](https://doi.org/10.7717/peerj-cs.924): Tables 1 and 2
+      (sizes), Fig. 1B (block), Fig. 3 and 4 (network). The paper has ResNet-18 and -20.
     - He et al. 2016, [Deep Residual Learning](https://arxiv.org/abs/1512.03385), section 4.2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from larq_ensemble.models.vocabulary import Layers, Value
 
 
-def resnet(
+class Block(Protocol):
+    """A part of a stage: its output has `filters` channels and 1 / `strides` the resolution."""
+
+    def __call__(
+        self, layers: Layers[Value], x: Value, filters: int, *, strides: int, name: str
+    ) -> Value: ...
+
+
+def residual_network(
     layers: Layers[Value],
     x: Value,
     *,
     classes: int,
     dropout: float,
+    block: Block,
     stages: Sequence[int],
     blocks: Sequence[int],
 ) -> Value:
     """Stem, stages of residual blocks, global average pooling, dropout, linear layer.
+
+    The stem is that of CIFAR networks: a real-valued 3x3 convolution of stride 1, batch norm.
 
     # Arguments
         layers: the vocabulary to build with.
         x: the image.
         classes: number of logits.
         dropout: rate before the linear layer.
+        block: what the stages consist of.
         stages: channels of each stage; every stage but the first halves the resolution.
-        blocks: residual blocks of each stage.
+        blocks: how many of `block` each stage has.
 
     # Returns
         The logits.
@@ -38,9 +51,9 @@ def resnet(
     x = layers.conv(x, stages[0], 3, name="conv1")
     x = layers.batch_norm(x, name="conv1_bn")
     for stage, (filters, count) in enumerate(zip(stages, blocks), start=1):
-        for block in range(count):
-            strides = 2 if stage > 1 and block == 0 else 1
-            x = residual_block(layers, x, filters, strides=strides, name=f"layer{stage}_{block}")
+        for index in range(count):
+            strides = 2 if stage > 1 and index == 0 else 1
+            x = block(layers, x, filters, strides=strides, name=f"layer{stage}_{index}")
     x = layers.global_average_pool(x, name="pool")
     x = layers.dropout(x, dropout, name="dropout")
     return layers.dense(x, classes, name="linear")

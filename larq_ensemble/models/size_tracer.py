@@ -47,7 +47,14 @@ class SizeTracer:
         return self._record(name, Kind.CONV, (x,), filters, stored, kernel_size=(kernel, kernel))
 
     def binary_conv(
-        self, x: Traced, filters: int, kernel: int, *, strides: int = 1, name: str
+        self,
+        x: Traced,
+        filters: int,
+        kernel: int,
+        *,
+        strides: int = 1,
+        binarize_input: bool = True,
+        name: str,
     ) -> Traced:
         if not self._binary:
             return self.conv(x, filters, kernel, strides=strides, name=name)
@@ -58,6 +65,15 @@ class SizeTracer:
         )
         return self._record(name, Kind.CONV, (x,), filters, *stored, kernel_size=(kernel, kernel))
 
+    def rsign(self, x: Traced, *, name: str) -> Traced:
+        if not self._binary:
+            return x
+        stored = Stored(Content.ACTIVATION, x.channels, FLOAT_BITS)
+        return self._record(name, Kind.ACTIVATION, (x,), x.channels, stored)
+
+    def hard_tanh(self, x: Traced, *, name: str) -> Traced:
+        return x if self._binary else self._record(name, Kind.OTHER, (x,), x.channels)
+
     def batch_norm(self, x: Traced, *, name: str) -> Traced:
         stored = Stored(Content.NORM, 2 * x.channels, FLOAT_BITS)
         return self._record(name, Kind.NORM, (x,), x.channels, stored)
@@ -66,8 +82,16 @@ class SizeTracer:
         stored = Stored(Content.ACTIVATION, 1, FLOAT_BITS)
         return self._record(name, Kind.ACTIVATION, (x,), x.channels, stored)
 
+    def rprelu(self, x: Traced, *, name: str) -> Traced:
+        shift = slope = offset = Stored(Content.ACTIVATION, x.channels, FLOAT_BITS)
+        stored = (shift, slope, offset)
+        return self._record(name, Kind.ACTIVATION, (x,), x.channels, *stored)
+
     def add(self, x: Traced, y: Traced, *, name: str) -> Traced:
         return self._record(name, Kind.MERGE, (x, y), x.channels)
+
+    def average_pool(self, x: Traced, size: int, *, name: str) -> Traced:
+        return self._record(name, Kind.OTHER, (x,), x.channels)
 
     def global_average_pool(self, x: Traced, *, name: str) -> Traced:
         return self._record(name, Kind.OTHER, (x,), x.channels)

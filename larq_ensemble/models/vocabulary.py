@@ -22,9 +22,25 @@ class Layers(Protocol[Value]):
         """A real-valued convolution without bias, padded to the same size."""
 
     def binary_conv(
-        self, x: Value, filters: int, kernel: int, *, strides: int = 1, name: str
+        self,
+        x: Value,
+        filters: int,
+        kernel: int,
+        *,
+        strides: int = 1,
+        binarize_input: bool = True,
+        name: str,
     ) -> Value:
-        """sign(x) convolved with mean(|W|) * sign(W), without bias, padded to the same size."""
+        """sign(x) convolved with mean(|W|) * sign(W), without bias, padded to the same size.
+
+        After `rsign` the input is binarized already: `binarize_input=False`.
+        """
+
+    def rsign(self, x: Value, *, name: str) -> Value:
+        """`larq_ensemble.layers.RSign`; in a real-valued twin nothing."""
+
+    def hard_tanh(self, x: Value, *, name: str) -> Value:
+        """min(max(x, -1), 1) in a real-valued twin; nothing where a sign follows in its place."""
 
     def batch_norm(self, x: Value, *, name: str) -> Value:
         """Batch normalization over the last axis."""
@@ -32,8 +48,14 @@ class Layers(Protocol[Value]):
     def prelu(self, x: Value, *, name: str) -> Value:
         """max(x, 0) + a * min(x, 0) with one slope `a`."""
 
+    def rprelu(self, x: Value, *, name: str) -> Value:
+        """`larq_ensemble.layers.RPReLU`."""
+
     def add(self, x: Value, y: Value, *, name: str) -> Value:
         """The sum of two branches."""
+
+    def average_pool(self, x: Value, size: int, *, name: str) -> Value:
+        """The mean of each `size` x `size` window; windows don't overlap, the last may be cut."""
 
     def global_average_pool(self, x: Value, *, name: str) -> Value:
         """The mean of each channel."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from larq_ensemble.graph import Content, Kind, LayerGraph, LayerNode, Role, Stored
@@ -108,7 +110,42 @@ def test_the_shortcut_of_an_earlier_block_stays_one() -> None:
         other("add_2", "b", "add_1", kind=Kind.MERGE),
     )
     assert found["short"] is Role.SHORTCUT
-    assert (found["a"], found["b"]) == (Role.BLOCK_END, Role.BLOCK_END)
+    assert (found["a"], found["b"]) == (Role.CONV, Role.BLOCK_END)
+
+
+def test_a_shortcut_around_each_convolution() -> None:
+    """Bi-Real Net: two additions make a block; a convolution on a shortcut begins another."""
+    layers = [conv("stem", "in")]
+    for index in range(6):
+        before = layers[-1].name
+        layers.append(conv(f"c{index}", before))
+        shortcut = before
+        if index == 3:
+            layers.append(conv("short", before, kernel=1))
+            shortcut = "short"
+        layers.append(other(f"add{index}", f"c{index}", shortcut, kind=Kind.MERGE))
+    assert roles(*layers) == {
+        "stem": Role.STEM,
+        "c0": Role.CONV,
+        "c1": Role.BLOCK_END,
+        "c2": Role.BLOCK_END,  # Left over.
+        "c3": Role.CONV,
+        "short": Role.SHORTCUT,
+        "c4": Role.BLOCK_END,
+        "c5": Role.BLOCK_END,  # Left over.
+    }
+
+
+def test_a_binarized_convolution_in_a_shortcut_is_downsampling() -> None:
+    binary = LayerNode(
+        "short", Kind.CONV, ("stem",), (Stored(Content.BINARY_FILTER, 9, 1),), (1, 1)
+    )
+    assert roles(
+        conv("stem", "in"),
+        conv("a", "stem"),
+        binary,
+        other("add", "a", "short", kind=Kind.MERGE),
+    ) == {"stem": Role.STEM, "a": Role.BLOCK_END, "short": Role.DOWNSAMPLING}
 
 
 def test_a_layer_that_feeds_itself() -> None:
@@ -132,13 +169,20 @@ def test_bits_of_a_layer() -> None:
     assert not conv("b").binary
 
 
-@pytest.mark.parametrize("name", ["resnet20", "resnet20_real"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{name}{twin}"
+        for name in ("resnet20", "birealnet18", "reactnet10")
+        for twin in ("", "_real")
+    ],
+)
 def test_the_size_tracer_sees_the_network_that_keras_builds(name: str) -> None:
     """Every layer, its inputs and every stored value; only Keras's input has a name to choose."""
     from larq_ensemble.functional import layer_graph
 
-    model = build_model(name, input_shape=(8, 8, 2), classes=7, width=0.25)
-    traced = trace_model(name, channels=2, classes=7, width=0.25)
+    model = build_model(name, input_shape=(8, 8, 2), classes=7, width=0.0625)
+    traced = trace_model(name, channels=2, classes=7, width=0.0625)
     built = layer_graph(model)
     renamed = {
         layer.name: LayerNode(
@@ -156,7 +200,7 @@ def test_the_size_tracer_sees_the_network_that_keras_builds(name: str) -> None:
     for layer_name, layer in expected.items():
         assert renamed[layer_name].kind is layer.kind, layer_name
         assert sorted(renamed[layer_name].inputs) == sorted(layer.inputs), layer_name
-        assert set(renamed[layer_name].stored) == set(layer.stored), layer_name
+        assert Counter(renamed[layer_name].stored) == Counter(layer.stored), layer_name
         assert renamed[layer_name].kernel_size == layer.kernel_size, layer_name
     assert {n: r for n, r in built.roles.items() if n != "image"} == {
         n: r for n, r in traced.roles.items() if n != "input"

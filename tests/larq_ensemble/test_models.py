@@ -232,11 +232,13 @@ def test_sizes_that_cannot_be(arguments: dict, message: str) -> None:
 
 
 def test_unknown_models_list_the_known_ones() -> None:
-    assert list(MODELS) == ["resnet20", "resnet20_real"]
+    families = ["resnet18", "resnet20", "resnet32", "resnet34"]
+    families += ["birealnet18", "birealnet34", "reactnet10"]
+    assert sorted(MODELS) == sorted([*families, *(f"{name}_real" for name in families)])
     for build in (
         lambda: build_model("resnet", input_shape=(8, 8, 3), classes=3),
         lambda: trace_model("resnet", classes=3),
     ):
         with pytest.raises(UnknownNameError) as error:
             build()
-        assert str(error.value) == "Unknown model 'resnet'. Known: resnet20, resnet20_real."
+        assert str(error.value) == f"Unknown model 'resnet'. Known: {', '.join(sorted(MODELS))}."

@@ -197,7 +197,7 @@ def test_command_prints_tables() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--model", "resnet21"], 1, "Unknown model 'resnet21'. Known: resnet20, resnet20_real."),
+        (["--model", "resnet21"], 1, "Unknown model 'resnet21'. Known: birealnet18, "),
         (["--sharing", "re:nothing"], 1, "matches no layer with weights"),
         (["--sharing", "re:("], 1, "is no regular expression"),
         (["--width", "0.01"], 1, "`width` 0.01 leaves a stage without channels"),

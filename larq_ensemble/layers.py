@@ -1,0 +1,103 @@
+"""Layers of binarized networks that Larq does not have, for any Keras or Larq network.
+
+Keras finds them by name when it loads a model, once this module is imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from larq_ensemble.keras import keras, lq, tf
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class RSign(keras.layers.Layer):
+    r"""Sign with a learnable threshold for each channel (ReAct-Sign).
+
+    \\[
+    y = \begin{cases}
+      -1 & x < \alpha_c \\\
+      \hphantom{-}1 & x \geq \alpha_c
+    \end{cases}
+    \\]
+
+    The gradient is that of `larq.quantizers.approx_sign`, with respect to \\(x - \alpha_c\\):
+
+    \\[\frac{\partial y}{\partial x} = -\frac{\partial y}{\partial \alpha_c} = \begin{cases}
+      2 - 2 \left|x - \alpha_c\right| & \left|x - \alpha_c\right| \leq 1 \\\
+      0 & \left|x - \alpha_c\right| > 1
+    \end{cases}
+    \\]
+
+    The output is binarized already, so a Larq layer that follows takes `input_quantizer=None`
+    (`approx_sign` once more would let no gradient through, because it is zero at -1 and 1):
+
+    ```python
+    x = RSign()(x)
+    x = lq.layers.QuantConv2D(64, 3, kernel_quantizer="magnitude_aware_sign", use_bias=False)(x)
+    ```
+
+    Larq Compute Engine makes a subtraction, one `LceQuantize` and an `LceBconv2d` of these two.
+
+    # Weights
+        threshold: \\(\alpha\\), float32 [channels], initially 0.
+
+    # Input shape
+        float32 [n, ..., channels].
+
+    # Output shape
+        As the input, each value -1 or 1.
+
+    # References
+        - Liu et al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488), Eq. 1 (there it is -1 at
+          the threshold itself; here +1, as for every sign in Larq).
+        - Liu et al. 2018, [Bi-Real Net](https://arxiv.org/abs/1808.00278) (the gradient).
+    """
+
+    def build(self, input_shape: Any) -> None:
+        self.threshold = self.add_weight(
+            name="threshold", shape=input_shape[-1:], initializer="zeros"
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return lq.quantizers.approx_sign(inputs - self.threshold)
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class RPReLU(keras.layers.Layer):
+    r"""PReLU with learnable shifts before and after it, for each channel (ReAct-PReLU).
+
+    \\[
+    y = \max(x - \gamma_c, 0) + \beta_c \min(x - \gamma_c, 0) + \zeta_c
+    \\]
+
+    # Weights
+        shift: \\(\gamma\\), float32 [channels], initially 0.
+        slope: \\(\beta\\), float32 [channels], initially 0.25.
+        offset: \\(\zeta\\), float32 [channels], initially 0.
+
+    # Input shape
+        float32 [n, ..., channels].
+
+    # Output shape
+        As the input.
+
+    # References
+        - Liu et al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488), Eq. 2 and Fig. 5.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        channels = input_shape[-1:]
+        self.shift = self.add_weight(name="shift", shape=channels, initializer="zeros")
+        self.slope = self.add_weight(
+            name="slope", shape=channels, initializer=keras.initializers.Constant(0.25)
+        )
+        self.offset = self.add_weight(name="offset", shape=channels, initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        shifted = inputs - self.shift
+        # As Keras writes PReLU, with slopes [1, 1, channels]: TFLite's converter makes one PRELU.
+        slope = tf.reshape(self.slope, [1] * (len(inputs.shape) - 2) + [-1])
+        return tf.nn.relu(shifted) + (-slope) * tf.nn.relu(-shifted) + self.offset
