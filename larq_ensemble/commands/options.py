@@ -26,7 +26,7 @@ model_option = click.option(
     "model_name",
     default="resnet20",
     show_default=True,
-    help=f"{', '.join(name for name, model in MODELS.items() if model.binary)}; or the "
+    help=f"{', '.join(name for name, model in MODELS.items() if model.binary)}, or the "
     "real-valued twin of one, such as resnet20_real.",
 )
 
