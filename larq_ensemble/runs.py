@@ -39,8 +39,7 @@ class _Section(dict):
 
     def __missing__(self, key: str) -> Any:
         raise EnsembleError(
-            f"{self._place} lacks {key!r}: it is damaged or of another version of "
-            "larq-ensemble."
+            f"{self._place} lacks {key!r}: it is damaged or of another version of larq-ensemble."
         )
 
 

@@ -30,6 +30,28 @@ model_option = click.option(
     "real-valued twin of one, such as resnet20_real.",
 )
 
+
+class MemberCounts(click.ParamType):
+    """Numbers of members, such as `1,2,4`, as an ascending tuple."""
+
+    name = "M,M,..."
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            counts = {int(part) for part in value.split(",")}
+        except ValueError:
+            counts = {0}
+        if min(counts) < 1:
+            self.fail(f"{value!r} is no list of whole numbers from 1 on, such as 2,4.")
+        return tuple(sorted(counts))
+
+
+member_counts = MemberCounts()
+
 seed_option = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),

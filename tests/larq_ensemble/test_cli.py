@@ -39,6 +39,7 @@ JOB = {
     "inspect": ["ensemble.tflite"],
     "verify": ["ensemble.tflite", "--run", "fusion", "--samples", "20"],
     "predict": ["ensemble.tflite", "image.png", "--members", "1"],
+    "reproduce": ["table1", "--out", "figures"],
 }
 
 # What the programs that call these commands rely on.
@@ -63,6 +64,7 @@ RESULT_KEYS = {
         "samples",
     },
     "predict": {"predictions"},
+    "reproduce": {"name", "points", "equal", "csv", "png", "svg"},
 }
 
 
@@ -140,6 +142,7 @@ def test_json_of_every_command_is_all_there_is_on_standard_output(job):
     ((prediction,), members) = results["predict"]["predictions"], results["predict"]["members"]
     assert members == 1
     assert prediction["image"] == "image.png"
+    assert results["reproduce"]["equal"] is True
     # What people read went to standard error instead.
     assert "loss:" in done.stderr
     assert "disagreement" in done.stderr
@@ -232,6 +235,9 @@ def test_help_names_everything_that_is_registered(call):
         ("predict ensemble.tflite image.png --members 0", "0 is not in the range x>=1"),
         ("predict ensemble.tflite", "Missing argument 'IMAGE...'"),
         ("convert fusion", "Missing option '--out'"),
+        ("reproduce table1", "Missing option '--out'"),
+        ("reproduce table1 --out new --epochs 3", "counted, not trained: leave out --epochs"),
+        ("reproduce fig7b --out new --members 2,x", "'2,x' is no list of whole numbers"),
     ],
 )
 def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, message):
@@ -265,6 +271,8 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("pretrain --recipe long --out new", "Unknown recipe 'long'. Known: paper, short"),
         ("train --pretrained backbone --scheme s --out new", "Unknown scheme 's'. Known: "),
         ("train --pretrained backbone --sharing s --out new", "Unknown sharing 's'. Known: "),
+        ("reproduce fig1 --out new", "Unknown table or figure 'fig1'. Known: fig5a, "),
+        ("reproduce fig6 --out new --dataset mnist", "Unknown dataset 'mnist'. Known: cifar10, "),
         ("evaluate fusion --dataset mnist", "Unknown dataset 'mnist'. Known: cifar10, "),
         ("storage --model vgg", "Unknown model 'vgg'. Known: "),
         ("storage --sharing s", "Unknown sharing 's'. Known: "),

@@ -1,0 +1,42 @@
+"""The numbers that Kim et al. 2022 report, from `paper.json`; needs no TensorFlow."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+
+@functools.cache
+def paper() -> dict[str, Any]:
+    """All of `paper.json`: values with their units, notes and source."""
+    return json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
+
+
+def accuracies(dataset: str, model: str, *, scheme: str, sharing: str) -> dict[int, float]:
+    """Test top-1 in percent of the paper's ensembles, by M; empty if it has none of the kind."""
+    network = paper()["accuracy"].get(dataset, {}).get(model, {})
+    if sharing == "fusion":
+        values = network.get("schemes", {}).get(scheme, [])
+    else:
+        values = network.get("sharing", {}).get(sharing, []) if scheme == "fusion" else []
+    return {
+        members: value for members, value in zip(paper()["members"], values) if value is not None
+    }
+
+
+def single_accuracy(dataset: str, model: str) -> float | None:
+    """Test top-1 in percent of the paper's pretrained single network, if it has one."""
+    return paper()["accuracy"].get(dataset, {}).get(model, {}).get("single")
+
+
+def block_bits(model: str, classes: int) -> dict[str, int]:
+    """Bits of each block's weights in one network, Table 1 (`resnet20`) or 2 (`resnet18`)."""
+    blocks = paper()["storage"][model]
+    return {**blocks, "linear": blocks["linear"][str(classes)]}
+
+
+def energy_mj(members: int) -> float:
+    """Millijoule for an image by the paper's model: M times XNOR-Net's figure on ImageNet."""
+    return members * paper()["compute"]["energy"]["xnornet"]

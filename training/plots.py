@@ -1,0 +1,197 @@
+"""One look for all figures: a colour means the same scheme or policy in each of them.
+
+The colours are those of Okabe and Ito, which people who are colour-blind can tell apart; markers
+tell curves apart in print.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from larq_ensemble.files import replacing
+from training.reproduction import OURS, PAPER, SINGLE, BlockTable, Point, StorageFigure
+from training.reproduction import Figure as Reproduced
+
+_BLUE, _GREEN, _VERMILION, _PINK = "#0072B2", "#009E73", "#D55E00", "#CC79A7"
+_SKY, _ORANGE, _BLACK, _GREY = "#56B4E9", "#E69F00", "#000000", "#6E6E6E"
+
+# Schemes, and policies of fusion ensembles, by name: colour and marker.
+_LOOKS = {
+    "fusion": (_BLUE, "o"),
+    "nested_fusion": (_SKY, "D"),
+    "voting": (_GREEN, "s"),
+    "hard_voting": (_GREEN, "P"),
+    "bagging": (_VERMILION, "^"),
+    "batch_bagging": (_VERMILION, "v"),
+    "boosting": (_PINK, "D"),
+    "snapshot": (_ORANGE, "X"),
+    "adaboost": (_PINK, "*"),
+    "stochastic_rounding": (_BLACK, "h"),
+    "all_frozen": (_VERMILION, "s"),
+    "c1": (_ORANGE, "^"),
+    "c2": (_GREEN, "D"),
+    "c3": (_PINK, "v"),
+    "none": (_BLACK, "s"),
+    SINGLE: (_GREY, ""),
+}
+
+_NAMES = {
+    "resnet18": "ResNet-18",
+    "resnet20": "ResNet-20",
+    "birealnet18": "Bi-Real-Net-18",
+    "reactnet10": "ReActNet-10",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+}
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 6,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "larq-ensemble",  # the same figure is the same file
+    "svg.fonttype": "none",
+}
+plt.rcParams.update(_STYLE)
+
+
+def look(scheme: str | None, sharing: str | None) -> tuple[str, str]:
+    """Colour and marker of a curve: the policy's, or for `fusion` the scheme's."""
+    name = sharing if sharing not in ("fusion", None) else scheme or sharing
+    return _LOOKS.get(name or SINGLE, (_GREY, "p"))
+
+
+def new_figure(panels: int = 1, *, width: float = 6.4) -> tuple[Canvas, list[Axes]]:
+    """Axes side by side in the common style; `save` writes and closes them."""
+    figure, axes = plt.subplots(
+        1, panels, figsize=(width if panels == 1 else 4.2 * panels, 4.6), squeeze=False
+    )
+    return figure, list(axes[0])
+
+
+def save(figure: Canvas, stem: str | os.PathLike[str]) -> list[Path]:
+    """Writes `stem`.png and `stem`.svg, each whole or not at all, and closes the figure."""
+    paths = [Path(f"{os.fspath(stem)}{suffix}") for suffix in (".png", ".svg")]
+    for path in paths:
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150, metadata=metadata)
+    plt.close(figure)
+    return paths
+
+
+def draw(figure: Reproduced, points: Sequence[Point]) -> Canvas:
+    """Draws a table or figure of the paper, ours solid and the paper's dashed."""
+    if isinstance(figure, BlockTable):
+        return _draw_blocks(figure, points)
+    models = list(dict.fromkeys(point.model for point in points))
+    canvas, panels = new_figure(len(models))
+    in_bits = isinstance(figure, StorageFigure)
+    scale = 1e-6 if in_bits else 1.0
+    handles: dict[str, Line2D] = {}
+    for axes, model in zip(panels, models):
+        own = [point for point in points if point.model == model]
+        for origin in (OURS, PAPER):
+            for label in dict.fromkeys(point.label for point in own):
+                curve = [p for p in own if (p.origin, p.label) == (origin, label)]
+                if curve:
+                    handle = _draw_curve(axes, curve, scale)
+                    handles.setdefault(label, handle)
+        axes.set_xlabel("members M")
+        axes.set_xticks(sorted({point.members for point in own if point.label != SINGLE}))
+        if len(models) > 1:
+            axes.set_title(_NAMES.get(model, model))
+    if in_bits:
+        panels[0].set_ylim(bottom=0)
+    panels[0].set_ylabel("weights (Mbit, the paper's counting)" if in_bits else "test top-1 (%)")
+    _titles(canvas, figure.title, points)
+    _legend(canvas, handles, {point.origin for point in points})
+    return canvas
+
+
+def _draw_curve(axes: Axes, curve: Sequence[Point], scale: float) -> Line2D:
+    first = curve[0]
+    color, marker = look(first.scheme, first.sharing)
+    dashed = first.origin == PAPER
+    style: dict[str, Any] = {"color": color, "linestyle": "--" if dashed else "-"}
+    if first.label == SINGLE:
+        axes.axhline(first.value * scale, **style, linewidth=1.2)
+    else:
+        by_members = sorted((point.members or 1, point.value * scale) for point in curve)
+        axes.plot(
+            *zip(*by_members),
+            **style,
+            marker=marker,
+            markersize=9 if dashed else 5,
+            markerfacecolor="none" if dashed else color,
+        )
+    return Line2D([], [], color=color, marker=marker, markersize=5, label=first.label)
+
+
+def _draw_blocks(table: BlockTable, points: Sequence[Point]) -> Canvas:
+    canvas, (axes,) = new_figure(width=7.4)
+    labels = list(dict.fromkeys(point.label for point in points))
+    for origin, offset, color in ((OURS, -0.2, _BLUE), (PAPER, 0.2, _ORANGE)):
+        values = {point.label: point.value for point in points if point.origin == origin}
+        bars = axes.barh(
+            [labels.index(label) + offset for label in values],
+            list(values.values()),
+            height=0.36,
+            color=color,
+            label=origin,
+        )
+        axes.bar_label(bars, [f"{value:,}" for value in values.values()], padding=3, fontsize=8)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.margins(x=0.15)
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("weights (bits, the paper's counting)")
+    canvas.suptitle(table.title, fontsize=11)
+    canvas.legend(loc="outside lower center", ncols=2)
+    return canvas
+
+
+def _titles(canvas: Canvas, title: str, points: Sequence[Point]) -> None:
+    """The title, and below it how ours were trained."""
+    trained = [point for point in points if point.origin == OURS and point.epochs is not None]
+    if trained:
+        one = trained[0]
+        schedules = dict.fromkeys(f"{p.pretrain_epochs} + {p.epochs} epochs" for p in trained)
+        how = [*schedules, f"seed {one.seed}"]
+        how += [f"width {one.width:g}"] if one.width != 1 else []
+        how += [f"{one.limit_train:,} training images"] if one.limit_train else []
+        how += [f"data set {one.dataset}"] if one.dataset not in _NAMES else []
+        title += f"\nours: {', '.join(how)}"
+    canvas.suptitle(title, fontsize=11)
+
+
+def _legend(canvas: Canvas, curves: dict[str, Line2D], origins: set[str]) -> None:
+    """Below the axes, so that it hides nothing: what the colours are, and whose the lines."""
+    handles = list(curves.values())
+    if PAPER in origins:
+        handles += [
+            Line2D([], [], color=_BLACK, marker="o", markersize=5, label="ours"),
+            Line2D(
+                [], [], color=_BLACK, marker="o", markersize=8, markerfacecolor="none",
+                linestyle="--", label="Kim et al. 2022",
+            ),
+        ]  # fmt: skip
+    canvas.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
