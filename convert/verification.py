@@ -78,7 +78,8 @@ def verify(
         raise EnsembleError("`images` is empty: give at least one image to compare.")
     ours = interpreter.predict_logits(images)
     normalized = ((images / 255.0 - np.asarray(mean)) / np.asarray(std)).astype(np.float32)
-    *logits, probabilities = model.predict([normalized] * len(model.inputs), verbose=0)
+    outputs = model.predict([normalized] * len(model.inputs), verbose=0)
+    logits, probabilities = outputs[: view.members], outputs[-1]
     same = np.stack(logits).argmax(-1) == ours.argmax(-1)
     keras_classes = probabilities.argmax(-1)
     our_classes = combine(ours, interpreter.scheme).argmax(-1)

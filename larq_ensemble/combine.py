@@ -48,6 +48,8 @@ def share_of_votes(logits: np.ndarray) -> np.ndarray:
 
 
 COMBINATIONS.register("fusion", mean_of_logits)
+COMBINATIONS.register("nested_fusion", mean_of_logits)
+COMBINATIONS.register("sampled_nested_fusion", mean_of_logits)
 COMBINATIONS.register("voting", mean_of_softmaxes)
 COMBINATIONS.register("hard_voting", share_of_votes)
 COMBINATIONS.register("bagging", mean_of_softmaxes)

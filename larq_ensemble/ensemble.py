@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from larq_ensemble import layers as _layers  # noqa: F401 (so that Keras can loa
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.functional import classifier, layer_graph, map_references
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES, Scheme, member_output
+from larq_ensemble.schemes import SCHEMES, Scheme, member_output
 from larq_ensemble.sharing import Sharing, shared_layers
 
 _RANDOM_LAYERS = (
@@ -102,8 +102,9 @@ def build_ensemble(
 
     # Returns
         A functional Keras model. Outputs: `member_0` to `member_{M-1}`, the logits [n, classes],
-        and `ensemble`, the combined probabilities [n, classes]. Inputs: the backbone's, or one
-        each, `member_{i}_{name}`.
+        and `ensemble`, the combined probabilities [n, classes]; for nested fusion between them
+        `first_1` to `first_{M-1}`, the probabilities of the first so many members. Inputs: the
+        backbone's, or one each, `member_{i}_{name}`.
 
     # Raises
         EnsembleError: for a member count below 1, a model that can't be made an ensemble, or a
@@ -136,8 +137,11 @@ def build_ensemble(
         keras.layers.Activation("linear", name=member_output(member))(output)
         for member, output in enumerate(branches.outputs)
     ]
-    combined = Combine(scheme, name=ENSEMBLE_OUTPUT)(logits)
-    ensemble = keras.Model(branches.inputs, [*logits, combined], name=f"{backbone.name}_ensemble")
+    combined = [
+        Combine(scheme, name=output)(logits[:count])
+        for output, count in chosen.combinations(members).items()
+    ]
+    ensemble = keras.Model(branches.inputs, [*logits, *combined], name=f"{backbone.name}_ensemble")
     for layer in backbone.layers:
         copies = (
             [layer.name]
@@ -157,12 +161,29 @@ def own_name(member: int, layer: str) -> str:
     return f"member_{member}_{layer}"
 
 
-def compile_arguments(ensemble: keras.Model) -> dict[str, Any]:
-    """`loss` and `metrics` for `Model.compile`, as the ensemble's scheme demands."""
+def compile_arguments(
+    ensemble: keras.Model, prefix_weights: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """`loss`, `loss_weights` and `metrics` for `Model.compile`, as the scheme demands.
+
+    # Arguments
+        ensemble: what `build_ensemble` returned.
+        prefix_weights: for nested fusion, see `larq_ensemble.schemes.NestedFusion`.
+
+    # Raises
+        EnsembleError: for weights that do not go with the scheme or the number of members.
+    """
     view = EnsembleView(ensemble)
+    scheme = view.scheme
+    if prefix_weights is not None:
+        scheme = scheme.with_prefix_weights(prefix_weights)
     return {
-        "loss": view.scheme.losses(view.members),
-        "metrics": {ENSEMBLE_OUTPUT: keras.metrics.SparseCategoricalAccuracy(name="accuracy")},
+        "loss": scheme.losses(view.members),
+        "loss_weights": scheme.loss_weights(view.members),
+        "metrics": {
+            output: keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+            for output in scheme.combinations(view.members)
+        },
     }
 
 
@@ -203,7 +224,7 @@ class EnsembleView:
             )
         self.model = model
         self.scheme: Scheme = last.scheme
-        self.members = len(model.outputs) - 1
+        self.members = sum(not isinstance(tensor.node.layer, Combine) for tensor in model.outputs)
         self.classes = int(model.outputs[-1].shape[-1])
 
     def member(self, member: int) -> keras.Model:

@@ -3,6 +3,8 @@
 | scheme | trained on | combined by |
 |---|---|---|
 | `fusion` | one loss, of the combination | softmax of the mean logits |
+| `nested_fusion` | combination of the first m, all m at once | softmax of the mean logits |
+| `sampled_nested_fusion` | the same, one random m a step | softmax of the mean logits |
 | `voting` | each member its own loss | mean of the softmaxes |
 | `hard_voting` | each member its own loss | share of the members' votes |
 | `bagging` | each member its own bootstrap sample of the data | mean of the softmaxes |
@@ -20,6 +22,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.registry import Registry
 
@@ -31,6 +34,11 @@ SampleWeights = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 def member_output(member: int) -> str:
     """The name of a member's logits among the outputs of an ensemble."""
     return f"member_{member}"
+
+
+def prefix_output(count: int) -> str:
+    """The name of the combination of the first `count` members among the outputs."""
+    return f"first_{count}"
 
 
 class Scheme:
@@ -51,12 +59,31 @@ class Scheme:
         """Logits of the members, each [n, classes] -> probabilities [n, classes]."""
         return tf.reduce_mean(tf.stack([tf.nn.softmax(member) for member in logits]), axis=0)
 
+    def combinations(self, members: int) -> dict[str, int]:
+        """The outputs that combine members, each with how many: the first so many."""
+        return {ENSEMBLE_OUTPUT: members}
+
     def losses(self, members: int) -> dict[str, keras.losses.Loss]:
         """The loss of each output that is trained on, for `Model.compile`."""
         return {
             member_output(member): keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             for member in range(members)
         }
+
+    def loss_weights(self, members: int) -> dict[str, float] | None:
+        """The weight of each of the losses in their sum, for `Model.compile`; `None`: all 1."""
+        return None
+
+    def with_prefix_weights(self, weights: Sequence[float]) -> Scheme:
+        """This scheme with weights for the losses of the first m members, m = 1, 2, ...
+
+        # Raises
+            EnsembleError: for a scheme that has no such losses.
+        """
+        raise EnsembleError(
+            f"`prefix_weights` do not go with the scheme {self.name!r}, which does not train the "
+            "first m members for each m: leave them out, or choose nested_fusion."
+        )
 
     def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights | None:
         """How often each member sees each example, for `training.pipeline`.
@@ -79,7 +106,81 @@ class Fusion(Scheme):
 
     def losses(self, members: int) -> dict[str, keras.losses.Loss]:
         # Keras takes the logits from behind a final softmax, so this is as stable as on logits.
-        return {ENSEMBLE_OUTPUT: keras.losses.SparseCategoricalCrossentropy()}
+        return {
+            output: keras.losses.SparseCategoricalCrossentropy()
+            for output in self.combinations(members)
+        }
+
+
+class NestedFusion(Fusion):
+    r"""Fusion of the first m members for every m at once, for devices that change m as they run.
+
+    \\[ L = \sum_{m=1}^{M} w_m \, \mathrm{CE}\Big(y, \mathrm{softmax}\Big(
+        \frac{1}{m} \sum_{i=1}^{m} z_i \Big)\Big), \qquad \sum_m w_m = 1 \\]
+
+    The m-th loss reaches the logits of each of its members with the factor w_m / m. With equal
+    weights the single first member would count most, and the ensemble of all would be worse for
+    it. So by default \\( w_m \propto m^2 \\): to a member, the losses count in proportion to m.
+    Not in the paper, which trains new members for each M.
+
+    # Arguments
+        prefix_weights: \\( w_1 ... w_M \\) up to a common factor; `None`: the default.
+    """
+
+    name = "nested_fusion"
+
+    def __init__(self, prefix_weights: Sequence[float] | None = None) -> None:
+        self._prefix_weights = prefix_weights
+
+    def combinations(self, members: int) -> dict[str, int]:
+        prefixes = {prefix_output(count): count for count in range(1, members)}
+        return {**prefixes, ENSEMBLE_OUTPUT: members}
+
+    def loss_weights(self, members: int) -> dict[str, float] | None:
+        """# Raises
+        EnsembleError: if the weights given are not M numbers from 0 on with a positive sum.
+        """
+        given = self._prefix_weights
+        weights = np.arange(1, members + 1) ** 2.0 if given is None else np.asarray(given, float)
+        if (
+            weights.shape != (members,)
+            or not (weights >= 0).all()
+            or not 0 < weights.sum() < np.inf
+        ):
+            raise EnsembleError(
+                f"`prefix_weights` must be {members} numbers, one for the first m members of each "
+                f"m from 1 to {members}, none below 0 and not all 0. Received: {given}."
+            )
+        return dict(zip(self.combinations(members), (weights / weights.sum()).tolist()))
+
+    def with_prefix_weights(self, weights: Sequence[float]) -> Scheme:
+        return type(self)(weights)
+
+
+class SampledNestedFusion(NestedFusion):
+    r"""As `NestedFusion`, but each step trains one m alone, drawn with probability w_m.
+
+    The loss of a step is that of the m drawn, so its expectation is the weighted sum. The draw
+    reaches Keras as sample weights 1 / w_m for the output of that m and 0 for the others; without
+    sample weights, as in validation, the loss is the sum itself.
+    """
+
+    name = "sampled_nested_fusion"
+
+    def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights | None:
+        weights = self.loss_weights(members)
+        assert weights is not None
+        probabilities = tf.constant([*weights.values()], tf.float32)
+
+        def draw(indices: tf.Tensor, step_seed: tf.Tensor) -> tf.Tensor:
+            drawn = tf.random.stateless_categorical(
+                tf.math.log(probabilities)[tf.newaxis], 1, step_seed
+            )[0]
+            one = tf.one_hot(drawn[0], members)
+            weights = tf.math.divide_no_nan(one, probabilities)
+            return tf.repeat(weights[:, tf.newaxis], tf.size(indices), axis=1)
+
+        return draw
 
 
 class Voting(Scheme):
@@ -137,5 +238,13 @@ class BatchBagging(Scheme):
 
 
 SCHEMES: Registry[Scheme] = Registry("scheme")
-for _scheme in (Fusion(), Voting(), HardVoting(), Bagging(), BatchBagging()):
+for _scheme in (
+    Fusion(),
+    NestedFusion(),
+    SampledNestedFusion(),
+    Voting(),
+    HardVoting(),
+    Bagging(),
+    BatchBagging(),
+):
     SCHEMES.register(_scheme.name, _scheme)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from larq_ensemble.combine import combine
 from larq_ensemble.ensemble import EnsembleView, build_ensemble, compile_arguments, copy_weights
 from larq_ensemble.metrics import top_k_accuracy
 from larq_ensemble.runs import Run, RunConfig, create_run, package_versions
-from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES, member_output
+from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES
 from larq_ensemble.sharing import parse_sharing
 from training.datasets import DATASETS, DataOptions
 from training.evaluation import member_logits
@@ -30,6 +31,7 @@ def train_ensemble(
     seed: int = 0,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     independent_data: bool = False,
+    prefix_weights: Sequence[float] | None = None,
     resume: bool = False,
     verbose: int | str = "auto",
 ) -> tuple[Run, dict[str, Any]]:
@@ -41,6 +43,7 @@ def train_ensemble(
         backbone: the pretrained run; its data set and validation split are used.
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
         independent_data: each member its own order and augmentation.
+        prefix_weights: for nested fusion, see `larq_ensemble.schemes.NestedFusion`.
 
     # Returns
         The run and `{"test_top1", "member_top1", "backbone_top1", "validation_top1", "epochs",
@@ -64,6 +67,7 @@ def train_ensemble(
         if independent_data
         else model
     )
+    compiled = compile_arguments(trained, prefix_weights)
     shared = [layer.name for layer in EnsembleView(model).shared_layers()]
     split_seed = backbone.config.seed
     run = create_run(
@@ -81,6 +85,7 @@ def train_ensemble(
                 "sharing": sharing,
                 "shared_layers": shared,
                 "independent_data": independent_data,
+                "prefix_weights": None if prefix_weights is None else [*prefix_weights],
                 "backbone": backbone.digest,
             },
             versions=package_versions(),
@@ -103,11 +108,14 @@ def train_ensemble(
         batch_size = min(recipe.batch_size, len(splits.train))
         trained.compile(
             adam(recipe, steps_per_epoch=len(splits.train) // batch_size),
-            **compile_arguments(trained),
+            **compiled,
         )
-        sample_weights = SCHEMES[scheme].sample_weights(members, len(splits.train), seed)
-        outputs = tuple(map(member_output, range(members)))
-        if inputs == 1:
+        chosen = SCHEMES[scheme]
+        if prefix_weights is not None:
+            chosen = chosen.with_prefix_weights(prefix_weights)
+        sample_weights = chosen.sample_weights(members, len(splits.train), seed)
+        outputs = tuple(compiled["loss"])
+        if inputs == 1 and ENSEMBLE_OUTPUT not in outputs:
             outputs = (*outputs, ENSEMBLE_OUTPUT)
         timing = fit(
             trained,

@@ -12,6 +12,22 @@ from larq_ensemble.models import MODELS
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
+class NumberList(click.ParamType):
+    """Numbers with commas between: `1,4,9` -> `(1.0, 4.0, 9.0)`."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(number) for number in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers such as 1,4,9.", param, ctx)
+
+
 def _all(*decorators: Decorator) -> Decorator:
     def apply(function: Callable[..., Any]) -> Callable[..., Any]:
         for decorator in reversed(decorators):

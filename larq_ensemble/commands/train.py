@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import click
 
-from larq_ensemble.commands.options import data_options, recipe_options, run_options, seed_option
+from larq_ensemble.commands.options import (
+    NumberList,
+    data_options,
+    recipe_options,
+    run_options,
+    seed_option,
+)
 from larq_ensemble.reporting import json_option, keras_verbosity, reporting
 
 
@@ -17,7 +23,8 @@ from larq_ensemble.reporting import json_option, keras_verbosity, reporting
     "--scheme",
     default="fusion",
     show_default=True,
-    help="fusion, voting, hard_voting, bagging or batch_bagging.",
+    help="fusion, nested_fusion, sampled_nested_fusion, voting, hard_voting, bagging or "
+    "batch_bagging.",
 )
 @click.option(
     "--sharing",
@@ -30,6 +37,13 @@ from larq_ensemble.reporting import json_option, keras_verbosity, reporting
     "--independent-data",
     is_flag=True,
     help="Each member its own order and augmentation of the images (not for fusion).",
+)
+@click.option(
+    "--prefix-weights",
+    type=NumberList(),
+    metavar="W,...",
+    help="For nested fusion: how much the loss of the first m members counts, for each m "
+    "from 1 to M  [default: 1,4,9,... in proportion to m^2]",
 )
 @click.option(
     "--jitter",
@@ -47,6 +61,7 @@ def command(
     scheme: str,
     sharing: str,
     independent_data: bool,
+    prefix_weights: tuple[float, ...] | None,
     jitter: float | None,
     data_dir: str | None,
     limit_train: int | None,
@@ -70,6 +85,7 @@ def command(
     Examples:
       larq-ensemble train --pretrained runs/digits --members 4 --epochs 10 --out runs/fusion
       larq-ensemble train --pretrained runs/backbone --scheme bagging --out runs/bagging
+      larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --out runs/nested
       larq-ensemble train --pretrained runs/backbone --sharing 're:.*_conv[12]' --out runs/r
     """
     from larq_ensemble.runs import load_run
@@ -94,6 +110,7 @@ def command(
             seed=seed,
             data=DataOptions(data_dir, backbone.config.data["validation"], limit_train, limit_test),
             independent_data=independent_data,
+            prefix_weights=prefix_weights,
             resume=resume,
             verbose=keras_verbosity(),
         )

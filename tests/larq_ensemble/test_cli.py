@@ -230,6 +230,10 @@ def test_help_names_everything_that_is_registered(call):
         ("pretrain --out new --seed 4294967296", "4294967296 is not in the range"),
         ("pretrain --out new --rate 1", "No such option"),
         ("train --pretrained backbone --out new --members 0", "0 is not in the range x>=1"),
+        (
+            "train --pretrained backbone --out new --prefix-weights 1,many",
+            "'1,many' is not a list of numbers such as 1,4,9",
+        ),
         ("evaluate fusion --members 0", "0 is not in the range x>=1"),
         ("evaluate", "Missing argument 'RUN'"),
         ("predict ensemble.tflite image.png --members 0", "0 is not in the range x>=1"),

@@ -7,11 +7,19 @@ import pytest
 
 from larq_ensemble import combine
 from larq_ensemble.ensemble import Combine
-from larq_ensemble.errors import UnknownNameError
+from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.schemes import SCHEMES
 
-NAMES = ["fusion", "voting", "hard_voting", "bagging", "batch_bagging"]
+NAMES = [
+    "fusion",
+    "nested_fusion",
+    "sampled_nested_fusion",
+    "voting",
+    "hard_voting",
+    "bagging",
+    "batch_bagging",
+]
 LOGITS = np.random.default_rng(0).normal(0, 3, (4, 50, 6)).astype(np.float32)
 LABELS = np.random.default_rng(1).integers(0, 6, 50)
 
@@ -31,6 +39,8 @@ def votes(logits: np.ndarray) -> np.ndarray:
 
 EXPECTED = {
     "fusion": lambda logits: softmax(logits.mean(axis=0)),
+    "nested_fusion": lambda logits: softmax(logits.mean(axis=0)),
+    "sampled_nested_fusion": lambda logits: softmax(logits.mean(axis=0)),
     "voting": lambda logits: softmax(logits).mean(axis=0),
     "hard_voting": votes,
     "bagging": lambda logits: softmax(logits).mean(axis=0),
@@ -94,7 +104,7 @@ def test_the_fusion_loss_is_as_stable_as_on_logits(eagerly: bool, scale: float) 
 
 def test_fusion_trains_the_mean_and_the_others_each_member() -> None:
     assert list(SCHEMES["fusion"].losses(3)) == ["ensemble"]
-    for name in NAMES[1:]:
+    for name in ["voting", "hard_voting", "bagging", "batch_bagging"]:
         losses = SCHEMES[name].losses(3)
         assert list(losses) == ["member_0", "member_1", "member_2"]
         for member, loss in enumerate(losses.values()):
@@ -102,7 +112,61 @@ def test_fusion_trains_the_mean_and_the_others_each_member() -> None:
             assert float(loss(LABELS, LOGITS[member])) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["fusion", "voting", "hard_voting"])
+def test_nested_fusion_leans_towards_all_members() -> None:
+    scheme = SCHEMES["nested_fusion"]
+    assert scheme.loss_weights(3) == pytest.approx(
+        {"first_1": 1 / 14, "first_2": 4 / 14, "ensemble": 9 / 14}
+    )
+    assert scheme.with_prefix_weights([1, 0, 3]).loss_weights(3) == {
+        "first_1": 0.25,
+        "first_2": 0,
+        "ensemble": 0.75,
+    }
+    assert scheme.loss_weights(1) == {"ensemble": 1}
+    assert SCHEMES["fusion"].loss_weights(3) is None
+
+
+@pytest.mark.parametrize(
+    "weights", [(), (1, 2), (1, 2, 3, 4), (1, -1, 3), (0, 0, 0), (1, 1, np.nan), (1, 1, np.inf)]
+)
+@pytest.mark.parametrize("name", ["nested_fusion", "sampled_nested_fusion"])
+def test_unusable_prefix_weights(name: str, weights: tuple[float, ...]) -> None:
+    scheme = SCHEMES[name].with_prefix_weights(weights)
+    message = r"`prefix_weights` must be 3 numbers.*from 1 to 3.* Received: \("
+    with pytest.raises(EnsembleError, match=message):
+        scheme.loss_weights(3)
+
+
+def test_prefix_weights_are_for_nested_fusion() -> None:
+    with pytest.raises(EnsembleError, match="`prefix_weights` do not go with the scheme 'voting'"):
+        SCHEMES["voting"].with_prefix_weights((1, 2))
+
+
+@pytest.mark.parametrize("weights", [(1, 2, 5), (0, 1, 3)])
+def test_sampled_nested_fusion_draws_one_prefix_a_step(weights: tuple[float, ...]) -> None:
+    """The loss of a step is that of one m, and over the steps m has its probability."""
+    probabilities = np.array(weights) / sum(weights)
+    scheme = SCHEMES["sampled_nested_fusion"].with_prefix_weights(weights)
+    function = scheme.sample_weights(3, 100, 0)
+    steps = 1000
+    seeds = tf.data.Dataset.range(steps).map(
+        lambda step: tf.stack([tf.constant(7, tf.int64), step])
+    )
+    draws = np.array([*seeds.map(lambda seed: function(tf.range(5), seed)).as_numpy_iterator()])
+    assert draws.shape == (steps, 3, 5)
+    # Times the weight in the sum that is 1 for one prefix: the step's loss is this prefix's.
+    np.testing.assert_array_equal(draws, np.repeat(draws[:, :, :1], 5, axis=2))
+    of_step = draws[:, :, 0] * probabilities
+    np.testing.assert_allclose(np.sort(of_step), np.eye(3)[[2] * steps], rtol=1e-6)
+    # Within four standard deviations.
+    allowed = 4 * np.sqrt(probabilities * (1 - probabilities) / steps)
+    assert (np.abs(of_step.mean(axis=0) - probabilities) <= allowed).all()
+    # The seed and the step decide, the images do not.
+    again = function(tf.range(60, 65), tf.constant([7, 9], tf.int64)).numpy()
+    np.testing.assert_array_equal(again, draws[9])
+
+
+@pytest.mark.parametrize("name", ["fusion", "nested_fusion", "voting", "hard_voting"])
 def test_schemes_that_weight_nothing(name: str) -> None:
     assert SCHEMES[name].sample_weights(3, 100, 0) is None
 

@@ -12,7 +12,7 @@ from training.datasets import DATASETS
 from training.ensemble import train_ensemble
 from training.pretrain import pretrain
 
-SCHEMES = ["fusion", "voting", "hard_voting", "bagging", "batch_bagging"]
+SCHEMES = ["fusion", "sampled_nested_fusion", "voting", "hard_voting", "bagging", "batch_bagging"]
 
 
 @pytest.fixture
@@ -33,11 +33,17 @@ def softmax(logits):
 
 def combined(logits: np.ndarray, scheme: str) -> np.ndarray:
     """[members, n, classes] -> [n, classes], written out anew."""
-    if scheme == "fusion":
+    if scheme in ("fusion", "sampled_nested_fusion"):
         return softmax(logits.mean(0))
     if scheme == "hard_voting":
         return np.mean([np.eye(10)[member.argmax(1)] for member in logits], axis=0)
     return np.mean([softmax(member) for member in logits], axis=0)
+
+
+def outputs(model, x):
+    """The members' logits and the ensemble's probabilities."""
+    predicted = model.predict(x, verbose=0)
+    return [*predicted[:2], predicted[-1]]
 
 
 @pytest.mark.parametrize(
@@ -70,10 +76,11 @@ def test_a_trained_ensemble(
 
     # What was saved is an ordinary Keras model, and what was recorded is what it does.
     model = keras.models.load_model(run.path / "model.keras")
-    assert model.output_names == ["member_0", "member_1", "ensemble"]
+    first = ["first_1"] if scheme == "sampled_nested_fusion" else []
+    assert model.output_names == ["member_0", "member_1", *first, "ensemble"]
     test = digits[1].first(64)
     dataset = DATASETS["digits"]
-    *logits, probabilities = model.predict(dataset.normalize(test.images), verbose=0)
+    *logits, probabilities = outputs(model, dataset.normalize(test.images))
     expected = combined(np.stack(logits), scheme)
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     for recorded, scores in zip(
@@ -83,7 +90,7 @@ def test_a_trained_ensemble(
     single = json.loads((backbone.path / "result.json").read_text())
     assert result["backbone_top1"] == single["test_top1"]
     held_out = few.load(dataset, backbone.config.seed).validation
-    *logits, _ = model.predict(dataset.normalize(held_out.images), verbose=0)
+    *logits, _ = outputs(model, dataset.normalize(held_out.images))
     validation = combined(np.stack(logits), scheme).argmax(1) == held_out.labels
     assert result["validation_top1"] == pytest.approx(100 * validation.mean())
 
@@ -158,6 +165,11 @@ def test_seeds_decide_the_noise_on_members(train, recipe, no_data):
         ({"sharing": "re:nothing.*"}, "'nothing.*', which matches no layer"),
         ({"sharing": "re:(unclosed"}, "'\\(unclosed', which is no regular expression"),
         ({"sharing": "re:.*"}, "`sharing` leaves the members nothing of their own"),
+        ({"prefix_weights": (1, 2)}, "`prefix_weights` do not go with the scheme 'fusion'"),
+        (
+            {"scheme": "nested_fusion", "prefix_weights": (1, 2, 3)},
+            "`prefix_weights` must be 2 numbers.*Received: \\(1, 2, 3\\)",
+        ),
         ({"independent_data": True}, "Independent inputs do not go with the scheme 'fusion'"),
     ],
 )

@@ -111,15 +111,17 @@ def test_without_augmentation_training_sees_normalized_originals():
         np.testing.assert_allclose(x, DIGITS.normalize(data.images[y]), atol=1e-5)
 
 
-@pytest.mark.parametrize("inputs", [1, 2])
-def test_a_resumed_stream_is_the_tail_of_the_whole(inputs):
+@pytest.mark.parametrize(
+    ("inputs", "scheme"), [(1, "batch_bagging"), (2, "batch_bagging"), (1, "sampled_nested_fusion")]
+)
+def test_a_resumed_stream_is_the_tail_of_the_whole(inputs, scheme):
     arguments = {
         "batch_size": 8,
         "epochs": 4,
         "seed": 2,
         "inputs": inputs,
         "outputs": ("member_0", "member_1"),
-        "sample_weights": SCHEMES["batch_bagging"].sample_weights(2, 30, 2),
+        "sample_weights": SCHEMES[scheme].sample_weights(2, 30, 2),
     }
     data = noise(30, (8, 8, 1))
     whole = elements(training_batches(data, DIGITS, **arguments))
