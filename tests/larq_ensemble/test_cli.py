@@ -19,8 +19,8 @@ SESSION = """
 import json, sys
 from larq_ensemble.cli import main
 from larq_ensemble.models import MODELS, Architecture
-from larq_ensemble.models.resnet import resnet
-MODELS.register("tiny", Architecture(resnet, (4, 8), options={"blocks": (1, 1)}))
+from larq_ensemble.models.resnet import residual_block
+MODELS.register("tiny", Architecture(residual_block, (4, 8), (1, 1)))
 for arguments in json.loads(sys.argv[1]):
     try:
         main(arguments)

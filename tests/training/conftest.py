@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.models import MODELS, Architecture
-from larq_ensemble.models.resnet import resnet
+from larq_ensemble.models.resnet import residual_block
 from training import fit
 from training.datasets import DATASETS, DataOptions
 from training.pretrain import pretrain
@@ -17,7 +17,7 @@ from training.recipes import Recipe
 @pytest.fixture(scope="session", autouse=True)
 def tiny():
     """The architecture `tiny`: a ResNet of two blocks, with one shortcut convolution."""
-    MODELS._entries["tiny"] = Architecture(resnet, (4, 8), options={"blocks": (1, 1)})
+    MODELS._entries["tiny"] = Architecture(residual_block, (4, 8), (1, 1))
     yield "tiny"
     del MODELS._entries["tiny"]
 
