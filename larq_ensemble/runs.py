@@ -77,7 +77,7 @@ class RunConfig:
                 f"{str(path)!r} is not a configuration of format {FORMAT}: "
                 "was it written by another version of larq-ensemble?"
             )
-        arguments = {
+        arguments: dict[str, Any] = {
             name: _Section(value, f"{name!r} in {str(path)!r}")
             if isinstance(value, dict)
             else value

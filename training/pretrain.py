@@ -26,6 +26,7 @@ def pretrain(
     seed: int = 0,
     width: float = 1.0,
     pad_values: float = 0.0,
+    estimator: str | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     resume: bool = False,
     verbose: int | str = "auto",
@@ -50,6 +51,7 @@ def pretrain(
         "width": width,
         "dropout": recipe.dropout,
         "pad_values": pad_values,
+        "estimator": estimator,
     }
     model = build_model(**arguments)
     run = create_run(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.models import MODELS
 from larq_ensemble.registry import Registry
 
 
@@ -81,26 +81,92 @@ class Recipes:
     retrain: Recipe
 
 
+class RecipesFor(Protocol):
+    """Recipes for a number of classes, a network and, in retraining, a scheme."""
+
+    def __call__(
+        self, classes: int, model_name: str = "resnet20", scheme: str = "fusion"
+    ) -> Recipes: ...
+
+
+@dataclass(frozen=True)
+class PaperValues:
+    """What the paper and its authors' logs say of one network.
+
+    # Arguments
+        pretrain_epochs, pretrain_lr: of the backbone.
+        retrain_lr: of the ensemble, trained for 200 epochs.
+        dropout: with 100 classes or more; with fewer there is none.
+        fusion_batch_size: images a step of the fusion scheme, which trains all members at once.
+        assumed: what the paper does not say and we filled in.
+    """
+
+    pretrain_epochs: int
+    pretrain_lr: float
+    retrain_lr: float
+    dropout: float = 0.0
+    fusion_batch_size: int = 256
+    assumed: str = ""
+
+
+_PAPER_VALUES = {
+    "resnet20": PaperValues(400, 1e-3, 1e-2, dropout=0.5),
+    "resnet18": PaperValues(
+        400,
+        1e-3,
+        1e-2,
+        dropout=0.5,
+        fusion_batch_size=128,
+        assumed="all but the epochs and batch size of retraining, as for resnet20",
+    ),
+    "birealnet18": PaperValues(200, 1e-3, 1e-3, fusion_batch_size=128),
+    "reactnet10": PaperValues(400, 5e-4, 1e-3, assumed="no dropout"),
+}
+# Networks that the paper does not have take the values of one that it has; any other, ResNet-20's.
+_RESEMBLES = {"resnet34": "resnet18", "birealnet34": "birealnet18"}
 _PAPER = "Kim et al. 2022, Experimental results, and the authors' training logs"
 _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
 
 
-def _paper(classes: int) -> Recipes:
-    """Weight decay is 0. The paper steps its decay once an epoch, we step it at every batch."""
-    dropout = 0.5 if classes >= 100 else 0.0
+def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
+    """Weight decay is 0. The paper steps its decay once an epoch, we step it at every batch.
+
+    The paper has no schedule for real-valued networks: they get that of the binarized one.
+    """
+    if model_name not in MODELS:
+        raise UnknownNameError("model", model_name, MODELS)
+    name = model_name.removesuffix("_real")
+    if name not in _PAPER_VALUES:
+        name = _RESEMBLES.get(name, "resnet20")
+    values = _PAPER_VALUES[name]
+    assumed = values.assumed if name == model_name else f"all of {model_name}, as for {name}"
+    source = f"{_PAPER}; not stated there: {assumed}" if assumed else _PAPER
+    dropout = values.dropout if classes >= 100 else 0.0
     return Recipes(
-        pretrain=Recipe(epochs=400, batch_size=256, lr=1e-3, dropout=dropout, source=_PAPER),
-        retrain=Recipe(epochs=200, batch_size=256, lr=1e-2, dropout=dropout, source=_PAPER),
+        pretrain=Recipe(
+            epochs=values.pretrain_epochs,
+            batch_size=256,
+            lr=values.pretrain_lr,
+            dropout=dropout,
+            source=source,
+        ),
+        retrain=Recipe(
+            epochs=200,
+            batch_size=values.fusion_batch_size if scheme == "fusion" else 256,
+            lr=values.retrain_lr,
+            dropout=dropout,
+            source=source,
+        ),
     )
 
 
-def _short(classes: int) -> Recipes:
+def _short(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
     return Recipes(
         pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=0.0, source=_SHORT),
         retrain=Recipe(epochs=5, batch_size=128, lr=5e-3, dropout=0.0, source=_SHORT),
     )
 
 
-RECIPES: Registry[Callable[[int], Recipes]] = Registry("recipe")
+RECIPES: Registry[RecipesFor] = Registry("recipe")
 RECIPES.register("paper", _paper)
 RECIPES.register("short", _short)

@@ -400,7 +400,7 @@ class RunLibrary:
     def backbone(self, model: str, dataset: str) -> tuple[Run, dict[str, Any]]:
         """The pretrained network and its result."""
         settings = self._settings
-        recipe = RECIPES[settings.recipe](DATASETS[dataset].classes).pretrain.override(
+        recipe = RECIPES[settings.recipe](DATASETS[dataset].classes, model).pretrain.override(
             epochs=settings.pretrain_epochs
         )
         group = f"{model}-{dataset}-{recipe.epochs}epochs-seed{settings.seed}"
@@ -422,9 +422,9 @@ class RunLibrary:
     def ensemble(self, backbone: Run, curve: Curve, members: int) -> tuple[Run, dict[str, Any]]:
         """The ensemble of `members` from the backbone, and its result."""
         settings = self._settings
-        recipe = RECIPES[settings.recipe](backbone.config.dataset["classes"]).retrain.override(
-            epochs=settings.epochs
-        )
+        classes = backbone.config.dataset["classes"]
+        recipes = RECIPES[settings.recipe](classes, curve.model, curve.scheme)
+        recipe = recipes.retrain.override(epochs=settings.epochs)
         path = backbone.path.parent / (
             f"{curve.scheme}-{curve.sharing}-m{members}-{recipe.epochs}epochs"
         )

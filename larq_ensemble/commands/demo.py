@@ -59,7 +59,7 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
     from training.recipes import RECIPES
 
     dataset = DATASETS["digits"]
-    recipes = RECIPES["short"](dataset.classes)
+    recipes = RECIPES["short"](dataset.classes, "resnet20")
     data = DataOptions()
 
     report.line("1/6  Pretraining a binarized ResNet-20, the backbone")

@@ -40,6 +40,12 @@ from larq_ensemble.reporting import json_option, keras_verbosity, reporting
     show_default=True,
     help="What pads binary convolutions; the paper pads with 0.",
 )
+@click.option(
+    "--estimator",
+    type=click.Choice(["ste_sign", "approx_sign"]),
+    help="Gradient of the sign of activations  [default: ste_sign, the paper's; approx_sign in "
+    "reactnet10, which has no other]",
+)
 @seed_option
 @run_options
 @json_option
@@ -58,6 +64,7 @@ def command(
     dropout: float | None,
     width: float,
     pad_values: str,
+    estimator: str | None,
     seed: int,
     out: str,
     resume: bool,
@@ -72,13 +79,15 @@ def command(
     Examples:
       larq-ensemble pretrain --dataset digits --epochs 20 --out runs/digits
       larq-ensemble pretrain --model resnet20 --dataset cifar100 --recipe short --out runs/backbone
+      larq-ensemble pretrain --model birealnet18 --estimator approx_sign --out runs/bireal
       larq-ensemble pretrain --dataset cifar100 --epochs 0 --out runs/untrained
     """
     from training.datasets import DATASETS, DataOptions
     from training.recipes import RECIPES
 
     with reporting(json_target) as report:
-        recipe = RECIPES[recipe_name](DATASETS[dataset_name].classes).pretrain.override(
+        recipes = RECIPES[recipe_name](DATASETS[dataset_name].classes, model_name)
+        recipe = recipes.pretrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
         )
         from training.pretrain import pretrain
@@ -91,6 +100,7 @@ def command(
             seed=seed,
             width=width,
             pad_values=float(pad_values),
+            estimator=estimator,
             data=DataOptions(data_dir, validation, limit_train, limit_test),
             resume=resume,
             verbose=keras_verbosity(),

@@ -94,7 +94,10 @@ def command(
 
     with reporting(json_target) as report:
         backbone = load_run(pretrained, kind="backbone")
-        recipe = RECIPES[recipe_name](backbone.config.dataset["classes"]).retrain.override(
+        recipes = RECIPES[recipe_name](
+            backbone.config.dataset["classes"], backbone.config.model["name"], scheme
+        )
+        recipe = recipes.retrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
             jitter=jitter,
         )  # fmt: skip

@@ -16,7 +16,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.graph import LayerGraph
 from larq_ensemble.models.birealnet import bireal_block
 from larq_ensemble.models.reactnet import react_block
-from larq_ensemble.models.resnet import Block, residual_block, residual_network
+from larq_ensemble.models.resnet import Block, residual_block, resnet
 from larq_ensemble.models.size_tracer import SizeTracer
 from larq_ensemble.models.vocabulary import Layers, Value
 from larq_ensemble.registry import Registry
@@ -55,14 +55,14 @@ class Architecture:
                 f"`width` {width} leaves a stage without channels (at width 1 they are "
                 f"{self.stages}): choose a larger one."
             )
-        return residual_network(
+        return resnet(
             layers,
             x,
             classes=classes,
             dropout=dropout,
-            block=self.block,
             stages=stages,
             blocks=self.blocks,
+            block=self.block,
         )
 
 

@@ -22,43 +22,6 @@ class Block(Protocol):
     ) -> Value: ...
 
 
-def residual_network(
-    layers: Layers[Value],
-    x: Value,
-    *,
-    classes: int,
-    dropout: float,
-    block: Block,
-    stages: Sequence[int],
-    blocks: Sequence[int],
-) -> Value:
-    """Stem, stages of residual blocks, global average pooling, dropout, linear layer.
-
-    The stem is that of CIFAR networks: a real-valued 3x3 convolution of stride 1, batch norm.
-
-    # Arguments
-        layers: the vocabulary to build with.
-        x: the image.
-        classes: number of logits.
-        dropout: rate before the linear layer.
-        block: what the stages consist of.
-        stages: channels of each stage; every stage but the first halves the resolution.
-        blocks: how many of `block` each stage has.
-
-    # Returns
-        The logits.
-    """
-    x = layers.conv(x, stages[0], 3, name="conv1")
-    x = layers.batch_norm(x, name="conv1_bn")
-    for stage, (filters, count) in enumerate(zip(stages, blocks), start=1):
-        for index in range(count):
-            strides = 2 if stage > 1 and index == 0 else 1
-            x = block(layers, x, filters, strides=strides, name=f"layer{stage}_{index}")
-    x = layers.global_average_pool(x, name="pool")
-    x = layers.dropout(x, dropout, name="dropout")
-    return layers.dense(x, classes, name="linear")
-
-
 def residual_block(
     layers: Layers[Value], x: Value, filters: int, *, strides: int, name: str
 ) -> Value:
@@ -79,3 +42,40 @@ def residual_block(
         shortcut = layers.batch_norm(shortcut, name=f"{name}_shortcut_bn")
     x = layers.add(x, shortcut, name=f"{name}_add")
     return layers.prelu(x, name=f"{name}_prelu3")
+
+
+def resnet(
+    layers: Layers[Value],
+    x: Value,
+    *,
+    classes: int,
+    dropout: float,
+    stages: Sequence[int],
+    blocks: Sequence[int],
+    block: Block = residual_block,
+) -> Value:
+    """Stem, stages of residual blocks, global average pooling, dropout, linear layer.
+
+    The stem is that of CIFAR networks: a real-valued 3x3 convolution of stride 1, batch norm.
+
+    # Arguments
+        layers: the vocabulary to build with.
+        x: the image.
+        classes: number of logits.
+        dropout: rate before the linear layer.
+        stages: channels of each stage; every stage but the first halves the resolution.
+        blocks: how many blocks each stage has.
+        block: what a block is.
+
+    # Returns
+        The logits.
+    """
+    x = layers.conv(x, stages[0], 3, name="conv1")
+    x = layers.batch_norm(x, name="conv1_bn")
+    for stage, (filters, count) in enumerate(zip(stages, blocks), start=1):
+        for index in range(count):
+            strides = 2 if stage > 1 and index == 0 else 1
+            x = block(layers, x, filters, strides=strides, name=f"layer{stage}_{index}")
+    x = layers.global_average_pool(x, name="pool")
+    x = layers.dropout(x, dropout, name="dropout")
+    return layers.dense(x, classes, name="linear")

@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[2]
 COMMAND_LINE = """
 from larq_ensemble.cli import main
 from larq_ensemble.models import MODELS, Architecture
-from larq_ensemble.models.resnet import resnet
-MODELS.register("tiny", Architecture(resnet, (4, 8), options={"blocks": (1, 1)}))
+from larq_ensemble.models.resnet import residual_block
+MODELS.register("tiny", Architecture(residual_block, (4, 8), (1, 1)))
 main()
 """
 
