@@ -25,6 +25,7 @@ from larq_ensemble.ensemble import EnsembleView, own_name
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.functional import layer_graph
 from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.layers import RPReLU, RSign
 
 Values = dict[str, np.ndarray]
 Rows = Mapping[str, tf.Tensor]
@@ -75,6 +76,31 @@ class PReLUHandler(Handler):
 
     def apply(self, layer: keras.layers.Layer, x: tf.Tensor, rows: Rows) -> tf.Tensor:
         return tf.nn.relu(x) - rows["alpha"] * tf.nn.relu(-x)
+
+
+class RSignHandler(Handler):
+    """`sign(x + offset)`, `offset = -threshold`: an addition of a row is cheaper than a SUB."""
+
+    def values(self, layer: RSign) -> Values:
+        return {"offset": -layer.threshold.numpy()}
+
+    def apply(self, layer: RSign, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        return lq.quantizers.approx_sign(x + rows["offset"])
+
+
+class RPReLUHandler(Handler):
+    """`prelu(x + shift, slope) + offset` with the layer's shift negated."""
+
+    def values(self, layer: RPReLU) -> Values:
+        return {
+            "shift": -layer.shift.numpy(),
+            "slope": layer.slope.numpy(),
+            "offset": layer.offset.numpy(),
+        }
+
+    def apply(self, layer: RPReLU, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        shifted = x + rows["shift"]
+        return tf.nn.relu(shifted) - rows["slope"] * tf.nn.relu(-shifted) + rows["offset"]
 
 
 class DenseHandler(Handler):
@@ -138,6 +164,8 @@ class Conv2DHandler(Handler):
 HANDLERS: dict[type, Handler] = {
     keras.layers.BatchNormalization: BatchNormalizationHandler(),
     keras.layers.PReLU: PReLUHandler(),
+    RSign: RSignHandler(),
+    RPReLU: RPReLUHandler(),
     keras.layers.Dense: DenseHandler(),
     lq.layers.QuantDense: DenseHandler(),
     keras.layers.Conv2D: Conv2DHandler(),

@@ -12,6 +12,7 @@ from convert.inspection import inspect_file
 from larq_ensemble.ensemble import EnsembleView, build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq
+from larq_ensemble.layers import RPReLU, RSign
 from larq_ensemble.models import build_model
 from larq_ensemble.runtime import EnsembleInterpreter
 
@@ -88,6 +89,39 @@ def test_quicknet(tmp_path) -> None:
     report = inspect_file(case.path)
     assert report.ops["LceBconv2d"] == 2
     assert report.binary_filter_copies == 1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "birealnet18", "reactnet10"])
+def test_the_papers_other_networks(name: str, tmp_path) -> None:
+    backbone = build_model(name, input_shape=(16, 16, 3), classes=5, width=1 / 16)
+    case = converted(randomized(build_ensemble(backbone, 2)), tmp_path)
+    assert_members_agree(case, pixels(30, (16, 16, 3)))
+    report = inspect_file(case.path)
+    assert report.ops["LceBconv2d"] == (8 if name == "reactnet10" else 16)
+    assert report.binary_filter_copies == 1
+
+
+def test_rsign_and_rprelu_of_each_member(tmp_path) -> None:
+    """Thresholds, shifts and slopes large enough that a mix-up would show."""
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(16, 3, padding="same", name="conv")(inputs)
+    x = RPReLU(name="rprelu")(x)
+    x = RSign(name="rsign")(x)
+    binary = {"kernel_quantizer": "magnitude_aware_sign", "use_bias": False}
+    x = lq.layers.QuantConv2D(16, 3, padding="same", name="binary", **binary)(x)
+    x = RPReLU(name="rprelu_out")(x)
+    backbone = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.Flatten()(x)))
+    model = randomized(build_ensemble(backbone, 2))
+    draw = np.random.default_rng(0)
+    for member in range(2):
+        for name in ("rsign", "rprelu", "rprelu_out"):
+            layer = model.get_layer(f"member_{member}_{name}")
+            layer.set_weights([draw.normal(0, 1, weight.shape) for weight in layer.get_weights()])
+    case = converted(model, tmp_path)
+    assert_members_agree(case, pixels(40, (8, 8, 3)))
+    ops = inspect_file(case.path).ops
+    assert ops["PRELU"] == 2
+    assert ops["LceQuantize"] == ops["LceBconv2d"] == 1
 
 
 @pytest.mark.parametrize("channels", [32, 40])
