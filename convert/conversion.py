@@ -103,6 +103,7 @@ def convert_ensemble(
         dataset=dataset,
         run_hash=run_hash,
         theory_parts=graph.theory_parts,
+        weights=view.weights,
         tools=_tool_versions(),
     )
     flatbuffer = read_model(convert_function(graph.signature, graph.shared_variables))

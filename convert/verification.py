@@ -82,7 +82,7 @@ def verify(
     logits, probabilities = outputs[: view.members], outputs[-1]
     same = np.stack(logits).argmax(-1) == ours.argmax(-1)
     keras_classes = probabilities.argmax(-1)
-    our_classes = combine(ours, interpreter.scheme).argmax(-1)
+    our_classes = combine(ours, interpreter.scheme, interpreter.weights).argmax(-1)
     return VerificationReport(
         samples=len(images),
         member_argmax_agreement=same.mean(axis=1).tolist(),
@@ -108,6 +108,7 @@ def _check_same(
         ("members", view.members, interpreter.max_members),
         ("classes", view.classes, interpreter.classes),
         ("scheme", view.scheme.name, interpreter.scheme),
+        ("weights", view.weights, interpreter.weights),
         ("input shape", tuple(view.model.inputs[0].shape[1:]), interpreter.input_shape),
         ("training", run_hash or file_hash, file_hash or run_hash),
     ):

@@ -5,16 +5,18 @@ The Keras ensemble's `Combine` layer, the runtime and the evaluation all agree w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.registry import Registry
 
-Combination = Callable[[np.ndarray], np.ndarray]
+Combination = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-#: Scheme name -> function from logits float32 `[members, n, classes]` to float32 `[n, classes]`.
+#: Scheme name -> function from logits float32 `[members, n, classes]` and weights float64
+#: `[members]` to probabilities `[n, classes]`.
 COMBINATIONS: Registry[Combination] = Registry("scheme")
 
 
@@ -31,44 +33,58 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
-def mean_of_logits(logits: np.ndarray) -> np.ndarray:
+def mean_of_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """`softmax(mean_i z_i)`, the output of feature fusion (Kim et al. 2022, Fig. 2)."""
-    return softmax(logits.mean(axis=0))
+    return softmax(_mean(logits, weights))
 
 
-def mean_of_softmaxes(logits: np.ndarray) -> np.ndarray:
+def sum_of_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`softmax(sum_i w_i z_i)`: gradient boosting, whose weights are its shrinkage."""
+    return softmax(np.tensordot(weights, logits, 1))
+
+
+def mean_of_softmaxes(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """`mean_i softmax(z_i)`: soft voting, also the combination of bagging."""
-    return softmax(logits).mean(axis=0)
+    return _mean(softmax(logits), weights)
 
 
-def share_of_votes(logits: np.ndarray) -> np.ndarray:
+def share_of_votes(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """`mean_i onehot(argmax z_i)`: majority voting; on a tie the lowest class index comes first."""
     votes = logits.argmax(axis=-1)
-    return np.eye(logits.shape[-1], dtype=np.float32)[votes].mean(axis=0)
+    return _mean(np.eye(logits.shape[-1], dtype=np.float32)[votes], weights)
+
+
+def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`sum_i w_i v_i / sum_i w_i`."""
+    # Divided at the end, so that equal votes of equal weights stay equal.
+    return np.tensordot(weights, values, 1) / weights.sum()
 
 
 COMBINATIONS.register("fusion", mean_of_logits)
 COMBINATIONS.register("nested_fusion", mean_of_logits)
 COMBINATIONS.register("sampled_nested_fusion", mean_of_logits)
-COMBINATIONS.register("voting", mean_of_softmaxes)
+for _name in ("voting", "bagging", "batch_bagging", "snapshot", "adaboost", "stochastic_rounding"):
+    COMBINATIONS.register(_name, mean_of_softmaxes)
 COMBINATIONS.register("hard_voting", share_of_votes)
-COMBINATIONS.register("bagging", mean_of_softmaxes)
-COMBINATIONS.register("batch_bagging", mean_of_softmaxes)
+COMBINATIONS.register("boosting", sum_of_logits)
 
 
-def combine(logits: np.ndarray, scheme: str) -> np.ndarray:
+def combine(logits: np.ndarray, scheme: str, weights: Sequence[float] | None = None) -> np.ndarray:
     """Class probabilities of an ensemble from its members' logits.
 
     # Arguments
         logits: floats `[members, n, classes]`, at least one member.
         scheme: a name of `COMBINATIONS`.
+        weights: how much each member counts, positive; `None`: all 1. There may be more weights
+            than members: those of the first m members are the first m.
 
     # Returns
         float32 `[n, classes]`, rows sum to 1.
 
     # Raises
         UnknownNameError: for a scheme that isn't known.
-        EnsembleError: if `logits` is not of rank 3 or has no members or no classes.
+        EnsembleError: if `logits` is not of rank 3 or has no members or no classes, or if there
+            are fewer weights than members.
     """
     combination = COMBINATIONS[scheme]
     logits = np.asarray(logits, np.float32)
@@ -77,4 +93,20 @@ def combine(logits: np.ndarray, scheme: str) -> np.ndarray:
             "`logits` must be [members, n, classes] with at least one member and one class. "
             f"Received: shape {logits.shape}."
         )
-    return combination(logits)
+    if weights is None:
+        weights = [1.0] * len(logits)
+    elif len(weights) < len(logits):
+        raise EnsembleError(
+            f"`weights` must have a value for each of the {len(logits)} members. "
+            f"Received: {len(weights)}."
+        )
+    return combination(logits, np.array(weights[: len(logits)], np.float64)).astype(np.float32)
+
+
+def are_weights(values: object, members: int) -> bool:
+    """Whether `values` is a tuple of one positive, finite number a member."""
+    return (
+        isinstance(values, tuple)
+        and len(values) == members
+        and all(isinstance(value, (int, float)) and 0 < value < math.inf for value in values)
+    )

@@ -20,17 +20,21 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from larq_ensemble import layers as _layers  # noqa: F401 (so that Keras can load them)
+from larq_ensemble.combine import are_weights
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.functional import classifier, layer_graph, map_references
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.rounding import stochastically_rounded
 from larq_ensemble.schemes import SCHEMES, Scheme, member_output
-from larq_ensemble.sharing import Sharing, shared_layers
+from larq_ensemble.sharing import Sharing, binary_layers, shared_layers
+
+Initial = Literal["pretrained", "random"]
 
 _RANDOM_LAYERS = (
     keras.layers.Dropout,
@@ -49,6 +53,7 @@ class Combine(keras.layers.Layer):
 
     # Arguments
         scheme: the scheme's name.
+        weights: how much each member counts; `None`: all the same.
 
     # Input shape
         A list of M tensors [n, classes].
@@ -57,16 +62,23 @@ class Combine(keras.layers.Layer):
         [n, classes].
     """
 
-    def __init__(self, scheme: str, **kwargs: Any) -> None:
+    def __init__(self, scheme: str, weights: Sequence[float] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.scheme = SCHEMES[scheme]
+        # Not `weights`, which is what Keras calls a layer's variables.
+        self.member_weights = None if weights is None else tuple(weights)
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         # Keras hands the one input of a loaded single-member ensemble over without its list.
-        return self.scheme.combine(inputs if isinstance(inputs, (list, tuple)) else [inputs])
+        logits = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        return self.scheme.combine(logits, self.member_weights)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scheme": self.scheme.name}
+        return {
+            **super().get_config(),
+            "scheme": self.scheme.name,
+            "weights": self.member_weights,
+        }
 
 
 def build_ensemble(
@@ -77,7 +89,9 @@ def build_ensemble(
     scheme: str = "fusion",
     jitter: float | None = None,
     dropout: float | None = None,
+    initial: Initial = "pretrained",
     independent_inputs: bool = False,
+    weights: Sequence[float] | None = None,
     seed: int = 0,
 ) -> keras.Model:
     """Builds an ensemble of M members from a pretrained classifier (paper, Algorithm 1).
@@ -95,10 +109,14 @@ def build_ensemble(
         jitter: noise on each member's batch norm, so that members differ: scale * (1 + jitter *
             N(0, 1)) and offset + jitter * N(0, 1). Without batch norm of its own, a member's
             linear layer gets noise of `jitter` times its weights' standard deviation, and
-            without that, all its weights do. `None`: the scheme's default.
+            without that, all its weights do. `None`: the scheme's default, and for random
+            members none.
         dropout: a new rate for the members' Dropout layers; `None` keeps theirs.
+        initial: `"pretrained"`: members start from the backbone's weights; `"random"`: each from
+            weights that the layers' initializers draw anew, which needs the sharing `"none"`.
         independent_inputs: one input a member, for members that see different batches.
-        seed: of the noise.
+        weights: how much each member counts in the combination, positive; `None`: all the same.
+        seed: of the noise, and of random members.
 
     # Returns
         A functional Keras model. Outputs: `member_0` to `member_{M-1}`, the logits [n, classes],
@@ -112,48 +130,71 @@ def build_ensemble(
     """
     if not isinstance(members, (int, np.integer)) or isinstance(members, bool) or members < 1:
         raise EnsembleError(f"`members` must be a whole number from 1 on, got {members!r}.")
-    chosen: Scheme = SCHEMES[scheme]
-    if independent_inputs and not chosen.independent:
+    if weights is not None and not are_weights(tuple(weights), members):
         raise EnsembleError(
-            f"Independent inputs do not go with the scheme {scheme!r}: it trains all members "
-            "on one loss, so they must see the same batch."
+            f"`weights` must be {members} positive, finite numbers, one a member, got {weights}."
         )
-    if jitter is not None and not jitter >= 0:
-        raise EnsembleError(f"`jitter` must be at least 0, got {jitter}.")
-    backbone = classifier(backbone)
-    shared = shared_layers(sharing, layer_graph(backbone), backbone)
-    own = {layer.name for layer in backbone.layers if layer.weights} - shared
-    if not own:
+    if independent_inputs and not SCHEMES[scheme].independent:
         raise EnsembleError(
-            "`sharing` leaves the members nothing of their own, so all would be equal: share "
-            "less, for example with the policy 'all_frozen'."
+            f"Independent inputs do not go with the scheme {scheme!r}: its members must see the "
+            "same batch."
         )
-    common = frozenset() if independent_inputs else _common_prefix(backbone, shared)
-    config = _members_config(backbone.get_config(), members, shared, common)
-    if dropout is not None:
-        _set_dropout(config, dropout)
-    branches = keras.Model.from_config(config)
-    logits = [
-        keras.layers.Activation("linear", name=member_output(member))(output)
-        for member, output in enumerate(branches.outputs)
-    ]
+    branches = _build_branches(
+        backbone,
+        range(members),
+        sharing=sharing,
+        scheme=SCHEMES[scheme],
+        jitter=jitter,
+        dropout=dropout,
+        initial=initial,
+        independent_inputs=independent_inputs,
+        seed=seed,
+    )
+    logits = branches.outputs
     combined = [
-        Combine(scheme, name=output)(logits[:count])
-        for output, count in chosen.combinations(members).items()
+        Combine(scheme, None if weights is None else weights[:count], name=output)(logits[:count])
+        for output, count in SCHEMES[scheme].combinations(members).items()
     ]
-    ensemble = keras.Model(branches.inputs, [*logits, *combined], name=f"{backbone.name}_ensemble")
-    for layer in backbone.layers:
-        copies = (
-            [layer.name]
-            if layer.name in shared | common
-            else [own_name(member, layer.name) for member in range(members)]
-        )
-        for name in copies:
-            ensemble.get_layer(name).set_weights(layer.get_weights())
-    for name in shared:
-        ensemble.get_layer(name).trainable = False
-    _add_jitter(ensemble, members, chosen.jitter if jitter is None else jitter, seed)
-    return ensemble
+    return keras.Model(branches.inputs, [*logits, *combined], name=f"{branches.name}_ensemble")
+
+
+def build_member(
+    backbone: keras.Model,
+    member: int,
+    *,
+    sharing: Sharing = "fusion",
+    scheme: str = "fusion",
+    jitter: float | None = None,
+    dropout: float | None = None,
+    initial: Initial = "pretrained",
+    seed: int = 0,
+) -> keras.Model:
+    """Builds the network of one member by itself, as `build_ensemble` would start it.
+
+    Its layers have the names that they have in the ensemble, so `copy_weights` takes their
+    weights there.
+
+    # Arguments
+        member: its number, from 0 on. Others: as for `build_ensemble`.
+
+    # Returns
+        A functional Keras model: image -> logits [n, classes], the output `member_{i}`.
+
+    # Raises
+        EnsembleError: as `build_ensemble`.
+    """
+    branches = _build_branches(
+        backbone,
+        [member],
+        sharing=sharing,
+        scheme=SCHEMES[scheme],
+        jitter=jitter,
+        dropout=dropout,
+        initial=initial,
+        independent_inputs=False,
+        seed=seed,
+    )
+    return keras.Model(branches.inputs, branches.outputs[0], name=member_output(member))
 
 
 def own_name(member: int, layer: str) -> str:
@@ -166,36 +207,49 @@ def compile_arguments(
 ) -> dict[str, Any]:
     """`loss`, `loss_weights` and `metrics` for `Model.compile`, as the scheme demands.
 
+    The metric is the accuracy of each combination; with an input a member, whose labels differ,
+    that of each member.
+
     # Arguments
         ensemble: what `build_ensemble` returned.
         prefix_weights: for nested fusion, see `larq_ensemble.schemes.NestedFusion`.
 
     # Raises
-        EnsembleError: for weights that do not go with the scheme or the number of members.
+        EnsembleError: for a scheme that trains its members in turn, and for weights that do not
+            go with the scheme or the number of members.
     """
     view = EnsembleView(ensemble)
     scheme = view.scheme
+    if scheme.training == "in_turn":
+        raise EnsembleError(
+            f"The scheme {scheme.name!r} trains its members in turn, not in one `fit`: use "
+            "`larq-ensemble train`, or `training.ensemble.train_ensemble`."
+        )
     if prefix_weights is not None:
         scheme = scheme.with_prefix_weights(prefix_weights)
+    measured = (
+        scheme.combinations(view.members)
+        if len(ensemble.inputs) == 1
+        else map(member_output, range(view.members))
+    )
     return {
         "loss": scheme.losses(view.members),
         "loss_weights": scheme.loss_weights(view.members),
         "metrics": {
-            output: keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-            for output in scheme.combinations(view.members)
+            output: keras.metrics.SparseCategoricalAccuracy(name="accuracy") for output in measured
         },
     }
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copies the weights of every layer of `target` from the layer of `source` with its name.
+    """Copies the weights of every layer of `source` to the layer of `target` with its name.
 
-    For ensembles of the same backbone, for example from one with independent inputs to one with
-    a single input.
+    For models of the same backbone: from an ensemble with independent inputs to one with a
+    single input, or from one member to the ensemble.
     """
-    for layer in target.layers:
+    for layer in source.layers:
         if layer.weights:
-            layer.set_weights(source.get_layer(layer.name).get_weights())
+            target.get_layer(layer.name).set_weights(layer.get_weights())
 
 
 class EnsembleView:
@@ -209,6 +263,7 @@ class EnsembleView:
     # Attributes
         members: M.
         scheme: the `Scheme`.
+        weights: how much each member counts; `None`: all the same.
         classes: number of logits.
 
     # Raises
@@ -224,6 +279,7 @@ class EnsembleView:
             )
         self.model = model
         self.scheme: Scheme = last.scheme
+        self.weights: tuple[float, ...] | None = last.member_weights
         self.members = sum(not isinstance(tensor.node.layer, Combine) for tensor in model.outputs)
         self.classes = int(model.outputs[-1].shape[-1])
 
@@ -240,10 +296,7 @@ class EnsembleView:
     def own_layers(self, member: int) -> list[keras.layers.Layer]:
         """The layers that only this member uses and that hold weights."""
         self._check(member)
-        prefix = own_name(member, "")
-        return [
-            layer for layer in self.model.layers if layer.weights and layer.name.startswith(prefix)
-        ]
+        return _own_layers(self.model, member)
 
     def shared_layers(self) -> list[keras.layers.Layer]:
         """The layers that all members use and that hold weights."""
@@ -258,6 +311,109 @@ class EnsembleView:
             )
 
 
+def _build_branches(
+    backbone: keras.Model,
+    members: Sequence[int],
+    *,
+    sharing: Sharing,
+    scheme: Scheme,
+    jitter: float | None,
+    dropout: float | None,
+    initial: Initial,
+    independent_inputs: bool,
+    seed: int,
+) -> keras.Model:
+    """The networks of these members in one model: image -> the logits of each."""
+    if jitter is not None and not jitter >= 0:
+        raise EnsembleError(f"`jitter` must be at least 0, got {jitter}.")
+    backbone = classifier(backbone)
+    graph = layer_graph(backbone)
+    shared = shared_layers(sharing, graph, backbone)
+    if scheme.rounded:
+        shared -= binary_layers(graph)
+    own = {layer.name for layer in backbone.layers if layer.weights} - shared
+    if not own:
+        raise EnsembleError(
+            "`sharing` leaves the members nothing of their own, so all would be equal: share "
+            "less, for example with the policy 'all_frozen'."
+        )
+    _check_initial(initial, shared, scheme)
+    common = frozenset() if independent_inputs else _common_prefix(backbone, shared)
+    config = _members_config(backbone.get_config(), members, shared, common)
+    if dropout is not None:
+        _set_dropout(config, dropout)
+    branches = keras.Model.from_config(config)
+    for name in shared:
+        layer = branches.get_layer(name)
+        layer.set_weights(backbone.get_layer(name).get_weights())
+        layer.trainable = False
+    if jitter is None:
+        jitter = scheme.jitter if initial == "pretrained" else 0.0
+    for member in members:
+        start = backbone if initial == "pretrained" else _reinitialized(backbone, seed, member)
+        for name in own:
+            branches.get_layer(own_name(member, name)).set_weights(
+                start.get_layer(name).get_weights()
+            )
+        if scheme.rounded:
+            names = [own_name(member, name) for name in sorted(binary_layers(graph))]
+            _round(map(branches.get_layer, names), np.random.default_rng([seed, member, 1]))
+        _add_jitter(_own_layers(branches, member), jitter, np.random.default_rng([seed, member]))
+    logits = [
+        keras.layers.Activation("linear", name=member_output(member))(output)
+        for member, output in zip(members, branches.outputs)
+    ]
+    return keras.Model(branches.inputs, logits, name=backbone.name)
+
+
+def _own_layers(model: keras.Model, member: int) -> list[keras.layers.Layer]:
+    prefix = own_name(member, "")
+    return [layer for layer in model.layers if layer.weights and layer.name.startswith(prefix)]
+
+
+def _check_initial(initial: str, shared: Collection[str], scheme: Scheme) -> None:
+    if initial not in ("pretrained", "random"):
+        raise EnsembleError(f"`initial` must be 'pretrained' or 'random', got {initial!r}.")
+    if initial == "random" and scheme.rounded:
+        raise EnsembleError(
+            f"`initial` 'random' does not go with the scheme {scheme.name!r}, which rounds the "
+            "backbone's weights: use 'pretrained'."
+        )
+    if initial == "random" and shared:
+        raise EnsembleError(
+            "`initial` 'random' needs the sharing 'none': members that share pretrained layers "
+            "start from the pretrained weights."
+        )
+
+
+def _reinitialized(backbone: keras.Model, seed: int, member: int) -> keras.Model:
+    """The backbone with weights drawn anew, from (seed, member) alone."""
+    seeds = np.random.default_rng([seed, member, 2])
+
+    def seeded(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: {**item, "config": {**item["config"], "seed": int(seeds.integers(2**31))}}
+            if key.endswith("_initializer") and "seed" in ((item or {}).get("config") or {})
+            else seeded(item)
+            for key, item in value.items()
+        }
+
+    config = backbone.get_config()
+    layers = [{**layer, "config": seeded(layer["config"])} for layer in config["layers"]]
+    return keras.Model.from_config({**config, "layers": layers})
+
+
+def _round(layers: Iterable[keras.layers.Layer], generator: np.random.Generator) -> None:
+    """Draws the binary filters of these layers, which stay as drawn."""
+    for layer in layers:
+        for weight in layer.weights:
+            if getattr(weight, "precision", None) == 1:
+                weight.assign(stochastically_rounded(weight.numpy(), generator))
+        layer.trainable = False
+
+
 def _common_prefix(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
     """The layers whose output is the same for every member: they run once."""
     common: set[str] = set()
@@ -270,9 +426,9 @@ def _common_prefix(backbone: keras.Model, shared: frozenset[str]) -> frozenset[s
 
 
 def _members_config(
-    config: dict[str, Any], members: int, shared: Iterable[str], common: Iterable[str]
+    config: dict[str, Any], members: Sequence[int], shared: Iterable[str], common: Iterable[str]
 ) -> dict[str, Any]:
-    """The functional configuration of M branches from that of one network.
+    """The functional configuration of the branches of `members` from that of one network.
 
     A layer in `common` keeps its calls, one in `shared` gets those of all members one after the
     other, and every other layer becomes M layers with one member's calls each.
@@ -280,12 +436,12 @@ def _members_config(
     names = {layer["name"] for layer in config["layers"]}
     calls = {layer["name"]: max(1, len(layer["inbound_nodes"])) for layer in config["layers"]}
 
-    def reference(member: int) -> Callable[[str, int, int], list[Any]]:
+    def reference(branch: int, member: int) -> Callable[[str, int, int], list[Any]]:
         def change(name: str, call: int, tensor: int) -> list[Any]:
             if name in common:
                 return [name, call, tensor]
             if name in shared:
-                return [name, member * calls[name] + call, tensor]
+                return [name, branch * calls[name] + call, tensor]
             return [own_name(member, name), call, tensor]
 
         return change
@@ -297,19 +453,22 @@ def _members_config(
             layers.append(copy.deepcopy(layer))
             continue
         nodes = [
-            map_references(layer["inbound_nodes"], names, reference(member))
-            for member in range(members)
+            map_references(layer["inbound_nodes"], names, reference(branch, member))
+            for branch, member in enumerate(members)
         ]
         if name in shared:
             layers.append({**copy.deepcopy(layer), "inbound_nodes": [*itertools.chain(*nodes)]})
             continue
-        for member in range(members):
-            new = {**copy.deepcopy(layer), "inbound_nodes": nodes[member]}
+        for branch, member in enumerate(members):
+            new = {**copy.deepcopy(layer), "inbound_nodes": nodes[branch]}
             new["name"] = new["config"]["name"] = own_name(member, name)
             layers.append(new)
 
     def ends(references_: Any) -> list[Any]:
-        found = [map_references(references_, names, reference(member)) for member in range(members)]
+        found = [
+            map_references(references_, names, reference(branch, member))
+            for branch, member in enumerate(members)
+        ]
         flat = [item for member_ends in found for item in member_ends]
         return [item for index, item in enumerate(flat) if item not in flat[:index]]
 
@@ -329,27 +488,26 @@ def _set_dropout(config: dict[str, Any], rate: float) -> None:
             layer["config"]["rate"] = rate
 
 
-def _add_jitter(ensemble: keras.Model, members: int, jitter: float, seed: int) -> None:
+def _add_jitter(
+    own: Sequence[keras.layers.Layer], jitter: float, generator: np.random.Generator
+) -> None:
+    """Noise on the layers of one member, see `build_ensemble`."""
     if not jitter:
         return
-    view = EnsembleView(ensemble)
-    for member in range(members):
-        generator = np.random.default_rng([seed, member])
-        own = view.own_layers(member)
-        norms = [layer for layer in own if isinstance(layer, keras.layers.BatchNormalization)]
-        affine = [layer for layer in norms if layer.scale or layer.center]
-        heads = [layer for layer in own if isinstance(layer, keras.layers.Dense)]
-        for layer in affine:
-            if layer.scale:
-                noise = generator.standard_normal(layer.gamma.shape)
-                layer.gamma.assign(layer.gamma.numpy() * (1 + jitter * noise))
-            if layer.center:
-                noise = generator.standard_normal(layer.beta.shape)
-                layer.beta.assign(layer.beta.numpy() + jitter * noise)
-        if affine:
-            continue
-        for layer in heads or own:
-            for weight in layer.trainable_weights:
-                value = weight.numpy()
-                noise = generator.standard_normal(value.shape)
-                weight.assign(value + jitter * (value.std() or 1.0) * noise)
+    norms = [layer for layer in own if isinstance(layer, keras.layers.BatchNormalization)]
+    affine = [layer for layer in norms if layer.scale or layer.center]
+    for layer in affine:
+        if layer.scale:
+            noise = generator.standard_normal(layer.gamma.shape)
+            layer.gamma.assign(layer.gamma.numpy() * (1 + jitter * noise))
+        if layer.center:
+            noise = generator.standard_normal(layer.beta.shape)
+            layer.beta.assign(layer.beta.numpy() + jitter * noise)
+    if affine:
+        return
+    heads = [layer for layer in own if isinstance(layer, keras.layers.Dense)]
+    for layer in heads or own:
+        for weight in layer.trainable_weights:
+            value = weight.numpy()
+            noise = generator.standard_normal(value.shape)
+            weight.assign(value + jitter * (value.std() or 1.0) * noise)

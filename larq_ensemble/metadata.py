@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from larq_ensemble.combine import COMBINATIONS
+from larq_ensemble.combine import COMBINATIONS, are_weights
 from larq_ensemble.errors import EnsembleError
 
 #: Name of the flatbuffer's metadata entry.
@@ -34,6 +34,7 @@ class EnsembleMetadata:
         dataset: name of the data the ensemble was trained on, or `None`.
         layout: how members lie in the file; `"indexed"` reads each member's values by its number.
         heads: number format of the members' linear layers.
+        weights: how much each member counts when they are combined; `None`: all the same.
         run_hash: SHA-256 of the trained weights' file, or `None`.
         tools: versions of the programs that wrote the file.
         version: of this schema.
@@ -53,6 +54,7 @@ class EnsembleMetadata:
     dataset: str | None = None
     layout: str = "indexed"
     heads: str = "float32"
+    weights: tuple[float, ...] | None = None
     run_hash: str | None = None
     tools: Mapping[str, str] = field(default_factory=dict)
     version: int = VERSION
@@ -75,6 +77,8 @@ class EnsembleMetadata:
             and all(isinstance(name, str) for name in self.class_names)
         ):
             self._refuse("class_names", f"{self.classes} strings, one a class")
+        if self.weights is not None and not are_weights(self.weights, self.members):
+            self._refuse("weights", f"{self.members} positive, finite numbers, one a member")
         for name in ("layout", "heads", "sha256"):
             if not isinstance(getattr(self, name), str):
                 self._refuse(name, "a string")
@@ -138,7 +142,7 @@ class EnsembleMetadata:
             )
         known = {item.name for item in dataclasses.fields(cls)}
         values = {name: value for name, value in values.items() if name in known}
-        for name in ("input_shape", "class_names"):
+        for name in ("input_shape", "class_names", "weights"):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
         missing = {"scheme", "members", "classes", "input_shape", "version"} - values.keys()

@@ -87,6 +87,11 @@ class EnsembleInterpreter:
         return self._metadata.scheme
 
     @property
+    def weights(self) -> tuple[float, ...] | None:
+        """How much each member of the file counts; `None`: all the same."""
+        return self._metadata.weights
+
+    @property
     def max_members(self) -> int:
         """How many members the file holds."""
         return self._metadata.members
@@ -113,7 +118,7 @@ class EnsembleInterpreter:
         # Raises
             EnsembleError: if `images` has another shape, type or range.
         """
-        return combine(self.predict_logits(images), self.scheme)
+        return combine(self.predict_logits(images), self.scheme, self.weights)
 
     def predict_logits(self, images: np.ndarray, members: int | None = None) -> np.ndarray:
         """Each member's logits.

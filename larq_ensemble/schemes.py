@@ -9,16 +9,27 @@
 | `hard_voting` | each member its own loss | share of the members' votes |
 | `bagging` | each member its own bootstrap sample of the data | mean of the softmaxes |
 | `batch_bagging` | each member a resample of each batch | mean of the softmaxes |
+| `boosting` | in turn, each the residual of those before it | softmax of the summed logits |
+| `snapshot` | in turn, each a cycle of one cyclic learning rate | mean of the softmaxes |
+| `adaboost` | in turn, each on what those before it got wrong | weighted mean of the softmaxes |
+| `stochastic_rounding` | in turn, each on filters rounded at random | mean of the softmaxes |
 
 # References
     - Kim et al. 2022, section "Ensemble-based systems".
     - Breiman 1996, Bagging predictors.
     - Ensemble-PyTorch (`torchensemble`), the paper's library, resamples within each batch.
+    - Friedman 2001, Greedy function approximation: a gradient boosting machine.
+    - Huang et al. 2017, [Snapshot ensembles](https://arxiv.org/abs/1704.00109).
+    - Zhu et al. 2019, [BENN](https://arxiv.org/abs/1806.07550); Zhu et al. 2009, Multi-class
+      AdaBoost.
+    - Vogel et al. 2016, Efficient stochastic inference of bitwise deep neural networks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,6 +39,7 @@ from larq_ensemble.registry import Registry
 
 ENSEMBLE_OUTPUT = "ensemble"
 
+Training = Literal["joint", "in_turn"]
 SampleWeights = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
@@ -49,15 +61,26 @@ class Scheme:
         jitter: default size of the noise on members' initial weights. Members that start equal
             and see the same batches would stay equal for ever.
         independent: whether members may see different batches (one input a member).
+        training: `"joint"`, all members in one `fit` of the ensemble, or `"in_turn"`, one after
+            the other, each as a network by itself.
+        rounded: whether members own their binary filters, drawn by stochastic rounding and
+            frozen, whatever the sharing policy says of those layers.
     """
 
     name: str
     jitter: float = 0.1
     independent: bool = True
+    training: Training = "joint"
+    rounded: bool = False
 
-    def combine(self, logits: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Logits of the members, each [n, classes] -> probabilities [n, classes]."""
-        return tf.reduce_mean(tf.stack([tf.nn.softmax(member) for member in logits]), axis=0)
+    def combine(
+        self, logits: Sequence[tf.Tensor], weights: Sequence[float] | None = None
+    ) -> tf.Tensor:
+        """Logits of the members, each [n, classes] -> probabilities [n, classes].
+
+        `weights` are one positive number a member; `None`: all the same.
+        """
+        return _mean([tf.nn.softmax(member) for member in logits], weights)
 
     def combinations(self, members: int) -> dict[str, int]:
         """The outputs that combine members, each with how many: the first so many."""
@@ -101,8 +124,10 @@ class Fusion(Scheme):
     name = "fusion"
     independent = False
 
-    def combine(self, logits: Sequence[tf.Tensor]) -> tf.Tensor:
-        return keras.activations.softmax(tf.reduce_mean(tf.stack(logits), axis=0))
+    def combine(
+        self, logits: Sequence[tf.Tensor], weights: Sequence[float] | None = None
+    ) -> tf.Tensor:
+        return keras.activations.softmax(_mean(logits, weights))
 
     def losses(self, members: int) -> dict[str, keras.losses.Loss]:
         # Keras takes the logits from behind a final softmax, so this is as stable as on logits.
@@ -194,10 +219,12 @@ class HardVoting(Scheme):
 
     name = "hard_voting"
 
-    def combine(self, logits: Sequence[tf.Tensor]) -> tf.Tensor:
+    def combine(
+        self, logits: Sequence[tf.Tensor], weights: Sequence[float] | None = None
+    ) -> tf.Tensor:
         stacked = tf.stack(logits)
         votes = tf.one_hot(tf.argmax(stacked, axis=-1), tf.shape(stacked)[-1], dtype=stacked.dtype)
-        return tf.reduce_mean(votes, axis=0)
+        return _mean(votes, weights)
 
 
 class Bagging(Scheme):
@@ -237,6 +264,110 @@ class BatchBagging(Scheme):
         return resample
 
 
+class Boosting(Scheme):
+    r"""Gradient boosting: each member is fitted to what the members before it leave over.
+
+    \\[ F_i(x) = F_{i-1}(x) + \nu f_i(x), \qquad F_0(x) = 0 \\]
+
+    Member i regresses, by squared error, the pseudo-residual
+    \\( \text{onehot}(y) - \text{softmax}(F_{i-1}(x)) \\), the negative gradient of the
+    cross-entropy. The weights of the combination are the shrinkage \\( \nu \\). Members start from
+    the pretrained backbone, but with a linear layer of zeros (where it is their own): the
+    backbone's fits labels, and a member that says 0 leaves the sum as it is.
+
+    As in the paper's library, members are added as they were fitted, without a line search.
+    Logits that approximate residuals are less than 1 in size, so a few of them sum to flat
+    probabilities (a poor NLL), and later members see almost the residual of the first. The paper
+    reports the worst accuracy of all its schemes for it, 35 to 37 % on CIFAR-100.
+    """
+
+    name = "boosting"
+    training = "in_turn"
+
+    def combine(
+        self, logits: Sequence[tf.Tensor], weights: Sequence[float] | None = None
+    ) -> tf.Tensor:
+        stacked = tf.stack(logits)
+        weights = [1.0] * len(logits) if weights is None else weights
+        return tf.nn.softmax(tf.tensordot(tf.constant(weights, stacked.dtype), stacked, 1))
+
+
+class Snapshot(Scheme):
+    r"""The minima that one training passes through under a cyclic learning rate.
+
+    \\[ \alpha(t) = \frac{\alpha_0}{2} \left( \cos \frac{\pi (t \bmod T_c)}{T_c} + 1 \right) \\]
+
+    at step t in cycles of \\( T_c \\) steps. Member i is what the network is at the end of cycle
+    i, and where cycle i + 1 starts. The optimizer's moments start anew with each cycle.
+    """
+
+    name = "snapshot"
+    training = "in_turn"
+    jitter = 0.0
+    independent = False
+
+
+class AdaBoost(Scheme):
+    r"""SAMME, the multi-class AdaBoost, as BENN applies it to binarized networks.
+
+    Member i is trained with a weight for each example. From its weighted error \\( e_i \\) on the
+    training images (not augmented) follow its own weight in the combination, of K classes,
+
+    \\[ \alpha_i = \log \frac{1 - e_i}{e_i} + \log(K - 1) \\]
+
+    and the examples' next weights: those that it gets wrong are multiplied by
+    \\( \exp(\alpha_i) \\), then all are scaled to a mean of 1.
+
+    Two limits keep every member usable: the error counts as at least half an example
+    (\\( 1 / 2n \\) of n), so that a perfect member weighs much but not infinitely; and
+    \\( \alpha_i \\) is at least `MIN_WEIGHT`, so that a member no better than chance
+    (\\( e_i \ge 1 - 1/K \\)) hardly counts and leaves the examples' weights as they are.
+    """
+
+    name = "adaboost"
+    training = "in_turn"
+    MIN_WEIGHT = 1e-3
+
+    def reweighted(
+        self, weights: np.ndarray, wrong: np.ndarray, classes: int
+    ) -> tuple[float, np.ndarray]:
+        """The weight of a member, and the examples' weights for the next one.
+
+        # Arguments
+            weights: floats [n], those that the member was trained with.
+            wrong: booleans [n], the examples that it gets wrong.
+            classes: K.
+
+        # Returns
+            The member's weight, and float64 [n] with a mean of 1.
+        """
+        least = 1 / (2 * len(wrong))
+        error = float(np.clip(np.average(wrong, weights=weights), least, 1 - least))
+        alpha = max(math.log((1 - error) / error * (classes - 1)), self.MIN_WEIGHT)
+        following = weights * np.exp(alpha * wrong)
+        return alpha, following / following.mean()
+
+
+class StochasticRounding(Scheme):
+    """Members whose binary filters are random roundings of the same real-valued weights.
+
+    See `larq_ensemble.rounding`. The filters are each member's own and stay as they were drawn;
+    what else the sharing policy leaves to the members is trained, each on its own loss.
+    """
+
+    name = "stochastic_rounding"
+    training = "in_turn"
+    rounded = True
+
+
+def _mean(values: Any, weights: Sequence[float] | None) -> tf.Tensor:
+    """`sum_i w_i v_i / sum_i w_i` of tensors of one shape; `None`: their plain mean."""
+    stacked = tf.stack(values)
+    if weights is None:
+        return tf.reduce_mean(stacked, axis=0)
+    return tf.tensordot(tf.constant(weights, stacked.dtype), stacked, 1) / sum(weights)
+
+
 SCHEMES: Registry[Scheme] = Registry("scheme")
 for _scheme in (
     Fusion(),
@@ -246,5 +377,9 @@ for _scheme in (
     HardVoting(),
     Bagging(),
     BatchBagging(),
+    Boosting(),
+    Snapshot(),
+    AdaBoost(),
+    StochasticRounding(),
 ):
     SCHEMES.register(_scheme.name, _scheme)

@@ -119,6 +119,11 @@ def shared_layers(
     return frozenset(shared)
 
 
+def binary_layers(graph: LayerGraph) -> frozenset[str]:
+    """Names of the layers with binary filters, which stochastic rounding never shares."""
+    return frozenset(layer.name for layer in graph if layer.binary)
+
+
 def parse_sharing(text: str) -> Sharing:
     """What the command line takes for `sharing`: a policy's name, or `re:` and an expression."""
     return [text.removeprefix("re:")] if text.startswith("re:") else text

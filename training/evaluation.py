@@ -64,12 +64,20 @@ def evaluate(
     if not len(data):
         raise EnsembleError(f"The run {str(run.path)!r} held out no validation data.")
     if config.kind == "ensemble":
-        logits, scheme = member_logits(model, data, dataset), config.ensemble["scheme"]
+        view = EnsembleView(model)
+        logits, scheme, weights = (
+            member_logits(model, data, dataset),
+            view.scheme.name,
+            view.weights,
+        )
     else:
         logits = np.asarray(model.predict(evaluation_batches(data, dataset), verbose=0))[None]
-        scheme = "fusion"
+        scheme, weights = "fusion", None
     counts = range(1, total + 1) if members is None else [members]
-    by_members = [_metrics(logits[:count], data.labels, scheme) for count in counts]
+    by_members = [
+        _metrics(combine(logits[:count], scheme, weights), logits[:count], data.labels)
+        for count in counts
+    ]
     return {
         **by_members[-1],
         "by_members": by_members,
@@ -79,8 +87,7 @@ def evaluate(
     }
 
 
-def _metrics(logits: np.ndarray, labels: np.ndarray, scheme: str) -> dict[str, Any]:
-    probabilities = combine(logits, scheme)
+def _metrics(probabilities: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return {
         "members": len(logits),
         "top1": metrics.top_k_accuracy(probabilities, labels, k=1),
