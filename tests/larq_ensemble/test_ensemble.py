@@ -549,7 +549,7 @@ def test_arguments_that_cannot_be(arguments: dict, message: str, tiny) -> None:
 
 
 def test_unknown_names_list_the_known_ones(tiny) -> None:
-    with pytest.raises(UnknownNameError, match=r"Unknown scheme 'vote'. Known: bagging, .*voting"):
+    with pytest.raises(UnknownNameError, match=r"Unknown scheme 'vote'. Known: adaboost, .*voting"):
         build_ensemble(tiny, 2, scheme="vote")
     with pytest.raises(UnknownNameError, match=r"Unknown sharing 'all'. Known: all_frozen, .*none"):
         build_ensemble(tiny, 2, sharing="all")

@@ -53,7 +53,7 @@ def test_the_schemes_are_those() -> None:
     assert list(SCHEMES) == NAMES
     assert set(combine.COMBINATIONS) == set(NAMES)
     assert all(SCHEMES[name].name == name for name in NAMES)
-    with pytest.raises(UnknownNameError, match=r"Unknown scheme 'stacking'\. Known: bagging"):
+    with pytest.raises(UnknownNameError, match=r"Unknown scheme 'stacking'\. Known: adaboost"):
         Combine("stacking")
 
 
