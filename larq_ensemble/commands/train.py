@@ -24,7 +24,7 @@ from larq_ensemble.reporting import json_option, keras_verbosity, reporting
     default="fusion",
     show_default=True,
     help="fusion, nested_fusion, sampled_nested_fusion, voting, hard_voting, bagging or "
-    "batch_bagging.",
+    "batch_bagging; in turn: boosting, snapshot, adaboost or stochastic_rounding.",
 )
 @click.option(
     "--sharing",

@@ -72,6 +72,18 @@ def test_wrong_shapes(shape: tuple[int, ...]) -> None:
         combine(np.zeros(shape), "fusion")
 
 
+def test_weights_count_as_repeated_members() -> None:
+    twice = np.concatenate([LOGITS, LOGITS[1:2]])
+    for scheme in COMBINATIONS:
+        weighted = combine(LOGITS, scheme, (1, 2, 1))
+        np.testing.assert_allclose(weighted, combine(twice, scheme), rtol=1e-5, err_msg=scheme)
+
+
+def test_a_weight_for_each_member() -> None:
+    with pytest.raises(EnsembleError, match=r"`weights` .* each of the 3 members.*Received: 2"):
+        combine(LOGITS, "adaboost", (1, 2))
+
+
 def test_unknown_scheme() -> None:
     with pytest.raises(EnsembleError, match=r"Unknown scheme 'nonsense'.*hard_voting"):
         combine(LOGITS, "nonsense")

@@ -66,6 +66,9 @@ def test_any_class_names(names: list[str]) -> None:
         ("theory_parts", {"shared_conv": "many"}),
         ("tools", ["larq"]),
         ("sha256", 0),
+        ("weights", (1.0,)),
+        ("weights", (1.0,) * 9),
+        ("weights", "ab"),
     ],
 )
 def test_impossible_values(name: str, value: Any) -> None:

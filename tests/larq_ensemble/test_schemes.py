@@ -30,23 +30,20 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
-def votes(logits: np.ndarray) -> np.ndarray:
-    counts = np.zeros(logits.shape[1:])
-    for member in logits:
-        for example, scores in enumerate(member):
-            counts[example, list(scores).index(max(scores))] += 1
-    return counts / len(logits)
+def mean(values, weights) -> np.ndarray:
+    return sum(weight * value for weight, value in zip(weights, values)) / sum(weights)
 
 
-EXPECTED = {
-    "fusion": lambda logits: softmax(logits.mean(axis=0)),
-    "nested_fusion": lambda logits: softmax(logits.mean(axis=0)),
-    "sampled_nested_fusion": lambda logits: softmax(logits.mean(axis=0)),
-    "voting": lambda logits: softmax(logits).mean(axis=0),
-    "hard_voting": votes,
-    "bagging": lambda logits: softmax(logits).mean(axis=0),
-    "batch_bagging": lambda logits: softmax(logits).mean(axis=0),
-}
+def expected(name: str, logits: np.ndarray, weights=(1, 1, 1, 1)) -> np.ndarray:
+    """The combination of [members, n, classes], written out anew."""
+    weights = weights[: len(logits)]
+    if "fusion" in name:
+        return softmax(mean(logits, weights))
+    if name == "boosting":
+        return softmax(sum(weight * member for weight, member in zip(weights, logits)))
+    if name == "hard_voting":
+        return mean([np.eye(6)[member.argmax(axis=1)] for member in logits], weights)
+    return mean([softmax(member) for member in logits], weights)
 
 
 def test_the_schemes_are_those() -> None:
@@ -62,8 +59,20 @@ def test_the_schemes_are_those() -> None:
 def test_combination(name: str, members: int) -> None:
     logits = LOGITS[:members]
     layer = Combine(name)(list(logits)).numpy()
-    np.testing.assert_allclose(layer, EXPECTED[name](logits), rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(layer, combine.combine(logits, name), rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(layer, expected(name, logits), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(layer, combine.combine(logits, name), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("members", [1, 3])
+def test_weighted_combination(name: str, members: int) -> None:
+    """The first m members count with the first m weights."""
+    logits, weights = LOGITS[:members], (0.5, 2.0, 0.001, 7.0)
+    layer = Combine(name, weights[:members])
+    layer = Combine.from_config(layer.get_config())(list(logits)).numpy()
+    np.testing.assert_allclose(layer, expected(name, logits, weights), rtol=1e-4, atol=1e-6)
+    numpy = combine.combine(logits, name, weights)
+    np.testing.assert_allclose(numpy, expected(name, logits, weights), rtol=1e-5, atol=1e-6)
 
 
 def test_ties_of_votes_go_to_the_lower_class() -> None:
