@@ -1,4 +1,4 @@
-"""XNOR-ResNet-20: its formulas recomputed in NumPy, its order of layers, its sizes by hand."""
+"""Networks: their formulas recomputed in NumPy, their order of layers, their sizes by hand."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.graph import Content
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.models import MODELS, build_model, trace_model
+from larq_ensemble.models.birealnet import bireal_block
 from larq_ensemble.models.keras_layers import KerasLayers
+from larq_ensemble.models.reactnet import react_block
 from larq_ensemble.models.resnet import residual_block
 
 from .conftest import randomize
@@ -46,6 +49,17 @@ def norm(x: np.ndarray, gamma, beta, mean, variance) -> np.ndarray:
 
 def prelu(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
     return np.maximum(x, 0) + slope * np.minimum(x, 0)
+
+
+def pool(x: np.ndarray) -> np.ndarray:
+    """The mean of each 2x2 window, or of what is left of it at the lower right border."""
+    height = -(-x.shape[1] // 2)
+    out = np.empty((x.shape[0], height, height, x.shape[3]))
+    for row in range(height):
+        for column in range(height):
+            window = x[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            out[:, row, column] = window.mean(axis=(1, 2))
+    return out
 
 
 def halves(shape: tuple[int, ...], seed: int) -> np.ndarray:
@@ -97,6 +111,137 @@ def test_residual_block(binary: bool, strides: int) -> None:
         shortcut = norm(conv(x, *weights("shortcut_conv"), 2, 0.0), *weights("shortcut_bn"))
     expected = prelu(y + shortcut, *weights("prelu3"))
     np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def block_model(block, size: int, filters: int, strides: int, **options) -> keras.Model:
+    inputs = keras.Input((size, size, 3))
+    outputs = block(KerasLayers(**options), inputs, filters, strides=strides, name="b")
+    return randomize(keras.Model(inputs, outputs), seed=strides)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize(("strides", "size"), [(1, 4), (2, 6), (2, 5)])
+def test_bireal_block(binary: bool, strides: int, size: int) -> None:
+    """(Sign, binary conv, BN, plus shortcut) twice; the twin has hard tanh for the sign."""
+    filters = 3 * strides
+    model = block_model(bireal_block, size, filters, strides, binary=binary)
+    x = halves((2, size, size, 3), 2)
+
+    def weights(name: str) -> list[np.ndarray]:
+        return [value.astype(np.float64) for value in model.get_layer(f"b_{name}").get_weights()]
+
+    def half(value: np.ndarray, index: int, step: int) -> np.ndarray:
+        (kernel,) = weights(f"conv{index}")
+        if binary:
+            value = binary_conv(value, kernel, step, 0.0)
+        else:
+            value = conv(np.clip(value, -1, 1), kernel, step, 0.0)
+        return norm(value, *weights(f"bn{index}"))
+
+    shortcut = x
+    if strides == 2:
+        shortcut = norm(conv(pool(x), *weights("shortcut_conv"), 1, 0.0), *weights("shortcut_bn"))
+    y = half(x, 1, strides) + shortcut
+    expected = half(y, 2, 1) + y
+    np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize(("strides", "size"), [(1, 4), (2, 6), (2, 5)])
+def test_react_block(binary: bool, strides: int, size: int) -> None:
+    """(RSign, binary conv, BN, plus shortcut, RPReLU) twice; the twin has no RSign."""
+    filters = 3 * strides
+    model = block_model(react_block, size, filters, strides, binary=binary)
+    x = halves((2, size, size, 3), 2)
+
+    def weights(name: str) -> list[np.ndarray]:
+        return [value.astype(np.float64) for value in model.get_layer(f"b_{name}").get_weights()]
+
+    def signs_conv(value: np.ndarray, which: str, step: int) -> np.ndarray:
+        (kernel,) = weights(which.format("conv"))
+        if not binary:
+            return conv(value, kernel, step, 0.0)
+        (threshold,) = weights(which.format("rsign"))
+        return binary_conv(value - threshold, kernel, step, 0.0)
+
+    def half(value: np.ndarray, shortcut: np.ndarray, index: int, step: int) -> np.ndarray:
+        value = norm(signs_conv(value, f"{{}}{index}", step), *weights(f"bn{index}")) + shortcut
+        shift, slope, offset = weights(f"rprelu{index}")
+        return prelu(value - shift, slope) + offset
+
+    shortcut = x
+    if strides == 2:
+        shortcut = norm(signs_conv(pool(x), "shortcut_{}", 1), *weights("shortcut_bn"))
+    y = half(x, shortcut, 1, strides)
+    expected = half(y, y, 2, 1)
+    np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-4, atol=1e-4)
+
+
+def input_quantizers(model: keras.Model) -> set[type]:
+    """What binarizes the inputs of binary convolutions."""
+    layers = [layer for layer in model.layers if isinstance(layer, lq.layers.QuantConv2D)]
+    return {type(layer.input_quantizer) for layer in layers}
+
+
+def test_the_estimator_is_the_gradient_of_the_sign(resnet20) -> None:
+    small = {"input_shape": (4, 4, 1), "classes": 2, "width": 1 / 64}
+    assert input_quantizers(resnet20) == {lq.quantizers.SteSign}
+    model = build_model("birealnet18", estimator="approx_sign", **small)
+    assert input_quantizers(model) == {lq.quantizers.ApproxSign}
+    # RSign binarizes.
+    assert input_quantizers(build_model("reactnet10", **small)) == {type(None)}
+    with pytest.raises(
+        EnsembleError, match="must be 'approx_sign' in 'reactnet10', got 'ste_sign'"
+    ):
+        build_model("reactnet10", estimator="ste_sign", **small)
+    with pytest.raises(EnsembleError, match=r"must be 'ste_sign' or 'approx_sign' in .*'swish'"):
+        build_model("resnet20", estimator="swish", **small)
+
+
+@pytest.mark.parametrize(
+    ("name", "convolutions", "shortcuts"),
+    [
+        ("resnet18", (4, 4, 4, 4), 3),
+        ("resnet20", (6, 6, 6), 2),
+        ("resnet32", (10, 10, 10), 2),
+        ("resnet34", (6, 8, 12, 6), 3),
+        ("birealnet18", (4, 4, 4, 4), 3),
+        ("birealnet34", (6, 8, 12, 6), 3),
+        ("reactnet10", (2, 2, 2, 2), 3),
+    ],
+)
+def test_the_number_of_layers(name: str, convolutions: tuple[int, ...], shortcuts: int) -> None:
+    """A network is named after its stem, its binary 3x3 convolutions and its linear layer."""
+    graph = trace_model(name, classes=10)
+    binary = [layer for layer in graph if layer.binary and layer.kernel_size == (3, 3)]
+    assert len(binary) == sum(convolutions) == int(name.strip("abcdefghijklmnopqrstuvwxyz")) - 2
+    for stage, expected in enumerate(convolutions, start=1):
+        assert sum(layer.name.startswith(f"layer{stage}_") for layer in binary) == expected
+    small = [layer for layer in graph if layer.kernel_size == (1, 1)]
+    assert [layer.name for layer in small] == [
+        f"layer{stage}_0_shortcut_conv" for stage in range(2, 2 + shortcuts)
+    ]
+    assert {layer.binary for layer in small} == {name == "reactnet10"}
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_the_names_of_a_twin_are_those_of_the_network(name: str) -> None:
+    """Weights go from one to the other by name: of one kind and shape, but for the precision."""
+    twin = {
+        layer.name: layer for layer in trace_model(f"{name.removesuffix('_real')}_real", classes=10)
+    }
+    assert not any(layer.binary for layer in twin.values())
+    for layer in trace_model(name, classes=10):
+        if "rsign" in layer.name:
+            assert layer.name not in twin
+            continue
+        other = twin[layer.name]
+        assert (other.kind, other.kernel_size) == (layer.kind, layer.kernel_size)
+        counts = [
+            [item.count for item in node.stored if item.content is not Content.FILTER_SCALE]
+            for node in (layer, other)
+        ]
+        assert counts[0] == counts[1]
 
 
 def test_straight_through_estimators() -> None:
