@@ -12,6 +12,12 @@ else is each member's own.
 | `c3` | convolutions without the last of each block | + those, linear layer |
 | `none` | nothing | everything |
 
+In ReActNet the 1x1 convolutions of the shortcuts are binarized ("downsampling"). No policy of the
+paper shares those: they are each member's own, as are the thresholds of RSign and the shifts and
+slopes of RPReLU, which are activation parameters. So there `c2` shares what `fusion` does. Where
+each convolution has a shortcut of its own (Bi-Real Net, ReActNet), a block of `c3` is two of them;
+`LayerGraph.roles` has the rule.
+
 # References
     - Kim et al. 2022, Fig. 8 and its configurations.
 """

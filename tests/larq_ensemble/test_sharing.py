@@ -40,6 +40,41 @@ def test_policies_on_resnet20(name: str, graph, resnet20) -> None:
     assert shared_layers(POLICIES[name], graph) == EXPECTED[name]
 
 
+STAGES = (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("twin", ["", "_real"])
+@pytest.mark.parametrize("name", ["resnet18", "birealnet18", "reactnet10"])
+@pytest.mark.parametrize("policy", EXPECTED)
+def test_policies_on_other_networks(name: str, twin: str, policy: str) -> None:
+    """As on ResNet-20; a block is two convolutions also where each has a shortcut."""
+    blocks = (0,) if name == "reactnet10" else (0, 1)
+    names = [f"layer{stage}_{block}" for stage in STAGES for block in blocks]
+    first, last = ({f"{block}_conv{index}" for block in names} for index in (1, 2))
+    shortcuts = {f"layer{stage}_0_shortcut_conv" for stage in STAGES[1:]}
+    expected = {
+        "fusion": STEM | first | last | shortcuts,
+        "all_frozen": STEM | first | last | shortcuts | LINEAR,
+        "c1": first | last | shortcuts | LINEAR,
+        "c2": STEM | first | last,
+        "c3": STEM | first | shortcuts,
+        "none": set(),
+    }[policy]
+    if name + twin == "reactnet10":
+        # Its downsampling is binarized, and no policy of the paper shares that.
+        expected = expected - shortcuts
+    assert shared_layers(policy, trace_model(name + twin, classes=10)) == expected
+
+
+def test_downsampling_can_be_shared_on_purpose() -> None:
+    roles = POLICIES["fusion"].roles | {Role.DOWNSAMPLING}
+    policy = SharingPolicy("everything", roles, "share every convolution and downsampling")
+    graph = trace_model("reactnet10", classes=10)
+    assert shared_layers(policy, graph) - shared_layers("fusion", graph) == {
+        f"layer{stage}_0_shortcut_conv" for stage in STAGES[1:]
+    }
+
+
 def test_the_policies_are_those() -> None:
     assert set(POLICIES) == set(EXPECTED)
 

@@ -72,6 +72,109 @@ def test_every_policy_is_covered() -> None:
     assert sorted(POLICIES) == sorted(POLICY_NAMES)
 
 
+def wide_block(a: int, b: int, convolutions: int, shortcut_bits: int) -> int:
+    """Paper bits of a stage from `a` to `b` channels: its binary 3x3 filters and its shortcut."""
+    return 9 * a * b + (convolutions - 1) * 9 * b * b + shortcut_bits * a * b
+
+
+# What the paper counts, by hand: a real 3x3x3 stem, a stage without and three with a shortcut
+# (real, in ReActNet binary), a real linear layer.
+PAPER_BITS = {
+    # Table 2 of the paper.
+    "resnet18": (55_296, 147_456, 778_240, 3_112_960, 12_451_840, 163_840),
+    "birealnet18": (55_296, 147_456, 778_240, 3_112_960, 12_451_840, 163_840),
+    "resnet32": (
+        32 * 27 * 16,
+        10 * 9 * 16 * 16,
+        wide_block(16, 32, 10, 32),
+        wide_block(32, 64, 10, 32),
+        32 * 64 * 10,
+    ),
+    "resnet34": (
+        32 * 27 * 64,
+        6 * 9 * 64 * 64,
+        wide_block(64, 128, 8, 32),
+        wide_block(128, 256, 12, 32),
+        wide_block(256, 512, 6, 32),
+        32 * 512 * 10,
+    ),
+    "reactnet10": (
+        32 * 27 * 64,
+        2 * 9 * 64 * 64,
+        wide_block(64, 128, 2, 1),
+        wide_block(128, 256, 2, 1),
+        wide_block(256, 512, 2, 1),
+        32 * 512 * 10,
+    ),
+}
+PAPER_BITS["birealnet34"] = PAPER_BITS["resnet34"]
+
+
+@pytest.mark.parametrize("name", PAPER_BITS)
+def test_paper_bits_of_other_networks(name: str) -> None:
+    report = account(trace_model(name, classes=10), members=1)
+    assert tuple(size.paper_bits for size in report.blocks.values()) == PAPER_BITS[name]
+
+
+# Values that each member of a fusion ensemble keeps besides its linear layer, by hand: channels
+# that are normalized, activation parameters, weights and scales of its own binary filters.
+OWN_VALUES = {
+    # A block from a to b channels normalizes a, b, b and in the shortcut b; others 3 times b.
+    "resnet18": (
+        64 + 6 * 64 + (64 + 6 * 128) + (128 + 6 * 256) + (256 + 6 * 512),
+        8 * 3,
+        0,
+        0,
+    ),
+    "resnet32": (16 + 15 * 16 + (16 + 15 * 32) + (32 + 15 * 64), 15 * 3, 0, 0),
+    "resnet34": (
+        64 + 9 * 64 + (64 + 12 * 128) + (128 + 18 * 256) + (256 + 9 * 512),
+        16 * 3,
+        0,
+        0,
+    ),
+    # One norm a convolution and one a shortcut; no activation parameters.
+    "birealnet18": (64 + 4 * 64 + 5 * (128 + 256 + 512), 0, 0, 0),
+    "birealnet34": (64 + 6 * 64 + 9 * 128 + 13 * 256 + 7 * 512, 0, 0, 0),
+    # A stage from a to b channels: thresholds for a, b and in the shortcut a; 2 x 3 b for RPReLU.
+    "reactnet10": (
+        64 + 2 * 64 + 3 * (128 + 256 + 512),
+        (2 + 6) * 64 + (2 * 64 + 7 * 128) + (2 * 128 + 7 * 256) + (2 * 256 + 7 * 512),
+        64 * 128 + 128 * 256 + 256 * 512,
+        128 + 256 + 512,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OWN_VALUES)
+def test_device_bits_of_other_networks(name: str) -> None:
+    norm_channels, activation, filters, scales = OWN_VALUES[name]
+    features = 64 if name == "resnet32" else 512
+    linear = features * 100 + 100
+    report = account(trace_model(name, classes=100), members=4)
+    own = 32 * (2 * norm_channels + activation + scales + linear) + filters
+    assert report.member_bits == own
+    contents = {content.value: size.member_bits for content, size in report.contents.items()}
+    assert contents["norm"] == 64 * norm_channels
+    assert contents.get("activation", 0) == 32 * activation
+    assert contents["binary_filter"] == filters
+    # All else is the stem, real shortcuts and binary filters with a scale for each.
+    channels = [layer.stored[1].count for layer in trace_model(name, classes=100) if layer.binary]
+    assert report.shared_bits == sum(PAPER_BITS[name][:-1]) - filters + 32 * (
+        sum(channels) - scales
+    )
+
+
+def test_reactnet_shares_the_3x3_filters_only() -> None:
+    parts = account(trace_model("reactnet10", classes=10), members=3).parts
+    binary = [part for part in parts if part.content is Content.BINARY_FILTER]
+    own = {part.layer for part in binary if not part.shared}
+    assert own == {f"layer{stage}_0_shortcut_conv" for stage in (2, 3, 4)}
+    assert sum(part.bits for part in binary if part.shared) == 9 * (
+        2 * 64 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512
+    )
+
+
 def test_by_content() -> None:
     contents = account(trace_model("resnet20", classes=100), members=4).contents
     sizes = {
@@ -182,6 +285,13 @@ def test_command_writes_json_without_tensorflow() -> None:
     assert result["total_bits"] == 8 * 394_904
     assert result["contents"]["filter_scale"]["shared_bits"] == 8 * 2_688
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_command_prints_table_2() -> None:
+    done = run_command("--model", "resnet18", "--classes", "10")
+    assert done.returncode == 0
+    for bits in ("55,296", "147,456", "778,240", "3,112,960", "12,451,840", "163,840"):
+        assert bits in done.stdout
 
 
 def test_command_prints_tables() -> None:

@@ -23,6 +23,54 @@ def test_the_paper_drops_out_on_100_classes_only():
     assert RECIPES["paper"](10).retrain.dropout == 0
 
 
+@pytest.mark.parametrize(
+    ("model", "pretrain", "retrain", "dropout"),
+    [
+        # Epochs, batch size and rate; batch size of fusion.
+        ("resnet18", (400, 256, 1e-3), (200, 256, 1e-2, 128), 0.5),
+        ("birealnet18", (200, 256, 1e-3), (200, 256, 1e-3, 128), 0.0),
+        ("reactnet10", (400, 256, 5e-4), (200, 256, 1e-3, 256), 0.0),
+    ],
+)
+def test_the_papers_values_for_other_networks(model, pretrain, retrain, dropout):
+    fusion = RECIPES["paper"](100, model)
+    other = RECIPES["paper"](100, model, "bagging")
+    assert fusion.pretrain == other.pretrain
+    for recipe, expected in (
+        (other.pretrain, pretrain),
+        (other.retrain, retrain[:3]),
+        (fusion.retrain, (retrain[0], retrain[3], retrain[2])),
+    ):
+        assert (recipe.epochs, recipe.batch_size, recipe.lr) == expected
+        assert recipe.dropout == dropout
+
+
+def test_recipes_say_what_the_paper_does_not():
+    assert "not stated" not in RECIPES["paper"](100, "resnet20").retrain.source
+    assert "not stated there: no dropout" in RECIPES["paper"](100, "reactnet10").retrain.source
+    for model, like in {
+        "resnet32": "resnet20",
+        "resnet34": "resnet18",
+        "birealnet34": "birealnet18",
+        "reactnet10_real": "reactnet10",
+        "resnet34_real": "resnet18",
+        "tiny": "resnet20",
+    }.items():
+        recipe = RECIPES["paper"](100, model).pretrain
+        assert recipe.source.endswith(f"not stated there: all of {model}, as for {like}")
+        expected = RECIPES["paper"](100, like).pretrain
+        assert (recipe.epochs, recipe.lr, recipe.dropout) == (
+            expected.epochs,
+            expected.lr,
+            expected.dropout,
+        )
+
+
+def test_unknown_models_list_the_names():
+    with pytest.raises(UnknownNameError, match=r"model 'resnet99'.*resnet20"):
+        RECIPES["paper"](10, "resnet99")
+
+
 def test_the_short_recipe_is_short():
     recipes = RECIPES["short"](100)
     assert recipes.pretrain.epochs <= 20
