@@ -97,7 +97,7 @@ class PaperValues:
         pretrain_epochs, pretrain_lr: of the backbone.
         retrain_lr: of the ensemble, trained for 200 epochs.
         dropout: with 100 classes or more; with fewer there is none.
-        fusion_batch_size: images a step of (nested) fusion, which trains all members at once.
+        fusion_batch_size: images a step of every kind of fusion, which trains all members at once.
         assumed: what the paper does not say and we filled in.
     """
 
@@ -124,7 +124,6 @@ _PAPER_VALUES = {
 }
 # Networks that the paper does not have take the values of one that it has; any other, ResNet-20's.
 _RESEMBLES = {"resnet34": "resnet18", "birealnet34": "birealnet18"}
-_AT_ONCE = ("fusion", "nested_fusion")
 _PAPER = "Kim et al. 2022, Experimental results, and the authors' training logs"
 _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
 
@@ -153,7 +152,7 @@ def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -
         ),
         retrain=Recipe(
             epochs=200,
-            batch_size=values.fusion_batch_size if scheme in _AT_ONCE else 256,
+            batch_size=values.fusion_batch_size if scheme.endswith("fusion") else 256,
             lr=values.retrain_lr,
             dropout=dropout,
             source=source,
