@@ -26,6 +26,7 @@ COMMANDS = (
     "verify",
     "predict",
     "reproduce",
+    "frontier",
 )
 
 

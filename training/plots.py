@@ -1,7 +1,7 @@
 """One look for all figures: a colour means the same scheme or policy in each of them.
 
-The colours are those of Okabe and Ito, which people who are colour-blind can tell apart; markers
-tell curves apart in print.
+The colours are those of Okabe and Ito (schemes) and of Tol's muted scheme (policies), which people
+who are colour-blind can tell apart; markers tell curves apart in print.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
 from larq_ensemble.files import replacing
+from training.frontier import COSTS, FrontierPoint
 from training.reproduction import OURS, PAPER, SINGLE, BlockTable, Point, StorageFigure
 from training.reproduction import Figure as Reproduced
 
@@ -38,10 +39,10 @@ _LOOKS = {
     "snapshot": (_ORANGE, "X"),
     "adaboost": (_PINK, "*"),
     "stochastic_rounding": (_BLACK, "h"),
-    "all_frozen": (_VERMILION, "s"),
+    "all_frozen": ("#882255", "s"),
     "c1": (_ORANGE, "^"),
-    "c2": (_GREEN, "D"),
-    "c3": (_PINK, "v"),
+    "c2": ("#117733", "D"),
+    "c3": ("#AA4499", "v"),
     "none": (_BLACK, "s"),
     SINGLE: (_GREY, ""),
 }
@@ -78,10 +79,17 @@ def look(scheme: str | None, sharing: str | None) -> tuple[str, str]:
     return _LOOKS.get(name or SINGLE, (_GREY, "p"))
 
 
-def new_figure(panels: int = 1, *, width: float = 6.4) -> tuple[Canvas, list[Axes]]:
+def new_figure(
+    panels: int = 1, *, width: float = 6.4, sharex: bool = False, sharey: bool = True
+) -> tuple[Canvas, list[Axes]]:
     """Axes side by side in the common style; `save` writes and closes them."""
     figure, axes = plt.subplots(
-        1, panels, figsize=(width if panels == 1 else 4.2 * panels, 4.6), squeeze=False
+        1,
+        panels,
+        figsize=(width if panels == 1 else 4.2 * panels, 4.6),
+        squeeze=False,
+        sharex=sharex,
+        sharey=sharey,
     )
     return figure, list(axes[0])
 
@@ -102,7 +110,8 @@ def draw(figure: Reproduced, points: Sequence[Point]) -> Canvas:
     if isinstance(figure, BlockTable):
         return _draw_blocks(figure, points)
     models = list(dict.fromkeys(point.model for point in points))
-    canvas, panels = new_figure(len(models))
+    canvas, panels = new_figure(len(models), sharex=True)
+    panels[0].set_xticks(sorted({p.members or 1 for p in points if p.label != SINGLE}))
     in_bits = isinstance(figure, StorageFigure)
     scale = 1e-6 if in_bits else 1.0
     handles: dict[str, Line2D] = {}
@@ -115,7 +124,6 @@ def draw(figure: Reproduced, points: Sequence[Point]) -> Canvas:
                     handle = _draw_curve(axes, curve, scale)
                     handles.setdefault(label, handle)
         axes.set_xlabel("members M")
-        axes.set_xticks(sorted({point.members for point in own if point.label != SINGLE}))
         if len(models) > 1:
             axes.set_title(_NAMES.get(model, model))
     if in_bits:
@@ -139,10 +147,72 @@ def _draw_curve(axes: Axes, curve: Sequence[Point], scale: float) -> Line2D:
             *zip(*by_members),
             **style,
             marker=marker,
-            markersize=9 if dashed else 5,
+            markersize=8 if dashed else 5,
             markerfacecolor="none" if dashed else color,
         )
     return Line2D([], [], color=color, marker=marker, markersize=5, label=first.label)
+
+
+_COST_LABELS = {
+    "bytes": ("storage (kB)", 1e-3),
+    "macs": ("compute (million MACs per image)", 1e-6),
+    "paper_energy_mj": ("energy (mJ), the paper's model:\nm × 1.92 mJ, XNOR-Net on ImageNet", 1.0),
+}
+
+
+def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
+    """Top-1 of the first m members of each run against each cost; rings mark the Pareto fronts."""
+    canvas, panels = new_figure(len(COSTS))
+    runs = list(dict.fromkeys(point.run for point in points))
+    models = {point.model for point in points}
+    handles: dict[str, Line2D] = {}
+    looks: list[tuple[str, str]] = []
+    for run in runs:
+        curve = [point for point in points if point.run == run]
+        first = curve[0]
+        color, marker = look(first.scheme or None, first.sharing if first.scheme else None)
+        # Runs of one look, for example of several M, differ by their lines.
+        lines = ("-", "--", ":", "-.")
+        style: dict[str, Any] = {
+            "color": color,
+            "marker": marker or "*",
+            "markersize": 5 if marker else 9,
+            "linestyle": lines[looks.count((color, marker)) % len(lines)],
+        }
+        looks.append((color, marker))
+        name = f"{_NAMES.get(first.model, first.model)}, " if len(models) > 1 else ""
+        for axes, cost in zip(panels, COSTS):
+            scale = _COST_LABELS[cost][1]
+            x = [getattr(point, cost) * scale for point in curve]
+            axes.plot(x, [point.top1 for point in curve], **style)
+            for at, point in zip(x, curve):
+                if cost in point.best_by.split():
+                    axes.plot(
+                        at, point.top1, marker="o", markersize=12, color=_BLACK,
+                        markerfacecolor="none", markeredgewidth=0.8,
+                    )  # fmt: skip
+        handles[run] = Line2D([], [], **style, label=f"{name}{first.label}")
+    for axes, cost in zip(panels, COSTS):
+        axes.set_xlabel(_COST_LABELS[cost][0])
+        costs = [getattr(point, cost) for point in points]
+        if max(costs) > 20 * min(costs):
+            axes.set_xscale("log")
+        else:
+            axes.set_xlim(left=0)
+        axes.margins(y=0.08)
+    one = points[0]
+    panels[0].set_ylabel(f"{one.split} top-1 (%)")
+    canvas.suptitle(
+        f"Accuracy and cost of the first m members, {_NAMES.get(one.dataset, one.dataset)}, "
+        f"{one.samples:,} images\neach curve from left to right: m = 1, 2, ... M",
+        fontsize=11,
+    )
+    front = Line2D(
+        [], [], linestyle="", color=_BLACK, marker="o", markersize=10, markerfacecolor="none",
+        markeredgewidth=0.8, label="no other is as good for less",
+    )  # fmt: skip
+    canvas.legend(handles=[*handles.values(), front], loc="outside lower center", ncols=3)
+    return canvas
 
 
 def _draw_blocks(table: BlockTable, points: Sequence[Point]) -> Canvas:

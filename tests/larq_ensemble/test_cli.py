@@ -40,6 +40,7 @@ JOB = {
     "verify": ["ensemble.tflite", "--run", "fusion", "--samples", "20"],
     "predict": ["ensemble.tflite", "image.png", "--members", "1"],
     "reproduce": ["table1", "--out", "figures"],
+    "frontier": ["backbone", "fusion", "--out", "frontier", "--limit-test", "24"],
 }
 
 # What the programs that call these commands rely on.
@@ -65,6 +66,7 @@ RESULT_KEYS = {
     },
     "predict": {"predictions"},
     "reproduce": {"name", "points", "equal", "csv", "png", "svg"},
+    "frontier": {"points", "csv", "png", "svg"},
 }
 
 
@@ -275,6 +277,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("pretrain --recipe long --out new", "Unknown recipe 'long'. Known: paper, short"),
         ("train --pretrained backbone --scheme s --out new", "Unknown scheme 's'. Known: "),
         ("train --pretrained backbone --sharing s --out new", "Unknown sharing 's'. Known: "),
+        ("frontier backbone missing --out new", "No run at 'missing'"),
         ("reproduce fig1 --out new", "Unknown table or figure 'fig1'. Known: fig5a, "),
         ("reproduce fig6 --out new --dataset mnist", "Unknown dataset 'mnist'. Known: cifar10, "),
         ("evaluate fusion --dataset mnist", "Unknown dataset 'mnist'. Known: cifar10, "),

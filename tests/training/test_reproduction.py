@@ -1,14 +1,28 @@
 """Tables and figures against counts done by hand; trainings on a tiny network."""
 
 import csv
+import dataclasses
+import json
 import subprocess
 import sys
 
 import pytest
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.models import MODELS
+from larq_ensemble.runs import Run, RunConfig, load_run
+from training.datasets import DATASETS, DataOptions
 from training.plots import draw, save
-from training.reproduction import FIGURES, AccuracyFigure, counted_points, write_csv
+from training.reproduction import (
+    FIGURES,
+    SINGLE,
+    AccuracyFigure,
+    RunLibrary,
+    Settings,
+    counted_points,
+    trained_points,
+    write_csv,
+)
 
 # Binary 3x3 filters, 1 bit a weight, and 1x1 shortcuts, 32 bits.
 LAYER_1 = 6 * 9 * 16 * 16
@@ -102,3 +116,99 @@ def test_trained_figures_cannot_be_counted():
     assert isinstance(FIGURES["fig6"], AccuracyFigure)
     with pytest.raises(EnsembleError, match="'fig6' has to be trained"):
         counted_points("fig6")
+
+
+@pytest.fixture
+def small(tiny, monkeypatch):
+    """ResNet-20 becomes the tiny network and CIFAR-100 the digits; settings of one epoch each."""
+    monkeypatch.setitem(MODELS._entries, "resnet20", MODELS[tiny])
+    stand_in = dataclasses.replace(DATASETS["digits"], name="cifar100")
+    monkeypatch.setitem(DATASETS._entries, "cifar100", stand_in)
+    data = DataOptions(validation=0.0, limit_train=64, limit_test=40)
+    return Settings(data, recipe="short", epochs=1, pretrain_epochs=1)
+
+
+def test_what_is_finished_is_not_trained_again(small, tmp_path, epochs_begun, interrupt_at_step):
+    told = []
+    arguments = {"members": [1], "progress": told.append, "verbose": 0}
+    # Killed while it trains the ensemble: 64 images are one step.
+    longer = dataclasses.replace(small, epochs=2)
+    interrupt_at_step(2)
+    with pytest.raises(KeyboardInterrupt):
+        trained_points("fig5b", tmp_path, longer, **arguments)
+    assert epochs_begun == [0, 0, 1]
+    interrupt_at_step(None)
+    points = trained_points("fig5b", tmp_path, longer, **arguments)
+    assert epochs_begun == [0, 0, 1, 1]
+    folder = tmp_path / "runs" / "resnet20-cifar100-1epochs-seed0"
+    assert told == [
+        f"1 of 2: resnet20 on cifar100, 1 epochs: training, {folder}/backbone",
+        "2 of 2: fusion of 1 resnet20 on cifar100, sharing fusion, 2 epochs: training, "
+        f"{folder}/fusion-fusion-m1-2epochs",
+        f"1 of 2: resnet20 on cifar100, 1 epochs: finished already, {folder}/backbone",
+        "2 of 2: fusion of 1 resnet20 on cifar100, sharing fusion, 2 epochs: going on, "
+        f"{folder}/fusion-fusion-m1-2epochs",
+    ]
+
+    # Another figure with the same runs and one more trains that one.
+    others = trained_points("fig7a", tmp_path, longer, **arguments)
+    assert epochs_begun == [0, 0, 1, 1, 0, 1]
+    assert len(told) == 7
+    assert trained_points("fig7a", tmp_path, longer, **arguments) == others
+    assert len(epochs_begun) == 6
+
+    ours, theirs = by_origin(points)
+    run = load_run(folder / "fusion-fusion-m1-2epochs", kind="ensemble")
+    result = json.loads(run.result_path.read_text())
+    single = json.loads((folder / "backbone" / "result.json").read_text())
+    assert ours == {
+        (SINGLE, 1): single["test_top1"],
+        ("fusion", 1): result["test_top1"],
+    }
+    assert theirs == {
+        (SINGLE, 1): 49.16,
+        **{("fusion", m): v for m, v in zip((2, 4, 6, 8, 10), (51.52, 53.8, 55.0, 55.76, 56.74))},
+    }
+    assert {p.label for p in others} == {
+        SINGLE, "shared filters (fusion)", "independent filters (none)"
+    }  # fmt: skip
+    (point,) = [p for p in points if p.origin == "ours" and p.label == "fusion"]
+    assert (point.pretrain_epochs, point.epochs, point.limit_train) == (1, 2, 64)
+    assert point.source == str(run.path)
+
+    # With other settings the runs that are there are another experiment.
+    wider = dataclasses.replace(longer, width=2.0)
+    with pytest.raises(EnsembleError, match=r"started with model.width = 1\.0, not 2\.0"):
+        trained_points("fig5b", tmp_path, wider, **arguments)
+    draw(FIGURES["fig7a"], others)
+
+
+def test_on_another_data_set_there_is_nothing_of_the_paper(small, tmp_path, monkeypatch):
+    def trained(self, path, recipe, what, train):
+        run = Run(path, RunConfig("backbone", {}, {"name": "digits", "classes": 10}, {}, 0))
+        return run, {"test_top1": 50.0, "epochs": recipe.epochs}
+
+    monkeypatch.setattr(RunLibrary, "_get", trained)
+    points = trained_points("fig6", tmp_path, dataclasses.replace(small, dataset="digits"))
+    assert {(p.origin, p.dataset, p.classes) for p in points} == {("ours", "digits", 10)}
+    assert {p.scheme for p in points if p.scheme} == {"fusion", "voting", "bagging", "boosting"}
+    paths = save(draw(FIGURES["fig6"], points), tmp_path / "fig6")
+    assert "data set digits" in paths[1].read_text()
+    assert "Kim et al." not in paths[1].read_text()
+
+
+def test_by_default_the_paper_decides_which_members_there_are(small, tmp_path, monkeypatch):
+    asked = []
+
+    def trained(self, path, recipe, what, train):
+        asked.append(path.name)
+        run = Run(path, RunConfig("backbone", {}, {"name": "cifar100", "classes": 100}, {}, 0))
+        return run, {"test_top1": 50.0, "epochs": recipe.epochs}
+
+    monkeypatch.setattr(RunLibrary, "_get", trained)
+    trained_points("fig9", tmp_path, dataclasses.replace(small))
+    counts = [name.split("-m")[1].split("-")[0] for name in asked if name.startswith("fusion")]
+    assert counts == ["2", "4", "6"] * 2  # the paper ran out of memory above
+    assert asked[-2:] == ["backbone", "bagging-fusion-m10-1epochs"]
+    assert asked.count("backbone") == 3
+    assert len(asked) == 3 + 2 * (3 + 5 + 5) + 1

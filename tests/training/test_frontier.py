@@ -1,0 +1,83 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runs import Run, RunConfig
+from training.ensemble import train_ensemble
+from training.frontier import frontier, pareto_front
+from training.plots import draw_frontier, save
+from training.reproduction import write_csv
+
+# The network `tiny` on digits, by hand. Shared: stem, binary filters with their scales, shortcut.
+SHARED_BYTES = 4 * 9 * 4 + (2 * 9 * 4 * 4 + 9 * 4 * 8 + 9 * 8 * 8) // 8 + 4 * 24 + 4 * 4 * 8
+# Own: seven batch norms of two values a channel, slopes, linear layer.
+MEMBER_BYTES = 2 * 4 * (4 + 3 * 4 + 4 + 3 * 8) + 4 * 6 + 4 * (8 * 10 + 10)
+BINARY_MACS = 64 * 9 * (2 * 4 * 4) + 16 * 9 * (4 * 8 + 8 * 8)
+REAL_MACS = 64 * 9 * 4 + 16 * 4 * 8 + 8 * 10
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 5)), min_size=1, max_size=12))
+def test_pareto_front_against_brute_force(points):
+    costs, values = zip(*points)
+    expected = [
+        not any(
+            other_cost <= cost and other >= value and (other_cost, other) != (cost, value)
+            for other_cost, other in points
+        )
+        for cost, value in points
+    ]
+    assert pareto_front(costs, values) == expected
+
+
+@pytest.fixture(scope="module")
+def ensemble(backbone, few, recipe, tmp_path_factory):
+    """Two untrained members that strong noise has made different."""
+    untrained = recipe.override(epochs=0, jitter=0.4)
+    out = tmp_path_factory.mktemp("runs") / "voting"
+    return train_ensemble(
+        backbone, out, members=2, scheme="voting", recipe=untrained, data=few, verbose=0
+    )[0]
+
+
+def test_frontier(backbone, ensemble, tmp_path, request):
+    told = []
+    points = frontier([backbone, ensemble], tmp_path, limit=50, progress=told.append)
+    assert told == [f"1 of 2: {backbone.path}", f"2 of 2: {ensemble.path}"]
+    assert [(p.scheme, p.members, p.trained_members) for p in points] == [
+        ("", 1, 1),
+        ("voting", 1, 2),
+        ("voting", 2, 2),
+    ]
+    for point in points:
+        assert point.bytes == SHARED_BYTES + point.members * MEMBER_BYTES
+        assert point.binary_macs == point.members * BINARY_MACS
+        assert point.real_macs == point.members * REAL_MACS
+        assert point.macs == point.binary_macs + point.real_macs
+        assert point.paper_energy_mj == pytest.approx(point.members * 1.92)
+        assert (point.samples, point.split, point.dataset) == (50, "test", "digits")
+    top1 = [p.top1 for p in points]
+    for point, expected in zip(
+        points, [top1[0] >= top1[1], top1[1] >= top1[0], top1[2] > max(top1[:2])], strict=True
+    ):
+        assert point.best_by == ("bytes macs paper_energy_mj" if expected else "")
+
+    write_csv(tmp_path / "frontier.csv", points)
+    lines = (tmp_path / "frontier.csv").read_text().splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("run,model,dataset,scheme,sharing,trained_members,members,top1")
+    png, svg = save(draw_frontier(points), tmp_path / "frontier")
+    assert png.is_file()
+    assert "voting, M = 2" in svg.read_text()
+
+    # What was evaluated is not evaluated again.
+    request.getfixturevalue("no_data")
+    assert frontier([backbone, ensemble], tmp_path, limit=50, progress=told.append) == points
+    with pytest.raises(AssertionError, match="The data were read"):
+        frontier([backbone], tmp_path, limit=51, progress=told.append)
+
+
+def test_accuracies_on_different_data_sets_are_not_compared(backbone, tmp_path):
+    other = Run(tmp_path / "other", RunConfig("backbone", {}, {"name": "cifar10"}, {}, 0))
+    with pytest.raises(EnsembleError, match=r"backbone' of 'digits' and .*other' of 'cifar10'"):
+        frontier([backbone, other], tmp_path)

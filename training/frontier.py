@@ -1,0 +1,172 @@
+"""Accuracy against cost: every run at every number of members, and which of them no other beats."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import write_text
+from larq_ensemble.models import trace_model
+from larq_ensemble.runs import Run
+from larq_ensemble.sharing import parse_sharing
+from larq_ensemble.storage import account
+from training import paper
+
+COSTS = ("bytes", "macs", "paper_energy_mj")
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """The first m members of a run: how good, and at what cost.
+
+    # Arguments
+        run: the directory.
+        trained_members: M of the run.
+        members: m, of which the other values are.
+        top1: in percent of the `samples` images of `split`.
+        bytes: stored for m members, all that a device keeps.
+        macs, binary_macs, real_macs: m times the multiply-accumulates of one member.
+        paper_energy_mj: m times 1.92 mJ, the paper's model (XNOR-Net on ImageNet).
+        best_by: the costs, of `COSTS`, by which no other point is as good and cheaper, or as
+            cheap and better; separated by spaces.
+    """
+
+    run: str
+    model: str
+    dataset: str
+    scheme: str
+    sharing: str
+    trained_members: int
+    members: int
+    top1: float
+    split: str
+    samples: int
+    bytes: int
+    macs: int
+    binary_macs: int
+    real_macs: int
+    paper_energy_mj: float
+    best_by: str = ""
+
+    @property
+    def label(self) -> str:
+        """What a legend calls the run."""
+        if not self.scheme:
+            return "single network"
+        policy = "" if self.sharing == "fusion" else f", sharing {self.sharing}"
+        return f"{self.scheme}{policy}, M = {self.trained_members}"
+
+
+def frontier(
+    runs: Sequence[Run],
+    out: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    data_dir: str | None = None,
+    limit: int | None = None,
+    progress: Callable[[str], None] = print,
+) -> list[FrontierPoint]:
+    """Accuracy and cost of the first m members of each run, for each m.
+
+    Evaluations are kept in `out`/evaluations and not done again.
+
+    # Arguments
+        runs: finished runs on one data set; a backbone counts as one member.
+        out: the folder.
+        split, data_dir, limit: as for `training.evaluation.evaluate`.
+
+    # Raises
+        EnsembleError: if the runs are of several data sets, or one has not finished.
+    """
+    datasets = {run.config.dataset["name"]: run for run in runs}
+    if len(datasets) > 1:
+        (first, one), (second, other), *_ = datasets.items()
+        raise EnsembleError(
+            f"The runs are of different data sets, {str(one.path)!r} of {first!r} and "
+            f"{str(other.path)!r} of {second!r}: their accuracies can't be compared."
+        )
+    points: list[FrontierPoint] = []
+    for number, run in enumerate(runs, start=1):
+        progress(f"{number} of {len(runs)}: {run.path}")
+        metrics = _evaluation(run, Path(out) / "evaluations", split, data_dir, limit)
+        points += _points(run, metrics)
+    fronts = {
+        cost: pareto_front([getattr(p, cost) for p in points], [p.top1 for p in points])
+        for cost in COSTS
+    }
+    return [
+        replace(point, best_by=" ".join(cost for cost in COSTS if fronts[cost][index]))
+        for index, point in enumerate(points)
+    ]
+
+
+def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
+    """Marks the points that no other beats: as cheap and better, or as good and cheaper."""
+    front = [False] * len(costs)
+    best: tuple[float, float] | None = None
+    for index in sorted(range(len(costs)), key=lambda index: (costs[index], -values[index])):
+        point = costs[index], values[index]
+        if best is None or point[1] > best[1]:
+            best = point
+        front[index] = point == best
+    return front
+
+
+def _evaluation(
+    run: Run, folder: Path, split: str, data_dir: str | None, limit: int | None
+) -> dict[str, Any]:
+    """Metrics by members and the MACs of a member, read if they are there."""
+    path = folder / f"{run.digest[:16]}-{split}{'' if limit is None else f'-{limit}'}.json"
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    from larq_ensemble.compute import count_macs
+    from larq_ensemble.ensemble import EnsembleView
+    from training.evaluation import evaluate
+
+    metrics = evaluate(run, split=split, data_dir=data_dir, limit=limit)
+    member = run.model if run.config.kind == "backbone" else EnsembleView(run.model).member(0)
+    macs = count_macs(member)
+    metrics = {**metrics, "binary_macs": macs.binary, "real_macs": macs.real}
+    write_text(path, json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
+    model, ensemble = run.config.model, run.config.ensemble
+    graph = trace_model(
+        model["name"],
+        channels=model["input_shape"][-1],
+        classes=model["classes"],
+        width=model["width"],
+    )
+    sharing = ensemble.get("sharing", "none")
+    points = []
+    for row in metrics["by_members"]:
+        members = row["members"]
+        stored = account(graph, members=members, sharing=parse_sharing(sharing))
+        binary, real = members * metrics["binary_macs"], members * metrics["real_macs"]
+        points.append(
+            FrontierPoint(
+                run=str(run.path),
+                model=model["name"],
+                dataset=metrics["dataset"],
+                scheme=ensemble.get("scheme", ""),
+                sharing=sharing,
+                trained_members=ensemble.get("members", 1),
+                members=members,
+                top1=row["top1"],
+                split=metrics["split"],
+                samples=metrics["samples"],
+                bytes=-(-stored.total_bits // 8),
+                macs=binary + real,
+                binary_macs=binary,
+                real_macs=real,
+                paper_energy_mj=paper.energy_mj(members),
+            )
+        )
+    return points
