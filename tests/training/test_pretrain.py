@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from larq_ensemble.errors import UnknownNameError
+from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.runs import load_run
 from training.datasets import DATASETS, DataOptions
@@ -91,6 +91,29 @@ def test_no_epochs_write_a_run_without_reading_data(tiny, recipe, tmp_path, no_d
     assert load_run(run.path).model.count_params() > 0
     for weight, expected in zip(again.model.get_weights(), run.model.get_weights()):
         assert np.array_equal(weight, expected)
+
+
+def test_the_estimator_reaches_the_network_and_its_configuration(tiny, recipe, tmp_path):
+    recipe = recipe.override(epochs=0)
+    run, _ = pretrain(
+        tiny, "digits", tmp_path / "run", recipe=recipe, estimator="approx_sign", verbose=0
+    )
+    assert load_run(run.path).config.model["estimator"] == "approx_sign"
+    binary = [layer for layer in run.model.layers if isinstance(layer, lq.layers.QuantConv2D)]
+    assert {type(layer.input_quantizer) for layer in binary} == {lq.quantizers.ApproxSign}
+    with pytest.raises(EnsembleError, match=r"started with model\.estimator = 'approx_sign'"):
+        pretrain(tiny, "digits", run.path, recipe=recipe, resume=True, verbose=0)
+
+
+def test_a_run_from_before_there_were_estimators_resumes(tiny, recipe, tmp_path):
+    recipe = recipe.override(epochs=0)
+    run, expected = pretrain(tiny, "digits", tmp_path / "run", recipe=recipe, verbose=0)
+    path = run.path / "config.json"
+    config = json.loads(path.read_text())
+    del config["model"]["estimator"]
+    path.write_text(json.dumps(config))
+    _, result = pretrain(tiny, "digits", run.path, recipe=recipe, resume=True, verbose=0)
+    assert result == expected
 
 
 @pytest.mark.parametrize(
