@@ -19,6 +19,8 @@ from training.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
 
+DROPOUT_STATE = "dropout/dropout/_generator/_state_var/.ATTRIBUTES/VARIABLE_VALUE"
+
 # The command line, with the network of `conftest.py` among its models.
 COMMAND_LINE = """
 from larq_ensemble.cli import main
@@ -93,12 +95,30 @@ def test_an_interrupted_training_with_dropout_goes_on_as_if_nothing_had_happened
     actual, _ = resume(tmp_path / "run", recipe=recipe)
     assert epochs_begun == [0, 1, 1, 2, 2, 3]
     assert_same_training(actual, expected)
+    states = [
+        [
+            tf.train.load_variable(str(run.checkpoints_path / f"ckpt-{epoch}"), DROPOUT_STATE)
+            for epoch in (3, 4)
+        ]
+        for run in (actual, expected)
+    ]
+    assert np.array_equal(*states)
+    assert not np.array_equal(*states[0])
 
 
-def test_dropout_differs_from_no_dropout(recipe, resume, read_log, backbone, tmp_path):
+def test_dropout_is_in_effect(recipe, resume, backbone, tmp_path):
     """Or the test above would say nothing about the state of dropout."""
-    run, _ = resume(tmp_path / "run", recipe=dataclasses.replace(recipe, dropout=0.4))
-    assert read_log(run)[-1]["loss"] != pytest.approx(read_log(backbone)[-1]["loss"], rel=1e-3)
+    recipe = dataclasses.replace(recipe, epochs=0, dropout=0.4)
+    model = resume(tmp_path / "run", recipe=recipe)[0].model
+    images = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)
+    for network, rate in ((model, 0.4), (backbone.model, 0.0)):
+        assert network.get_layer("dropout").rate == rate
+        first, second = (network(images, training=True).numpy() for _ in range(2))
+        assert np.array_equal(first, second) == (rate == 0)
+    kept = model.get_layer("dropout")(np.ones((10, 1000), np.float32), training=True).numpy()
+    assert np.unique(kept) == pytest.approx([0, 1 / 0.6])
+    # Four standard deviations of the share of 10,000.
+    assert np.mean(kept == 0) == pytest.approx(0.4, abs=0.02)
 
 
 def test_a_command_killed_in_mid_epoch_loses_at_most_that_epoch(
