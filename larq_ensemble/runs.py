@@ -53,8 +53,9 @@ class RunConfig:
         dataset: the dataset's constants (name, classes, class names, input shape, mean, std).
         recipe: the training recipe.
         seed: of initialization, data and jitter.
+        transfer: digests of the runs that a backbone started from or was taught by, and how.
         data: how the data were split and limited.
-        ensemble: members, scheme, sharing and the path of the pretrained run (ensembles only).
+        ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only).
         versions: of the packages that trained it.
     """
 
@@ -63,9 +64,15 @@ class RunConfig:
     dataset: dict[str, Any]
     recipe: dict[str, Any]
     seed: int
+    transfer: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     ensemble: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def split_seed(self) -> int:
+        """The seed that cut the validation split: that of the first run of a chain."""
+        return int(self.data.get("split_seed", self.seed))
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
@@ -132,11 +139,7 @@ class Run:
         # Raises
             EnsembleError: if training has not finished or the file is damaged.
         """
-        if not self.model_path.is_file():
-            raise EnsembleError(
-                f"The run {str(self.path)!r} has no model.keras: its training has not finished. "
-                "Go on with --resume."
-            )
+        self._check_has_model()
         import larq_ensemble.ensemble  # noqa: F401 (registers the layers that Keras has to know)
         from larq_ensemble.keras import keras
 
@@ -150,7 +153,12 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of `model.keras`, in hexadecimal."""
+        """SHA-256 of `model.keras`, in hexadecimal.
+
+        # Raises
+            EnsembleError: if training has not finished.
+        """
+        self._check_has_model()
         return hashlib.sha256(self.model_path.read_bytes()).hexdigest()
 
     def save_model(self, model: keras.Model) -> None:
@@ -172,6 +180,13 @@ class Run:
         except (OSError, ValueError, EnsembleError):
             return None
         return result
+
+    def _check_has_model(self) -> None:
+        if not self.model_path.is_file():
+            raise EnsembleError(
+                f"The run {str(self.path)!r} has no model.keras: its training has not finished. "
+                "Go on with --resume."
+            )
 
 
 def create_run(path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:

@@ -9,10 +9,11 @@ from typing import Any
 from larq_ensemble.combine import combine
 from larq_ensemble.ensemble import EnsembleView, build_ensemble, compile_arguments, copy_weights
 from larq_ensemble.metrics import top_k_accuracy
-from larq_ensemble.runs import Run, RunConfig, create_run, package_versions
+from larq_ensemble.runs import Run, RunConfig, package_versions
 from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES
 from larq_ensemble.sharing import parse_sharing
 from training.datasets import DATASETS, DataOptions
+from training.distribution import Distribution
 from training.evaluation import member_logits
 from training.fit import adam, fit, set_seed
 from training.pipeline import evaluation_batches, training_batches
@@ -32,6 +33,7 @@ def train_ensemble(
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     independent_data: bool = False,
     prefix_weights: Sequence[float] | None = None,
+    distribute: str | None = None,
     resume: bool = False,
     verbose: int | str = "auto",
 ) -> tuple[Run, dict[str, Any]]:
@@ -44,6 +46,7 @@ def train_ensemble(
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
         independent_data: each member its own order and augmentation.
         prefix_weights: for nested fusion, see `larq_ensemble.schemes.NestedFusion`.
+        distribute: see `training.distribution`.
 
     # Returns
         The run and `{"test_top1", "member_top1", "backbone_top1", "validation_top1", "epochs",
@@ -52,6 +55,7 @@ def train_ensemble(
     # Raises
         EnsembleError: for unusable values or data, a damaged run, or a taken directory.
     """
+    distribution = Distribution(distribute)
     dataset = DATASETS[backbone.config.dataset["name"]]
     set_seed(seed, recipe.dropout)
     arguments: dict[str, Any] = {
@@ -69,8 +73,8 @@ def train_ensemble(
     )
     compiled = compile_arguments(trained, prefix_weights)
     shared = [layer.name for layer in EnsembleView(model).shared_layers()]
-    split_seed = backbone.config.seed
-    run = create_run(
+    split_seed = backbone.config.split_seed
+    run = distribution.create_run(
         out,
         RunConfig(
             kind="ensemble",
@@ -106,10 +110,13 @@ def train_ensemble(
         splits = data.load(dataset, split_seed)
         inputs = len(trained.inputs)
         batch_size = min(recipe.batch_size, len(splits.train))
-        trained.compile(
-            adam(recipe, steps_per_epoch=len(splits.train) // batch_size),
-            **compiled,
-        )
+        trained = distribution.replicate(trained)
+        with distribution.scope():
+            trained.compile(
+                adam(recipe, steps_per_epoch=len(splits.train) // batch_size),
+                # Once more: what a metric counts has to be made in this scope.
+                **compile_arguments(trained, prefix_weights),
+            )
         chosen = SCHEMES[scheme]
         if prefix_weights is not None:
             chosen = chosen.with_prefix_weights(prefix_weights)
@@ -135,6 +142,7 @@ def train_ensemble(
             else None,
             run=run,
             epochs=recipe.epochs,
+            distribution=distribution,
             verbose=verbose,
         )
         if timing["steps_per_second"]:
@@ -152,6 +160,7 @@ def train_ensemble(
             result["validation_top1"] = top_k_accuracy(
                 combine(validation, scheme), splits.validation.labels, k=1
             )
-    run.save_model(model)
-    run.save_result(result)
+    if distribution.chief:
+        run.save_model(model)
+        run.save_result(result)
     return run, result

@@ -59,7 +59,7 @@ def evaluate(
         )
     model = run.model
     options = DataOptions(data_dir, config.data["validation"], config.data["limit_train"])
-    splits = options.load(dataset, config.data.get("split_seed", config.seed))
+    splits = options.load(dataset, config.split_seed)
     data = (splits.test if split == "test" else splits.validation).first(limit)
     if not len(data):
         raise EnsembleError(f"The run {str(run.path)!r} held out no validation data.")

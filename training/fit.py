@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_text
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run
+from training.distribution import Distribution
 from training.pipeline import Batches
 from training.recipes import Recipe
 
@@ -50,6 +52,7 @@ def fit(
     *,
     run: Run,
     epochs: int,
+    distribution: Distribution | None = None,
     verbose: int | str = "auto",
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
 ) -> dict[str, Any]:
@@ -64,14 +67,18 @@ def fit(
         batches_from: (initial epoch) -> the stream from there.
         validation: evaluated after each epoch.
         run: where logs and checkpoints go.
+        distribution: the devices; `model` is then what its `replicate` returned, compiled in its
+            scope.
 
     # Returns
         `{"initial_epoch", "steps_per_second"}` of this call; `None` steps a second if there was
         nothing left to train.
 
     # Raises
-        EnsembleError: if training diverges, or if there are checkpoints and none can be read.
+        EnsembleError: if training diverges, if there are checkpoints and none can be read, or if
+            batches can't be divided among the devices.
     """
+    distribution = distribution or Distribution()
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
     # Keras keeps the generators out of what it tracks itself.
     generators = {
@@ -82,10 +89,20 @@ def fit(
     )
     manager = tf.train.CheckpointManager(checkpoint, str(run.checkpoints_path), max_to_keep=2)
     if manager.checkpoints:
-        model.optimizer.build(model.trainable_variables)
-        checkpoint.restore(_last_readable(manager)).assert_existing_objects_matched()
-    initial_epoch = int(epoch.numpy())
-    _keep_rows(run, initial_epoch)
+        with distribution.scope():
+            model.optimizer.build(model.trainable_variables)
+            checkpoint.restore(_last_readable(manager)).assert_existing_objects_matched()
+    initial_epoch = distribution.agree(int(epoch.numpy()), "the checkpoints they see")
+    logging: list[keras.callbacks.Callback] = []
+    if distribution.chief:
+        _keep_rows(run, initial_epoch)
+        logging = [
+            keras.callbacks.CSVLogger(str(run.log_path), append=True),
+            keras.callbacks.TensorBoard(str(run.tensorboard_path), write_graph=False),
+        ]
+    else:  # All hosts take part in saving, but only the chief's checkpoints are kept.
+        temporary = tempfile.TemporaryDirectory(prefix="larq-ensemble-")
+        manager = tf.train.CheckpointManager(checkpoint, temporary.name, max_to_keep=1)
 
     def save(index: int, logs: dict[str, float] | None = None) -> None:
         epoch.assign(index + 1)
@@ -95,19 +112,18 @@ def fit(
     if initial_epoch < epochs:
         batches = batches_from(initial_epoch)
         model.fit(
-            batches.stream,
+            distribution.split(batches),
             epochs=epochs,
             initial_epoch=initial_epoch,
             steps_per_epoch=batches.steps_per_epoch,
-            validation_data=validation,
+            validation_data=distribution.shard(validation),
             verbose=verbose,
             callbacks=[
                 StopWhenDiverged(),
                 LearningRateLogger(),
                 timer,
                 *callbacks,
-                keras.callbacks.CSVLogger(str(run.log_path), append=True),
-                keras.callbacks.TensorBoard(str(run.tensorboard_path), write_graph=False),
+                *logging,
                 keras.callbacks.LambdaCallback(on_epoch_end=save),
             ],
         )

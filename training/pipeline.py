@@ -24,6 +24,7 @@ class Batches:
 
     stream: tf.data.Dataset
     steps_per_epoch: int
+    batch_size: int
 
 
 def training_batches(
@@ -108,7 +109,7 @@ def training_batches(
         .map(batch_of, num_parallel_calls=2, deterministic=True)
         .prefetch(4)
     )
-    return Batches(stream, steps)
+    return Batches(stream, steps, batch_size)
 
 
 def evaluation_batches(

@@ -119,3 +119,11 @@ run_options = _all(
         help="Go on after the last finished epoch of the run in --out, if there is one.",
     ),
 )
+
+distribute_option = click.option(
+    "--distribute",
+    metavar="STRATEGY",
+    help="mirrored (all GPUs of this host) or multiworker (start the same command on each of the "
+    "hosts in TF_CONFIG, with an --out that all see). --batch-size counts the images on all of "
+    "them.  [default: one device]",
+)

@@ -6,6 +6,7 @@ import click
 
 from larq_ensemble.commands.options import (
     data_options,
+    distribute_option,
     model_option,
     recipe_options,
     run_options,
@@ -46,6 +47,25 @@ from larq_ensemble.reporting import json_option, keras_verbosity, reporting
     help="Gradient of the sign of activations  [default: ste_sign, the paper's; approx_sign in "
     "reactnet10, which has no other]",
 )
+@click.option(
+    "--from-real",
+    metavar="RUN",
+    help="Start from the weights of this run of the real-valued twin, clipped to [-1, 1] where "
+    "they are binarized.",
+)
+@click.option(
+    "--teacher",
+    metavar="RUN",
+    help="Learn from the logits of this run as well (knowledge distillation), of the same classes "
+    "and image shape.",
+)
+@click.option(
+    "--distill-weight",
+    type=float,
+    help="Share of the teacher in the loss, 0 to 1; the labels have the rest.  [default: 0.9]",
+)
+@click.option("--temperature", type=float, help="Softens what the teacher says.  [default: 4]")
+@distribute_option
 @seed_option
 @run_options
 @json_option
@@ -65,6 +85,11 @@ def command(
     width: float,
     pad_values: str,
     estimator: str | None,
+    from_real: str | None,
+    teacher: str | None,
+    distill_weight: float | None,
+    temperature: float | None,
+    distribute: str | None,
     seed: int,
     out: str,
     resume: bool,
@@ -73,7 +98,8 @@ def command(
     """Train a backbone, the network whose filters an ensemble shares.
 
     Writes a run directory: config.json, model.keras, log.csv, tensorboard/ and checkpoints/. A
-    training that was interrupted goes on with the same command and --resume.
+    training that was interrupted goes on with the same command and --resume, on as many devices
+    as there are then.
 
     \b
     Examples:
@@ -81,7 +107,16 @@ def command(
       larq-ensemble pretrain --model resnet20 --dataset cifar100 --recipe short --out runs/backbone
       larq-ensemble pretrain --model birealnet18 --estimator approx_sign --out runs/bireal
       larq-ensemble pretrain --dataset cifar100 --epochs 0 --out runs/untrained
+
+    \b
+    Binarize a real-valued network in two steps, the second one taught by the first:
+      larq-ensemble pretrain --model resnet20_real --dataset cifar100 --out runs/real
+      larq-ensemble pretrain --dataset cifar100 --from-real runs/real --teacher runs/real
+          --out runs/backbone
     """
+    if teacher is None and (distill_weight is not None or temperature is not None):
+        raise click.UsageError("--distill-weight and --temperature need --teacher.")
+    from larq_ensemble.runs import load_run
     from training.datasets import DATASETS, DataOptions
     from training.recipes import RECIPES
 
@@ -90,8 +125,18 @@ def command(
         recipe = recipes.pretrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
         )
+        from training.distillation import Distillation
         from training.pretrain import pretrain
 
+        chosen = {"weight": distill_weight, "temperature": temperature}
+        distillation = (
+            None
+            if teacher is None
+            else Distillation(
+                load_run(teacher),
+                **{name: value for name, value in chosen.items() if value is not None},
+            )
+        )
         run, report.result = pretrain(
             model_name,
             dataset_name,
@@ -102,6 +147,9 @@ def command(
             pad_values=float(pad_values),
             estimator=estimator,
             data=DataOptions(data_dir, validation, limit_train, limit_test),
+            from_real=load_run(from_real, kind="backbone") if from_real else None,
+            distillation=distillation,
+            distribute=distribute,
             resume=resume,
             verbose=keras_verbosity(),
         )
@@ -110,6 +158,11 @@ def command(
             ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
             [[report.result[key] for key in _COLUMNS]],
         )
+        if started := report.result.get("from_real"):
+            report.line(
+                f"Started with {len(started['copied'])} layers of {from_real}; not with "
+                f"{', '.join(started['not_copied']) or 'none'}."
+            )
 
 
 _COLUMNS = ("epochs", "validation_top1", "test_top1", "images_per_second")

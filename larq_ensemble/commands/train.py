@@ -7,6 +7,7 @@ import click
 from larq_ensemble.commands.options import (
     NumberList,
     data_options,
+    distribute_option,
     recipe_options,
     run_options,
     seed_option,
@@ -52,6 +53,7 @@ from larq_ensemble.reporting import json_option, keras_verbosity, reporting
 )
 @data_options
 @recipe_options
+@distribute_option
 @seed_option
 @run_options
 @json_option
@@ -72,6 +74,7 @@ def command(
     lr: float | None,
     end_lr: float | None,
     dropout: float | None,
+    distribute: str | None,
     seed: int,
     out: str,
     resume: bool,
@@ -114,6 +117,7 @@ def command(
             data=DataOptions(data_dir, backbone.config.data["validation"], limit_train, limit_test),
             independent_data=independent_data,
             prefix_weights=prefix_weights,
+            distribute=distribute,
             resume=resume,
             verbose=keras_verbosity(),
         )

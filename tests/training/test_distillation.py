@@ -1,0 +1,160 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, tf
+from larq_ensemble.runs import load_run
+from training.distillation import Distillation, DistillationLoss, Student, teacher_logits
+from training.pretrain import pretrain
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def expected_loss(labels, teacher, student, weight, temperature):
+    p, q = softmax(teacher / temperature), softmax(student / temperature)
+    hard = -np.log(softmax(student)[np.arange(len(labels)), labels])
+    divergence = np.sum(p * np.log(p / q), axis=1)
+    return np.mean((1 - weight) * hard + weight * temperature**2 * divergence)
+
+
+@pytest.fixture
+def logits():
+    """(labels, teacher's logits, student's logits) of 6 images of 5 classes."""
+    generator = np.random.default_rng(0)
+    return (
+        generator.integers(5, size=6),
+        generator.normal(0, 3, (6, 5)).astype(np.float32),
+        generator.normal(0, 3, (6, 5)).astype(np.float32),
+    )
+
+
+def packed(labels, teacher):
+    return np.concatenate([labels[:, np.newaxis], teacher], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("weight", "temperature"), [(0.9, 4.0), (0.3, 1.0), (0.0, 2.0), (1.0, 0.5)]
+)
+def test_the_loss_is_that_of_the_formula(logits, weight, temperature):
+    labels, teacher, student = logits
+    loss = DistillationLoss(weight, temperature)
+    actual = loss(packed(labels, teacher), student).numpy()
+    assert actual == pytest.approx(
+        expected_loss(labels, teacher, student, weight, temperature), rel=1e-5
+    )
+    again = DistillationLoss.from_config(loss.get_config())
+    assert again(packed(labels, teacher), student).numpy() == actual
+
+
+def test_the_gradient_of_the_loss(logits):
+    """T (softmax(z / T) - softmax(z_t / T)) an image: of one size whatever T is."""
+    labels, teacher, student = logits
+    student = tf.Variable(student)
+    with tf.GradientTape() as tape:
+        loss = DistillationLoss(1.0, 3.0)(packed(labels, teacher), student)
+    expected = 3 * (softmax(student.numpy() / 3) - softmax(teacher / 3)) / len(labels)
+    np.testing.assert_allclose(tape.gradient(loss, student), expected, atol=1e-6)
+
+
+def classifier(seed):
+    image = keras.Input((4,), name="image")
+    hidden = keras.layers.Dense(
+        6, "relu", kernel_initializer=keras.initializers.GlorotUniform(seed), name="hidden"
+    )(image)
+    return keras.Model(
+        image,
+        keras.layers.Dense(
+            3, kernel_initializer=keras.initializers.GlorotUniform(seed + 1), name="linear"
+        )(hidden),
+    )
+
+
+def test_fit_trains_the_student_alone():
+    network, teacher = classifier(0), classifier(10)
+    before = [model.get_weights() for model in (network, teacher)]
+    student = Student(network, teacher_logits(teacher))
+    student.compile("sgd", DistillationLoss(0.6, 2.0), metrics=["accuracy"])
+    assert len(student.weights) == len(student.trainable_weights) == 4
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(8, 4)).astype(np.float32)
+    labels = generator.integers(3, size=8)
+    expected = expected_loss(labels, teacher(images).numpy(), network(images).numpy(), 0.6, 2.0)
+    history = student.fit(images, labels, batch_size=8, epochs=1, verbose=0).history
+    assert history["loss"] == [pytest.approx(expected, rel=1e-5)]
+    changed = [
+        [not np.array_equal(*pair) for pair in zip(weights, model.get_weights())]
+        for weights, model in zip(before, (network, teacher))
+    ]
+    assert changed == [[True] * 4, [False] * 4]
+
+
+def test_an_ensemble_teaches_by_its_combined_probabilities():
+    images = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    ensemble = build_ensemble(classifier(0), members=2, sharing="none", scheme="voting")
+    actual = softmax(teacher_logits(ensemble)(images).numpy())
+    np.testing.assert_allclose(actual, ensemble(images)[-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weight": 1.5}, "--distill-weight must be from 0 to 1, got 1.5"),
+        ({"weight": -0.1}, "--distill-weight must be from 0 to 1, got -0.1"),
+        ({"temperature": 0.0}, "--temperature must be above 0, got 0.0"),
+        ({"temperature": float("nan")}, "--temperature must be above 0, got nan"),
+    ],
+)
+def test_values_out_of_range(backbone, values, message):
+    with pytest.raises(EnsembleError, match=message):
+        Distillation(backbone, **values)
+
+
+def test_a_teacher_of_other_classes_is_refused(backbone):
+    distillation = Distillation(backbone)
+    taught = backbone.config.model
+    distillation.check_teaches(taught)
+    with pytest.raises(
+        EnsembleError, match=r"--teacher '.*backbone' \(tiny\) has classes = 10, but wide has 100"
+    ):
+        distillation.check_teaches({**taught, "name": "wide", "classes": 100})
+    with pytest.raises(EnsembleError, match=r"has input_shape = \[8, 8, 1\], but tiny has \[32,"):
+        distillation.check_teaches({**taught, "input_shape": [32, 32, 3]})
+
+
+def test_an_interrupted_distillation_goes_on_as_if_nothing_had_happened(
+    backbone, recipe, few, tiny, tmp_path, interrupt_at_step, assert_same_training, read_log
+):
+    def taught(name, **arguments):
+        named = {"recipe": recipe.override(epochs=2), "data": few, "verbose": 0, "resume": True}
+        named["distillation"] = Distillation(backbone)
+        return pretrain(tiny, "digits", tmp_path / name, **{**named, **arguments})[0]
+
+    expected = taught("expected")
+    interrupt_at_step(4)
+    with pytest.raises(KeyboardInterrupt):
+        taught("run")
+    interrupt_at_step(None)
+    run = taught("run")
+    assert_same_training(run, expected)
+    # Not the training of the backbone, which differs by its teacher alone.
+    assert read_log(run)[0]["loss"] != pytest.approx(read_log(backbone)[0]["loss"], rel=0.01)
+
+    # What is left is a network like any other, without its teacher.
+    model = keras.models.load_model(run.path / "model.keras")
+    assert type(model) is type(backbone.model)
+    assert [w.name for w in model.weights] == [w.name for w in backbone.model.weights]
+    config = load_run(run.path).config
+    assert config.transfer == {"teacher": backbone.digest, "weight": 0.9, "temperature": 4.0}
+    with pytest.raises(EnsembleError, match=r"started with transfer.weight = 0.9, not 0.5"):
+        taught("run", distillation=Distillation(backbone, weight=0.5))
+    with pytest.raises(EnsembleError, match=r"started with transfer.teacher = .*, not None"):
+        taught("run", distillation=None)
+    old = dataclasses.replace(config, transfer={}).to_json()
+    del old["transfer"]  # as runs were written before there were teachers
+    assert type(config).from_json(old, run.path).transfer == {}

@@ -1,0 +1,266 @@
+import csv
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.keras import tf
+from larq_ensemble.models import MODELS, Architecture
+from larq_ensemble.models.resnet import residual_block
+from larq_ensemble.runs import load_run
+from training.datasets import DataOptions
+from training.distillation import Distillation
+from training.distribution import Distribution
+from training.ensemble import train_ensemble
+from training.pipeline import Batches
+from training.pretrain import pretrain
+from training.recipes import Recipe
+
+ROOT = Path(__file__).parents[2]
+
+# A convolution, a batch norm and a linear layer: what matters here, and quick to trace. With
+# nothing binarized rounding changes no sign, so losses can be compared closely.
+STEM = Architecture(residual_block, (4,), (0,), binary=False)
+RECIPE = Recipe(epochs=3, batch_size=24, lr=1e-2, dropout=0.0, source="test")
+DATA = DataOptions(limit_train=80, limit_test=64)
+
+PROCESS = """
+import sys
+from larq_ensemble.keras import tf
+if len(sys.argv) > 2:
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], 2 * [tf.config.LogicalDeviceConfiguration()]
+    )
+from larq_ensemble.models import MODELS, Architecture
+from larq_ensemble.models.resnet import residual_block
+from larq_ensemble.runs import load_run
+from training import fit
+from training.datasets import DataOptions
+from training.distillation import Distillation
+from training.ensemble import train_ensemble
+from training.pretrain import pretrain
+from training.recipes import Recipe
+
+MODELS.register("stem", Architecture(residual_block, (4,), (0,), binary=False))
+recipe = Recipe(epochs=3, batch_size=24, lr=1e-2, dropout=0.0, source="test")
+arguments = {"data": DataOptions(limit_train=80, limit_test=64), "verbose": 0}
+"""
+
+TWO_HOSTS = """
+pretrain("stem", "digits", sys.argv[1], recipe=recipe, distribute="multiworker", **arguments)
+"""
+
+TWO_DEVICES = """
+teacher, arguments["distribute"] = load_run(sys.argv[1]), "mirrored"
+train_ensemble(
+    teacher, "bagging", members=2, scheme="bagging", recipe=recipe.override(epochs=1), **arguments
+)
+end = fit.EpochTimer.on_train_batch_end
+def interrupted(self, batch, logs=None):
+    end(self, batch, logs)
+    if int(self.model.optimizer.iterations.numpy()) == 8:
+        raise KeyboardInterrupt
+fit.EpochTimer.on_train_batch_end = interrupted
+try:
+    pretrain(
+        "stem", "digits", sys.argv[2], recipe=recipe, resume=True,
+        distillation=Distillation(teacher), **arguments,
+    )
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.fixture(scope="module")
+def stem():
+    MODELS._entries["stem"] = STEM
+    yield "stem"
+    del MODELS._entries["stem"]
+
+
+@pytest.fixture(scope="module")
+def one_device(stem, tmp_path_factory):
+    """A run on one device."""
+    out = tmp_path_factory.mktemp("runs") / "one"
+    return pretrain(stem, "digits", out, recipe=RECIPE, data=DATA, verbose=0)[0]
+
+
+def assert_same(actual, expected):
+    """The same steps, losses and weights, but for rounding and for this: on one device Keras
+    keeps a variance over N values as that of the population they are drawn from, N / (N - 1)
+    times theirs. N is 24 * 8 * 8, and only evaluation uses it."""
+    rows = []
+    for run in (actual, expected):
+        with open(run.log_path, newline="", encoding="utf-8") as file:
+            rows.append([{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)])
+    assert len(rows[0]) == len(rows[1]) > 0
+    for row, expected_row in zip(*rows):
+        assert row.keys() == expected_row.keys()
+        for name, value in row.items():
+            tolerance = 1e-3 if name.startswith("val_") else 1e-5
+            assert value == pytest.approx(expected_row[name], rel=tolerance), name
+    pairs = zip(actual.model.weights, expected.model.weights, strict=True)
+    for weight, expected_weight in pairs:
+        tolerance = 2e-3 if "moving" in weight.name else 1e-4
+        np.testing.assert_allclose(weight, expected_weight, rtol=tolerance, atol=1e-5)
+
+
+def start(code, *arguments, folder, **variables):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROCESS + code, *map(str, arguments)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(*processes):
+    """Their outputs, once all have ended well; none is left running."""
+    try:
+        outputs = [process.communicate(timeout=300)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for process, output in zip(processes, outputs):
+        assert process.returncode == 0, output[-3000:]
+    return outputs
+
+
+def free_addresses(count):
+    with_ports = [socket.socket() for _ in range(count)]
+    try:
+        for listener in with_ports:
+            listener.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{listener.getsockname()[1]}" for listener in with_ports]
+    except OSError as error:
+        pytest.skip(f"No ports on loopback: {error}.")
+    finally:
+        for listener in with_ports:
+            listener.close()
+
+
+def test_two_hosts_train_as_one(one_device, tmp_path):
+    cluster = {"worker": free_addresses(2)}
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    outputs = finish(
+        *(
+            start(
+                TWO_HOSTS,
+                tmp_path / "run",
+                folder=tmp_path,
+                TF_CONFIG=json.dumps(
+                    {"cluster": cluster, "task": {"type": "worker", "index": index}}
+                ),
+                TMPDIR=str(temporary),
+            )
+            for index in range(2)
+        )
+    )
+    assert all("Waiting for all 2 hosts." in output for output in outputs)
+    run = load_run(tmp_path / "run")
+    assert_same(run, one_device)
+    assert {path.name for path in run.path.iterdir()} == {
+        path.name for path in one_device.path.iterdir()
+    }
+    assert json.loads(run.result_path.read_text()).keys() == {
+        *json.loads(one_device.result_path.read_text())
+    }
+    # The second host logged nothing and kept nothing.
+    assert len(list(run.path.glob("tensorboard/train/events*"))) == 1
+    assert not [path for path in temporary.iterdir() if path.name.startswith("larq-ensemble")]
+
+
+def test_two_devices_train_as_one_and_take_turns_with_it(
+    one_device, stem, tmp_path, interrupt_at_step
+):
+    def taught(name):
+        return pretrain(
+            stem,
+            "digits",
+            tmp_path / name,
+            recipe=RECIPE,
+            data=DATA,
+            distillation=Distillation(one_device),
+            resume=True,
+            verbose=0,
+        )[0]
+
+    interrupt_at_step(4)
+    with pytest.raises(KeyboardInterrupt):
+        taught("run")  # The first epoch on one device,
+    (output,) = finish(start(TWO_DEVICES, one_device.path, tmp_path / "run", folder=tmp_path))
+    assert output.endswith("interrupted\n")  # the second on two,
+    interrupt_at_step(None)
+    assert_same(taught("run"), taught("expected"))  # and the third on one.
+
+    bagging, _ = train_ensemble(
+        one_device,
+        tmp_path / "expected_bagging",
+        members=2,
+        scheme="bagging",
+        recipe=RECIPE.override(epochs=1),
+        data=DATA,
+        verbose=0,
+    )
+    assert_same(load_run(tmp_path / "bagging"), bagging)
+
+
+def test_batches_that_can_not_be_divided():
+    distribution = Distribution()
+    distribution.replicas = 2
+    stream = tf.data.Dataset.range(10).batch(5)
+    with pytest.raises(EnsembleError, match="--batch-size 5 can't be divided among 2 devices"):
+        distribution.split(Batches(stream, 2, 5))
+
+
+def test_one_device_changes_nothing(one_device, stem, tmp_path):
+    """`mirrored` finds one CPU here."""
+    distribution = Distribution("mirrored")
+    assert distribution.replicate(one_device.model) is one_device.model
+    stream = tf.data.Dataset.range(10).batch(5)
+    assert distribution.split(Batches(stream, 2, 5)) is stream
+    assert distribution.shard(stream) is stream
+    with pytest.raises(UnknownNameError, match=r"'tpu'\. Known: mirrored, multiworker"):
+        Distribution("tpu")
+
+
+@pytest.mark.parametrize(
+    "tf_config",
+    [
+        None,
+        "",
+        "worker",
+        "[]",
+        "{}",
+        '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
+        '{"cluster": {"worker": [1]}, "task": {"type": "worker", "index": 0}}',
+    ],
+)
+def test_tf_config_is_missing_or_unusable(tf_config, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if tf_config is not None:
+        monkeypatch.setenv("TF_CONFIG", tf_config)
+    message = "TF_CONFIG '.+' can't be used" if tf_config else "needs the environment variable"
+    with pytest.raises(EnsembleError, match=rf'{message}.*for example \{{"cluster": '):
+        Distribution("multiworker")
+
+
+def test_hosts_have_to_be_a_program_s_first_use_of_tensorflow(monkeypatch):
+    task = {"cluster": {"worker": free_addresses(2)}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(task))
+    assert tf.constant(1) == 1
+    with pytest.raises(EnsembleError, match=r"can't train together .* before it uses TensorFlow"):
+        Distribution("multiworker")

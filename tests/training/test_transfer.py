@@ -1,0 +1,128 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, lq
+from larq_ensemble.models import MODELS
+from larq_ensemble.runs import load_run
+from training.datasets import DataOptions
+from training.pretrain import pretrain
+from training.transfer import check_twin, split_seed, start_from_real
+
+
+@pytest.fixture(scope="module")
+def real(tiny, recipe, few, tmp_path_factory):
+    """An untrained run of the real-valued twin of `tiny`, of seed 3."""
+    MODELS._entries["tiny_real"] = dataclasses.replace(MODELS[tiny], binary=False)
+    out = tmp_path_factory.mktemp("runs") / "real"
+    untrained = recipe.override(epochs=0)
+    yield pretrain("tiny_real", "digits", out, recipe=untrained, seed=3, data=few, verbose=0)[0]
+    del MODELS._entries["tiny_real"]
+
+
+@pytest.fixture
+def start(tiny, recipe, few, real, tmp_path):
+    def run(name="run", **arguments):
+        named = {"recipe": recipe.override(epochs=0), "data": few, "from_real": real, "verbose": 0}
+        return pretrain(tiny, "digits", tmp_path / name, **{**named, **arguments})
+
+    return run
+
+
+def test_a_network_starts_with_the_weights_of_its_twin(start, real):
+    run, result = start(seed=1)
+    kernels = 0
+    for layer in run.model.layers:
+        source = real.model.get_layer(layer.name)
+        assert len(layer.weights) == len(source.weights)
+        for actual, expected in zip(layer.get_weights(), source.get_weights(), strict=True):
+            if isinstance(layer, lq.layers.QuantConv2D):
+                kernels += 1
+                expected = np.minimum(np.maximum(expected, -1), 1)
+            np.testing.assert_array_equal(actual, expected)
+    assert kernels == 4
+    assert result["from_real"]["not_copied"] == []
+    assert set(result["from_real"]["copied"]) == {
+        layer.name for layer in real.model.layers if layer.weights
+    }
+    config = load_run(run.path).config
+    assert config.transfer == {"from_real": real.digest}
+    # What the twin held out, this run and those that start from it hold out as well.
+    assert (config.seed, config.split_seed) == (1, 3)
+    with pytest.raises(EnsembleError, match=r"started with transfer.from_real = .*, not None"):
+        start(seed=1, from_real=None, resume=True)
+
+
+def test_only_latent_weights_are_clipped_and_other_shapes_left_alone():
+    def network(binary, classes):
+        image = keras.Input((4, 4, 2))
+        if binary:
+            x = lq.layers.QuantConv2D(
+                3,
+                3,
+                kernel_quantizer="ste_sign",
+                kernel_constraint="weight_clip",
+                use_bias=False,
+                name="conv",
+            )(image)
+        else:
+            x = keras.layers.Conv2D(3, 3, use_bias=False, name="conv")(image)
+        x = keras.layers.BatchNormalization(name="bn")(x)
+        x = keras.layers.Flatten(name="flatten")(x)
+        if binary:
+            x = keras.layers.PReLU(name="prelu")(x)
+        return keras.Model(image, keras.layers.Dense(classes, name="linear")(x))
+
+    real, binary = network(False, 5), network(True, 6)
+    for weight in real.weights:
+        weight.assign(np.random.default_rng(0).normal(0, 2, weight.shape))
+    linear = binary.get_layer("linear").get_weights()
+    names = start_from_real(binary, real)
+    assert names == {"copied": ["conv", "bn"], "not_copied": ["prelu", "linear"]}
+    (kernel,) = real.get_layer("conv").get_weights()
+    (latent,) = binary.get_layer("conv").get_weights()
+    assert np.abs(kernel).max() > 1
+    np.testing.assert_array_equal(latent, np.clip(kernel, -1, 1))
+    for actual, expected in zip(
+        [*binary.get_layer("bn").get_weights(), *binary.get_layer("linear").get_weights()],
+        [*real.get_layer("bn").get_weights(), *linear],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "other"}, "twin of 'other': its name is 'tiny_real', not 'other_real'"),
+        ({"name": "tiny_real"}, "its name is 'tiny_real', not 'tiny_real_real'"),
+        ({"width": 2.0}, "twin of 'tiny': its width is 1.0, not 2.0"),
+        ({"classes": 100}, "twin of 'tiny': its classes is 10, not 100"),
+        ({"input_shape": [32, 32, 3]}, r"its input_shape is \[8, 8, 1\], not \[32, 32, 3\]"),
+    ],
+)
+def test_a_run_of_another_network_is_refused(real, change, message):
+    model = {**real.config.model, "name": "tiny"}
+    check_twin(real, model)
+    with pytest.raises(EnsembleError, match=rf"--from-real '.*real' is not .*{message}"):
+        check_twin(real, {**model, **change})
+
+
+def test_no_run_is_trained_on_what_another_holds_out(real, backbone):
+    data = DataOptions(validation=0.1)
+    assert split_seed([], "digits", data, 5) == 5
+    assert split_seed([real], "digits", data, 5) == 3
+    assert split_seed([real], "cifar10", data, 5) == 5
+    with pytest.raises(EnsembleError, match=r"held out different images .* same --seed"):
+        split_seed([real, backbone], "digits", data, 5)
+    with pytest.raises(EnsembleError, match=r"--validation 0.2 would hold out images .* at most 0"):
+        split_seed([real], "digits", DataOptions(validation=0.2), 5)
+
+
+def test_a_run_that_has_not_finished_is_refused(real, start, tmp_path):
+    unfinished = dataclasses.replace(real, path=tmp_path / "unfinished")
+    with pytest.raises(EnsembleError, match=r"has no model\.keras: its training has not finished"):
+        start(from_real=unfinished)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,100 @@
+"""Starting a network from another run: a binarized one from its real-valued twin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
+from larq_ensemble.runs import Run
+from training.datasets import DataOptions
+
+
+def check_twin(run: Run, model: dict[str, Any]) -> None:
+    """Checks that a run is of the real-valued twin of a network.
+
+    # Arguments
+        run: the run to start from.
+        model: arguments of `build_model`.
+
+    # Raises
+        EnsembleError: if it isn't.
+    """
+    twin = {key: model[key] for key in ("input_shape", "classes", "width")}
+    twin["name"] = f"{model['name']}_real"
+    for key, value in twin.items():
+        if (given := run.config.model[key]) != value:
+            raise EnsembleError(
+                f"--from-real {str(run.path)!r} is not the real-valued twin of "
+                f"{model['name']!r}: its {key} is {given!r}, not {value!r}. Pretrain "
+                f"{twin['name']!r} with the same arguments first."
+            )
+
+
+def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: int) -> int:
+    """The seed that cuts the validation split: what one network held out, no other is trained on.
+
+    # Arguments
+        sources: the runs that hand over what they learned.
+        dataset, data, seed: those of the new run; without a source on its data set, its own seed.
+
+    # Raises
+        EnsembleError: if a source was trained on what the new run would hold out.
+    """
+    same = [run for run in sources if run.config.dataset["name"] == dataset]
+    seeds = {run.config.split_seed for run in same}
+    if len(seeds) > 1:
+        raise EnsembleError(
+            "--from-real and --teacher held out different images for validation: pretrain both "
+            "with the same --seed."
+        )
+    for run in same:
+        if data.validation > (held_out := run.config.data["validation"]):
+            raise EnsembleError(
+                f"--validation {data.validation} would hold out images that the run "
+                f"{str(run.path)!r} was trained on: at most {held_out}, what it held out."
+            )
+    return seeds.pop() if seeds else seed
+
+
+def start_from_real(model: keras.Model, real: keras.Model) -> dict[str, list[str]]:
+    r"""Copies the weights of a real-valued network into its binarized twin, layer by layer.
+
+    A layer takes the weights of the layer with its name if all shapes agree; any other, such as
+    an RSign, which the twin lacks, keeps its own. A latent weight goes through its constraint, for
+    `weight_clip`
+
+    \\( w = \max(-1, \min(1, w_\text{real})) \\),
+
+    outside of which the straight-through estimator passes no gradient. It is not scaled: the
+    filter sign(w) mean(|w|) then is the best binary approximation of the real one (Rastegari et
+    al. 2016, section 3.1), and |w|, how far a weight is from changing its sign, is of the size
+    that a usual initialization gives it.
+
+    # Arguments
+        model: the network to start.
+        real: its twin, trained.
+
+    # Returns
+        `{"copied", "not_copied"}`, names of the layers of `model` that have weights.
+
+    # References
+        - Rastegari et al. 2016, [XNOR-Net](https://arxiv.org/abs/1603.05279).
+        - Liu et al. 2018, [Bi-Real Net](https://arxiv.org/abs/1808.00278), section 3.3, and Liu et
+          al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488): binarized networks start from
+          real-valued ones.
+    """
+    sources = {layer.name: layer.get_weights() for layer in real.layers}
+    names: dict[str, list[str]] = {"copied": [], "not_copied": []}
+    for layer in model.layers:
+        if not layer.weights:
+            continue
+        values = sources.get(layer.name, [])
+        if [value.shape for value in values] != [tuple(weight.shape) for weight in layer.weights]:
+            names["not_copied"].append(layer.name)
+            continue
+        for weight, value in zip(layer.weights, values):
+            weight.assign(weight.constraint(value) if weight.constraint is not None else value)
+        names["copied"].append(layer.name)
+    return names
