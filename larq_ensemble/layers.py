@@ -49,8 +49,8 @@ class RSign(keras.layers.Layer):
         As the input, each value -1 or 1.
 
     # References
-        - Liu et al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488), Eq. 1 (there it is -1 at
-          the threshold itself; here +1, as for every sign in Larq).
+        - Liu et al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488) (there it is -1 at the
+          threshold itself; here +1, as for every sign in Larq).
         - Liu et al. 2018, [Bi-Real Net](https://arxiv.org/abs/1808.00278) (the gradient).
     """
 
@@ -84,7 +84,7 @@ class RPReLU(keras.layers.Layer):
         As the input.
 
     # References
-        - Liu et al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488), Eq. 2 and Fig. 5.
+        - Liu et al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488).
     """
 
     def build(self, input_shape: Any) -> None:

@@ -11,11 +11,11 @@ What the sources leave open, and what this is:
   Kim et al.; Liu et al. have `"approx_sign"`.
 - The stem is for CIFAR: a 3x3 convolution of stride 1 without pooling.
 - Without its signs the network would be linear, so the real-valued twin has hard tanh in their
-  place, as in the network that Liu et al. pretrain (section 3.3).
+  place, like the network that Liu et al. pretrain, which has clip(x, -1, 1) instead of ReLU.
 
 # References
     - Kim et al. 2022, [PeerJ CS 8:e924](https://doi.org/10.7717/peerj-cs.924).
-    - Liu et al. 2018, [Bi-Real Net](https://arxiv.org/abs/1808.00278), Fig. 3 and section 3.2.
+    - Liu et al. 2018, [Bi-Real Net](https://arxiv.org/abs/1808.00278).
 """
 
 from __future__ import annotations

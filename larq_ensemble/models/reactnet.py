@@ -16,7 +16,7 @@ What the sources leave open, and what this is:
 
 # References
     - Kim et al. 2022, [PeerJ CS 8:e924](https://doi.org/10.7717/peerj-cs.924).
-    - Liu et al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488), Fig. 3 and section 4.
+    - Liu et al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488).
 """
 
 from __future__ import annotations
