@@ -5,8 +5,8 @@ real-valued values before a sign are never lost.
 
 What the sources leave open, and what this is:
 
-- Kim et al. 2022 name the network and describe neither block nor activation. Liu et al. 2018 have
-  none besides the sign, so neither is there one here: no PReLU.
+- Kim et al. 2022 do not name an activation for it. Liu et al. 2018 have none besides the sign, so
+  there is none here either: no PReLU.
 - The gradient of the sign is the clipped one (`estimator="ste_sign"`) by default, as in the code of
   Kim et al.; Liu et al. have `"approx_sign"`.
 - The stem is for CIFAR: a 3x3 convolution of stride 1 without pooling.
