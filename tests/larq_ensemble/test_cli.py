@@ -214,7 +214,7 @@ def test_help_names_everything_that_is_registered(call):
         "train": (SCHEMES, POLICIES, RECIPES),
         "storage": (MODELS, POLICIES),
     }.items():
-        words = set(call(command, "--help")[1].replace(",", " ").replace(".", " ").split())
+        words = set(re.findall(r"\w+", call(command, "--help")[1]))
         for registry in registries:
             missing = {name.removesuffix("_real") for name in registry} - words - {"tiny"}
             assert not missing, f"{command} --help"
