@@ -288,7 +288,6 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("reproduce fig1 --out new", "Unknown table or figure 'fig1'. Known: fig5a, "),
         ("reproduce fig6 --out new --dataset mnist", "Unknown dataset 'mnist'. Known: cifar10, "),
         ("pretrain --distribute tpu --out new", "Unknown distribute 'tpu'. Known: mirrored, m"),
-        ("train --pretrained backbone --distribute tpu --out new", "Unknown distribute 'tpu'"),
         ("evaluate fusion --dataset mnist", "Unknown dataset 'mnist'. Known: cifar10, "),
         ("storage --model vgg", "Unknown model 'vgg'. Known: "),
         ("storage --sharing s", "Unknown sharing 's'. Known: "),
