@@ -77,7 +77,7 @@ class Combine(keras.layers.Layer):
         return {
             **super().get_config(),
             "scheme": self.scheme.name,
-            "weights": self.member_weights,
+            "weights": None if self.member_weights is None else [*self.member_weights],
         }
 
 
@@ -128,8 +128,7 @@ def build_ensemble(
         EnsembleError: for a member count below 1, a model that can't be made an ensemble, or a
             policy that leaves members nothing of their own.
     """
-    if not isinstance(members, (int, np.integer)) or isinstance(members, bool) or members < 1:
-        raise EnsembleError(f"`members` must be a whole number from 1 on, got {members!r}.")
+    check_members(members)
     if weights is not None and not are_weights(tuple(weights), members):
         raise EnsembleError(
             f"`weights` must be {members} positive, finite numbers, one a member, got {weights}."
@@ -197,9 +196,23 @@ def build_member(
     return keras.Model(branches.inputs, branches.outputs[0], name=member_output(member))
 
 
+def check_members(members: object) -> None:
+    """# Raises
+    EnsembleError: if `members` can't be a number of members.
+    """
+    if not isinstance(members, (int, np.integer)) or isinstance(members, bool) or members < 1:
+        raise EnsembleError(f"`members` must be a whole number from 1 on, got {members!r}.")
+
+
 def own_name(member: int, layer: str) -> str:
     """The name of a member's own copy of a backbone's layer."""
     return f"member_{member}_{layer}"
+
+
+def own_layers(model: keras.Model, member: int) -> list[keras.layers.Layer]:
+    """The layers of a model that only this member uses and that hold weights."""
+    prefix = own_name(member, "")
+    return [layer for layer in model.layers if layer.weights and layer.name.startswith(prefix)]
 
 
 def compile_arguments(
@@ -296,7 +309,7 @@ class EnsembleView:
     def own_layers(self, member: int) -> list[keras.layers.Layer]:
         """The layers that only this member uses and that hold weights."""
         self._check(member)
-        return _own_layers(self.model, member)
+        return own_layers(self.model, member)
 
     def shared_layers(self) -> list[keras.layers.Layer]:
         """The layers that all members use and that hold weights."""
@@ -358,17 +371,12 @@ def _build_branches(
         if scheme.rounded:
             names = [own_name(member, name) for name in sorted(binary_layers(graph))]
             _round(map(branches.get_layer, names), np.random.default_rng([seed, member, 1]))
-        _add_jitter(_own_layers(branches, member), jitter, np.random.default_rng([seed, member]))
+        _add_jitter(own_layers(branches, member), jitter, np.random.default_rng([seed, member]))
     logits = [
         keras.layers.Activation("linear", name=member_output(member))(output)
         for member, output in zip(members, branches.outputs)
     ]
     return keras.Model(branches.inputs, logits, name=backbone.name)
-
-
-def _own_layers(model: keras.Model, member: int) -> list[keras.layers.Layer]:
-    prefix = own_name(member, "")
-    return [layer for layer in model.layers if layer.weights and layer.name.startswith(prefix)]
 
 
 def _check_initial(initial: str, shared: Collection[str], scheme: Scheme) -> None:

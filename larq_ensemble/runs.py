@@ -55,7 +55,8 @@ class RunConfig:
         seed: of initialization, data and jitter.
         transfer: digests of the runs that a backbone started from or was taught by, and how.
         data: how the data were split and limited.
-        ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only).
+        ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only);
+            `requested_members` where training ended early, with fewer `members`.
         versions: of the packages that trained it.
     """
 
@@ -113,6 +114,10 @@ class Run:
     config: RunConfig
 
     @property
+    def config_path(self) -> Path:
+        return self.path / "config.json"
+
+    @property
     def model_path(self) -> Path:
         return self.path / "model.keras"
 
@@ -161,6 +166,9 @@ class Run:
         self._check_has_model()
         return hashlib.sha256(self.model_path.read_bytes()).hexdigest()
 
+    def save_config(self) -> None:
+        write_text(self.config_path, json.dumps(self.config.to_json(), indent=2) + "\n")
+
     def save_model(self, model: keras.Model) -> None:
         """Saves the network without its optimizer; a weight that members share is stored once."""
         from larq_ensemble.keras import keras
@@ -189,8 +197,8 @@ class Run:
             )
 
 
-def create_run(path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
-    """Starts a run directory, or with `resume` takes up the one that is there.
+def open_run(path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
+    """Checks that a run can be written at `path`; writes nothing.
 
     # Raises
         EnsembleError: if the directory holds a run already (nothing is overwritten) or other
@@ -199,21 +207,31 @@ def create_run(path: str | os.PathLike[str], config: RunConfig, *, resume: bool 
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise EnsembleError(f"--out {str(path)!r} is a file: choose a new directory.")
-    config_path = path / "config.json"
-    if config_path.exists():
+    run = Run(path, config)
+    if run.config_path.exists():
         if not resume:
             raise EnsembleError(
                 f"--out {str(path)!r} holds a run already: go on with --resume, or choose "
                 "another directory."
             )
         _check_same(load_run(path).config, config, path)
-        return Run(path, config)
-    if path.is_dir() and any(path.iterdir()):
+    elif path.is_dir() and any(path.iterdir()):
         raise EnsembleError(
             f"--out {str(path)!r} holds other files: choose a new or an empty directory."
         )
-    write_text(config_path, json.dumps(config.to_json(), indent=2) + "\n")
-    return Run(path, config)
+    return run
+
+
+def create_run(path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
+    """Starts a run directory, or with `resume` takes up the one that is there.
+
+    # Raises
+        EnsembleError: as `open_run`.
+    """
+    run = open_run(path, config, resume=resume)
+    if not run.config_path.exists():
+        run.save_config()
+    return run
 
 
 def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
@@ -264,7 +282,11 @@ def package_versions() -> dict[str, str]:
 
 def _check_same(old: RunConfig, new: RunConfig, path: Path) -> None:
     ignored = {"versions", "source"}
-    for name, value in old.to_json().items():
+    started = old.to_json()
+    if "requested_members" in old.ensemble:  # it ended early, with fewer members
+        started["ensemble"] = dict(old.ensemble)
+        started["ensemble"]["members"] = started["ensemble"].pop("requested_members")
+    for name, value in started.items():
         other = new.to_json()[name]
         if name in ignored or value == json.loads(json.dumps(other)):
             continue

@@ -160,7 +160,11 @@ class StorageReport:
 
 
 def account(
-    network: LayerGraph | keras.Model, *, members: int, sharing: Sharing = "fusion"
+    network: LayerGraph | keras.Model,
+    *,
+    members: int,
+    sharing: Sharing = "fusion",
+    own_filters: bool = False,
 ) -> StorageReport:
     """Counts what an ensemble takes to store.
 
@@ -170,6 +174,8 @@ def account(
         members: M, at least 1.
         sharing: which layers are shared, see `larq_ensemble.sharing`. A predicate on Keras
             layers needs a Keras model as `network`.
+        own_filters: members own their binary filters whatever `sharing` says, as in stochastic
+            rounding; the filters' scales are the same for all and stay shared.
 
     # Raises
         EnsembleError: for a member count below 1, or a model or sharing that
@@ -188,11 +194,40 @@ def account(
     return StorageReport(
         members,
         tuple(
-            StoredPart(layer.name, stored.content, stored.total_bits, layer.name in shared)
+            StoredPart(
+                layer.name,
+                stored.content,
+                stored.total_bits,
+                shared=layer.name in shared
+                and not (own_filters and stored.content is Content.BINARY_FILTER),
+            )
             for layer in graph
             for stored in layer.stored
         ),
     )
+
+
+def compare_systems(
+    network: LayerGraph, real_valued: LayerGraph, *, members: int, sharing: Sharing = "fusion"
+) -> dict[str, StorageReport]:
+    """What the systems that the paper compares take to store, by name.
+
+    - shared filters: this package's ensembles, sharing as given;
+    - stochastic rounding: the same, but with binary filters of each member's own;
+    - BENN: M independent binarized networks;
+    - real-valued: M independent networks with nothing binarized.
+
+    # Arguments
+        network: the binarized network.
+        real_valued: its real-valued twin.
+        members, sharing: as for `account`.
+    """
+    return {
+        "shared filters": account(network, members=members, sharing=sharing),
+        "stochastic rounding": account(network, members=members, sharing=sharing, own_filters=True),
+        "BENN": account(network, members=members, sharing="none"),
+        "real-valued": account(real_valued, members=members, sharing="none"),
+    }
 
 
 def _size(parts: Iterable[StoredPart]) -> Size:

@@ -18,13 +18,14 @@ import json
 import os
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from larq_ensemble.ensemble import copy_weights
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.runs import Run, RunConfig, create_run
+from larq_ensemble.runs import Run, RunConfig, create_run, open_run
 from training.pipeline import Batches
 
 STRATEGIES = ("mirrored", "multiworker")
@@ -121,20 +122,39 @@ class Distribution:
         )
         return batches.with_options(options)
 
-    def create_run(
+    def open_run(
         self, out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False
     ) -> Run:
-        """As `larq_ensemble.runs.create_run`, which the chief alone calls; the others wait for it.
+        """As `larq_ensemble.runs.open_run`, which the chief alone calls; the others wait for it.
 
         # Raises
             EnsembleError: on every host, if the chief had one or hosts have other arguments.
         """
         arguments = {**config.to_json(), "versions": None}
         self.agree(zlib.crc32(json.dumps(arguments).encode()) >> 4, "what they were told to train")
+        return self._on_chief(open_run, out, config, resume)
+
+    def create_run(
+        self, out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False
+    ) -> Run:
+        """As `larq_ensemble.runs.create_run`, which the chief alone calls; the others wait for it.
+
+        # Raises
+            EnsembleError: on every host, if the chief had one.
+        """
+        return self._on_chief(create_run, out, config, resume)
+
+    def _on_chief(
+        self,
+        function: Callable[..., Run],
+        out: str | os.PathLike[str],
+        config: RunConfig,
+        resume: bool,
+    ) -> Run:
         error: EnsembleError | None = None
         if self.chief:
             try:
-                create_run(out, config, resume=resume)
+                function(out, config, resume=resume)
             except EnsembleError as failed:
                 error = failed
         if self._sum(int(error is not None)):

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from larq_ensemble.combine import combine
-from larq_ensemble.ensemble import EnsembleView, build_ensemble, compile_arguments, copy_weights
+from larq_ensemble.ensemble import (
+    EnsembleView,
+    Initial,
+    build_ensemble,
+    build_member,
+    check_members,
+    compile_arguments,
+    copy_weights,
+    own_layers,
+)
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
 from larq_ensemble.metrics import top_k_accuracy
 from larq_ensemble.runs import Run, RunConfig, package_versions
-from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES
+from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES, Scheme
 from larq_ensemble.sharing import parse_sharing
-from training.datasets import DATASETS, DataOptions
+from training.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from training.distribution import Distribution
 from training.evaluation import member_logits
-from training.fit import adam, fit, set_seed
-from training.pipeline import evaluation_batches, training_batches
+from training.fit import set_seed
+from training.in_turn import IN_TURN, InTurn, cycle_epochs
+from training.job import carry_out, fit_images
 from training.pretrain import backbone_top1
 from training.recipes import Recipe
 
@@ -33,6 +47,10 @@ def train_ensemble(
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     independent_data: bool = False,
     prefix_weights: Sequence[float] | None = None,
+    in_turn: bool = False,
+    initial: Initial = "pretrained",
+    shrinkage: float | None = None,
+    patience: int | None = None,
     distribute: str | None = None,
     resume: bool = False,
     verbose: int | str = "auto",
@@ -46,16 +64,32 @@ def train_ensemble(
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
         independent_data: each member its own order and augmentation.
         prefix_weights: for nested fusion, see `larq_ensemble.schemes.NestedFusion`.
+        in_turn: train the members of voting or bagging one after another, in memory that does not
+            grow with their number; `boosting`, `snapshot`, `adaboost` and `stochastic_rounding`
+            always are. The recipe's epochs are those of each member, for `snapshot` of all.
+        initial: as for `build_ensemble`.
+        shrinkage: for boosting, how much each member counts; `None`: 1.
+        patience: for boosting and AdaBoost, ends after so many members in a row without a better
+            validation accuracy, and leaves those out; `None`: never.
         distribute: see `training.distribution`.
 
     # Returns
         The run and `{"test_top1", "member_top1", "backbone_top1", "validation_top1", "epochs",
-        "images_per_second"}`; accuracies in percent, `None` where nothing was evaluated.
+        "images_per_second", "members"}`; accuracies in percent, `None` where nothing was
+        evaluated; `members` as many as the ensemble has, which `patience` may make fewer.
 
     # Raises
         EnsembleError: for unusable values or data, a damaged run, or a taken directory.
     """
     distribution = Distribution(distribute)
+    chosen = SCHEMES[scheme]
+    if prefix_weights is not None:
+        chosen = chosen.with_prefix_weights(prefix_weights)
+    in_turn = _checked_in_turn(chosen, in_turn, independent_data, distribute)
+    _check_boosting(chosen, shrinkage, patience, data)
+    check_members(members)
+    if scheme == "snapshot":
+        cycle_epochs(recipe.epochs, members)
     dataset = DATASETS[backbone.config.dataset["name"]]
     set_seed(seed, recipe.dropout)
     arguments: dict[str, Any] = {
@@ -63,18 +97,54 @@ def train_ensemble(
         "scheme": scheme,
         "jitter": recipe.jitter,
         "dropout": recipe.dropout,
+        "initial": initial,
         "seed": seed,
     }
-    model = build_ensemble(backbone.model, members, **arguments)
-    trained = (
-        build_ensemble(backbone.model, members, independent_inputs=True, **arguments)
-        if independent_data
-        else model
-    )
-    compiled = compile_arguments(trained, prefix_weights)
-    shared = [layer.name for layer in EnsembleView(model).shared_layers()]
-    split_seed = backbone.config.split_seed
-    run = distribution.create_run(
+    if in_turn:
+        way = _in_turn(
+            backbone.model,
+            dataset,
+            members=members,
+            arguments=arguments,
+            recipe=recipe,
+            independent_data=independent_data,
+            shrinkage=shrinkage,
+            patience=patience,
+            verbose=verbose,
+        )
+    else:
+        way = _joint(
+            backbone.model,
+            dataset,
+            members=members,
+            scheme=chosen,
+            arguments=arguments,
+            recipe=recipe,
+            independent_data=independent_data,
+            prefix_weights=prefix_weights,
+            distribution=distribution,
+            verbose=verbose,
+        )
+
+    def train(run: Run, splits: Splits) -> tuple[keras.Model, dict[str, Any]]:
+        ensemble, speed = way.train(run, splits)
+        view = EnsembleView(ensemble)
+        if view.members != members:  # ended early, see `patience`
+            fewer = {"members": view.members, "requested_members": members}
+            config = dataclasses.replace(run.config, ensemble={**run.config.ensemble, **fewer})
+            Run(run.path, config).save_config()
+        logits = member_logits(ensemble, splits.test, dataset)
+        labels = splits.test.labels
+        return ensemble, {
+            "members": view.members,
+            "images_per_second": speed,
+            "test_top1": top_k_accuracy(combine(logits, scheme, view.weights), labels, k=1),
+            "member_top1": [top_k_accuracy(member, labels, k=1) for member in logits],
+            "backbone_top1": backbone_top1(backbone.model, splits.test, dataset),
+            "validation_top1": _top1(ensemble, splits.validation, dataset),
+        }
+
+    return carry_out(
         out,
         RunConfig(
             kind="ensemble",
@@ -82,85 +152,188 @@ def train_ensemble(
             dataset=backbone.config.dataset,
             recipe=recipe.to_json(),
             seed=seed,
-            data={**data.to_json(), "split_seed": split_seed},
+            data={**data.to_json(), "split_seed": backbone.config.split_seed},
             ensemble={
                 "members": members,
                 "scheme": scheme,
                 "sharing": sharing,
-                "shared_layers": shared,
+                "shared_layers": way.shared_layers,
                 "independent_data": independent_data,
                 "prefix_weights": None if prefix_weights is None else [*prefix_weights],
                 "backbone": backbone.digest,
+                # Only what is not as in runs of before these options, which can be resumed so.
+                **({"in_turn": True} if in_turn else {}),
+                **({"initial": initial} if initial != "pretrained" else {}),
+                **({"shrinkage": shrinkage} if shrinkage is not None else {}),
+                **({"patience": patience} if patience is not None else {}),
             },
             versions=package_versions(),
         ),
+        untrained=way.untrained,
+        load=lambda: data.load(dataset, backbone.config.split_seed),
+        train=train,
+        figures={
+            "test_top1": None,
+            "member_top1": None,
+            "backbone_top1": None,
+            "validation_top1": None,
+            "images_per_second": None,
+            "members": members,
+        },
+        distribution=distribution,
         resume=resume,
     )
-    if (finished := run.finished_result()) is not None:
-        return run, finished
-    result: dict[str, Any] = {
-        "test_top1": None,
-        "member_top1": None,
-        "backbone_top1": None,
-        "validation_top1": None,
-        "epochs": recipe.epochs,
-        "images_per_second": None,
-    }
-    if recipe.epochs:
-        splits = data.load(dataset, split_seed)
-        inputs = len(trained.inputs)
-        batch_size = min(recipe.batch_size, len(splits.train))
-        trained = distribution.replicate(trained)
-        with distribution.scope():
-            trained.compile(
-                adam(recipe, steps_per_epoch=len(splits.train) // batch_size),
-                # Once more: what a metric counts has to be made in this scope.
-                **compile_arguments(trained, prefix_weights),
-            )
-        chosen = SCHEMES[scheme]
-        if prefix_weights is not None:
-            chosen = chosen.with_prefix_weights(prefix_weights)
-        sample_weights = chosen.sample_weights(members, len(splits.train), seed)
-        outputs = tuple(compiled["loss"])
-        if inputs == 1 and ENSEMBLE_OUTPUT not in outputs:
-            outputs = (*outputs, ENSEMBLE_OUTPUT)
-        timing = fit(
-            trained,
-            lambda initial_epoch: training_batches(
-                splits.train,
-                dataset,
-                batch_size=batch_size,
-                epochs=recipe.epochs,
-                initial_epoch=initial_epoch,
-                seed=seed,
-                inputs=inputs,
-                outputs=outputs,
-                sample_weights=sample_weights,
-            ),
-            evaluation_batches(splits.validation, dataset, inputs=inputs)
-            if len(splits.validation)
-            else None,
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How an ensemble is trained, jointly or in turn.
+
+    # Arguments
+        shared_layers: names of the layers that members share.
+        untrained: the ensemble that training starts from.
+        train: (run, data) -> the trained ensemble and its images a second.
+    """
+
+    shared_layers: list[str]
+    untrained: Callable[[], keras.Model]
+    train: Callable[[Run, Splits], tuple[keras.Model, float | None]]
+
+
+def _joint(
+    backbone: keras.Model,
+    dataset: Dataset,
+    *,
+    members: int,
+    scheme: Scheme,
+    arguments: dict[str, Any],
+    recipe: Recipe,
+    independent_data: bool,
+    prefix_weights: Sequence[float] | None,
+    distribution: Distribution,
+    verbose: int | str,
+) -> _Way:
+    """All members in one `fit`."""
+    model = build_ensemble(backbone, members, **arguments)
+    fitted = (
+        build_ensemble(backbone, members, independent_inputs=True, **arguments)
+        if independent_data
+        else model
+    )
+    outputs = tuple(compile_arguments(fitted, prefix_weights)["loss"])
+    if not independent_data and ENSEMBLE_OUTPUT not in outputs:
+        outputs = (*outputs, ENSEMBLE_OUTPUT)
+
+    def train(run: Run, splits: Splits) -> tuple[keras.Model, float | None]:
+        seed = arguments["seed"]
+        speed = fit_images(
+            fitted,
+            splits,
+            dataset,
             run=run,
-            epochs=recipe.epochs,
+            recipe=recipe,
+            objective=lambda network: (network, compile_arguments(network, prefix_weights)),
+            seed=seed,
             distribution=distribution,
             verbose=verbose,
+            inputs=len(fitted.inputs),
+            outputs=outputs,
+            sample_weights=scheme.sample_weights(members, len(splits.train), seed),
         )
-        if timing["steps_per_second"]:
-            result["images_per_second"] = timing["steps_per_second"] * batch_size
-        if trained is not model:
-            copy_weights(trained, model)
-        logits = member_logits(model, splits.test, dataset)
-        result["test_top1"] = top_k_accuracy(combine(logits, scheme), splits.test.labels, k=1)
-        result["member_top1"] = [
-            top_k_accuracy(member, splits.test.labels, k=1) for member in logits
-        ]
-        result["backbone_top1"] = backbone_top1(backbone.model, splits.test, dataset)
-        if len(splits.validation):
-            validation = member_logits(model, splits.validation, dataset)
-            result["validation_top1"] = top_k_accuracy(
-                combine(validation, scheme), splits.validation.labels, k=1
-            )
-    if distribution.chief:
-        run.save_model(model)
-        run.save_result(result)
-    return run, result
+        if fitted is not model:
+            copy_weights(fitted, model)
+        return model, speed
+
+    shared = [layer.name for layer in EnsembleView(model).shared_layers()]
+    return _Way(shared, lambda: model, train)
+
+
+def _in_turn(
+    backbone: keras.Model,
+    dataset: Dataset,
+    *,
+    members: int,
+    arguments: dict[str, Any],
+    recipe: Recipe,
+    independent_data: bool,
+    shrinkage: float | None,
+    patience: int | None,
+    verbose: int | str,
+) -> _Way:
+    """One member after the other."""
+    trainer = IN_TURN.get(arguments["scheme"], InTurn)(
+        backbone=backbone,
+        dataset=dataset,
+        members=members,
+        arguments=arguments,
+        recipe=recipe,
+        independent_data=independent_data,
+        shrinkage=1.0 if shrinkage is None else shrinkage,
+        patience=patience,
+        verbose=verbose,
+    )
+    network = build_member(backbone, 0, **arguments)
+    own = own_layers(network, 0)
+    shared = [layer.name for layer in network.layers if layer.weights and layer not in own]
+    return _Way(shared, lambda: build_ensemble(backbone, members, **arguments), trainer.train)
+
+
+def _top1(ensemble: keras.Model, data: Split, dataset: Dataset) -> float | None:
+    if not len(data):
+        return None
+    view = EnsembleView(ensemble)
+    logits = member_logits(ensemble, data, dataset)
+    return top_k_accuracy(combine(logits, view.scheme.name, view.weights), data.labels, k=1)
+
+
+def _checked_in_turn(
+    scheme: Scheme, in_turn: bool, independent_data: bool, distribute: str | None
+) -> bool:
+    """Whether members are trained in turn.
+
+    # Raises
+        EnsembleError: if that does not go with the scheme or with several devices, or independent
+            data do not go with the scheme.
+    """
+    if in_turn and scheme.training == "joint" and not scheme.independent:
+        raise EnsembleError(
+            f"Training in turn does not go with the scheme {scheme.name!r}, which trains all "
+            "members on one loss: leave --in-turn out, or choose voting or bagging."
+        )
+    in_turn = in_turn or scheme.training == "in_turn"
+    if in_turn and distribute is not None:
+        raise EnsembleError(
+            "Training in turn runs on one device: leave --distribute out, or choose a scheme that "
+            "trains all members together."
+        )
+    if in_turn and independent_data and not scheme.independent:
+        raise EnsembleError(
+            f"Independent data do not go with the scheme {scheme.name!r}, one training that runs "
+            "through all members: leave --independent-data out."
+        )
+    return in_turn
+
+
+def _check_boosting(
+    scheme: Scheme, shrinkage: float | None, patience: int | None, data: DataOptions
+) -> None:
+    if shrinkage is not None and scheme.name != "boosting":
+        raise EnsembleError(
+            f"`shrinkage` does not go with the scheme {scheme.name!r}: it belongs to 'boosting'."
+        )
+    if shrinkage is not None and not 0 < shrinkage < float("inf"):
+        raise EnsembleError(f"`shrinkage` must be above 0, got {shrinkage}.")
+    if patience is None:
+        return
+    if scheme.name not in ("boosting", "adaboost"):
+        raise EnsembleError(
+            f"`patience` does not go with the scheme {scheme.name!r}: it belongs to 'boosting' "
+            "and 'adaboost', whose members build on those before them."
+        )
+    if patience < 1:
+        raise EnsembleError(f"`patience` must be at least 1, got {patience}.")
+    if not data.validation:
+        raise EnsembleError(
+            "`patience` watches the validation accuracy, and this backbone's training held no "
+            "validation data out: leave it out, or pretrain with --validation."
+        )

@@ -19,17 +19,25 @@ from training.pipeline import Batches
 from training.recipes import Recipe
 
 
-def adam(recipe: Recipe, steps_per_epoch: int) -> keras.optimizers.Optimizer:
-    """Adam without weight decay, its rate decaying linearly over all steps of the recipe."""
-    return keras.optimizers.Adam(
-        keras.optimizers.schedules.PolynomialDecay(
-            recipe.lr,
-            decay_steps=max(1, recipe.epochs * steps_per_epoch),
-            end_learning_rate=recipe.end_lr,
-        ),
-        beta_1=recipe.beta_1,
-        beta_2=recipe.beta_2,
+def adam(
+    recipe: Recipe, steps_per_epoch: int, *, cosine: bool = False
+) -> keras.optimizers.Optimizer:
+    """Adam without weight decay, its rate decaying over all steps of the recipe.
+
+    # Arguments
+        cosine: along half a cosine (Huang et al. 2017, Eq. 2), instead of linearly.
+    """
+    steps = max(1, recipe.epochs * steps_per_epoch)
+    rate = (
+        keras.optimizers.schedules.CosineDecay(
+            recipe.lr, steps, alpha=recipe.end_lr / recipe.lr if recipe.lr else 0.0
+        )
+        if cosine
+        else keras.optimizers.schedules.PolynomialDecay(
+            recipe.lr, decay_steps=steps, end_learning_rate=recipe.end_lr
+        )
     )
+    return keras.optimizers.Adam(rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2)
 
 
 def set_seed(seed: int, dropout: float) -> None:

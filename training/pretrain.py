@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.ensemble import copy_weights
 from larq_ensemble.keras import keras
 from larq_ensemble.metrics import top_k_accuracy
 from larq_ensemble.models import build_model
 from larq_ensemble.runs import Run, RunConfig, package_versions
-from training.datasets import DATASETS, DataOptions, Dataset, Split
+from training.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from training.distillation import Distillation, DistillationLoss, Student, teacher_logits
 from training.distribution import Distribution
-from training.fit import adam, fit, set_seed
-from training.pipeline import evaluation_batches, training_batches
+from training.fit import set_seed
+from training.job import carry_out, fit_images
+from training.pipeline import evaluation_batches
 from training.recipes import Recipe
 from training.transfer import check_twin, split_seed, start_from_real
 
@@ -81,7 +81,38 @@ def pretrain(
     transfer |= {name: source.digest for name, source in sources.items()}
     model = build_model(**arguments)
     cut_by = split_seed(sources.values(), dataset_name, data, seed)
-    run = distribution.create_run(
+    figures: dict[str, Any] = dict.fromkeys(("test_top1", "validation_top1", "images_per_second"))
+    if from_real is not None:
+        figures["from_real"] = start_from_real(model, from_real.model)
+
+    def objective(network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if distillation is not None:
+            teacher = distribution.replicate(distillation.teacher.model)
+            network = Student(network, teacher_logits(teacher))
+            loss = DistillationLoss(distillation.weight, distillation.temperature)
+        accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        return network, {"loss": loss, "metrics": [accuracy]}
+
+    def train(run: Run, splits: Splits) -> tuple[keras.Model, dict[str, Any]]:
+        speed = fit_images(
+            model,
+            splits,
+            dataset,
+            run=run,
+            recipe=recipe,
+            objective=objective,
+            seed=seed,
+            distribution=distribution,
+            verbose=verbose,
+        )
+        return model, {
+            "images_per_second": speed,
+            "test_top1": backbone_top1(model, splits.test, dataset),
+            "validation_top1": backbone_top1(model, splits.validation, dataset),
+        }
+
+    return carry_out(
         out,
         RunConfig(
             kind="backbone",
@@ -93,63 +124,18 @@ def pretrain(
             transfer=transfer,
             versions=package_versions(),
         ),
+        untrained=lambda: model,
+        load=lambda: data.load(dataset, cut_by),
+        train=train,
+        figures=figures,
+        distribution=distribution,
         resume=resume,
     )
-    if (finished := run.finished_result()) is not None:
-        return run, finished
-    result: dict[str, Any] = {
-        "test_top1": None,
-        "validation_top1": None,
-        "epochs": recipe.epochs,
-        "images_per_second": None,
-    }
-    if from_real is not None:
-        result["from_real"] = start_from_real(model, from_real.model)
-    if recipe.epochs:
-        splits = data.load(dataset, cut_by)
-        batch_size = min(recipe.batch_size, len(splits.train))
-        trained = replicated = distribution.replicate(model)
-        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        with distribution.scope():
-            if distillation is not None:
-                teacher = distribution.replicate(distillation.teacher.model)
-                trained = Student(replicated, teacher_logits(teacher))
-                loss = DistillationLoss(distillation.weight, distillation.temperature)
-            trained.compile(
-                adam(recipe, steps_per_epoch=len(splits.train) // batch_size),
-                loss=loss,
-                metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            )
-        timing = fit(
-            trained,
-            lambda initial_epoch: training_batches(
-                splits.train,
-                dataset,
-                batch_size=batch_size,
-                epochs=recipe.epochs,
-                initial_epoch=initial_epoch,
-                seed=seed,
-            ),
-            evaluation_batches(splits.validation, dataset) if len(splits.validation) else None,
-            run=run,
-            epochs=recipe.epochs,
-            distribution=distribution,
-            verbose=verbose,
-        )
-        if replicated is not model:
-            copy_weights(replicated, model)
-        if timing["steps_per_second"]:
-            result["images_per_second"] = timing["steps_per_second"] * batch_size
-        result["test_top1"] = backbone_top1(model, splits.test, dataset)
-        if len(splits.validation):
-            result["validation_top1"] = backbone_top1(model, splits.validation, dataset)
-    if distribution.chief:
-        run.save_model(model)
-        run.save_result(result)
-    return run, result
 
 
-def backbone_top1(model: keras.Model, data: Split, dataset: Dataset) -> float:
-    """Top-1 accuracy of a single network, in percent."""
+def backbone_top1(model: keras.Model, data: Split, dataset: Dataset) -> float | None:
+    """Top-1 accuracy of a single network, in percent; `None` without data."""
+    if not len(data):
+        return None
     logits = model.predict(evaluation_batches(data, dataset), verbose=0)
     return top_k_accuracy(np.asarray(logits), data.labels, k=1)

@@ -40,7 +40,8 @@ def command(
     channels: int,
     json_target: str | None,
 ) -> None:
-    """Count the storage of an ensemble: by block, by content, and for each sharing policy.
+    """Count the storage of an ensemble: by block, by content, by sharing policy, and against
+    other systems of M members.
 
     Paper bits are what Kim et al. 2022 count in Table 1: weights of one network, without batch
     norm, activation parameters, biases and scales. Bytes are all that a device stores, with batch
@@ -52,9 +53,9 @@ def command(
       larq-ensemble storage --sharing all_frozen --classes 10 --json -
       larq-ensemble storage --sharing 're:.*_conv[12]' --members 4
     """
-    from larq_ensemble.models import trace_model
+    from larq_ensemble.models import MODELS, trace_model
     from larq_ensemble.sharing import POLICIES, parse_sharing
-    from larq_ensemble.storage import account
+    from larq_ensemble.storage import account, compare_systems
 
     with reporting(json_target) as report:
         graph = trace_model(model_name, channels=channels, classes=classes, width=width)
@@ -95,6 +96,31 @@ def command(
                 for name, other in by_sharing.items()
             ],
         )
+        name = model_name.removesuffix("_real")
+        if f"{name}_real" in MODELS:
+            binarized, real_valued = (
+                trace_model(model, channels=channels, classes=classes, width=width)
+                for model in (name, f"{name}_real")
+            )
+            systems = compare_systems(
+                binarized, real_valued, members=members, sharing=parse_sharing(sharing)
+            )
+            report.result["systems"] = {
+                system: other.total_bits for system, other in systems.items()
+            }
+            report.table(
+                f"M = {members}, sharing {sharing}, by system",
+                ["system", "bytes in all", "% of BENN", "% of real-valued"],
+                [
+                    [
+                        system,
+                        _bytes(other.total_bits),
+                        100 * other.total_bits / systems["BENN"].total_bits,
+                        100 * other.total_bits / systems["real-valued"].total_bits,
+                    ]
+                    for system, other in systems.items()
+                ],
+            )
         report.line(
             f"{members} x {_bytes(counted.network_bits):,} bytes = "
             f"{_bytes(counted.separate_bits):,} bytes as separate networks, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from larq_ensemble.commands.options import (
@@ -13,6 +15,9 @@ from larq_ensemble.commands.options import (
     seed_option,
 )
 from larq_ensemble.reporting import json_option, keras_verbosity, reporting
+
+if TYPE_CHECKING:
+    from larq_ensemble.ensemble import Initial
 
 
 @click.command("train", short_help="Train an ensemble from a pretrained run.")
@@ -40,6 +45,30 @@ from larq_ensemble.reporting import json_option, keras_verbosity, reporting
     help="Each member its own order and augmentation of the images (not for fusion).",
 )
 @click.option(
+    "--in-turn",
+    is_flag=True,
+    help="Train the members of voting or bagging one after another: memory does not grow with M.",
+)
+@click.option(
+    "--initial",
+    type=click.Choice(["pretrained", "random"]),
+    default="pretrained",
+    show_default=True,
+    help="What members start from; random needs --sharing none (BENN).",
+)
+@click.option(
+    "--shrinkage",
+    type=float,
+    help="For boosting: the factor of each member in the sum  [default: 1]",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    metavar="N",
+    help="For boosting and adaboost: end after N members in a row that did not improve the "
+    "validation accuracy, and leave those out.",
+)
+@click.option(
     "--prefix-weights",
     type=NumberList(),
     metavar="W,...",
@@ -63,6 +92,10 @@ def command(
     scheme: str,
     sharing: str,
     independent_data: bool,
+    in_turn: bool,
+    initial: Initial,
+    shrinkage: float | None,
+    patience: int | None,
     prefix_weights: tuple[float, ...] | None,
     jitter: float | None,
     data_dir: str | None,
@@ -84,11 +117,21 @@ def command(
 
     The data set, its validation split and the network come from the pretrained run.
 
+    Schemes that train in turn take --epochs for each member, snapshot for all together.
+    BENN, independent networks from scratch, is --sharing none --initial random with the scheme
+    bagging or adaboost.
+
     \b
     Examples:
       larq-ensemble train --pretrained runs/digits --members 4 --epochs 10 --out runs/fusion
       larq-ensemble train --pretrained runs/backbone --scheme bagging --out runs/bagging
       larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --out runs/nested
+      larq-ensemble train --pretrained runs/backbone --scheme bagging --in-turn --members 10 \\
+          --out runs/bagging10
+      larq-ensemble train --pretrained runs/backbone --scheme boosting --patience 2 --out runs/gb
+      larq-ensemble train --pretrained runs/backbone --scheme snapshot --epochs 20 --out runs/snap
+      larq-ensemble train --pretrained runs/backbone --scheme adaboost --sharing none \\
+          --initial random --out runs/benn_boosting
       larq-ensemble train --pretrained runs/backbone --sharing 're:.*_conv[12]' --out runs/r
     """
     from larq_ensemble.runs import load_run
@@ -116,6 +159,10 @@ def command(
             seed=seed,
             data=DataOptions(data_dir, backbone.config.data["validation"], limit_train, limit_test),
             independent_data=independent_data,
+            in_turn=in_turn,
+            initial=initial,
+            shrinkage=shrinkage,
+            patience=patience,
             prefix_weights=prefix_weights,
             distribute=distribute,
             resume=resume,
@@ -123,8 +170,9 @@ def command(
         )
         report.result = result
         if recipe.epochs:
+            count = run.config.ensemble["members"]  # fewer than asked for if it ended early
             report.table(
-                f"{run.path}: {scheme} of {members}, sharing {sharing}, test top-1 %",
+                f"{run.path}: {scheme} of {count}, sharing {sharing}, test top-1 %",
                 ["network", "top-1 %"],
                 [
                     ["backbone", result["backbone_top1"]],

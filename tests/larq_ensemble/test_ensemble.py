@@ -14,6 +14,7 @@ from larq_ensemble.ensemble import (
     Combine,
     EnsembleView,
     build_ensemble,
+    build_member,
     compile_arguments,
     copy_weights,
     own_name,
@@ -520,6 +521,51 @@ def test_jitter_without_batch_norm_of_their_own(tiny) -> None:
     assert values[0] != values[1]
 
 
+def test_a_member_by_itself_is_that_of_the_ensemble(tiny) -> None:
+    options = {"sharing": "c2", "scheme": "voting", "seed": 5}
+    ensemble, member = build_ensemble(tiny, 3, **options), build_member(tiny, 2, **options)
+    np.testing.assert_array_equal(member(images()), ensemble(images())[2])
+    assert member.output_names == ["member_2"]
+    trainable = {weight.name for weight in ensemble.trainable_weights}
+    own = {name for name in trainable if name.startswith("member_2_")}
+    assert {weight.name for weight in member.trainable_weights} == own
+    randomize(member)
+    copy_weights(member, ensemble)
+    np.testing.assert_array_equal(member(images()), ensemble(images())[2])
+
+
+def test_random_members_are_independent_and_seeded(tiny) -> None:
+    options = {"sharing": "none", "initial": "random", "seed": 5}
+    ensemble = build_ensemble(tiny, 2, **options)
+    again = build_member(tiny, 1, **options)
+    np.testing.assert_array_equal(again(images()), ensemble(images())[1])
+    kernels = [ensemble.get_layer(own_name(m, "layer1_conv")).get_weights()[0] for m in (0, 1)]
+    original = tiny.get_layer("layer1_conv").get_weights()[0]
+    for first, second in ((kernels[0], kernels[1]), (kernels[0], original)):
+        assert (first != second).all()
+    assert (ensemble.get_layer(own_name(0, "conv1_bn")).gamma.numpy() == 1).all()  # no jitter
+    with pytest.raises(EnsembleError, match="needs the sharing 'none'"):
+        build_ensemble(tiny, 2, initial="random")
+
+
+def test_rounded_members(tiny) -> None:
+    ensemble = build_ensemble(tiny, 2, scheme="stochastic_rounding")
+    assert {layer.name for layer in EnsembleView(ensemble).shared_layers()} == {"conv1"}
+    layers = [ensemble.get_layer(own_name(m, "layer1_conv")) for m in (0, 1)]
+    kernels = [layer.get_weights()[0] for layer in layers]
+    scales = np.abs(tiny.get_layer("layer1_conv").get_weights()[0]).mean(axis=(0, 1, 2))
+    for layer, kernel in zip(layers, kernels):
+        assert not layer.trainable
+        np.testing.assert_allclose(np.abs(kernel) / scales, 1, rtol=1e-5)
+    assert (kernels[0] != kernels[1]).any()
+    assert ensemble.get_layer(own_name(0, "linear")).trainable
+
+
+def test_schemes_in_turn_have_no_one_loss(tiny) -> None:
+    with pytest.raises(EnsembleError, match="'boosting' trains its members in turn"):
+        compile_arguments(build_ensemble(tiny, 2, scheme="boosting"))
+
+
 def test_dropout_of_the_members(tiny) -> None:
     ensemble = build_ensemble(tiny, 2, dropout=0.25)
     assert [ensemble.get_layer(own_name(m, "dropout")).rate for m in range(2)] == [0.25, 0.25]
@@ -538,6 +584,8 @@ def test_dropout_of_the_members(tiny) -> None:
         ({"jitter": -0.1}, r"`jitter` must be at least 0, got -0\.1"),
         ({"jitter": float("nan")}, "`jitter` must be at least 0, got nan"),
         ({"dropout": 1.0}, r"`dropout` must be at least 0 and below 1, got 1\.0"),
+        ({"weights": (1, 2, 3)}, r"`weights` must be 2 positive.*got \(1, 2, 3\)"),
+        ({"weights": (1, 0)}, "`weights` must be 2 positive, finite numbers"),
         ({"independent_inputs": True}, "Independent inputs do not go with the scheme 'fusion'"),
         ({"sharing": [".*"]}, "`sharing` leaves the members nothing of their own"),
         ({"sharing": ["no_such_layer"]}, "'no_such_layer', which matches no layer with weights"),

@@ -9,7 +9,7 @@ from larq_ensemble import combine
 from larq_ensemble.ensemble import Combine
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.schemes import SCHEMES
+from larq_ensemble.schemes import SCHEMES, AdaBoost
 
 JOINT = [
     "fusion",
@@ -229,3 +229,27 @@ def test_weights_stand_for_repeated_examples(name: str) -> None:
         expected = -np.log(softmax(LOGITS[member])[drawn, LABELS[drawn]]).mean()
         weighted = loss(LABELS, LOGITS[member], sample_weight=counts[member])
         assert float(weighted) == pytest.approx(expected, rel=1e-5)
+
+
+def test_adaboost_reweights_as_samme() -> None:
+    """Zhu et al. 2009, algorithm 2, by hand: error 0.2 of 4 classes, alpha = log 4 + log 3."""
+    weights = np.array([1.0, 1.0, 1.0, 1.0, 1.0])
+    wrong = np.array([False, True, False, False, False])
+    alpha, following = AdaBoost().reweighted(weights, wrong, classes=4)
+    assert alpha == pytest.approx(np.log(4) + np.log(3))
+    # 4 examples of weight 1 and one of 12, of a mean of 1.
+    np.testing.assert_allclose(following, np.array([1, 12, 1, 1, 1]) * 5 / 16)
+    # The next error counts with these weights.
+    alpha, _ = AdaBoost().reweighted(following, ~wrong & (np.arange(5) < 3), classes=4)
+    assert alpha == pytest.approx(np.log(14 / 2) + np.log(3))
+
+
+def test_adaboost_of_perfect_and_of_hopeless_members() -> None:
+    weights, none = np.ones(10), np.zeros(10, bool)
+    alpha, following = AdaBoost().reweighted(weights, none, classes=3)
+    assert alpha == pytest.approx(np.log(0.95 / 0.05) + np.log(2))  # half an example of ten
+    np.testing.assert_array_equal(following, weights)
+    for errors in (7, 10):  # chance is an error of 2/3
+        alpha, following = AdaBoost().reweighted(weights, np.arange(10) < errors, classes=3)
+        assert alpha == AdaBoost.MIN_WEIGHT
+        np.testing.assert_allclose(following, weights, rtol=2e-3)

@@ -12,7 +12,7 @@ from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.graph import Content, Kind, LayerGraph, LayerNode, Stored
 from larq_ensemble.models import trace_model
 from larq_ensemble.sharing import POLICIES
-from larq_ensemble.storage import account
+from larq_ensemble.storage import account, compare_systems
 
 from .conftest import tiny_backbone
 
@@ -48,6 +48,24 @@ def test_paper_table_1(classes: int, linear: int) -> None:
     counted = {name: size.paper_bits for name, size in report.blocks.items()}
     assert counted == {**TABLE_1, "linear": linear}
     assert report.paper_bits == sum(TABLE_1.values()) + linear
+
+
+@pytest.mark.parametrize("members", [1, 4])
+def test_systems_of_the_paper(members: int) -> None:
+    """Rounded filters are each member's; their scales, mean(|W|), and the rest stay shared."""
+    real = STEM + SHORTCUTS + LINEAR + NORMS + SLOPES + 32 * BINARY
+    own = MEMBER_BYTES["fusion"]
+    systems = compare_systems(
+        trace_model("resnet20", classes=100),
+        trace_model("resnet20_real", classes=100),
+        members=members,
+    )
+    assert {name: report.total_bits for name, report in systems.items()} == {
+        "shared filters": 8 * (STEM + SHORTCUTS + SCALES + BINARY + members * own),
+        "stochastic rounding": 8 * (STEM + SHORTCUTS + SCALES + members * (BINARY + own)),
+        "BENN": 8 * members * (STEM + SHORTCUTS + SCALES + BINARY + own),
+        "real-valued": 8 * members * real,
+    }
 
 
 def test_hand_count_is_that_of_the_design() -> None:

@@ -63,7 +63,9 @@ def test_a_trained_ensemble(
         "validation_top1",
         "epochs",
         "images_per_second",
+        "members",
     }
+    assert result["members"] == 2
     assert result["epochs"] == 1
     assert result["images_per_second"] > 0
     assert run.config.ensemble["backbone"] == backbone.digest
@@ -71,7 +73,12 @@ def test_a_trained_ensemble(
     (row,) = read_log(run)
     assert row["step"] == 3
     assert np.isfinite([row["loss"], row["val_loss"]]).all()
-    assert result["validation_top1"] == pytest.approx(100 * row["val_ensemble_accuracy"])
+    if independent_data:
+        # The ensemble's output gets no labels in training, where each member sees other images.
+        assert row.keys() >= {"member_0_accuracy", "val_member_1_accuracy"}
+        assert "ensemble_accuracy" not in row
+    else:
+        assert result["validation_top1"] == pytest.approx(100 * row["val_ensemble_accuracy"])
     assert list(run.path.glob("tensorboard/train/events*"))
 
     # What was saved is an ordinary Keras model, and what was recorded is what it does.
@@ -137,10 +144,22 @@ def test_an_interrupted_ensemble_goes_on_as_if_nothing_had_happened(
     assert recorded == result
 
 
+def test_data_that_cannot_be_read_leave_nothing_behind(train, tmp_path, monkeypatch, backbone):
+    def read(data_dir):
+        raise EnsembleError("No internet.")
+
+    unreadable = dataclasses.replace(DATASETS["digits"], read=read)
+    monkeypatch.setitem(DATASETS._entries, "digits", unreadable)
+    with pytest.raises(EnsembleError, match="No internet"):
+        train()
+    assert not any(tmp_path.iterdir())
+
+
 def test_no_epochs_write_a_run_without_reading_data(train, recipe, no_data, backbone):
     run, result = train(recipe=recipe.override(epochs=0), sharing="none", members=3)
     assert result["test_top1"] is None
     assert result["member_top1"] is None
+    assert result["members"] == 3
     model = load_run(run.path).model
     assert EnsembleView(model).members == 3
     assert model.count_params() == 3 * backbone.model.count_params()

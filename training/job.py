@@ -1,0 +1,125 @@
+"""What every training has in common: its run directory, its data, its speed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from larq_ensemble.ensemble import copy_weights
+from larq_ensemble.keras import keras
+from larq_ensemble.runs import Run, RunConfig, load_run
+from training.datasets import Dataset, Splits
+from training.distribution import Distribution
+from training.fit import adam, fit
+from training.pipeline import evaluation_batches, training_batches
+from training.recipes import Recipe
+
+Train = Callable[[Run, Splits], tuple[keras.Model, dict[str, Any]]]
+Objective = Callable[[keras.Model], tuple[keras.Model, dict[str, Any]]]
+
+
+def carry_out(
+    out: str | os.PathLike[str],
+    config: RunConfig,
+    *,
+    untrained: Callable[[], keras.Model],
+    load: Callable[[], Splits],
+    train: Train,
+    figures: dict[str, Any],
+    distribution: Distribution,
+    resume: bool,
+) -> tuple[Run, dict[str, Any]]:
+    """Trains and writes the run directory; with `resume` returns a finished run as it is.
+
+    The directory is checked before the data are read, and made after: when they can't be read,
+    nothing is left behind.
+
+    # Arguments
+        untrained: the network that a run of no epochs holds; it reads no data.
+        load: reads the data.
+        train: (run, data) -> the trained network and some of the figures.
+        figures: the result of a run of no epochs, all but `"epochs"`.
+
+    # Returns
+        The run and its result.
+
+    # Raises
+        EnsembleError: for a directory that is taken, data that can't be read, or what `train`
+            raises.
+    """
+    run = distribution.open_run(out, config, resume=resume)
+    if (finished := run.finished_result()) is not None:
+        return run, finished
+    epochs = config.recipe["epochs"]
+    splits = load() if epochs else None
+    distribution.create_run(out, config, resume=resume)
+    model, measured = (untrained(), {}) if splits is None else train(run, splits)
+    result = {**figures, "epochs": epochs, **measured}
+    if distribution.chief:
+        run.save_model(model)
+        run.save_result(result)
+    return load_run(out), result
+
+
+def fit_images(
+    model: keras.Model,
+    splits: Splits,
+    dataset: Dataset,
+    *,
+    run: Run,
+    recipe: Recipe,
+    objective: Objective,
+    seed: int,
+    verbose: int | str,
+    distribution: Distribution | None = None,
+    first_epoch: int = 0,
+    cosine: bool = False,
+    inputs: int = 1,
+    **streams: Any,
+) -> float | None:
+    """Compiles a network and trains it by a recipe, from the last checkpoint of `run`.
+
+    # Arguments
+        objective: (network) -> the model that `fit` trains in order to train the network, and
+            its loss and metrics. On several devices it is given a replica, in whose scope
+            everything that it makes has to be made.
+        seed: of the images' order and augmentation.
+        first_epoch: of the stream of images, which counts its epochs from there.
+        cosine: the learning rate's way down, instead of linear.
+        inputs, streams: as for `training.pipeline.training_batches`.
+
+    # Returns
+        Images a second, or `None` if there was nothing left to train.
+    """
+    distribution = distribution or Distribution()
+    batch_size = min(recipe.batch_size, len(splits.train))
+    replica = distribution.replicate(model)
+    with distribution.scope():
+        trained, compiled = objective(replica)
+        optimizer = adam(recipe, len(splits.train) // batch_size, cosine=cosine)
+        trained.compile(optimizer, **compiled)
+    timing = fit(
+        trained,
+        lambda epoch: training_batches(
+            splits.train,
+            dataset,
+            batch_size=batch_size,
+            epochs=first_epoch + recipe.epochs,
+            initial_epoch=first_epoch + epoch,
+            seed=seed,
+            inputs=inputs,
+            **streams,
+        ),
+        evaluation_batches(splits.validation, dataset, inputs=inputs)
+        if len(splits.validation)
+        else None,
+        run=run,
+        epochs=recipe.epochs,
+        distribution=distribution,
+        verbose=verbose,
+    )
+    if replica is not model:
+        copy_weights(replica, model)
+    steps_per_second = timing["steps_per_second"]
+    return None if steps_per_second is None else steps_per_second * batch_size
