@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 SHAPE = (12, 10, 3)
 CLASSES = 4
 MEMBERS = 3
+WEIGHTS = (1.5, 0.25, 4.0)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )(x)  # fmt: skip
     x = keras.layers.GlobalAveragePooling2D()(x)
     backbone = keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
-    model = build_ensemble(backbone, MEMBERS, scheme="voting")
+    model = build_ensemble(backbone, MEMBERS, scheme="adaboost", weights=WEIGHTS)
     draw = np.random.default_rng(0)
     for weight in model.trainable_weights:
         weight.assign(draw.normal(size=weight.shape))
@@ -63,7 +64,7 @@ def test_what_the_file_says(path: Path) -> None:
     assert ensemble.max_members == ensemble.members == MEMBERS
     assert ensemble.class_names == ("ant", "bee", "cat", "dog")
     assert ensemble.classes == CLASSES
-    assert ensemble.scheme == "voting"
+    assert (ensemble.scheme, ensemble.weights) == ("adaboost", WEIGHTS)
 
 
 def test_predictions_are_the_combined_logits(path: Path, images: np.ndarray) -> None:
@@ -74,7 +75,7 @@ def test_predictions_are_the_combined_logits(path: Path, images: np.ndarray) -> 
     assert probabilities.shape == (6, CLASSES)
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(probabilities, combine(logits, "voting"))
+    np.testing.assert_array_equal(probabilities, combine(logits, "adaboost", WEIGHTS))
 
 
 def test_members_change_at_run_time(path: Path, images: np.ndarray) -> None:
@@ -84,7 +85,9 @@ def test_members_change_at_run_time(path: Path, images: np.ndarray) -> None:
     for members in (1, 3, 2, np.int64(1)):
         ensemble.members = members
         assert ensemble.members == members
-        np.testing.assert_array_equal(ensemble.predict(images), combine(logits[:members], "voting"))
+        # The first m members count with the first m weights.
+        expected = combine(logits[:members], "adaboost", WEIGHTS[:members])
+        np.testing.assert_array_equal(ensemble.predict(images), expected)
         np.testing.assert_array_equal(ensemble.predict_logits(images), logits[:members])
     # For one call only.
     assert ensemble.predict_logits(images, members=3).shape[0] == 3
