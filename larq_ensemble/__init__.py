@@ -27,6 +27,7 @@ _EXPORTS = {
     "build_model": "models",
     "compile_arguments": "ensemble",
     "load_run": "runs",
+    "recompute_members": "recompute",
 }
 
 __all__ = ["__version__", *_EXPORTS]

@@ -306,6 +306,11 @@ class EnsembleView:
             name=member_output(member),
         )
 
+    def combine(self, logits: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Logits of all members, each [n, classes] -> what the ensemble returns after them."""
+        combinations = self.scheme.combinations(self.members)
+        return [self.model.get_layer(name)(logits[:n]) for name, n in combinations.items()]
+
     def own_layers(self, member: int) -> list[keras.layers.Layer]:
         """The layers that only this member uses and that hold weights."""
         self._check(member)

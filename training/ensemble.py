@@ -22,6 +22,7 @@ from larq_ensemble.ensemble import (
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.metrics import top_k_accuracy
+from larq_ensemble.recompute import recompute_members
 from larq_ensemble.runs import Run, RunConfig, package_versions
 from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES, Scheme
 from larq_ensemble.sharing import parse_sharing
@@ -52,6 +53,7 @@ def train_ensemble(
     shrinkage: float | None = None,
     patience: int | None = None,
     distribute: str | None = None,
+    recompute: bool = False,
     resume: bool = False,
     verbose: int | str = "auto",
 ) -> tuple[Run, dict[str, Any]]:
@@ -72,6 +74,8 @@ def train_ensemble(
         patience: for boosting and AdaBoost, ends after so many members in a row without a better
             validation accuracy, and leaves those out; `None`: never.
         distribute: see `training.distribution`.
+        recompute: trains in the activation memory of one member, see `larq_ensemble.recompute`;
+            the result is the same but for rounding, so a run may go on with or without it.
 
     # Returns
         The run and `{"test_top1", "member_top1", "backbone_top1", "validation_top1", "epochs",
@@ -85,7 +89,7 @@ def train_ensemble(
     chosen = SCHEMES[scheme]
     if prefix_weights is not None:
         chosen = chosen.with_prefix_weights(prefix_weights)
-    in_turn = _checked_in_turn(chosen, in_turn, independent_data, distribute)
+    in_turn = _checked_in_turn(chosen, in_turn, independent_data, distribute, recompute)
     _check_boosting(chosen, shrinkage, patience, data)
     check_members(members)
     if scheme == "snapshot":
@@ -122,6 +126,7 @@ def train_ensemble(
             recipe=recipe,
             independent_data=independent_data,
             prefix_weights=prefix_weights,
+            recompute=recompute,
             distribution=distribution,
             verbose=verbose,
         )
@@ -210,6 +215,7 @@ def _joint(
     recipe: Recipe,
     independent_data: bool,
     prefix_weights: Sequence[float] | None,
+    recompute: bool,
     distribution: Distribution,
     verbose: int | str,
 ) -> _Way:
@@ -220,6 +226,8 @@ def _joint(
         if independent_data
         else model
     )
+    if recompute:
+        fitted = recompute_members(fitted)
     outputs = tuple(compile_arguments(fitted, prefix_weights)["loss"])
     if not independent_data and ENSEMBLE_OUTPUT not in outputs:
         outputs = (*outputs, ENSEMBLE_OUTPUT)
@@ -287,13 +295,13 @@ def _top1(ensemble: keras.Model, data: Split, dataset: Dataset) -> float | None:
 
 
 def _checked_in_turn(
-    scheme: Scheme, in_turn: bool, independent_data: bool, distribute: str | None
+    scheme: Scheme, in_turn: bool, independent_data: bool, distribute: str | None, recompute: bool
 ) -> bool:
     """Whether members are trained in turn.
 
     # Raises
-        EnsembleError: if that does not go with the scheme or with several devices, or independent
-            data do not go with the scheme.
+        EnsembleError: if that does not go with the scheme, with several devices or with
+            recomputation, or independent data do not go with the scheme.
     """
     if in_turn and scheme.training == "joint" and not scheme.independent:
         raise EnsembleError(
@@ -305,6 +313,11 @@ def _checked_in_turn(
         raise EnsembleError(
             "Training in turn runs on one device: leave --distribute out, or choose a scheme that "
             "trains all members together."
+        )
+    if in_turn and recompute:
+        raise EnsembleError(
+            "Recomputation is for members that are trained together; in turn, memory does not grow "
+            "with their number anyway: leave --recompute out."
         )
     if in_turn and independent_data and not scheme.independent:
         raise EnsembleError(

@@ -76,6 +76,12 @@ if TYPE_CHECKING:
     "from 1 to M  [default: 1,4,9,... in proportion to m^2]",
 )
 @click.option(
+    "--recompute",
+    is_flag=True,
+    help="Run members one after the other, twice a step: the memory of one member's activations "
+    "whatever M, the same result, about a third more time.",
+)
+@click.option(
     "--jitter",
     type=float,
     help="Noise on each member's initial batch norm  [default: the scheme's]",
@@ -97,6 +103,7 @@ def command(
     shrinkage: float | None,
     patience: int | None,
     prefix_weights: tuple[float, ...] | None,
+    recompute: bool,
     jitter: float | None,
     data_dir: str | None,
     limit_train: int | None,
@@ -132,6 +139,7 @@ def command(
       larq-ensemble train --pretrained runs/backbone --scheme snapshot --epochs 20 --out runs/snap
       larq-ensemble train --pretrained runs/backbone --scheme adaboost --sharing none \\
           --initial random --out runs/benn_boosting
+      larq-ensemble train --pretrained runs/backbone --members 16 --recompute --out runs/of16
       larq-ensemble train --pretrained runs/backbone --sharing 're:.*_conv[12]' --out runs/r
     """
     from larq_ensemble.runs import load_run
@@ -165,6 +173,7 @@ def command(
             patience=patience,
             prefix_weights=prefix_weights,
             distribute=distribute,
+            recompute=recompute,
             resume=resume,
             verbose=keras_verbosity(),
         )

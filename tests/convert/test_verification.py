@@ -71,7 +71,7 @@ def test_no_images(fusion: Converted) -> None:
         verify(fusion.model, fusion.path, pixels(0, (16, 16, 3)), mean=MEAN, std=STD)
 
 
-@pytest.mark.parametrize("scheme", ["voting", "hard_voting", "batch_bagging"])
+@pytest.mark.parametrize("scheme", ["nested_fusion", "voting", "hard_voting", "batch_bagging"])
 def test_schemes_combine_as_keras_does(scheme: str, tmp_path) -> None:
     case = converted(small_ensemble(3, scheme=scheme), tmp_path)
     images = pixels(40, (16, 16, 3))

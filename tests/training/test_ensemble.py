@@ -155,6 +155,25 @@ def test_data_that_cannot_be_read_leave_nothing_behind(train, tmp_path, monkeypa
     assert not any(tmp_path.iterdir())
 
 
+def test_a_training_goes_on_with_recomputation(
+    train, recipe, epochs_begun, interrupt_at_step, read_log
+):
+    """A training that ran out of memory is not lost."""
+    arguments = {
+        "scheme": "sampled_nested_fusion",
+        "recipe": dataclasses.replace(recipe, epochs=2, dropout=0.3),
+    }
+    interrupt_at_step(4)
+    with pytest.raises(KeyboardInterrupt):
+        train(**arguments)
+    interrupt_at_step(None)
+    run, result = train(resume=True, recompute=True, **arguments)
+    assert epochs_begun == [0, 1, 1]
+    assert [row["step"] for row in read_log(run)] == [3, 6]
+    assert result["test_top1"] is not None
+    assert type(run.model) is type(keras.Model(run.model.inputs, run.model.outputs))
+
+
 def test_no_epochs_write_a_run_without_reading_data(train, recipe, no_data, backbone):
     run, result = train(recipe=recipe.override(epochs=0), sharing="none", members=3)
     assert result["test_top1"] is None
@@ -184,6 +203,7 @@ def test_seeds_decide_the_noise_on_members(train, recipe, no_data):
         ({"sharing": "re:nothing.*"}, "'nothing.*', which matches no layer"),
         ({"sharing": "re:(unclosed"}, "'\\(unclosed', which is no regular expression"),
         ({"sharing": "re:.*"}, "`sharing` leaves the members nothing of their own"),
+        ({"scheme": "bagging", "in_turn": True, "recompute": True}, "leave --recompute out"),
         ({"prefix_weights": (1, 2)}, "`prefix_weights` do not go with the scheme 'fusion'"),
         (
             {"scheme": "nested_fusion", "prefix_weights": (1, 2, 3)},
