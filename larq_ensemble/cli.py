@@ -27,6 +27,7 @@ COMMANDS = (
     "predict",
     "reproduce",
     "frontier",
+    "tune",
 )
 
 

@@ -102,7 +102,8 @@ class DataOptions:
         data_dir: where TensorFlow Datasets keeps its data; `None`: its own choice.
         validation: share of the training data held out, at least 0 and below 1.
         limit_train, limit_test: use only so many examples, drawn by the seed from the training
-            data (training and validation split together) and from the start of the test data.
+            data (training and validation split together) and from the start of the test data; with
+            no test examples nothing is evaluated on them.
     """
 
     data_dir: str | None = None

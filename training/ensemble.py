@@ -138,16 +138,20 @@ def train_ensemble(
             fewer = {"members": view.members, "requested_members": members}
             config = dataclasses.replace(run.config, ensemble={**run.config.ensemble, **fewer})
             Run(run.path, config).save_config()
-        logits = member_logits(ensemble, splits.test, dataset)
-        labels = splits.test.labels
-        return ensemble, {
+        result: dict[str, Any] = {
             "members": view.members,
             "images_per_second": speed,
-            "test_top1": top_k_accuracy(combine(logits, scheme, view.weights), labels, k=1),
-            "member_top1": [top_k_accuracy(member, labels, k=1) for member in logits],
-            "backbone_top1": backbone_top1(backbone.model, splits.test, dataset),
             "validation_top1": _top1(ensemble, splits.validation, dataset),
         }
+        if len(splits.test):
+            logits, labels = member_logits(ensemble, splits.test, dataset), splits.test.labels
+            combined = combine(logits, scheme, view.weights)
+            result |= {
+                "test_top1": top_k_accuracy(combined, labels, k=1),
+                "member_top1": [top_k_accuracy(member, labels, k=1) for member in logits],
+                "backbone_top1": backbone_top1(backbone.model, splits.test, dataset),
+            }
+        return ensemble, result
 
     return carry_out(
         out,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.files import write_text
 from larq_ensemble.models import MODELS
 from larq_ensemble.registry import Registry
 
@@ -170,3 +174,44 @@ def _short(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -
 RECIPES: Registry[RecipesFor] = Registry("recipe")
 RECIPES.register("paper", _paper)
 RECIPES.register("short", _short)
+
+
+@dataclass(frozen=True)
+class TunedRecipe:
+    """How to train an ensemble, as `larq-ensemble tune` found it; kept as a JSON file.
+
+    # Arguments
+        scheme, sharing: names.
+        retrain: the recipe.
+        tuned: how it was found.
+    """
+
+    scheme: str
+    sharing: str
+    retrain: Recipe
+    tuned: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        write_text(path, json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> TunedRecipe:
+        """Reads what `write` wrote.
+
+        # Raises
+            EnsembleError: if there is no such file, or one of another kind.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            retrain = Recipe.from_json(values["retrain"])
+            return cls(values["scheme"], values["sharing"], retrain, values.get("tuned", {}))
+        except OSError as error:
+            raise EnsembleError(
+                f"The recipe file {str(path)!r} can't be read ({error.strerror}): give paper, "
+                "short or the recipe.json that `larq-ensemble tune` wrote."
+            ) from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise EnsembleError(
+                f"{str(path)!r} is no recipe file ({error!r}): give the recipe.json that "
+                "`larq-ensemble tune` wrote."
+            ) from error

@@ -47,6 +47,17 @@ model_option = click.option(
 )
 
 
+class NameList(click.ParamType):
+    """Names with commas between: `fusion,voting` -> `("fusion", "voting")`."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(dict.fromkeys(value.split(",")))
+
+
 class MemberCounts(click.ParamType):
     """Numbers of members, such as `1,2,4`, as an ascending tuple."""
 
@@ -100,7 +111,8 @@ recipe_options = _all(
         "recipe_name",
         default="paper",
         show_default=True,
-        help="paper (Kim et al. 2022) or short (2 CPU cores); the options below override it.",
+        help="paper (Kim et al. 2022), short (2 CPU cores), or for train the file that tune wrote; "
+        "the options below override it.",
     ),
     click.option("--epochs", type=click.IntRange(0), help="0: an untrained run, without data."),
     click.option("--batch-size", type=click.IntRange(1), help="Images a step."),

@@ -27,17 +27,15 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--scheme",
-    default="fusion",
-    show_default=True,
     help="fusion, nested_fusion, sampled_nested_fusion, voting, hard_voting, bagging or "
-    "batch_bagging; in turn: boosting, snapshot, adaboost or stochastic_rounding.",
+    "batch_bagging; in turn: boosting, snapshot, adaboost or stochastic_rounding  "
+    "[default: fusion, or what a recipe file says]",
 )
 @click.option(
     "--sharing",
-    default="fusion",
-    show_default=True,
     help="What members share: fusion, all_frozen, c1, c2, c3, none, or re:EXPR, a regular "
-    "expression that matches the names of the layers to share.",
+    "expression that matches the names of the layers to share  "
+    "[default: fusion, or what a recipe file says]",
 )
 @click.option(
     "--independent-data",
@@ -95,8 +93,8 @@ if TYPE_CHECKING:
 def command(
     pretrained: str,
     members: int,
-    scheme: str,
-    sharing: str,
+    scheme: str | None,
+    sharing: str | None,
     independent_data: bool,
     in_turn: bool,
     initial: Initial,
@@ -144,14 +142,20 @@ def command(
     """
     from larq_ensemble.runs import load_run
     from training.datasets import DataOptions
-    from training.recipes import RECIPES
+    from training.recipes import RECIPES, TunedRecipe
 
     with reporting(json_target) as report:
         backbone = load_run(pretrained, kind="backbone")
-        recipes = RECIPES[recipe_name](
-            backbone.config.dataset["classes"], backbone.config.model["name"], scheme
-        )
-        recipe = recipes.retrain.override(
+        if recipe_name.endswith(".json"):
+            tuned = TunedRecipe.read(recipe_name)
+            scheme, sharing = scheme or tuned.scheme, sharing or tuned.sharing
+            recipe = tuned.retrain
+        else:
+            scheme, sharing = scheme or "fusion", sharing or "fusion"
+            recipe = RECIPES[recipe_name](
+                backbone.config.dataset["classes"], backbone.config.model["name"], scheme
+            ).retrain
+        recipe = recipe.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
             jitter=jitter,
         )  # fmt: skip

@@ -40,6 +40,10 @@ JOB = {
     "inspect": ["ensemble.tflite"],
     "verify": ["ensemble.tflite", "--run", "fusion", "--samples", "20"],
     "predict": ["ensemble.tflite", "image.png", "--members", "1"],
+    "tune": [
+        *["--pretrained", "backbone", "--members", "1", "--trials", "1", "--epochs-max", "1"],
+        *["--batch-size", "16", "--limit-train", "40", "--recipe", "short", "--out", "tuned"],
+    ],
     "reproduce": ["table1", "--out", "figures"],
     "frontier": ["backbone", "fusion", "--out", "frontier", "--limit-test", "24"],
 }
@@ -66,6 +70,7 @@ RESULT_KEYS = {
         "samples",
     },
     "predict": {"predictions"},
+    "tune": {"recipe", "best", "trials"},
     "reproduce": {"name", "points", "equal", "csv", "png", "svg"},
     "frontier": {"points", "csv", "png", "svg"},
 }
@@ -288,6 +293,9 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("train --pretrained backbone --initial random --out new", "needs the sharing 'none'"),
         ("train --pretrained backbone --sharing s --out new", "Unknown sharing 's'. Known: "),
         ("frontier backbone missing --out new", "No run at 'missing'"),
+        ("tune --pretrained backbone --out tuned", "'tuned' holds a search already"),
+        ("tune --pretrained fusion --out new", "is of kind 'ensemble', but 'backbone' is needed"),
+        ("train --pretrained backbone --recipe r.json --out new", "recipe file 'r.json' can't be"),
         ("reproduce fig1 --out new", "Unknown table or figure 'fig1'. Known: fig5a, "),
         ("reproduce fig6 --out new --dataset mnist", "Unknown dataset 'mnist'. Known: cifar10, "),
         ("pretrain --distribute tpu --out new", "Unknown distribute 'tpu'. Known: mirrored, m"),
@@ -353,6 +361,22 @@ def test_resuming_a_finished_run_prints_its_result(call, folder):
     assert json.loads((folder / "again.json").read_text()) == result
     assert f"{result['test_top1']:.2f}" in out
     assert contents(folder / "fusion") == before
+
+
+def test_a_recipe_file_says_what_no_option_does(call, folder):
+    recipe = json.loads((folder / "tuned" / "recipe.json").read_text())
+    recipe |= {"scheme": "voting", "sharing": "c2"}
+    recipe["retrain"] |= {"lr": 0.0123, "jitter": 0.3}
+    (folder / "r.json").write_text(json.dumps(recipe))
+    arguments = ["--pretrained", "backbone", "--members", "1", "--epochs", "0"]
+    for out, options in {"a": [], "b": ["--sharing", "c1", "--lr", "0.5"]}.items():
+        status, _, err = call("train", *arguments, "--recipe", "r.json", "--out", out, *options)
+        assert (status, err) == (0, "")
+    a, b = (json.loads((folder / out / "config.json").read_text()) for out in "ab")
+    for config, sharing, lr in ((a, "c2", 0.0123), (b, "c1", 0.5)):
+        assert config["ensemble"]["scheme"] == "voting"
+        assert config["ensemble"]["sharing"] == sharing
+        assert (config["recipe"]["lr"], config["recipe"]["jitter"]) == (lr, 0.3)
 
 
 @pytest.mark.parametrize(

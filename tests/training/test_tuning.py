@@ -1,0 +1,158 @@
+"""The search itself, with trainings that are a formula; `test_cli` trains for real.
+
+At most six trials: from the seventh on, each proposal costs KerasTuner many seconds.
+"""
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from training import tuning
+from training.datasets import DataOptions
+from training.recipes import TunedRecipe
+from training.tuning import Search, tune
+
+
+@pytest.fixture
+def search():
+    data = DataOptions(limit_train=80, limit_test=0)
+    return Search(2, 5, ("fusion", "voting"), ("fusion", "c2"), data, recipe="short")
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """The trainings asked for, each a dictionary; what they reach is a formula of the settings.
+
+    `trainings.stop_at` names the one that Ctrl-C interrupts.
+    """
+
+    class Trainings(list):
+        stop_at = None
+
+    asked = Trainings()
+
+    def train(backbone, out, *, recipe, scheme, sharing, **arguments):
+        asked.append({"out": out.name, "scheme": scheme, "sharing": sharing, "recipe": recipe})
+        assert arguments["resume"] is True
+        assert arguments["data"].limit_test == 0
+        if len(asked) == asked.stop_at:
+            raise KeyboardInterrupt
+        distance = abs(math.log(recipe.lr / 3e-3)) + (scheme == "voting") + (sharing == "c2")
+        return None, {"validation_top1": 90 - 5 * distance, "test_top1": None}
+
+    monkeypatch.setattr(tuning, "train_ensemble", train)
+    return asked
+
+
+def test_a_search_that_was_killed_goes_on_as_if_nothing_had_happened(
+    backbone, search, trainings, tmp_path
+):
+    told = []
+    expected = tune(backbone, tmp_path / "a", search, trials=5, progress=told.append)
+    uninterrupted = list(trainings)
+    assert len(uninterrupted) == 5
+    assert told[0].startswith("1 of 5: ")
+    assert told[-1].startswith("5 of 5: validation top-1 ")
+
+    for stop_at in (1, 4):  # in the very first trial, and later
+        trainings.clear()
+        trainings.stop_at = stop_at
+        out = tmp_path / f"b{stop_at}"
+        with pytest.raises(KeyboardInterrupt):
+            tune(backbone, out, search, trials=5, progress=told.append)
+        trainings.stop_at = None
+        actual = tune(backbone, out, search, trials=5, resume=True, progress=told.append)
+        # The trial in progress is taken up again, the others are not.
+        again = uninterrupted[stop_at - 1]
+        assert trainings == [*uninterrupted[:stop_at], again, *uninterrupted[stop_at:]]
+        assert actual[0] == expected[0]
+    assert tune(backbone, out, search, trials=5, resume=True)[0] == expected[0]
+    assert len(trainings) == 6
+    tune(backbone, out, search, trials=6, resume=True, progress=told.append)
+    assert len(trainings) == 7
+
+
+def test_the_best_trial_becomes_the_recipe(backbone, search, trainings, tmp_path):
+    best, trials = tune(backbone, tmp_path, search, trials=6)
+    assert len(trials) == 6
+    for trial, training in zip(trials, trainings, strict=True):
+        assert (trial.scheme, trial.sharing) == (training["scheme"], training["sharing"])
+        assert (trial.lr, trial.epochs) == (training["recipe"].lr, training["recipe"].epochs)
+        assert 1 <= trial.epochs <= 5
+        assert 3e-4 <= trial.lr <= 3e-2
+        assert 0 <= trial.dropout <= 0.5
+        assert 0.01 <= trial.jitter <= 0.5
+        assert training["recipe"].batch_size == 128
+    winner = max(trials, key=lambda trial: trial.validation_top1)
+    assert best.tuned["trial"] == winner.number
+    assert (best.scheme, best.sharing) == (winner.scheme, winner.sharing)
+    assert best.retrain == trainings[winner.number - 1]["recipe"]
+    assert TunedRecipe.read(tmp_path / "recipe.json") == best
+
+
+def test_seeds_decide_what_is_tried(backbone, search, trainings, tmp_path):
+    settings = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        _, trials = tune(backbone, tmp_path / name, replace(search, seed=seed), trials=2)
+        settings.append([(trial.lr, trial.jitter) for trial in trials])
+    assert settings[0] == settings[1] != settings[2]
+
+
+def test_a_trial_that_diverges_fails_alone(backbone, search, monkeypatch, tmp_path):
+    def train(backbone, out, **arguments):
+        if out.name == "1":
+            return None, {"validation_top1": 30.0}
+        raise EnsembleError("Training has diverged: the loss is nan.")
+
+    monkeypatch.setattr(tuning, "train_ensemble", train)
+    best, trials = tune(backbone, tmp_path / "some", search, trials=6)
+    assert best.tuned["trial"] == 2
+    assert [trial.validation_top1 for trial in trials] == [None, 30.0, None, None, None, None]
+    assert "Training has diverged" in trials[0].failure
+    monkeypatch.setattr(
+        tuning, "train_ensemble", lambda backbone, out, **_: train(backbone, out.parent)
+    )
+    with pytest.raises(EnsembleError, match=r"Every trial failed, the last with .*diverged"):
+        tune(backbone, tmp_path / "none", search, trials=2)
+
+
+def test_other_errors_end_the_search(backbone, search, monkeypatch, tmp_path):
+    def train(*arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tuning, "train_ensemble", train)
+    with pytest.raises(OSError, match="No space left"):
+        tune(backbone, tmp_path, search, trials=2)
+
+
+def test_searches_do_not_mix(backbone, search, trainings, tmp_path):
+    tune(backbone, tmp_path / "s", search, trials=1)
+    with pytest.raises(EnsembleError, match="s' holds a search already: go on with --resume"):
+        tune(backbone, tmp_path / "s", search, trials=1)
+    with pytest.raises(EnsembleError, match="was started with members = 2, not 3"):
+        tune(backbone, tmp_path / "s", replace(search, members=3), trials=1, resume=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_text("mine")
+    with pytest.raises(EnsembleError, match="other' is not an empty directory"):
+        tune(backbone, tmp_path / "other", search, trials=1)
+    with pytest.raises(EnsembleError, match=re.escape("Unknown scheme 'stacking'. Known: ")):
+        tune(backbone, tmp_path / "new", replace(search, schemes=("stacking",)), trials=1)
+    with pytest.raises(EnsembleError, match=re.escape("Unknown sharing 'all'. Known: ")):
+        tune(backbone, tmp_path / "new", replace(search, sharing=("all",)), trials=1)
+    nothing = replace(search, data=DataOptions(validation=0.0, limit_train=80))
+    with pytest.raises(EnsembleError, match="held out no validation data"):
+        tune(backbone, tmp_path / "new", nothing, trials=1)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"retrain": {"epochs": 1}})])
+def test_files_that_are_no_recipe(tmp_path, text):
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(EnsembleError, match=r"r\.json' is no recipe file"):
+        TunedRecipe.read(tmp_path / "r.json")
+    with pytest.raises(EnsembleError, match=r"missing\.json' can't be read \(No such file"):
+        TunedRecipe.read(tmp_path / "missing.json")
