@@ -66,9 +66,9 @@ def train_ensemble(
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
         independent_data: each member its own order and augmentation.
         prefix_weights: for nested fusion, see `larq_ensemble.schemes.NestedFusion`.
-        in_turn: train the members of voting or bagging one after another, in memory that does not
-            grow with their number; `boosting`, `snapshot`, `adaboost` and `stochastic_rounding`
-            always are. The recipe's epochs are those of each member, for `snapshot` of all.
+        in_turn: train the members of voting or bagging one after another, in the memory that one
+            takes; those of `boosting`, `snapshot`, `adaboost` and `stochastic_rounding` always
+            are. The recipe's epochs are those of each member, for `snapshot` of all.
         initial: as for `build_ensemble`.
         shrinkage: for boosting, how much each member counts; `None`: 1.
         patience: for boosting and AdaBoost, ends after so many members in a row without a better

@@ -1,4 +1,4 @@
-"""Training of an ensemble member by member, in memory that does not grow with their number.
+"""Training of an ensemble member by member: activations and optimizer take the memory of one.
 
 Each member is a network by itself, trained with `fit` in a directory of its own in the run:
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gc
 import shutil
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,19 +81,22 @@ class InTurn:
         validation: list[np.ndarray] = []
         accuracies: list[float] = []
         for member in range(self.members):
-            result = self._part(member).finished_result()
+            part = self._part(member)
+            result = part.finished_result()
             if result is None:
                 self._say(f"Member {member + 1} of {self.members}")
-                result = self._train_member(member)
+                network, result = self._train_member(member)
+            else:
+                network = part.model
             results.append(result)
             if len(self.splits.validation):
-                network = self._part(member).model
                 validation.append(self._logits(network, self.splits.validation))
                 accuracies.append(self._validation_top1(validation, results))
                 self._say(
                     f"Member {member + 1} of {self.members} is trained: validation top-1 of the "
                     f"ensemble so far {accuracies[-1]:.2f} %"
                 )
+            del network  # so that the next member's training finds its memory free
             best = int(np.argmax(accuracies)) if accuracies else member
             if self.patience is not None and member - best >= self.patience:
                 results = results[: best + 1]
@@ -134,10 +138,11 @@ class InTurn:
         """The weight of a trained member in the combination; `None`: all count the same."""
         return None
 
-    def _train_member(self, member: int) -> dict[str, Any]:
+    def _train_member(self, member: int) -> tuple[keras.Model, dict[str, Any]]:
         part = self._part(member)
-        # Drops the graphs of the members before, which Keras keeps.
+        # Drops the graphs of the members before: Keras keeps them, and they refer to each other.
         keras.backend.clear_session()
+        gc.collect()
         seed = int(np.random.default_rng([self.arguments["seed"], member]).integers(2**31))
         set_seed(seed, self.recipe.dropout)
         network = self._start(member)
@@ -158,7 +163,7 @@ class InTurn:
         part.save_model(network)
         part.save_result(result)
         shutil.rmtree(part.checkpoints_path, ignore_errors=True)
-        return result
+        return network, result
 
     def _part(self, member: int) -> Run:
         """The directory of a member, as a run in the run."""
@@ -177,7 +182,9 @@ class InTurn:
         return ensemble
 
     def _logits(self, network: keras.Model, data: Split) -> np.ndarray:
-        return network.predict(evaluation_batches(data, self.dataset), verbose=0)
+        # Eagerly: a graph for each member costs more than it saves, and TensorFlow warns of many.
+        batches = evaluation_batches(data, self.dataset)
+        return np.concatenate([network(images, training=False).numpy() for images, _ in batches])
 
     def _validation_top1(self, logits: list[np.ndarray], results: list[dict[str, Any]]) -> float:
         probabilities = combine(np.stack(logits), self.arguments["scheme"], _weights(results))

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--in-turn",
     is_flag=True,
-    help="Train the members of voting or bagging one after another: memory does not grow with M.",
+    help="Train the members of voting or bagging one after another, in the memory of one.",
 )
 @click.option(
     "--initial",
