@@ -137,6 +137,8 @@ def _evaluation(
 
 
 def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
+    from larq_ensemble.schemes import SCHEMES
+
     model, ensemble = run.config.model, run.config.ensemble
     graph = trace_model(
         model["name"],
@@ -144,18 +146,21 @@ def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
         classes=model["classes"],
         width=model["width"],
     )
-    sharing = ensemble.get("sharing", "none")
+    sharing, scheme = ensemble.get("sharing", "none"), ensemble.get("scheme", "")
+    rounded = bool(scheme) and SCHEMES[scheme].rounded
     points = []
     for row in metrics["by_members"]:
         members = row["members"]
-        stored = account(graph, members=members, sharing=parse_sharing(sharing))
+        stored = account(
+            graph, members=members, sharing=parse_sharing(sharing), own_filters=rounded
+        )
         binary, real = members * metrics["binary_macs"], members * metrics["real_macs"]
         points.append(
             FrontierPoint(
                 run=str(run.path),
                 model=model["name"],
                 dataset=metrics["dataset"],
-                scheme=ensemble.get("scheme", ""),
+                scheme=scheme,
                 sharing=sharing,
                 trained_members=ensemble.get("members", 1),
                 members=members,

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,3 +83,13 @@ def test_accuracies_on_different_data_sets_are_not_compared(backbone, tmp_path):
     other = Run(tmp_path / "other", RunConfig("backbone", {}, {"name": "cifar10"}, {}, 0))
     with pytest.raises(EnsembleError, match=r"backbone' of 'digits' and .*other' of 'cifar10'"):
         frontier([backbone, other], tmp_path)
+
+
+def test_rounded_members_store_binary_filters_of_their_own(backbone, ensemble, tmp_path):
+    (tmp_path / "rounded").mkdir()
+    (tmp_path / "rounded" / "model.keras").write_bytes(ensemble.model_path.read_bytes())
+    settings = {**ensemble.config.ensemble, "scheme": "stochastic_rounding"}
+    config = dataclasses.replace(ensemble.config, ensemble=settings)
+    two = frontier([Run(tmp_path / "rounded", config)], tmp_path, limit=20)[-1]
+    filters = (2 * 9 * 4 * 4 + 9 * 4 * 8 + 9 * 8 * 8) // 8  # their scales stay shared
+    assert two.bytes == SHARED_BYTES + filters + 2 * MEMBER_BYTES
