@@ -287,11 +287,26 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("pretrain --model vgg --out new --epochs 0", "Unknown model 'vgg'. Known: "),
         ("pretrain --dataset mnist --out new", "Unknown dataset 'mnist'. Known: cifar10, "),
         ("pretrain --recipe long --out new", "Unknown recipe 'long'. Known: paper, short"),
-        ("train --pretrained backbone --scheme s --out new", "Unknown scheme 's'. Known: "),
-        ("train --pretrained backbone --in-turn --out new", "go with the scheme 'fusion'"),
-        ("train --pretrained backbone --patience 2 --out new", "`patience` does not go with"),
-        ("train --pretrained backbone --initial random --out new", "needs the sharing 'none'"),
-        ("train --pretrained backbone --sharing s --out new", "Unknown sharing 's'. Known: "),
+        (
+            "train --pretrained backbone --recipe short --scheme s --out new",
+            "Unknown scheme 's'. Known: ",
+        ),
+        (
+            "train --pretrained backbone --recipe short --in-turn --out new",
+            "go with the scheme 'fusion'",
+        ),
+        (
+            "train --pretrained backbone --recipe short --patience 2 --out new",
+            "`patience` does not go with",
+        ),
+        (
+            "train --pretrained backbone --recipe short --initial random --out new",
+            "needs the sharing 'none'",
+        ),
+        (
+            "train --pretrained backbone --recipe short --sharing s --out new",
+            "Unknown sharing 's'. Known: ",
+        ),
         ("frontier backbone missing --out new", "No run at 'missing'"),
         ("tune --pretrained backbone --out tuned", "'tuned' holds a search already"),
         ("tune --pretrained fusion --out new", "is of kind 'ensemble', but 'backbone' is needed"),
@@ -323,7 +338,10 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("pretrain --out backbone --epochs 0", "--out 'backbone' holds a run already"),
         ("pretrain --out text.txt --epochs 0", "--out 'text.txt' is a file"),
         ("pretrain --out . --epochs 0", "--out '.' holds other files"),
-        ("train --pretrained backbone --out fusion", "--out 'fusion' holds a run already"),
+        (
+            "train --pretrained backbone --recipe short --out fusion",
+            "--out 'fusion' holds a run already",
+        ),
         ("pretrain --out new --json missing/r.json", "--json 'missing/r.json' can't be written"),
         ("evaluate fusion --json empty", "--json 'empty' can't be written"),
     ],
