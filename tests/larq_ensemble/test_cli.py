@@ -30,7 +30,10 @@ for arguments in json.loads(sys.argv[1]):
             raise
 """
 
-TRAIN = ["--epochs", "1", "--batch-size", "16", "--limit-train", "40", "--limit-test", "24"]
+TRAIN = [
+    *["--recipe", "short", "--epochs", "1", "--batch-size", "16"],
+    *["--limit-train", "40", "--limit-test", "24"],
+]
 JOB = {
     "pretrain": ["--model", "tiny", "--out", "backbone", *TRAIN],
     "train": ["--pretrained", "backbone", "--members", "2", "--out", "fusion", *TRAIN],
