@@ -17,7 +17,7 @@ SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
 help:
 	@echo 'make demo         the whole idea on real data, in a few minutes: writes runs/demo'
-	@echo 'make test         the tests; ARGS="-k storage -n 2" goes on to pytest'
+	@echo 'make test         the tests, two at a time; ARGS="-k storage -n 0" goes on to pytest'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make constraints  pins the versions of setup.cfg anew (needs uv; ARGS=--upgrade: the newest)'
 	@echo 'make clean        removes .venv and caches, never runs/'
@@ -28,7 +28,7 @@ demo: $(STAMP)
 	@$(BIN)/larq-ensemble demo --out runs/demo $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(DEV_STAMP)
 	@$(BIN)/ruff check
