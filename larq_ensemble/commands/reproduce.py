@@ -171,15 +171,14 @@ def _pairs(points: Sequence[Point]) -> dict[tuple[Any, ...], dict[str, float]]:
 def _bits_table(report: Report, title: str, points: Sequence[Point]) -> bool:
     pairs = _pairs(points)
     equal = {key: pair["ours"] == pair["paper"] for key, pair in pairs.items()}
-    report.table(
-        title,
-        ["weights", "M", "ours, bits", "paper, bits", "equal"],
-        [
-            [label, members, pair["ours"], pair["paper"], "yes" if equal[key] else "NO"]
-            for key, pair in pairs.items()
-            for _, label, members in [key]
-        ],
-    )
+    by_members = any(point.members is not None for point in points)
+    rows = []
+    for (model, label, members), pair in pairs.items():
+        of = [label, members] if by_members else [label]
+        same = "yes" if equal[model, label, members] else "NO"
+        rows.append([*of, pair["ours"], pair["paper"], same])
+    what = ["weights", "M"] if by_members else ["weights"]
+    report.table(title, [*what, "ours, bits", "paper, bits", "equal"], rows)
     return all(equal.values())
 
 
