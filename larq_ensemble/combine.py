@@ -63,10 +63,20 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 COMBINATIONS.register("fusion", mean_of_logits)
 COMBINATIONS.register("nested_fusion", mean_of_logits)
 COMBINATIONS.register("sampled_nested_fusion", mean_of_logits)
-for _name in ("voting", "bagging", "batch_bagging", "snapshot", "adaboost", "stochastic_rounding"):
+for _name in (
+    "voting",
+    "bagging",
+    "batch_bagging",
+    "snapshot",
+    "fast_geometric",
+    "adversarial",
+    "adaboost",
+    "stochastic_rounding",
+):
     COMBINATIONS.register(_name, mean_of_softmaxes)
 COMBINATIONS.register("hard_voting", share_of_votes)
 COMBINATIONS.register("boosting", sum_of_logits)
+COMBINATIONS.register("soft_boosting", sum_of_logits)
 
 
 def combine(logits: np.ndarray, scheme: str, weights: Sequence[float] | None = None) -> np.ndarray:

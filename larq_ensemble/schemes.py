@@ -10,16 +10,24 @@
 | `bagging` | each member its own bootstrap sample of the data | mean of the softmaxes |
 | `batch_bagging` | each member a resample of each batch | mean of the softmaxes |
 | `boosting` | in turn, each the residual of those before it | softmax of the summed logits |
+| `soft_boosting` | together, each the residual of those before it | softmax of the summed logits |
 | `snapshot` | in turn, each a cycle of one cyclic learning rate | mean of the softmaxes |
+| `fast_geometric` | the same, up from a minimum and down again | mean of the softmaxes |
+| `adversarial` | in turn, each on images changed against it too | mean of the softmaxes |
 | `adaboost` | in turn, each on what those before it got wrong | weighted mean of the softmaxes |
 | `stochastic_rounding` | in turn, each on filters rounded at random | mean of the softmaxes |
 
 # References
     - Kim et al. 2022, section "Ensemble-based systems".
     - Breiman 1996, Bagging predictors.
-    - Ensemble-PyTorch (`torchensemble`), the paper's library, resamples within each batch.
+    - Ensemble-PyTorch (`torchensemble`), the paper's library, resampled each batch up to 0.1.7.
     - Friedman 2001, Greedy function approximation: a gradient boosting machine.
+    - Feng et al. 2020, [Soft gradient boosting machine](https://arxiv.org/abs/2006.04059).
     - Huang et al. 2017, [Snapshot ensembles](https://arxiv.org/abs/1704.00109).
+    - Garipov et al. 2018, [Loss surfaces, mode connectivity, and fast ensembling of
+      DNNs](https://arxiv.org/abs/1802.10026).
+    - Lakshminarayanan et al. 2017, [Simple and scalable predictive uncertainty estimation using
+      deep ensembles](https://arxiv.org/abs/1612.01474).
     - Zhu et al. 2019, [BENN](https://arxiv.org/abs/1806.07550); Zhu et al. 2009, Multi-class
       AdaBoost.
     - Vogel et al. 2016, Efficient stochastic inference of bitwise deep neural networks.
@@ -282,7 +290,7 @@ class Boosting(Scheme):
     """
 
     name = "boosting"
-    training = "in_turn"
+    training: Training = "in_turn"
 
     def combine(
         self, logits: Sequence[tf.Tensor], weights: Sequence[float] | None = None
@@ -290,6 +298,32 @@ class Boosting(Scheme):
         stacked = tf.stack(logits)
         weights = [1.0] * len(logits) if weights is None else weights
         return tf.nn.softmax(tf.tensordot(tf.constant(weights, stacked.dtype), stacked, 1))
+
+
+class SoftBoosting(Boosting):
+    r"""Gradient boosting with all members trained together.
+
+    The residuals are those of `Boosting`, of the members before as they are at this step, and
+    count as constants: each member fits its own. The loss is the sum of the squared errors
+
+    \\[ L = \sum_{i=1}^{M} \frac{1}{K} \big\| f_i(x) - \text{onehot}(y)
+        + \text{softmax}(F_{i-1}(x)) \big\|_2^2 \\]
+
+    of logits of K classes. One training instead of M, in the memory of M members.
+    """
+
+    name = "soft_boosting"
+    training = "joint"
+    independent = False
+
+    def losses(self, members: int) -> dict[str, keras.losses.Loss]:
+        """# Raises
+        EnsembleError: always. Keras shows a loss one output, and this one needs all members'.
+        """
+        raise EnsembleError(
+            f"The scheme {self.name!r} has one loss over the logits of all members, not one for "
+            "each output: use `larq-ensemble train`, or `training.ensemble.train_ensemble`."
+        )
 
 
 class Snapshot(Scheme):
@@ -305,6 +339,39 @@ class Snapshot(Scheme):
     training = "in_turn"
     jitter = 0.0
     independent = False
+
+
+class FastGeometric(Snapshot):
+    r"""Fast geometric ensembling: short cycles that leave a minimum and come back to another.
+
+    \\[ \alpha(t) = \alpha_2 + (\alpha_1 - \alpha_2) \left( 1 - \left|
+        \frac{2 (t + 1)}{T_c} - 1 \right| \right) \\]
+
+    at step t = 0, 1, ... of a cycle of \\( T_c \\) steps: up from \\( \alpha_2 \\) to
+    \\( \alpha_1 \\) and down to \\( \alpha_2 \\) at the last step. Otherwise as `Snapshot`.
+
+    The triangle is that of Garipov et al., which begins at its top and so gives the first member
+    half a cycle. Here it begins where the pretrained network stands: all get a whole one.
+    """
+
+    name = "fast_geometric"
+
+
+class Adversarial(Scheme):
+    r"""Independent members, each also trained on the images that a small change makes hardest.
+
+    \\[ L = \mathrm{CE}(y, f(x)) + \mathrm{CE}(y, f(x')), \qquad
+        x' = x + \epsilon \, \text{sign} \, \nabla_x \mathrm{CE}(y, f(x)) \\]
+
+    by the fast gradient sign method, with each member's own gradient: so each sees other images.
+    \\( \epsilon \\) is `EPSILON` times the range of a pixel, 255 in images of 8 bits; after the
+    normalization of a data set, that over its standard deviation of the channel. As in
+    Lakshminarayanan et al. \\( x' \\) is not clipped to the range; Ensemble-PyTorch clips it.
+    """
+
+    name = "adversarial"
+    training = "in_turn"
+    EPSILON = 0.01
 
 
 class AdaBoost(Scheme):
@@ -378,7 +445,10 @@ for _scheme in (
     Bagging(),
     BatchBagging(),
     Boosting(),
+    SoftBoosting(),
     Snapshot(),
+    FastGeometric(),
+    Adversarial(),
     AdaBoost(),
     StochasticRounding(),
 ):

@@ -24,8 +24,9 @@ from larq_ensemble.keras import keras
 from larq_ensemble.metrics import top_k_accuracy
 from larq_ensemble.recompute import recompute_members
 from larq_ensemble.runs import Run, RunConfig, package_versions
-from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES, Scheme
+from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES, Scheme, Snapshot
 from larq_ensemble.sharing import parse_sharing
+from training.boosting import soft_boosting, zero_head
 from training.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from training.distribution import Distribution
 from training.evaluation import member_logits
@@ -67,10 +68,11 @@ def train_ensemble(
         independent_data: each member its own order and augmentation.
         prefix_weights: for nested fusion, see `larq_ensemble.schemes.NestedFusion`.
         in_turn: train the members of voting or bagging one after another, in the memory that one
-            takes; those of `boosting`, `snapshot`, `adaboost` and `stochastic_rounding` always
-            are. The recipe's epochs are those of each member, for `snapshot` of all.
+            takes; those of `boosting`, `snapshot`, `fast_geometric`, `adversarial`, `adaboost` and
+            `stochastic_rounding` always are. The recipe's epochs are those of each member, for
+            `snapshot` and `fast_geometric` of all.
         initial: as for `build_ensemble`.
-        shrinkage: for boosting, how much each member counts; `None`: 1.
+        shrinkage: for boosting, in turn or soft, how much each member counts; `None`: 1.
         patience: for boosting and AdaBoost, ends after so many members in a row without a better
             validation accuracy, and leaves those out; `None`: never.
         distribute: see `training.distribution`.
@@ -92,9 +94,10 @@ def train_ensemble(
     in_turn = _checked_in_turn(chosen, in_turn, independent_data, distribute, recompute)
     _check_boosting(chosen, shrinkage, patience, data)
     check_members(members)
-    if scheme == "snapshot":
-        cycle_epochs(recipe.epochs, members)
+    if isinstance(chosen, Snapshot):
+        cycle_epochs(scheme, recipe.epochs, members)
     dataset = DATASETS[backbone.config.dataset["name"]]
+    network = backbone.model  # read first, for that draws from the generators too
     set_seed(seed, recipe.dropout)
     arguments: dict[str, Any] = {
         "sharing": parse_sharing(sharing),
@@ -106,7 +109,7 @@ def train_ensemble(
     }
     if in_turn:
         way = _in_turn(
-            backbone.model,
+            network,
             dataset,
             members=members,
             arguments=arguments,
@@ -118,7 +121,7 @@ def train_ensemble(
         )
     else:
         way = _joint(
-            backbone.model,
+            network,
             dataset,
             members=members,
             scheme=chosen,
@@ -126,6 +129,7 @@ def train_ensemble(
             recipe=recipe,
             independent_data=independent_data,
             prefix_weights=prefix_weights,
+            shrinkage=shrinkage,
             recompute=recompute,
             distribution=distribution,
             verbose=verbose,
@@ -219,11 +223,14 @@ def _joint(
     recipe: Recipe,
     independent_data: bool,
     prefix_weights: Sequence[float] | None,
+    shrinkage: float | None,
     recompute: bool,
     distribution: Distribution,
     verbose: int | str,
 ) -> _Way:
     """All members in one `fit`."""
+    if shrinkage is not None:
+        arguments = {**arguments, "weights": [shrinkage] * members}
     model = build_ensemble(backbone, members, **arguments)
     fitted = (
         build_ensemble(backbone, members, independent_inputs=True, **arguments)
@@ -232,19 +239,28 @@ def _joint(
     )
     if recompute:
         fitted = recompute_members(fitted)
-    outputs = tuple(compile_arguments(fitted, prefix_weights)["loss"])
-    if not independent_data and ENSEMBLE_OUTPUT not in outputs:
+    soft = scheme.name == "soft_boosting"
+    outputs = () if soft else tuple(compile_arguments(fitted, prefix_weights)["loss"])
+    if outputs and not independent_data and ENSEMBLE_OUTPUT not in outputs:
         outputs = (*outputs, ENSEMBLE_OUTPUT)
+
+    def objective(network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+        if soft:
+            return soft_boosting(network)
+        return network, compile_arguments(network, prefix_weights)
 
     def train(run: Run, splits: Splits) -> tuple[keras.Model, float | None]:
         seed = arguments["seed"]
+        if soft:
+            for member in range(members):
+                zero_head(EnsembleView(fitted).member(member), member)
         speed = fit_images(
             fitted,
             splits,
             dataset,
             run=run,
             recipe=recipe,
-            objective=lambda network: (network, compile_arguments(network, prefix_weights)),
+            objective=objective,
             seed=seed,
             distribution=distribution,
             verbose=verbose,
@@ -305,7 +321,7 @@ def _checked_in_turn(
 
     # Raises
         EnsembleError: if that does not go with the scheme, with several devices or with
-            recomputation, or independent data do not go with the scheme.
+            recomputation, or recomputation or independent data do not go with the scheme.
     """
     if in_turn and scheme.training == "joint" and not scheme.independent:
         raise EnsembleError(
@@ -323,6 +339,12 @@ def _checked_in_turn(
             "Recomputation is for members that are trained together; in turn, memory does not grow "
             "with their number anyway: leave --recompute out."
         )
+    if recompute and scheme.name == "soft_boosting":
+        raise EnsembleError(
+            "Recomputation does not go with the scheme 'soft_boosting', whose loss is not one for "
+            "each output: leave --recompute out, or choose boosting, which takes the memory of one "
+            "member."
+        )
     if in_turn and independent_data and not scheme.independent:
         raise EnsembleError(
             f"Independent data do not go with the scheme {scheme.name!r}, one training that runs "
@@ -334,9 +356,10 @@ def _checked_in_turn(
 def _check_boosting(
     scheme: Scheme, shrinkage: float | None, patience: int | None, data: DataOptions
 ) -> None:
-    if shrinkage is not None and scheme.name != "boosting":
+    if shrinkage is not None and scheme.name not in ("boosting", "soft_boosting"):
         raise EnsembleError(
-            f"`shrinkage` does not go with the scheme {scheme.name!r}: it belongs to 'boosting'."
+            f"`shrinkage` does not go with the scheme {scheme.name!r}: it belongs to 'boosting' "
+            "and 'soft_boosting'."
         )
     if shrinkage is not None and not 0 < shrinkage < float("inf"):
         raise EnsembleError(f"`shrinkage` must be above 0, got {shrinkage}.")

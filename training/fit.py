@@ -6,7 +6,7 @@ import csv
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,26 +18,48 @@ from training.distribution import Distribution
 from training.pipeline import Batches
 from training.recipes import Recipe
 
+Course = Literal["linear", "cosine", "triangle"]
+
 
 def adam(
-    recipe: Recipe, steps_per_epoch: int, *, cosine: bool = False
+    recipe: Recipe, steps_per_epoch: int, *, course: Course = "linear"
 ) -> keras.optimizers.Optimizer:
-    """Adam without weight decay, its rate decaying over all steps of the recipe.
+    """Adam without weight decay, its rate going between those of the recipe over all its steps.
 
     # Arguments
-        cosine: along half a cosine (Huang et al. 2017, Eq. 2), instead of linearly.
+        course: how it goes: down on a line, down on half a cosine (Huang et al. 2017, Eq. 2), or
+            up and down again, see `Triangle`.
     """
     steps = max(1, recipe.epochs * steps_per_epoch)
-    rate = (
-        keras.optimizers.schedules.CosineDecay(
-            recipe.lr, steps, alpha=recipe.end_lr / recipe.lr if recipe.lr else 0.0
-        )
-        if cosine
-        else keras.optimizers.schedules.PolynomialDecay(
+    rate = {
+        "linear": lambda: keras.optimizers.schedules.PolynomialDecay(
             recipe.lr, decay_steps=steps, end_learning_rate=recipe.end_lr
-        )
-    )
+        ),
+        "cosine": lambda: keras.optimizers.schedules.CosineDecay(
+            recipe.lr, steps, alpha=recipe.end_lr / recipe.lr if recipe.lr else 0.0
+        ),
+        "triangle": lambda: Triangle(recipe.lr, steps, recipe.end_lr),
+    }[course]()
     return keras.optimizers.Adam(rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2)
+
+
+class Triangle(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that rises linearly to its highest at half the steps and falls again (FGE).
+
+    # Arguments
+        highest, lowest: the rate at half the steps, and at the last one.
+        steps: of the whole triangle.
+    """
+
+    def __init__(self, highest: float, steps: int, lowest: float) -> None:
+        self.highest, self.steps, self.lowest = highest, steps, lowest
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        done = (tf.cast(step, tf.float32) + 1) / self.steps
+        return self.lowest + (self.highest - self.lowest) * (1 - tf.abs(2 * done - 1))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"highest": self.highest, "steps": self.steps, "lowest": self.lowest}
 
 
 def set_seed(seed: int, dropout: float) -> None:

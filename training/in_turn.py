@@ -17,7 +17,7 @@ import dataclasses
 import gc
 import shutil
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -34,9 +34,11 @@ from larq_ensemble.files import replacing, write_text
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.metrics import top_k_accuracy
 from larq_ensemble.runs import Run
-from larq_ensemble.schemes import SCHEMES, AdaBoost, SampleWeights, member_output
+from larq_ensemble.schemes import SCHEMES, AdaBoost, Adversarial, SampleWeights, member_output
+from training.adversarial import AdversarialTraining
+from training.boosting import PseudoResidualLoss, boosted_accuracy, zero_head
 from training.datasets import Dataset, Split, Splits
-from training.fit import set_seed
+from training.fit import Course, set_seed
 from training.job import fit_images
 from training.pipeline import evaluation_batches
 from training.recipes import Recipe
@@ -210,9 +212,7 @@ class BoostingInTurn(InTurn):
 
     def _start(self, member: int) -> keras.Model:
         network = super()._start(member)
-        head = [layer for layer in network.layers if isinstance(layer, keras.layers.Dense)][-1]
-        if head.name.startswith(own_name(member, "")):
-            head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
+        zero_head(network, member)
         return network
 
     def _objective(self, member: int, network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
@@ -226,40 +226,17 @@ class BoostingInTurn(InTurn):
         model = keras.Model(image, tf.stack([logits, so_far], axis=1))
         return model, {
             "loss": PseudoResidualLoss(),
-            "metrics": [_boosted_accuracy(self.shrinkage)],
+            "metrics": [boosted_accuracy(self.shrinkage)],
         }
 
     def _weight(self, member: int, network: keras.Model) -> float | None:
         return self.shrinkage
 
 
-class PseudoResidualLoss(keras.losses.Loss):
-    """Mean squared difference of a member's logits and onehot(y) - softmax(F), over the classes.
-
-    Labels are [n]; what the model gives is [n, 2, classes], the logits and softmax(F).
-    """
-
-    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        logits, so_far = tf.unstack(y_pred, axis=1)
-        labels = tf.cast(tf.reshape(y_true, [-1]), tf.int32)
-        residual = tf.one_hot(labels, tf.shape(logits)[-1]) - tf.stop_gradient(so_far)
-        return tf.reduce_mean(tf.square(logits - residual), axis=-1)
-
-
-def _boosted_accuracy(shrinkage: float) -> Any:
-    """The accuracy of F_i = F_{i-1} + shrinkage * f_i, as a Keras metric."""
-
-    def accuracy(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        logits, so_far = tf.unstack(y_pred, axis=1)
-        # The logarithm of a softmax is its logits, but for a constant.
-        scores = tf.math.log(so_far) + shrinkage * logits
-        return keras.metrics.sparse_categorical_accuracy(tf.reshape(y_true, [-1]), scores)
-
-    return accuracy
-
-
 class SnapshotInTurn(InTurn):
     """A member at each minimum of the learning rate, see `larq_ensemble.schemes.Snapshot`."""
+
+    course: ClassVar[Course] = "cosine"
 
     def _start(self, member: int) -> keras.Model:
         network = super()._start(member)
@@ -272,23 +249,39 @@ class SnapshotInTurn(InTurn):
         return network
 
     def _schedule(self, member: int) -> dict[str, Any]:
-        epochs = cycle_epochs(self.recipe.epochs, self.members)
+        epochs = cycle_epochs(self.arguments["scheme"], self.recipe.epochs, self.members)
         recipe = dataclasses.replace(self.recipe, epochs=epochs)
-        return {"recipe": recipe, "first_epoch": member * epochs, "cosine": True}
+        return {"recipe": recipe, "first_epoch": member * epochs, "course": self.course}
 
 
-def cycle_epochs(epochs: int, members: int) -> int:
-    """The epochs of each of the cycles of a snapshot ensemble.
+class FastGeometricInTurn(SnapshotInTurn):
+    """Fast geometric ensembling, see `larq_ensemble.schemes.FastGeometric`."""
+
+    course = "triangle"
+
+
+def cycle_epochs(scheme: str, epochs: int, members: int) -> int:
+    """The epochs of each of the cycles of a snapshot or fast geometric ensemble.
 
     # Raises
         EnsembleError: if the epochs can't be split evenly.
     """
     if epochs % members:
         raise EnsembleError(
-            f"The scheme 'snapshot' splits its epochs evenly among the members, and {epochs} are "
+            f"The scheme {scheme!r} splits its epochs evenly among the members, and {epochs} are "
             f"no multiple of {members}: use --epochs {-(-epochs // members) * members}."
         )
     return epochs // members
+
+
+class AdversarialInTurn(InTurn):
+    """Training against the fast gradient sign method, see `larq_ensemble.schemes.Adversarial`."""
+
+    def _objective(self, member: int, network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+        trained = AdversarialTraining(network.inputs, network.outputs[0], name=network.name)
+        # A step of the images, in what the network sees: (x / 255 - mean) / std.
+        trained.epsilon = Adversarial.EPSILON / np.asarray(self.dataset.std, np.float32)
+        return super()._objective(member, trained)
 
 
 class AdaBoostInTurn(InTurn):
@@ -318,6 +311,8 @@ class AdaBoostInTurn(InTurn):
 IN_TURN: dict[str, type[InTurn]] = {
     "boosting": BoostingInTurn,
     "snapshot": SnapshotInTurn,
+    "fast_geometric": FastGeometricInTurn,
+    "adversarial": AdversarialInTurn,
     "adaboost": AdaBoostInTurn,
 }
 

@@ -11,7 +11,7 @@ from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run, RunConfig, load_run
 from training.datasets import Dataset, Splits
 from training.distribution import Distribution
-from training.fit import adam, fit
+from training.fit import Course, adam, fit
 from training.pipeline import evaluation_batches, training_batches
 from training.recipes import Recipe
 
@@ -74,7 +74,7 @@ def fit_images(
     verbose: int | str,
     distribution: Distribution | None = None,
     first_epoch: int = 0,
-    cosine: bool = False,
+    course: Course = "linear",
     inputs: int = 1,
     **streams: Any,
 ) -> float | None:
@@ -86,7 +86,7 @@ def fit_images(
             everything that it makes has to be made.
         seed: of the images' order and augmentation.
         first_epoch: of the stream of images, which counts its epochs from there.
-        cosine: the learning rate's way down, instead of linear.
+        course: the way of the learning rate, as for `training.fit.adam`.
         inputs, streams: as for `training.pipeline.training_batches`.
 
     # Returns
@@ -97,7 +97,7 @@ def fit_images(
     replica = distribution.replicate(model)
     with distribution.scope():
         trained, compiled = objective(replica)
-        optimizer = adam(recipe, len(splits.train) // batch_size, cosine=cosine)
+        optimizer = adam(recipe, len(splits.train) // batch_size, course=course)
         trained.compile(optimizer, **compiled)
     timing = fit(
         trained,

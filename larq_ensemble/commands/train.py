@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--scheme",
-    help="fusion, nested_fusion, sampled_nested_fusion, voting, hard_voting, bagging or "
-    "batch_bagging; in turn: boosting, snapshot, adaboost or stochastic_rounding  "
+    help="fusion, nested_fusion, sampled_nested_fusion, voting, hard_voting, bagging, "
+    "batch_bagging or soft_boosting; in turn: boosting, snapshot, fast_geometric, adversarial, "
+    "adaboost or stochastic_rounding  "
     "[default: fusion, or what a recipe file says]",
 )
 @click.option(
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 @click.option(
     "--shrinkage",
     type=float,
-    help="For boosting: the factor of each member in the sum  [default: 1]",
+    help="For boosting and soft_boosting: the factor of each member in the sum  [default: 1]",
 )
 @click.option(
     "--patience",
@@ -122,9 +123,10 @@ def command(
 
     The data set, its validation split and the network come from the pretrained run.
 
-    Schemes that train in turn take --epochs for each member, snapshot for all together.
-    BENN, independent networks from scratch, is --sharing none --initial random with the scheme
-    bagging or adaboost.
+    Schemes that train in turn take --epochs for each member, snapshot and fast_geometric for
+    all together. The learning rate of fast_geometric goes from --end-lr up to --lr and back for
+    each member. BENN, independent networks from scratch, is --sharing none --initial random
+    with the scheme bagging or adaboost.
 
     \b
     Examples:
@@ -135,6 +137,8 @@ def command(
           --out runs/bagging10
       larq-ensemble train --pretrained runs/backbone --scheme boosting --patience 2 --out runs/gb
       larq-ensemble train --pretrained runs/backbone --scheme snapshot --epochs 20 --out runs/snap
+      larq-ensemble train --pretrained runs/backbone --scheme fast_geometric --epochs 20 \\
+          --lr 5e-3 --end-lr 5e-5 --out runs/fge
       larq-ensemble train --pretrained runs/backbone --scheme adaboost --sharing none \\
           --initial random --out runs/benn_boosting
       larq-ensemble train --pretrained runs/backbone --members 16 --recompute --out runs/of16

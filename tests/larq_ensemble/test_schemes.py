@@ -20,7 +20,16 @@ JOINT = [
     "bagging",
     "batch_bagging",
 ]
-NAMES = [*JOINT, "boosting", "snapshot", "adaboost", "stochastic_rounding"]
+NAMES = [
+    *JOINT,
+    "boosting",
+    "soft_boosting",
+    "snapshot",
+    "fast_geometric",
+    "adversarial",
+    "adaboost",
+    "stochastic_rounding",
+]
 LOGITS = np.random.default_rng(0).normal(0, 3, (4, 50, 6)).astype(np.float32)
 LABELS = np.random.default_rng(1).integers(0, 6, 50)
 
@@ -39,7 +48,7 @@ def expected(name: str, logits: np.ndarray, weights=(1, 1, 1, 1)) -> np.ndarray:
     weights = weights[: len(logits)]
     if "fusion" in name:
         return softmax(mean(logits, weights))
-    if name == "boosting":
+    if "boosting" in name:
         return softmax(sum(weight * member for weight, member in zip(weights, logits)))
     if name == "hard_voting":
         return mean([np.eye(6)[member.argmax(axis=1)] for member in logits], weights)

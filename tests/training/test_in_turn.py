@@ -7,13 +7,13 @@ import pytest
 
 from larq_ensemble.ensemble import EnsembleView, build_member, own_layers
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.keras import lq
 from larq_ensemble.runs import load_run
 from training import fit
 from training.datasets import DATASETS, DataOptions
 from training.ensemble import train_ensemble
 from training.evaluation import evaluate, member_logits
-from training.in_turn import PseudoResidualLoss, SnapshotInTurn
+from training.in_turn import AdversarialInTurn, SnapshotInTurn
 
 # Without validation, whose graphs cost more than the training, where a test doesn't need it.
 UNVALIDATED = DataOptions(limit_train=72, limit_test=64, validation=0)
@@ -167,21 +167,6 @@ def test_boosting_ends_early(train, recipe, few, capsys):
         train("early", resume=True, **{**arguments, "members": 3})
 
 
-def test_the_loss_of_boosting(splits):
-    draw = np.random.default_rng(0)
-    logits, so_far = draw.normal(size=(2, 6, 10)).astype(np.float32)
-    labels = splits.train.labels[:6]
-    residual = np.eye(10)[labels] - softmax(so_far)
-    stacked = tf.stack([logits, softmax(so_far)], axis=1)
-    loss = float(PseudoResidualLoss()(labels, stacked))
-    assert loss == pytest.approx(np.square(logits - residual).mean(), rel=1e-5)
-    # The residual is minus the gradient of the cross-entropy for F.
-    with tf.GradientTape() as tape:
-        variable = tf.Variable(so_far)
-        entropy = keras.losses.sparse_categorical_crossentropy(labels, variable, from_logits=True)
-    np.testing.assert_allclose(-tape.gradient(entropy, variable), residual, atol=1e-5)
-
-
 def test_snapshots_are_the_minima_of_a_cyclic_learning_rate(train, recipe, read_log, backbone):
     recipe = dataclasses.replace(recipe, epochs=4, lr=0.02)
     run, _ = train("snapshot", scheme="snapshot", recipe=recipe)
@@ -202,6 +187,48 @@ def test_snapshots_are_the_minima_of_a_cyclic_learning_rate(train, recipe, read_
         for weight, previous in zip(layer.get_weights(), source.get_weights(), strict=True):
             assert np.array_equal(weight, previous)
     assert [trainer._schedule(member)["first_epoch"] for member in (0, 1)] == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "epochs", "rates"),
+    [
+        # Two cycles of six steps: 8, 14, 20, 14, 8 and 2 thousandths.
+        ("fast_geometric", 4, [0.02, 0.002, 0.02, 0.002]),
+        # Down on a line from step 0 to step 6, which is after the last.
+        ("adversarial", 2, [0.014, 0.005, 0.014, 0.005]),
+    ],
+)
+def test_rates_of_members_that_go_on_after_an_interruption(
+    train, recipe, backbone, read_log, epochs_begun, interrupt_in_epoch, scheme, epochs, rates
+):
+    """A row has the rate of its epoch's third step; the optimizer counts each member's steps."""
+    recipe = dataclasses.replace(recipe, epochs=epochs, lr=0.02, end_lr=0.002)
+    interrupt_in_epoch(4)
+    with pytest.raises(KeyboardInterrupt):
+        train(scheme, scheme=scheme, recipe=recipe)
+    interrupt_in_epoch(None)
+    run, _ = train(scheme, scheme=scheme, recipe=recipe, resume=True)
+    assert epochs_begun == [0, 1, 0, 1, 1]
+    rows = [(row["member"], row["learning_rate"], row["step"]) for row in read_log(run)]
+    expected = list(zip((0, 0, 1, 1), rates, (3, 6, 3, 6)))
+    np.testing.assert_allclose(rows, expected, rtol=1e-5)
+    assert_shared_is_the_backbone_s(run, backbone)
+    assert differ(run.model, 0, 1)
+
+
+def test_adversarial_members_see_a_hundredth_of_the_range(backbone):
+    """Networks see (x / 255 - mean) / std, so a step of 2.55 is one of 0.01 / std to them."""
+    cifar = DATASETS["cifar100"]
+    trainer = AdversarialInTurn(
+        backbone=backbone.model, dataset=cifar, members=2, arguments={}, recipe=None
+    )
+    trained, _ = trainer._objective(1, build_member(backbone.model, 1))
+    np.testing.assert_allclose(
+        trained.epsilon, [0.01 / 0.2023, 0.01 / 0.1994, 0.01 / 0.2010], rtol=1e-5
+    )
+    image = np.full((1, 1, 1, 3), 100)
+    change = cifar.normalize(image + 2.55) - cifar.normalize(image)
+    np.testing.assert_allclose(trained.epsilon, change.ravel(), rtol=1e-4)
 
 
 def test_adaboost_of_independent_members(train, backbone, digits, recipe):
@@ -267,7 +294,12 @@ def test_stochastic_rounding_freezes_what_it_draws(train, backbone):
             "`patience` watches the validation accuracy",
         ),
         ({"scheme": "snapshot"}, "1 are no multiple of 2: use --epochs 2"),
+        ({"scheme": "fast_geometric"}, "'fast_geometric' splits its epochs .* use --epochs 2"),
         ({"scheme": "snapshot", "independent_data": True}, "Independent data do not go with"),
+        ({"scheme": "soft_boosting", "in_turn": True}, "in turn does not go with the scheme 'soft"),
+        ({"scheme": "soft_boosting", "recompute": True}, "Recomputation does not go with the sche"),
+        ({"scheme": "soft_boosting", "independent_data": True}, "Independent inputs do not go wi"),
+        ({"scheme": "soft_boosting", "shrinkage": -1.0}, "`shrinkage` must be above 0, got -1"),
         ({"scheme": "boosting", "prefix_weights": (1, 2)}, "`prefix_weights` do not go with"),
         ({"scheme": "boosting", "members": 0}, "`members` must be a whole number"),
         ({"initial": "random"}, "`initial` 'random' needs the sharing 'none'"),
