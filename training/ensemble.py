@@ -31,12 +31,14 @@ from training.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from training.distribution import Distribution
 from training.evaluation import member_logits
 from training.fit import set_seed
+from training.graphs import temporary_graphs
 from training.in_turn import IN_TURN, InTurn, cycle_epochs
 from training.job import carry_out, fit_images
 from training.pretrain import backbone_top1
 from training.recipes import Recipe
 
 
+@temporary_graphs()
 def train_ensemble(
     backbone: Run,
     out: str | os.PathLike[str],

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import gc
 import shutil
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -39,6 +38,7 @@ from training.adversarial import AdversarialTraining
 from training.boosting import PseudoResidualLoss, boosted_accuracy, zero_head
 from training.datasets import Dataset, Split, Splits
 from training.fit import Course, set_seed
+from training.graphs import free_networks, temporary_graphs
 from training.job import fit_images
 from training.pipeline import evaluation_batches
 from training.recipes import Recipe
@@ -140,11 +140,10 @@ class InTurn:
         """The weight of a trained member in the combination; `None`: all count the same."""
         return None
 
+    @temporary_graphs()
     def _train_member(self, member: int) -> tuple[keras.Model, dict[str, Any]]:
         part = self._part(member)
-        # Drops the graphs of the members before: Keras keeps them, and they refer to each other.
-        keras.backend.clear_session()
-        gc.collect()
+        free_networks()  # the members before
         seed = int(np.random.default_rng([self.arguments["seed"], member]).integers(2**31))
         set_seed(seed, self.recipe.dropout)
         network = self._start(member)

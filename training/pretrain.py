@@ -15,12 +15,14 @@ from training.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from training.distillation import Distillation, DistillationLoss, Student, teacher_logits
 from training.distribution import Distribution
 from training.fit import set_seed
+from training.graphs import temporary_graphs
 from training.job import carry_out, fit_images
 from training.pipeline import evaluation_batches
 from training.recipes import Recipe
 from training.transfer import check_twin, split_seed, start_from_real
 
 
+@temporary_graphs()
 def pretrain(
     model_name: str,
     dataset_name: str,

@@ -79,10 +79,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Recipes:
-    """How a backbone is pretrained and how its ensembles are retrained."""
+    """How a backbone is pretrained and how its ensembles are retrained.
+
+    # Arguments
+        from_real: whether pretraining starts from the trained real-valued twin.
+    """
 
     pretrain: Recipe
     retrain: Recipe
+    from_real: bool = False
 
 
 class RecipesFor(Protocol):
@@ -102,6 +107,7 @@ class PaperValues:
         retrain_lr: of the ensemble, trained for 200 epochs.
         dropout: with 100 classes or more; with fewer there is none.
         fusion_batch_size: images a step of every kind of fusion, which trains all members at once.
+        from_real: whether the backbone starts from its real-valued twin.
         assumed: what the paper does not say and we filled in.
     """
 
@@ -110,6 +116,7 @@ class PaperValues:
     retrain_lr: float
     dropout: float = 0.0
     fusion_batch_size: int = 256
+    from_real: bool = False
     assumed: str = ""
 
 
@@ -124,7 +131,7 @@ _PAPER_VALUES = {
         assumed="all but the epochs and batch size of retraining, as for resnet20",
     ),
     "birealnet18": PaperValues(200, 1e-3, 1e-3, fusion_batch_size=128),
-    "reactnet10": PaperValues(400, 5e-4, 1e-3, assumed="no dropout"),
+    "reactnet10": PaperValues(400, 5e-4, 1e-3, from_real=True, assumed="no dropout"),
 }
 # Networks that the paper does not have take the values of one that it has; any other, ResNet-20's.
 _RESEMBLES = {"resnet34": "resnet18", "birealnet34": "birealnet18"}
@@ -161,6 +168,7 @@ def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -
             dropout=dropout,
             source=source,
         ),
+        from_real=values.from_real and not model_name.endswith("_real"),
     )
 
 

@@ -13,7 +13,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from larq_ensemble.runs import Run, load_run
 from larq_ensemble.storage import account
 from training import paper
 from training.datasets import DATASETS, DataOptions
-from training.recipes import RECIPES, Recipe
+from training.recipes import RECIPES, Recipe, Recipes
 
 OURS = "ours"
 PAPER = "paper"
@@ -170,6 +170,15 @@ class Settings:
     width: float = 1.0
     seed: int = 0
 
+    def recipes(self, model: str, dataset: str, scheme: str = "fusion") -> Recipes:
+        """The recipes for a network on a data set, with the epochs asked for."""
+        recipes = RECIPES[self.recipe](DATASETS[dataset].classes, model, scheme)
+        return replace(
+            recipes,
+            pretrain=recipes.pretrain.override(epochs=self.pretrain_epochs),
+            retrain=recipes.retrain.override(epochs=self.epochs),
+        )
+
 
 @dataclass(frozen=True)
 class Point:
@@ -302,7 +311,9 @@ def trained_points(
         curve: list(members or _paper_accuracies(curve) or paper.paper()["members"])
         for curve in figure.curves
     }
-    total = len({curve.model for curve in figure.curves}) + sum(map(len, wanted.values()))
+    backbones = {(curve.model, dataset[curve]) for curve in figure.curves}
+    total = sum(1 + settings.recipes(*backbone).from_real for backbone in backbones)
+    total += sum(map(len, wanted.values()))
     library = RunLibrary(Path(out) / "runs", settings, total, progress, verbose)
     points: list[Point] = []
     for curve in figure.curves:
@@ -398,43 +409,48 @@ class RunLibrary:
         self._asked = 0
 
     def backbone(self, model: str, dataset: str) -> tuple[Run, dict[str, Any]]:
-        """The pretrained network and its result."""
+        """The pretrained network and its result; its real-valued twin first, if it has to be."""
         settings = self._settings
-        recipe = RECIPES[settings.recipe](DATASETS[dataset].classes, model).pretrain.override(
-            epochs=settings.pretrain_epochs
-        )
+        recipes = settings.recipes(model, dataset)
+        recipe = recipes.pretrain
         group = f"{model}-{dataset}-{recipe.epochs}epochs-seed{settings.seed}"
         path = self._folder / group / "backbone"
         if path not in self._backbones:
+            what = f"{model} on {dataset}, {recipe.epochs} epochs"
+            twin = None
+            if recipes.from_real:
+                twin, _ = self.backbone(f"{model}_real", dataset)
+                what += ", from the real-valued"
 
             def train() -> tuple[Run, dict[str, Any]]:
+                from training.graphs import free_networks
                 from training.pretrain import pretrain
 
+                free_networks()  # of the training before; the twin is read anew
                 return pretrain(
                     model, dataset, path, recipe=recipe, seed=settings.seed,
-                    width=settings.width, data=settings.data, resume=True, verbose=self._verbose,
+                    width=settings.width, data=settings.data,
+                    from_real=load_run(twin.path) if twin else None,
+                    resume=True, verbose=self._verbose,
                 )  # fmt: skip
 
-            what = f"{model} on {dataset}, {recipe.epochs} epochs"
-            self._backbones[path] = self._get(path, recipe, what, train)
+            self._backbones[path] = self._get(path, recipe, what, train, twin)
         return self._backbones[path]
 
     def ensemble(self, backbone: Run, curve: Curve, members: int) -> tuple[Run, dict[str, Any]]:
         """The ensemble of `members` from the backbone, and its result."""
         settings = self._settings
-        classes = backbone.config.dataset["classes"]
-        recipes = RECIPES[settings.recipe](classes, curve.model, curve.scheme)
-        recipe = recipes.retrain.override(epochs=settings.epochs)
+        dataset = backbone.config.dataset["name"]
+        recipe = settings.recipes(curve.model, dataset, curve.scheme).retrain
         path = backbone.path.parent / (
             f"{curve.scheme}-{curve.sharing}-m{members}-{recipe.epochs}epochs"
         )
 
         def train() -> tuple[Run, dict[str, Any]]:
-            from larq_ensemble.keras import keras
             from training.ensemble import train_ensemble
+            from training.graphs import free_networks
 
-            # Frees the network before; the backbone is read anew.
-            keras.backend.clear_session()
+            free_networks()  # of the training before; the backbone is read anew
             return train_ensemble(
                 load_run(backbone.path), path, members=members, scheme=curve.scheme,
                 sharing=curve.sharing, recipe=recipe, seed=settings.seed, data=settings.data,
@@ -442,7 +458,7 @@ class RunLibrary:
             )  # fmt: skip
 
         what = (
-            f"{curve.scheme} of {members} {curve.model} on {backbone.config.dataset['name']}, "
+            f"{curve.scheme} of {members} {curve.model} on {dataset}, "
             f"sharing {curve.sharing}, {recipe.epochs} epochs"
         )
         return self._get(path, recipe, what, train)
@@ -453,17 +469,20 @@ class RunLibrary:
         recipe: Recipe,
         what: str,
         train: Callable[[], tuple[Run, dict[str, Any]]],
+        twin: Run | None = None,
     ) -> tuple[Run, dict[str, Any]]:
         self._asked += 1
         head = f"{self._asked} of {self._total}: {what}"
-        finished = self._finished(path, recipe)
+        finished = self._finished(path, recipe, twin)
         if finished is not None:
             self._progress(f"{head}: finished already, {path}")
             return finished
         self._progress(f"{head}: {'going on' if path.exists() else 'training'}, {path}")
         return train()
 
-    def _finished(self, path: Path, recipe: Recipe) -> tuple[Run, dict[str, Any]] | None:
+    def _finished(
+        self, path: Path, recipe: Recipe, twin: Run | None
+    ) -> tuple[Run, dict[str, Any]] | None:
         """A finished run with these settings, without building its network to find out."""
         if not (path / "config.json").is_file():
             return None
@@ -474,6 +493,7 @@ class RunLibrary:
         same = (
             config.recipe == recipe.to_json()
             and config.seed == self._settings.seed
+            and config.transfer == ({"from_real": twin.digest} if twin else {})
             and config.model["width"] == self._settings.width
             and all(config.data[key] == value for key, value in data.items())
         )

@@ -17,15 +17,15 @@ from typing import Any
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_text
-from larq_ensemble.keras import keras  # before keras_tuner, which imports Keras 3
 from larq_ensemble.runs import Run, load_run
 from larq_ensemble.schemes import SCHEMES
 from larq_ensemble.sharing import POLICIES
 from training.datasets import DATASETS, DataOptions
 from training.ensemble import train_ensemble
+from training.graphs import free_networks
 from training.recipes import RECIPES, Recipe, TunedRecipe
 
-import keras_tuner as kt  # isort: skip
+import keras_tuner as kt  # isort: skip  (it imports Keras 3, which must not be first)
 
 OBJECTIVE = "validation_top1"
 LEARNING_RATES = (3e-4, 3e-2)
@@ -175,7 +175,7 @@ def tune(
             f"lr {values['lr']:g}, {values['epochs']} epochs, dropout {values['dropout']:g}, "
             f"jitter {values['jitter']:g}"
         )
-        keras.backend.clear_session()  # Frees the network of the trial before.
+        free_networks()  # of the trial before
         _, result = train_ensemble(
             load_run(backbone.path),
             path,
@@ -256,8 +256,11 @@ def _check_settings(out: Path, search: Search, backbone: Run, resume: bool) -> N
                     "with, or choose another --out."
                 )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_file():
+        raise EnsembleError(f"--out {str(out)!r} is a file: choose a new directory.")
+    if out.is_dir() and any(out.iterdir()):
         raise EnsembleError(
-            f"--out {str(out)!r} is not an empty directory: choose a new or an empty one."
+            f"--out {str(out)!r} holds other files, but no search (search.json): choose a new or "
+            "an empty directory, or for --resume that of a search."
         )
     write_text(path, json.dumps(settings, indent=2) + "\n")

@@ -84,7 +84,7 @@ def command(
       fig7b   shared or independent filters: bits   counted, exact
       fig8    sharing fusion, all_frozen, c1 to c3  26
       fig9    ResNet-18, Bi-Real-Net-18, ReActNet-10
-              under fusion, voting, bagging         30
+              under fusion, voting, bagging         31
 
     The panels are assigned by content; each row of the CSV says exactly what it is. What is
     missing is trained, what was interrupted goes on with the same command, and what is finished

@@ -1,6 +1,7 @@
 """Members trained one after another: against joint training, NumPy, and themselves resumed."""
 
 import dataclasses
+import weakref
 
 import numpy as np
 import pytest
@@ -85,10 +86,31 @@ def interrupt_in_epoch(epochs_begun, monkeypatch):
     return arm
 
 
-def test_bagging_in_turn_is_joint_bagging_but_for_memory(train, backbone, read_log):
+@pytest.fixture
+def earlier_alive(monkeypatch):
+    """At each epoch's end, how many weights and graphs of the epochs before are in memory."""
+    earlier, alive = [], []
+    original = fit.LearningRateLogger.on_epoch_end
+
+    def on_epoch_end(self, epoch, logs):
+        alive.append(sum(reference() is not None for reference in earlier))
+        functions = self.model.train_tf_function._list_all_concrete_functions()
+        graphs = [function.graph for function in functions]
+        assert graphs
+        earlier.extend(map(weakref.ref, [*graphs, *self.model.trainable_variables]))
+        original(self, epoch, logs)
+
+    monkeypatch.setattr(fit.LearningRateLogger, "on_epoch_end", on_epoch_end)
+    return alive
+
+
+def test_bagging_in_turn_is_joint_bagging_but_for_memory(
+    train, backbone, read_log, earlier_alive
+):  # fmt: skip
     """Members with losses of their own do not touch each other, so the order changes nothing."""
     joint, _ = train("joint", scheme="bagging")
     run, result = train("in_turn", scheme="bagging", in_turn=True)
+    assert earlier_alive == [0, 0, 0]  # joint, first member, second
     pairs = zip(run.model.get_weights(), joint.model.get_weights(), strict=True)
     for weight, expected in pairs:
         np.testing.assert_allclose(weight, expected, rtol=1e-3, atol=1e-4)

@@ -43,6 +43,8 @@ def test_the_papers_values_for_other_networks(model, pretrain, retrain, dropout)
     ):
         assert (recipe.epochs, recipe.batch_size, recipe.lr) == expected
         assert recipe.dropout == dropout
+    assert fusion.from_real == (model == "reactnet10")
+    assert not RECIPES["paper"](100, f"{model}_real").from_real
 
 
 def test_recipes_say_what_the_paper_does_not():

@@ -13,6 +13,7 @@ from larq_ensemble.models import MODELS
 from larq_ensemble.runs import Run, RunConfig, load_run
 from training.datasets import DATASETS, DataOptions
 from training.plots import draw, save
+from training.recipes import RECIPES
 from training.reproduction import (
     FIGURES,
     SINGLE,
@@ -54,6 +55,21 @@ def test_table_1():
     ]  # fmt: skip
 
 
+def test_table_2():
+    ours, theirs = by_origin(counted_points("table2"))
+    assert ours == theirs
+    bits = [  # 3x3 filters of 64, 128, 256 and 512 channels, and 1x1 shortcuts between them
+        32 * 9 * 3 * 64,
+        4 * 9 * 64 * 64,
+        9 * 64 * 128 + 3 * 9 * 128 * 128 + 32 * 64 * 128,
+        9 * 128 * 256 + 3 * 9 * 256 * 256 + 32 * 128 * 256,
+        9 * 256 * 512 + 3 * 9 * 512 * 512 + 32 * 256 * 512,
+        32 * 512 * 10,
+    ]
+    assert bits == [55_296, 147_456, 778_240, 3_112_960, 12_451_840, 163_840]
+    assert list(ours.values()) == [*bits, sum(bits)]
+
+
 def test_figure_7b():
     ours, theirs = by_origin(counted_points("fig7b"))
     assert ours == theirs
@@ -76,8 +92,8 @@ def test_the_csv_says_of_each_value_what_it_is(tmp_path):
         assert (row["quantity"], row["value"], row["unit"]) == ("weights", "772608", "bits")
 
 
-@pytest.mark.parametrize("name", ["table1", "fig7b"])
-def test_counted_figures_need_no_tensorflow(tmp_path, name):
+@pytest.mark.parametrize(("name", "values"), [("table1", 8), ("table2", 7), ("fig7b", 10)])
+def test_counted_figures_need_no_tensorflow(tmp_path, name, values):
     program = (
         "import sys; from larq_ensemble.cli import main\n"
         "try: main(sys.argv[1:])\n"
@@ -91,10 +107,10 @@ def test_counted_figures_need_no_tensorflow(tmp_path, name):
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("set()\n")
     assert " NO " not in done.stdout
-    assert done.stdout.count(" yes ") == {"table1": 8, "fig7b": 10}[name]
+    assert done.stdout.count(" yes ") == values
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / f"{name}.svg").read_text()
-    assert len(read_csv(tmp_path / f"{name}.csv")) == {"table1": 16, "fig7b": 20}[name]
+    assert len(read_csv(tmp_path / f"{name}.csv")) == 2 * values
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):
@@ -184,7 +200,7 @@ def test_what_is_finished_is_not_trained_again(small, tmp_path, epochs_begun, in
 
 
 def test_on_another_data_set_there_is_nothing_of_the_paper(small, tmp_path, monkeypatch):
-    def trained(self, path, recipe, what, train):
+    def trained(self, path, recipe, what, train, twin=None):
         run = Run(path, RunConfig("backbone", {}, {"name": "digits", "classes": 10}, {}, 0))
         return run, {"test_top1": 50.0, "epochs": recipe.epochs}
 
@@ -200,15 +216,52 @@ def test_on_another_data_set_there_is_nothing_of_the_paper(small, tmp_path, monk
 def test_by_default_the_paper_decides_which_members_there_are(small, tmp_path, monkeypatch):
     asked = []
 
-    def trained(self, path, recipe, what, train):
+    def trained(self, path, recipe, what, train, twin=None):
+        assert self._total == 31
         asked.append(path.name)
         run = Run(path, RunConfig("backbone", {}, {"name": "cifar100", "classes": 100}, {}, 0))
         return run, {"test_top1": 50.0, "epochs": recipe.epochs}
 
     monkeypatch.setattr(RunLibrary, "_get", trained)
-    trained_points("fig9", tmp_path, dataclasses.replace(small))
+    trained_points("fig9", tmp_path, dataclasses.replace(small, recipe="paper"))
     counts = [name.split("-m")[1].split("-")[0] for name in asked if name.startswith("fusion")]
     assert counts == ["2", "4", "6"] * 2  # the paper ran out of memory above
     assert asked[-2:] == ["backbone", "bagging-fusion-m10-1epochs"]
-    assert asked.count("backbone") == 3
-    assert len(asked) == 3 + 2 * (3 + 5 + 5) + 1
+    assert asked.count("backbone") == 4  # ReActNet's starts from the real-valued one
+    assert len(asked) == 4 + 2 * (3 + 5 + 5) + 1
+
+
+def test_a_recipe_that_starts_from_the_real_valued_network(
+    small, tiny, tmp_path, epochs_begun, monkeypatch
+):
+    twin = dataclasses.replace(MODELS[tiny], binary=False)
+    monkeypatch.setitem(MODELS._entries, "resnet20_real", twin)
+
+    def two_steps(classes, model_name="resnet20", scheme="fusion"):
+        from_real = not model_name.endswith("_real")
+        return dataclasses.replace(short(classes, model_name, scheme), from_real=from_real)
+
+    short = RECIPES["short"]
+    monkeypatch.setitem(RECIPES._entries, "short", two_steps)
+    told = []
+
+    def backbone():
+        library = RunLibrary(tmp_path, small, 2, told.append, verbose=0)
+        return library.backbone("resnet20", "cifar100")[0]
+
+    binary = backbone()
+    real = load_run(tmp_path / "resnet20_real-cifar100-1epochs-seed0" / "backbone")
+    assert told == [
+        f"1 of 2: resnet20_real on cifar100, 1 epochs: training, {real.path}",
+        f"2 of 2: resnet20 on cifar100, 1 epochs, from the real-valued: training, {binary.path}",
+    ]
+    assert binary.config.transfer == {"from_real": real.digest}
+    assert epochs_begun == [0, 0]
+    backbone()
+    assert told[3].endswith(f"finished already, {binary.path}")
+    assert epochs_begun == [0, 0]
+
+    # A backbone that was trained without is another one.
+    monkeypatch.setitem(RECIPES._entries, "short", short)
+    with pytest.raises(EnsembleError, match="was started with transfer"):
+        backbone()

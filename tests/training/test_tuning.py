@@ -137,8 +137,11 @@ def test_searches_do_not_mix(backbone, search, trainings, tmp_path):
         tune(backbone, tmp_path / "s", replace(search, members=3), trials=1, resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("mine")
-    with pytest.raises(EnsembleError, match="other' is not an empty directory"):
-        tune(backbone, tmp_path / "other", search, trials=1)
+    for resume in (False, True):
+        with pytest.raises(EnsembleError, match=r"other' holds other files, but no search \(sea"):
+            tune(backbone, tmp_path / "other", search, trials=1, resume=resume)
+    with pytest.raises(EnsembleError, match="file' is a file: choose a new directory"):
+        tune(backbone, tmp_path / "other" / "file", search, trials=1)
     with pytest.raises(EnsembleError, match=re.escape("Unknown scheme 'stacking'. Known: ")):
         tune(backbone, tmp_path / "new", replace(search, schemes=("stacking",)), trials=1)
     with pytest.raises(EnsembleError, match=re.escape("Unknown sharing 'all'. Known: ")):
