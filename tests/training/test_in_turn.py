@@ -212,30 +212,32 @@ def test_snapshots_are_the_minima_of_a_cyclic_learning_rate(train, recipe, read_
 
 
 @pytest.mark.parametrize(
-    ("scheme", "epochs", "rates"),
+    ("scheme", "members", "epochs", "rates"),
     [
         # Two cycles of six steps: 8, 14, 20, 14, 8 and 2 thousandths.
-        ("fast_geometric", 4, [0.02, 0.002, 0.02, 0.002]),
+        ("fast_geometric", 2, 4, [0.02, 0.002, 0.02, 0.002]),
         # Down on a line from step 0 to step 6, which is after the last.
-        ("adversarial", 2, [0.014, 0.005, 0.014, 0.005]),
+        ("adversarial", 1, 2, [0.014, 0.005]),
     ],
 )
 def test_rates_of_members_that_go_on_after_an_interruption(
-    train, recipe, backbone, read_log, epochs_begun, interrupt_in_epoch, scheme, epochs, rates
-):
+    train, recipe, backbone, read_log, epochs_begun, interrupt_in_epoch,
+    scheme, members, epochs, rates,
+):  # fmt: skip
     """A row has the rate of its epoch's third step; the optimizer counts each member's steps."""
     recipe = dataclasses.replace(recipe, epochs=epochs, lr=0.02, end_lr=0.002)
-    interrupt_in_epoch(4)
+    arguments = {"scheme": scheme, "members": members, "recipe": recipe}
+    interrupt_in_epoch(2 * members)
     with pytest.raises(KeyboardInterrupt):
-        train(scheme, scheme=scheme, recipe=recipe)
+        train(scheme, **arguments)
     interrupt_in_epoch(None)
-    run, _ = train(scheme, scheme=scheme, recipe=recipe, resume=True)
-    assert epochs_begun == [0, 1, 0, 1, 1]
+    run, _ = train(scheme, resume=True, **arguments)
+    assert epochs_begun == [0, 1] * members + [1]
     rows = [(row["member"], row["learning_rate"], row["step"]) for row in read_log(run)]
-    expected = list(zip((0, 0, 1, 1), rates, (3, 6, 3, 6)))
+    expected = list(zip((0, 0, 1, 1)[: 2 * members], rates, (3, 6, 3, 6)))
     np.testing.assert_allclose(rows, expected, rtol=1e-5)
     assert_shared_is_the_backbone_s(run, backbone)
-    assert differ(run.model, 0, 1)
+    assert all(differ(run.model, 0, member) for member in range(1, members))
 
 
 def test_adversarial_members_see_a_hundredth_of_the_range(backbone):
