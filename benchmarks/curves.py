@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import re
+from itertools import groupby
 from pathlib import Path
 
 import click
@@ -20,19 +21,27 @@ import matplotlib.pyplot as plt
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option("--out", required=True, help="The picture to write; its suffix is its format.")
 def main(runs: tuple[str, ...], out: str) -> None:
-    """Training loss and validation accuracy of RUNS by epoch."""
+    """Training loss and validation accuracy of RUNS by epoch, of members in turn a line each."""
     figure, (losses, accuracies) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for run in runs:
+    for index, run in enumerate(runs):
         with open(Path(run) / "log.csv", newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        epochs = [int(row["epoch"]) + 1 for row in rows]
         name = "val_ensemble_accuracy" if "val_ensemble_accuracy" in rows[0] else "val_accuracy"
-        accuracies.plot(epochs, [100 * float(row[name]) for row in rows], "o-", ms=3)
         # Members trained each on their own loss: the mean of them, not Keras's sum.
         own = [key for key in rows[0] if re.fullmatch(r"member_\d+_loss", key)] or ["loss"]
-        loss = [sum(float(row[key]) for key in own) / len(own) for row in rows]
-        losses.plot(epochs, loss, "o-", ms=3, label=Path(run).name)
-        click.echo(f"{run}: {name} {100 * float(rows[-1][name]):.2f} %")
+        color = f"C{index}"
+        final = []
+        # Members trained in turn begin with epoch 0 each: a line for each of them.
+        for number, (_, part) in enumerate(groupby(rows, lambda row: row.get("member"))):
+            lines = list(part)
+            epochs = [int(row["epoch"]) + 1 for row in lines]
+            top1 = [100 * float(row[name]) for row in lines]
+            loss = [sum(float(row[key]) for key in own) / len(own) for row in lines]
+            label = None if number else Path(run).name
+            losses.plot(epochs, loss, "o-", ms=3, color=color, label=label)
+            accuracies.plot(epochs, top1, "o-", ms=3, color=color)
+            final.append(f"{top1[-1]:.2f} %")
+        click.echo(f"{run}: {name} {', '.join(final)}")
     losses.set(xlabel="epoch", ylabel="training loss")
     accuracies.set(xlabel="epoch", ylabel="validation top-1 (%)")
     losses.legend()

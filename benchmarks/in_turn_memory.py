@@ -1,0 +1,106 @@
+"""Memory of training in turn: what is resident after each member, and at its peak.
+
+Trains an ensemble member by member for an epoch each on a backbone that is not trained, on random
+images of CIFAR-100's shape, in a process of its own for each M.
+
+    python benchmarks/in_turn_memory.py
+    python benchmarks/in_turn_memory.py --scheme boosting --images 50000 --width 1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("--model", "model_name", default="resnet20", show_default=True)
+@click.option("--width", type=float, default=0.25, show_default=True, help="Times the channels.")
+@click.option("--scheme", default="voting", show_default=True)
+@click.option("--images", type=click.IntRange(1), default=10_000, show_default=True)
+@click.option("--members", default="2,4,6", show_default=True, help="M, with commas between.")
+@click.option("--one", is_flag=True, hidden=True, help="Measure M in this process.")
+def main(model_name: str, width: float, scheme: str, images: int, members: str, one: bool) -> None:
+    """Measure the resident memory of training in turn for each M."""
+    if one:
+        print(json.dumps(_measure(model_name, width, scheme, images, int(members))))
+        return
+    print(f"{model_name}, width {width}, {scheme} in turn, {images} images; memory in MB")
+    print("  M  peak  after each member")
+    arguments = ["--model", model_name, "--width", str(width), "--scheme", scheme]
+    arguments += ["--images", str(images)]
+    for count in members.split(","):
+        done = subprocess.run(
+            [sys.executable, __file__, *arguments, "--members", count, "--one"],
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        peak, after = json.loads(done.stdout.splitlines()[-1])
+        print(f"{count:>3} {peak:5.0f}  {' '.join(f'{each:.0f}' for each in after)}", flush=True)
+
+
+def _measure(
+    model_name: str, width: float, scheme: str, images: int, members: int
+) -> tuple[float, list[float]]:
+    """Peak memory in MB, and what is resident after each member."""
+    import numpy as np
+
+    from training.datasets import DATASETS, DataOptions, Split
+    from training.ensemble import train_ensemble
+    from training.in_turn import InTurn
+    from training.pretrain import pretrain
+    from training.recipes import RECIPES
+
+    draw = np.random.default_rng(0)
+
+    def noise(count: int) -> Split:
+        return Split(
+            draw.integers(0, 256, (count, 32, 32, 3), np.uint8),
+            draw.integers(0, 100, count, np.int32),
+        )
+
+    data = noise(images), noise(250)
+    DATASETS._entries["cifar100"] = dataclasses.replace(
+        DATASETS["cifar100"], read=lambda data_dir: data
+    )
+    after: list[float] = []
+    train_member = InTurn._train_member
+
+    def measured(self, member):
+        result = train_member(self, member)
+        after.append(_resident())
+        return result
+
+    InTurn._train_member = measured
+    options = DataOptions(validation=0.0)
+    recipes = RECIPES["short"](100)
+    with tempfile.TemporaryDirectory() as folder:
+        backbone, _ = pretrain(
+            model_name, "cifar100", Path(folder) / "backbone",
+            recipe=recipes.pretrain.override(epochs=0), width=width, data=options, verbose=0,
+        )  # fmt: skip
+        train_ensemble(
+            backbone, Path(folder) / "ensemble", members=members, scheme=scheme,
+            recipe=recipes.retrain.override(epochs=1), in_turn=True, data=options, verbose=0,
+        )  # fmt: skip
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, after
+
+
+def _resident() -> float:
+    """What is resident now, in MB (Linux)."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+
+
+if __name__ == "__main__":
+    main()
