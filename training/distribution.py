@@ -78,7 +78,7 @@ class Distribution:
         """The model to train in place of `model`: itself if there is one device.
 
         Otherwise a copy with a replica on each device, its batch norm taken over all of them
-        (`BatchNormalization(synchronized=True)`). `collect` brings its weights back.
+        (`BatchNormalization(synchronized=True)`). `copy_weights` brings its weights back.
         """
         if self.replicas == 1:
             return model

@@ -21,8 +21,8 @@ def check_twin(run: Run, model: dict[str, Any]) -> None:
     # Raises
         EnsembleError: if it isn't.
     """
-    twin = {key: model[key] for key in ("input_shape", "classes", "width")}
-    twin["name"] = f"{model['name']}_real"
+    same = {key: model[key] for key in ("input_shape", "classes", "width")}
+    twin = {"name": f"{model['name']}_real", **same}
     for key, value in twin.items():
         if (given := run.config.model[key]) != value:
             raise EnsembleError(

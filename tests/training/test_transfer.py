@@ -97,6 +97,7 @@ def test_only_latent_weights_are_clipped_and_other_shapes_left_alone():
     ("change", "message"),
     [
         ({"name": "other"}, "twin of 'other': its name is 'tiny_real', not 'other_real'"),
+        ({"name": "other", "width": 2.0}, "its name is 'tiny_real', not 'other_real'"),
         ({"name": "tiny_real"}, "its name is 'tiny_real', not 'tiny_real_real'"),
         ({"width": 2.0}, "twin of 'tiny': its width is 1.0, not 2.0"),
         ({"classes": 100}, "twin of 'tiny': its classes is 10, not 100"),
