@@ -121,8 +121,8 @@ def recompute_members(ensemble: keras.Model) -> RecomputingEnsemble:
 def _after(results: list[tf.Tensor], images: tf.Tensor) -> tf.Tensor:
     """The images, for a network that has to wait for these results.
 
-    TensorFlow would run members side by side. It would also recognize the second run as the first
-    and keep all that one computed; what comes from a placeholder it takes for something new.
+    TensorFlow would run members side by side. The placeholder is a precaution: it keeps the graph's
+    optimizer from taking the second run for the first, whose activations it would have to keep.
     """
     with tf.control_dependencies([tf.group(*results)]):
         return tf.raw_ops.PlaceholderWithDefault(input=images, shape=images.shape)
