@@ -73,7 +73,7 @@ def verify(
     """
     view = EnsembleView(model)
     interpreter = EnsembleInterpreter(tflite, threads=threads)
-    _check_same(view, interpreter, tflite, run_hash)
+    check_same(view, interpreter, tflite, run_hash)
     if not len(images):
         raise EnsembleError("`images` is empty: give at least one image to compare.")
     ours = interpreter.predict_logits(images)
@@ -97,12 +97,13 @@ def _top1(classes: np.ndarray, labels: np.ndarray | None) -> float | None:
     return None if labels is None else 100 * float((classes == labels).mean())
 
 
-def _check_same(
+def check_same(
     view: EnsembleView,
     interpreter: EnsembleInterpreter,
     tflite: str | os.PathLike[str],
     run_hash: str | None,
 ) -> None:
+    """Raises `EnsembleError` if the file was not converted from this ensemble."""
     file_hash = interpreter.metadata.run_hash
     for name, of_model, of_file in (
         ("members", view.members, interpreter.max_members),

@@ -25,6 +25,7 @@ COMMANDS = (
     "inspect",
     "verify",
     "predict",
+    "benchmark",
     "reproduce",
     "frontier",
     "tune",
@@ -61,6 +62,7 @@ def cli(context: click.Context) -> None:
       larq-ensemble convert runs/fusion --out ensemble.tflite
       larq-ensemble verify ensemble.tflite --run runs/fusion
       larq-ensemble predict ensemble.tflite image.png --members 2
+      larq-ensemble benchmark ensemble.tflite --members 1,2,4
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)

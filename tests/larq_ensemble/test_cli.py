@@ -43,6 +43,7 @@ JOB = {
     "inspect": ["ensemble.tflite"],
     "verify": ["ensemble.tflite", "--run", "fusion", "--samples", "20"],
     "predict": ["ensemble.tflite", "image.png", "--members", "1"],
+    "benchmark": ["ensemble.tflite", "--run", "fusion", "--repetitions", "2"],
     "tune": [
         *["--pretrained", "backbone", "--members", "1", "--trials", "1", "--epochs-max", "1"],
         *["--batch-size", "16", "--limit-train", "40", "--recipe", "short", "--out", "tuned"],
@@ -73,6 +74,7 @@ RESULT_KEYS = {
         "samples",
     },
     "predict": {"predictions"},
+    "benchmark": {"latency_ms", "relative"},
     "tune": {"recipe", "best", "trials"},
     "reproduce": {"name", "points", "equal", "csv", "png", "svg"},
     "frontier": {"points", "csv", "png", "svg"},
@@ -250,6 +252,7 @@ def test_help_names_everything_that_is_registered(call):
         ("evaluate", "Missing argument 'RUN'"),
         ("predict ensemble.tflite image.png --members 0", "0 is not in the range x>=1"),
         ("predict ensemble.tflite", "Missing argument 'IMAGE...'"),
+        ("benchmark ensemble.tflite --members 0", "'0' is no list of whole numbers from 1 on"),
         ("convert fusion", "Missing option '--out'"),
         ("reproduce table1", "Missing option '--out'"),
         ("reproduce table1 --out new --epochs 3", "counted, not trained: leave out --epochs"),
@@ -335,6 +338,9 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("inspect missing.tflite", "missing.tflite"),
         ("verify text.txt --run fusion", "text.txt"),
         ("predict text.txt image.png", "text.txt"),
+        ("benchmark text.txt", "text.txt"),
+        ("benchmark ensemble.tflite --members 1,3", "from 1 to 2"),
+        ("benchmark ensemble.tflite --run missing", "No run at 'missing'"),
         ("predict ensemble.tflite text.txt", "text.txt"),
         ("predict ensemble.tflite missing.png", "missing.png"),
         # Places that are taken or can't be written to.
