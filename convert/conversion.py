@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from convert.flatbuffer import add_metadata, read_model, write_model
+from convert.layouts import default_layout, lay_out
 from convert.lce import convert_function
 from convert.member_graph import MemberGraph
-from convert.packing import pack
+from convert.packing import share, simplify
 from larq_ensemble.ensemble import EnsembleView, build_ensemble
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.files import replacing
 from larq_ensemble.keras import keras
-from larq_ensemble.metadata import ENTRY, EnsembleMetadata
+from larq_ensemble.metadata import ENTRY, LAYOUTS, EnsembleMetadata
 from larq_ensemble.runs import Run
 from larq_ensemble.tflite_file import seal
 
@@ -58,21 +59,24 @@ def convert_ensemble(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    layout: str = "auto",
     class_names: Sequence[str] | None = None,
     dataset: str | None = None,
     run_hash: str | None = None,
 ) -> ConversionReport:
     """Converts an ensemble to one `.tflite` file for Larq Compute Engine.
 
-    The file takes raw pixels and holds every shared filter once, each member's own values as rows
-    of tables, and a description of itself; `larq_ensemble.runtime.EnsembleInterpreter` runs it.
+    The file takes raw pixels and holds every shared filter once, each member's own values, and a
+    description of itself; `larq_ensemble.runtime.EnsembleInterpreter` runs it.
 
     # Arguments
-        model: what `larq_ensemble.ensemble.build_ensemble` gives, trained or not; every binary
-            layer must be shared.
+        model: what `larq_ensemble.ensemble.build_ensemble` gives, trained or not.
         path: where to write; a file that is there is replaced only when all went well.
         mean, std: the training data's constants on the scale 0..1, one number a channel; the file
             computes `(pixel / 255 - mean) / std`.
+        layout: how the members lie in the file, one of `larq_ensemble.metadata.LAYOUTS`, see
+            `convert.layouts`; `"auto"`: `"subgraphs"` where members own binary filters, else
+            `"indexed"`.
         class_names: one name a class.
         dataset: name of the data set, for the file's description.
         run_hash: SHA-256 of the weights' file, for the file's description.
@@ -92,8 +96,15 @@ def convert_ensemble(
     start = time.perf_counter()
     if Path(path).is_dir():
         raise EnsembleError(f"{str(path)!r} is a directory: give the name of a file to write.")
+    if layout not in ("auto", *LAYOUTS):
+        raise UnknownNameError("layout", layout, ("auto", *LAYOUTS))
     view = EnsembleView(model)
     graph = MemberGraph(view, mean=mean, std=std)
+    flatbuffer = read_model(convert_function(graph.signature, graph.shared_variables))
+    simplify(flatbuffer)
+    if layout == "auto":
+        layout = default_layout(flatbuffer)
+    lay_out(flatbuffer, layout, view.members)
     description = EnsembleMetadata(
         scheme=view.scheme.name,
         members=view.members,
@@ -102,13 +113,13 @@ def convert_ensemble(
         class_names=None if class_names is None else tuple(map(str, class_names)),
         dataset=dataset,
         run_hash=run_hash,
+        layout=layout,
         theory_parts=graph.theory_parts,
         weights=view.weights,
         tools=_tool_versions(),
     )
-    flatbuffer = read_model(convert_function(graph.signature, graph.shared_variables))
     add_metadata(flatbuffer, ENTRY, description.to_json())
-    pack(flatbuffer)
+    share(flatbuffer)
     data = seal(write_model(flatbuffer))
     with replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -132,7 +143,9 @@ def ensemble_of(run: Run) -> keras.Model:
     return build_ensemble(run.model, 1, jitter=0)
 
 
-def convert_run(run: Run, path: str | os.PathLike[str]) -> ConversionReport:
+def convert_run(
+    run: Run, path: str | os.PathLike[str], *, layout: str = "auto"
+) -> ConversionReport:
     """`convert_ensemble` with everything that a run directory knows.
 
     # Raises
@@ -144,6 +157,7 @@ def convert_run(run: Run, path: str | os.PathLike[str]) -> ConversionReport:
         path,
         mean=dataset["mean"],
         std=dataset["std"],
+        layout=layout,
         class_names=dataset["class_names"],
         dataset=dataset["name"],
         run_hash=run.digest,

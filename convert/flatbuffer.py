@@ -102,7 +102,28 @@ class SharingBuilder(flatbuffers.Builder):
 
     def __init__(self, initial_size: int) -> None:
         super().__init__(initial_size)
-        self._written: dict[tuple[str, bytes], int] = {}
+        self._written: dict[tuple[str, Any], int] = {}
+        self._vector_start = 0
+        self._vector_offsets: list[int] = []
+
+    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> int:
+        self._vector_start, self._vector_offsets = self.Offset(), []
+        return super().StartVector(elemSize, numElems, alignment)
+
+    def PrependUOffsetTRelative(self, off: int) -> None:
+        self._vector_offsets.append(off)
+        super().PrependUOffsetTRelative(off)
+
+    def EndVector(self, *args: Any) -> int:
+        """Takes a vector of tables back if one of the same tables stands already."""
+        vector = super().EndVector(*args)
+        offsets, self._vector_offsets = tuple(self._vector_offsets), []
+        if not offsets:
+            return vector
+        first = self._written.setdefault(("tables", offsets), vector)
+        if first != vector:
+            self.head += vector - self._vector_start
+        return first
 
     def CreateString(self, s: str | bytes, *args: Any, **kwargs: Any) -> int:
         data = s.encode() if isinstance(s, str) else bytes(s)
@@ -127,13 +148,29 @@ class SharingBuilder(flatbuffers.Builder):
         return self._written[key]
 
 
+def add_buffer(model: Any, values: np.ndarray) -> int:
+    """Adds a constant to a `ModelT`; returns its number."""
+    buffer = schema().BufferT()
+    buffer.data = np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
+
+
+def content(model: Any, tensor: Any) -> np.ndarray | None:
+    """The values of a `TensorT`; `None` if it is no constant."""
+    data = model.buffers[tensor.buffer].data
+    if data is None:
+        return None
+    (dtype,) = (
+        name.lower() for name, value in vars(schema().TensorType).items() if value == tensor.type
+    )
+    return data.view(dtype).reshape([] if tensor.shape is None else tensor.shape)
+
+
 def add_metadata(model: Any, name: str, content: bytes) -> None:
     """Adds an entry to a `ModelT`'s metadata, in a buffer of its own."""
-    buffer = schema().BufferT()
-    buffer.data = np.frombuffer(content, np.uint8)
-    model.buffers.append(buffer)
     entry = schema().MetadataT()
-    entry.name, entry.buffer = name, len(model.buffers) - 1
+    entry.name, entry.buffer = name, add_buffer(model, np.frombuffer(content, np.uint8))
     model.metadata = [*(model.metadata or []), entry]
 
 

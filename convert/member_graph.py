@@ -104,10 +104,15 @@ class RPReLUHandler(Handler):
 
 
 class DenseHandler(Handler):
-    """`activation(x W + b)`; W is stored transposed, as FULLY_CONNECTED reads it."""
+    """`activation(x W + b)`; W is stored transposed, as FULLY_CONNECTED reads it.
+
+    Of a binarized W the signs and each unit's scale are looked up.
+    """
 
     def values(self, layer: keras.layers.Dense) -> Values:
-        values = {"kernel": layer.kernel.numpy().T}
+        values = (
+            _signs_and_scales(layer) if _is_binary(layer) else {"kernel": layer.kernel.numpy().T}
+        )
         if layer.use_bias:
             values["bias"] = layer.bias.numpy()
         return values
@@ -115,7 +120,10 @@ class DenseHandler(Handler):
     def apply(self, layer: keras.layers.Dense, x: tf.Tensor, rows: Rows) -> tf.Tensor:
         x = _quantized_input(layer, x)
         rows_of_inputs = tf.reshape(x, [-1, x.shape[-1]])
-        outputs = tf.linalg.matmul(rows_of_inputs, rows["kernel"], transpose_b=True)
+        kernel = tf.cast(rows["kernel"], x.dtype)
+        outputs = tf.linalg.matmul(rows_of_inputs, kernel, transpose_b=True)
+        if "filter_scale" in rows:
+            outputs *= rows["filter_scale"]
         if layer.use_bias:
             outputs += rows["bias"]
         return layer.activation(tf.reshape(outputs, [*x.shape[:-1], layer.units]))
@@ -124,9 +132,9 @@ class DenseHandler(Handler):
 class Conv2DHandler(Handler):
     """A 2D convolution; filters are stored as `[out, h, w, in]`, as CONV_2D reads them.
 
-    A binarized 1x1 convolution (ReActNet's downsampling) is looked up as the signs of its filters,
-    int8 here and one bit each after packing, and computed with them as floats: LceBconv2d reads
-    its filters once, so they can't be a member's.
+    Of a binarized convolution the signs of its filters are looked up, int8 here and one bit each
+    after packing. It is computed with them as floats, because LceBconv2d reads its filters only
+    once; the layouts without a lookup make an LceBconv2d of it, see `convert.layouts`.
     """
 
     def values(self, layer: keras.layers.Conv2D) -> Values:
@@ -134,8 +142,6 @@ class Conv2DHandler(Handler):
             _refuse(layer, f"it has {layer.groups} groups", "share it")
         if layer.data_format != "channels_last":
             _refuse(layer, f"its data format is {layer.data_format}", "use channels_last")
-        if getattr(layer, "pad_values", 0):
-            _refuse(layer, f"it pads with {layer.pad_values}", "share it, or pad with 0")
         if _is_binary(layer):
             values = _signs_and_scales(layer)
         else:
@@ -145,16 +151,44 @@ class Conv2DHandler(Handler):
         return values
 
     def apply(self, layer: keras.layers.Conv2D, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        x, padding = _quantized_input(layer, x), layer.padding.upper()
+        if padding == "SAME" and getattr(layer, "pad_values", 0):
+            x = tf.pad(x, _same_paddings(layer, x), constant_values=layer.pad_values)
+            padding = "VALID"
         outputs = tf.nn.conv2d(
-            _quantized_input(layer, x),
+            x,
             # The converter transposes back: the two cancel out and leave the gathered filter.
             tf.transpose(tf.cast(rows["kernel"], x.dtype), [1, 2, 3, 0]),
             strides=layer.strides,
+            padding=padding,
+            dilations=layer.dilation_rate,
+        )
+        if "filter_scale" in rows:
+            outputs *= rows["filter_scale"]
+        if layer.use_bias:
+            outputs += rows["bias"]
+        return layer.activation(outputs)
+
+
+class DepthwiseConv2DHandler(Handler):
+    """A real-valued convolution of each channel by itself; filters as `[h, w, channels, n]`."""
+
+    def values(self, layer: keras.layers.DepthwiseConv2D) -> Values:
+        if layer.data_format != "channels_last":
+            _refuse(layer, f"its data format is {layer.data_format}", "use channels_last")
+        values = {"kernel": layer.depthwise_kernel.numpy()}
+        if layer.use_bias:
+            values["bias"] = layer.bias.numpy()
+        return values
+
+    def apply(self, layer: keras.layers.DepthwiseConv2D, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        outputs = tf.nn.depthwise_conv2d(
+            x,
+            rows["kernel"],
+            strides=[1, *layer.strides, 1],
             padding=layer.padding.upper(),
             dilations=layer.dilation_rate,
         )
-        if _is_binary(layer):
-            outputs *= rows["filter_scale"]
         if layer.use_bias:
             outputs += rows["bias"]
         return layer.activation(outputs)
@@ -170,6 +204,7 @@ HANDLERS: dict[type, Handler] = {
     lq.layers.QuantDense: DenseHandler(),
     keras.layers.Conv2D: Conv2DHandler(),
     lq.layers.QuantConv2D: Conv2DHandler(),
+    keras.layers.DepthwiseConv2D: DepthwiseConv2DHandler(),
 }
 
 
@@ -222,12 +257,6 @@ class MemberGraph:
     def _add(self, copies: Sequence[keras.layers.Layer]) -> None:
         """Puts the values of one layer of the members' own into the tables."""
         name = copies[0].name
-        if _is_binary(copies[0]) and not _is_pointwise(copies[0]):
-            raise EnsembleError(
-                f"Layer {name!r} has binary filters of its own in each member, which can't be "
-                "looked up (filters are bit-packed once): only sharing policies that share all "
-                "binary filters larger than 1x1 (fusion, all_frozen, c1, c2) can be converted."
-            )
         handler = HANDLERS.get(type(copies[0]))
         if handler is None:
             _refuse(
@@ -391,11 +420,7 @@ def _one_padded(layer: lq.layers.QuantConv2D, x: tf.Tensor, zero: tf.Tensor) -> 
     """
     with tf.init_scope():
         kernel = tf.constant(layer.kernel_quantizer(tf.constant(layer.kernel.numpy())).numpy())
-    paddings = [[0, 0]]
-    for size, stride, extent in zip(x.shape[1:3], layer.strides, _extents(layer), strict=True):
-        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-        paddings.append([total // 2, total - total // 2])
-    paddings.append([0, 0])
+    paddings = _same_paddings(layer, x)
 
     def convolved(values: tf.Tensor) -> tf.Tensor:
         padded = tf.pad(values, paddings, constant_values=1.0)
@@ -429,6 +454,15 @@ def _padded_in_two_steps(layer: keras.layers.ZeroPadding2D, x: tf.Tensor) -> tf.
     return tf.pad(tf.pad(x, [[0, 0], rows, [0, 0], [0, 0]]), [[0, 0], [0, 0], columns, [0, 0]])
 
 
+def _same_paddings(layer: keras.layers.Conv2D, x: tf.Tensor) -> list[list[int]]:
+    """What padding="same" adds before and behind each axis of `x`."""
+    paddings = [[0, 0]]
+    for size, stride, extent in zip(x.shape[1:3], layer.strides, _extents(layer), strict=True):
+        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        paddings.append([total // 2, total - total // 2])
+    return [*paddings, [0, 0]]
+
+
 def _extents(layer: keras.layers.Conv2D) -> list[int]:
     """Height and width that a dilated filter covers."""
     sizes = zip(layer.kernel_size, layer.dilation_rate, strict=True)
@@ -442,26 +476,27 @@ def _is_binary(layer: keras.layers.Layer) -> bool:
     )
 
 
-def _is_pointwise(layer: keras.layers.Layer) -> bool:
-    return isinstance(layer, keras.layers.Conv2D) and set(layer.kernel_size) == {1}
+def _signs_and_scales(layer: lq.layers.QuantConv2D | lq.layers.QuantDense) -> Values:
+    """Signs int8 `[out, ...]` and scales float32 `[out]` whose product is the binary kernel.
 
-
-def _signs_and_scales(layer: lq.layers.QuantConv2D) -> Values:
-    """Signs int8 `[out, h, w, in]` and scales float32 `[out]` whose product is the binary filter.
+    The scales are left out where the quantizer gives nothing but signs.
 
     # Raises
         EnsembleError: if the quantizer gives a filter more than one magnitude.
     """
     kernel = layer.kernel_quantizer(tf.constant(layer.kernel.numpy())).numpy()
-    scale = np.abs(kernel).max(axis=(0, 1, 2))
-    if not np.allclose(np.abs(kernel), scale, rtol=1e-5, atol=0):
+    kernel = np.moveaxis(kernel, -1, 0)
+    scale = np.abs(kernel).reshape(len(kernel), -1).max(axis=1)
+    if not np.allclose(np.abs(kernel).T, scale, rtol=1e-5, atol=0):
         _refuse(
             layer,
             "its kernel quantizer gives weights of several magnitudes in a filter",
             "binarize it with ste_sign or magnitude_aware_sign, or share it",
         )
-    signs = np.where(kernel < 0, -1, 1).astype(np.int8)
-    return {"kernel": signs.transpose(3, 0, 1, 2), "filter_scale": scale.astype(np.float32)}
+    values = {"kernel": np.where(kernel < 0, -1, 1).astype(np.int8)}
+    if not isinstance(layer.kernel_quantizer, (lq.quantizers.SteSign, lq.quantizers.ApproxSign)):
+        values["filter_scale"] = scale.astype(np.float32)
+    return values
 
 
 def _theory_parts(network: keras.Model, members: int) -> dict[str, int]:

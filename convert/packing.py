@@ -7,8 +7,10 @@ looked-up alpha in five operators. None of that is needed to run the file:
 2. looked-up signs, int8, become one bit each, which LceDequantize unpacks;
 3. operators and tensors that nothing reads any more are dropped, and so are the tensors' names
    and their empty quantization tables (the SignatureDef keeps the names of inputs and outputs);
-4. equal constants share one buffer; equal tensor tables, vectors, strings and custom options are
-   written once (by `SharingBuilder`).
+4. equal constants share one buffer; equal tables, vectors, strings and custom options are written
+   once (by `SharingBuilder`).
+
+1 to 3 are `simplify`, for the one graph that the converter writes; 4 is `share`, for any.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from convert.flatbuffer import SharingBuilder, operator_names, schema
+from convert.flatbuffer import SharingBuilder, add_buffer, operator_names, schema
 
 
-def pack(model: Any) -> None:
-    """Packs a `ModelT` in place; see the module's text.
+def simplify(model: Any) -> None:
+    """Leaves only what the outputs need in a `ModelT`, in place; see the module's text.
 
     # Arguments
         model: with one subgraph, as LCE's converter writes it.
@@ -31,6 +33,10 @@ def pack(model: Any) -> None:
     pack_signs(model)
     drop_unread(model)
     drop_names(model)
+
+
+def share(model: Any) -> None:
+    """Makes a `ModelT` store equal things once, in place; the last that is done to it."""
     share_buffers(model)
     share_tables(model)
 
@@ -67,14 +73,11 @@ def fuse_prelu(model: Any) -> None:
                 return int(positive.inputs[0]), int(alpha)
         return None
 
-    prelu = None
     for op in graph.operators:
         found = match(op) if names[op.opcodeIndex] == "SUB" else None
         if found is None:
             continue
-        if prelu is None:
-            prelu = _add_operator_code(model, schema().BuiltinOperator.PRELU)
-        op.opcodeIndex = prelu
+        op.opcodeIndex = operator_code(model, schema().BuiltinOperator.PRELU)
         op.inputs = np.array(found, np.int32)
         op.builtinOptionsType, op.builtinOptions = 0, None
 
@@ -91,7 +94,6 @@ def pack_signs(model: Any) -> None:
     gathers = {
         int(op.outputs[0]): op for op in graph.operators if names[op.opcodeIndex] == "GATHER"
     }
-    dequantize = None
     for op in graph.operators:
         gather = gathers.get(int(op.inputs[0])) if names[op.opcodeIndex] == "CAST" else None
         if gather is None:
@@ -105,17 +107,13 @@ def pack_signs(model: Any) -> None:
         if not (np.abs(signs) == 1).all():
             continue
         words = _bit_packed(signs)
-        model.buffers.append(schema().BufferT())
-        model.buffers[-1].data = words.view(np.uint8).reshape(-1)
-        table.buffer = len(model.buffers) - 1
+        table.buffer = add_buffer(model, words)
         for tensor, shape in ((table, words.shape), (row, words.shape[1:])):
             tensor.type, tensor.shape = schema().TensorType.INT32, np.array(shape, np.int32)
         # The row's shape is known here, LceDequantize demands that of its output to agree with it.
         graph.tensors[int(op.outputs[0])].shape = np.array(signs.shape[1:], np.int32)
-        if dequantize is None:
-            custom = schema().BuiltinOperator.CUSTOM
-            dequantize = _add_operator_code(model, custom, b"LceDequantize")
-        op.opcodeIndex = dequantize
+        custom = schema().BuiltinOperator.CUSTOM
+        op.opcodeIndex = operator_code(model, custom, b"LceDequantize")
         op.builtinOptionsType, op.builtinOptions = 0, None
         op.customOptions = np.array([], np.uint8)
 
@@ -127,7 +125,11 @@ def _bit_packed(signs: np.ndarray) -> np.ndarray:
     return bits.view("<i4")
 
 
-def _add_operator_code(model: Any, builtin: int, custom: bytes | None = None) -> int:
+def operator_code(model: Any, builtin: int, custom: bytes | None = None) -> int:
+    """The number of an operator in a `ModelT`, which is added if it is new."""
+    for number, code in enumerate(model.operatorCodes):
+        if (code.builtinCode, code.customCode) == (builtin, custom):
+            return number
     code = schema().OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = builtin
     code.customCode = custom
@@ -150,8 +152,8 @@ def drop_unread(model: Any) -> None:
     new_tensor = {old: new for new, old in enumerate(sorted(used))} | {-1: -1}
     graph.tensors = [graph.tensors[old] for old in sorted(used)]
     for holder in (graph, *graph.operators):
-        holder.inputs = _renumbered(holder.inputs, new_tensor)
-        holder.outputs = _renumbered(holder.outputs, new_tensor)
+        holder.inputs = renumbered(holder.inputs, new_tensor)
+        holder.outputs = renumbered(holder.outputs, new_tensor)
     for signature in model.signatureDefs or []:
         for entry in (*signature.inputs, *signature.outputs):
             entry.tensorIndex = new_tensor[entry.tensorIndex]
@@ -192,9 +194,9 @@ def share_buffers(model: Any) -> None:
             buffers.append(model.buffers[old])
         return new_index[content]
 
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            tensor.buffer = shared(tensor.buffer)
+    # Subgraphs may have tensors in common.
+    for tensor in {id(tensor): tensor for g in model.subgraphs for tensor in g.tensors}.values():
+        tensor.buffer = shared(tensor.buffer)
     for entry in model.metadata or []:
         entry.buffer = shared(entry.buffer)
     model.buffers = buffers
@@ -206,16 +208,20 @@ def share_tables(model: Any) -> None:
     The interpreter gives each entry of the tensor list its own memory, so entries may share a
     description.
     """
+    written: dict[Any, WrittenOnce] = {}
+
+    def once(table: Any) -> WrittenOnce:
+        # Subgraphs may have operators in common, whose options have been here already.
+        if isinstance(table, WrittenOnce):
+            return table
+        return written.setdefault(_key(table), WrittenOnce(table))
+
     for graph in model.subgraphs:
-        tensors: dict[Any, WrittenOnce] = {}
-        graph.tensors = [
-            tensors.setdefault(_key(tensor), WrittenOnce(tensor)) for tensor in graph.tensors
-        ]
-        options: dict[Any, WrittenOnce] = {}
         for op in graph.operators:
             if op.builtinOptions is not None:
-                key = (op.builtinOptionsType, _key(op.builtinOptions))
-                op.builtinOptions = options.setdefault(key, WrittenOnce(op.builtinOptions))
+                op.builtinOptions = once(op.builtinOptions)
+        graph.operators = [*map(once, graph.operators)]
+        graph.tensors = [*map(once, graph.tensors)]
 
 
 class WrittenOnce:
@@ -237,6 +243,8 @@ class WrittenOnce:
 
 def _key(value: Any) -> Any:
     """Something hashable that is equal for tables of equal content."""
+    if isinstance(value, WrittenOnce):
+        return id(value)
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, list):
@@ -246,5 +254,6 @@ def _key(value: Any) -> Any:
     return value
 
 
-def _renumbered(indices: np.ndarray, new: dict[int, int]) -> np.ndarray:
+def renumbered(indices: np.ndarray, new: dict[int, int]) -> np.ndarray:
+    """Numbers of tensors, where `new` gives each old number's new one."""
     return np.array([new[int(index)] for index in indices], np.int32)

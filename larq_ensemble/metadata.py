@@ -18,6 +18,8 @@ from larq_ensemble.errors import EnsembleError
 ENTRY = "larq_ensemble"
 #: Version of the JSON that this package writes, and the newest one it reads.
 VERSION = 1
+#: How members can lie in a file.
+LAYOUTS = ("indexed", "subgraphs", "branches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,8 @@ class EnsembleMetadata:
         theory_parts: bytes of what has to be stored at least, by kind; the sum is `theory_bytes`.
         class_names: one name a class, or `None`.
         dataset: name of the data the ensemble was trained on, or `None`.
-        layout: how members lie in the file; `"indexed"` reads each member's values by its number.
+        layout: how members lie in the file: `"indexed"`: one graph that reads a member's values by
+            its number; `"subgraphs"`: a graph for each; `"branches"`: one graph with all members.
         heads: number format of the members' linear layers.
         weights: how much each member counts when they are combined; `None`: all the same.
         run_hash: SHA-256 of the trained weights' file, or `None`.
@@ -79,7 +82,9 @@ class EnsembleMetadata:
             self._refuse("class_names", f"{self.classes} strings, one a class")
         if self.weights is not None and not are_weights(self.weights, self.members):
             self._refuse("weights", f"{self.members} positive, finite numbers, one a member")
-        for name in ("layout", "heads", "sha256"):
+        if self.layout not in LAYOUTS:
+            self._refuse("layout", f"one of {', '.join(LAYOUTS)}")
+        for name in ("heads", "sha256"):
             if not isinstance(getattr(self, name), str):
                 self._refuse(name, "a string")
         for name in ("dataset", "run_hash"):

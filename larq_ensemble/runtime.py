@@ -9,21 +9,16 @@ ensemble.members = 1  # low battery: a third of the work from the next call on
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 import warnings
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from larq_ensemble.combine import combine
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.interpreters import INTERPRETERS
 from larq_ensemble.metadata import EnsembleMetadata
 from larq_ensemble.tflite_file import read_ensemble
-
-_EXTENSION = "larq_compute_engine.tflite.python.interpreter_wrapper_lite"
 
 
 class EnsembleInterpreter:
@@ -46,20 +41,8 @@ class EnsembleInterpreter:
             raise EnsembleError(f"`threads` must be a positive integer. Received: {threads!r}.")
         file = read_ensemble(path)
         self._metadata = file.metadata
-        self._image_at, self._member_at = file.inputs["image"], file.inputs["member"]
-        self._logits_at = file.outputs["logits"]
         self.members = self.max_members if members is None else members
-        lite_interpreter = _load_extension().LiteInterpreter
-        # The indirect kernel needs some 20 % fewer instructions on ARM. It is wrong only inside
-        # control flow, which these graphs don't have.
-        reference, indirect, xnnpack = False, True, False
-        try:
-            self._interpreter = lite_interpreter(file.data, threads, reference, indirect, xnnpack)
-        except RuntimeError as error:
-            raise EnsembleError(
-                f"Larq Compute Engine refuses {str(path)!r} ({error}): convert it again with the "
-                f"installed version."
-            ) from error
+        self._interpreter = INTERPRETERS[file.metadata.layout](file, threads)
 
     @property
     def metadata(self) -> EnsembleMetadata:
@@ -136,12 +119,9 @@ class EnsembleInterpreter:
         members = self.members if members is None else self._checked_members(members)
         images = self._checked_images(images)
         logits = np.empty((members, len(images), self.classes), np.float32)
-        inputs: list[np.ndarray] = [np.empty(0)] * 2
         for i, image in enumerate(images):
-            inputs[self._image_at] = image[np.newaxis].astype(np.float32)
-            for member in range(members):
-                inputs[self._member_at] = np.array([member], np.int32)
-                logits[member, i] = self._interpreter.predict(inputs)[self._logits_at]
+            pixels = image[np.newaxis].astype(np.float32)
+            logits[:, i] = self._interpreter.logits(pixels, range(members))
         return logits
 
     def _checked_members(self, members: int) -> int:
@@ -184,29 +164,3 @@ class EnsembleInterpreter:
                     stacklevel=4,
                 )
         return images
-
-
-def _load_extension() -> ModuleType:
-    """LCE's interpreter, without importing `larq_compute_engine`, which imports TensorFlow."""
-    if _EXTENSION in sys.modules:
-        return sys.modules[_EXTENSION]
-    if int(np.__version__.split(".")[0]) >= 2:
-        raise EnsembleError(
-            f"Larq Compute Engine needs NumPy 1, found {np.__version__}: "
-            'install it with `pip install "numpy<2"`.'
-        )
-    package = importlib.util.find_spec("larq_compute_engine")
-    for folder in (package and package.submodule_search_locations) or []:
-        for path in Path(folder, "tflite", "python").glob("interpreter_wrapper_lite*"):
-            spec = importlib.util.spec_from_file_location(_EXTENSION, path)
-            if spec is None or spec.loader is None:
-                continue
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            # A second load in one process, by an import of LCE itself, would fail.
-            sys.modules[_EXTENSION] = module
-            return module
-    raise EnsembleError(
-        "Larq Compute Engine is not installed: install it with "
-        "`pip install larq-compute-engine==0.16.0` (Python 3.10 to 3.12)."
-    )

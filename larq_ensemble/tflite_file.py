@@ -23,6 +23,8 @@ from larq_ensemble.metadata import ENTRY, EnsembleMetadata
 IDENTIFIER = b"TFL3"
 _DIGEST_KEY = b'"sha256":"'
 _DIGEST_LENGTH = 64
+#: Where the root table has them, as byte offsets in its vtable.
+_SUBGRAPHS, _SIGNATURES = 8, 18
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,10 @@ class EnsembleFile:
     # Arguments
         data: the bytes of the file.
         metadata: what the file says of itself.
-        inputs: position of each named input (`image`, `member`) in the order of the interpreter.
-        outputs: position of each named output (`logits`) likewise.
+        inputs: position of each named input (`image`, in the layout `"indexed"` also `member`) in
+            the order of the interpreter.
+        outputs: position of each named output (`logits`; in the layout `"branches"` a `logits_0`
+            and so on for each member) likewise.
     """
 
     data: bytes
@@ -84,13 +88,51 @@ def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:
                 f"{str(path)!r} is damaged: its checksum is wrong. Copy or convert it again."
             )
         inputs, outputs = _signature(root)
+        graphs = len(root.tables(_SUBGRAPHS))
     except (struct.error, _OutOfBounds, UnicodeDecodeError) as error:
         raise EnsembleError(
             f"{str(path)!r} is damaged: it ends early or points outside itself. "
             "Copy or convert it again."
         ) from error
     start, end = blob
-    return EnsembleFile(data, EnsembleMetadata.from_json(data[start:end]), inputs, outputs)
+    metadata = EnsembleMetadata.from_json(data[start:end])
+    if (set(inputs), set(outputs), graphs) != _expected_form(metadata):
+        raise EnsembleError(
+            f"{str(path)!r} doesn't have the layout {metadata.layout!r} that it says it has. "
+            "Convert it again."
+        )
+    return EnsembleFile(data, metadata, inputs, outputs)
+
+
+def with_one_subgraph(data: bytes, index: int) -> bytes:
+    """A model of the layout `"subgraphs"` whose only graph is that of one member.
+
+    The bytes stay where they are: the list of subgraphs is cut to one entry, and that of
+    signatures, which are alike, to the first.
+
+    # Arguments
+        data: a file that `read_ensemble` found whole.
+        index: the number of the member.
+    """
+    root = _Table.root(data)
+    shorter = bytearray(data)
+    for slot, entry in ((_SUBGRAPHS, index), (_SIGNATURES, 0)):
+        start, _ = root.vector(slot, 4)
+        at = start + 4 * entry
+        (offset,) = struct.unpack_from("<I", data, at)
+        # The vector's length, and the table's distance from where the entry stands.
+        struct.pack_into("<II", shorter, start - 4, 1, at + offset - start)
+    return bytes(shorter)
+
+
+def _expected_form(metadata: EnsembleMetadata) -> tuple[set[str], set[str], int]:
+    """Names of the inputs and outputs of a graph, and the number of graphs."""
+    members = range(metadata.members)
+    if metadata.layout == "indexed":
+        return {"image", "member"}, {"logits"}, 1
+    if metadata.layout == "subgraphs":
+        return {"image"}, {"logits"}, len(members)
+    return {"image"}, {f"logits_{member}" for member in members}, 1
 
 
 def seal(data: bytes) -> bytes:
@@ -163,7 +205,7 @@ def _signature(root: _Table) -> tuple[dict[str, int], dict[str, int]]:
     The converter orders inputs as it likes (`member` often comes first): only the SignatureDef
     ties names to tensors.
     """
-    signatures, graphs = root.tables(18), root.tables(8)
+    signatures, graphs = root.tables(_SIGNATURES), root.tables(_SUBGRAPHS)
     if not signatures or not graphs:
         raise _OutOfBounds
     signature, graph = signatures[0], graphs[0]

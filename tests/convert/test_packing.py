@@ -12,14 +12,15 @@ from convert.packing import (
     drop_names,
     drop_unread,
     fuse_prelu,
-    pack,
     pack_signs,
+    share,
     share_buffers,
     share_tables,
+    simplify,
 )
 from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.interpreters import load_extension
 from larq_ensemble.keras import tf
-from larq_ensemble.runtime import _load_extension
 
 from .conftest import MEAN, STD, pixels, small_ensemble
 
@@ -33,7 +34,7 @@ def raw() -> bytes:
 
 def run(data: bytes, images: np.ndarray) -> np.ndarray:
     """Outputs of both members, with inputs placed by their shapes."""
-    interpreter = _load_extension().LiteInterpreter(data, 1, False, False, False)
+    interpreter = load_extension().LiteInterpreter(data, 1, False, False, False)
     member_first = interpreter.input_shapes[0] == (1,)
     outputs = []
     for image in images.astype(np.float32):
@@ -59,7 +60,8 @@ def test_every_step_keeps_every_bit_and_saves_bytes(raw: bytes) -> None:
 
 def test_nothing_is_stored_twice(raw: bytes) -> None:
     model = read_model(raw)
-    pack(model)
+    simplify(model)
+    share(model)
     packed = write_model(model)
     again = read_model(packed)
     contents = [buffer.data.tobytes() for buffer in again.buffers if buffer.data is not None]
@@ -74,7 +76,8 @@ def test_nothing_is_stored_twice(raw: bytes) -> None:
 
 def test_the_signature_still_names_inputs_and_outputs(raw: bytes) -> None:
     model = read_model(raw)
-    pack(model)
+    simplify(model)
+    share(model)
     again = read_model(write_model(model))
     (signature,) = again.signatureDefs
     tensors = again.subgraphs[0].tensors
@@ -105,14 +108,15 @@ def converted_function(function) -> bytes:
 def test_only_the_prelu_pattern_is_fused(function, fused: bool) -> None:
     raw = converted_function(function)
     model = read_model(raw)
-    pack(model)
+    simplify(model)
+    share(model)
     packed = write_model(model)
     assert ("PRELU" in operator_names(read_model(packed))) == fused
     draw = np.random.default_rng(0)
     by_size = {48: draw.normal(size=(1, 4, 4, 3)), 3: draw.normal(size=3)}
     outputs = []
     for data in (raw, packed):
-        interpreter = _load_extension().LiteInterpreter(data, 1, False, False, False)
+        interpreter = load_extension().LiteInterpreter(data, 1, False, False, False)
         inputs = [
             by_size[int(np.prod(shape))].astype(np.float32) for shape in interpreter.input_shapes
         ]
@@ -142,7 +146,7 @@ def test_tables_of_signs_become_bits(values: list[int], packed: bool) -> None:
     tensors = read_model(after).subgraphs[0].tensors
     assert ([2, 3, 3] in [tensor.shape.tolist() for tensor in tensors]) == packed
     x = np.linspace(1, 2, 70, dtype=np.float32)[np.newaxis]
-    interpreter = _load_extension().LiteInterpreter(after, 1, False, False, False)
+    interpreter = load_extension().LiteInterpreter(after, 1, False, False, False)
     for member in (1, 0):
         inputs = [np.array([member], np.int32), x]
         ordered = inputs if interpreter.input_shapes[0] == (1,) else inputs[::-1]

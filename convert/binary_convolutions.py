@@ -1,0 +1,186 @@
+"""Binarized convolutions of a member's own as LceBconv2d.
+
+In the member-indexed graph the filters of such a convolution are looked up as bits, unpacked and
+computed with as floats, because LceBconv2d packs its filters for the processor once:
+
+    bits -> LceDequantize (-> PADV2 with ones) -> CONV_2D -> MUL by each filter's scale
+                    looked-up bits -> LceDequantize -^
+
+In a graph of one member the looked-up bits are a constant, and LceBconv2d can have them:
+
+    bits -> LceBconv2d(bits, looked-up bits, scale)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flatbuffers import flexbuffers
+
+from convert.flatbuffer import add_buffer, content, operator_names, schema
+from convert.packing import operator_code
+
+
+def bit_pack_convolutions(model: Any) -> None:
+    """Makes an LceBconv2d of every convolution that `bit_packable` finds, in place."""
+    graph = model.subgraphs[0]
+    for found in list(bit_packable(model)):
+        multiplier = found.multiplier
+        if multiplier is None:
+            ones = copy.copy(graph.tensors[found.bias])
+            ones.buffer = add_buffer(model, np.ones(ones.shape, np.float32))
+            graph.tensors.append(ones)
+            multiplier = len(graph.tensors) - 1
+        op = found.last
+        op.opcodeIndex = operator_code(model, schema().BuiltinOperator.CUSTOM, b"LceBconv2d")
+        op.inputs = np.array([found.bits, found.filters, multiplier, found.bias, -1], np.int32)
+        op.builtinOptionsType, op.builtinOptions = 0, None
+        op.customOptions = np.frombuffer(flexbuffers.Dumps(found.options), np.uint8)
+
+
+@dataclass(frozen=True)
+class BitPackable:
+    """A convolution of signs by looked-up signs, in numbers of tensors.
+
+    # Arguments
+        last: its last operator: the MUL by the filters' scale, or the CONV_2D if it has none.
+        bits: the packed input.
+        filters: the packed filters.
+        multiplier: the filters' scale `[channels]`; `None`: 1.
+        bias: zeros `[channels]`.
+        options: of the LceBconv2d.
+    """
+
+    last: Any
+    bits: int
+    filters: int
+    multiplier: int | None
+    bias: int
+    options: dict[str, int]
+
+
+def bit_packable(model: Any) -> Iterator[BitPackable]:
+    """The convolutions with looked-up filters that LceBconv2d computes right.
+
+    Others stay as they are: real-valued inputs, groups, and zero padding around an input that is
+    smaller than the filter, which LCE 0.16.0 miscomputes.
+    """
+    graph = _Graph(model)
+    for op in graph.all_of("CONV_2D"):
+        x, filters, bias = op.inputs.tolist()
+        unpacked_filters, padding = (
+            graph.made_by("LceDequantize", filters),
+            graph.made_by("PADV2", x),
+        )
+        unpacked = graph.made_by("LceDequantize", int(padding.inputs[0]) if padding else x)
+        if unpacked is None or unpacked_filters is None or filters in graph.of_image:
+            continue
+        shape, kernel = graph.shape(unpacked.outputs[0]), graph.shape(filters)
+        if shape[3] != kernel[3] or not graph.is_constant(bias, 0):
+            continue
+        options = op.builtinOptions
+        strides = options.strideH, options.strideW
+        dilations = options.dilationHFactor, options.dilationWFactor
+        extents = [(k - 1) * d + 1 for k, d in zip(kernel[1:3], dilations, strict=True)]
+        same = options.padding == schema().Padding.SAME
+        if padding is None:
+            right = not same or all(np.greater_equal(shape[1:3], extents))
+        else:
+            paddings, value = padding.inputs[1:].tolist()
+            expected = [
+                _same_padding(*axis) for axis in zip(shape[1:3], strides, extents, strict=True)
+            ]
+            right = (
+                not same
+                and graph.is_constant(value, 1)
+                and graph.is_constant(paddings, [(0, 0), *expected, (0, 0)])
+            )
+        if not right:
+            continue
+        scaling, multiplier = graph.scaling(int(op.outputs[0]))
+        yield BitPackable(
+            last=scaling or op,
+            bits=int(unpacked.inputs[0]),
+            filters=int(unpacked_filters.inputs[0]),
+            multiplier=multiplier,
+            bias=bias,
+            options={
+                "channels_in": shape[3],
+                "dilation_height_factor": dilations[0],
+                "dilation_width_factor": dilations[1],
+                "fused_activation_function": options.fusedActivationFunction,
+                "pad_values": int(padding is not None),
+                "padding": schema().Padding.SAME if padding else options.padding,
+                "stride_height": strides[0],
+                "stride_width": strides[1],
+            },
+        )
+
+
+class _Graph:
+    """Who makes and who reads the tensors of a `ModelT`'s only subgraph.
+
+    # Attributes
+        of_image: numbers of the tensors that depend on the image.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._graph = model.subgraphs[0]
+        self._names = operator_names(model)
+        self._makers: dict[int, Any] = {}
+        self._readers: dict[int, list[Any]] = {}
+        (signature,) = model.signatureDefs
+        self.of_image = {e.tensorIndex for e in signature.inputs if e.name == b"image"}
+        for op in self._graph.operators:
+            inputs, outputs = op.inputs.tolist(), op.outputs.tolist()
+            self._makers.update(dict.fromkeys(outputs, op))
+            for tensor in inputs:
+                self._readers.setdefault(tensor, []).append(op)
+            if not self.of_image.isdisjoint(inputs):
+                self.of_image.update(outputs)
+
+    def all_of(self, name: str) -> list[Any]:
+        return [op for op in self._graph.operators if self._names[op.opcodeIndex] == name]
+
+    def made_by(self, name: str, tensor: int) -> Any:
+        """The operator `name` that makes the tensor, or `None`."""
+        op = self._makers.get(tensor)
+        return op if op is not None and self._names[op.opcodeIndex] == name else None
+
+    def shape(self, tensor: int) -> list[int]:
+        return self._graph.tensors[tensor].shape.tolist()
+
+    def is_constant(self, tensor: int, value: Any) -> bool:
+        """Whether the tensor is a constant that has this value, or is made of it."""
+        values = content(self._model, self._graph.tensors[tensor])
+        return values is not None and bool(np.all(values == value))
+
+    def scaling(self, tensor: int) -> tuple[Any, int | None]:
+        """The MUL by a value a channel that alone reads the tensor, and the vector's number.
+
+        The vector must not depend on the image: LceBconv2d reads it at its first run only.
+        """
+        readers = self._readers.get(tensor, [])
+        if len(readers) == 1 and self._names[readers[0].opcodeIndex] == "MUL":
+            (op,) = readers
+            others = [i for i in op.inputs.tolist() if i != tensor]
+            if (
+                len(others) == 1
+                and others[0] not in self.of_image
+                and self.shape(others[0]) == self.shape(tensor)[-1:]
+                and not op.builtinOptions.fusedActivationFunction
+                and tensor not in self._graph.outputs
+            ):
+                return op, others[0]
+        return None, None
+
+
+def _same_padding(size: int, stride: int, extent: int) -> tuple[int, int]:
+    """What padding "same" adds before and behind an axis."""
+    total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+    return total // 2, total - total // 2
