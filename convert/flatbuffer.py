@@ -18,11 +18,10 @@ import flatbuffers
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.tflite_file import IDENTIFIER
+from larq_ensemble.metadata import ENTRY
+from larq_ensemble.tflite_file import ALIGNMENT, IDENTIFIER
 
 _SCHEMA = "larq_compute_engine.mlir.python.tflite_schema"
-#: TFLite and XNNPACK read constants in vector registers: their start must be a multiple of this.
-BUFFER_ALIGNMENT = 16
 
 
 @lru_cache(maxsize=1)
@@ -90,6 +89,11 @@ def _check_indices(model: Any) -> None:
 def write_model(model: Any) -> bytes:
     """The bytes of a `ModelT`, equal vectors and strings stored once, constants aligned."""
     builder = SharingBuilder(1 << 20)
+    # Written first, the ensemble's metadata stand last: they can be replaced by longer ones
+    # (`larq_ensemble.tflite_file.with_metadata`).
+    for entry in model.metadata or []:
+        if entry.name in (ENTRY, ENTRY.encode()):
+            builder.CreateNumpyVector(model.buffers[entry.buffer].data)
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     return bytes(builder.Output())
 
@@ -133,7 +137,7 @@ class SharingBuilder(flatbuffers.Builder):
         data = x.tobytes()
 
         def write() -> int:
-            alignment = BUFFER_ALIGNMENT if x.dtype == np.uint8 and x.size else x.dtype.itemsize
+            alignment = ALIGNMENT if x.dtype == np.uint8 and x.size else x.dtype.itemsize
             self.StartVector(x.dtype.itemsize, x.size, alignment)
             self.head -= len(data)
             self.Bytes[self.head : self.head + len(data)] = data

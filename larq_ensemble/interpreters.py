@@ -27,7 +27,12 @@ class MemberInterpreter(ABC):
 
     # Raises
         EnsembleError: if Larq Compute Engine isn't installed, or refuses the model.
+
+    # Attributes
+        one_by_one: whether a member can run without the others.
     """
+
+    one_by_one = True
 
     def __init__(self, file: EnsembleFile, threads: int) -> None:
         self._file = file
@@ -99,6 +104,8 @@ class SubgraphsInterpreter(MemberInterpreter):
 
 class BranchesInterpreter(MemberInterpreter):
     """One graph with an output a member: every call costs all members."""
+
+    one_by_one = False
 
     def __init__(self, file: EnsembleFile, threads: int) -> None:
         super().__init__(file, threads)

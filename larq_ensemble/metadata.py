@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from larq_ensemble.cascade import Cascade
 from larq_ensemble.combine import COMBINATIONS, are_weights
 from larq_ensemble.errors import EnsembleError
 
@@ -38,6 +39,11 @@ class EnsembleMetadata:
             its number; `"subgraphs"`: a graph for each; `"branches"`: one graph with all members.
         heads: number format of the members' linear layers.
         weights: how much each member counts when they are combined; `None`: all the same.
+        temperatures: one for each number of members, 1 to M, by which their prediction is
+            calibrated; `None`: not fitted.
+        cascade: when the first members are sure enough; `None`: not fitted.
+        validation_split: `seed`, `share` and `limit_train` that cut the images which training held
+            out from the data set, for `larq-ensemble calibrate`; empty: unknown.
         run_hash: SHA-256 of the trained weights' file, or `None`.
         tools: versions of the programs that wrote the file.
         version: of this schema.
@@ -58,6 +64,9 @@ class EnsembleMetadata:
     layout: str = "indexed"
     heads: str = "float32"
     weights: tuple[float, ...] | None = None
+    temperatures: tuple[float, ...] | None = None
+    cascade: Cascade | None = None
+    validation_split: Mapping[str, float] = field(default_factory=dict)
     run_hash: str | None = None
     tools: Mapping[str, str] = field(default_factory=dict)
     version: int = VERSION
@@ -82,6 +91,13 @@ class EnsembleMetadata:
             self._refuse("class_names", f"{self.classes} strings, one a class")
         if self.weights is not None and not are_weights(self.weights, self.members):
             self._refuse("weights", f"{self.members} positive, finite numbers, one a member")
+        if self.temperatures is not None and not are_weights(self.temperatures, self.members):
+            self._refuse("temperatures", f"{self.members} positive, finite numbers, one for each m")
+        if self.cascade is not None and (
+            not isinstance(self.cascade, Cascade)
+            or len(self.cascade.thresholds) != self.members - 1
+        ):
+            self._refuse("cascade", f"a rule with {self.members - 1} thresholds")
         if self.layout not in LAYOUTS:
             self._refuse("layout", f"one of {', '.join(LAYOUTS)}")
         for name in ("heads", "sha256"):
@@ -92,6 +108,8 @@ class EnsembleMetadata:
                 self._refuse(name, "a string or null")
         if not _is_mapping(self.theory_parts, int):
             self._refuse("theory_parts", "numbers of bytes by name")
+        if not _is_mapping(self.validation_split, (int, float)):
+            self._refuse("validation_split", "numbers by name")
         if not _is_mapping(self.tools, str):
             self._refuse("tools", "versions by name")
 
@@ -112,6 +130,8 @@ class EnsembleMetadata:
             for item in dataclasses.fields(self)
             if getattr(self, item.name) not in (None, {}, ())
         }
+        if self.cascade is not None:
+            values["cascade"] = dataclasses.asdict(self.cascade)
         values["theory_bytes"] = self.theory_bytes
         return values
 
@@ -147,9 +167,11 @@ class EnsembleMetadata:
             )
         known = {item.name for item in dataclasses.fields(cls)}
         values = {name: value for name, value in values.items() if name in known}
-        for name in ("input_shape", "class_names", "weights"):
+        for name in ("input_shape", "class_names", "weights", "temperatures"):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
+        if values.get("cascade") is not None:
+            values["cascade"] = Cascade.from_json(values["cascade"])
         missing = {"scheme", "members", "classes", "input_shape", "version"} - values.keys()
         if missing:
             raise EnsembleError(
@@ -162,7 +184,7 @@ def _is_positive_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _is_mapping(value: object, kind: type) -> bool:
+def _is_mapping(value: object, kind: type | tuple[type, ...]) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(name, str) and isinstance(item, kind) for name, item in value.items()
     )

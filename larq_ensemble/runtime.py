@@ -4,17 +4,28 @@
 ensemble = EnsembleInterpreter("ensemble.tflite", members=3)
 ensemble.predict(images)  # uint8 [n, height, width, channels] -> float32 [n, classes]
 ensemble.members = 1  # low battery: a third of the work from the next call on
+ensemble.set_budget(max_latency_ms=20)  # or as many members as this device runs in that time
+ensemble.predict(images, adaptive=True)  # or as many as each image needs
 ```
+
+An interpreter is for one thread at a time; give each thread its own, they are small. LCE's Python
+binding holds Python's lock while it runs, so threads take turns: to use several cores raise
+`threads`, or start processes. It also copies the file's bytes, so mapping the file into memory
+would save nothing here; in C++ `FlatBufferModel::BuildFromFile` maps it.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
+import time
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
-from larq_ensemble.combine import combine
+from larq_ensemble.budget import members_for_latency, members_for_power
+from larq_ensemble.cascade import AdaptivePrediction, calibrated_prediction, run_cascade
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.interpreters import INTERPRETERS
 from larq_ensemble.metadata import EnsembleMetadata
@@ -28,21 +39,28 @@ class EnsembleInterpreter:
         path: the `.tflite` that `larq-ensemble convert` wrote.
         members: how many members answer, the first ones of the file; `None` for all.
         threads: threads of a convolution.
+        max_latency_ms, power_mode: instead of `members`, as for `set_budget`.
 
     # Raises
-        EnsembleError: if the file is missing, damaged or of other origin, `members` or `threads`
-            is out of range, or Larq Compute Engine isn't installed.
+        EnsembleError: if the file is missing, damaged or of other origin, an argument is out of
+            range, or Larq Compute Engine isn't installed.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], members: int | None = None, threads: int = 1
+        self,
+        path: str | os.PathLike[str],
+        members: int | None = None,
+        threads: int = 1,
+        *,
+        max_latency_ms: float | None = None,
+        power_mode: str | None = None,
     ) -> None:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise EnsembleError(f"`threads` must be a positive integer. Received: {threads!r}.")
         file = read_ensemble(path)
         self._metadata = file.metadata
-        self.members = self.max_members if members is None else members
         self._interpreter = INTERPRETERS[file.metadata.layout](file, threads)
+        self.set_budget(members=members, max_latency_ms=max_latency_ms, power_mode=power_mode)
 
     @property
     def metadata(self) -> EnsembleMetadata:
@@ -88,20 +106,113 @@ class EnsembleInterpreter:
     def members(self, members: int) -> None:
         self._members = self._checked_members(members)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def set_budget(
+        self,
+        *,
+        members: int | None = None,
+        max_latency_ms: float | None = None,
+        power_mode: str | None = None,
+    ) -> None:
+        """Chooses how many members answer from the next call on.
+
+        # Arguments
+            members: so many; all, if nothing is given.
+            max_latency_ms: as many as answer for one image within this time, measured on this
+                device now. One member answers even if it takes longer, with a warning.
+            power_mode: a name of `larq_ensemble.budget.POWER_MODES`.
+
+        # Raises
+            EnsembleError: if more than one of them is given, or one is out of range.
+        """
+        given = [value for value in (members, max_latency_ms, power_mode) if value is not None]
+        if len(given) > 1:
+            raise EnsembleError(
+                "Give one of `members`, `max_latency_ms` and `power_mode`. "
+                f"Received: {members!r}, {max_latency_ms!r} and {power_mode!r}."
+            )
+        if power_mode is not None:
+            members = members_for_power(power_mode, self.max_members)
+        elif max_latency_ms is not None:
+            member_ms = self.measure_latency_ms()
+            members = members_for_latency(max_latency_ms, member_ms, self.max_members)
+            if not self._interpreter.one_by_one:
+                members = self.max_members
+            if member_ms > max_latency_ms:
+                warnings.warn(
+                    f"One member takes {member_ms:.3g} ms here, more than the "
+                    f"{max_latency_ms:.3g} ms of `max_latency_ms`.",
+                    stacklevel=2,
+                )
+        self.members = self.max_members if members is None else members
+
+    def measure_latency_ms(self, repetitions: int = 5) -> float:
+        """What one member takes for one image here and now: the median, in milliseconds.
+
+        A run before those that count fills caches and packs the filters. In the layout
+        `"branches"` it is what all of them take.
+        """
+        image = np.zeros((1, *self.input_shape), np.uint8)
+        times = []
+        for _ in range(repetitions + 1):
+            start = time.perf_counter()
+            self._logits(image, [0])
+            times.append(time.perf_counter() - start)
+        return 1e3 * statistics.median(times[1:])
+
+    def predict(self, images: np.ndarray, *, adaptive: bool = False) -> np.ndarray:
         """Class probabilities, the members combined as the ensemble was trained.
+
+        They are calibrated if `larq-ensemble calibrate` wrote temperatures into the file.
 
         # Arguments
             images: `[n, height, width, channels]`, or one image `[height, width, channels]`, with
                 values 0..255: uint8, or any other integers or floats in that range.
+            adaptive: each image is given to member after member only until the prediction is
+                sure, and to `members` of them at most.
 
         # Returns
             float32 `[n, classes]`, rows sum to 1; n = 1 for one image.
 
         # Raises
-            EnsembleError: if `images` has another shape, type or range.
+            EnsembleError: if `images` has another shape, type or range, or `adaptive` is asked of
+                a file that was not calibrated.
         """
-        return combine(self.predict_logits(images), self.scheme, self.weights)
+        if adaptive:
+            return self.predict_adaptive(images).probabilities
+        return self._predicted(self.predict_logits(images))
+
+    def predict_adaptive(self, images: np.ndarray) -> AdaptivePrediction:
+        """As `predict` with `adaptive`, and how many members each image took.
+
+        # Arguments
+            images: as in `predict`.
+
+        # Returns
+            `probabilities`, float32 `[n, classes]`, and `members`, int `[n]`.
+
+        # Raises
+            EnsembleError: as `predict`.
+        """
+        cascade = self.metadata.cascade
+        if cascade is None:
+            raise EnsembleError(
+                "The file has no thresholds for adaptive prediction: write them with "
+                "`larq-ensemble calibrate`."
+            )
+        if not self._interpreter.one_by_one:
+            raise EnsembleError(
+                "A file of the layout 'branches' runs all members at once, so adaptive prediction "
+                "would save nothing: convert the run with another layout."
+            )
+        images = self._checked_images(images)
+        return run_cascade(
+            cascade,
+            lambda member, which: self._logits(images[which], [member])[0],
+            self._predicted,
+            images=len(images),
+            classes=self.classes,
+            members=self.members,
+        )
 
     def predict_logits(self, images: np.ndarray, members: int | None = None) -> np.ndarray:
         """Each member's logits.
@@ -118,11 +229,18 @@ class EnsembleInterpreter:
         """
         members = self.members if members is None else self._checked_members(members)
         images = self._checked_images(images)
-        logits = np.empty((members, len(images), self.classes), np.float32)
+        return self._logits(images, range(members))
+
+    def _logits(self, images: np.ndarray, members: Sequence[int]) -> np.ndarray:
+        """Logits `[len(members), n, classes]` of some members for checked images."""
+        logits = np.empty((len(members), len(images), self.classes), np.float32)
         for i, image in enumerate(images):
             pixels = image[np.newaxis].astype(np.float32)
-            logits[:, i] = self._interpreter.logits(pixels, range(members))
+            logits[:, i] = self._interpreter.logits(pixels, members)
         return logits
+
+    def _predicted(self, logits: np.ndarray) -> np.ndarray:
+        return calibrated_prediction(logits, self.scheme, self.weights, self.metadata.temperatures)
 
     def _checked_members(self, members: int) -> int:
         if (

@@ -21,6 +21,8 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.metadata import ENTRY, EnsembleMetadata
 
 IDENTIFIER = b"TFL3"
+#: TFLite and XNNPACK read constants in vector registers: their start must be a multiple of this.
+ALIGNMENT = 16
 _DIGEST_KEY = b'"sha256":"'
 _DIGEST_LENGTH = 64
 #: Where the root table has them, as byte offsets in its vtable.
@@ -149,6 +151,29 @@ def seal(data: bytes) -> bytes:
         raise ValueError(f"the flatbuffer has no metadata entry {ENTRY!r}")
     at = _digest_position(data, blob)
     return data[:at] + _digest(data, at).encode() + data[at + _DIGEST_LENGTH :]
+
+
+def with_metadata(data: bytes, metadata: EnsembleMetadata) -> bytes:
+    """Gives a finished ensemble file other metadata.
+
+    They are the last vector of the file (see `convert.flatbuffer.write_model`), so they may be of
+    another length without moving anything else.
+
+    # Returns
+        A sealed file, equal to `data` up to where the metadata stand.
+
+    # Raises
+        EnsembleError: if something else follows the metadata.
+    """
+    blob = _metadata_blob(_Table.root(data))
+    if blob is None or data[blob[1] :].strip(b"\0"):
+        raise EnsembleError(
+            "The file's metadata can't be changed in place: convert the run again, with the "
+            "installed version."
+        )
+    content = metadata.to_json()
+    file = data[: blob[0] - 4] + struct.pack("<I", len(content)) + content
+    return seal(file + b"\0" * (-len(file) % ALIGNMENT))
 
 
 def metadata_of(data: bytes) -> EnsembleMetadata | None:
