@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.combine import combine
+from larq_ensemble.interpreters import load_extension
 from larq_ensemble.runs import Run
-from larq_ensemble.runtime import EnsembleInterpreter, _load_extension
+from larq_ensemble.runtime import EnsembleInterpreter
 
 #: What gives the ensemble's prediction of one image by the first m members.
 Predict = Callable[[int], Any]
@@ -211,7 +212,7 @@ def _others(
 
     view = EnsembleView(ensemble_of(run))
     check_same(view, ours, tflite, run.digest)
-    lite_interpreter = _load_extension().LiteInterpreter
+    lite_interpreter = load_extension().LiteInterpreter
     separate = []
     for member in range(members):
         progress(f"converting member {member} by itself")
