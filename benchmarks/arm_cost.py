@@ -1,0 +1,119 @@
+"""What ensemble files cost on arm64, counted in instructions, against the members by themselves.
+
+Needs a counter: a program that is called as
+
+    COUNTER MODEL.tflite --kernel default|indirect
+
+runs one inference of MODEL's first subgraph with Larq Compute Engine's arm64 kernels, on one
+thread, with integer inputs of zero (so of member 0), and prints a JSON object with the number of
+`instructions`; for example LCE's macOS-arm64 library in an emulator with an instruction-counting
+plugin. A number of instructions is no time, but the same on every machine, and so are ratios.
+
+The reference is what LCE makes of one member of the run as a plain Keras model: M members shipped
+as M such files cost M times that. All members run the same operators on the same shapes, so one of
+them is counted. Images come normalized to the reference, raw to the ensemble files, whose
+normalization is part of their count.
+
+    larq-ensemble convert runs/fusion --out ensemble.tflite
+    python benchmarks/arm_cost.py --counter COUNTER --run runs/fusion ensemble.tflite
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import click
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.reporting import json_option, reporting
+from larq_ensemble.tflite_file import read_ensemble
+
+KERNELS = ("default", "indirect")
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="F.tflite...")
+@click.option("--counter", required=True, metavar="PATH", help="The program that counts.")
+@click.option("--run", required=True, metavar="RUN", help="The run whose member is the reference.")
+@json_option
+def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None) -> None:
+    """Count the arm64 instructions of ensemble files, per member and per ensemble."""
+    with reporting(json_target) as report:
+        described = {file: read_ensemble(file).metadata for file in files}
+        with tempfile.TemporaryDirectory() as folder:
+            reference = Path(folder, "single.tflite")
+            reference.write_bytes(_single(run))
+            single = {kernel: _instructions(counter, reference, kernel) for kernel in KERNELS}
+        report.line(
+            "one member by itself: "
+            + ", ".join(f"{count:,} ({kernel} kernel)" for kernel, count in single.items())
+        )
+        rows = []
+        for file, metadata in described.items():
+            for kernel in KERNELS:
+                counted = _instructions(counter, Path(file), kernel)
+                # The layout "branches" runs all members at once, the others one of them.
+                members_counted = metadata.members if metadata.layout == "branches" else 1
+                ensemble = counted * metadata.members // members_counted
+                rows.append(
+                    {
+                        "file": file,
+                        "layout": metadata.layout,
+                        "heads": metadata.heads,
+                        "kernel": kernel,
+                        "members": metadata.members,
+                        "instructions_member": ensemble // metadata.members,
+                        "instructions_ensemble": ensemble,
+                        "ratio": ensemble / (metadata.members * single[kernel]),
+                    }
+                )
+                report.line(f"{file}, {kernel} kernel: {rows[-1]['ratio']:.4f}")
+        report.result = {"single": single, "files": rows}
+        report.table(
+            "arm64 instructions; ratio to M separately converted members, same kernel",
+            ["file", "layout", "heads", "kernel", "M", "a member", "the ensemble", "ratio"],
+            [(row | {"ratio": f"{row['ratio']:.4f}"}).values() for row in rows],
+        )
+
+
+def _single(run: str) -> bytes:
+    from larq_ensemble.runs import load_run
+
+    loaded = load_run(run)
+    from convert.conversion import ensemble_of
+    from convert.single import convert_single
+    from larq_ensemble.ensemble import EnsembleView
+
+    return convert_single(EnsembleView(ensemble_of(loaded)).member(0))
+
+
+def _instructions(counter: str, model: Path, kernel: str) -> int:
+    """Runs the counter.
+
+    # Raises
+        EnsembleError: if it can't be run, fails, or doesn't print what it should.
+    """
+    try:
+        done = subprocess.run(
+            [counter, str(model), "--kernel", kernel], capture_output=True, text=True, check=True
+        )
+        return int(json.loads(done.stdout)["instructions"])
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        raise EnsembleError(f"{counter} failed on {str(model)!r}: {reason}") from error
+    except OSError as error:
+        raise EnsembleError(f"--counter {counter!r} can't be run: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise EnsembleError(
+            f"{counter} printed no JSON object with a number of `instructions`."
+        ) from error
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EnsembleError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,321 @@
+"""Latency of an ensemble file on an Android phone (adb) or an aarch64 Linux board (ssh).
+
+Pushes the file and `lce_benchmark_model`, LCE's build of TFLite's benchmark tool, to the device,
+runs it for each member and number of threads, and prints milliseconds by number of members. The
+binaries are among the assets of LCE's releases: `lce_benchmark_model_android_arm64` and
+`lce_benchmark_model_aarch64` (https://github.com/larq/compute-engine/releases).
+
+    python benchmarks/device.py ensemble.tflite --tool lce_benchmark_model_android_arm64
+    python benchmarks/device.py ensemble.tflite --tool lce_benchmark_model_aarch64 \\
+        --ssh pi@raspberrypi.local --threads 1,4 --run runs/fusion
+
+The tool fills integer inputs with random numbers up to 99 unless told otherwise, and that would
+look up members that aren't there. So it is given names and shapes of all inputs, in the order of
+the interpreter, and a range of one value for `member`:
+
+    --input_layer=member,image --input_layer_shape=1:1,32,32,3 --input_layer_value_range=member,2,2
+
+The file holds no names of tensors: the tool warns that they differ, which is harmless. m members
+take the sum of the tool's averages for members 0 to m - 1, one image, without the few additions
+that combine their logits.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import subprocess
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from larq_ensemble.commands.options import member_counts
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.reporting import json_option, reporting
+from larq_ensemble.tflite_file import EnsembleFile, read_ensemble
+
+#: On Android a folder of the shell user's in which programs may run.
+ANDROID_FOLDER = "/data/local/tmp/larq_ensemble"
+LINUX_FOLDER = "/tmp/larq_ensemble"
+TIMEOUT_SECONDS = 600
+
+
+class Device(ABC):
+    """A device that files can be pushed to and programs run on."""
+
+    folder: str
+
+    @abstractmethod
+    def push(self, path: Path) -> str:
+        """Copies a file to the device; returns its path there."""
+
+    @abstractmethod
+    def shell(self, *command: str) -> str:
+        """Runs a command there; returns what it printed, errors included.
+
+        # Raises
+            EnsembleError: if the device can't be reached or the command fails.
+        """
+
+
+@dataclass(frozen=True)
+class Android(Device):
+    """An Android device behind adb; `serial` chooses one of several."""
+
+    serial: str | None = None
+    folder: str = ANDROID_FOLDER
+
+    def push(self, path: Path) -> str:
+        _run(*self._adb, "push", str(path), f"{self.folder}/{path.name}")
+        return f"{self.folder}/{path.name}"
+
+    def shell(self, *command: str) -> str:
+        return _run(*self._adb, "shell", shlex.join(command))
+
+    @property
+    def _adb(self) -> list[str]:
+        return ["adb", *(["-s", self.serial] if self.serial else [])]
+
+
+@dataclass(frozen=True)
+class Linux(Device):
+    """A Linux board behind ssh; `host` as ssh takes it."""
+
+    host: str
+    folder: str = LINUX_FOLDER
+
+    def push(self, path: Path) -> str:
+        _run("scp", "-q", str(path), f"{self.host}:{self.folder}/{path.name}")
+        return f"{self.folder}/{path.name}"
+
+    def shell(self, *command: str) -> str:
+        return _run("ssh", self.host, shlex.join(command))
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,  # the tool logs to stderr
+            text=True,
+            check=False,
+            timeout=TIMEOUT_SECONDS,
+        )
+    except FileNotFoundError as error:
+        raise EnsembleError(f"There is no {command[0]!r} on the PATH: install it.") from error
+    except subprocess.TimeoutExpired as error:
+        raise EnsembleError(
+            f"`{shlex.join(command)}` took longer than {TIMEOUT_SECONDS} s: is the device there?"
+        ) from error
+    if done.returncode:
+        raise EnsembleError(f"`{shlex.join(command)}` failed: {_last_words(done.stdout)}")
+    return done.stdout
+
+
+def _last_words(output: str) -> str:
+    """The line that says best what went wrong: the first error, or else the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return next((line for line in lines if "ERROR" in line), lines[-1] if lines else "no output")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What the tool reports of one member, in microseconds.
+
+    # Arguments
+        init: loading the file and allocating tensors.
+        first: the first inference, which packs the filters.
+        average, deviation: of the `runs` inferences after the warm-up.
+    """
+
+    runs: int
+    init: float
+    first: float
+    average: float
+    deviation: float
+
+
+_NUMBER = r"([-+.\de]+)"
+_SUMMARY = re.compile(
+    rf"Inference timings in us: Init: {_NUMBER}, First inference: {_NUMBER}, "
+    rf"Warmup \(avg\): {_NUMBER}, Inference \(avg\): {_NUMBER}"
+)
+_STATISTICS = re.compile(rf"count=(\d+) first=.* std={_NUMBER}")
+
+
+def parse_output(output: str) -> Timing:
+    """Reads the output of TFLite's benchmark tool, of any version since 2020.
+
+    # Raises
+        EnsembleError: if it has no timings; with the tool's own error.
+    """
+    summary = _SUMMARY.search(output)
+    if summary is None:
+        raise EnsembleError(f"The benchmark tool reported no timings: {_last_words(output)}")
+    init, first, _, average = map(float, summary.groups())
+    # The last statistics are those of the timed runs; a single run has none.
+    runs, deviation = (_STATISTICS.findall(output) or [("1", "0")])[-1]
+    return Timing(int(runs), init, first, average, float(deviation))
+
+
+@dataclass(frozen=True)
+class Tool:
+    """LCE's benchmark tool on a device.
+
+    # Arguments
+        device: where it is.
+        program: its path there.
+        flags: those of every run.
+        cores: a mask of cores that `taskset` pins it to, or `None`.
+    """
+
+    device: Device
+    program: str
+    flags: tuple[str, ...]
+    cores: str | None = None
+
+    def timing(self, graph: str, threads: int, inputs: Iterable[str] = ()) -> Timing:
+        """Times a `.tflite` file of the device."""
+        arguments = (f"--graph={graph}", f"--num_threads={threads}", *self.flags, *inputs)
+        prefix = ("taskset", self.cores) if self.cores else ()
+        return parse_output(self.device.shell(*prefix, self.program, *arguments))
+
+
+def input_flags(file: EnsembleFile, member: int) -> list[str]:
+    """The tool's flags that make it run one member."""
+    shapes = {"image": [1, *file.metadata.input_shape], "member": [1]}
+    names = sorted(file.inputs, key=file.inputs.__getitem__)
+    return [
+        f"--input_layer={','.join(names)}",
+        f"--input_layer_shape={':'.join(','.join(map(str, shapes[name])) for name in names)}",
+        f"--input_layer_value_range=member,{member},{member}",
+    ]
+
+
+def table_rows(
+    threads: int, timings: Sequence[Timing], single: Timing, counts: Iterable[int]
+) -> list[dict[str, Any]]:
+    """A row for each number of members.
+
+    # Arguments
+        threads: of the tool.
+        timings: of each member.
+        single: of what m members are compared with m of.
+        counts: numbers of members.
+    """
+    return [
+        {
+            "threads": threads,
+            "members": count,
+            "latency_ms": sum(item.average for item in timings[:count]) / 1000,
+            "deviation_ms": math.hypot(*(item.deviation for item in timings[:count])) / 1000,
+            "relative": sum(item.average for item in timings[:count]) / (count * single.average),
+            "start_ms": (timings[0].init + timings[0].first) / 1000,
+        }
+        for count in counts
+    ]
+
+
+@click.command()
+@click.argument("tflite", metavar="F.tflite")
+@click.option("--tool", required=True, metavar="PATH", help="lce_benchmark_model for the device.")
+@click.option("--ssh", metavar="HOST", help="An aarch64 Linux board  [default: Android, by adb]")
+@click.option("--serial", metavar="SERIAL", help="One of several Android devices.")
+@click.option("--members", type=member_counts, help="Numbers of members  [default: 1 to all]")
+@click.option("--threads", type=member_counts, default="1", show_default=True)
+@click.option(
+    "--kernel",
+    type=click.Choice(["indirect", "default"]),
+    default="indirect",
+    show_default=True,
+    help="Of the binary convolutions; the Python runtime takes indirect.",
+)
+@click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="At least.")
+@click.option("--cores", metavar="MASK", help="taskset's mask of cores, such as f0: the big ones.")
+@click.option("--run", metavar="RUN", help="Compare with a member of this run converted by itself.")
+@json_option
+def main(
+    tflite: str,
+    tool: str,
+    ssh: str | None,
+    serial: str | None,
+    members: tuple[int, ...] | None,
+    threads: tuple[int, ...],
+    kernel: str,
+    runs: int,
+    cores: str | None,
+    run: str | None,
+    json_target: str | None,
+) -> None:
+    """Measure the latency of an ensemble file on a device, by members and threads."""
+    with reporting(json_target) as report:
+        file = read_ensemble(tflite)
+        counts = members or tuple(range(1, file.metadata.members + 1))
+        if max(counts) > file.metadata.members:
+            raise EnsembleError(f"--members must be from 1 to {file.metadata.members}.")
+        if not Path(tool).is_file():
+            raise EnsembleError(f"--tool {tool!r} is no file: download it from LCE's releases.")
+        device: Device = Linux(ssh) if ssh else Android(serial)
+        name = device.shell("uname", "-srm").strip()
+        device.shell("mkdir", "-p", device.folder)
+        program = device.push(Path(tool))
+        device.shell("chmod", "+x", program)
+        flags = (
+            f"--num_runs={runs}",
+            f"--use_indirect_bgemm={str(kernel == 'indirect').lower()}",
+            # TFLite would hand what it can to XNNPACK; the Python runtime doesn't either.
+            "--use_xnnpack=false",
+        )
+        benchmark = Tool(device, program, flags, cores)
+        ensemble = device.push(Path(tflite))
+        alone = None if run is None else _push_single(device, run)
+        rows, timings = [], []
+        for count in threads:
+            each = []
+            for member in range(max(counts)):
+                each.append(benchmark.timing(ensemble, count, input_flags(file, member)))
+                report.line(f"threads {count}, member {member}: {each[-1].average / 1000:.3f} ms")
+                timings.append({"threads": count, "member": member, **asdict(each[-1])})
+            single = each[0] if alone is None else benchmark.timing(alone, count)
+            rows += table_rows(count, each, single, counts)
+        relative_to = "m times member 0" if run is None else "separate models"
+        report.result = {
+            "device": name,
+            "kernel": kernel,
+            "relative_to": relative_to,
+            "rows": rows,
+            "timings_us": timings,
+        }
+        report.table(
+            f"{tflite} on {name}, {kernel} kernel, one image; ratios to {relative_to}",
+            ["threads", "m", "ms", "deviation ms", "ratio", "start and first image ms"],
+            [row.values() for row in rows],
+        )
+
+
+def _push_single(device: Device, run: str) -> str:
+    from larq_ensemble.runs import load_run
+
+    loaded = load_run(run)
+    from convert.conversion import ensemble_of
+    from convert.single import convert_single
+    from larq_ensemble.ensemble import EnsembleView
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "single.tflite")
+        path.write_bytes(convert_single(EnsembleView(ensemble_of(loaded)).member(0)))
+        return device.push(path)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EnsembleError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,66 @@
+"""The instruction benchmark with a counter that counts bytes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+
+from .conftest import load
+
+COUNTER = f"""#!{sys.executable}
+import json, os, sys
+size = os.path.getsize(sys.argv[1])
+assert sys.argv[2] == "--kernel"
+print(json.dumps({{"instructions": size * {{"default": 3, "indirect": 2}}[sys.argv[3]]}}))
+"""
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> Path:
+    path = tmp_path / "counter"
+    path.write_text(COUNTER)
+    path.chmod(0o755)
+    return path
+
+
+def test_counts_a_member_and_the_ensemble(script, counter, run, tflite, tmp_path) -> None:
+    out = tmp_path / "result.json"
+    done = script("arm_cost", "--counter", counter, "--run", run, tflite, "--json", out)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    size = tflite.stat().st_size
+    single = result["single"]["default"] // 3
+    assert result["single"]["indirect"] == 2 * single
+    assert [row["kernel"] for row in result["files"]] == ["default", "indirect"]
+    for row, each in zip(result["files"], (3, 2), strict=True):
+        assert (row["members"], row["instructions_member"]) == (3, each * size)
+        assert row["instructions_ensemble"] == 3 * each * size
+        assert row["ratio"] == pytest.approx(size / single)
+    assert "indirect" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys; sys.exit('no emulator here')", "no emulator here"),
+        ("print('12 instructions')", "no JSON object with a number of `instructions`"),
+        ("print([1])", "no JSON object"),
+    ],
+)
+def test_a_counter_that_does_not_work(counter, tflite, code, message) -> None:
+    counter.write_text(f"#!{sys.executable}\n{code}\n")
+    with pytest.raises(EnsembleError, match=message):
+        load("arm_cost")._instructions(str(counter), tflite, "default")
+
+
+def test_errors_are_one_line(script, run, tflite) -> None:
+    done = script("arm_cost", "--counter", "/missing", "--run", run / "missing", tflite)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "No run at" in done.stderr
+    with pytest.raises(EnsembleError, match="--counter '/missing' can't be run"):
+        load("arm_cost")._instructions("/missing", tflite, "default")
