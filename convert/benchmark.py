@@ -13,15 +13,17 @@ report.latency_ms  # {1: 12.1, 4: 48.3}
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from larq_ensemble.combine import combine
-from larq_ensemble.interpreters import load_extension
+from larq_ensemble.interpreters import load_model
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime import EnsembleInterpreter
 
@@ -30,6 +32,7 @@ Predict = Callable[[int], Any]
 
 THIS_FILE = "this file"
 SEPARATE = "separate models"
+BRANCHES = "branches layout"
 ONE_MEMBER = "m times one member"
 
 DEFAULT_SECONDS = 10.0
@@ -110,7 +113,8 @@ def benchmark(
         tflite: the file.
         members: numbers of members; by default 1, the powers of two, and all.
         run: the run that the file comes from. Each of its members is then also converted by
-            itself, as one would ship M separate models (needs TensorFlow).
+            itself, as one would ship M separate models, and all of them to the layout `branches`,
+            whose every run costs all M (needs TensorFlow).
         threads: of each interpreter.
         repetitions: how often to time everything, at least 1; by default what takes 10 seconds,
             and no fewer than 10.
@@ -205,19 +209,17 @@ def _others(
     progress: Callable[[str], None],
 ) -> dict[str, Predict]:
     """What a run's members would be shipped as otherwise; converts up to `members` of them."""
-    from convert.conversion import ensemble_of
+    from convert.conversion import convert_run, ensemble_of
     from convert.single import convert_single
     from convert.verification import check_same
     from larq_ensemble.ensemble import EnsembleView
 
     view = EnsembleView(ensemble_of(run))
     check_same(view, ours, tflite, run.digest)
-    lite_interpreter = load_extension().LiteInterpreter
     separate = []
     for member in range(members):
         progress(f"converting member {member} by itself")
-        flatbuffer = convert_single(view.member(member))
-        separate.append(lite_interpreter(flatbuffer, threads, False, True, False))
+        separate.append(load_model(convert_single(view.member(member)), threads))
     dataset = run.config.dataset  # that they don't normalize while timed counts in their favour
     normalized = [((image / 255 - dataset["mean"]) / dataset["std"]).astype(np.float32)]
 
@@ -225,4 +227,11 @@ def _others(
         logits = np.stack([model.predict(normalized)[0] for model in separate[:members]])
         return combine(logits, ours.scheme, ours.weights)
 
-    return {SEPARATE: by_separate_models}
+    others: dict[str, Predict] = {SEPARATE: by_separate_models}
+    if ours.metadata.layout != "branches":
+        progress("converting all members to the layout branches")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "branches.tflite")
+            convert_run(run, path, layout="branches")
+            others[BRANCHES] = _by_interpreter(EnsembleInterpreter(path, threads=threads), image)
+    return others

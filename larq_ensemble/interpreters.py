@@ -50,26 +50,13 @@ class MemberInterpreter(ABC):
             float32 `[len(members), classes]`.
         """
 
-    def _load(self, data: bytes) -> Any:
-        # The indirect kernel needs some 20 % fewer instructions on ARM. It is wrong only inside
-        # control flow, which these graphs don't have.
-        reference, indirect, xnnpack = False, True, False
-        extension = load_extension()
-        try:
-            return extension.LiteInterpreter(data, self._threads, reference, indirect, xnnpack)
-        except RuntimeError as error:
-            raise EnsembleError(
-                f"Larq Compute Engine refuses the model ({error}): convert it again with the "
-                "installed version."
-            ) from error
-
 
 class IndexedInterpreter(MemberInterpreter):
     """One graph for all members, one arena."""
 
     def __init__(self, file: EnsembleFile, threads: int) -> None:
         super().__init__(file, threads)
-        self._interpreter = self._load(file.data)
+        self._interpreter = load_model(file.data, threads)
 
     def logits(self, image: np.ndarray, members: Sequence[int]) -> np.ndarray:
         inputs: list[Any] = [None, None]
@@ -98,7 +85,9 @@ class SubgraphsInterpreter(MemberInterpreter):
 
     def _interpreter(self, member: int) -> Any:
         if member not in self._interpreters:
-            self._interpreters[member] = self._load(with_one_subgraph(self._file.data, member))
+            self._interpreters[member] = load_model(
+                with_one_subgraph(self._file.data, member), self._threads
+            )
         return self._interpreters[member]
 
 
@@ -109,7 +98,7 @@ class BranchesInterpreter(MemberInterpreter):
 
     def __init__(self, file: EnsembleFile, threads: int) -> None:
         super().__init__(file, threads)
-        self._interpreter = self._load(file.data)
+        self._interpreter = load_model(file.data, threads)
 
     def logits(self, image: np.ndarray, members: Sequence[int]) -> np.ndarray:
         outputs = self._interpreter.predict([image])
@@ -122,6 +111,24 @@ INTERPRETERS: dict[str, type[MemberInterpreter]] = {
     "subgraphs": SubgraphsInterpreter,
     "branches": BranchesInterpreter,
 }
+
+
+def load_model(data: bytes, threads: int) -> Any:
+    """LCE's interpreter of a model's first subgraph.
+
+    # Raises
+        EnsembleError: if Larq Compute Engine isn't installed, or refuses the model.
+    """
+    # The indirect kernel needs some 20 % fewer instructions on ARM. It is wrong only inside control
+    # flow, which these graphs don't have.
+    reference, indirect, xnnpack = False, True, False
+    try:
+        return load_extension().LiteInterpreter(data, threads, reference, indirect, xnnpack)
+    except RuntimeError as error:
+        raise EnsembleError(
+            f"Larq Compute Engine refuses the model ({error}): convert it again with the "
+            "installed version."
+        ) from error
 
 
 def load_extension() -> ModuleType:

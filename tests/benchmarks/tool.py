@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from larq_ensemble.runtime import _load_extension
+from larq_ensemble.interpreters import load_model
 
 KNOWN = {
     *("graph", "num_threads", "num_runs", "use_xnnpack", "use_indirect_bgemm"),
@@ -20,7 +20,7 @@ flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[
 if flags.keys() - KNOWN:
     print("WARN: Unconsumed cmdline flags:", *flags.keys() - KNOWN, file=sys.stderr)
 with open(flags["graph"], "rb") as graph:
-    model = _load_extension().LiteInterpreter(graph.read(), 1, False, True, False)
+    model = load_model(graph.read(), threads=1)
 print(f"INFO: Loaded model {flags['graph']}", file=sys.stderr)
 names = flags.get("input_layer", "").split(",")
 shapes = [tuple(map(int, shape.split(","))) for shape in

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from convert import benchmark as module
-from convert.benchmark import ONE_MEMBER, SEPARATE, benchmark
+from convert.benchmark import BRANCHES, ONE_MEMBER, SEPARATE, benchmark
 from convert.conversion import convert_run
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -92,20 +92,23 @@ def test_default_numbers_of_members(members, counts) -> None:
     assert module._default_counts(members) == counts
 
 
-def test_separate_models_give_the_same_predictions(tmp_path: Path) -> None:
+def test_the_others_give_the_same_predictions(tmp_path: Path) -> None:
     run = saved_run(tmp_path / "run", "ensemble")
     path = tmp_path / "ensemble.tflite"
     convert_run(run, path)
     ours = EnsembleInterpreter(path)
     image = np.random.default_rng(0).integers(0, 256, (1, *ours.input_shape), np.uint8)
     others = module._others(ours, path, run, 2, 1, image, lambda line: None)
-    assert others.keys() == {SEPARATE}
+    assert others.keys() == {SEPARATE, BRANCHES}
     for members in (1, 2):
         ours.members = members
-        np.testing.assert_allclose(others[SEPARATE](members), ours.predict(image), atol=1e-3)
+        for predict in others.values():
+            np.testing.assert_allclose(predict(members), ours.predict(image), atol=1e-3)
     report = benchmark(path, run=run, repetitions=2)
     assert report.relative_to == SEPARATE
-    assert [item.members for item in report.comparisons] == [1, 2]
+    assert [(item.members, item.against) for item in report.comparisons] == [
+        (members, against) for members in (1, 2) for against in (SEPARATE, BRANCHES)
+    ]
 
 
 def test_errors(fusion: Converted, tmp_path: Path) -> None:
