@@ -15,9 +15,12 @@ the interpreter, and a range of one value for `member`:
 
     --input_layer=member,image --input_layer_shape=1:1,32,32,3 --input_layer_value_range=member,2,2
 
-The file holds no names of tensors: the tool warns that they differ, which is harmless. m members
-take the sum of the tool's averages for members 0 to m - 1, one image, without the few additions
-that combine their logits.
+The file holds no names of tensors: the tool warns that they differ, which is harmless. A file of
+the layout `subgraphs` is pushed once a member, with that member's graph as its only one, since the
+tool runs the first. One of the layout `branches` needs none of this: run the tool on it as it is.
+
+m members take the sum of the tool's averages for members 0 to m - 1, one image, without the few
+additions that combine their logits.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ import click
 from larq_ensemble.commands.options import member_counts
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.reporting import json_option, reporting
-from larq_ensemble.tflite_file import EnsembleFile, read_ensemble
+from larq_ensemble.tflite_file import EnsembleFile, read_ensemble, with_one_subgraph
 
 #: On Android a folder of the shell user's in which programs may run.
 ANDROID_FOLDER = "/data/local/tmp/larq_ensemble"
@@ -188,8 +191,32 @@ class Tool:
         return parse_output(self.device.shell(*prefix, self.program, *arguments))
 
 
+def pushed_members(device: Device, file: EnsembleFile, count: int) -> list[tuple[str, list[str]]]:
+    """Pushes the first members to the device.
+
+    # Returns
+        For each member the model's path there and the tool's flags for its inputs.
+
+    # Raises
+        EnsembleError: if the file runs all members at once.
+    """
+    layout, members = file.metadata.layout, range(count)
+    if layout == "indexed":
+        path = _push_bytes(device, file.data, "ensemble.tflite")
+        return [(path, input_flags(file, member)) for member in members]
+    if layout == "subgraphs":
+        return [
+            (_push_bytes(device, with_one_subgraph(file.data, member), f"{member}.tflite"), [])
+            for member in members
+        ]
+    raise EnsembleError(
+        f"A file of the layout {layout!r} has one graph without further inputs: run the tool on "
+        "it as it is."
+    )
+
+
 def input_flags(file: EnsembleFile, member: int) -> list[str]:
-    """The tool's flags that make it run one member."""
+    """The tool's flags that make it run one member of a file of the layout `indexed`."""
     shapes = {"image": [1, *file.metadata.input_shape], "member": [1]}
     names = sorted(file.inputs, key=file.inputs.__getitem__)
     return [
@@ -199,28 +226,23 @@ def input_flags(file: EnsembleFile, member: int) -> list[str]:
     ]
 
 
-def table_rows(
-    threads: int, timings: Sequence[Timing], single: Timing, counts: Iterable[int]
-) -> list[dict[str, Any]]:
-    """A row for each number of members.
+def table_row(threads: int, timings: Sequence[Timing], single: Timing) -> dict[str, Any]:
+    """What m members take.
 
     # Arguments
         threads: of the tool.
-        timings: of each member.
-        single: of what m members are compared with m of.
-        counts: numbers of members.
+        timings: of each of the m members.
+        single: of one of the m models that they are compared with.
     """
-    return [
-        {
-            "threads": threads,
-            "members": count,
-            "latency_ms": sum(item.average for item in timings[:count]) / 1000,
-            "deviation_ms": math.hypot(*(item.deviation for item in timings[:count])) / 1000,
-            "relative": sum(item.average for item in timings[:count]) / (count * single.average),
-            "start_ms": (timings[0].init + timings[0].first) / 1000,
-        }
-        for count in counts
-    ]
+    total = sum(timing.average for timing in timings)
+    return {
+        "threads": threads,
+        "members": len(timings),
+        "latency_ms": total / 1000,
+        "deviation_ms": math.hypot(*(timing.deviation for timing in timings)) / 1000,
+        "relative": total / (len(timings) * single.average),
+        "start_ms": (timings[0].init + timings[0].first) / 1000,
+    }
 
 
 @click.command()
@@ -274,18 +296,18 @@ def main(
             "--use_xnnpack=false",
         )
         benchmark = Tool(device, program, flags, cores)
-        ensemble = device.push(Path(tflite))
-        alone = None if run is None else _push_single(device, run)
+        graphs = pushed_members(device, file, max(counts))
+        alone = None if run is None else _push_bytes(device, _single(run), "single.tflite")
         rows, timings = [], []
         for count in threads:
             each = []
-            for member in range(max(counts)):
-                each.append(benchmark.timing(ensemble, count, input_flags(file, member)))
+            for member, (graph, inputs) in enumerate(graphs):
+                each.append(benchmark.timing(graph, count, inputs))
                 report.line(f"threads {count}, member {member}: {each[-1].average / 1000:.3f} ms")
                 timings.append({"threads": count, "member": member, **asdict(each[-1])})
             single = each[0] if alone is None else benchmark.timing(alone, count)
-            rows += table_rows(count, each, single, counts)
-        relative_to = "m times member 0" if run is None else "separate models"
+            rows += [table_row(count, each[:m], single) for m in counts]
+        relative_to = "m times one member" if run is None else "separate models"
         report.result = {
             "device": name,
             "kernel": kernel,
@@ -300,7 +322,8 @@ def main(
         )
 
 
-def _push_single(device: Device, run: str) -> str:
+def _single(run: str) -> bytes:
+    """A member of a run, converted by itself."""
     from larq_ensemble.runs import load_run
 
     loaded = load_run(run)
@@ -308,9 +331,13 @@ def _push_single(device: Device, run: str) -> str:
     from convert.single import convert_single
     from larq_ensemble.ensemble import EnsembleView
 
+    return convert_single(EnsembleView(ensemble_of(loaded)).member(0))
+
+
+def _push_bytes(device: Device, data: bytes, name: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "single.tflite")
-        path.write_bytes(convert_single(EnsembleView(ensemble_of(loaded)).member(0)))
+        path = Path(folder, name)
+        path.write_bytes(data)
         return device.push(path)
 
 

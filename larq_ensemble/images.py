@@ -16,9 +16,7 @@ _MODES = {1: "L", 3: "RGB"}
 def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) -> np.ndarray:
     """Reads an image file of any format that Pillow knows.
 
-    The image is turned as its EXIF data says, its middle is cut out in the network's aspect
-    ratio, and that is resized with antialiased bilinear interpolation. Colours become RGB or, for
-    networks with one channel, grey; transparency is dropped.
+    The image is turned as its EXIF data says and then made to fit as by `fit_image`.
 
     # Arguments
         path: the file.
@@ -30,19 +28,9 @@ def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) 
     # Raises
         EnsembleError: if the file is missing or is no image, or for another number of channels.
     """
-    height, width, channels = input_shape
-    if channels not in _MODES:
-        raise EnsembleError(
-            f"Image files have 1 or 3 channels, this network takes {channels}: "
-            "call EnsembleInterpreter.predict with arrays instead."
-        )
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            # 16 bits a pixel would be clipped to 255 instead of scaled.
-            if image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-            image = image.convert(_MODES[channels])
+            return fit_image(ImageOps.exif_transpose(file), input_shape)
     except FileNotFoundError as error:
         raise EnsembleError(f"There is no image file {str(path)!r}: check the path.") from error
     # A damaged file raises any of these, depending on its format.
@@ -51,7 +39,37 @@ def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) 
             f"Can't read {str(path)!r} as an image ({error}): give a whole PNG, JPEG or other "
             "image file."
         ) from error
-    fitted = ImageOps.fit(image, (width, height), method=Image.Resampling.BILINEAR)
+
+
+def fit_image(image: Image.Image, input_shape: tuple[int, int, int]) -> np.ndarray:
+    """Makes an image what a network takes.
+
+    Its middle is cut out in the network's aspect ratio, and that is resized with antialiased
+    bilinear interpolation. Colours become RGB or, for networks with one channel, grey;
+    transparency is dropped.
+
+    # Arguments
+        image: of any size and mode.
+        input_shape: `(height, width, channels)`, 1 or 3 channels.
+
+    # Returns
+        uint8 `[height, width, channels]`.
+
+    # Raises
+        EnsembleError: for another number of channels.
+    """
+    height, width, channels = input_shape
+    if channels not in _MODES:
+        raise EnsembleError(
+            f"Images have 1 or 3 channels, this network takes {channels}: "
+            "call EnsembleInterpreter.predict with arrays instead."
+        )
+    # 16 bits a pixel would be clipped to 255 instead of scaled.
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    fitted = ImageOps.fit(
+        image.convert(_MODES[channels]), (width, height), method=Image.Resampling.BILINEAR
+    )
     return np.asarray(fitted, np.uint8).reshape(input_shape)
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from convert.conversion import convert_run
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runs import load_run
 from larq_ensemble.tflite_file import read_ensemble
 
 from .conftest import load
@@ -126,7 +128,7 @@ def test_a_table_by_threads_and_members(script, phone, tool, tflite, tmp_path, w
     assert rows[1, 3]["relative"] == pytest.approx(33 / 30)
     assert rows[1, 3]["deviation_ms"] == pytest.approx(0.3 * 3**0.5)
     assert rows[1, 1]["start_ms"] == 31.5
-    assert result["relative_to"] == "m times member 0"
+    assert result["relative_to"] == "m times one member"
     assert [item["runs"] for item in result["timings_us"]] == [20] * 6
     calls = Path(phone["DEVICE"], "calls").read_text()
     assert calls.count("--use_indirect_bgemm=true --use_xnnpack=false") == 6
@@ -149,6 +151,23 @@ def test_against_separate_models_pinned_to_cores(
     assert result["rows"][0]["relative"] == pytest.approx(21 / 16)
     assert "taskset f0" in Path(phone["DEVICE"], "calls").read_text()
     assert "--use_indirect_bgemm=false" in Path(phone["DEVICE"], "calls").read_text()
+
+
+def test_a_graph_a_member(script, phone, tool, run, tmp_path) -> None:
+    path, out = tmp_path / "subgraphs.tflite", tmp_path / "result.json"
+    convert_run(load_run(run), path, layout="subgraphs")
+    done = script("device", path, "--tool", tool, "--json", out, **phone)
+    assert done.returncode == 0, done.stderr
+    assert [row["latency_ms"] for row in json.loads(out.read_text())["rows"]] == [8, 16, 24]
+    pushed = Path(phone["DEVICE"]).rglob("[0-9].tflite")
+    assert [file.name for file in sorted(pushed)] == ["0.tflite", "1.tflite", "2.tflite"]
+
+
+def test_all_members_at_once(device, run, tmp_path) -> None:
+    path = tmp_path / "branches.tflite"
+    convert_run(load_run(run), path, layout="branches")
+    with pytest.raises(EnsembleError, match="run the tool on it as it is"):
+        device.pushed_members(None, read_ensemble(path), 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""Classifies images with as many members as the battery allows: a folder once, or a camera live.
+
+    python examples/battery_app.py ensemble.tflite photos/
+    python examples/battery_app.py ensemble.tflite --camera 0      # needs opencv-python
+    python examples/battery_app.py ensemble.tflite photos/ --battery 15
+
+The battery's level is read before each image from /sys/class/power_supply (Linux), or given with
+--battery. On mains or without a battery all members answer; otherwise a share of them that grows
+with the level, at least one. No TensorFlow is needed, only what `pip install .` installs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.images import fit_image, read_image
+from larq_ensemble.runtime import EnsembleInterpreter
+
+POWER_SUPPLY = Path("/sys/class/power_supply")
+
+#: From this level on, in percent, all members answer; at the lower one and below, one does.
+FULL_FROM, ONE_UP_TO = 80, 20
+
+
+def members_for_battery(level: float | None, total: int) -> int:
+    """How many of `total` members answer at a battery level in percent; `None`: on mains."""
+    if level is None:
+        return total
+    share = (level - ONE_UP_TO) / (FULL_FROM - ONE_UP_TO)
+    return min(max(1, math.ceil(share * total)), total)
+
+
+def battery_level(folder: Path = POWER_SUPPLY) -> float | None:
+    """The lowest level of the system's batteries in percent; `None` on mains or without any."""
+    levels = []
+    for supply in folder.glob("*"):
+        if _read(supply / "type") == "Battery" and _read(supply / "scope") != "Device":
+            if _read(supply / "status") == "Charging":
+                return None
+            levels.append(_read(supply / "capacity"))
+    return min((float(level) for level in levels if level), default=None)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:  # supplies don't all have all files, and may be unplugged meanwhile
+        return ""
+
+
+def folder_images(folder: Path, shape: tuple[int, int, int]) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and pixels of each file of a folder that is an image."""
+    for path in sorted(folder.iterdir()):
+        try:
+            yield path.name, read_image(path, shape)
+        except EnsembleError as error:
+            print(error, file=sys.stderr)
+
+
+def camera_images(number: int, shape: tuple[int, int, int]) -> Iterator[tuple[str, np.ndarray]]:
+    """The frames of a camera, each the newest one."""
+    import cv2
+    from PIL import Image
+
+    camera = cv2.VideoCapture(number)
+    camera.set(cv2.CAP_PROP_BUFFERSIZE, 1)
+    try:
+        while True:
+            grabbed, frame = camera.read()
+            if not grabbed:
+                raise EnsembleError(f"Camera {number} gives no frames: try another number.")
+            rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            yield time.strftime("%H:%M:%S"), fit_image(Image.fromarray(rgb), shape)
+    finally:
+        camera.release()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tflite", help="what `larq-ensemble convert` wrote")
+    parser.add_argument("folder", nargs="?", type=Path, help="a folder of images")
+    parser.add_argument("--camera", type=int, metavar="N", help="a camera's number instead")
+    parser.add_argument("--battery", type=float, metavar="PERCENT", help="instead of reading it")
+    parser.add_argument("--threads", type=int, default=1, metavar="T")
+    arguments = parser.parse_args()
+    if (arguments.folder is None) == (arguments.camera is None):
+        parser.error("give a folder or --camera")
+    try:
+        ensemble = EnsembleInterpreter(arguments.tflite, threads=arguments.threads)
+        shape = ensemble.input_shape
+        if arguments.camera is not None:
+            images = camera_images(arguments.camera, shape)
+        elif arguments.folder.is_dir():
+            images = folder_images(arguments.folder, shape)
+        else:
+            raise EnsembleError(f"{str(arguments.folder)!r} is no folder.")
+        for name, image in images:
+            level = battery_level() if arguments.battery is None else arguments.battery
+            ensemble.members = members_for_battery(level, ensemble.max_members)
+            start = time.perf_counter()
+            (probabilities,) = ensemble.predict(image)
+            milliseconds = 1000 * (time.perf_counter() - start)
+            best = int(probabilities.argmax())
+            label = ensemble.class_names[best] if ensemble.class_names else best
+            power = "mains" if level is None else f"{level:.0f} %"
+            print(
+                f"{name}: {label} ({100 * probabilities[best]:.0f} %), {ensemble.members} of "
+                f"{ensemble.max_members} members, battery {power}, {milliseconds:.1f} ms",
+                flush=True,
+            )
+    except (EnsembleError, ModuleNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

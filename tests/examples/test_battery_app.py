@@ -1,0 +1,105 @@
+"""The example app on files that look like those of Linux's power supplies, and on a folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def app() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "examples"))
+    try:
+        import battery_app
+    finally:
+        sys.path.pop(0)
+    return battery_app
+
+
+def supply(folder: Path, name: str, **values: object) -> None:
+    (folder / name).mkdir()
+    for file, value in values.items():
+        (folder / name / file).write_text(f"{value}\n")
+
+
+@pytest.mark.parametrize(
+    ("level", "members"),
+    [(None, 4), (100, 4), (80, 4), (66, 4), (65, 3), (50, 2), (30, 1), (20, 1), (0, 1)],
+)
+def test_members_for_battery(app, level, members) -> None:
+    assert app.members_for_battery(level, 4) == members
+    assert app.members_for_battery(level, 1) == 1
+
+
+def test_battery_level(app, tmp_path) -> None:
+    assert app.battery_level(tmp_path / "none") is None
+    supply(tmp_path, "AC", type="Mains", online=0)
+    assert app.battery_level(tmp_path) is None
+    supply(tmp_path, "BAT0", type="Battery", status="Discharging", capacity=71)
+    supply(tmp_path, "BAT1", type="Battery", status="Discharging", capacity=64)
+    supply(tmp_path, "mouse", type="Battery", scope="Device", status="Discharging", capacity=3)
+    supply(tmp_path, "broken", type="Battery", status="Unknown")
+    assert app.battery_level(tmp_path) == 64
+    (tmp_path / "BAT0" / "status").write_text("Charging\n")
+    assert app.battery_level(tmp_path) is None
+
+
+@pytest.fixture(scope="module")
+def tflite(tmp_path_factory) -> Path:
+    from convert.conversion import convert_ensemble
+    from larq_ensemble.ensemble import build_ensemble
+    from larq_ensemble.keras import keras
+
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 3)(image))
+    model = build_ensemble(keras.Model(image, keras.layers.Dense(2)(x)), 4)
+    path = tmp_path_factory.mktemp("app") / "ensemble.tflite"
+    convert_ensemble(model, path, mean=[0.5] * 3, std=[0.25] * 3, class_names=["cat", "dog"])
+    return path
+
+
+def called(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "examples" / "battery_app.py", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_folder(tflite, tmp_path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "b.jpg")
+    (tmp_path / "notes.txt").write_text("no image")
+    done = called(tflite, tmp_path, "--battery", "50")
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert first.startswith(("a.png: cat (", "a.png: dog ("))
+    assert "2 of 4 members, battery 50 %" in first
+    assert second.startswith("b.jpg: ")
+    assert "notes.txt" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["{}"], 2, "give a folder or --camera"),
+        (["{}", "missing"], 1, "'missing' is no folder"),
+        (["missing.tflite", "."], 1, "missing.tflite"),
+    ],
+)
+def test_errors(tflite, arguments, status, message) -> None:
+    done = called(*(argument.format(tflite) for argument in arguments))
+    assert (done.returncode, done.stdout) == (status, "")
+    assert message in done.stderr.splitlines()[-1]
