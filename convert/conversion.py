@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata as package_metadata
 from pathlib import Path
@@ -62,6 +62,7 @@ def convert_ensemble(
     layout: str = "auto",
     class_names: Sequence[str] | None = None,
     dataset: str | None = None,
+    validation_split: Mapping[str, float] | None = None,
     run_hash: str | None = None,
 ) -> ConversionReport:
     """Converts an ensemble to one `.tflite` file for Larq Compute Engine.
@@ -79,6 +80,7 @@ def convert_ensemble(
             `"indexed"`.
         class_names: one name a class.
         dataset: name of the data set, for the file's description.
+        validation_split: which of its images were held out, see `EnsembleMetadata`.
         run_hash: SHA-256 of the weights' file, for the file's description.
 
     # Returns
@@ -112,6 +114,7 @@ def convert_ensemble(
         input_shape=graph.input_shape,
         class_names=None if class_names is None else tuple(map(str, class_names)),
         dataset=dataset,
+        validation_split=validation_split or {},
         run_hash=run_hash,
         layout=layout,
         theory_parts=graph.theory_parts,
@@ -160,8 +163,19 @@ def convert_run(
         layout=layout,
         class_names=dataset["class_names"],
         dataset=dataset["name"],
+        validation_split=_validation_split(run),
         run_hash=run.digest,
     )
+
+
+def _validation_split(run: Run) -> dict[str, float]:
+    """What `larq-ensemble calibrate` needs to find the images that were never trained on."""
+    config = run.config
+    if not config.data:  # a run that saw no data
+        return {}
+    split = {"seed": config.split_seed, "share": config.data["validation"]}
+    limit = config.data["limit_train"]
+    return split if limit is None else {**split, "limit_train": limit}
 
 
 def _tool_versions() -> dict[str, str]:

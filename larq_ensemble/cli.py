@@ -24,6 +24,7 @@ COMMANDS = (
     "convert",
     "inspect",
     "verify",
+    "calibrate",
     "predict",
     "benchmark",
     "reproduce",

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
+from larq_ensemble.calibration import Score
 from larq_ensemble.files import replacing
 from training.frontier import COSTS, FrontierPoint
 from training.reproduction import OURS, PAPER, SINGLE, BlockTable, Point, StorageFigure
@@ -215,6 +216,25 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
         markeredgewidth=0.8, label="no other is as good for less",
     )  # fmt: skip
     canvas.legend(handles=[*handles.values(), front], loc="outside lower center", ncols=3)
+    return canvas
+
+
+def draw_cascade(
+    adaptive: Sequence[Score], fixed: Sequence[Score], chosen: Score, title: str
+) -> Canvas:
+    """Top-1 against mean members, of cascades and of fixed numbers of members."""
+    canvas, (axes,) = new_figure()
+    for scores, label, style in (
+        (adaptive, "adaptive", {"color": _BLUE, "marker": ".", "linestyle": "-"}),
+        (fixed, "the first m members, always", {"color": _GREY, "marker": "s", "linestyle": "--"}),
+        ([chosen], "written into the file", {"color": _VERMILION, "marker": "*", "markersize": 13}),
+    ):
+        by_cost = sorted((score.mean_members, score.top1) for score in scores)
+        axes.plot(*zip(*by_cost), label=label, **style)
+    axes.set_xlabel("members an image takes, on average")
+    axes.set_ylabel("test top-1 (%)")
+    axes.legend(loc="lower right")
+    canvas.suptitle(title, fontsize=11)
     return canvas
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from larq_ensemble.budget import POWER_MODES
 from larq_ensemble.reporting import json_option, reporting
 
 
@@ -16,6 +17,16 @@ from larq_ensemble.reporting import json_option, reporting
     metavar="m",
     help="Only the first m members answer  [default: all]",
 )
+@click.option(
+    "--max-latency-ms",
+    type=click.FloatRange(0, min_open=True),
+    metavar="T",
+    help="As many members as answer for an image in T ms on this device.",
+)
+@click.option("--power-mode", type=click.Choice(list(POWER_MODES)), help="1, half or all members.")
+@click.option(
+    "--adaptive", is_flag=True, help="Each image takes members until its prediction is sure."
+)
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Classes shown.")
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreter."
@@ -25,6 +36,9 @@ def command(
     tflite: str,
     images: tuple[str, ...],
     members: int | None,
+    max_latency_ms: float | None,
+    power_mode: str | None,
+    adaptive: bool,
     top: int,
     threads: int,
     json_target: str | None,
@@ -37,17 +51,32 @@ def command(
     Examples:
       larq-ensemble predict ensemble.tflite cat.png
       larq-ensemble predict ensemble.tflite *.jpg --members 2 --top 3 --json -
+      larq-ensemble predict ensemble.tflite *.jpg --adaptive
     """
+    import numpy as np
+
     from larq_ensemble.images import read_images
     from larq_ensemble.runtime import EnsembleInterpreter
 
     with reporting(json_target) as report:
-        ensemble = EnsembleInterpreter(tflite, members=members, threads=threads)
-        probabilities = ensemble.predict(read_images(images, ensemble.input_shape))
+        ensemble = EnsembleInterpreter(
+            tflite,
+            members=members,
+            threads=threads,
+            max_latency_ms=max_latency_ms,
+            power_mode=power_mode,
+        )
+        pixels = read_images(images, ensemble.input_shape)
+        if adaptive:
+            probabilities, used = ensemble.predict_adaptive(pixels)
+        else:
+            probabilities = ensemble.predict(pixels)
+            used = np.full(len(pixels), ensemble.members)
         names = ensemble.class_names or tuple(map(str, range(ensemble.classes)))
         predictions = [
             {
                 "image": image,
+                "members": int(count),
                 "class": int(order[0]),
                 "name": names[order[0]],
                 "probability": float(row[order[0]]),
@@ -56,15 +85,21 @@ def command(
                     for index in order[:top]
                 ],
             }
-            for image, row in zip(images, probabilities, strict=True)
+            for image, row, count in zip(images, probabilities, used, strict=True)
             for order in [(-row).argsort(kind="stable")]
         ]
         report.result = {"predictions": predictions, "members": ensemble.members}
         report.table(
-            f"{tflite}, {ensemble.members} of {ensemble.max_members} members",
-            ["image", "class", "probability %"],
+            f"{tflite}, {'up to ' if adaptive else ''}{ensemble.members} of "
+            f"{ensemble.max_members} members",
+            ["image", "members", "class", "probability %"],
             [
-                [prediction["image"], choice["name"], 100 * choice["probability"]]
+                [
+                    prediction["image"],
+                    prediction["members"],
+                    choice["name"],
+                    100 * choice["probability"],
+                ]
                 for prediction in predictions
                 for choice in prediction["top"]
             ],

@@ -42,6 +42,7 @@ JOB = {
     "convert": ["fusion", "--out", "ensemble.tflite"],
     "inspect": ["ensemble.tflite"],
     "verify": ["ensemble.tflite", "--run", "fusion", "--samples", "20"],
+    "calibrate": ["ensemble.tflite", "--mean-members", "1.5", "--limit-test", "24"],
     "predict": ["ensemble.tflite", "image.png", "--members", "1"],
     "benchmark": ["ensemble.tflite", "--run", "fusion", "--repetitions", "2"],
     "tune": [
@@ -73,6 +74,7 @@ RESULT_KEYS = {
         "flip_rate",
         "samples",
     },
+    "calibrate": {"temperatures", "thresholds", "mean_members", "top1", "frontier"},
     "predict": {"predictions"},
     "benchmark": {"latency_ms", "relative"},
     "tune": {"recipe", "best", "trials"},
@@ -150,7 +152,9 @@ def test_json_of_every_command_is_all_there_is_on_standard_output(job):
     assert results["pretrain"]["epochs"] == 1
     assert len(results["train"]["member_top1"]) == results["evaluate"]["members"] == 2
     assert results["evaluate"]["top1"] == pytest.approx(results["train"]["test_top1"])
-    assert results["convert"]["bytes"] == (job[0] / "ensemble.tflite").stat().st_size
+    assert results["convert"]["bytes"] == results["inspect"]["bytes"]
+    # Temperatures and thresholds came to the file after that.
+    assert results["convert"]["bytes"] < (job[0] / "ensemble.tflite").stat().st_size
     assert results["verify"]["samples"] == 20
     ((prediction,), members) = results["predict"]["predictions"], results["predict"]["members"]
     assert members == 1
@@ -252,6 +256,8 @@ def test_help_names_everything_that_is_registered(call):
         ("evaluate", "Missing argument 'RUN'"),
         ("predict ensemble.tflite image.png --members 0", "0 is not in the range x>=1"),
         ("predict ensemble.tflite", "Missing argument 'IMAGE...'"),
+        ("predict ensemble.tflite image.png --power-mode turbo", "power-saver"),
+        ("calibrate ensemble.tflite --accuracy-loss 1 --mean-members 2", "not both"),
         ("benchmark ensemble.tflite --members 0", "'0' is no list of whole numbers from 1 on"),
         ("convert fusion", "Missing option '--out'"),
         ("reproduce table1", "Missing option '--out'"),
@@ -327,6 +333,9 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("evaluate fusion --dataset cifar100", "has 100 classes, but the run 'fusion'"),
         ("evaluate fusion --members 3", "--members must be from 1 to 2"),
         ("predict ensemble.tflite image.png --members 3", "3"),
+        ("predict ensemble.tflite image.png --members 2 --power-mode balanced", "Give one of"),
+        ("calibrate ensemble.tflite --mean-members 3", "from 1 to 2"),
+        ("calibrate text.txt", "text.txt"),
         ("pretrain --out new --lr -1", "`lr` must be at least 0, got -1.0"),
         ("pretrain --out new --validation 1", "`validation` must be at least 0 and below 1"),
         ("pretrain --out new --width 0.01", "`width` 0.01 leaves a stage without channels"),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from larq_ensemble.cascade import Cascade
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.metadata import VERSION, EnsembleMetadata
 
@@ -22,6 +23,9 @@ VALUES: dict[str, Any] = {
     "run_hash": "ab" * 32,
     "theory_parts": {"shared_conv": 100, "member_norm": 20},
     "tools": {"larq-ensemble": "0.1.0"},
+    "temperatures": (1.25, 1.0),
+    "cascade": Cascade((0.75,)),
+    "validation_split": {"seed": 3, "share": 0.1, "limit_train": 1000},
 }
 
 
@@ -69,6 +73,9 @@ def test_any_class_names(names: list[str]) -> None:
         ("weights", (1.0,)),
         ("weights", (1.0,) * 9),
         ("weights", "ab"),
+        ("temperatures", (1.0,)),
+        ("temperatures", (1.0, 0.0)),
+        ("validation_split", {"seed": "3"}),
     ],
 )
 def test_impossible_values(name: str, value: Any) -> None:
@@ -77,6 +84,13 @@ def test_impossible_values(name: str, value: Any) -> None:
     document = {**json.loads(EnsembleMetadata(**VALUES).to_json()), name: value}
     with pytest.raises(EnsembleError, match=rf"`{name}`"):
         EnsembleMetadata.from_json(json.dumps(document).encode())
+
+
+def test_a_threshold_for_each_member_but_the_last() -> None:
+    for thresholds in [(), (1.0, 2.0)]:
+        with pytest.raises(EnsembleError, match="`cascade` must be a rule with 1 thresholds"):
+            EnsembleMetadata(**{**VALUES, "cascade": Cascade(thresholds)})
+    assert EnsembleMetadata(**{**VALUES, "cascade": Cascade((None,))}).to_json()
 
 
 @pytest.mark.parametrize("scheme", ["nonsense", ["fusion"], None])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -14,10 +18,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pytest
 
-from larq_ensemble import runtime
+from larq_ensemble import interpreters
+from larq_ensemble.calibration import calibrate
 from larq_ensemble.combine import combine
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.tflite_file import read_ensemble
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (12, 10, 3)
@@ -251,7 +257,7 @@ def test_lce_own_interpreter_runs_the_file(path: Path, images: np.ndarray) -> No
 
 @pytest.mark.parametrize("missing", ["extension", "package", "numpy 1"])
 def test_without_lce(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing) -> None:
-    monkeypatch.delitem(sys.modules, runtime._EXTENSION, raising=False)
+    monkeypatch.delitem(sys.modules, interpreters._EXTENSION, raising=False)
     if missing == "numpy 1":
         monkeypatch.setattr(np, "__version__", "2.1.0")
     else:
@@ -265,6 +271,144 @@ def test_without_lce(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     message = "NumPy 1" if missing == "numpy 1" else "not installed"
     with pytest.raises(EnsembleError, match=message):
         EnsembleInterpreter(path)
+
+
+@pytest.fixture(scope="module")
+def calibrated(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same file with temperatures and thresholds that let some images stop early."""
+    copy = tmp_path_factory.mktemp("calibrated") / "ensemble.tflite"
+    shutil.copy(path, copy)
+    draw = np.random.default_rng(2)
+    pixels = draw.integers(0, 256, (40, *SHAPE), np.uint8)
+    calibrate(copy, pixels, draw.integers(0, CLASSES, 40), mean_members=2)
+    return copy
+
+
+def test_calibrating_changes_nothing_but_the_metadata(path: Path, calibrated: Path) -> None:
+    before, after = path.read_bytes(), calibrated.read_bytes()
+    metadata = before.index(b'{"scheme"')
+    assert before[: metadata - 4] == after[: metadata - 4]  # 4 bytes: the length of the metadata
+    assert len(after) % 16 == 0
+    one, other = EnsembleInterpreter(path).metadata, EnsembleInterpreter(calibrated).metadata
+    assert len(other.temperatures) == MEMBERS
+    assert len(other.cascade.thresholds) == MEMBERS - 1
+    same = dataclasses.replace(other, temperatures=None, cascade=None, sha256=one.sha256)
+    assert same == one
+    # Calibrated again, the file doesn't grow.
+    pixels = np.random.default_rng(2).integers(0, 256, (40, *SHAPE), np.uint8)
+    calibrate(calibrated, pixels, np.zeros(40, int))
+    calibrate(calibrated, pixels, np.arange(40) % CLASSES, mean_members=2)
+    assert abs(calibrated.stat().st_size - len(after)) <= 32
+
+
+def test_adaptive_prediction(calibrated: Path) -> None:
+    images = np.random.default_rng(3).integers(0, 256, (30, *SHAPE), np.uint8)
+    ensemble = EnsembleInterpreter(calibrated)
+    by_count = []
+    for ensemble.members in (1, 2, 3):
+        by_count.append(ensemble.predict(images))
+        np.testing.assert_allclose(by_count[-1].sum(axis=1), 1, rtol=1e-5)
+        plain = combine(ensemble.predict_logits(images), "adaboost", WEIGHTS)
+        np.testing.assert_array_equal(by_count[-1].argmax(axis=1), plain.argmax(axis=1))
+    probabilities, members = ensemble.predict_adaptive(images)
+    assert len(set(members.tolist())) > 1
+    expected = np.stack(by_count)[members - 1, np.arange(30)]
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-5)
+    np.testing.assert_array_equal(ensemble.predict(images, adaptive=True), probabilities)
+    # Each image by itself, as from a camera.
+    np.testing.assert_array_equal(ensemble.predict(images[7], adaptive=True)[0], probabilities[7])
+    ensemble.members = 2
+    np.testing.assert_array_equal(ensemble.predict_adaptive(images).members, np.minimum(members, 2))
+    assert ensemble.predict(images[:0], adaptive=True).shape == (0, CLASSES)
+
+
+def test_adaptive_without_calibration(path: Path, images: np.ndarray) -> None:
+    with pytest.raises(EnsembleError, match=r"no thresholds.*larq-ensemble calibrate"):
+        EnsembleInterpreter(path).predict(images, adaptive=True)
+
+
+def test_budgets(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert EnsembleInterpreter(path, power_mode="power-saver").members == 1
+    assert EnsembleInterpreter(path, max_latency_ms=1e6).members == MEMBERS
+    ensemble = EnsembleInterpreter(path, power_mode="balanced")
+    assert ensemble.members == 2
+    monkeypatch.setattr(ensemble, "measure_latency_ms", lambda: 3.0)
+    ensemble.set_budget(max_latency_ms=8)
+    assert ensemble.members == 2
+    with pytest.warns(UserWarning, match="One member takes 3 ms here, more than the 2.5 ms"):
+        ensemble.set_budget(max_latency_ms=2.5)
+    assert ensemble.members == 1
+    ensemble.set_budget()
+    assert ensemble.members == MEMBERS
+    with pytest.raises(EnsembleError, match=r"Give one of .*Received: 2, None and 'balanced'"):
+        ensemble.set_budget(members=2, power_mode="balanced")
+    with pytest.raises(EnsembleError, match="Unknown power mode 'eco'"):
+        EnsembleInterpreter(path, power_mode="eco")
+
+
+def test_latency_is_measured(path: Path) -> None:
+    ensemble = EnsembleInterpreter(path)
+    image = np.zeros((1, *SHAPE), np.uint8)
+    ensemble.predict_logits(image, members=1)
+    start = time.perf_counter()
+    ensemble.predict_logits(image, members=1)
+    once = 1e3 * (time.perf_counter() - start)
+    # Of the same size; a machine may be busy at one moment.
+    assert once / 50 < ensemble.measure_latency_ms() < once * 50
+
+
+def test_an_interpreter_a_thread(path: Path) -> None:
+    """Threads with interpreters of their own answer as one does."""
+    images = np.random.default_rng(4).integers(0, 256, (60, *SHAPE), np.uint8)
+    expected = EnsembleInterpreter(path).predict(images)
+    own = threading.local()
+
+    def answer(index: int) -> np.ndarray:
+        if not hasattr(own, "ensemble"):
+            own.ensemble = EnsembleInterpreter(path, threads=2)
+        return own.ensemble.predict(images[index])[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        np.testing.assert_array_equal(np.stack(list(pool.map(answer, range(60)))), expected)
+
+
+def test_kernels_agree(path: Path, images: np.ndarray) -> None:
+    """The indirect kernel, which the runtime takes, against LCE's default and its reference."""
+    file = read_ensemble(path)
+    expected = EnsembleInterpreter(path).predict_logits(images)
+    for reference, indirect in ((False, False), (True, False)):
+        interpreter = interpreters.load_extension().LiteInterpreter(
+            file.data, 1, reference, indirect, False
+        )
+        inputs = [np.empty(0)] * 2
+        for member in range(MEMBERS):
+            for i, image in enumerate(images):
+                inputs[file.inputs["image"]] = image[np.newaxis].astype(np.float32)
+                inputs[file.inputs["member"]] = np.array([member], np.int32)
+                (logits,) = interpreter.predict(inputs)
+                np.testing.assert_array_equal(logits[0], expected[member, i])
+
+
+def test_start_up(path: Path) -> None:
+    """Import and first prediction; processor time, which other work on the machine leaves alone."""
+    program = f"""
+import time
+import numpy as np
+from larq_ensemble.runtime import EnsembleInterpreter
+
+ensemble = EnsembleInterpreter({str(path)!r})
+ensemble.predict(np.zeros((1, *ensemble.input_shape), np.uint8))
+print(time.process_time())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1
 
 
 def test_the_path_is_read_once(path: Path, tmp_path: Path, images: np.ndarray) -> None:
