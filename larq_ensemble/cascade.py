@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from larq_ensemble.combine import COMBINATIONS, combine, share_of_votes, softmax
+from larq_ensemble.combine import COMBINATIONS, LARGEST, combine, share_of_votes, softmax
 from larq_ensemble.errors import EnsembleError
 
 # Logits of many members, summed, leave little to the last classes: a higher floor would cut there.
@@ -92,7 +92,7 @@ class Cascade:
                 "larq-ensemble or calibrate the file again."
             )
         if not isinstance(self.thresholds, tuple) or not all(
-            value is None or (type(value) in (int, float) and np.isfinite(value))
+            value is None or (type(value) in (int, float) and abs(value) <= LARGEST)
             for value in self.thresholds
         ):
             raise EnsembleError(

@@ -5,13 +5,16 @@ The Keras ensemble's `Combine` layer, the runtime and the evaluation all agree w
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.registry import Registry
+
+#: The largest float. Metadata may hold integers beyond it, which NumPy can't compute with.
+LARGEST = sys.float_info.max
 
 Combination = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -118,5 +121,5 @@ def are_weights(values: object, members: int) -> bool:
     return (
         isinstance(values, tuple)
         and len(values) == members
-        and all(isinstance(value, (int, float)) and 0 < value < math.inf for value in values)
+        and all(isinstance(value, (int, float)) and 0 < value <= LARGEST for value in values)
     )

@@ -151,7 +151,7 @@ class EnsembleMetadata:
         """
         try:
             values = json.loads(data.decode())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EnsembleError(
                 f"Ensemble metadata is not JSON ({error}): convert the run again."
             ) from error

@@ -1,0 +1,203 @@
+"""Random damage to a file: what reads it raises `EnsembleError` or succeeds, and soon.
+
+LCE's interpreter, in C++, would crash on a damaged file. It never sees one: the checksum covers
+every byte, so here it is enough to show that nothing damaged is let through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from convert.flatbuffer import add_metadata, read_model, schema, write_model
+from convert.inspection import inspect_file
+from larq_ensemble.cascade import Cascade
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.metadata import ENTRY, EnsembleMetadata
+from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.tflite_file import metadata_of, read_ensemble, seal, with_metadata
+
+METADATA = EnsembleMetadata(
+    scheme="adaboost",
+    members=3,
+    classes=2,
+    input_shape=(4, 4, 1),
+    class_names=("ant", "bee"),
+    weights=(1.0, 2.0, 0.5),
+    temperatures=(1.0, 1.5, 2.0),
+    cascade=Cascade((0.5, None)),
+    validation_split={"seed": 0, "share": 0.1},
+    tools={"larq-ensemble": "0.1.0"},
+)
+
+
+def small_file() -> bytes:
+    """A file with everything that the readers follow; no operator, so that it is small."""
+    tflite = schema()
+
+    def tensor(buffer: int, *shape: int) -> Any:
+        made = tflite.TensorT()
+        made.shape, made.buffer, made.name = np.array(shape, np.int32), buffer, "tensor"
+        return made
+
+    def signature_entry(name: str, index: int) -> Any:
+        entry = tflite.TensorMapT()
+        entry.name, entry.tensorIndex = name, index
+        return entry
+
+    graph = tflite.SubGraphT()
+    graph.tensors = [tensor(0, 1, 4, 4, 1), tensor(0, 1), tensor(0, 1, 2), tensor(1, 8)]
+    graph.inputs, graph.outputs = np.array([0, 1], np.int32), np.array([2], np.int32)
+    operator, code = tflite.OperatorT(), tflite.OperatorCodeT()
+    operator.inputs, operator.outputs = np.array([0, 3], np.int32), np.array([2], np.int32)
+    code.customCode = "LceQuantize"
+    graph.operators = [operator]
+    signature = tflite.SignatureDefT()
+    signature.signatureKey = "serving_default"
+    signature.inputs = [signature_entry("member", 1), signature_entry("image", 0)]
+    signature.outputs = [signature_entry("logits", 2)]
+    buffer = tflite.BufferT()
+    buffer.data = np.arange(32, dtype=np.uint8)
+    model = tflite.ModelT()
+    model.version = 3
+    model.operatorCodes, model.subgraphs = [code], [graph]
+    model.buffers, model.signatureDefs = [tflite.BufferT(), buffer], [signature]
+    add_metadata(model, ENTRY, METADATA.to_json())
+    return seal(write_model(model))
+
+
+FILE = small_file()
+
+# Where and what: a flipped bit, other bytes (offsets and lengths are four), a gap, an early end.
+EDITS = st.one_of(
+    st.tuples(st.just("flip"), st.integers(0, len(FILE) - 1), st.integers(0, 7)),
+    st.tuples(
+        st.just("write"),
+        st.integers(0, len(FILE) - 4),
+        st.sampled_from([b"\xff" * 4, b"\xff\xff\xff\x7f", b"\0" * 4, b"\x04\0\0\0"])
+        | st.binary(min_size=1, max_size=4),
+    ),
+    st.tuples(st.just("insert"), st.integers(0, len(FILE)), st.binary(min_size=1, max_size=8)),
+    st.tuples(st.just("cut"), st.integers(0, len(FILE)), st.integers(1, 64)),
+    st.tuples(st.just("end"), st.integers(0, len(FILE) - 1), st.none()),
+)
+DAMAGE = st.lists(EDITS, min_size=1, max_size=4)
+MANY = settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def damaged(data: bytes, edits: list[tuple[str, int, Any]]) -> bytes:
+    result = bytearray(data)
+    for kind, at, what in edits:
+        if kind == "flip" and at < len(result):
+            result[at] ^= 1 << what
+        elif kind == "write":
+            result[at : at + len(what)] = what
+        elif kind == "insert":
+            result[at:at] = what
+        elif kind == "cut":
+            del result[at : at + what]
+        elif kind == "end":
+            del result[at:]
+    return bytes(result)
+
+
+def test_the_file_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "whole.tflite"
+    path.write_bytes(FILE)
+    file = read_ensemble(path)
+    assert (file.inputs, file.outputs) == ({"member": 1, "image": 0}, {"logits": 0})
+    assert file.metadata.cascade == METADATA.cascade
+    assert len(read_model(FILE).subgraphs) == 1
+
+
+@MANY
+@given(edits=DAMAGE)
+def test_no_damaged_file_is_run(tmp_path: Path, edits: list[tuple[str, int, Any]]) -> None:
+    data = damaged(FILE, edits)
+    if data == FILE:
+        return
+    path = tmp_path / "damaged.tflite"
+    path.write_bytes(data)
+    with pytest.raises(EnsembleError):
+        EnsembleInterpreter(path)
+
+
+@MANY
+@given(edits=DAMAGE)
+def test_damage_under_a_right_checksum(tmp_path: Path, edits: list[tuple[str, int, Any]]) -> None:
+    """Without the checksum's protection the checks of each access must do."""
+    data = damaged(FILE, edits)
+    path = tmp_path / "sealed.tflite"
+    try:
+        path.write_bytes(seal(data))
+    except Exception:  # not even the metadata's place is found
+        path.write_bytes(data)
+    for read in (read_ensemble, inspect_file):
+        with contextlib.suppress(EnsembleError):
+            read(path)
+
+
+@MANY
+@given(edits=DAMAGE)
+def test_the_packer_s_reader(edits: list[tuple[str, int, Any]]) -> None:
+    data = damaged(FILE, edits)
+    start = time.process_time()
+    for read in (read_model, metadata_of):
+        with contextlib.suppress(EnsembleError):
+            read(data)
+    assert time.process_time() - start < 5
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.just(10**400)
+    | st.floats(allow_nan=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@MANY
+@given(name=st.sampled_from(sorted(METADATA.to_dict())), value=JSON, items=st.lists(JSON))
+def test_any_value_in_the_metadata(name: str, value: Any, items: list[Any]) -> None:
+    for other in (value, [value] * 3, {"rule": "log_margin", "thresholds": items[:2]}):
+        document = json.dumps({**json.loads(METADATA.to_json()), name: other})
+        try:
+            found = EnsembleMetadata.from_json(document.encode())
+        except EnsembleError:
+            continue
+        assert EnsembleMetadata.from_json(found.to_json()) == found
+
+
+def test_metadata_nested_deeply() -> None:
+    with pytest.raises(EnsembleError, match="not JSON"):
+        EnsembleMetadata.from_json(b"[" * 100_000)
+
+
+@given(names=st.lists(st.text(st.characters(codec="utf-8")), min_size=2, max_size=2))
+def test_metadata_of_any_length_replace_the_old(names: list[str]) -> None:
+    import dataclasses
+
+    other = dataclasses.replace(METADATA, class_names=tuple(names))
+    data = with_metadata(FILE, other)
+    found = metadata_of(data)
+    assert dataclasses.replace(found, sha256="0" * 64) == other
+    place = FILE.index(b'{"scheme"') - 4
+    assert data[:place] == FILE[:place]
+    assert with_metadata(data, METADATA) == FILE
+
+
+def test_metadata_that_do_not_stand_last() -> None:
+    with pytest.raises(EnsembleError, match="convert the run again"):
+        with_metadata(FILE + b"more", METADATA)
