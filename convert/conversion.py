@@ -60,6 +60,8 @@ def convert_ensemble(
     mean: Sequence[float],
     std: Sequence[float],
     layout: str = "auto",
+    heads: str = "float32",
+    precision: str = "float32",
     class_names: Sequence[str] | None = None,
     dataset: str | None = None,
     validation_split: Mapping[str, float] | None = None,
@@ -78,6 +80,10 @@ def convert_ensemble(
         layout: how the members lie in the file, one of `larq_ensemble.metadata.LAYOUTS`, see
             `convert.layouts`; `"auto"`: `"subgraphs"` where members own binary filters, else
             `"indexed"`.
+        heads: number format of the last linear layer's weights: `"float32"`, or `"int8"` with a
+            scale for each class.
+        precision: of all other values that members own: `"float32"`, or `"compact"`, which stores
+            a few bits a value; see `convert.tables`. Filters of members' own stay as they are.
         class_names: one name a class.
         dataset: name of the data set, for the file's description.
         validation_split: which of its images were held out, see `EnsembleMetadata`.
@@ -101,7 +107,7 @@ def convert_ensemble(
     if layout not in ("auto", *LAYOUTS):
         raise UnknownNameError("layout", layout, ("auto", *LAYOUTS))
     view = EnsembleView(model)
-    graph = MemberGraph(view, mean=mean, std=std)
+    graph = MemberGraph(view, mean=mean, std=std, heads=heads, precision=precision)
     flatbuffer = read_model(convert_function(graph.signature, graph.shared_variables))
     simplify(flatbuffer)
     if layout == "auto":
@@ -115,6 +121,9 @@ def convert_ensemble(
         class_names=None if class_names is None else tuple(map(str, class_names)),
         dataset=dataset,
         validation_split=validation_split or {},
+        heads=heads,
+        precision=precision,
+        columns=graph.tables.columns,
         run_hash=run_hash,
         layout=layout,
         theory_parts=graph.theory_parts,
@@ -147,7 +156,12 @@ def ensemble_of(run: Run) -> keras.Model:
 
 
 def convert_run(
-    run: Run, path: str | os.PathLike[str], *, layout: str = "auto"
+    run: Run,
+    path: str | os.PathLike[str],
+    *,
+    layout: str = "auto",
+    heads: str = "float32",
+    precision: str = "float32",
 ) -> ConversionReport:
     """`convert_ensemble` with everything that a run directory knows.
 
@@ -161,6 +175,8 @@ def convert_run(
         mean=dataset["mean"],
         std=dataset["std"],
         layout=layout,
+        heads=heads,
+        precision=precision,
         class_names=dataset["class_names"],
         dataset=dataset["name"],
         validation_split=_validation_split(run),

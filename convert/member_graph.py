@@ -4,11 +4,11 @@ A straight conversion of an M-branch ensemble takes minutes and copies every fol
 times. Here the graph of *one* member has a second input, `member`, and everything that differs
 between members is looked up by it:
 
-    rows = tables[member]           # one GATHER for all vectors, one for each matrix
-    v_1, v_2, ... = split(rows)     # one SPLIT_V
-    y = x * scale_1 + offset_1      # e.g. batch normalization
+    scale, offset, ... = rows of tables at `member`
+    y = x * scale + offset          # e.g. batch normalization
 
-so the file has every shared filter once and one graph, whatever M is.
+so the file has every shared filter once and one graph, whatever M is. `convert.tables` has the
+tables; here is what stands in them and what each layer computes from its values.
 """
 
 from __future__ import annotations
@@ -17,18 +17,28 @@ import inspect
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import numpy as np
 
+from convert.categories import Category, category_of
+from convert.tables import COMPACT_BITS, Tables
 from larq_ensemble.ensemble import EnsembleView, own_name
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.functional import layer_graph
+from larq_ensemble.graph import Content, LayerGraph, Role, Stored
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.layers import RPReLU, RSign
 
 Values = dict[str, np.ndarray]
 Rows = Mapping[str, tf.Tensor]
+
+_SIGNS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
+# Far beyond any activation, and a half float can hold it.
+_LARGEST_THRESHOLD = 60_000
+# What members own as vectors, one value a channel or a class.
+_VECTORS = {Content.NORM, Content.ACTIVATION, Content.BIAS, Content.FILTER_SCALE}
 
 
 class Handler(ABC):
@@ -64,6 +74,17 @@ class BatchNormalizationHandler(Handler):
 
     def apply(self, layer: keras.layers.Layer, x: tf.Tensor, rows: Rows) -> tf.Tensor:
         return x * rows["scale"] + rows["offset"]
+
+
+class NormBeforeSignHandler(BatchNormalizationHandler):
+    """`x + offset / scale`: batch normalization with `scale > 0` of which only the sign is read."""
+
+    def values(self, layer: keras.layers.BatchNormalization) -> Values:
+        folded = _folded(layer)
+        return {"offset": (folded["offset"] / folded["scale"]).astype(np.float32)}
+
+    def apply(self, layer: keras.layers.Layer, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        return x + rows["offset"]
 
 
 class PReLUHandler(Handler):
@@ -127,6 +148,20 @@ class DenseHandler(Handler):
         if layer.use_bias:
             outputs += rows["bias"]
         return layer.activation(tf.reshape(outputs, [*x.shape[:-1], layer.units]))
+
+
+class Int8DenseHandler(DenseHandler):
+    """`activation((x Q) * scale + b)`: integers Q from -127 to 127, a scale for each output.
+
+    The rounded weights are the only loss: inputs, products and sums stay float32.
+    """
+
+    def values(self, layer: keras.layers.Dense) -> Values:
+        values = super().values(layer)
+        largest = np.abs(values["kernel"]).max(axis=1, keepdims=True)
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        values["kernel"] = np.rint(values["kernel"] / scale).astype(np.int8)
+        return {**values, "filter_scale": scale[:, 0]}
 
 
 class Conv2DHandler(Handler):
@@ -215,25 +250,39 @@ class MemberGraph:
         view: the ensemble.
         mean, std: of the input on the scale 0..1, one number a channel; the graph computes
             `(image / 255 - mean) / std`.
+        heads: number format of the last linear layer's weights, `"float32"` or `"int8"`.
+        precision: of the members' vectors, `"float32"` or `"compact"`; see `convert.tables`.
 
     # Attributes
         signature: `tf.function` with the inputs `image` (float32 `[1, h, w, c]`, values 0..255)
             and `member` (int32 `[1]`) and the output `logits` (float32 `[1, classes]`).
         input_shape: `(height, width, channels)`.
-        theory_parts: bytes by kind that hold the values of the ensemble at least.
+        tables: the members' own values.
+        theory_parts: bytes that hold the values of the ensemble at least, by what they are for;
+            `shared_` ones once, `member_` ones for all members together.
 
     # Raises
         EnsembleError: if a member owns a layer that can't be looked up, or the input is no image.
     """
 
-    def __init__(self, view: EnsembleView, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        view: EnsembleView,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        heads: str = "float32",
+        precision: str = "float32",
+    ) -> None:
         network = view.member(0)
         self.input_shape = _image_shape(network)
         self._normalization = _normalization(mean, std, self.input_shape[-1])
         self._network = network
-        self._vectors: dict[str, np.ndarray] = {}
-        self._matrices: dict[str, np.ndarray] = {}
-        self._value_names: dict[str, list[str]] = {}
+        self._graph = layer_graph(network)
+        self._int8_head = self._head() if heads == "int8" else None
+        self.tables = Tables(precision)
+        self._lookups: dict[str, tuple[Handler, list[str]]] = {}
+        self._shared_head: Values = {}
         self.shared_variables = [
             weight for layer in view.shared_layers() for weight in layer.weights
         ]
@@ -244,7 +293,9 @@ class MemberGraph:
         ]
         for name in own[0]:
             self._add([layers[name] for layers in own])
-        self.theory_parts = _theory_parts(network, view.members)
+        if self._int8_head is not None and self._int8_head.name not in self._lookups:
+            self._shared_head = self._handler([self._int8_head]).values(self._int8_head)
+        self.theory_parts = _theory_parts(self._graph, view, heads, precision)
         self.signature = tf.function(
             self._logits,
             input_signature=[
@@ -257,40 +308,54 @@ class MemberGraph:
     def _add(self, copies: Sequence[keras.layers.Layer]) -> None:
         """Puts the values of one layer of the members' own into the tables."""
         name = copies[0].name
-        handler = HANDLERS.get(type(copies[0]))
-        if handler is None:
-            _refuse(
-                copies[0],
-                f"no way is known to look up the weights of a {type(copies[0]).__name__} by member",
-                "share it, or add a convert.member_graph.Handler for its type to HANDLERS",
-            )
+        handler = self._handler(copies)
         each = [handler.values(copy) for copy in copies]
-        self._value_names[name] = list(each[0])
+        self._lookups[name] = handler, list(each[0])
+        node = self._graph[name]
+        category = category_of(node, self._graph.roles[name])
         for key in each[0]:
             table = np.stack([values[key] for values in each])
-            (self._vectors if table.ndim == 2 else self._matrices)[f"{name}/{key}"] = table
+            is_scale = node.binary and key == "filter_scale"
+            self.tables.add(
+                f"{name}/{key}", table, Category.FILTER_SCALES if is_scale else category
+            )
 
-    def _rows(self, member: tf.Tensor) -> dict[str, tf.Tensor]:
-        """One member's values, by `layer/value`."""
-        index = tf.reshape(member, [])
-        rows = {name: tf.gather(table, index) for name, table in self._matrices.items()}
-        if self._vectors:
-            table = np.concatenate(list(self._vectors.values()), axis=1)
-            sizes = [vectors.shape[1] for vectors in self._vectors.values()]
-            pieces = tf.split(tf.gather(table, index), sizes)
-            rows.update(zip(self._vectors, pieces, strict=True))
-        return rows
+    def _head(self) -> keras.layers.Layer:
+        """The last linear layer."""
+        (name,) = (name for name, role in self._graph.roles.items() if role is Role.HEAD)
+        return self._network.get_layer(name)
+
+    def _handler(self, copies: Sequence[keras.layers.Layer]) -> Handler:
+        """How the members' copies of a layer are looked up."""
+        layer = copies[0]
+        handler = HANDLERS.get(type(layer))
+        if handler is None:
+            _refuse(
+                layer,
+                f"no way is known to look up the weights of a {type(layer).__name__} by member",
+                "share it, or add a convert.member_graph.Handler for its type to HANDLERS",
+            )
+        if type(handler) is BatchNormalizationHandler and _are_norms_before_signs(copies):
+            return NormBeforeSignHandler()
+        if layer is self._int8_head:
+            if not isinstance(handler, DenseHandler) or _is_binary(layer):
+                _refuse(layer, "it is no float layer", 'convert with heads="float32"')
+            return Int8DenseHandler()
+        return handler
 
     def _logits(self, image: tf.Tensor, member: tf.Tensor) -> dict[str, tf.Tensor]:
-        rows = self._rows(member)
-        zero = tf.minimum(member, 0)
+        index = tf.reshape(member, [])
+        rows = self.tables.rows(index)
+        zero = tf.minimum(index, 0)
 
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
-            names = self._value_names.get(layer.name)
-            if names is not None:
-                return HANDLERS[type(layer)].apply(
-                    layer, args[0], {name: rows[f"{layer.name}/{name}"] for name in names}
-                )
+            if layer.name in self._lookups:
+                handler, names = self._lookups[layer.name]
+                own = {name: rows[f"{layer.name}/{name}"] for name in names}
+                return handler.apply(layer, args[0], own)
+            if layer is self._int8_head:
+                shared = {name: _hidden(value, zero) for name, value in self._shared_head.items()}
+                return Int8DenseHandler().apply(layer, args[0], shared)
             if _is_miscomputed(layer, args[0]):
                 return _one_padded(layer, args[0], zero)
             if _is_padding_of_strided_convolution(layer):
@@ -416,7 +481,7 @@ def _one_padded(layer: lq.layers.QuantConv2D, x: tf.Tensor, zero: tf.Tensor) -> 
     # Arguments
         layer: the convolution.
         x: its input.
-        zero: int32 `[1]`, always 0, which the converter can't know.
+        zero: see `_hidden`.
     """
     with tf.init_scope():
         kernel = tf.constant(layer.kernel_quantizer(tf.constant(layer.kernel.numpy())).numpy())
@@ -427,13 +492,24 @@ def _one_padded(layer: lq.layers.QuantConv2D, x: tf.Tensor, zero: tf.Tensor) -> 
         return tf.nn.conv2d(padded, kernel, layer.strides, "VALID", dilations=layer.dilation_rate)
 
     with tf.init_scope():
-        of_ones = tf.constant(convolved(tf.zeros(x.shape)).numpy())
+        of_ones = convolved(tf.zeros(x.shape)).numpy()[0]
     outputs = convolved(_quantized_input(layer, x))
     # LCE would make a plain constant the convolution's bias, whose rank then is wrong.
-    outputs -= tf.gather(of_ones, zero)
+    outputs -= _hidden(of_ones, zero)
     if layer.use_bias:
         outputs += layer.bias
     return layer.activation(outputs)
+
+
+def _hidden(constant: np.ndarray, zero: tf.Tensor) -> tf.Tensor:
+    """A constant that the converter takes for a looked-up value and so leaves alone.
+
+    # Arguments
+        constant: any array.
+        zero: int32 of rank 0, `min(member, 0)`: always 0, which the converter can't know.
+            `convert.packing` puts the constant back in.
+    """
+    return tf.gather(constant[np.newaxis], zero)
 
 
 def _is_padding_of_strided_convolution(layer: keras.layers.Layer) -> bool:
@@ -476,6 +552,24 @@ def _is_binary(layer: keras.layers.Layer) -> bool:
     )
 
 
+def _are_norms_before_signs(copies: Sequence[keras.layers.BatchNormalization]) -> bool:
+    """Whether only the sign of these norms is read, and is that of `x + offset / scale`.
+
+    A negative scale would turn the sign around, a tiny one would make the quotient overflow.
+    """
+    readers = [node.layer for node in copies[0].outbound_nodes]
+    if not readers or not all(
+        isinstance(getattr(reader, "input_quantizer", reader), _SIGNS) for reader in readers
+    ):
+        return False
+    folded = [_folded(copy) for copy in copies]
+    return all(
+        (values["scale"] > 0).all()
+        and (np.abs(values["offset"]) < _LARGEST_THRESHOLD * values["scale"]).all()
+        for values in folded
+    )
+
+
 def _signs_and_scales(layer: lq.layers.QuantConv2D | lq.layers.QuantDense) -> Values:
     """Signs int8 `[out, ...]` and scales float32 `[out]` whose product is the binary kernel.
 
@@ -499,18 +593,37 @@ def _signs_and_scales(layer: lq.layers.QuantConv2D | lq.layers.QuantDense) -> Va
     return values
 
 
-def _theory_parts(network: keras.Model, members: int) -> dict[str, int]:
-    """Bytes of the ensemble's values by owner and content, as the storage accounting counts them.
+def _theory_parts(
+    graph: LayerGraph, view: EnsembleView, heads: str, precision: str
+) -> dict[str, int]:
+    """Bytes of the ensemble's values by owner and purpose, as the storage accounting counts them.
 
     1 bit a binary weight, 4 bytes a float; batch normalization folded to two values a channel.
+    With int8 heads 1 byte a weight of the head and one more float a class; with the precision
+    `compact` `COMPACT_BITS` for a value of a member's vector and 4 bytes a column that all share.
     """
     bits: Counter[str] = Counter()
-    for node in layer_graph(network):
+    for node in graph:
+        role = graph.roles[node.name]
+        stored = node.stored
+        if heads == "int8" and role is Role.HEAD:
+            scales = Stored(Content.BIAS, view.classes, 32)
+            stored = (
+                *(replace(i, bits=8) if i.content is Content.LINEAR else i for i in stored),
+                scales,
+            )
         own = node.name.startswith(own_name(0, ""))
-        owner, copies = ("member", members) if own else ("shared", 1)
-        for item in node.stored:
-            bits[f"{owner}_{item.content.value}"] += copies * item.total_bits
-    return {name: -(-count // 8) for name, count in bits.items()}
+        for item in stored:
+            name = category_of(node, role, item.content).value
+            if own and precision == "compact" and item.content in _VECTORS:
+                bits[f"member_{name}"] += item.count * COMPACT_BITS
+                bits[f"shared_{name}"] += item.count * 32
+            else:
+                bits[f"{'member' if own else 'shared'}_{name}"] += item.total_bits
+    return {
+        name: -(-count // 8) * (view.members if name.startswith("member_") else 1)
+        for name, count in bits.items()
+    }
 
 
 def _refuse(layer: keras.layers.Layer, why: str, way_out: str) -> NoReturn:

@@ -3,24 +3,30 @@
 LCE's converter names every tensor, repeats equal constants and options, and spells PReLU with a
 looked-up alpha in five operators. None of that is needed to run the file:
 
-1. `relu(x) - alpha * relu(-x)` becomes one PRELU;
-2. looked-up signs, int8, become one bit each, which LceDequantize unpacks;
-3. operators and tensors that nothing reads any more are dropped, and so are the tensors' names
+1. a constant that was looked up only to hide it from the converter is a constant again;
+2. `relu(x) - alpha * relu(-x)` becomes one PRELU;
+3. looked-up signs, int8, become one bit each, which LceDequantize unpacks;
+4. large factors and summands that are half floats in truth are stored so, behind a DEQUANTIZE;
+5. operators and tensors that nothing reads any more are dropped, and so are the tensors' names
    and their empty quantization tables (the SignatureDef keeps the names of inputs and outputs);
-4. equal constants share one buffer; equal tables, vectors, strings and custom options are written
+6. equal constants share one buffer; equal tables, vectors, strings and custom options are written
    once (by `SharingBuilder`).
 
-1 to 3 are `simplify`, for the one graph that the converter writes; 4 is `share`, for any.
+1 to 5 are `simplify`, for the one graph that the converter writes; 6 is `share`, for any.
 """
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from convert.flatbuffer import SharingBuilder, add_buffer, operator_names, schema
+from convert.flatbuffer import SharingBuilder, add_buffer, content, operator_names, schema
+
+# From this many bytes on a constant is worth an operator that converts it.
+_LARGE = 512
 
 
 def simplify(model: Any) -> None:
@@ -29,8 +35,10 @@ def simplify(model: Any) -> None:
     # Arguments
         model: with one subgraph, as LCE's converter writes it.
     """
+    reveal_constants(model)
     fuse_prelu(model)
     pack_signs(model)
+    halve_constants(model)
     drop_unread(model)
     drop_names(model)
 
@@ -39,6 +47,22 @@ def share(model: Any) -> None:
     """Makes a `ModelT` store equal things once, in place; the last that is done to it."""
     share_buffers(model)
     share_tables(model)
+
+
+def reveal_constants(model: Any) -> None:
+    """Replaces lookups by `min(member, 0)`, which is always 0, by the row that they read."""
+    graph = model.subgraphs[0]
+    names = operator_names(model)
+    zeros = {int(op.outputs[0]) for op in graph.operators if names[op.opcodeIndex] == "MINIMUM"}
+    kept = []
+    for op in graph.operators:
+        if names[op.opcodeIndex] == "GATHER" and int(op.inputs[1]) in zeros:
+            table, row = (graph.tensors[int(index)] for index in (op.inputs[0], op.outputs[0]))
+            # The table has one row only, so its bytes are those of the row.
+            row.buffer = table.buffer
+        else:
+            kept.append(op)
+    graph.operators = kept
 
 
 def fuse_prelu(model: Any) -> None:
@@ -118,6 +142,45 @@ def pack_signs(model: Any) -> None:
         op.customOptions = np.array([], np.uint8)
 
 
+def halve_constants(model: Any) -> None:
+    """Stores large float32 factors and summands whose values are half floats as float16.
+
+    DEQUANTIZE converts a constant once, when the interpreter runs first.
+    """
+    graph = model.subgraphs[0]
+    names = operator_names(model)
+    readers: dict[int, list[Any]] = {}
+    for op in graph.operators:
+        for index in op.inputs:
+            readers.setdefault(int(index), []).append(op)
+    conversions = []
+    for index, tensor in enumerate(list(graph.tensors)):
+        values = content(model, tensor)
+        if (
+            values is None
+            or values.dtype != np.float32
+            or values.nbytes < _LARGE
+            or any(names[op.opcodeIndex] not in ("ADD", "MUL") for op in readers.get(index, []))
+        ):
+            continue
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if not (halves == values).all():
+            continue
+        half = copy.copy(tensor)
+        half.type = schema().TensorType.FLOAT16
+        half.buffer, tensor.buffer = add_buffer(model, halves), 0
+        conversion = schema().OperatorT()
+        # Version 3 is the first that takes float16.
+        dequantize = schema().BuiltinOperator.DEQUANTIZE
+        conversion.opcodeIndex = operator_code(model, dequantize, version=3)
+        conversion.inputs = np.array([len(graph.tensors)], np.int32)
+        conversion.outputs = np.array([index], np.int32)
+        graph.tensors.append(half)
+        conversions.append(conversion)
+    graph.operators = conversions + graph.operators
+
+
 def _bit_packed(signs: np.ndarray) -> np.ndarray:
     """int32 `[..., ceil(n / 32)]` from +1 and -1 `[..., n]`."""
     missing = [(0, 0)] * (signs.ndim - 1) + [(0, -signs.shape[-1] % 32)]
@@ -125,15 +188,17 @@ def _bit_packed(signs: np.ndarray) -> np.ndarray:
     return bits.view("<i4")
 
 
-def operator_code(model: Any, builtin: int, custom: bytes | None = None) -> int:
+def operator_code(
+    model: Any, builtin: int, custom: bytes | None = None, version: int = 1
+) -> int:
     """The number of an operator in a `ModelT`, which is added if it is new."""
     for number, code in enumerate(model.operatorCodes):
-        if (code.builtinCode, code.customCode) == (builtin, custom):
+        if (code.builtinCode, code.customCode, code.version) == (builtin, custom, version):
             return number
     code = schema().OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = builtin
     code.customCode = custom
-    code.version = 1
+    code.version = version
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
 

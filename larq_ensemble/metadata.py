@@ -17,6 +17,10 @@ from larq_ensemble.errors import EnsembleError
 
 #: Name of the flatbuffer's metadata entry.
 ENTRY = "larq_ensemble"
+#: Number formats of the last linear layer's weights.
+HEADS = ("float32", "int8")
+#: Number formats of the members' vectors.
+PRECISIONS = ("float32", "compact")
 #: Version of the JSON that this package writes, and the newest one it reads.
 VERSION = 1
 #: How members can lie in a file.
@@ -32,12 +36,17 @@ class EnsembleMetadata:
         members: how many members the file holds.
         classes: length of a member's logits.
         input_shape: `(height, width, channels)` of an image with values 0..255.
-        theory_parts: bytes of what has to be stored at least, by kind; the sum is `theory_bytes`.
+        theory_parts: bytes of what has to be stored at least, by owner (`shared_`: once,
+            `member_`: for all members together) and purpose; the sum is `theory_bytes`.
         class_names: one name a class, or `None`.
         dataset: name of the data the ensemble was trained on, or `None`.
         layout: how members lie in the file: `"indexed"`: one graph that reads a member's values by
             its number; `"subgraphs"`: a graph for each; `"branches"`: one graph with all members.
-        heads: number format of the members' linear layers.
+        heads: number format of the last linear layer's weights: `"float32"`, or `"int8"` with a
+            float scale for each class.
+        precision: of the members' vectors: `"float32"`, or `"compact"`, a few bits a value.
+        columns: how many columns of the table of the members' vectors are for what: batch norm,
+            activations, heads and so on; empty where the file has no such table.
         weights: how much each member counts when they are combined; `None`: all the same.
         temperatures: one for each number of members, 1 to M, by which their prediction is
             calibrated; `None`: not fitted.
@@ -63,6 +72,8 @@ class EnsembleMetadata:
     dataset: str | None = None
     layout: str = "indexed"
     heads: str = "float32"
+    precision: str = "float32"
+    columns: Mapping[str, int] = field(default_factory=dict)
     weights: tuple[float, ...] | None = None
     temperatures: tuple[float, ...] | None = None
     cascade: Cascade | None = None
@@ -98,11 +109,11 @@ class EnsembleMetadata:
             or len(self.cascade.thresholds) != self.members - 1
         ):
             self._refuse("cascade", f"a rule with {self.members - 1} thresholds")
-        if self.layout not in LAYOUTS:
-            self._refuse("layout", f"one of {', '.join(LAYOUTS)}")
-        for name in ("heads", "sha256"):
-            if not isinstance(getattr(self, name), str):
-                self._refuse(name, "a string")
+        for name, known in (("layout", LAYOUTS), ("heads", HEADS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                self._refuse(name, f"one of {', '.join(known)}")
+        if not isinstance(self.sha256, str):
+            self._refuse("sha256", "a string")
         for name in ("dataset", "run_hash"):
             if not isinstance(getattr(self, name), (str, type(None))):
                 self._refuse(name, "a string or null")
@@ -110,6 +121,10 @@ class EnsembleMetadata:
             self._refuse("theory_parts", "numbers of bytes by name")
         if not _is_mapping(self.validation_split, (int, float)):
             self._refuse("validation_split", "numbers by name")
+        if not _is_mapping(self.columns, int) or not all(
+            map(_is_positive_int, self.columns.values())
+        ):
+            self._refuse("columns", "positive numbers of columns by name")
         if not _is_mapping(self.tools, str):
             self._refuse("tools", "versions by name")
 

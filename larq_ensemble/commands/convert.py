@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from larq_ensemble.metadata import LAYOUTS
+from larq_ensemble.metadata import HEADS, LAYOUTS, PRECISIONS
 from larq_ensemble.reporting import json_option, reporting
 
 
@@ -19,8 +19,24 @@ from larq_ensemble.reporting import json_option, reporting
     help="How the members lie in the file; auto: subgraphs where members own binary filters, else "
     "indexed.",
 )
+@click.option(
+    "--heads",
+    type=click.Choice(HEADS),
+    default="float32",
+    show_default=True,
+    help="Numbers of the linear layer's weights; int8 has a scale for each class.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="float32",
+    show_default=True,
+    help="Of the members' other values: compact stores a few bits for each.",
+)
 @json_option
-def command(run: str, out: str, layout: str, json_target: str | None) -> None:
+def command(
+    run: str, out: str, layout: str, heads: str, precision: str, json_target: str | None
+) -> None:
     """Convert a trained run to one .tflite file.
 
     The file takes raw pixels, holds every shared filter once and all members' own values, and
@@ -29,7 +45,7 @@ def command(run: str, out: str, layout: str, json_target: str | None) -> None:
     \b
     Examples:
       larq-ensemble convert runs/fusion --out ensemble.tflite
-      larq-ensemble convert runs/fusion --out ensemble.tflite --json -
+      larq-ensemble convert runs/fusion --out small.tflite --heads int8 --precision compact
     """
     from larq_ensemble.runs import load_run
 
@@ -37,7 +53,7 @@ def command(run: str, out: str, layout: str, json_target: str | None) -> None:
         loaded = load_run(run)
         from convert.conversion import convert_run
 
-        converted = convert_run(loaded, out, layout=layout)
+        converted = convert_run(loaded, out, layout=layout, heads=heads, precision=precision)
         report.result = converted.to_dict()
         report.line(
             f"Wrote {out}: {converted.bytes:,} bytes, {converted.ratio:.3f} times the "

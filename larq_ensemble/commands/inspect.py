@@ -23,11 +23,12 @@ def command(tflite: str, json_target: str | None) -> None:
     with reporting(json_target) as report:
         inspection = inspect_file(tflite)
         report.result = inspection.to_dict()
+        theory = {**(inspection.theory or {}), "sum": inspection.theory_bytes}
         report.table(
             tflite,
-            ["category", "bytes", "% of file"],
+            ["category", "bytes", "% of file", "bytes in theory"],
             [
-                [name.replace("_", " "), size, 100 * size / inspection.bytes]
+                [name.replace("_", " "), size, 100 * size / inspection.bytes, theory.get(name)]
                 for name, size in [*inspection.categories.items(), ("sum", inspection.bytes)]
             ],
         )

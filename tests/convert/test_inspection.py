@@ -8,32 +8,63 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from convert.inspection import CATEGORIES, inspect_file
+from convert.categories import Category
+from convert.inspection import inspect_file
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
 
 from .conftest import Converted, small_backbone
 
 
 def test_categories_sum_to_the_file(fusion: Converted) -> None:
     inspection = inspect_file(fusion.path)
-    assert tuple(inspection.categories) == CATEGORIES
+    assert tuple(inspection.categories) == tuple(category.value for category in Category)
     assert sum(inspection.categories.values()) == fusion.path.stat().st_size == inspection.bytes
-    assert min(inspection.categories.values()) > 0
+    empty = [name for name, size in inspection.categories.items() if not size]
+    assert empty == ["convolutions"]
+
+
+def values_of_norms(model: keras.Model) -> int:
+    """A scale and an offset a channel; a threshold alone before a sign that no scale turns."""
+    norms = [
+        layer for layer in model.layers if layer.name.startswith("member_0_") and "bn" in layer.name
+    ]
+    count = 0
+    for norm in norms:
+        suffix = norm.name.removeprefix("member_0_")
+        scales = [model.get_layer(f"member_{m}_{suffix}").gamma.numpy() for m in range(3)]
+        before_sign = suffix.endswith(("bn1", "bn2"))
+        count += scales[0].size * (1 if before_sign and np.min(scales) > 0 else 2)
+    return count
 
 
 def test_categories_by_hand(fusion: Converted) -> None:
     sizes = inspect_file(fusion.path).categories
-    # Input channels, here 8 or 16, are packed 32 to a word of 4 bytes.
-    assert sizes["binary_filters"] == 4 * 9 * (8 + 8 + 16 + 16)
-    assert sizes["heads"] == 3 * 4 * 16 * 7
+    # Input channels, here 8 or 16, are packed 32 to a word of 4 bytes, the rest is padding.
+    assert sizes["binary_filters"] == 9 * (8 * 8 + 8 * 8 + 8 * 16 + 16 * 16) // 8
+    assert sizes["binary_filters"] + sizes["filter_padding"] == 4 * 9 * (8 + 8 + 16 + 16)
+    assert sizes["heads"] == 3 * 4 * (16 * 7 + 7)
+    assert sizes["batch_norm"] == 3 * 4 * values_of_norms(fusion.model)
+    assert sizes["activations"] == 3 * 4 * 6
+    # The two zero biases (8 and 16 channels) are those of the stem and of the shortcut.
+    assert sizes["stem"] == 4 * (27 * 8 + 8)
+    assert sizes["shortcuts"] == 4 * (8 * 16 + 16)
+    assert sizes["filter_scales"] == 4 * 2 * (8 + 16)
+
+
+def test_theory_by_category(fusion: Converted) -> None:
+    """What is stored is what theory asks for, but for padding and the converter's zeros."""
+    inspection = inspect_file(fusion.path)
+    assert sum(inspection.theory.values()) == inspection.theory_bytes
+    zeros = {"stem": 4 * 8, "shortcuts": 4 * 16}
+    theory = dict(inspection.theory)
     # Stem norm; three norms a block, the first of the second stage 8 wide; shortcut norm.
-    norms = 8 + 3 * 8 + (8 + 16 + 16) + 16
-    assert sizes["member_tables"] == 3 * 4 * (2 * norms + 6 + 7)
-    # The two zero biases (8 and 16 channels) are convolutions' or scales'.
-    weights = 4 * (27 * 8 + 8 * 16 + 2 * (8 + 16) + 8 + 16)
-    assert sizes["convolutions"] + sizes["filter_scales"] == weights
+    assert theory.pop("batch_norm") == 3 * 4 * 2 * (8 + 3 * 8 + (8 + 16 + 16) + 16)
+    for name, size in theory.items():
+        assert inspection.categories[name] == size + zeros.get(name, 0), name
 
 
 def test_what_the_file_says(fusion: Converted) -> None:
@@ -60,7 +91,10 @@ def test_a_model_of_other_origin(tmp_path: Path) -> None:
     assert inspection.metadata is None
     assert inspection.theory_bytes is None
     assert sum(inspection.categories.values()) == inspection.bytes
-    assert inspection.categories["member_tables"] == 0
+    assert inspection.theory is None
+    assert inspection.categories["other"] < 100
+    assert inspection.categories["binary_filters"] == 9 * (8 * 8 + 8 * 8 + 8 * 16 + 16 * 16) // 8
+    assert inspection.categories["heads"] == 4 * (16 * 7 + 7)
 
 
 def test_copies_are_counted(tmp_path: Path) -> None:

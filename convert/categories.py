@@ -1,0 +1,52 @@
+"""What the bytes of a file are for: one set of names for what is there and what theory needs."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from larq_ensemble.graph import Content, Kind, LayerNode, Role
+
+
+class Category(str, Enum):
+    """What a constant is for, or a part of the file that is none; in the order of reports."""
+
+    BINARY_FILTERS = "binary_filters"
+    FILTER_PADDING = "filter_padding"
+    FILTER_SCALES = "filter_scales"
+    STEM = "stem"
+    SHORTCUTS = "shortcuts"
+    CONVOLUTIONS = "convolutions"
+    BATCH_NORM = "batch_norm"
+    ACTIVATIONS = "activations"
+    HEADS = "heads"
+    OTHER = "other"
+    METADATA = "metadata"
+    GRAPH = "graph"
+
+
+_KINDS = {
+    Kind.CONV: Category.CONVOLUTIONS,
+    Kind.NORM: Category.BATCH_NORM,
+    Kind.ACTIVATION: Category.ACTIVATIONS,
+    Kind.DENSE: Category.HEADS,
+}
+_ROLES = {
+    Role.STEM: Category.STEM,
+    Role.SHORTCUT: Category.SHORTCUTS,
+    Role.DOWNSAMPLING: Category.SHORTCUTS,
+}
+_CONTENTS = {
+    Content.BINARY_FILTER: Category.BINARY_FILTERS,
+    Content.FILTER_SCALE: Category.FILTER_SCALES,
+}
+
+
+def category_of(layer: LayerNode, role: Role, content: Content | None = None) -> Category:
+    """What a layer's values are for.
+
+    # Arguments
+        layer, role: the layer and its role in the network.
+        content: which of its values; `None`: those that all layers of its kind have.
+    """
+    found = _CONTENTS.get(content) or _ROLES.get(role) or _KINDS.get(layer.kind)
+    return found or Category.OTHER
