@@ -138,6 +138,26 @@ class EnsembleMetadata:
         """The least bytes that hold the ensemble's values: no graph, names or padding."""
         return sum(self.theory_parts.values())
 
+    def first(self, members: int) -> EnsembleMetadata:
+        """What a file with only the first members of this one says of itself.
+
+        # Raises
+            EnsembleError: if `members` is not from 1 to all.
+        """
+        if not _is_positive_int(members) or members > self.members:
+            raise EnsembleError(
+                f"`members` must be from 1 to {self.members}, which the ensemble has. "
+                f"Received: {members!r}."
+            )
+        theory_parts = {
+            name: size // self.members * members if name.startswith("member_") else size
+            for name, size in self.theory_parts.items()
+        }
+        weights = None if self.weights is None else self.weights[:members]
+        return dataclasses.replace(
+            self, members=members, theory_parts=theory_parts, weights=weights
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object; what is `None` or empty is left out."""
         values = {

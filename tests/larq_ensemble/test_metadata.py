@@ -35,6 +35,19 @@ def test_round_trip() -> None:
     assert metadata.theory_bytes == 120
 
 
+def test_the_first_members() -> None:
+    parts = {"shared_stem": 100, "member_heads": 30}
+    values = {**VALUES, "members": 3, "theory_parts": parts, "weights": (0.5, 2.0, 1.0)}
+    metadata = EnsembleMetadata(**values).first(2)
+    assert metadata.members == 2
+    assert metadata.weights == (0.5, 2.0)
+    assert metadata.theory_parts == {"shared_stem": 100, "member_heads": 20}
+    assert metadata.class_names == VALUES["class_names"]
+    for members in (0, 4, True, "2"):
+        with pytest.raises(EnsembleError, match=r"`members` must be from 1 to 3.*Received"):
+            EnsembleMetadata(**values).first(members)
+
+
 def test_the_json_is_plain() -> None:
     values = json.loads(EnsembleMetadata(**VALUES).to_json())
     assert values["version"] == VERSION == 1

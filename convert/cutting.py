@@ -1,0 +1,83 @@
+"""The first members of a converted file as a file of their own, without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from convert.flatbuffer import add_buffer, content, operator_names, read_model, write_model
+from convert.packing import drop_unread, share
+from convert.report import ConversionReport
+from larq_ensemble.files import replacing
+from larq_ensemble.metadata import ENTRY
+from larq_ensemble.tflite_file import read_ensemble, seal
+
+
+def cut_file(
+    tflite: str | os.PathLike[str], path: str | os.PathLike[str], members: int
+) -> ConversionReport:
+    """Writes a file that holds only the first members of another.
+
+    Each member that stays computes the same bits as before.
+
+    # Arguments
+        tflite: a file that `convert` wrote.
+        path: where to write; a file that is there is replaced only when all went well.
+        members: how many members stay, from 1 to all.
+
+    # Raises
+        EnsembleError: if `tflite` can't be read, `members` is out of range, or `path` can't be
+            written.
+    """
+    start = time.perf_counter()
+    data = cut(read_ensemble(tflite).data, members)
+    return written(data, path, start)
+
+
+def cut(data: bytes, members: int) -> bytes:
+    """The bytes of a whole file with its first members only.
+
+    # Raises
+        EnsembleError: if `members` is out of range.
+    """
+    metadata = metadata_of(data).first(members)
+    model = read_model(data)
+    _CUTS[metadata.layout](model, members)
+    (entry,) = (entry for entry in model.metadata if entry.name == ENTRY.encode())
+    entry.buffer = add_buffer(model, np.frombuffer(metadata.to_json(), np.uint8))
+    share(model)
+    return seal(write_model(model))
+
+
+def _cut_tables(model: Any, members: int) -> None:
+    """Keeps the first rows of the tables that GATHER reads by the member's number."""
+    (graph,), (signature,) = model.subgraphs, model.signatureDefs
+    names = operator_names(model)
+    numbers = {entry.tensorIndex for entry in signature.inputs if entry.name == b"member"}
+    for op in graph.operators:
+        if numbers.isdisjoint(op.inputs.tolist()):
+            continue
+        if names[op.opcodeIndex] != "GATHER":
+            numbers.update(op.outputs.tolist())
+            continue
+        table = graph.tensors[int(op.inputs[0])]
+        rows = content(model, table)[:members]
+        table.shape = np.array(rows.shape, np.int32)
+        table.buffer = add_buffer(model, rows)
+
+
+def _cut_subgraphs(model: Any, members: int) -> None:
+    del model.subgraphs[members:], model.signatureDefs[members:]
+
+
+def _cut_branches(model: Any, members: int) -> None:
+    (graph,), (signature,) = model.subgraphs, model.signatureDefs
+    kept = {f"logits_{member}".encode() for member in range(members)}
+    signature.outputs = [entry for entry in signature.outputs if entry.name in kept]
+    graph.outputs = np.array([entry.tensorIndex for entry in signature.outputs], np.int32)
+    drop_unread(model)
+
+
+_CUTS = {"indexed": _cut_tables, "subgraphs": _cut_subgraphs, "branches": _cut_branches}
