@@ -35,7 +35,7 @@ _ROLES = {
     Role.SHORTCUT: Category.SHORTCUTS,
     Role.DOWNSAMPLING: Category.SHORTCUTS,
 }
-_CONTENTS = {
+_CONTENTS: dict[Content | None, Category] = {
     Content.BINARY_FILTER: Category.BINARY_FILTERS,
     Content.FILTER_SCALE: Category.FILTER_SCALES,
 }
@@ -48,5 +48,6 @@ def category_of(layer: LayerNode, role: Role, content: Content | None = None) ->
         layer, role: the layer and its role in the network.
         content: which of its values; `None`: those that all layers of its kind have.
     """
-    found = _CONTENTS.get(content) or _ROLES.get(role) or _KINDS.get(layer.kind)
-    return found or Category.OTHER
+    if content in _CONTENTS:
+        return _CONTENTS[content]
+    return _ROLES.get(role) or _KINDS.get(layer.kind, Category.OTHER)

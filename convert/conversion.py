@@ -5,52 +5,23 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from importlib import metadata as package_metadata
-from pathlib import Path
-from typing import Any
 
+from convert.cutting import cut
 from convert.flatbuffer import add_metadata, read_model, write_model
 from convert.layouts import default_layout, lay_out
 from convert.lce import convert_function
 from convert.member_graph import MemberGraph
 from convert.packing import share, simplify
+from convert.report import ConversionReport, check_target, write_file
 from larq_ensemble.ensemble import EnsembleView, build_ensemble
-from larq_ensemble.errors import EnsembleError, UnknownNameError
-from larq_ensemble.files import replacing
+from larq_ensemble.errors import UnknownNameError
 from larq_ensemble.keras import keras
-from larq_ensemble.metadata import ENTRY, LAYOUTS, EnsembleMetadata
+from larq_ensemble.metadata import ENTRY, HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
 from larq_ensemble.runs import Run
 from larq_ensemble.tflite_file import seal
 
 _TOOLS = ("larq-ensemble", "larq-compute-engine", "tensorflow")
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """What a conversion wrote.
-
-    # Arguments
-        tflite: path of the file.
-        bytes: its size.
-        theory_bytes: the least bytes that hold the ensemble's values.
-        layout: how members lie in the file.
-        seconds: duration, from the Keras model in memory to the file.
-    """
-
-    tflite: str
-    bytes: int
-    theory_bytes: int
-    layout: str
-    seconds: float
-
-    @property
-    def ratio(self) -> float:
-        """`bytes / theory_bytes`."""
-        return self.bytes / self.theory_bytes
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ratio": self.ratio}
 
 
 def convert_ensemble(
@@ -59,6 +30,7 @@ def convert_ensemble(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    members: int | None = None,
     layout: str = "auto",
     heads: str = "float32",
     precision: str = "float32",
@@ -77,6 +49,7 @@ def convert_ensemble(
         path: where to write; a file that is there is replaced only when all went well.
         mean, std: the training data's constants on the scale 0..1, one number a channel; the file
             computes `(pixel / 255 - mean) / std`.
+        members: convert only the first of so many; `None`: all.
         layout: how the members lie in the file, one of `larq_ensemble.metadata.LAYOUTS`, see
             `convert.layouts`; `"auto"`: `"subgraphs"` where members own binary filters, else
             `"indexed"`.
@@ -102,10 +75,14 @@ def convert_ensemble(
     ```
     """
     start = time.perf_counter()
-    if Path(path).is_dir():
-        raise EnsembleError(f"{str(path)!r} is a directory: give the name of a file to write.")
-    if layout not in ("auto", *LAYOUTS):
-        raise UnknownNameError("layout", layout, ("auto", *LAYOUTS))
+    check_target(path)
+    for argument, value, known in (
+        ("layout", layout, ("auto", *LAYOUTS)),
+        ("heads", heads, HEADS),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in known:
+            raise UnknownNameError(argument, value, known)
     view = EnsembleView(model)
     graph = MemberGraph(view, mean=mean, std=std, heads=heads, precision=precision)
     flatbuffer = read_model(convert_function(graph.signature, graph.shared_variables))
@@ -133,15 +110,10 @@ def convert_ensemble(
     add_metadata(flatbuffer, ENTRY, description.to_json())
     share(flatbuffer)
     data = seal(write_model(flatbuffer))
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
-    return ConversionReport(
-        tflite=str(path),
-        bytes=len(data),
-        theory_bytes=description.theory_bytes,
-        layout=description.layout,
-        seconds=time.perf_counter() - start,
-    )
+    if members is not None:
+        description = description.first(members)
+        data = cut(data, description)
+    return write_file(data, description, path, start)
 
 
 def ensemble_of(run: Run) -> keras.Model:
@@ -159,6 +131,7 @@ def convert_run(
     run: Run,
     path: str | os.PathLike[str],
     *,
+    members: int | None = None,
     layout: str = "auto",
     heads: str = "float32",
     precision: str = "float32",
@@ -174,6 +147,7 @@ def convert_run(
         path,
         mean=dataset["mean"],
         std=dataset["std"],
+        members=members,
         layout=layout,
         heads=heads,
         precision=precision,

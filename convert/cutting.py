@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from convert.flatbuffer import add_buffer, content, operator_names, read_model, write_model
 from convert.packing import drop_unread, share
-from convert.report import ConversionReport
-from larq_ensemble.files import replacing
-from larq_ensemble.metadata import ENTRY
+from convert.report import ConversionReport, check_target, write_file
+from larq_ensemble.metadata import ENTRY, EnsembleMetadata
 from larq_ensemble.tflite_file import read_ensemble, seal
 
 
@@ -32,19 +32,21 @@ def cut_file(
             written.
     """
     start = time.perf_counter()
-    data = cut(read_ensemble(tflite).data, members)
-    return written(data, path, start)
+    check_target(path)
+    file = read_ensemble(tflite)
+    metadata = file.metadata.first(members)
+    return write_file(cut(file.data, metadata), metadata, path, start)
 
 
-def cut(data: bytes, members: int) -> bytes:
-    """The bytes of a whole file with its first members only.
+def cut(data: bytes, metadata: EnsembleMetadata) -> bytes:
+    """The bytes of a file with its first members only.
 
-    # Raises
-        EnsembleError: if `members` is out of range.
+    # Arguments
+        data: a whole file.
+        metadata: what `EnsembleMetadata.first` gives of the file's.
     """
-    metadata = metadata_of(data).first(members)
     model = read_model(data)
-    _CUTS[metadata.layout](model, members)
+    _CUTS[metadata.layout](model, metadata.members)
     (entry,) = (entry for entry in model.metadata if entry.name == ENTRY.encode())
     entry.buffer = add_buffer(model, np.frombuffer(metadata.to_json(), np.uint8))
     share(model)
@@ -63,9 +65,10 @@ def _cut_tables(model: Any, members: int) -> None:
             numbers.update(op.outputs.tolist())
             continue
         table = graph.tensors[int(op.inputs[0])]
-        rows = content(model, table)[:members]
-        table.shape = np.array(rows.shape, np.int32)
-        table.buffer = add_buffer(model, rows)
+        rows = content(model, table)
+        assert rows is not None  # what is looked up by the member's number is constant
+        table.buffer = add_buffer(model, rows[:members])
+        table.shape = np.array([members, *rows.shape[1:]], np.int32)
 
 
 def _cut_subgraphs(model: Any, members: int) -> None:

@@ -188,9 +188,7 @@ def _bit_packed(signs: np.ndarray) -> np.ndarray:
     return bits.view("<i4")
 
 
-def operator_code(
-    model: Any, builtin: int, custom: bytes | None = None, version: int = 1
-) -> int:
+def operator_code(model: Any, builtin: int, custom: bytes | None = None, version: int = 1) -> int:
     """The number of an operator in a `ModelT`, which is added if it is new."""
     for number, code in enumerate(model.operatorCodes):
         if (code.builtinCode, code.customCode, code.version) == (builtin, custom, version):

@@ -1,9 +1,16 @@
-"""What writing a converted file has come to."""
+"""Writing a converted file, and what it has come to."""
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import replacing
+from larq_ensemble.metadata import EnsembleMetadata
 
 
 @dataclass(frozen=True)
@@ -31,3 +38,31 @@ class ConversionReport:
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "ratio": self.ratio}
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raises `EnsembleError` if no file can be written at `path`, before any work is done."""
+    if Path(path).is_dir():
+        raise EnsembleError(f"{str(path)!r} is a directory: give the name of a file to write.")
+
+
+def write_file(
+    data: bytes, metadata: EnsembleMetadata, path: str | os.PathLike[str], start: float
+) -> ConversionReport:
+    """Writes an ensemble's file; one that is there is replaced only when all went well.
+
+    # Arguments
+        data: the bytes.
+        metadata: what they say of themselves.
+        path: where to write.
+        start: `time.perf_counter()` when the conversion began.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return ConversionReport(
+        tflite=str(path),
+        bytes=len(data),
+        theory_bytes=metadata.theory_bytes,
+        layout=metadata.layout,
+        seconds=time.perf_counter() - start,
+    )

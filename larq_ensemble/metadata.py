@@ -112,11 +112,13 @@ class EnsembleMetadata:
         for name, known in (("layout", LAYOUTS), ("heads", HEADS), ("precision", PRECISIONS)):
             if getattr(self, name) not in known:
                 self._refuse(name, f"one of {', '.join(known)}")
-        if not isinstance(self.sha256, str):
-            self._refuse("sha256", "a string")
-        for name in ("dataset", "run_hash"):
-            if not isinstance(getattr(self, name), (str, type(None))):
-                self._refuse(name, "a string or null")
+        for name, kinds, expected in (
+            ("sha256", (str,), "a string"),
+            ("dataset", (str, type(None)), "a string or null"),
+            ("run_hash", (str, type(None)), "a string or null"),
+        ):
+            if not isinstance(getattr(self, name), kinds):
+                self._refuse(name, expected)
         if not _is_mapping(self.theory_parts, int):
             self._refuse("theory_parts", "numbers of bytes by name")
         if not _is_mapping(self.validation_split, (int, float)):

@@ -68,6 +68,25 @@ def test_convert(folder: Path, tmp_path: Path) -> None:
     assert out.read_bytes() == (folder / "ensemble.tflite").read_bytes()
 
 
+def test_convert_to_fewer_bytes(folder: Path, tmp_path: Path) -> None:
+    """Every option makes the file smaller, and a cut file is what a run of fewer converts to."""
+    options = [["--heads", "int8"], ["--precision", "compact"], ["--members", 1]]
+    sizes = [(folder / "ensemble.tflite").stat().st_size]
+    for count in range(1, len(options) + 1):
+        arguments = [argument for option in options[:count] for argument in option]
+        out = tmp_path / f"{count}.tflite"
+        result = result_of(tmp_path, "convert", folder / "run", "--out", out, *arguments)
+        assert result["bytes"] == out.stat().st_size < sizes[-1]
+        sizes.append(result["bytes"])
+    cut = tmp_path / "cut.tflite"
+    result = result_of(tmp_path, "convert", tmp_path / "2.tflite", "--out", cut, "--members", 1)
+    assert cut.read_bytes() == out.read_bytes()
+    metadata = result_of(tmp_path, "inspect", cut)["metadata"]
+    assert metadata["heads"] == "int8"
+    assert metadata["precision"] == "compact"
+    assert metadata["members"] == 1
+
+
 def test_a_backbone_becomes_an_ensemble_of_one(tmp_path: Path) -> None:
     saved_run(tmp_path / "run", "backbone")
     out = tmp_path / "single.tflite"
@@ -111,6 +130,14 @@ def test_predict(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["convert", "{}/none", "--out", "{}/x.tflite"], 1, "No run at"),
         (["convert", "{}/run"], 2, "--out"),
         (["convert", "{}/run", "--out", "{}"], 1, "is a directory"),
+        (["convert", "{}/run", "--out", "{}/x.tflite", "--members", "3"], 1, "from 1 to 2"),
+        (["convert", "{}/ensemble.tflite", "--out", "{}/x.tflite"], 2, "--members is needed"),
+        (
+            ["convert", "{}/ensemble.tflite", "--out", "{}/x", "--members", "1", "--heads", "int8"],
+            2,
+            "--heads needs a run",
+        ),
+        (["convert", "{}/digit.png", "--out", "{}/x", "--members", "1"], 1, "no .tflite model"),
         (["inspect", "{}/none.tflite"], 1, "none.tflite"),
         (["inspect", "{}/digit.png"], 1, "no .tflite model"),
         (["verify", "{}/ensemble.tflite"], 2, "--run"),

@@ -49,17 +49,17 @@ def test_categories_by_hand(fusion: Converted) -> None:
     assert sizes["heads"] == 3 * 4 * (16 * 7 + 7)
     assert sizes["batch_norm"] == 3 * 4 * values_of_norms(fusion.model)
     assert sizes["activations"] == 3 * 4 * 6
-    # The two zero biases (8 and 16 channels) are those of the stem and of the shortcut.
-    assert sizes["stem"] == 4 * (27 * 8 + 8)
-    assert sizes["shortcuts"] == 4 * (8 * 16 + 16)
-    assert sizes["filter_scales"] == 4 * 2 * (8 + 16)
+    assert sizes["stem"] == 4 * 27 * 8
+    assert sizes["shortcuts"] == 4 * 8 * 16
+    # All convolutions have the two zero biases (8 and 16 channels) in common.
+    assert sizes["filter_scales"] == 4 * 2 * (8 + 16) + 4 * (8 + 16)
 
 
 def test_theory_by_category(fusion: Converted) -> None:
     """What is stored is what theory asks for, but for padding and the converter's zeros."""
     inspection = inspect_file(fusion.path)
     assert sum(inspection.theory.values()) == inspection.theory_bytes
-    zeros = {"stem": 4 * 8, "shortcuts": 4 * 16}
+    zeros = {"filter_scales": 4 * (8 + 16)}
     theory = dict(inspection.theory)
     # Stem norm; three norms a block, the first of the second stage 8 wide; shortcut norm.
     assert theory.pop("batch_norm") == 3 * 4 * 2 * (8 + 3 * 8 + (8 + 16 + 16) + 16)
