@@ -13,6 +13,7 @@ What is fitted here by `larq_ensemble.calibration` stands in the file's metadata
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -112,6 +113,10 @@ class Cascade:
                 f"Ensemble metadata: `cascade` must hold a rule and thresholds. Got: {values!r}."
             )
         return cls(tuple(values["thresholds"]), values.get("rule", ""))
+
+    def first(self, members: int) -> Cascade:
+        """The cascade of so many members: it stops where it did, at the latest at the last one."""
+        return dataclasses.replace(self, thresholds=self.thresholds[: members - 1])
 
     def is_sure(self, margins: np.ndarray, members: int) -> np.ndarray:
         """Which of the images are done after so many members, by their log margins `[n]`."""

@@ -155,9 +155,14 @@ class EnsembleMetadata:
             name: size // self.members * members if name.startswith("member_") else size
             for name, size in self.theory_parts.items()
         }
-        weights = None if self.weights is None else self.weights[:members]
+        weights, temperatures, cascade = self.weights, self.temperatures, self.cascade
         return dataclasses.replace(
-            self, members=members, theory_parts=theory_parts, weights=weights
+            self,
+            members=members,
+            theory_parts=theory_parts,
+            weights=weights and weights[:members],
+            temperatures=temperatures and temperatures[:members],
+            cascade=cascade and cascade.first(members),
         )
 
     def to_dict(self) -> dict[str, Any]:

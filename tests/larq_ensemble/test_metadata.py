@@ -37,8 +37,12 @@ def test_round_trip() -> None:
 
 def test_the_first_members() -> None:
     parts = {"shared_stem": 100, "member_heads": 30}
-    values = {**VALUES, "members": 3, "theory_parts": parts, "weights": (0.5, 2.0, 1.0)}
+    values = {**VALUES, "members": 3, "theory_parts": parts, "weights": (0.5, 2.0, 1.0),
+              "temperatures": (1.0, 1.5, 2.0), "cascade": Cascade((0.5, None))}  # fmt: skip
     metadata = EnsembleMetadata(**values).first(2)
+    assert metadata.temperatures == (1.0, 1.5)
+    assert metadata.cascade == Cascade((0.5,))
+    assert EnsembleMetadata(**values).first(1).cascade == Cascade(())
     assert metadata.members == 2
     assert metadata.weights == (0.5, 2.0)
     assert metadata.theory_parts == {"shared_stem": 100, "member_heads": 20}
