@@ -29,7 +29,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import tf
 
 #: B, the bits of a value with the precision `compact`.
-COMPACT_BITS = 8
+COMPACT_BITS = 4
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 

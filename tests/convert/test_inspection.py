@@ -94,7 +94,7 @@ def test_a_model_of_other_origin(tmp_path: Path) -> None:
     assert inspection.theory is None
     assert inspection.categories["other"] < 100
     assert inspection.categories["binary_filters"] == 9 * (8 * 8 + 8 * 8 + 8 * 16 + 16 * 16) // 8
-    assert inspection.categories["heads"] == 4 * (16 * 7 + 7)
+    assert inspection.categories["heads"] == 4 * 16 * 7
 
 
 def test_copies_are_counted(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""Bytes of one file by number of members and number formats, against theory.
+
+Converts an untrained ensemble of the most members in each format and cuts it to fewer, which gives
+the file that a conversion of fewer would.
+
+    python benchmarks/file_sizes.py
+    python benchmarks/file_sizes.py --sharing c3 --members 1,10
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tempfile
+from pathlib import Path
+
+import click
+
+FORMATS = {
+    "float32": {},
+    "int8 heads": {"heads": "int8"},
+    "int8 heads, compact": {"heads": "int8", "precision": "compact"},
+}
+
+
+@click.command()
+@click.option("--model", default="resnet20", show_default=True)
+@click.option("--classes", default=100, show_default=True)
+@click.option("--sharing", default="fusion", show_default=True)
+@click.option("--members", default="1,2,4,8,10,32", show_default=True, help="M, commas between.")
+def main(model: str, classes: int, sharing: str, members: str) -> None:
+    """Print the table of sizes."""
+    from convert.conversion import convert_ensemble
+    from convert.cutting import cut_file
+    from larq_ensemble.ensemble import build_ensemble
+    from larq_ensemble.models import build_model
+
+    counts = sorted(int(count) for count in members.split(","))
+    backbone = build_model(model, input_shape=(32, 32, 3), classes=classes)
+    ensemble = build_ensemble(backbone, counts[-1], sharing=sharing)
+    print(f"{model}, {classes} classes, {sharing}: bytes of the file, times theory")
+    print(f"{'':20}" + "".join(f"{f'M = {count}':>16}" for count in counts), "a further member")
+    with tempfile.TemporaryDirectory() as folder:
+        whole, part = Path(folder, "whole.tflite"), Path(folder, "part.tflite")
+        for name, options in FORMATS.items():
+            converted = convert_ensemble(ensemble, whole, mean=[0.5] * 3, std=[0.25] * 3, **options)
+            reports = [cut_file(whole, part, count) for count in counts]
+            cells = "".join(f"{report.bytes:>9,} ({report.ratio:.2f})" for report in reports)
+            further = (reports[-1].bytes - reports[0].bytes) / max(counts[-1] - counts[0], 1)
+            print(f"{name:20}{cells} {further:>16,.0f}", flush=True)
+            print(
+                f"  {converted.layout}, M = {counts[-1]} in {converted.seconds:.1f} s", flush=True
+            )
+
+
+if __name__ == "__main__":
+    main()
