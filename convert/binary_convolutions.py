@@ -29,17 +29,23 @@ def bit_pack_convolutions(model: Any) -> None:
     """Makes an LceBconv2d of every convolution that `bit_packable` finds, in place."""
     graph = model.subgraphs[0]
     for found in list(bit_packable(model)):
-        multiplier = found.multiplier
+        multiplier, op = found.multiplier, found.last
         if multiplier is None:
             ones = copy.copy(graph.tensors[found.bias])
             ones.buffer = add_buffer(model, np.ones(ones.shape, np.float32))
             graph.tensors.append(ones)
             multiplier = len(graph.tensors) - 1
-        op = found.last
         op.opcodeIndex = operator_code(model, schema().BuiltinOperator.CUSTOM, b"LceBconv2d")
         op.inputs = np.array([found.bits, found.filters, multiplier, found.bias, -1], np.int32)
         op.builtinOptionsType, op.builtinOptions = 0, None
         op.customOptions = np.frombuffer(flexbuffers.Dumps(found.options), np.uint8)
+        if found.relu_follows:
+            relu = schema().OperatorT()
+            relu.opcodeIndex = operator_code(model, schema().BuiltinOperator.RELU)
+            relu.outputs = op.outputs
+            graph.tensors.append(copy.copy(graph.tensors[op.outputs[0]]))
+            relu.inputs = op.outputs = np.array([len(graph.tensors) - 1], np.int32)
+            graph.operators.insert(graph.operators.index(op) + 1, relu)
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class BitPackable:
         multiplier: the filters' scale `[channels]`; `None`: 1.
         bias: zeros `[channels]`.
         options: of the LceBconv2d.
+        relu_follows: whether `last` ends in a ReLU that LceBconv2d can't have.
     """
 
     last: Any
@@ -61,6 +68,7 @@ class BitPackable:
     multiplier: int | None
     bias: int
     options: dict[str, int]
+    relu_follows: bool
 
 
 def bit_packable(model: Any) -> Iterator[BitPackable]:
@@ -72,53 +80,86 @@ def bit_packable(model: Any) -> Iterator[BitPackable]:
     graph = _Graph(model)
     for op in graph.all_of("CONV_2D"):
         x, filters, bias = op.inputs.tolist()
-        unpacked_filters, padding = (
-            graph.made_by("LceDequantize", filters),
-            graph.made_by("PADV2", x),
-        )
-        unpacked = graph.made_by("LceDequantize", int(padding.inputs[0]) if padding else x)
-        if unpacked is None or unpacked_filters is None or filters in graph.of_image:
+        padding, unpacked = graph.made_by("PADV2", x), graph.made_by("LceDequantize", filters)
+        signs = graph.made_by("LceDequantize", int(padding.inputs[0]) if padding else x)
+        if signs is None or unpacked is None or filters in graph.of_image:
             continue
-        shape, kernel = graph.shape(unpacked.outputs[0]), graph.shape(filters)
+        shape, kernel = graph.shape(signs.outputs[0]), graph.shape(filters)
         if shape[3] != kernel[3] or not graph.is_constant(bias, 0):
             continue
         options = op.builtinOptions
-        strides = options.strideH, options.strideW
-        dilations = options.dilationHFactor, options.dilationWFactor
-        extents = [(k - 1) * d + 1 for k, d in zip(kernel[1:3], dilations, strict=True)]
         same = options.padding == schema().Padding.SAME
-        if padding is None:
-            right = not same or all(np.greater_equal(shape[1:3], extents))
+        axes = _Axis.both(options, shape, kernel)
+        if padding is not None:
+            # LceBconv2d takes its padding from the sizes: only what "same" adds is possible.
+            added, value = padding.inputs[1:].tolist()
+            expected = [(0, 0), *(axis.same_padding for axis in axes), (0, 0)]
+            possible = graph.is_constant(value, 1) and graph.is_constant(added, expected)
+            possible = possible and not same
         else:
-            paddings, value = padding.inputs[1:].tolist()
-            expected = [
-                _same_padding(*axis) for axis in zip(shape[1:3], strides, extents, strict=True)
-            ]
-            right = (
-                not same
-                and graph.is_constant(value, 1)
-                and graph.is_constant(paddings, [(0, 0), *expected, (0, 0)])
-            )
-        if not right:
+            possible = not same or all(axis.size >= axis.extent for axis in axes)
+        activation, relu = options.fusedActivationFunction, False
+        if same and activation:
+            # LceBconv2d has no activation with zero padding.
+            relu, activation = activation == schema().ActivationFunctionType.RELU, 0
+            possible = possible and relu
+        if not possible:
             continue
-        scaling, multiplier = graph.scaling(int(op.outputs[0]))
+        scaling, multiplier = (None, None) if relu else graph.scaling(int(op.outputs[0]))
         yield BitPackable(
             last=scaling or op,
-            bits=int(unpacked.inputs[0]),
-            filters=int(unpacked_filters.inputs[0]),
+            bits=int(signs.inputs[0]),
+            filters=int(unpacked.inputs[0]),
             multiplier=multiplier,
             bias=bias,
             options={
                 "channels_in": shape[3],
-                "dilation_height_factor": dilations[0],
-                "dilation_width_factor": dilations[1],
-                "fused_activation_function": options.fusedActivationFunction,
+                "dilation_height_factor": axes[0].dilation,
+                "dilation_width_factor": axes[1].dilation,
+                "fused_activation_function": activation,
                 "pad_values": int(padding is not None),
                 "padding": schema().Padding.SAME if padding else options.padding,
-                "stride_height": strides[0],
-                "stride_width": strides[1],
+                "stride_height": axes[0].stride,
+                "stride_width": axes[1].stride,
             },
+            relu_follows=relu,
         )
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A convolution along the height or the width.
+
+    # Arguments
+        size: of the input.
+        kernel: taps of the filter.
+        stride, dilation: steps between outputs, and between taps.
+    """
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+
+    @classmethod
+    def both(cls, options: Any, shape: list[int], kernel: list[int]) -> tuple[_Axis, _Axis]:
+        """Height and width of a CONV_2D of `[n, h, w, in]` by `[out, h, w, in]`."""
+        return (
+            cls(shape[1], kernel[1], options.strideH, options.dilationHFactor),
+            cls(shape[2], kernel[2], options.strideW, options.dilationWFactor),
+        )
+
+    @property
+    def extent(self) -> int:
+        """What the dilated filter covers."""
+        return (self.kernel - 1) * self.dilation + 1
+
+    @property
+    def same_padding(self) -> tuple[int, int]:
+        """What padding "same" adds before and behind."""
+        outputs = -(-self.size // self.stride)
+        total = max((outputs - 1) * self.stride + self.extent - self.size, 0)
+        return total // 2, total - total // 2
 
 
 class _Graph:
@@ -178,9 +219,3 @@ class _Graph:
             ):
                 return op, others[0]
         return None, None
-
-
-def _same_padding(size: int, stride: int, extent: int) -> tuple[int, int]:
-    """What padding "same" adds before and behind an axis."""
-    total = max((-(-size // stride) - 1) * stride + extent - size, 0)
-    return total // 2, total - total // 2

@@ -18,12 +18,13 @@ from larq_ensemble.ensemble import build_ensemble
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.models.resnet import resnet
+from larq_ensemble.runtime import EnsembleInterpreter
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
-    """Random batch norm and activation parameters: members that a mix-up would betray."""
+    """Random parameters, of members also filters: members that a mix-up would betray."""
     draw = np.random.default_rng(seed)
     value = {
         "gamma": lambda shape: draw.normal(1, 0.4, shape),
@@ -33,12 +34,13 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
         "alpha": lambda shape: draw.uniform(-0.3, 0.6, shape),
         "bias": lambda shape: draw.normal(0, 0.3, shape),
     }
-    for weight in model.weights:
-        kind = weight.name.split("/")[-1].split(":")[0]
-        if kind in value:
-            weight.assign(value[kind](weight.shape))
-        elif weight.name.startswith("member_"):
-            weight.assign(draw.normal(0, 0.3, weight.shape))
+    for layer in model.layers:
+        for weight in layer.weights:
+            kind = weight.name.split("/")[-1].split(":")[0]
+            if kind in value:
+                weight.assign(value[kind](weight.shape))
+            elif layer.name.startswith("member_"):
+                weight.assign(draw.normal(0, 0.3, weight.shape))
     return model
 
 
@@ -154,6 +156,21 @@ def converted(model: keras.Model, folder: Path, **options: Any) -> Converted:
 
 def pixels(n: int, shape: tuple[int, int, int], seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (n, *shape), np.uint8)
+
+
+def assert_members_agree(case: Converted, images: np.ndarray, least: float = 0.95) -> None:
+    """Every member decides as its Keras original does, and the originals do differ."""
+    keras_logits = case.logits(images)
+    ours = EnsembleInterpreter(case.path).predict_logits(images)
+    assert ours.shape == (len(keras_logits), len(images), keras_logits[0].shape[-1])
+    for member, (expected, actual) in enumerate(zip(keras_logits, ours, strict=True)):
+        agreement = (expected.argmax(-1) == actual.argmax(-1)).mean()
+        assert agreement >= least, f"member {member}: {agreement}"
+        # A sign that flips changes a few images' logits, never most of them.
+        close = np.isclose(expected, actual, rtol=1e-3, atol=1e-3).all(axis=-1)
+        assert close.mean() > 0.7, f"member {member}: {close.mean()}"
+        for other in keras_logits[:member]:
+            assert not np.allclose(other, expected, atol=0.1)
 
 
 @pytest.fixture(scope="session")

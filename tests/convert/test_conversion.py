@@ -20,6 +20,7 @@ from .conftest import (
     MEAN,
     STD,
     Converted,
+    assert_members_agree,
     converted,
     foreign_backbone,
     pixels,
@@ -28,21 +29,6 @@ from .conftest import (
     small_backbone,
     small_ensemble,
 )
-
-
-def assert_members_agree(case: Converted, images: np.ndarray, least: float = 0.95) -> None:
-    """Every member decides as its Keras original does, and the originals do differ."""
-    keras_logits = case.logits(images)
-    ours = EnsembleInterpreter(case.path).predict_logits(images)
-    assert ours.shape == (len(keras_logits), len(images), keras_logits[0].shape[-1])
-    for member, (expected, actual) in enumerate(zip(keras_logits, ours, strict=True)):
-        agreement = (expected.argmax(-1) == actual.argmax(-1)).mean()
-        assert agreement >= least, f"member {member}: {agreement}"
-        # A sign that flips changes a few images' logits, never most of them.
-        close = np.isclose(expected, actual, rtol=1e-3, atol=1e-3).all(axis=-1)
-        assert close.mean() > 0.7, f"member {member}: {close.mean()}"
-        for other in keras_logits[:member]:
-            assert not np.allclose(other, expected, atol=0.1)
 
 
 def test_each_member_equals_its_keras_original(fusion: Converted) -> None:
@@ -188,11 +174,11 @@ def test_independent_inputs(tmp_path) -> None:
 
 def test_own_layer_without_handler_is_named(tmp_path) -> None:
     inputs = keras.Input((16, 16, 3))
-    x = keras.layers.DepthwiseConv2D(3, name="odd")(inputs)
+    x = keras.layers.Conv2DTranspose(8, 3, name="odd")(inputs)
     x = keras.layers.GlobalAveragePooling2D()(x)
     backbone = keras.Model(inputs, keras.layers.Dense(4)(x))
     model = build_ensemble(backbone, 2, sharing=lambda layer: isinstance(layer, keras.layers.Dense))
-    with pytest.raises(EnsembleError, match=r"'member_0_odd' \(DepthwiseConv2D\).*Handler"):
+    with pytest.raises(EnsembleError, match=r"'member_0_odd' \(Conv2DTranspose\).*Handler"):
         converted(model, tmp_path)
 
 

@@ -1,0 +1,310 @@
+"""Every sharing policy converts, in every layout, and each different filter is stored once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert.flatbuffer import operator_names, read_model, write_model
+from convert.inspection import inspect_file
+from convert.layouts import lay_out
+from convert.lce import convert_function
+from convert.packing import share, simplify
+from convert.verification import verify
+from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.tflite_file import seal
+
+from .conftest import (
+    MEAN,
+    STD,
+    Converted,
+    assert_members_agree,
+    converted,
+    foreign_backbone,
+    pixels,
+    quicknet_backbone,
+    randomized,
+    small_backbone,
+    small_ensemble,
+)
+
+SUBGRAPHS_AND_BRANCHES = pytest.mark.parametrize("layout", ["subgraphs", "branches"])
+
+
+@SUBGRAPHS_AND_BRANCHES
+def test_the_layout_changes_no_bit(fusion: Converted, tmp_path: Path, layout: str) -> None:
+    images = pixels(20, (16, 16, 3))
+    expected = EnsembleInterpreter(fusion.path).predict_logits(images)
+    case = converted(fusion.model, tmp_path, layout=layout)
+    assert case.report.layout == layout
+    interpreter = EnsembleInterpreter(case.path)
+    assert interpreter.metadata.layout == layout
+    assert interpreter.predict_logits(images).tobytes() == expected.tobytes()
+    # Fewer members, and the first after others have run.
+    assert interpreter.predict_logits(images, 1).tobytes() == expected[:1].tobytes()
+    interpreter.members = 2
+    assert interpreter.predict_logits(images).tobytes() == expected[:2].tobytes()
+    assert inspect_file(case.path).binary_filter_copies == 1
+
+
+@pytest.mark.parametrize(("sharing", "own"), [("c3", 2), ("none", 4)])
+def test_own_binary_filters(sharing: str, own: int, tmp_path: Path) -> None:
+    """Three members with two blocks, of whose two convolutions each owns the last or both."""
+    model = small_ensemble(3, sharing=sharing)
+    case = converted(model, tmp_path)
+    images = pixels(40, (16, 16, 3))
+    assert case.report.layout == "subgraphs"
+    assert_members_agree(case, images)
+    report = inspect_file(case.path)
+    assert report.ops["LceBconv2d"] == 3 * 4
+    assert report.binary_filter_copies == 1
+    assert len(report.binary_filters) == 4 - own + 3 * own
+    assert "GATHER" not in report.ops
+    assert "LceDequantize" not in report.ops  # no bits are unpacked to floats
+    branches = converted(model, tmp_path, layout="branches").path
+    assert (
+        EnsembleInterpreter(branches).predict_logits(images).tobytes()
+        == EnsembleInterpreter(case.path).predict_logits(images).tobytes()
+    )
+
+
+def test_own_binary_filters_by_lookup(tmp_path: Path) -> None:
+    """One graph is possible too: own filters are unpacked and computed with as floats."""
+    case = converted(small_ensemble(2, sharing="c3"), tmp_path, layout="indexed")
+    assert_members_agree(case, pixels(40, (16, 16, 3)))
+    report = inspect_file(case.path)
+    assert report.ops["LceBconv2d"] == 2
+    assert report.ops["CONV_2D"] == 2 + 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scheme": "stochastic_rounding"},
+        {"scheme": "bagging", "sharing": "none", "initial": "random"},  # BENN
+    ],
+)
+def test_schemes_with_own_filters(options: dict[str, Any], tmp_path: Path) -> None:
+    model = build_ensemble(small_backbone(), 2, **options)
+    draw = np.random.default_rng(0)
+    for layer in model.layers:  # norms that differ, filters as they were drawn
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([draw.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
+    case = converted(model, tmp_path)
+    assert case.report.layout == "subgraphs"
+    report = verify(model, case.path, pixels(40, (16, 16, 3)), mean=MEAN, std=STD)
+    assert min(report.member_argmax_agreement) >= 0.95
+    assert report.ensemble_argmax_agreement >= 0.95
+    assert len(inspect_file(case.path).binary_filters) == 2 * 4
+
+
+def test_equal_filters_of_members_are_stored_once(tmp_path: Path) -> None:
+    case = converted(build_ensemble(small_backbone(), 3, sharing="c3"), tmp_path)
+    report = inspect_file(case.path)
+    assert (len(report.binary_filters), report.binary_filter_copies) == (4, 1)
+
+
+@pytest.mark.parametrize("backbone", [foreign_backbone, quicknet_backbone])
+def test_independent_networks_of_larq_users(backbone, tmp_path: Path) -> None:
+    """One-padding, a fused ReLU, filters without scales, depthwise convolutions."""
+    network = backbone()
+    model = randomized(build_ensemble(network, 2, sharing="none", scheme="voting"))
+    case = converted(model, tmp_path)
+    assert_members_agree(case, pixels(40, network.input_shape[1:]))
+    ops = inspect_file(case.path).ops
+    assert ops["LceBconv2d"] == 2 * 2
+    assert not {"PADV2", "LceDequantize"} & set(ops)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding": "same"},
+        {"padding": "same", "strides": 2, "pad_values": 1},
+        {"padding": "same", "strides": (2, 1), "dilation_rate": 1, "activation": "relu"},
+        {"dilation_rate": 2, "use_bias": True, "activation": "relu"},
+        {"kernel_quantizer": "magnitude_aware_sign", "padding": "same", "activation": "relu"},
+        {"kernel_quantizer": "magnitude_aware_sign", "padding": "same", "dilation_rate": (1, 2)},
+    ],
+)
+def test_own_convolutions_of_all_kinds(options: dict[str, Any], tmp_path: Path) -> None:
+    """Norms of both signs follow, so a scale that goes into the convolution may be negative."""
+    inputs = keras.Input((9, 10, 3))
+    x = keras.layers.BatchNormalization(name="norm")(inputs)
+    binary = {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign", "use_bias": False}
+    x = lq.layers.QuantConv2D(40, 3, name="binary", **(binary | options))(x)
+    x = keras.layers.BatchNormalization(name="norm_out")(x)
+    x = keras.layers.Flatten()(keras.layers.PReLU(name="prelu")(x))
+    backbone = keras.Model(inputs, keras.layers.Dense(5, name="logits")(x))
+    model = randomized(build_ensemble(backbone, 2, sharing="none", scheme="voting"))
+    gamma = model.get_layer("member_0_norm_out").gamma.numpy()
+    model.get_layer("member_0_norm_out").gamma.assign(np.where(np.arange(40) % 2, gamma, -gamma))
+    case = converted(model, tmp_path)
+    images = pixels(20, (9, 10, 3))
+    assert_members_agree(case, images)
+    np.testing.assert_allclose(
+        EnsembleInterpreter(case.path).predict_logits(images), case.logits(images), rtol=1e-3,
+        atol=1e-3,
+    )  # fmt: skip
+    assert inspect_file(case.path).ops["LceBconv2d"] == 2
+
+
+def test_maps_smaller_than_an_own_filter(tmp_path: Path) -> None:
+    """LCE 0.16.0 miscomputes those with zero padding: they stay convolutions with floats."""
+    backbone = small_backbone(size=4, widths=(8, 16, 32))
+    case = converted(randomized(build_ensemble(backbone, 2, sharing="c3")), tmp_path)
+    assert_members_agree(case, pixels(40, (4, 4, 3)))
+    report = inspect_file(case.path)
+    # Of the maps 4x4, 2x2 and 1x1 only the first is large enough; the three others are shared.
+    assert report.ops["LceBconv2d"] == 2 * (3 + 1)
+    assert report.ops["LceDequantize"] == 2 * 2 * 2
+
+
+def test_own_binarized_dense_layer(tmp_path: Path) -> None:
+    inputs = keras.Input((6, 6, 3))
+    x = keras.layers.Flatten()(keras.layers.Conv2D(8, 3, name="conv")(inputs))
+    x = lq.layers.QuantDense(
+        24, input_quantizer="ste_sign", kernel_quantizer="magnitude_aware_sign", name="binary"
+    )(x)
+    backbone = keras.Model(inputs, keras.layers.Dense(5, name="logits")(x))
+    case = converted(randomized(build_ensemble(backbone, 2)), tmp_path)
+    assert_members_agree(case, pixels(30, (6, 6, 3)))
+    contents = [buffer.data for buffer in read_model(case.path.read_bytes()).buffers]
+    assert 2 * 24 * 128 // 8 in [data.size for data in contents if data is not None]
+
+
+def test_subgraphs_share_all_but_constants(tmp_path: Path) -> None:
+    case = converted(small_ensemble(3, sharing="c3"), tmp_path)
+    data = case.path.read_bytes()
+    model = read_model(data)
+    assert [signature.signatureKey for signature in model.signatureDefs] == [
+        b"member_0", b"member_1", b"member_2",
+    ]  # fmt: skip
+    assert [signature.subgraphIndex for signature in model.signatureDefs] == [0, 1, 2]
+    for signature in model.signatureDefs:
+        assert [entry.name for entry in signature.inputs] == [b"image"]
+        assert [entry.name for entry in signature.outputs] == [b"logits"]
+    contents = [buffer.data.tobytes() for buffer in model.buffers if buffer.data is not None]
+    assert len(contents) == len(set(contents))
+    assert all(data.count(content) == 1 for content in contents if len(content) >= 64)
+    # The same tables of operators, not equal ones: a member costs its values and a list of tensors.
+    from convert.flatbuffer import schema
+
+    root = schema().Model.GetRootAsModel(data, 0)
+    graphs = [root.Subgraphs(member) for member in range(3)]
+    assert len({graph.Operators(0)._tab.Pos for graph in graphs}) == 1
+    sizes = [converted(small_ensemble(m, sharing="c3"), tmp_path).report for m in (2, 3)]
+    own = sizes[1].theory_bytes - sizes[0].theory_bytes
+    # 8 and 16 channels stand in words of 32 bits.
+    padding = 9 * (8 * (32 - 8) + 16 * (32 - 16)) // 8
+    tensors = 4 * len(model.subgraphs[0].tensors)
+    assert sizes[1].bytes - sizes[0].bytes <= own + padding + tensors + 300
+
+
+def test_branches_compute_what_is_shared_once(fusion: Converted, tmp_path: Path) -> None:
+    case = converted(fusion.model, tmp_path, layout="branches")
+    model = read_model(case.path.read_bytes())
+    (signature,) = model.signatureDefs
+    assert [entry.name for entry in signature.outputs] == [b"logits_0", b"logits_1", b"logits_2"]
+    ops = inspect_file(case.path).ops
+    # The stem, and a shortcut for each member.
+    assert ops["CONV_2D"] == 1 + 3
+    assert ops["LceBconv2d"] == 3 * 4
+
+
+def test_members_are_loaded_when_they_are_needed(tmp_path: Path) -> None:
+    case = converted(small_ensemble(3, sharing="none"), tmp_path)
+    interpreter = EnsembleInterpreter(case.path, members=1)
+    image = pixels(1, (16, 16, 3))
+    interpreter.predict(image)
+    assert len(interpreter._interpreter._interpreters) == 1
+    interpreter.members = 3
+    interpreter.predict(image)
+    assert len(interpreter._interpreter._interpreters) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((b'"layout":"subgraphs"', b'"layout":"branches" '), "doesn't have the layout 'branches'"),
+        ((b'"layout":"subgraphs"', b'"layout":"unheardof"'), "`layout` must be one of.*unheardof"),
+        ((b'"members":2', b'"members":3'), "doesn't have the layout 'subgraphs'"),
+    ],
+)
+def test_files_of_another_form_are_refused(tmp_path: Path, change, message: str) -> None:
+    case = converted(small_ensemble(2), tmp_path, layout="subgraphs")
+    data = case.path.read_bytes()
+    assert data.count(change[0]) == 1
+    case.path.write_bytes(seal(data.replace(*change)))
+    with pytest.raises(EnsembleError, match=message):
+        EnsembleInterpreter(case.path)
+
+
+def test_unknown_layout(fusion: Converted, tmp_path: Path) -> None:
+    with pytest.raises(EnsembleError, match=r"Unknown layout 'rows'. Known: auto, branches"):
+        converted(fusion.model, tmp_path, layout="rows")
+    assert not list(tmp_path.iterdir())
+
+
+def test_grouped_filters_of_a_member_are_refused(tmp_path: Path) -> None:
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 3)(inputs)
+    x = lq.layers.QuantConv2D(
+        8, 3, groups=2, input_quantizer="ste_sign", kernel_quantizer="ste_sign", name="grouped"
+    )(x)
+    backbone = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+    model = build_ensemble(backbone, 2, sharing="none")
+    with pytest.raises(EnsembleError, match=r"'member_0_grouped'.*2 groups.*Way out: share it"):
+        converted(model, tmp_path)
+
+
+def test_only_lookups_may_read_the_number() -> None:
+    """A handler of one's own may compute with the number, which leaves the indexed layout."""
+    function = tf.function(
+        lambda image, member: {"logits": image * tf.cast(member, tf.float32)},
+        input_signature=[
+            tf.TensorSpec([1, 3], tf.float32, name="image"),
+            tf.TensorSpec([1], tf.int32, name="member"),
+        ],
+    )
+    model = read_model(convert_function(function, []))
+    simplify(model)
+    with pytest.raises(EnsembleError, match="does CAST with the member's number"):
+        lay_out(model, "subgraphs", 2)
+
+
+@SUBGRAPHS_AND_BRANCHES
+def test_a_multiplier_that_depends_on_the_image_stays_outside(layout: str) -> None:
+    """LceBconv2d reads its multiplier once; a scale computed from the image must be a MUL."""
+    signs = np.random.default_rng(0).choice([-1, 1], (2, 8, 3, 3, 32)).astype(np.int8)
+
+    def compute(image: tf.Tensor, member: tf.Tensor) -> dict[str, tf.Tensor]:
+        filters = tf.cast(tf.gather(signs, tf.reshape(member, [])), tf.float32)
+        bits = lq.quantizers.approx_sign(image)
+        y = tf.nn.conv2d(bits, tf.transpose(filters, [1, 2, 3, 0]), 1, "SAME")
+        scale = tf.reshape(tf.reduce_mean(image, axis=[1, 2]), [-1])[:8]
+        return {"logits": tf.reduce_mean(y * scale, axis=[1, 2])}
+
+    function = tf.function(
+        compute,
+        input_signature=[
+            tf.TensorSpec([1, 6, 6, 32], tf.float32, name="image"),
+            tf.TensorSpec([1], tf.int32, name="member"),
+        ],
+    )
+    model = read_model(convert_function(function, []))
+    simplify(model)
+    lay_out(model, layout, 2)
+    share(model)
+    names = operator_names(model)
+    ops = [names[op.opcodeIndex] for op in model.subgraphs[0].operators]
+    assert "LceBconv2d" in ops
+    assert "MUL" in ops
+    assert write_model(model)
