@@ -5,14 +5,13 @@
     python examples/battery_app.py ensemble.tflite photos/ --battery 15
 
 The battery's level is read before each image from /sys/class/power_supply (Linux), or given with
---battery. On mains or without a battery all members answer; otherwise a share of them that grows
-with the level, at least one. No TensorFlow is needed, only what `pip install .` installs.
+--battery, and decides the power mode; how many members that means stands in
+`larq_ensemble.budget`. No TensorFlow is needed, only what `pip install .` installs.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from collections.abc import Iterator
@@ -26,16 +25,15 @@ from larq_ensemble.runtime import EnsembleInterpreter
 
 POWER_SUPPLY = Path("/sys/class/power_supply")
 
-#: From this level on, in percent, all members answer; at the lower one and below, one does.
-FULL_FROM, ONE_UP_TO = 80, 20
+#: Battery level in percent from which on a power mode is used; charging or on mains, the first is.
+MODES = ((60, "performance"), (25, "balanced"), (0, "power-saver"))
 
 
-def members_for_battery(level: float | None, total: int) -> int:
-    """How many of `total` members answer at a battery level in percent; `None`: on mains."""
+def power_mode(level: float | None) -> str:
+    """The power mode at a battery level in percent; `None`: no battery has to last."""
     if level is None:
-        return total
-    share = (level - ONE_UP_TO) / (FULL_FROM - ONE_UP_TO)
-    return min(max(1, math.ceil(share * total)), total)
+        return MODES[0][1]
+    return next((mode for lowest, mode in MODES if level >= lowest), MODES[-1][1])
 
 
 def battery_level(folder: Path = POWER_SUPPLY) -> float | None:
@@ -104,7 +102,7 @@ def main() -> None:
             raise EnsembleError(f"{str(arguments.folder)!r} is no folder.")
         for name, image in images:
             level = battery_level() if arguments.battery is None else arguments.battery
-            ensemble.members = members_for_battery(level, ensemble.max_members)
+            ensemble.set_budget(power_mode=power_mode(level))
             start = time.perf_counter()
             (probabilities,) = ensemble.predict(image)
             milliseconds = 1000 * (time.perf_counter() - start)

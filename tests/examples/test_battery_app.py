@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from larq_ensemble.budget import POWER_MODES
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -32,12 +34,15 @@ def supply(folder: Path, name: str, **values: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("level", "members"),
-    [(None, 4), (100, 4), (80, 4), (66, 4), (65, 3), (50, 2), (30, 1), (20, 1), (0, 1)],
+    ("level", "mode"),
+    [
+        *[(None, "performance"), (100, "performance"), (60, "performance")],
+        *[(59.5, "balanced"), (25, "balanced"), (24, "power-saver"), (0, "power-saver")],
+    ],
 )
-def test_members_for_battery(app, level, members) -> None:
-    assert app.members_for_battery(level, 4) == members
-    assert app.members_for_battery(level, 1) == 1
+def test_power_mode(app, level, mode) -> None:
+    assert app.power_mode(level) == mode
+    assert mode in POWER_MODES
 
 
 def test_battery_level(app, tmp_path) -> None:
