@@ -24,7 +24,6 @@ import numpy as np
 FORMATS = {
     "float32": {},
     "int8 heads": {"heads": "int8"},
-    "compact": {"precision": "compact"},
     "int8 heads, compact": {"heads": "int8", "precision": "compact"},
 }
 

@@ -6,9 +6,11 @@ Uses the schema module that Larq Compute Engine ships, loaded by its path, becau
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import struct
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -50,23 +52,29 @@ def read_model(data: bytes) -> Any:
     # Raises
         EnsembleError: if the bytes are damaged.
     """
-    try:
+    with parsing():
         model = schema().ModelT.InitFromObj(schema().Model.GetRootAsModel(data, 0))
         _check_indices(model)
-    # What the generated readers raise, depending on where a damaged file leads them.
+    return model
+
+
+@contextlib.contextmanager
+def parsing() -> Iterator[None]:
+    """Raises `EnsembleError` for what readers raise, depending on where a damaged file leads."""
+    try:
+        yield
     except (
         struct.error,
-        IndexError,
+        LookupError,
         ValueError,
         TypeError,
         AttributeError,
-        OverflowError,
+        ArithmeticError,
         MemoryError,
     ) as error:
         raise EnsembleError(
             f"The model is damaged: it can't be parsed ({error}). Copy or convert it again."
         ) from error
-    return model
 
 
 def _check_indices(model: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from flatbuffers import flexbuffers
 
 from convert.categories import Category, category_of
-from convert.flatbuffer import operator_names, read_model, schema
+from convert.flatbuffer import operator_names, parsing, read_model, schema
 from larq_ensemble.graph import Kind, LayerGraph, LayerNode
 from larq_ensemble.metadata import EnsembleMetadata
 from larq_ensemble.tflite_file import metadata_of, read_bytes, read_ensemble
@@ -92,18 +92,23 @@ def inspect_file(path: str | os.PathLike[str]) -> Inspection:
     if metadata is not None:
         read_ensemble(path)  # compares the checksum
     model = read_model(data)
+    with parsing():
+        return _inspection(model, len(data), metadata)
+
+
+def _inspection(model: Any, size: int, metadata: EnsembleMetadata | None) -> Inspection:
     names = operator_names(model)
     operators = [op for graph in model.subgraphs for op in graph.operators]
     purposes = _purposes(model)
     sizes = dict.fromkeys(Category, 0)
     for buffer, purpose in purposes.items():
-        for category, size in _bytes(_size(model, buffer), purpose, metadata):
-            sizes[category] += size
-    sizes[Category.GRAPH] = len(data) - sum(sizes.values())
+        for category, part in _bytes(_size(model, buffer), purpose, metadata):
+            sizes[category] += part
+    sizes[Category.GRAPH] = size - sum(sizes.values())
     return Inspection(
-        bytes=len(data),
+        bytes=size,
         theory_bytes=None if metadata is None else metadata.theory_bytes,
-        categories={category.value: size for category, size in sizes.items()},
+        categories={category.value: count for category, count in sizes.items()},
         theory=None if metadata is None else _theory(metadata),
         ops=dict(Counter(names[op.opcodeIndex] for op in operators).most_common()),
         binary_filters=_binary_filters(model, purposes),

@@ -59,7 +59,7 @@ def verify(
 
     # Arguments
         model: the ensemble.
-        tflite: the converted file.
+        tflite: the converted file, of all members or of the first ones.
         images: `[n, height, width, channels]` with values 0..255, n > 0.
         labels: class indices `[n]`, for accuracies.
         mean, std: the training data's constants on the scale 0..1.
@@ -79,10 +79,12 @@ def verify(
     ours = interpreter.predict_logits(images)
     normalized = ((images / 255.0 - np.asarray(mean)) / np.asarray(std)).astype(np.float32)
     outputs = model.predict([normalized] * len(model.inputs), verbose=0)
-    logits, probabilities = outputs[: view.members], outputs[-1]
-    same = np.stack(logits).argmax(-1) == ours.argmax(-1)
-    keras_classes = probabilities.argmax(-1)
-    our_classes = combine(ours, interpreter.scheme, interpreter.weights).argmax(-1)
+    logits = np.stack(outputs[: interpreter.max_members])
+    same = logits.argmax(-1) == ours.argmax(-1)
+    scheme, weights = interpreter.scheme, interpreter.weights
+    is_whole = interpreter.max_members == view.members
+    keras_classes = (outputs[-1] if is_whole else combine(logits, scheme, weights)).argmax(-1)
+    our_classes = combine(ours, scheme, weights).argmax(-1)
     return VerificationReport(
         samples=len(images),
         member_argmax_agreement=same.mean(axis=1).tolist(),
@@ -103,13 +105,13 @@ def check_same(
     tflite: str | os.PathLike[str],
     run_hash: str | None,
 ) -> None:
-    """Raises `EnsembleError` if the file was not converted from this ensemble."""
-    file_hash = interpreter.metadata.run_hash
+    """Raises `EnsembleError` if the file is not this ensemble, or its first members."""
+    members, file_hash = interpreter.max_members, interpreter.metadata.run_hash
     for name, of_model, of_file in (
-        ("members", view.members, interpreter.max_members),
+        ("members", min(view.members, members), members),
         ("classes", view.classes, interpreter.classes),
         ("scheme", view.scheme.name, interpreter.scheme),
-        ("weights", view.weights, interpreter.weights),
+        ("weights", view.weights and view.weights[:members], interpreter.weights),
         ("input shape", tuple(view.model.inputs[0].shape[1:]), interpreter.input_shape),
         ("training", run_hash or file_hash, file_hash or run_hash),
     ):

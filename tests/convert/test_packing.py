@@ -19,7 +19,7 @@ from convert.packing import (
     simplify,
 )
 from larq_ensemble.ensemble import EnsembleView
-from larq_ensemble.interpreters import load_extension
+from larq_ensemble.interpreters import load_extension, load_model
 from larq_ensemble.keras import tf
 
 from .conftest import MEAN, STD, pixels, small_ensemble
@@ -151,6 +151,65 @@ def test_tables_of_signs_become_bits(values: list[int], packed: bool) -> None:
         inputs = [np.array([member], np.int32), x]
         ordered = inputs if interpreter.input_shapes[0] == (1,) else inputs[::-1]
         np.testing.assert_array_equal(interpreter.predict(ordered)[0], x * table[member])
+
+
+def outputs_of(data: bytes, x: np.ndarray, member: int) -> np.ndarray:
+    interpreter = load_model(data, 1)
+    inputs = [np.array([member], np.int32), x]
+    ordered = inputs if interpreter.input_shapes[0] == (1,) else inputs[::-1]
+    return interpreter.predict(ordered)[0]
+
+
+def test_hidden_constants_are_revealed() -> None:
+    """Looked up by min(member, 0), so that the converter leaves it int8; a constant afterwards."""
+    table = np.random.default_rng(0).integers(-127, 128, (1, 5, 70)).astype(np.int8)
+    raw = convert_function(
+        tf.function(
+            lambda x, member: {
+                "y": x * tf.cast(tf.gather(table, tf.minimum(member[0], 0)), tf.float32)
+            },
+            input_signature=[tf.TensorSpec([1, 70]), tf.TensorSpec([1], tf.int32)],
+        ),
+        [],
+    )
+    model = read_model(raw)
+    simplify(model)
+    share(model)
+    after = write_model(model)
+    assert operator_names(read_model(after)) == ["CAST", "MUL"]
+    assert len(after) < len(raw)
+    x = np.linspace(-1, 1, 70, dtype=np.float32)[np.newaxis]
+    for member in (0, 3):
+        assert outputs_of(after, x, member).tobytes() == outputs_of(raw, x, member).tobytes()
+        np.testing.assert_array_equal(outputs_of(after, x, member), x * table[0])
+
+
+def test_half_floats_are_stored_as_such() -> None:
+    draw = np.random.default_rng(0)
+    halves = draw.normal(size=(2, 400)).astype(np.float16).astype(np.float32)
+    others = draw.normal(size=400).astype(np.float32)
+    few = np.float32(0.5) * np.ones(3, np.float32)
+    raw = convert_function(
+        tf.function(
+            lambda x: {"y": (x * halves[0] + others) * halves[1], "z": x[:, :3] * few},
+            input_signature=[tf.TensorSpec([1, 400])],
+        ),
+        [],
+    )
+    model = read_model(raw)
+    simplify(model)
+    share(model)
+    after = write_model(model)
+    again = read_model(after)
+    float16 = schema().TensorType.FLOAT16
+    stored = [tensor for tensor in again.subgraphs[0].tensors if tensor.type == float16]
+    assert [tensor.shape.tolist() for tensor in stored] == [[400], [400]]
+    assert len(after) < len(raw) - 1000
+    x = draw.normal(size=(1, 400)).astype(np.float32)
+    for before, now in zip(
+        *(load_model(data, 1).predict([x]) for data in (raw, after)), strict=True
+    ):
+        assert before.tobytes() == now.tobytes()
 
 
 def test_unread_operators_are_dropped() -> None:

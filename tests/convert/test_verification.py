@@ -52,6 +52,14 @@ def other_classes() -> keras.Model:
     return build_ensemble(keras.Model(inputs, keras.layers.Dense(5)(pooled)), 3)
 
 
+def test_a_file_of_the_first_members(tmp_path) -> None:
+    case = converted(small_ensemble(3, scheme="voting"), tmp_path, members=2)
+    images = pixels(40, (16, 16, 3))
+    report = verify(case.model, case.path, images, mean=MEAN, std=STD)
+    assert len(report.member_argmax_agreement) == 2
+    assert report.ensemble_argmax_agreement >= 0.95
+
+
 @pytest.mark.parametrize(
     ("model", "what"),
     [
