@@ -17,7 +17,7 @@ Constants that members have in common are stored once, and so are the subgraphs'
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +27,6 @@ from convert.binary_convolutions import bit_pack_convolutions, bit_packable
 from convert.flatbuffer import add_buffer, content, operator_names
 from convert.packing import drop_unread, renumbered
 from larq_ensemble.errors import EnsembleError
-
-#: What may stand between the input `member` and a GATHER.
-_OF_MEMBER: dict[str, Callable[..., np.ndarray]] = {
-    "RESHAPE": lambda values, shape: values.reshape(tuple(shape)),
-    "MINIMUM": np.minimum,
-}
 
 
 def default_layout(model: Any) -> str:
@@ -102,8 +96,8 @@ def _take_out_lookups(model: Any, members: int) -> list[_Own]:
         if name == "GATHER" and not (op.builtinOptions.axis or op.builtinOptions.batchDims):
             rows = [table[row] for table, row in zip(*values, strict=True)]
             own.append(_Own(graph.tensors[output], rows))
-        elif name in _OF_MEMBER:
-            known[output] = [_OF_MEMBER[name](*each) for each in zip(*values, strict=True)]
+        elif name == "RESHAPE":
+            known[output] = [number.reshape(shape) for number, shape in zip(*values, strict=True)]
         else:
             raise EnsembleError(
                 f"The graph does {name} with the member's number, so only the layout 'indexed' "

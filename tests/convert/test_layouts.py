@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.flatbuffer import operator_names, read_model, write_model
+from convert.flatbuffer import operator_names, read_model, schema, write_model
 from convert.inspection import inspect_file
 from convert.layouts import lay_out
 from convert.lce import convert_function
@@ -16,6 +16,7 @@ from convert.packing import share, simplify
 from convert.verification import verify
 from larq_ensemble.ensemble import build_ensemble
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.interpreters import load_extension
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.tflite_file import seal
@@ -72,6 +73,34 @@ def test_own_binary_filters(sharing: str, own: int, tmp_path: Path) -> None:
         EnsembleInterpreter(branches).predict_logits(images).tobytes()
         == EnsembleInterpreter(case.path).predict_logits(images).tobytes()
     )
+
+
+def test_own_filters_with_compact_values(tmp_path: Path) -> None:
+    """LceBconv2d's multiplier is computed in the graph then, and any kernel must read it right."""
+    model = small_ensemble(2, sharing="c3")
+    options = {"precision": "compact", "heads": "int8"}
+    images = pixels(10, (16, 16, 3))
+    looked_up = converted(model, tmp_path, layout="indexed", **options)
+    expected = EnsembleInterpreter(looked_up.path).predict_logits(images)
+    case = converted(model, tmp_path, **options)
+    np.testing.assert_allclose(
+        EnsembleInterpreter(case.path).predict_logits(images), expected, rtol=1e-4, atol=1e-4
+    )
+    data = case.path.read_bytes()
+    for reference, indirect in ((True, False), (False, False), (False, True)):
+        interpreter = load_extension().LiteInterpreter(data, 1, reference, indirect, False)
+        ours = [interpreter.predict([image[np.newaxis].astype(np.float32)]) for image in images]
+        np.testing.assert_allclose(np.concatenate(ours)[:, 0], expected[0], rtol=1e-4, atol=1e-4)
+
+
+def test_every_byte_of_subgraphs_is_accounted_for(tmp_path: Path) -> None:
+    model = small_ensemble(3, sharing="c3")
+    indexed = inspect_file(converted(model, tmp_path, layout="indexed").path).categories
+    case = converted(model, tmp_path)
+    categories = inspect_file(case.path).categories
+    assert sum(categories.values()) == case.path.stat().st_size
+    for name in ("binary_filters", "filter_padding", "batch_norm", "activations", "heads"):
+        assert categories[name] == indexed[name] > 0, name
 
 
 def test_own_binary_filters_by_lookup(tmp_path: Path) -> None:
@@ -195,8 +224,6 @@ def test_subgraphs_share_all_but_constants(tmp_path: Path) -> None:
     assert len(contents) == len(set(contents))
     assert all(data.count(content) == 1 for content in contents if len(content) >= 64)
     # The same tables of operators, not equal ones: a member costs its values and a list of tensors.
-    from convert.flatbuffer import schema
-
     root = schema().Model.GetRootAsModel(data, 0)
     graphs = [root.Subgraphs(member) for member in range(3)]
     assert len({graph.Operators(0)._tab.Pos for graph in graphs}) == 1
