@@ -220,20 +220,20 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
 
 
 def draw_cascade(
-    adaptive: Sequence[Score], fixed: Sequence[Score], chosen: Score, title: str
+    adaptive: Sequence[Score], fixed: Sequence[Score], chosen: Score, *, dataset: str
 ) -> Canvas:
     """Top-1 against mean members, of cascades and of fixed numbers of members."""
     canvas, (axes,) = new_figure()
-    for scores, label, style in (
-        (adaptive, "adaptive", {"color": _BLUE, "marker": ".", "linestyle": "-"}),
-        (fixed, "the first m members, always", {"color": _GREY, "marker": "s", "linestyle": "--"}),
-        ([chosen], "written into the file", {"color": _VERMILION, "marker": "*", "markersize": 13}),
-    ):
-        by_cost = sorted((score.mean_members, score.top1) for score in scores)
-        axes.plot(*zip(*by_cost), label=label, **style)
+    curve = sorted((score.mean_members, score.top1) for score in adaptive)
+    steps = [(score.mean_members, score.top1) for score in fixed]
+    axes.plot(*zip(*curve), color=_BLUE, marker=".", label="adaptive")
+    axes.plot(*zip(*steps), "s--", color=_GREY, label="the first m members, always")
+    at = chosen.mean_members, chosen.top1
+    axes.plot(*at, "*", color=_VERMILION, markersize=13, label="in the file")
     axes.set_xlabel("members an image takes, on average")
     axes.set_ylabel("test top-1 (%)")
     axes.legend(loc="lower right")
+    title = f"Members by need, {_NAMES.get(dataset, dataset)}, {len(fixed)} members"
     canvas.suptitle(title, fontsize=11)
     return canvas
 

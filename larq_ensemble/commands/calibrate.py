@@ -142,7 +142,7 @@ def command(
             "test_images": len(test),
         }
         if plot is not None:
-            title = f"{metadata.dataset}, {total} members, {metadata.scheme}, {len(test):,} images"
-            png, svg = save(draw_cascade(adaptive, fixed, chosen, title), plot)
+            canvas = draw_cascade(adaptive, fixed, chosen, dataset=metadata.dataset)
+            png, svg = save(canvas, plot)
             report.line(f"Wrote {png} and {svg}.")
             report.result |= {"png": str(png), "svg": str(svg)}
