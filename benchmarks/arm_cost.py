@@ -46,7 +46,7 @@ def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None
         with tempfile.TemporaryDirectory() as folder:
             reference = Path(folder, "single.tflite")
             reference.write_bytes(_single(run))
-            single = {kernel: _instructions(counter, reference, kernel) for kernel in KERNELS}
+            single = {kernel: instructions(counter, reference, kernel) for kernel in KERNELS}
         report.line(
             "one member by itself: "
             + ", ".join(f"{count:,} ({kernel} kernel)" for kernel, count in single.items())
@@ -54,7 +54,7 @@ def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None
         rows = []
         for file, metadata in described.items():
             for kernel in KERNELS:
-                counted = _instructions(counter, Path(file), kernel)
+                counted = instructions(counter, Path(file), kernel)
                 # The layout "branches" runs all members at once, the others one of them.
                 members_counted = metadata.members if metadata.layout == "branches" else 1
                 ensemble = counted * metadata.members // members_counted
@@ -90,7 +90,7 @@ def _single(run: str) -> bytes:
     return convert_single(EnsembleView(ensemble_of(loaded)).member(0))
 
 
-def _instructions(counter: str, model: Path, kernel: str) -> int:
+def instructions(counter: str, model: Path, kernel: str) -> int:
     """Runs the counter.
 
     # Raises

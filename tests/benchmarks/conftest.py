@@ -14,6 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+COUNTER = f"""#!{sys.executable}
+import json, os, sys
+size = os.path.getsize(sys.argv[1])
+assert sys.argv[2] == "--kernel"
+print(json.dumps({{"instructions": size * {{"default": 3, "indirect": 2}}[sys.argv[3]]}}))
+"""
+
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -74,3 +81,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tflite(run: Path) -> Path:
     """The file converted from `run`."""
     return run.parent / "ensemble.tflite"
+
+
+@pytest.fixture
+def counter(tmp_path: Path) -> Path:
+    """A program that says twice or thrice as many instructions as the file has bytes."""
+    path = tmp_path / "counter"
+    path.write_text(COUNTER)
+    path.chmod(0o755)
+    return path

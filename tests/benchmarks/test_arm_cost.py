@@ -4,28 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
 from larq_ensemble.errors import EnsembleError
 
 from .conftest import load
-
-COUNTER = f"""#!{sys.executable}
-import json, os, sys
-size = os.path.getsize(sys.argv[1])
-assert sys.argv[2] == "--kernel"
-print(json.dumps({{"instructions": size * {{"default": 3, "indirect": 2}}[sys.argv[3]]}}))
-"""
-
-
-@pytest.fixture
-def counter(tmp_path: Path) -> Path:
-    path = tmp_path / "counter"
-    path.write_text(COUNTER)
-    path.chmod(0o755)
-    return path
 
 
 def test_counts_a_member_and_the_ensemble(script, counter, run, tflite, tmp_path) -> None:
@@ -55,7 +39,7 @@ def test_counts_a_member_and_the_ensemble(script, counter, run, tflite, tmp_path
 def test_a_counter_that_does_not_work(counter, tflite, code, message) -> None:
     counter.write_text(f"#!{sys.executable}\n{code}\n")
     with pytest.raises(EnsembleError, match=message):
-        load("arm_cost")._instructions(str(counter), tflite, "default")
+        load("arm_cost").instructions(str(counter), tflite, "default")
 
 
 def test_errors_are_one_line(script, run, tflite) -> None:
@@ -63,4 +47,4 @@ def test_errors_are_one_line(script, run, tflite) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "No run at" in done.stderr
     with pytest.raises(EnsembleError, match="--counter '/missing' can't be run"):
-        load("arm_cost")._instructions("/missing", tflite, "default")
+        load("arm_cost").instructions("/missing", tflite, "default")

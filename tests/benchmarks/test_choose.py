@@ -1,0 +1,28 @@
+"""Accuracy, bytes and cost by members, on a small network and the digits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from larq_ensemble.runtime import EnsembleInterpreter
+from training.datasets import DATASETS
+
+
+def test_what_members_bring_and_cost(script, counter, tflite, tmp_path) -> None:
+    out = tmp_path / "result.json"
+    options = ["--samples", "30", "--counter", counter, "--json", out]
+    done = script("choose", tflite, "--out", tmp_path / "figure", *options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["choices"]
+    assert [row["members"] for row in rows] == [1, 2, 3]
+    size = tflite.stat().st_size
+    assert rows[0]["bytes"] < rows[1]["bytes"] < rows[2]["bytes"] == size
+    assert [row["instructions"] for row in rows] == [2 * size * m for m in (1, 2, 3)]
+    test = DATASETS["digits"].read(None)[1].first(30)
+    for row in rows:
+        ensemble = EnsembleInterpreter(tflite, members=row["members"])
+        right = ensemble.predict(test.images).argmax(axis=1) == test.labels
+        assert row["top1"] == pytest.approx(100 * right.mean())
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
