@@ -93,7 +93,9 @@ def _take_out_lookups(model: Any, members: int) -> list[_Own]:
             continue
         name = names[op.opcodeIndex]
         values = [known.get(i) or [content(model, graph.tensors[i])] * members for i in inputs]
-        if name == "GATHER" and not (op.builtinOptions.axis or op.builtinOptions.batchDims):
+        options = op.builtinOptions
+        is_lookup = name == "GATHER" and not (options.axis or options.batchDims)
+        if is_lookup and values[0][0] is not None:
             rows = [table[row] for table, row in zip(*values, strict=True)]
             own.append(_Own(graph.tensors[output], rows))
         elif name == "RESHAPE":

@@ -84,6 +84,15 @@ def test_convert_to_fewer_bytes(folder: Path, tmp_path: Path) -> None:
     assert metadata["members"] == 1
 
 
+def test_convert_to_another_layout(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "subgraphs.tflite"
+    result = result_of(tmp_path, "convert", folder / "run", "--out", out, "--layout", "subgraphs")
+    assert result["layout"] == "subgraphs"
+    metadata = result_of(tmp_path, "inspect", out)["metadata"]
+    assert (metadata["layout"], metadata["members"]) == ("subgraphs", 2)
+    assert called("convert", folder / "run", "--out", out, "--layout", "rows") == 2
+
+
 def test_a_backbone_becomes_an_ensemble_of_one(tmp_path: Path) -> None:
     saved_run(tmp_path / "run", "backbone")
     out = tmp_path / "single.tflite"

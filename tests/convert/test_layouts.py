@@ -196,6 +196,21 @@ def test_maps_smaller_than_an_own_filter(tmp_path: Path) -> None:
     assert report.ops["LceDequantize"] == 2 * 2 * 2
 
 
+def test_real_valued_inputs_of_own_binary_filters(tmp_path: Path) -> None:
+    """Not for LceBconv2d: computed with floats, from filters that are stored as bits."""
+    inputs = keras.Input((8, 8, 3))
+    x = lq.layers.QuantConv2D(32, 3, kernel_quantizer="ste_sign", name="first")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = lq.layers.QuantConv2D(
+        16, 3, input_quantizer="ste_sign", kernel_quantizer="ste_sign", name="second"
+    )(x)
+    backbone = keras.Model(inputs, keras.layers.Dense(5)(keras.layers.Flatten()(x)))
+    case = converted(randomized(build_ensemble(backbone, 2, sharing="none")), tmp_path)
+    assert_members_agree(case, pixels(20, (8, 8, 3)))
+    ops = inspect_file(case.path).ops
+    assert (ops["CONV_2D"], ops["LceDequantize"], ops["LceBconv2d"]) == (2, 2, 2)
+
+
 def test_own_binarized_dense_layer(tmp_path: Path) -> None:
     inputs = keras.Input((6, 6, 3))
     x = keras.layers.Flatten()(keras.layers.Conv2D(8, 3, name="conv")(inputs))
