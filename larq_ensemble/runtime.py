@@ -8,6 +8,8 @@ ensemble.set_budget(max_latency_ms=20)  # or as many members as this device runs
 ensemble.predict(images, adaptive=True)  # or as many as each image needs
 ```
 
+A batch is run image by image: the graph in the file takes one, as a camera gives them.
+
 An interpreter is for one thread at a time; give each thread its own, they are small. LCE's Python
 binding holds Python's lock while it runs, so threads take turns: to use several cores raise
 `threads`, or start processes. It also copies the file's bytes, so mapping the file into memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from convert.layouts import lay_out
 from convert.lce import convert_function
 from convert.packing import share, simplify
 from convert.verification import verify
+from larq_ensemble.calibration import calibrate
 from larq_ensemble.ensemble import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.interpreters import load_extension
@@ -52,6 +54,30 @@ def test_the_layout_changes_no_bit(fusion: Converted, tmp_path: Path, layout: st
     interpreter.members = 2
     assert interpreter.predict_logits(images).tobytes() == expected[:2].tobytes()
     assert inspect_file(case.path).binary_filter_copies == 1
+
+
+def test_members_by_need_and_by_time(fusion: Converted, tmp_path: Path) -> None:
+    """A graph a member can stop early; one graph for all can't, and says so."""
+    images, labels = pixels(40, (16, 16, 3)), np.arange(40) % 7
+    subgraphs, branches = (
+        converted(fusion.model, tmp_path / layout, layout=layout).path
+        for layout in ("subgraphs", "branches")
+    )
+    answers = []
+    for path in (shutil.copy(fusion.path, tmp_path), subgraphs, branches):
+        calibrate(path, images, labels, mean_members=2)
+        interpreter = EnsembleInterpreter(path, max_latency_ms=1e6)
+        assert interpreter.members == 3
+        if path != branches:
+            answers.append(interpreter.predict_adaptive(images))
+    for one, other in zip(*answers):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(EnsembleError, match=r"'branches' runs all members at once"):
+        interpreter.predict(images, adaptive=True)
+    # All members take the time of one: fewer would not be faster.
+    with pytest.warns(UserWarning, match="more than"):
+        interpreter.set_budget(max_latency_ms=1e-6)
+    assert interpreter.members == 3
 
 
 @pytest.mark.parametrize(("sharing", "own"), [("c3", 2), ("none", 4)])
