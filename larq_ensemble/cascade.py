@@ -93,7 +93,12 @@ class Cascade:
                 "larq-ensemble or calibrate the file again."
             )
         if not isinstance(self.thresholds, tuple) or not all(
-            value is None or (type(value) in (int, float) and abs(value) <= LARGEST)
+            value is None
+            or (
+                isinstance(value, (int, float))
+                and not isinstance(value, bool)
+                and abs(value) <= LARGEST
+            )
             for value in self.thresholds
         ):
             raise EnsembleError(

@@ -119,8 +119,8 @@ def load_model(data: bytes, threads: int) -> Any:
     # Raises
         EnsembleError: if Larq Compute Engine isn't installed, or refuses the model.
     """
-    # The indirect kernel needs some 20 % fewer instructions on ARM. It is wrong only inside control
-    # flow, which these graphs don't have.
+    # The indirect kernel needs some 20 % fewer instructions on ARM and is several times as fast on
+    # x86. It is wrong only inside control flow, which these graphs don't have.
     reference, indirect, xnnpack = False, True, False
     try:
         return load_extension().LiteInterpreter(data, threads, reference, indirect, xnnpack)

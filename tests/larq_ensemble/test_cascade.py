@@ -131,3 +131,7 @@ def test_no_images(logits: np.ndarray) -> None:
 def test_impossible_cascades(values: Any, message: str) -> None:
     with pytest.raises(EnsembleError, match=message):
         Cascade.from_json(values)
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    assert Cascade((np.float64(0.5), None, 1)).thresholds == (0.5, None, 1)
