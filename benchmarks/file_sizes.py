@@ -1,7 +1,8 @@
 """Bytes of one file by number of members and number formats, against theory.
 
 Converts an untrained ensemble of the most members in each format and cuts it to fewer, which gives
-the file that a conversion of fewer would.
+the file that a conversion of fewer would. Beside it what LCE's straight conversion of each member
+by itself takes.
 
     python benchmarks/file_sizes.py
     python benchmarks/file_sizes.py --sharing c3 --members 1,10
@@ -34,6 +35,7 @@ def main(model: str, classes: int, sharing: str, members: str) -> None:
     """Print the table of sizes."""
     from convert.conversion import convert_ensemble
     from convert.cutting import cut_file
+    from convert.single import convert_single
     from larq_ensemble.ensemble import build_ensemble
     from larq_ensemble.models import build_model
 
@@ -42,6 +44,9 @@ def main(model: str, classes: int, sharing: str, members: str) -> None:
     ensemble = build_ensemble(backbone, counts[-1], sharing=sharing)
     print(f"{model}, {classes} classes, {sharing}: bytes of the file, times theory")
     print(f"{'':20}" + "".join(f"{f'M = {count}':>16}" for count in counts), "a further member")
+    single = len(convert_single(backbone))
+    cells = "".join(f"{single * count:>16,}" for count in counts)
+    print(f"{'separate files':20}{cells} {single:>16,}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         whole, part = Path(folder, "whole.tflite"), Path(folder, "part.tflite")
         for name, options in FORMATS.items():

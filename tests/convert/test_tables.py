@@ -113,6 +113,9 @@ def test_compact_tables_are_bits_and_half_floats(tmp_path: Path) -> None:
     assert constants(case.path, "FLOAT16") == [(columns,), (columns,)]
     # int8 weights, but their scales are vectors like biases.
     assert metadata["columns"]["heads"] == 7 + 7
+    parts = metadata["theory_parts"]
+    assert parts["member_heads"] == 3 * (16 * 7 + (7 + 7) * COMPACT_BITS // 8)
+    assert parts["shared_heads"] == (7 + 7) * (2 + 2)
 
 
 def norms_and_scales(case: Converted) -> tuple[int, int]:
