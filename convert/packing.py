@@ -244,14 +244,16 @@ def drop_names(model: Any) -> None:
 def share_buffers(model: Any) -> None:
     """Lets equal constants share one buffer and drops the buffers that are left over.
 
-    Buffer 0 is empty by convention and stands for "no constant".
+    Buffer 0 has no content by convention and stands for "no constant". The empty shape of a scalar
+    is a constant: taken for none, it would make what is reshaped dynamic, and TFLite would give it
+    new memory at every run and keep XNNPACK away from the graph.
     """
-    new_index: dict[bytes, int] = {b"": 0}
+    new_index: dict[bytes | None, int] = {None: 0}
     buffers = [schema().BufferT()]
 
     def shared(old: int) -> int:
         data = model.buffers[old].data
-        content = b"" if data is None else data.tobytes()
+        content = None if data is None else data.tobytes()
         if content not in new_index:
             new_index[content] = len(buffers)
             buffers.append(model.buffers[old])

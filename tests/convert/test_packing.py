@@ -74,6 +74,17 @@ def test_nothing_is_stored_twice(raw: bytes) -> None:
     assert all(tensor.name is None for tensor in again.subgraphs[0].tensors)
 
 
+def test_no_tensor_becomes_dynamic(raw: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    """XNNPACK, here only to ask, refuses a graph with one tensor whose shape is computed."""
+    model = read_model(raw)
+    simplify(model)
+    share(model)
+    load_extension().LiteInterpreter(write_model(model), 1, False, True, True)
+    said = capfd.readouterr().err
+    assert "XNNPACK delegate" in said
+    assert "dynamic" not in said
+
+
 def test_the_signature_still_names_inputs_and_outputs(raw: bytes) -> None:
     model = read_model(raw)
     simplify(model)
