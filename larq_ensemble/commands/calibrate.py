@@ -66,7 +66,7 @@ def command(
                 f"Received: {mean_members:g}."
             )
         split = metadata.validation_split
-        if metadata.dataset is None or not split:
+        if metadata.dataset is None or not {"seed", "share"} <= split.keys():
             raise EnsembleError(
                 f"{tflite!r} doesn't say which images its training held out: convert it from a "
                 "run, or call larq_ensemble.calibration.calibrate with images of your own."
