@@ -52,7 +52,9 @@ def command(
       larq-ensemble calibrate ensemble.tflite --mean-members 2 --plot cascade
     """
     from larq_ensemble.calibration import calibrate
+    from larq_ensemble.combine import combine
     from larq_ensemble.errors import EnsembleError
+    from larq_ensemble.metrics import negative_log_likelihood
     from larq_ensemble.runtime import EnsembleInterpreter
 
     with reporting(json_target) as report:
@@ -114,10 +116,22 @@ def command(
                 ]
             ],
         )
+        plain, calibrated = (
+            [negative_log_likelihood(predict(logits[:m]), test.labels) for m in range(1, total + 1)]
+            for predict in (
+                lambda rows: combine(rows, metadata.scheme, metadata.weights),
+                found.predict,
+            )
+        )
+        report.table(
+            "Temperatures, and the negative log-likelihood of the test labels (nats)",
+            ["members", "temperature", "as trained", "calibrated"],
+            zip(map(str, range(1, total + 1)), found.temperatures, plain, calibrated),
+        )
         report.line(
-            f"Wrote into {tflite}: temperatures {', '.join(map(str, found.temperatures))}, and "
-            f"thresholds for {found.chosen.mean_members:.2f} members an image, on average, which "
-            f"are expected to lose {found.chosen.expected_loss:.2f} points of top-1."
+            f"Wrote into {tflite}: the temperatures, and thresholds for "
+            f"{found.chosen.mean_members:.2f} members an image, on average, which are expected to "
+            f"lose {found.chosen.expected_loss:.2f} points of top-1."
         )
         report.result = {
             "temperatures": found.temperatures,
@@ -128,6 +142,8 @@ def command(
             "top1": chosen.top1,
             "stopped": chosen.stopped,
             "top1_by_members": [score.top1 for score in fixed],
+            "nll_as_trained": plain,
+            "nll": calibrated,
             "frontier": [
                 {
                     "thresholds": point.cascade.thresholds,
