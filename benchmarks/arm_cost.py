@@ -63,6 +63,7 @@ def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None
                         "file": file,
                         "layout": metadata.layout,
                         "heads": metadata.heads,
+                        "precision": metadata.precision,
                         "kernel": kernel,
                         "members": metadata.members,
                         "instructions_member": ensemble // metadata.members,
@@ -74,7 +75,7 @@ def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None
         report.result = {"single": single, "files": rows}
         report.table(
             "arm64 instructions; ratio to M separately converted members, same kernel",
-            ["file", "layout", "heads", "kernel", "M", "a member", "the ensemble", "ratio"],
+            ["file", "layout", "heads", "vectors", "kernel", "M", "a member", "ensemble", "ratio"],
             [(row | {"ratio": f"{row['ratio']:.4f}"}).values() for row in rows],
         )
 
