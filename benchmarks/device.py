@@ -150,6 +150,7 @@ _SUMMARY = re.compile(
     rf"Inference timings in us: Init: {_NUMBER}, First inference: {_NUMBER}, "
     rf"Warmup \(avg\): {_NUMBER}, Inference \(avg\): {_NUMBER}"
 )
+_UNKNOWN_FLAGS = re.compile(r"Unconsumed cmdline flags: *(.*)")
 _STATISTICS = re.compile(rf"count=(\d+) first=.* std={_NUMBER}")
 
 
@@ -185,10 +186,19 @@ class Tool:
     cores: str | None = None
 
     def timing(self, graph: str, threads: int, inputs: Iterable[str] = ()) -> Timing:
-        """Times a `.tflite` file of the device."""
+        """Times a `.tflite` file of the device.
+
+        # Raises
+            EnsembleError: if the tool fails, or is too old to know a flag.
+        """
         arguments = (f"--graph={graph}", f"--num_threads={threads}", *self.flags, *inputs)
         prefix = ("taskset", self.cores) if self.cores else ()
-        return parse_output(self.device.shell(*prefix, self.program, *arguments))
+        output = self.device.shell(*prefix, self.program, *arguments)
+        if unknown := _UNKNOWN_FLAGS.search(output):  # it would measure something else
+            raise EnsembleError(
+                f"The benchmark tool doesn't know {unknown[1]}: take that of LCE 0.16 or later."
+            )
+        return parse_output(output)
 
 
 def pushed_members(device: Device, file: EnsembleFile, count: int) -> list[tuple[str, list[str]]]:

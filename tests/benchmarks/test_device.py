@@ -191,6 +191,13 @@ def test_a_tool_that_fails(script, phone, tool, tflite) -> None:
     assert done.stderr.endswith("failed: ERROR: Failed to load model\n")
 
 
+def test_a_tool_that_is_too_old(script, phone, tool, tflite) -> None:
+    tool.write_text(tool.read_text().replace('"use_indirect_bgemm"', '"use_caching"'))
+    done = script("device", tflite, "--tool", tool, **phone)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "doesn't know use_indirect_bgemm" in done.stderr
+
+
 def test_without_adb(script, tool, tflite, tmp_path) -> None:
     done = script("device", tflite, "--tool", tool, PATH=str(tmp_path))
     assert (done.returncode, done.stderr) == (
