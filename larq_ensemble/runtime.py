@@ -141,7 +141,7 @@ class EnsembleInterpreter:
                 members = self.max_members
             if member_ms > max_latency_ms:
                 warnings.warn(
-                    f"One member takes {member_ms:.3g} ms here, more than the "
+                    f"One run takes {member_ms:.3g} ms here, more than the "
                     f"{max_latency_ms:.3g} ms of `max_latency_ms`.",
                     stacklevel=2,
                 )

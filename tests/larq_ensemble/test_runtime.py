@@ -335,7 +335,7 @@ def test_budgets(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ensemble, "measure_latency_ms", lambda: 3.0)
     ensemble.set_budget(max_latency_ms=8)
     assert ensemble.members == 2
-    with pytest.warns(UserWarning, match="One member takes 3 ms here, more than the 2.5 ms"):
+    with pytest.warns(UserWarning, match="One run takes 3 ms here, more than the 2.5 ms"):
         ensemble.set_budget(max_latency_ms=2.5)
     assert ensemble.members == 1
     ensemble.set_budget()
