@@ -14,7 +14,7 @@ In a graph of one member the looked-up bits are a constant, and LceBconv2d can h
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,23 +88,17 @@ def bit_packable(model: Any) -> Iterator[BitPackable]:
         if shape[3] != kernel[3] or not graph.is_constant(bias, 0):
             continue
         options = op.builtinOptions
-        same = options.padding == schema().Padding.SAME
         axes = _Axis.both(options, shape, kernel)
-        if padding is not None:
-            # LceBconv2d takes its padding from the sizes: only what "same" adds is possible.
-            added, value = padding.inputs[1:].tolist()
-            expected = [(0, 0), *(axis.same_padding for axis in axes), (0, 0)]
-            possible = graph.is_constant(value, 1) and graph.is_constant(added, expected)
-            possible = possible and not same
-        else:
-            possible = not same or all(axis.size >= axis.extent for axis in axes)
+        pad_value = _pad_value(graph, op, padding, axes)
+        if pad_value is None:
+            continue
+        same = options.padding == schema().Padding.SAME
         activation, relu = options.fusedActivationFunction, False
         if same and activation:
             # LceBconv2d has no activation with zero padding.
-            relu, activation = activation == schema().ActivationFunctionType.RELU, 0
-            possible = possible and relu
-        if not possible:
-            continue
+            if activation != schema().ActivationFunctionType.RELU:
+                continue
+            activation, relu = 0, True
         scaling, multiplier = (None, None) if relu else graph.scaling(int(op.outputs[0]))
         yield BitPackable(
             last=scaling or op,
@@ -117,13 +111,31 @@ def bit_packable(model: Any) -> Iterator[BitPackable]:
                 "dilation_height_factor": axes[0].dilation,
                 "dilation_width_factor": axes[1].dilation,
                 "fused_activation_function": activation,
-                "pad_values": int(padding is not None),
+                "pad_values": pad_value,
                 "padding": schema().Padding.SAME if padding else options.padding,
                 "stride_height": axes[0].stride,
                 "stride_width": axes[1].stride,
             },
             relu_follows=relu,
         )
+
+
+def _pad_value(graph: _Graph, op: Any, padding: Any, axes: Sequence[_Axis]) -> int | None:
+    """What LceBconv2d has to pad with in place of a CONV_2D; `None` if it can't.
+
+    # Arguments
+        op: the CONV_2D.
+        padding: the PADV2 before it, or `None`.
+    """
+    same = op.builtinOptions.padding == schema().Padding.SAME
+    if padding is None:
+        # LCE 0.16.0 miscomputes zero padding around an input that is smaller than the filter.
+        return 0 if not same or all(axis.size >= axis.extent for axis in axes) else None
+    # LceBconv2d takes its padding from the sizes: only what "same" adds is possible.
+    added, value = padding.inputs[1:].tolist()
+    expected = [(0, 0), *(axis.same_padding for axis in axes), (0, 0)]
+    possible = not same and graph.is_constant(value, 1) and graph.is_constant(added, expected)
+    return 1 if possible else None
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def _take_out_lookups(model: Any, members: int) -> list[_Own]:
             rows = [table[row] for table, row in zip(*values, strict=True)]
             own.append(_Own(graph.tensors[output], rows))
         elif name == "RESHAPE":
-            known[output] = [number.reshape(shape) for number, shape in zip(*values, strict=True)]
+            known[output] = [value.reshape(shape) for value, shape in zip(*values, strict=True)]
         else:
             raise EnsembleError(
                 f"The graph does {name} with the member's number, so only the layout 'indexed' "
