@@ -20,6 +20,10 @@ normalization is part of their count.
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 import json
 import subprocess
 import tempfile

@@ -11,6 +11,10 @@ mean number of members.
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass

@@ -25,6 +25,10 @@ additions that combine their logits.
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 import math
 import re
 import shlex
