@@ -144,7 +144,8 @@ def draw(found: Sequence[Choice], out: str) -> None:
         axes.set_xlim(left=0)
     panels[0].set_ylabel("test top-1 (%)")
     panels[0].legend(loc="lower right")
-    figure.suptitle("The first m members of a file, m = 1, 2, ...; star: adaptive", fontsize=11)
+    stars = "; star: adaptive" if any(choice.members == "adaptive" for choice in found) else ""
+    figure.suptitle(f"The first m members of a file, m = 1, 2, ...{stars}", fontsize=11)
     save(figure, out)
 
 
