@@ -339,7 +339,10 @@ class MemberGraph:
             return NormBeforeSignHandler()
         if layer is self._int8_head:
             if not isinstance(handler, DenseHandler) or _is_binary(layer):
-                _refuse(layer, "it is no float layer", 'convert with heads="float32"')
+                raise EnsembleError(
+                    f"Layer {layer.name!r} ({type(layer).__name__}) can't have int8 weights: it "
+                    'has no real-valued ones. Convert with heads="float32".'
+                )
             return Int8DenseHandler()
         return handler
 
