@@ -157,6 +157,11 @@ class Int8DenseHandler(DenseHandler):
     """
 
     def values(self, layer: keras.layers.Dense) -> Values:
+        if _is_binary(layer):
+            raise EnsembleError(
+                f"Layer {layer.name!r} ({type(layer).__name__}) can't have int8 weights: it is "
+                'binarized. Convert with heads="float32".'
+            )
         values = super().values(layer)
         largest = np.abs(values["kernel"]).max(axis=1, keepdims=True)
         scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
@@ -338,11 +343,6 @@ class MemberGraph:
         if type(handler) is BatchNormalizationHandler and _are_norms_before_signs(copies):
             return NormBeforeSignHandler()
         if layer is self._int8_head:
-            if not isinstance(handler, DenseHandler) or _is_binary(layer):
-                raise EnsembleError(
-                    f"Layer {layer.name!r} ({type(layer).__name__}) can't have int8 weights: it "
-                    'has no real-valued ones. Convert with heads="float32".'
-                )
             return Int8DenseHandler()
         return handler
 
