@@ -127,7 +127,7 @@ def test_own_binarized_1x1_convolutions(channels: int, tmp_path) -> None:
         kernel = draw.normal(0, 1 + member, layer.kernel.shape)
         kernel[0, 0, :2] = 0
         layer.kernel.assign(kernel)
-    case = converted(model, tmp_path)
+    case = converted(model, tmp_path, layout="indexed")
     assert_members_agree(case, pixels(40, (12, 12, 3)))
     words = -(-channels // 32)
     table = 3 * 64 * words * 4
