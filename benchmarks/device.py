@@ -271,7 +271,7 @@ def table_row(threads: int, timings: Sequence[Timing], single: Timing) -> dict[s
     type=click.Choice(["indirect", "default"]),
     default="indirect",
     show_default=True,
-    help="Of the binary convolutions; the Python runtime takes indirect.",
+    help="Of the binary convolutions; which is faster depends on the network.",
 )
 @click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="At least.")
 @click.option("--cores", metavar="MASK", help="taskset's mask of cores, such as f0: the big ones.")

@@ -219,7 +219,7 @@ def _others(
     separate = []
     for member in range(members):
         progress(f"converting member {member} by itself")
-        separate.append(load_model(convert_single(view.member(member)), threads))
+        separate.append(load_model(convert_single(view.member(member)), threads, ours.kernel))
     dataset = run.config.dataset  # that they don't normalize while timed counts in their favour
     normalized = [((image / 255 - dataset["mean"]) / dataset["std"]).astype(np.float32)]
 
@@ -233,5 +233,6 @@ def _others(
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "branches.tflite")
             convert_run(run, path, layout="branches")
-            others[BRANCHES] = _by_interpreter(EnsembleInterpreter(path, threads=threads), image)
+            branches = EnsembleInterpreter(path, threads=threads, kernel=ours.kernel)
+            others[BRANCHES] = _by_interpreter(branches, image)
     return others

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.tflite_file import EnsembleFile, with_one_subgraph
 
+#: LCE's two kernels of binary convolutions that are made for speed; they compute the same. The
+#: indirect one is wrong inside control flow, which our graphs don't have.
+KERNELS = ("indirect", "default")
+
 _EXTENSION = "larq_compute_engine.tflite.python.interpreter_wrapper_lite"
+_ROUNDS = 3
 
 
 class MemberInterpreter(ABC):
@@ -24,17 +30,20 @@ class MemberInterpreter(ABC):
     # Arguments
         file: the ensemble.
         threads: threads of a convolution.
+        kernel: of the binary convolutions, one of `KERNELS`.
 
     # Raises
         EnsembleError: if Larq Compute Engine isn't installed, or refuses the model.
 
     # Attributes
         one_by_one: whether a member can run without the others.
+        kernel: as given.
     """
 
     one_by_one = True
 
-    def __init__(self, file: EnsembleFile, threads: int) -> None:
+    def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
+        self.kernel = kernel
         self._file = file
         self._threads = threads
 
@@ -54,9 +63,9 @@ class MemberInterpreter(ABC):
 class IndexedInterpreter(MemberInterpreter):
     """One graph for all members, one arena."""
 
-    def __init__(self, file: EnsembleFile, threads: int) -> None:
-        super().__init__(file, threads)
-        self._interpreter = load_model(file.data, threads)
+    def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
+        super().__init__(file, threads, kernel)
+        self._interpreter = load_model(file.data, threads, kernel)
 
     def logits(self, image: np.ndarray, members: Sequence[int]) -> np.ndarray:
         inputs: list[Any] = [None, None]
@@ -76,8 +85,8 @@ class SubgraphsInterpreter(MemberInterpreter):
     and an arena for each member that is in use.
     """
 
-    def __init__(self, file: EnsembleFile, threads: int) -> None:
-        super().__init__(file, threads)
+    def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
+        super().__init__(file, threads, kernel)
         self._interpreters: dict[int, Any] = {}
 
     def logits(self, image: np.ndarray, members: Sequence[int]) -> np.ndarray:
@@ -86,7 +95,7 @@ class SubgraphsInterpreter(MemberInterpreter):
     def _interpreter(self, member: int) -> Any:
         if member not in self._interpreters:
             self._interpreters[member] = load_model(
-                with_one_subgraph(self._file.data, member), self._threads
+                with_one_subgraph(self._file.data, member), self._threads, self.kernel
             )
         return self._interpreters[member]
 
@@ -96,9 +105,9 @@ class BranchesInterpreter(MemberInterpreter):
 
     one_by_one = False
 
-    def __init__(self, file: EnsembleFile, threads: int) -> None:
-        super().__init__(file, threads)
-        self._interpreter = load_model(file.data, threads)
+    def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
+        super().__init__(file, threads, kernel)
+        self._interpreter = load_model(file.data, threads, kernel)
 
     def logits(self, image: np.ndarray, members: Sequence[int]) -> np.ndarray:
         outputs = self._interpreter.predict([image])
@@ -106,24 +115,58 @@ class BranchesInterpreter(MemberInterpreter):
         return np.concatenate([outputs[place] for place in places])
 
 
-INTERPRETERS: dict[str, type[MemberInterpreter]] = {
+_LAYOUTS: dict[str, type[MemberInterpreter]] = {
     "indexed": IndexedInterpreter,
     "subgraphs": SubgraphsInterpreter,
     "branches": BranchesInterpreter,
 }
 
 
-def load_model(data: bytes, threads: int) -> Any:
+def open_interpreter(file: EnsembleFile, threads: int, kernel: str | None) -> MemberInterpreter:
+    """The interpreter for a file's layout.
+
+    # Arguments
+        kernel: one of `KERNELS`; `None`: the one that is faster here. Which that is depends on
+            processor and network: on ARM `"indirect"` needs a quarter fewer instructions for a
+            ResNet-20 and twice as many for a ReActNet-10 on 32x32 images.
+
+    # Raises
+        EnsembleError: for another kernel, and as `MemberInterpreter`.
+    """
+    if kernel is not None and kernel not in KERNELS:
+        raise UnknownNameError("kernel", kernel, KERNELS)
+    kind = _LAYOUTS[file.metadata.layout]
+    if kernel is not None:
+        return kind(file, threads, kernel)
+    candidates = [kind(file, threads, name) for name in KERNELS]
+    image = np.zeros((1, *file.metadata.input_shape), np.float32)
+
+    def seconds(candidate: MemberInterpreter) -> float:
+        start = time.perf_counter()
+        candidate.logits(image, [0])
+        return time.perf_counter() - start
+
+    for candidate in candidates:
+        seconds(candidate)  # the first run packs the filters
+    # They take turns, and what else the machine does can only add to the least of the times.
+    rounds = [[seconds(candidate) for candidate in candidates] for _ in range(_ROUNDS)]
+    return candidates[int(np.min(rounds, axis=0).argmin())]
+
+
+def load_model(data: bytes, threads: int, kernel: str) -> Any:
     """LCE's interpreter of a model's first subgraph.
+
+    # Arguments
+        kernel: one of `KERNELS`.
 
     # Raises
         EnsembleError: if Larq Compute Engine isn't installed, or refuses the model.
     """
-    # The indirect kernel needs some 20 % fewer instructions on ARM and is several times as fast on
-    # x86. It is wrong only inside control flow, which these graphs don't have.
-    reference, indirect, xnnpack = False, True, False
+    reference, xnnpack = False, False
     try:
-        return load_extension().LiteInterpreter(data, threads, reference, indirect, xnnpack)
+        return load_extension().LiteInterpreter(
+            data, threads, reference, kernel == "indirect", xnnpack
+        )
     except RuntimeError as error:
         raise EnsembleError(
             f"Larq Compute Engine refuses the model ({error}): convert it again with the "

@@ -29,7 +29,7 @@ import numpy as np
 from larq_ensemble.budget import members_for_latency, members_for_power
 from larq_ensemble.cascade import AdaptivePrediction, calibrated_prediction, run_cascade
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.interpreters import INTERPRETERS
+from larq_ensemble.interpreters import open_interpreter
 from larq_ensemble.metadata import EnsembleMetadata
 from larq_ensemble.tflite_file import read_ensemble
 
@@ -42,6 +42,8 @@ class EnsembleInterpreter:
         members: how many members answer, the first ones of the file; `None` for all.
         threads: threads of a convolution.
         max_latency_ms, power_mode: instead of `members`, as for `set_budget`.
+        kernel: LCE's kernel of binary convolutions, `"indirect"` or `"default"`, which compute the
+            same; `None`: the one that is faster here, which is tried out on a blank image.
 
     # Raises
         EnsembleError: if the file is missing, damaged or of other origin, an argument is out of
@@ -56,12 +58,13 @@ class EnsembleInterpreter:
         *,
         max_latency_ms: float | None = None,
         power_mode: str | None = None,
+        kernel: str | None = None,
     ) -> None:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise EnsembleError(f"`threads` must be a positive integer. Received: {threads!r}.")
         file = read_ensemble(path)
         self._metadata = file.metadata
-        self._interpreter = INTERPRETERS[file.metadata.layout](file, threads)
+        self._interpreter = open_interpreter(file, threads, kernel)
         self.set_budget(members=members, max_latency_ms=max_latency_ms, power_mode=power_mode)
 
     @property
@@ -93,6 +96,11 @@ class EnsembleInterpreter:
     def weights(self) -> tuple[float, ...] | None:
         """How much each member of the file counts; `None`: all the same."""
         return self._metadata.weights
+
+    @property
+    def kernel(self) -> str:
+        """LCE's kernel of binary convolutions that runs, `"indirect"` or `"default"`."""
+        return self._interpreter.kernel
 
     @property
     def max_members(self) -> int:

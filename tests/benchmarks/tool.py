@@ -20,7 +20,7 @@ flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[
 if flags.keys() - KNOWN:
     print("WARN: Unconsumed cmdline flags:", *flags.keys() - KNOWN, file=sys.stderr)
 with open(flags["graph"], "rb") as graph:
-    model = load_model(graph.read(), threads=1)
+    model = load_model(graph.read(), threads=1, kernel="indirect")
 print(f"INFO: Loaded model {flags['graph']}", file=sys.stderr)
 names = flags.get("input_layer", "").split(",")
 shapes = [tuple(map(int, shape.split(","))) for shape in

@@ -165,7 +165,7 @@ def test_tables_of_signs_become_bits(values: list[int], packed: bool) -> None:
 
 
 def outputs_of(data: bytes, x: np.ndarray, member: int) -> np.ndarray:
-    interpreter = load_model(data, 1)
+    interpreter = load_model(data, 1, "indirect")
     inputs = [np.array([member], np.int32), x]
     ordered = inputs if interpreter.input_shapes[0] == (1,) else inputs[::-1]
     return interpreter.predict(ordered)[0]
@@ -218,7 +218,7 @@ def test_half_floats_are_stored_as_such() -> None:
     assert len(after) < len(raw) - 1000
     x = draw.normal(size=(1, 400)).astype(np.float32)
     for before, now in zip(
-        *(load_model(data, 1).predict([x]) for data in (raw, after)), strict=True
+        *(load_model(data, 1, "indirect").predict([x]) for data in (raw, after)), strict=True
     ):
         assert before.tobytes() == now.tobytes()
 

@@ -12,6 +12,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -373,9 +374,11 @@ def test_an_interpreter_a_thread(path: Path) -> None:
 
 
 def test_kernels_agree(path: Path, images: np.ndarray) -> None:
-    """The indirect kernel, which the runtime takes, against LCE's default and its reference."""
+    """LCE's two kernels that are made for speed against each other and its reference."""
     file = read_ensemble(path)
-    expected = EnsembleInterpreter(path).predict_logits(images)
+    expected = EnsembleInterpreter(path, kernel="indirect").predict_logits(images)
+    by_default = EnsembleInterpreter(path, kernel="default").predict_logits(images)
+    np.testing.assert_array_equal(by_default, expected)
     for reference, indirect in ((False, False), (True, False)):
         interpreter = interpreters.load_extension().LiteInterpreter(
             file.data, 1, reference, indirect, False
@@ -387,6 +390,37 @@ def test_kernels_agree(path: Path, images: np.ndarray) -> None:
                 inputs[file.inputs["member"]] = np.array([member], np.int32)
                 (logits,) = interpreter.predict(inputs)
                 np.testing.assert_array_equal(logits[0], expected[member, i])
+
+
+@pytest.mark.parametrize("faster", interpreters.KERNELS)
+def test_the_faster_kernel_is_taken(
+    path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch, faster: str
+) -> None:
+    """The other kernel is slowed down, as one may be by a processor."""
+    expected = EnsembleInterpreter(path, kernel=faster).predict(images)
+    load = interpreters.load_model
+
+    class Slow:
+        def __init__(self, model: Any) -> None:
+            self._model = model
+
+        def predict(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+            time.sleep(0.05)
+            return self._model.predict(inputs)
+
+    def slowed(data: bytes, threads: int, kernel: str) -> Any:
+        model = load(data, threads, kernel)
+        return model if kernel == faster else Slow(model)
+
+    monkeypatch.setattr(interpreters, "load_model", slowed)
+    ensemble = EnsembleInterpreter(path)
+    assert ensemble.kernel == faster
+    np.testing.assert_array_equal(ensemble.predict(images), expected)
+
+
+def test_an_unknown_kernel_is_refused(path: Path) -> None:
+    with pytest.raises(EnsembleError, match=r"kernel 'fast'\. Known: default, indirect"):
+        EnsembleInterpreter(path, kernel="fast")
 
 
 def test_start_up(path: Path) -> None:
