@@ -212,7 +212,8 @@ def own_name(member: int, layer: str) -> str:
 def own_layers(model: keras.Model, member: int) -> list[keras.layers.Layer]:
     """The layers of a model that only this member uses and that hold weights."""
     prefix = own_name(member, "")
-    return [layer for layer in model.layers if layer.weights and layer.name.startswith(prefix)]
+    # Names first: Keras collects the weights of a layer anew each time, and M times M is many.
+    return [layer for layer in model.layers if layer.name.startswith(prefix) and layer.weights]
 
 
 def compile_arguments(
