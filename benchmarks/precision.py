@@ -16,6 +16,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -50,7 +51,9 @@ def main(runs: tuple[str, ...], split: str, samples: int | None, data_dir: str |
             print(f"  {name:38}{100 * each.mean():+8.2f} +- {100 * error:.2f}")
 
 
-def _evaluate(path: str, split: str, samples: int | None, data_dir: str | None):
+def _evaluate(
+    path: str, split: str, samples: int | None, data_dir: str | None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Prints a line for each format and yields its name and, for each image, what it gains."""
     from convert.conversion import convert_run
     from larq_ensemble.runs import load_run
