@@ -43,10 +43,11 @@ def main(model: str, classes: int, sharing: str, members: str) -> None:
     backbone = build_model(model, input_shape=(32, 32, 3), classes=classes)
     ensemble = build_ensemble(backbone, counts[-1], sharing=sharing)
     print(f"{model}, {classes} classes, {sharing}: bytes of the file, times theory")
-    print(f"{'':20}" + "".join(f"{f'M = {count}':>17}" for count in counts), f"{'a further member':>17}")
+    heads = [*(f"M = {count}" for count in counts), " a further member"]
+    print(f"{'':20}" + "".join(f"{head:>17}" for head in heads))
     single = len(convert_single(backbone))
     cells = "".join(f"{single * count:>17,}" for count in counts)
-    print(f"{'separate files':20}{cells} {single:>17,}", flush=True)
+    print(f"{'separate files':20}{cells}{single:>17,}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         whole, part = Path(folder, "whole.tflite"), Path(folder, "part.tflite")
         for name, options in FORMATS.items():
@@ -54,7 +55,7 @@ def main(model: str, classes: int, sharing: str, members: str) -> None:
             reports = [cut_file(whole, part, count) for count in counts]
             cells = "".join(f"{report.bytes:>10,} ({report.ratio:.2f})" for report in reports)
             further = (reports[-1].bytes - reports[0].bytes) / max(counts[-1] - counts[0], 1)
-            print(f"{name:20}{cells} {further:>17,.0f}", flush=True)
+            print(f"{name:20}{cells}{further:>17,.0f}", flush=True)
             print(
                 f"  {converted.layout}, M = {counts[-1]} in {converted.seconds:.1f} s", flush=True
             )
