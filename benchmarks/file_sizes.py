@@ -18,12 +18,7 @@ import tempfile
 from pathlib import Path
 
 import click
-
-FORMATS = {
-    "float32": {},
-    "int8 heads": {"heads": "int8"},
-    "int8 heads, compact": {"heads": "int8", "precision": "compact"},
-}
+from formats import FORMATS
 
 
 @click.command()

@@ -21,12 +21,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-
-FORMATS = {
-    "float32": {},
-    "int8 heads": {"heads": "int8"},
-    "int8 heads, compact": {"heads": "int8", "precision": "compact"},
-}
+from formats import FORMATS
 
 
 @click.command()
