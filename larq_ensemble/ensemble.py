@@ -25,7 +25,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from larq_ensemble import layers as _layers  # noqa: F401 (so that Keras can load them)
+from larq_ensemble import constraints as _constraints  # noqa: F401 (so that Keras can load them)
+from larq_ensemble import layers as _layers  # noqa: F401
 from larq_ensemble.combine import are_weights
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.functional import classifier, layer_graph, map_references
@@ -109,8 +110,8 @@ def build_ensemble(
         jitter: noise on each member's batch norm, so that members differ: scale * (1 + jitter *
             N(0, 1)) and offset + jitter * N(0, 1). Without batch norm of its own, a member's
             linear layer gets noise of `jitter` times its weights' standard deviation, and
-            without that, all its weights do. `None`: the scheme's default, and for random
-            members none.
+            without that, all its weights do. What a constraint forbids it then corrects.
+            `None`: the scheme's default, and for random members none.
         dropout: a new rate for the members' Dropout layers; `None` keeps theirs.
         initial: `"pretrained"`: members start from the backbone's weights; `"random"`: each from
             weights that the layers' initializers draw anew, which needs the sharing `"none"`.
@@ -513,10 +514,10 @@ def _add_jitter(
     for layer in affine:
         if layer.scale:
             noise = generator.standard_normal(layer.gamma.shape)
-            layer.gamma.assign(layer.gamma.numpy() * (1 + jitter * noise))
+            _assign(layer.gamma, layer.gamma.numpy() * (1 + jitter * noise))
         if layer.center:
             noise = generator.standard_normal(layer.beta.shape)
-            layer.beta.assign(layer.beta.numpy() + jitter * noise)
+            _assign(layer.beta, layer.beta.numpy() + jitter * noise)
     if affine:
         return
     heads = [layer for layer in own if isinstance(layer, keras.layers.Dense)]
@@ -524,4 +525,11 @@ def _add_jitter(
         for weight in layer.trainable_weights:
             value = weight.numpy()
             noise = generator.standard_normal(value.shape)
-            weight.assign(value + jitter * (value.std() or 1.0) * noise)
+            _assign(weight, value + jitter * (value.std() or 1.0) * noise)
+
+
+def _assign(weight: tf.Variable, value: np.ndarray) -> None:
+    """As an optimizer would: what the weight's constraint makes of the value."""
+    weight.assign(value)
+    if weight.constraint is not None:
+        weight.assign(weight.constraint(weight))

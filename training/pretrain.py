@@ -9,7 +9,7 @@ import numpy as np
 
 from larq_ensemble.keras import keras
 from larq_ensemble.metrics import top_k_accuracy
-from larq_ensemble.models import build_model
+from larq_ensemble.models import MODELS, build_model
 from larq_ensemble.runs import Run, RunConfig, package_versions
 from training.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from training.distillation import Distillation, DistillationLoss, Student, teacher_logits
@@ -31,7 +31,7 @@ def pretrain(
     recipe: Recipe,
     seed: int = 0,
     width: float = 1.0,
-    pad_values: float = 0.0,
+    pad_values: float | None = None,
     estimator: str | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     from_real: Run | None = None,
@@ -68,7 +68,7 @@ def pretrain(
         "classes": dataset.classes,
         "width": width,
         "dropout": recipe.dropout,
-        "pad_values": pad_values,
+        "pad_values": MODELS[model_name].pad_values if pad_values is None else pad_values,
         "estimator": estimator,
     }
     sources: dict[str, Run] = {}

@@ -37,9 +37,7 @@ from larq_ensemble.reporting import json_option, keras_verbosity, reporting
 @click.option(
     "--pad-values",
     type=click.Choice(["0", "1"]),
-    default="0",
-    show_default=True,
-    help="What pads binary convolutions; the paper pads with 0.",
+    help="What pads binary convolutions  [default: 0, the paper's; 1 in deploynet12]",
 )
 @click.option(
     "--estimator",
@@ -83,7 +81,7 @@ def command(
     end_lr: float | None,
     dropout: float | None,
     width: float,
-    pad_values: str,
+    pad_values: str | None,
     estimator: str | None,
     from_real: str | None,
     teacher: str | None,
@@ -144,7 +142,7 @@ def command(
             recipe=recipe,
             seed=seed,
             width=width,
-            pad_values=float(pad_values),
+            pad_values=None if pad_values is None else float(pad_values),
             estimator=estimator,
             data=DataOptions(data_dir, validation, limit_train, limit_test),
             from_real=load_run(from_real, kind="backbone") if from_real else None,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.graph import LayerGraph
 from larq_ensemble.models.birealnet import bireal_block
+from larq_ensemble.models.deploynet import deploy_block
 from larq_ensemble.models.reactnet import react_block
 from larq_ensemble.models.resnet import Block, residual_block, resnet
 from larq_ensemble.models.size_tracer import SizeTracer
@@ -34,6 +35,8 @@ class Architecture:
         stages: channels of each stage at width 1.
         blocks: how many blocks each stage has.
         estimators: the gradients its signs can have, the default first.
+        stem: kernel size and stride of the first convolution.
+        pad_values: what pads the inputs of its binary convolutions unless told otherwise.
         binary: `False` for a real-valued twin.
     """
 
@@ -41,6 +44,8 @@ class Architecture:
     stages: tuple[int, ...]
     blocks: tuple[int, ...]
     estimators: tuple[str, ...] = ("ste_sign", "approx_sign")
+    stem: tuple[int, int] = (3, 1)
+    pad_values: float = 0.0
     binary: bool = True
 
     def apply(
@@ -63,6 +68,7 @@ class Architecture:
             stages=stages,
             blocks=self.blocks,
             block=self.block,
+            stem=self.stem,
         )
 
 
@@ -80,6 +86,7 @@ for _name, _architecture in {
     "birealnet34": Architecture(bireal_block, _WIDE, (3, 4, 6, 3)),
     # RSign's gradient is approx_sign, whatever is asked for.
     "reactnet10": Architecture(react_block, _WIDE, (1, 1, 1, 1), estimators=("approx_sign",)),
+    "deploynet12": Architecture(deploy_block, (64, 64), (2, 3), stem=(4, 2), pad_values=1.0),
 }.items():
     MODELS.register(_name, _architecture)
     MODELS.register(f"{_name}_real", replace(_architecture, binary=False))
@@ -92,7 +99,7 @@ def build_model(
     classes: int,
     width: float = 1.0,
     dropout: float = 0.0,
-    pad_values: float = 0.0,
+    pad_values: float | None = None,
     estimator: str | None = None,
 ) -> keras.Model:
     """Builds a backbone.
@@ -103,8 +110,9 @@ def build_model(
         classes: number of logits.
         width: multiplies the channels of every stage.
         dropout: rate before the linear layer (the paper: 0.5 for 100 classes).
-        pad_values: what pads the inputs of binary convolutions: 0 (the paper's) or 1, which lets
-            Larq Compute Engine write bit-packed outputs.
+        pad_values: what pads the inputs of binary convolutions: 0 or 1, which lets Larq Compute
+            Engine write bit-packed outputs. `None`: the network's own, which is 0 as in the
+            paper, but 1 in DeployNet.
         estimator: the gradient of the sign of activations: `"ste_sign"` (the clipped
             straight-through estimator; the paper's, Eq. 5) or `"approx_sign"` (a piecewise
             quadratic approximation, Liu et al. 2018). `None`: the network's own, which is
@@ -126,6 +134,8 @@ def build_model(
             f"`input_shape` must be three positive sizes (height, width, channels), got "
             f"{tuple(input_shape)}."
         )
+    if pad_values is None:
+        pad_values = architecture.pad_values
     if pad_values not in (0, 1):
         raise EnsembleError(
             f"`pad_values` must be 0 or 1, got {pad_values}: a binarized input is padded with "

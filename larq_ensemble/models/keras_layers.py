@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from larq_ensemble.constraints import AtLeast
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.layers import RPReLU, RSign
+
+# Far below the scales that networks learn, and far above what float32 could round to zero.
+SMALLEST_SCALE = 1e-3
 
 
 class KerasLayers:
@@ -77,13 +81,21 @@ class KerasLayers:
     def hard_tanh(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
         return x if self._binary else keras.layers.Activation("hard_tanh", name=name)(x)
 
-    def batch_norm(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
-        return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+    def batch_norm(self, x: tf.Tensor, *, positive_scale: bool = False, name: str) -> tf.Tensor:
+        return keras.layers.BatchNormalization(
+            momentum=0.9,
+            epsilon=1e-5,
+            gamma_constraint=AtLeast(SMALLEST_SCALE) if positive_scale else None,
+            name=name,
+        )(x)
 
-    def prelu(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
+    def prelu(
+        self, x: tf.Tensor, *, per_channel: bool = False, monotonic: bool = False, name: str
+    ) -> tf.Tensor:
         return keras.layers.PReLU(
             alpha_initializer=keras.initializers.Constant(0.25),
-            shared_axes=list(range(1, len(x.shape))),
+            alpha_constraint=AtLeast(0.0) if monotonic else None,
+            shared_axes=list(range(1, len(x.shape) - per_channel)),
             name=name,
         )(x)
 

@@ -53,10 +53,11 @@ def resnet(
     stages: Sequence[int],
     blocks: Sequence[int],
     block: Block = residual_block,
+    stem: tuple[int, int] = (3, 1),
 ) -> Value:
     """Stem, stages of residual blocks, global average pooling, dropout, linear layer.
 
-    The stem is that of CIFAR networks: a real-valued 3x3 convolution of stride 1, batch norm.
+    The stem is a real-valued convolution with batch norm, by default that of CIFAR networks.
 
     # Arguments
         layers: the vocabulary to build with.
@@ -66,11 +67,13 @@ def resnet(
         stages: channels of each stage; every stage but the first halves the resolution.
         blocks: how many blocks each stage has.
         block: what a block is.
+        stem: kernel size and stride of the first convolution.
 
     # Returns
         The logits.
     """
-    x = layers.conv(x, stages[0], 3, name="conv1")
+    kernel, strides = stem
+    x = layers.conv(x, stages[0], kernel, strides=strides, name="conv1")
     x = layers.batch_norm(x, name="conv1_bn")
     for stage, (filters, count) in enumerate(zip(stages, blocks), start=1):
         for index in range(count):

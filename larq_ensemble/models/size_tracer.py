@@ -74,12 +74,14 @@ class SizeTracer:
     def hard_tanh(self, x: Traced, *, name: str) -> Traced:
         return x if self._binary else self._record(name, Kind.OTHER, (x,), x.channels)
 
-    def batch_norm(self, x: Traced, *, name: str) -> Traced:
+    def batch_norm(self, x: Traced, *, positive_scale: bool = False, name: str) -> Traced:
         stored = Stored(Content.NORM, 2 * x.channels, FLOAT_BITS)
         return self._record(name, Kind.NORM, (x,), x.channels, stored)
 
-    def prelu(self, x: Traced, *, name: str) -> Traced:
-        stored = Stored(Content.ACTIVATION, 1, FLOAT_BITS)
+    def prelu(
+        self, x: Traced, *, per_channel: bool = False, monotonic: bool = False, name: str
+    ) -> Traced:
+        stored = Stored(Content.ACTIVATION, x.channels if per_channel else 1, FLOAT_BITS)
         return self._record(name, Kind.ACTIVATION, (x,), x.channels, stored)
 
     def rprelu(self, x: Traced, *, name: str) -> Traced:

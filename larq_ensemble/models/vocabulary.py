@@ -42,11 +42,19 @@ class Layers(Protocol[Value]):
     def hard_tanh(self, x: Value, *, name: str) -> Value:
         """min(max(x, -1), 1) in a real-valued twin; nothing where a sign follows in its place."""
 
-    def batch_norm(self, x: Value, *, name: str) -> Value:
-        """Batch normalization over the last axis."""
+    def batch_norm(self, x: Value, *, positive_scale: bool = False, name: str) -> Value:
+        """Batch normalization over the last axis.
 
-    def prelu(self, x: Value, *, name: str) -> Value:
-        """max(x, 0) + a * min(x, 0) with one slope `a`."""
+        With a scale that is kept positive it is one threshold a channel before a sign.
+        """
+
+    def prelu(
+        self, x: Value, *, per_channel: bool = False, monotonic: bool = False, name: str
+    ) -> Value:
+        """max(x, 0) + a * min(x, 0) with one slope `a`, or one for each channel.
+
+        With a slope that is kept non-negative a threshold behind it is one before it.
+        """
 
     def rprelu(self, x: Value, *, name: str) -> Value:
         """`larq_ensemble.layers.RPReLU`."""
