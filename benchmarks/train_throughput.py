@@ -1,0 +1,215 @@
+"""Training of a fusion ensemble: our `fit` against Ensemble-PyTorch's, in turn, on this machine.
+
+XNOR-ResNet-20, 100 classes, images of 32x32x3, Adam, one loss on the mean logits; frozen, shared
+convolutions. Ours is what `larq-ensemble train` runs, with its shuffled and augmented batches. The
+peer is `torchensemble.FusionClassifier` with the same network in PyTorch, made as fast as we could
+without compiling it (`tuned`, see fusion_steps_torch.py); its batches lie in memory. First it is
+checked that both compute the same: logits, gradients, number of trained weights.
+
+Every measurement is a process of its own on all cores. They take turns, so that other load on the
+machine falls on both; a round changes who begins. PyTorch may live in another environment:
+
+    python -m venv torch-env
+    torch-env/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
+    torch-env/bin/pip install --no-deps torchensemble
+    torch-env/bin/pip install numpy scikit-learn
+
+    python benchmarks/train_throughput.py --peer-python torch-env/bin/python
+    python benchmarks/train_throughput.py --only ours --members 4 --rounds 1
+    python benchmarks/train_throughput.py --variants tuned,plain,compiled --json -
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+from fusion_steps import STEPS, Measurement, Training, last_line, measure
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.reporting import Report, json_option, reporting
+
+PEER = Path(__file__).with_name("fusion_steps_torch.py")
+OURS = "larq-ensemble"
+VARIANTS = ("tuned", "plain", "compiled")
+#: Of the largest value, in double precision: two ways to sum the same.
+TOLERANCE = 1e-9
+
+
+def numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    try:
+        found = [int(each) for each in text.split(",")]
+    except ValueError:
+        found = [0]
+    if min(found) < 1:
+        raise click.BadParameter(f"whole numbers from 1 on with commas between, got {text!r}.")
+    return found
+
+
+def names(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
+    found = text.split(",")
+    if unknown := [each for each in found if each not in VARIANTS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(VARIANTS)}.")
+    return found
+
+
+@click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))
+@click.option(
+    "--members", callback=numbers, default="1,4,10", show_default=True, help="M, commas between."
+)
+@click.option("--batch", type=click.IntRange(1), default=256, show_default=True, help="Images.")
+@click.option(
+    "--steps", type=click.IntRange(1), default=5, show_default=True, help="Timed, of each process."
+)
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Processes of each kind."
+)
+@click.option("--width", type=float, default=1.0, show_default=True, help="Times the channels.")
+@click.option("--only", type=click.Choice(["ours", "peer"]), help="Measure one of the two.")
+@click.option(
+    "--variants", callback=names, default="tuned", show_default=True,
+    help=f"Of the peer: {', '.join(VARIANTS)}; ratios are to the first.",
+)  # fmt: skip
+@click.option(
+    "--peer-python", metavar="PATH", default=sys.executable,
+    help="The Python that has torch and torchensemble  [default: this one]",
+)  # fmt: skip
+@json_option
+def main(
+    members: list[int],
+    batch: int,
+    steps: int,
+    rounds: int,
+    width: float,
+    only: str | None,
+    variants: list[str],
+    peer_python: str,
+    json_target: str | None,
+) -> None:
+    with reporting(json_target) as report:
+        if only != "ours":
+            report.result["versions"] = peer_versions(peer_python)
+        if only is None:
+            report.result["equivalence"] = check_equivalence(report, width, peer_python)
+        kinds = [*([] if only == "peer" else [OURS]), *([] if only == "ours" else variants)]
+        rows = []
+        for count in members:
+            training = Training(count, batch, steps, width)
+            measured: dict[str, list[Measurement]] = {kind: [] for kind in kinds}
+            for index in range(rounds):
+                for kind in kinds if index % 2 == 0 else reversed(kinds):
+                    if kind == OURS:
+                        done = measure(training)
+                    else:
+                        done = measure(training, PEER, kind, python=peer_python)
+                    measured[kind].append(done)
+                    report.line(
+                        f"M = {count}, round {index + 1}/{rounds}, {label(kind)}: "
+                        f"{done.member_images(median(done.steps)):,.0f} member-images/s"
+                    )
+            rows += summaries(measured, kinds)
+        report.table(
+            f"Fusion of XNOR-ResNet-20, 100 classes, batch {batch}, width {width}",
+            [
+                "training", "M", "member-images/s", "lowest to highest", "ratio", "first step s",
+                "ratio", "peak GB", "ratio",
+            ],
+            [
+                [
+                    label(row["training"]), row["members"],
+                    f"{row['member_images_per_second']:,.0f}",
+                    "{:,.0f} to {:,.0f}".format(*row["spread"]), row["ratio"], row["first_step"],
+                    row["first_step_ratio"], row["peak"] / 1e9, row["peak_ratio"],
+                ]
+                for row in rows
+            ],
+        )  # fmt: skip
+        report.line(
+            f"Medians of {rounds} processes of {steps} steps; first step: from the start of "
+            "building the ensemble, with all libraries imported; ratio: to the first row of the "
+            "peer with this M."
+        )
+        report.result["rows"] = rows
+
+
+def label(kind: str) -> str:
+    return kind if kind == OURS else f"torchensemble, {kind}"
+
+
+def summaries(measured: dict[str, list[Measurement]], kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """Of each kind the medians over its processes, the spread, and ratios to the peer."""
+    rows = []
+    for kind in kinds:
+        runs = measured[kind]
+        speeds = [run.member_images(median(run.steps)) for run in runs]
+        rows.append(
+            {
+                "training": kind,
+                "members": runs[0].training.members,
+                "member_images_per_second": median(speeds),
+                "spread": [min(speeds), max(speeds)],
+                "build": median(run.build for run in runs),
+                "first_step": median(run.first_step for run in runs),
+                "peak": median(run.peak for run in runs),
+            }
+        )
+    peer = next((row for row in rows if row["training"] != OURS), None)
+    for row in rows:
+        for ratio, value in (
+            ("ratio", "member_images_per_second"),
+            ("first_step_ratio", "first_step"),
+            ("peak_ratio", "peak"),
+        ):
+            row[ratio] = None if peer is None else row[value] / peer[value]
+    return rows
+
+
+def peer_versions(python: str) -> dict[str, str]:
+    """# Raises
+    EnsembleError: if PyTorch or Ensemble-PyTorch is missing.
+    """
+    program = (
+        "import json, torch, torchensemble, importlib.metadata as m; "
+        "print(json.dumps({p: m.version(p) for p in ('torch', 'torchensemble')}))"
+    )
+    try:
+        return last_line([python, "-c", program])
+    except (EnsembleError, OSError) as error:
+        raise EnsembleError(
+            f"{python} can't import torch and torchensemble ({error}): install both, `pip install "
+            "torch --index-url https://download.pytorch.org/whl/cpu` and `pip install "
+            "torchensemble`, name the Python that has them with --peer-python, or measure ours "
+            "alone with --only ours."
+        ) from None
+
+
+def check_equivalence(report: Report, width: float, python: str) -> dict[str, Any]:
+    """Compares the peer's network with ours, weights copied, in double precision.
+
+    # Raises
+        EnsembleError: if they compute different things.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        reference = str(Path(folder, "reference.npz"))
+        last_line([sys.executable, str(STEPS), "--reference", reference, str(width)])
+        found = last_line([python, str(PEER), "--compare", reference])
+    differences = ", ".join(f"{each} {found[each]:.0e}" for each in ("logits", "gradients"))
+    if max(found["logits"], found["gradients"]) > TOLERANCE:
+        raise EnsembleError(f"The peer's network is not ours, it differs: {differences}.")
+    report.line(
+        f"The peer's network is ours: {found['trained'] // found['members']:,} trained weights a "
+        f"member; largest differences, of the largest value: {differences}."
+    )
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EnsembleError as error:
+        raise SystemExit(f"error: {error}") from None
