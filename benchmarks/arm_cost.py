@@ -9,6 +9,9 @@ thread, with integer inputs of zero (so of member 0), and prints a JSON object w
 `instructions`; for example LCE's macOS-arm64 library in an emulator with an instruction-counting
 plugin. A number of instructions is no time, but the same on every machine, and so are ratios.
 
+What members of an image have in common is counted once an image, where the file has a graph of it
+(`convert.prefix`); "a member" is what each takes behind it. The counter gets each graph as a file.
+
 The reference is what LCE makes of one member of the run as a plain Keras model: M members shipped
 as M such files cost M times that. All members run the same operators on the same shapes, so one of
 them is counted. Images come normalized to the reference, raw to the ensemble files, whose
@@ -33,7 +36,7 @@ import click
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.reporting import json_option, reporting
-from larq_ensemble.tflite_file import read_ensemble
+from larq_ensemble.tflite_file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
 
 KERNELS = ("default", "indirect")
 
@@ -44,9 +47,9 @@ KERNELS = ("default", "indirect")
 @click.option("--run", required=True, metavar="RUN", help="The run whose member is the reference.")
 @json_option
 def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None) -> None:
-    """Count the arm64 instructions of ensemble files, per member and per ensemble."""
+    """Count the arm64 instructions of ensemble files, of a member and of all for an image."""
     with reporting(json_target) as report:
-        described = {file: read_ensemble(file).metadata for file in files}
+        ensembles = {file: read_ensemble(file) for file in files}
         with tempfile.TemporaryDirectory() as folder:
             reference = Path(folder, "single.tflite")
             reference.write_bytes(_single(run))
@@ -56,12 +59,11 @@ def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None
             + ", ".join(f"{count:,} ({kernel} kernel)" for kernel, count in single.items())
         )
         rows = []
-        for file, metadata in described.items():
+        for file, ensemble in ensembles.items():
+            metadata = ensemble.metadata
             for kernel in KERNELS:
-                counted = instructions(counter, Path(file), kernel)
-                # The layout "branches" runs all members at once, the others one of them.
-                members_counted = metadata.members if metadata.layout == "branches" else 1
-                ensemble = counted * metadata.members // members_counted
+                image, member = counted(counter, ensemble, kernel)
+                whole = image + metadata.members * member
                 rows.append(
                     {
                         "file": file,
@@ -70,16 +72,20 @@ def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None
                         "precision": metadata.precision,
                         "kernel": kernel,
                         "members": metadata.members,
-                        "instructions_member": ensemble // metadata.members,
-                        "instructions_ensemble": ensemble,
-                        "ratio": ensemble / (metadata.members * single[kernel]),
+                        "instructions_once": image,
+                        "instructions_member": member,
+                        "instructions_ensemble": whole,
+                        "ratio": whole / (metadata.members * single[kernel]),
                     }
                 )
                 report.line(f"{file}, {kernel} kernel: {rows[-1]['ratio']:.4f}")
         report.result = {"single": single, "files": rows}
         report.table(
             "arm64 instructions; ratio to M separately converted members, same kernel",
-            ["file", "layout", "heads", "vectors", "kernel", "M", "a member", "ensemble", "ratio"],
+            [
+                *("file", "layout", "heads", "vectors", "kernel", "M"),
+                *("once an image", "a member", "M members", "ratio"),
+            ],
             [(row | {"ratio": f"{row['ratio']:.4f}"}).values() for row in rows],
         )
 
@@ -93,6 +99,25 @@ def _single(run: str) -> bytes:
     from larq_ensemble.ensemble import EnsembleView
 
     return convert_single(EnsembleView(ensemble_of(loaded)).member(0))
+
+
+def counted(counter: str, ensemble: EnsembleFile, kernel: str) -> tuple[int, int]:
+    """Instructions once an image for all members, and of one member.
+
+    In the layout `branches`, which runs all members at once, all instructions are of the first
+    kind.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+
+        def of(graph: Subgraph) -> int:
+            path = Path(folder, "graph.tflite")
+            path.write_bytes(with_one_subgraph(ensemble.data, graph.index))
+            return instructions(counter, path, kernel)
+
+        member = of(ensemble.member_graphs[0])
+        if ensemble.metadata.layout == "branches":
+            return member, 0
+        return 0 if ensemble.prefix is None else of(ensemble.prefix), member
 
 
 def instructions(counter: str, model: Path, kernel: str) -> int:

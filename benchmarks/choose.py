@@ -23,13 +23,14 @@ from pathlib import Path
 
 import click
 import numpy as np
-from arm_cost import instructions
+from arm_cost import counted
 
 from convert.cutting import cut_file
 from larq_ensemble.cascade import calibrated_prediction
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.reporting import json_option, reporting
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.tflite_file import read_ensemble
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,20 @@ class Choice:
 
 
 def choices(
-    path: str, images: np.ndarray, labels: np.ndarray, member_instructions: int | None
+    path: str, images: np.ndarray, labels: np.ndarray, counts: tuple[int, int] | None
 ) -> Iterator[Choice]:
-    """Every number of members of a file, and adaptive prediction if it was calibrated."""
+    """Every number of members of a file, and adaptive prediction if it was calibrated.
+
+    # Arguments
+        counts: instructions once an image and of each member, or `None`.
+    """
     ensemble = EnsembleInterpreter(path)
     metadata = ensemble.metadata
     logits = ensemble.predict_logits(images)
 
     def choice(members: int | str, mean: float, size: int, probabilities: np.ndarray) -> Choice:
         top1 = 100 * float((probabilities.argmax(axis=-1) == labels).mean())
-        cost = None if member_instructions is None else mean * member_instructions
+        cost = None if counts is None else counts[0] + mean * counts[1]
         return Choice(Path(path).stem, members, mean, size, top1, cost)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -106,8 +111,8 @@ def main(
         test = DataOptions(data_dir, limit_test=samples).load(DATASETS[name], 0).test
         found = []
         for file in files:
-            cost = None if counter is None else instructions(counter, Path(file), "indirect")
-            for choice in choices(file, test.images, test.labels, cost):
+            counts = None if counter is None else counted(counter, read_ensemble(file), "indirect")
+            for choice in choices(file, test.images, test.labels, counts):
                 found.append(choice)
                 report.line(f"{choice.file}, {choice.members}: {choice.top1:.2f} %")
         report.table(

@@ -15,12 +15,12 @@ the interpreter, and a range of one value for `member`:
 
     --input_layer=member,image --input_layer_shape=1:1,32,32,3 --input_layer_value_range=member,2,2
 
-The file holds no names of tensors: the tool warns that they differ, which is harmless. A file of
-the layout `subgraphs` is pushed once a member, with that member's graph as its only one, since the
-tool runs the first. One of the layout `branches` needs none of this: run the tool on it as it is.
+The file holds no names of tensors: the tool warns that they differ, which is harmless. Since it
+runs the first graph of a file, each graph is pushed as the only one of a copy of the file. A file
+of the layout `branches` needs none of this: run the tool on it as it is.
 
-m members take the sum of the tool's averages for members 0 to m - 1, one image, without the few
-additions that combine their logits.
+m members take the sum of the tool's averages for members 0 to m - 1, one image, and for what they
+have in common where the file has a graph of that, without the few additions that combine logits.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ import click
 
 from larq_ensemble.commands.options import member_counts
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.interpreters import load_model
 from larq_ensemble.reporting import json_option, reporting
-from larq_ensemble.tflite_file import EnsembleFile, read_ensemble, with_one_subgraph
+from larq_ensemble.tflite_file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
 
 #: On Android a folder of the shell user's in which programs may run.
 ANDROID_FOLDER = "/data/local/tmp/larq_ensemble"
@@ -134,7 +135,7 @@ def _last_words(output: str) -> str:
 
 @dataclass(frozen=True)
 class Timing:
-    """What the tool reports of one member, in microseconds.
+    """What the tool reports of one graph, in microseconds.
 
     # Arguments
         init: loading the file and allocating tensors.
@@ -205,57 +206,75 @@ class Tool:
         return parse_output(output)
 
 
-def pushed_members(device: Device, file: EnsembleFile, count: int) -> list[tuple[str, list[str]]]:
-    """Pushes the first members to the device.
+@dataclass(frozen=True)
+class Pushed:
+    """A graph on the device: the path of the model that has no other, and flags for its inputs."""
+
+    path: str
+    flags: tuple[str, ...]
+
+
+def pushed_graphs(
+    device: Device, file: EnsembleFile, count: int
+) -> tuple[Pushed | None, list[Pushed]]:
+    """Pushes what the first members need to the device.
 
     # Returns
-        For each member the model's path there and the tool's flags for its inputs.
+        What runs once an image, if there is such a graph, and what runs for each member.
 
     # Raises
         EnsembleError: if the file runs all members at once.
     """
-    layout, members = file.metadata.layout, range(count)
-    if layout == "indexed":
-        path = _push_bytes(device, file.data, "ensemble.tflite")
-        return [(path, input_flags(file, member)) for member in members]
-    if layout == "subgraphs":
-        return [
-            (_push_bytes(device, with_one_subgraph(file.data, member), f"{member}.tflite"), [])
-            for member in members
-        ]
-    raise EnsembleError(
-        f"A file of the layout {layout!r} has one graph without further inputs: run the tool on "
-        "it as it is."
+    if file.metadata.layout == "branches":
+        raise EnsembleError(
+            "A file of the layout 'branches' has one graph without further inputs: run the tool "
+            "on it as it is."
+        )
+    paths: dict[int, str] = {}
+
+    def pushed(graph: Subgraph, member: int) -> Pushed:
+        data = with_one_subgraph(file.data, graph.index)
+        if graph.index not in paths:
+            paths[graph.index] = _push_bytes(device, data, f"{graph.index}.tflite")
+        return Pushed(paths[graph.index], input_flags(data, graph, member))
+
+    once = None if file.prefix is None else pushed(file.prefix, 0)
+    graphs = file.member_graphs
+    return once, [pushed(graphs[member % len(graphs)], member) for member in range(count)]
+
+
+def input_flags(data: bytes, graph: Subgraph, member: int) -> tuple[str, ...]:
+    """The tool's flags for the inputs of a model with this one graph; none where floats do."""
+    if "member" not in graph.inputs:
+        return ()
+    names = sorted(graph.inputs, key=graph.inputs.__getitem__)
+    shapes = load_model(data, 1, "default").input_shapes
+    return (
+        f"--input_layer={','.join(names)}",
+        f"--input_layer_shape={':'.join(','.join(map(str, shape)) for shape in shapes)}",
+        f"--input_layer_value_range=member,{member},{member}",
     )
 
 
-def input_flags(file: EnsembleFile, member: int) -> list[str]:
-    """The tool's flags that make it run one member of a file of the layout `indexed`."""
-    shapes = {"image": [1, *file.metadata.input_shape], "member": [1]}
-    names = sorted(file.inputs, key=file.inputs.__getitem__)
-    return [
-        f"--input_layer={','.join(names)}",
-        f"--input_layer_shape={':'.join(','.join(map(str, shapes[name])) for name in names)}",
-        f"--input_layer_value_range=member,{member},{member}",
-    ]
-
-
-def table_row(threads: int, timings: Sequence[Timing], single: Timing) -> dict[str, Any]:
+def table_row(
+    threads: int, once: Sequence[Timing], timings: Sequence[Timing], single_us: float
+) -> dict[str, Any]:
     """What m members take.
 
     # Arguments
         threads: of the tool.
+        once: of what runs once an image, if anything.
         timings: of each of the m members.
-        single: of one of the m models that they are compared with.
+        single_us: of one of the m models that they are compared with.
     """
-    total = sum(timing.average for timing in timings)
+    total = sum(timing.average for timing in (*once, *timings))
     return {
         "threads": threads,
         "members": len(timings),
         "latency_ms": total / 1000,
-        "deviation_ms": math.hypot(*(timing.deviation for timing in timings)) / 1000,
-        "relative": total / (len(timings) * single.average),
-        "start_ms": (timings[0].init + timings[0].first) / 1000,
+        "deviation_ms": math.hypot(*(timing.deviation for timing in (*once, *timings))) / 1000,
+        "relative": total / (len(timings) * single_us),
+        "start_ms": sum(timing.init + timing.first for timing in (*once, timings[0])) / 1000,
     }
 
 
@@ -310,17 +329,23 @@ def main(
             "--use_xnnpack=false",
         )
         benchmark = Tool(device, program, flags, cores)
-        graphs = pushed_members(device, file, max(counts))
+        common, graphs = pushed_graphs(device, file, max(counts))
         alone = None if run is None else _push_bytes(device, _single(run), "single.tflite")
         rows, timings = [], []
         for count in threads:
+            once = []
+            if common is not None:
+                once = [benchmark.timing(common.path, count, common.flags)]
+                report.line(f"threads {count}, once an image: {once[0].average / 1000:.3f} ms")
+                timings.append({"threads": count, "member": None, **asdict(once[0])})
             each = []
-            for member, (graph, inputs) in enumerate(graphs):
-                each.append(benchmark.timing(graph, count, inputs))
+            for member, graph in enumerate(graphs):
+                each.append(benchmark.timing(graph.path, count, graph.flags))
                 report.line(f"threads {count}, member {member}: {each[-1].average / 1000:.3f} ms")
                 timings.append({"threads": count, "member": member, **asdict(each[-1])})
-            single = each[0] if alone is None else benchmark.timing(alone, count)
-            rows += [table_row(count, each[:m], single) for m in counts]
+            reference = [*once, each[0]] if alone is None else [benchmark.timing(alone, count)]
+            single_us = sum(timing.average for timing in reference)
+            rows += [table_row(count, once, each[:m], single_us) for m in counts]
         relative_to = "m times one member" if run is None else "separate models"
         report.result = {
             "device": name,

@@ -13,6 +13,7 @@ from convert.layouts import default_layout, lay_out
 from convert.lce import convert_function
 from convert.member_graph import MemberGraph
 from convert.packing import share, simplify
+from convert.prefix import add_prefix
 from convert.report import ConversionReport, check_target, write_file
 from larq_ensemble.ensemble import EnsembleView, build_ensemble
 from larq_ensemble.errors import UnknownNameError
@@ -90,6 +91,7 @@ def convert_ensemble(
     if layout == "auto":
         layout = default_layout(flatbuffer)
     lay_out(flatbuffer, layout, view.members)
+    add_prefix(flatbuffer, view.members)
     description = EnsembleMetadata(
         scheme=view.scheme.name,
         members=view.members,

@@ -10,6 +10,7 @@ import numpy as np
 
 from convert.flatbuffer import add_buffer, content, operator_names, read_model, write_model
 from convert.packing import drop_unread, share
+from convert.prefix import add_prefix, drop_prefix
 from convert.report import ConversionReport, check_target, write_file
 from larq_ensemble.metadata import ENTRY, EnsembleMetadata
 from larq_ensemble.tflite_file import read_ensemble, seal
@@ -46,7 +47,10 @@ def cut(data: bytes, metadata: EnsembleMetadata) -> bytes:
         metadata: what `EnsembleMetadata.first` gives of the file's.
     """
     model = read_model(data)
+    had_prefix = drop_prefix(model)
     _CUTS[metadata.layout](model, metadata.members)
+    if had_prefix:
+        add_prefix(model, metadata.members)
     (entry,) = (entry for entry in model.metadata if entry.name == ENTRY.encode())
     entry.buffer = add_buffer(model, np.frombuffer(metadata.to_json(), np.uint8))
     share(model)

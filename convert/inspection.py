@@ -18,6 +18,7 @@ from flatbuffers import flexbuffers
 
 from convert.categories import Category, category_of
 from convert.flatbuffer import operator_names, parsing, read_model, schema
+from convert.prefix import complete_graphs, prefix_graph
 from larq_ensemble.graph import Kind, LayerGraph, LayerNode
 from larq_ensemble.metadata import EnsembleMetadata
 from larq_ensemble.tflite_file import metadata_of, read_bytes, read_ensemble
@@ -59,7 +60,11 @@ class Inspection:
         theory: the bytes of theory likewise, without the categories that need none; `None` if
             unknown. Where a batch norm comes before a sign, the file has one value a channel and
             theory two.
-        ops: number of operators by name.
+        ops: number of operators by name, of what computes all members, or in the layout `"indexed"`
+            one of them, from the image.
+        prefix_ops: those of them that members have in common and that run once an image, as a
+            graph of their own (`convert.prefix`); empty without it.
+        graph_ops: how many operators a member takes from the image on.
         binary_filters: each different bit-packed filter.
         metadata: what the file says of itself; `None` for a model of other origin.
     """
@@ -69,6 +74,8 @@ class Inspection:
     categories: dict[str, int]
     theory: dict[str, int] | None
     ops: dict[str, int]
+    prefix_ops: dict[str, int]
+    graph_ops: int
     binary_filters: tuple[BinaryFilter, ...]
     metadata: dict[str, Any] | None
 
@@ -97,8 +104,7 @@ def inspect_file(path: str | os.PathLike[str]) -> Inspection:
 
 
 def _inspection(model: Any, size: int, metadata: EnsembleMetadata | None) -> Inspection:
-    names = operator_names(model)
-    operators = [op for graph in model.subgraphs for op in graph.operators]
+    graphs, prefix = complete_graphs(model), prefix_graph(model)
     purposes = _purposes(model)
     sizes = dict.fromkeys(Category, 0)
     for buffer, purpose in purposes.items():
@@ -110,10 +116,19 @@ def _inspection(model: Any, size: int, metadata: EnsembleMetadata | None) -> Ins
         theory_bytes=None if metadata is None else metadata.theory_bytes,
         categories={category.value: count for category, count in sizes.items()},
         theory=None if metadata is None else _theory(metadata),
-        ops=dict(Counter(names[op.opcodeIndex] for op in operators).most_common()),
+        ops=_operators(model, graphs),
+        prefix_ops={} if prefix is None else _operators(model, [prefix]),
+        graph_ops=len(graphs[0].operators) if graphs else 0,
         binary_filters=_binary_filters(model, purposes),
         metadata=None if metadata is None else metadata.to_dict(),
     )
+
+
+def _operators(model: Any, graphs: list[Any]) -> dict[str, int]:
+    """Number of operators by name, the most frequent first."""
+    names = operator_names(model)
+    counts = Counter(names[op.opcodeIndex] for graph in graphs for op in graph.operators)
+    return dict(counts.most_common())
 
 
 @dataclass(frozen=True)
@@ -165,7 +180,7 @@ def _purposes(model: Any) -> dict[int, _Purpose]:
     found: dict[int, _Purpose] = {}
     for entry in model.metadata or []:
         found[entry.buffer] = _Purpose(Category.METADATA)
-    for graph in model.subgraphs:
+    for graph in complete_graphs(model):  # the others have the same constants
         purposes = _Network(model, graph).purposes()
         for index, tensor in enumerate(graph.tensors):
             if _size(model, tensor.buffer):
@@ -256,7 +271,7 @@ class _Network:
 def _binary_filters(model: Any, purposes: dict[int, _Purpose]) -> tuple[BinaryFilter, ...]:
     copies = Counter(buffer.data.tobytes() for buffer in model.buffers if buffer.data is not None)
     filters: dict[bytes, BinaryFilter] = {}
-    for graph in model.subgraphs:
+    for graph in complete_graphs(model):
         for tensor in graph.tensors:
             if tensor.buffer in purposes and purposes[tensor.buffer].channels is not None:
                 content = model.buffers[tensor.buffer].data.tobytes()

@@ -279,7 +279,7 @@ def share_tables(model: Any) -> None:
         # Subgraphs may have operators in common, whose options have been here already.
         if isinstance(table, WrittenOnce):
             return table
-        return written.setdefault(_key(table), WrittenOnce(table))
+        return written.setdefault(table_key(table), WrittenOnce(table))
 
     for graph in model.subgraphs:
         for op in graph.operators:
@@ -306,16 +306,18 @@ class WrittenOnce:
         return self._offset
 
 
-def _key(value: Any) -> Any:
+def table_key(value: Any) -> Any:
     """Something hashable that is equal for tables of equal content."""
     if isinstance(value, WrittenOnce):
         return id(value)
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, list):
-        return tuple(map(_key, value))
+        return tuple(map(table_key, value))
     if hasattr(value, "Pack"):
-        return type(value).__name__, tuple((name, _key(item)) for name, item in vars(value).items())
+        return type(value).__name__, tuple(
+            (name, table_key(item)) for name, item in vars(value).items()
+        )
     return value
 
 

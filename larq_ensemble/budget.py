@@ -24,13 +24,16 @@ def members_for_power(power_mode: str, total: int) -> int:
     return max(1, -int(-share * total // 1))
 
 
-def members_for_latency(max_latency_ms: float, member_ms: float, total: int) -> int:
+def members_for_latency(
+    max_latency_ms: float, member_ms: float, total: int, image_ms: float = 0
+) -> int:
     """The members that fit into a time an image, at least 1 and at most `total`.
 
     # Arguments
         max_latency_ms: the time, in milliseconds.
         member_ms: what one member takes on this device, in milliseconds.
         total: how many members there are.
+        image_ms: what is computed once an image for all members takes.
 
     # Raises
         EnsembleError: if `max_latency_ms` is not a positive number.
@@ -43,4 +46,4 @@ def members_for_latency(max_latency_ms: float, member_ms: float, total: int) -> 
         raise EnsembleError(
             f"`max_latency_ms` must be a positive number. Received: {max_latency_ms!r}."
         )
-    return int(min(max(1, max_latency_ms // member_ms), total))
+    return int(min(max(1, (max_latency_ms - image_ms) // member_ms), total))

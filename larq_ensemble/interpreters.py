@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError
-from larq_ensemble.tflite_file import EnsembleFile, with_one_subgraph
+from larq_ensemble.tflite_file import EnsembleFile, Subgraph, with_one_subgraph
 
 #: LCE's two kernels of binary convolutions that are made for speed; they compute the same. The
 #: indirect one is wrong inside control flow, which our graphs don't have.
@@ -48,56 +48,64 @@ class MemberInterpreter(ABC):
         self._threads = threads
 
     @abstractmethod
+    def start(self, image: np.ndarray) -> Callable[[int], np.ndarray]:
+        """Computes what the members of an image have in common.
+
+        # Arguments
+            image: float32 `[1, height, width, channels]`, values 0..255.
+
+        # Returns
+            What gives a member's logits for the image, float32 `[1, classes]`, by its number.
+        """
+
     def logits(self, image: np.ndarray, members: Sequence[int]) -> np.ndarray:
         """The logits of some members.
 
         # Arguments
-            image: float32 `[1, height, width, channels]`, values 0..255.
+            image: as for `start`.
             members: their numbers, from 0 on.
 
         # Returns
             float32 `[len(members), classes]`.
         """
+        member_logits = self.start(image)
+        return np.concatenate([member_logits(member) for member in members])
+
+    def _open(self, graph: Subgraph) -> _NamedModel:
+        data = with_one_subgraph(self._file.data, graph.index)
+        return _NamedModel(load_model(data, self._threads, self.kernel), graph)
 
 
-class IndexedInterpreter(MemberInterpreter):
-    """One graph for all members, one arena."""
-
-    def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
-        super().__init__(file, threads, kernel)
-        self._interpreter = load_model(file.data, threads, kernel)
-
-    def logits(self, image: np.ndarray, members: Sequence[int]) -> np.ndarray:
-        inputs: list[Any] = [None, None]
-        inputs[self._file.inputs["image"]] = image
-        outputs = []
-        for member in members:
-            inputs[self._file.inputs["member"]] = np.array([member], np.int32)
-            outputs += self._interpreter.predict(inputs)
-        return np.concatenate(outputs)
-
-
-class SubgraphsInterpreter(MemberInterpreter):
-    """A graph a member.
+class OneByOneInterpreter(MemberInterpreter):
+    """A graph for all members, or one a member; before them the prefix, if the file has one.
 
     LCE's interpreter runs the first subgraph of a model and keeps a copy of the model, so each
-    member gets an interpreter of its own when it first runs: memory grows by the size of the file
-    and an arena for each member that is in use.
+    graph gets an interpreter of its own when it first runs: memory grows by the size of the file
+    and an arena for each that is in use. In the layout `"indexed"` there is one for all members.
     """
 
     def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
         super().__init__(file, threads, kernel)
-        self._interpreters: dict[int, Any] = {}
+        self._prefix = None if file.prefix is None else self._open(file.prefix)
+        self._models = {0: self._open(file.member_graphs[0])}
 
-    def logits(self, image: np.ndarray, members: Sequence[int]) -> np.ndarray:
-        return np.concatenate([self._interpreter(member).predict([image])[0] for member in members])
+    def start(self, image: np.ndarray) -> Callable[[int], np.ndarray]:
+        known = {"image": image}
+        if self._prefix is not None:
+            known.update(self._prefix.run(known))
 
-    def _interpreter(self, member: int) -> Any:
-        if member not in self._interpreters:
-            self._interpreters[member] = load_model(
-                with_one_subgraph(self._file.data, member), self._threads, self.kernel
-            )
-        return self._interpreters[member]
+        def member_logits(member: int) -> np.ndarray:
+            inputs = {**known, "member": np.array([member], np.int32)}
+            return self._model(member).run(inputs)["logits"]
+
+        return member_logits
+
+    def _model(self, member: int) -> _NamedModel:
+        graphs = self._file.member_graphs
+        place = member if len(graphs) > 1 else 0
+        if place not in self._models:
+            self._models[place] = self._open(graphs[place])
+        return self._models[place]
 
 
 class BranchesInterpreter(MemberInterpreter):
@@ -107,17 +115,29 @@ class BranchesInterpreter(MemberInterpreter):
 
     def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
         super().__init__(file, threads, kernel)
-        self._interpreter = load_model(file.data, threads, kernel)
+        self._model = self._open(file.graphs[0])
 
-    def logits(self, image: np.ndarray, members: Sequence[int]) -> np.ndarray:
-        outputs = self._interpreter.predict([image])
-        places = (self._file.outputs[f"logits_{member}"] for member in members)
-        return np.concatenate([outputs[place] for place in places])
+    def start(self, image: np.ndarray) -> Callable[[int], np.ndarray]:
+        outputs = self._model.run({"image": image})
+        return lambda member: outputs[f"logits_{member}"]
+
+
+class _NamedModel:
+    """LCE's interpreter of a graph, with inputs and outputs by name."""
+
+    def __init__(self, model: Any, graph: Subgraph) -> None:
+        self._model = model
+        self._inputs = sorted(graph.inputs, key=graph.inputs.__getitem__)
+        self._outputs = graph.outputs
+
+    def run(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = self._model.predict([values[name] for name in self._inputs])
+        return {name: outputs[place] for name, place in self._outputs.items()}
 
 
 _LAYOUTS: dict[str, type[MemberInterpreter]] = {
-    "indexed": IndexedInterpreter,
-    "subgraphs": SubgraphsInterpreter,
+    "indexed": OneByOneInterpreter,
+    "subgraphs": OneByOneInterpreter,
     "branches": BranchesInterpreter,
 }
 

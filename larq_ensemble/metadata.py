@@ -21,8 +21,9 @@ ENTRY = "larq_ensemble"
 HEADS = ("float32", "int8")
 #: Number formats of the members' vectors.
 PRECISIONS = ("float32", "compact")
-#: Version of the JSON that this package writes, and the newest one it reads.
-VERSION = 1
+#: Version of the file that this package writes, and the newest one it reads. Since 2 there may be
+#: graphs of what the members of an image have in common and of the rest.
+VERSION = 2
 #: How members can lie in a file.
 LAYOUTS = ("indexed", "subgraphs", "branches")
 
@@ -55,7 +56,7 @@ class EnsembleMetadata:
             out from the data set, for `larq-ensemble calibrate`; empty: unknown.
         run_hash: SHA-256 of the trained weights' file, or `None`.
         tools: versions of the programs that wrote the file.
-        version: of this schema.
+        version: of the file's form and of this schema.
         sha256: of the whole file with these 64 characters replaced by zeros; how a damaged file
             is told from a good one before it is handed to the interpreter.
 

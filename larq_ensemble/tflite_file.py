@@ -27,6 +27,24 @@ _DIGEST_KEY = b'"sha256":"'
 _DIGEST_LENGTH = 64
 #: Where the root table has them, as byte offsets in its vtable.
 _SUBGRAPHS, _SIGNATURES = 8, 18
+#: Where a SignatureDef has them.
+_SIGNATURE_KEY, _SUBGRAPH_INDEX = 8, 12
+#: Signature of what is computed once an image, and the start of those of what is left to do then.
+PREFIX, REST = "prefix", "rest"
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """A graph of the file with the names of its inputs and outputs.
+
+    # Arguments
+        index: its number in the file.
+        inputs, outputs: position of each by its name, in the order of the interpreter.
+    """
+
+    index: int
+    inputs: dict[str, int]
+    outputs: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -36,16 +54,24 @@ class EnsembleFile:
     # Arguments
         data: the bytes of the file.
         metadata: what the file says of itself.
-        inputs: position of each named input (`image`, in the layout `"indexed"` also `member`) in
-            the order of the interpreter.
-        outputs: position of each named output (`logits`; in the layout `"branches"` a `logits_0`
-            and so on for each member) likewise.
+        graphs: from the image to the logits: one, or in the layout `"subgraphs"` one a member.
+            Inputs are `image` and in the layout `"indexed"` also `member`, outputs `logits` or in
+            the layout `"branches"` a `logits_0` and so on for each member.
+        prefix: what is the same for all members, from `image` to some `features_0` and so on;
+            `None` if the file has no such graph.
+        rests: what is left of each of `graphs` behind the prefix.
     """
 
     data: bytes
     metadata: EnsembleMetadata
-    inputs: dict[str, int]
-    outputs: dict[str, int]
+    graphs: tuple[Subgraph, ...]
+    prefix: Subgraph | None = None
+    rests: tuple[Subgraph, ...] = ()
+
+    @property
+    def member_graphs(self) -> tuple[Subgraph, ...]:
+        """What has to run for each member, behind the prefix where there is one."""
+        return self.rests or self.graphs
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -89,7 +115,7 @@ def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:
             raise EnsembleError(
                 f"{str(path)!r} is damaged: its checksum is wrong. Copy or convert it again."
             )
-        inputs, outputs = _signature(root)
+        signatures = _signatures(root)
         graphs = len(root.tables(_SUBGRAPHS))
     except (struct.error, _OutOfBounds, UnicodeDecodeError) as error:
         raise EnsembleError(
@@ -98,27 +124,32 @@ def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:
         ) from error
     start, end = blob
     metadata = EnsembleMetadata.from_json(data[start:end])
-    if (set(inputs), set(outputs), graphs) != _expected_form(metadata):
+    file = _arranged(data, metadata, signatures)
+    # The complete graphs come first, so that tools which run the first graph run a member.
+    parts = () if file is None else (*file.graphs, *filter(None, [file.prefix]), *file.rests)
+    if file is None or [part.index for part in parts] != [*range(graphs)]:
         raise EnsembleError(
             f"{str(path)!r} doesn't have the layout {metadata.layout!r} that it says it has. "
             "Convert it again."
         )
-    return EnsembleFile(data, metadata, inputs, outputs)
+    return file
 
 
 def with_one_subgraph(data: bytes, index: int) -> bytes:
-    """A model of the layout `"subgraphs"` whose only graph is that of one member.
+    """A model with only one of the graphs of a file, and its signature.
 
-    The bytes stay where they are: the list of subgraphs is cut to one entry, and that of
-    signatures, which are alike, to the first.
+    The bytes stay where they are: the lists of subgraphs and of signatures are cut to one entry.
 
     # Arguments
         data: a file that `read_ensemble` found whole.
-        index: the number of the member.
+        index: the number of the graph.
     """
     root = _Table.root(data)
     shorter = bytearray(data)
-    for slot, entry in ((_SUBGRAPHS, index), (_SIGNATURES, 0)):
+    signatures = root.tables(_SIGNATURES)
+    signature = [table.uint32(_SUBGRAPH_INDEX) for table in signatures].index(index)
+    signatures[signature].overwrite_uint32(_SUBGRAPH_INDEX, 0, shorter)
+    for slot, entry in ((_SUBGRAPHS, index), (_SIGNATURES, signature)):
         start, _ = root.vector(slot, 4)
         at = start + 4 * entry
         (offset,) = struct.unpack_from("<I", data, at)
@@ -127,14 +158,32 @@ def with_one_subgraph(data: bytes, index: int) -> bytes:
     return bytes(shorter)
 
 
-def _expected_form(metadata: EnsembleMetadata) -> tuple[set[str], set[str], int]:
-    """Names of the inputs and outputs of a graph, and the number of graphs."""
-    members = range(metadata.members)
-    if metadata.layout == "indexed":
-        return {"image", "member"}, {"logits"}, 1
-    if metadata.layout == "subgraphs":
-        return {"image"}, {"logits"}, len(members)
-    return {"image"}, {f"logits_{member}" for member in members}, 1
+def _arranged(
+    data: bytes, metadata: EnsembleMetadata, signatures: dict[str, Subgraph]
+) -> EnsembleFile | None:
+    """The graphs by what they are for; `None` if they are others than the layout has."""
+    members, numbered = range(metadata.members), metadata.layout == "subgraphs"
+    keys = [f"member_{member}" for member in members] if numbered else ["serving_default"]
+    rest_keys = [f"{REST}_{member}" for member in members] if numbered else [REST]
+    inputs = {"image", "member"} if metadata.layout == "indexed" else {"image"}
+    outputs = {"logits"}
+    if metadata.layout == "branches":
+        outputs = {f"logits_{member}" for member in members}
+    has_prefix = PREFIX in signatures
+    if set(signatures) != {*keys, *([PREFIX, *rest_keys] if has_prefix else [])}:
+        return None
+    graphs = tuple(signatures[key] for key in keys)
+    if any((set(graph.inputs), set(graph.outputs)) != (inputs, outputs) for graph in graphs):
+        return None
+    if not has_prefix:
+        return EnsembleFile(data, metadata, graphs)
+    prefix, rests = signatures[PREFIX], tuple(signatures[key] for key in rest_keys)
+    known = inputs | set(prefix.outputs)
+    if set(prefix.inputs) != {"image"} or not all(
+        set(rest.inputs) <= known and set(rest.outputs) == outputs for rest in rests
+    ):
+        return None
+    return EnsembleFile(data, metadata, graphs, prefix, rests)
 
 
 def seal(data: bytes) -> bytes:
@@ -224,27 +273,28 @@ def _metadata_blob(root: _Table) -> tuple[int, int] | None:
     return None
 
 
-def _signature(root: _Table) -> tuple[dict[str, int], dict[str, int]]:
-    """Names of inputs and outputs with their positions in the order of the primary subgraph.
+def _signatures(root: _Table) -> dict[str, Subgraph]:
+    """The graphs that have a signature, by its key.
 
     The converter orders inputs as it likes (`member` often comes first): only the SignatureDef
     ties names to tensors.
     """
-    signatures, graphs = root.tables(_SIGNATURES), root.tables(_SUBGRAPHS)
-    if not signatures or not graphs:
-        raise _OutOfBounds
-    signature, graph = signatures[0], graphs[0]
-    sides = []
-    for names_slot, tensors_slot in ((4, 6), (6, 8)):
-        tensors = graph.uint32s(tensors_slot)
-        named = {
-            entry.string(4).decode(): entry.uint32(6) for entry in signature.tables(names_slot)
-        }
-        if not set(named.values()) <= set(tensors):
+    graphs, found = root.tables(_SUBGRAPHS), {}
+    for signature in root.tables(_SIGNATURES):
+        index = signature.uint32(_SUBGRAPH_INDEX)
+        if index >= len(graphs):
             raise _OutOfBounds
-        sides.append({name: tensors.index(tensor) for name, tensor in named.items()})
-    inputs, outputs = sides
-    return inputs, outputs
+        sides = []
+        for names_slot, tensors_slot in ((4, 6), (6, 8)):
+            tensors = graphs[index].uint32s(tensors_slot)
+            named = {
+                entry.string(4).decode(): entry.uint32(6) for entry in signature.tables(names_slot)
+            }
+            if set(named.values()) != set(tensors):
+                raise _OutOfBounds
+            sides.append({name: tensors.index(tensor) for name, tensor in named.items()})
+        found[signature.string(_SIGNATURE_KEY).decode()] = Subgraph(index, *sides)
+    return found
 
 
 class _OutOfBounds(Exception):
@@ -281,6 +331,12 @@ class _Table:
     def uint32(self, slot: int) -> int:
         at = self._field(slot)
         return 0 if at is None else self._read("<I", at)[0]
+
+    def overwrite_uint32(self, slot: int, value: int, copy: bytearray) -> None:
+        """Writes a number that is no default into a copy of the data."""
+        at = self._field(slot)
+        if at is not None:
+            struct.pack_into("<I", copy, at, value)
 
     def vector(self, slot: int, item_bytes: int) -> tuple[int, int]:
         """Start and end of a vector's items in bytes; empty where the field is missing."""

@@ -33,6 +33,12 @@ def command(tflite: str, json_target: str | None) -> None:
             ],
         )
         report.table("Operators", ["operator", "count"], inspection.ops.items())
+        if inspection.prefix_ops:
+            report.line(
+                f"Once an image for all members, by the signature `prefix`: "
+                f"{sum(inspection.prefix_ops.values())} of the {inspection.graph_ops} operators "
+                f"from the image to logits ({', '.join(inspection.prefix_ops)})."
+            )
         metadata = inspection.metadata
         if metadata is None:
             report.line("No ensemble of this package: the file doesn't say what it is.")

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from convert.conversion import convert_run
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runs import load_run
+from larq_ensemble.tflite_file import read_ensemble
 
 from .conftest import load
 
@@ -22,10 +25,19 @@ def test_counts_a_member_and_the_ensemble(script, counter, run, tflite, tmp_path
     assert result["single"]["indirect"] == 2 * single
     assert [row["kernel"] for row in result["files"]] == ["default", "indirect"]
     for row, each in zip(result["files"], (3, 2), strict=True):
-        assert (row["members"], row["instructions_member"]) == (3, each * size)
-        assert row["instructions_ensemble"] == 3 * each * size
-        assert row["ratio"] == pytest.approx(size / single)
+        assert row["members"] == 3
+        # What members have in common once an image, then each member.
+        assert row["instructions_once"] == row["instructions_member"] == each * size
+        assert row["instructions_ensemble"] == (1 + 3) * each * size
+        assert row["ratio"] == pytest.approx((1 + 3) * size / (3 * single))
     assert "indirect" in done.stdout
+
+
+def test_all_members_at_once(counter, run, tmp_path) -> None:
+    path = tmp_path / "branches.tflite"
+    convert_run(load_run(run), path, layout="branches")
+    counted = load("arm_cost").counted(str(counter), read_ensemble(path), "indirect")
+    assert counted == (2 * path.stat().st_size, 0)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from convert.conversion import convert_run
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runs import load_run
-from larq_ensemble.tflite_file import read_ensemble
+from larq_ensemble.tflite_file import read_ensemble, with_one_subgraph
 
 from .conftest import load
 
@@ -105,12 +105,16 @@ def test_output_without_timings(device, output, message) -> None:
 
 def test_input_flags_are_in_the_order_of_the_interpreter(device, tflite) -> None:
     file = read_ensemble(tflite)
-    names, shapes, values = device.input_flags(file, 2)
-    in_order = sorted(["image", "member"], key=lambda name: file.inputs[name])
-    assert names == f"--input_layer={','.join(in_order)}"
-    shape = {"image": "1,8,8,1", "member": "1"}
-    assert shapes == f"--input_layer_shape={':'.join(shape[name] for name in in_order)}"
-    assert values == "--input_layer_value_range=member,2,2"
+    for graph, other in ((file.graphs[0], "image"), (file.rests[0], "features_0")):
+        names, shapes, values = device.input_flags(
+            with_one_subgraph(file.data, graph.index), graph, 2
+        )
+        in_order = sorted([other, "member"], key=graph.inputs.__getitem__)
+        assert names == f"--input_layer={','.join(in_order)}"
+        shape = {"image": "1,8,8,1", "features_0": "1,8,8,8", "member": "1"}
+        assert shapes == f"--input_layer_shape={':'.join(shape[name] for name in in_order)}"
+        assert values == "--input_layer_value_range=member,2,2"
+    assert device.input_flags(b"", file.prefix, 2) == ()
 
 
 @pytest.mark.parametrize("where", [[], ["--serial", "phone"], ["--ssh", "pi@board"]])
@@ -121,19 +125,21 @@ def test_a_table_by_threads_and_members(script, phone, tool, tflite, tmp_path, w
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     rows = {(row["threads"], row["members"]): row for row in result["rows"]}
-    # 10, 11 and 12 ms on one thread.
+    # 8 ms once an image, then 10, 11 and 12 ms on one thread.
     assert {key: row["latency_ms"] for key, row in rows.items()} == {
-        (1, 1): 10, (1, 3): 33, (2, 1): 5, (2, 3): 16.5
+        (1, 1): 18, (1, 3): 41, (2, 1): 9, (2, 3): 20.5
     }  # fmt: skip
-    assert rows[1, 3]["relative"] == pytest.approx(33 / 30)
-    assert rows[1, 3]["deviation_ms"] == pytest.approx(0.3 * 3**0.5)
-    assert rows[1, 1]["start_ms"] == 31.5
+    assert rows[1, 3]["relative"] == pytest.approx(41 / (3 * 18))
+    assert rows[1, 3]["deviation_ms"] == pytest.approx(0.3 * 4**0.5)
+    assert rows[1, 1]["start_ms"] == 2 * 31.5
     assert result["relative_to"] == "m times one member"
-    assert [item["runs"] for item in result["timings_us"]] == [20] * 6
+    assert [item["runs"] for item in result["timings_us"]] == [20] * 8
+    members = [item["member"] for item in result["timings_us"]]
+    assert members == 2 * [None, 0, 1, 2]
     calls = Path(phone["DEVICE"], "calls").read_text()
-    assert calls.count("--use_indirect_bgemm=true --use_xnnpack=false") == 6
+    assert calls.count("--use_indirect_bgemm=true --use_xnnpack=false") == 8
     assert calls.startswith("ssh pi@board" if "--ssh" in where else "adb")
-    assert "33.00" in done.stdout
+    assert "41.00" in done.stdout
 
 
 def test_against_separate_models_pinned_to_cores(
@@ -148,7 +154,7 @@ def test_against_separate_models_pinned_to_cores(
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     assert result["relative_to"] == "separate models"
-    assert result["rows"][0]["relative"] == pytest.approx(21 / 16)
+    assert result["rows"][0]["relative"] == pytest.approx((8 + 21) / 16)
     assert "taskset f0" in Path(phone["DEVICE"], "calls").read_text()
     assert "--use_indirect_bgemm=false" in Path(phone["DEVICE"], "calls").read_text()
 
@@ -158,16 +164,16 @@ def test_a_graph_a_member(script, phone, tool, run, tmp_path) -> None:
     convert_run(load_run(run), path, layout="subgraphs")
     done = script("device", path, "--tool", tool, "--json", out, **phone)
     assert done.returncode == 0, done.stderr
-    assert [row["latency_ms"] for row in json.loads(out.read_text())["rows"]] == [8, 16, 24]
+    assert [row["latency_ms"] for row in json.loads(out.read_text())["rows"]] == [16, 24, 32]
     pushed = Path(phone["DEVICE"]).rglob("[0-9].tflite")
-    assert [file.name for file in sorted(pushed)] == ["0.tflite", "1.tflite", "2.tflite"]
+    assert [file.name for file in sorted(pushed)] == [f"{number}.tflite" for number in range(3, 7)]
 
 
 def test_all_members_at_once(device, run, tmp_path) -> None:
     path = tmp_path / "branches.tflite"
     convert_run(load_run(run), path, layout="branches")
     with pytest.raises(EnsembleError, match="run the tool on it as it is"):
-        device.pushed_members(None, read_ensemble(path), 1)
+        device.pushed_graphs(None, read_ensemble(path), 1)
 
 
 @pytest.mark.parametrize(

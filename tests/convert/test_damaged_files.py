@@ -23,7 +23,7 @@ from larq_ensemble.cascade import Cascade
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.metadata import ENTRY, EnsembleMetadata
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.tflite_file import metadata_of, read_ensemble, seal, with_metadata
+from larq_ensemble.tflite_file import Subgraph, metadata_of, read_ensemble, seal, with_metadata
 
 METADATA = EnsembleMetadata(
     scheme="adaboost",
@@ -113,7 +113,7 @@ def test_the_file_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "whole.tflite"
     path.write_bytes(FILE)
     file = read_ensemble(path)
-    assert (file.inputs, file.outputs) == ({"member": 1, "image": 0}, {"logits": 0})
+    assert file.graphs == (Subgraph(0, {"member": 1, "image": 0}, {"logits": 0}),)
     assert file.metadata.cascade == METADATA.cascade
     assert len(read_model(FILE).subgraphs) == 1
 

@@ -54,7 +54,7 @@ def test_the_first_members() -> None:
 
 def test_the_json_is_plain() -> None:
     values = json.loads(EnsembleMetadata(**VALUES).to_json())
-    assert values["version"] == VERSION == 1
+    assert values["version"] == VERSION == 2
     assert values["class_names"][2] == "Fähre 🚢"
     assert values["theory_bytes"] == 120
     assert "dataset" not in json.loads(EnsembleMetadata(**{**VALUES, "dataset": None}).to_json())
@@ -128,7 +128,7 @@ def test_unknown_scheme(scheme: Any) -> None:
         (b"\xff\xfe", "not JSON"),
         (b"[1, 2]", "must be a JSON object"),
         (b"{}", "lacks classes, input_shape, members, scheme, version"),
-        (b'{"version": 2, "scheme": "of the future"}', "newer larq-ensemble"),
+        (b'{"version": 3, "scheme": "of the future"}', "newer larq-ensemble"),
     ],
 )
 def test_other_json(data: bytes, message: str) -> None:

@@ -1,0 +1,275 @@
+"""Prefix and rest compute the bits of the complete graph; the prefix is as long as can be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convert.cutting import cut_file
+from convert.flatbuffer import operator_names, read_model, write_model
+from convert.inspection import inspect_file
+from convert.layouts import lay_out
+from convert.lce import convert_function
+from convert.packing import share, simplify
+from convert.prefix import add_prefix, drop_prefix
+from larq_ensemble import interpreters
+from larq_ensemble.calibration import calibrate
+from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import tf
+from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.tflite_file import read_ensemble, seal, with_one_subgraph
+
+from .conftest import Converted, converted, pixels, quicknet_backbone, randomized, small_ensemble
+
+BOTH = pytest.mark.parametrize("layout", ["indexed", "subgraphs"])
+
+
+def by_complete_graphs(path: Path, images: np.ndarray, kernel: str) -> np.ndarray:
+    """Logits `[members, n, classes]`, by LCE's interpreter of the graphs from image to logits."""
+    file, logits = read_ensemble(path), []
+    for member in range(file.metadata.members):
+        graph = file.graphs[member if len(file.graphs) > 1 else 0]
+        model = interpreters.load_model(with_one_subgraph(file.data, graph.index), 1, kernel)
+        inputs: list[Any] = [np.array([member], np.int32)] * len(graph.inputs)
+        for image in images:
+            inputs[graph.inputs["image"]] = image[np.newaxis].astype(np.float32)
+            logits += model.predict(inputs)
+    return np.concatenate(logits).reshape(file.metadata.members, len(images), -1)
+
+
+def assert_same_bits(path: Path, shape: tuple[int, int, int]) -> None:
+    images = pixels(4, shape)
+    for kernel in interpreters.KERNELS:
+        ours = EnsembleInterpreter(path, kernel=kernel).predict_logits(images)
+        assert ours.tobytes() == by_complete_graphs(path, images, kernel).tobytes()
+        assert len({logits.tobytes() for logits in ours}) == len(ours)
+
+
+def without_prefix(path: Path, out: Path) -> Path:
+    """The file as it would be without the two kinds of graphs."""
+    model = read_model(path.read_bytes())
+    assert drop_prefix(model)
+    share(model)
+    out.write_bytes(seal(write_model(model)))
+    return out
+
+
+@BOTH
+@pytest.mark.parametrize("sharing", ["fusion", "c3"])
+def test_the_stem_is_computed_once(sharing: str, layout: str, tmp_path: Path) -> None:
+    case = converted(small_ensemble(3, sharing=sharing), tmp_path, layout=layout)
+    file = read_ensemble(case.path)
+    assert file.prefix is not None
+    assert (set(file.prefix.inputs), set(file.prefix.outputs)) == ({"image"}, {"features_0"})
+    assert len(file.rests) == len(file.graphs) == (3 if layout == "subgraphs" else 1)
+    for graph, rest in zip(file.graphs, file.rests, strict=True):
+        assert set(rest.inputs) == set(graph.inputs) - {"image"} | {"features_0"}
+    assert_same_bits(case.path, (16, 16, 3))
+    inspection = inspect_file(case.path)
+    assert inspection.prefix_ops == {"MUL": 1, "ADD": 1, "CONV_2D": 1}
+    # The prefix and the rest make the complete graph, none of whose operators are in both.
+    model = read_model(case.path.read_bytes())
+    complete, prefix, rest = (
+        [op.outputs.tolist() for op in model.subgraphs[graph.index].operators]
+        for graph in (file.graphs[-1], file.prefix, file.rests[-1])
+    )
+    assert sorted(prefix + rest) == sorted(complete)
+    assert inspection.graph_ops == len(complete)
+
+
+@BOTH
+def test_its_graphs_take_few_bytes(layout: str, tmp_path: Path) -> None:
+    case = converted(small_ensemble(3), tmp_path, layout=layout)
+    before = without_prefix(case.path, tmp_path / "before.tflite")
+    size, graphs = before.stat().st_size, 3 if layout == "subgraphs" else 1
+    operators = inspect_file(case.path).graph_ops
+    # The lists of operators once, and for each graph its description and its signature.
+    assert case.path.stat().st_size - size < 4 * operators + 200 * (1 + graphs)
+    categories = inspect_file(case.path).categories
+    assert sum(categories.values()) == case.path.stat().st_size
+    changed = {
+        name for name, count in inspect_file(before).categories.items() if count != categories[name]
+    }
+    assert changed == {"graph"}
+
+
+@pytest.mark.parametrize("sharing", ["c1", "none"])
+@BOTH
+def test_nothing_to_share_where_the_stem_is_a_member_s_own(
+    sharing: str, layout: str, tmp_path: Path
+) -> None:
+    """What is left, the normalization, isn't worth a graph."""
+    case = converted(small_ensemble(2, sharing=sharing), tmp_path, layout=layout)
+    file = read_ensemble(case.path)
+    assert (file.prefix, file.rests) == (None, ())
+    assert inspect_file(case.path).prefix_ops == {}
+    assert_same_bits(case.path, (16, 16, 3))
+
+
+def test_one_branch_a_member_has_a_prefix_in_it(fusion: Converted, tmp_path: Path) -> None:
+    case = converted(fusion.model, tmp_path, layout="branches")
+    assert read_ensemble(case.path).prefix is None
+
+
+@BOTH
+def test_a_deeper_prefix(layout: str, tmp_path: Path) -> None:
+    """All of a QuickNet is shared but its last section: much of it, binary layers too, runs once.
+
+    The shortcut around the member's first convolution starts in the prefix.
+    """
+    last = ("section1", "logits")
+    model = build_ensemble(
+        quicknet_backbone(), 3, sharing=lambda layer: not layer.name.startswith(last)
+    )
+    case = converted(randomized(model), tmp_path, layout=layout)
+    inspection = inspect_file(case.path)
+    assert inspection.prefix_ops["LceBconv2d"] == 1
+    assert inspection.prefix_ops["DEPTHWISE_CONV_2D"] == 2
+    assert inspection.prefix_ops["MAX_POOL_2D"] == 1
+    assert_same_bits(case.path, (24, 24, 3))
+    prefix = read_ensemble(case.path).prefix
+    assert prefix is not None
+    # The transition's output, and in bits what the members' own convolution takes.
+    assert set(prefix.outputs) == {"features_0", "features_1"}
+
+
+@BOTH
+def test_members_that_read_the_image_too(layout: str, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    shared, own, head = draw.normal(size=(3, 3, 3, 4)), draw.normal(size=(2, 3)), np.eye(7, 5)
+
+    def compute(image: tf.Tensor, member: tf.Tensor) -> dict[str, tf.Tensor]:
+        scale = tf.gather(tf.constant(own, tf.float32), tf.reshape(member, []))
+        features = tf.nn.conv2d(image, tf.constant(shared, tf.float32), 1, "SAME")
+        both = tf.concat([tf.nn.relu(features), image * scale], axis=-1)
+        return {"logits": tf.reduce_mean(both, axis=[1, 2]) @ tf.constant(head, tf.float32)}
+
+    signature = [
+        tf.TensorSpec([1, 6, 6, 3], tf.float32, name="image"),
+        tf.TensorSpec([1], tf.int32, name="member"),
+    ]
+    function = tf.function(compute, input_signature=signature)
+    model = read_model(convert_function(function, []))
+    simplify(model)
+    lay_out(model, layout, 2)
+    add_prefix(model, 2)
+    share(model)
+    (first, *_), last = model.signatureDefs, model.signatureDefs[-1]
+    assert {entry.name for entry in last.inputs} == {
+        b"features_0", *(entry.name for entry in first.inputs)
+    }  # fmt: skip
+    names = operator_names(model)
+    assert [names[op.opcodeIndex] for op in model.subgraphs[-1].operators].count("CONV_2D") == 0
+    tflite = tf.lite.Interpreter(model_content=write_model(model))
+    image = draw.uniform(0, 255, (1, 6, 6, 3)).astype(np.float32)
+    common = tflite.get_signature_runner("prefix")(image=image)
+    for member in range(2):
+        number = np.array([member], np.int32)
+        inputs = {"image": image, **common}
+        if layout == "indexed":
+            inputs["member"] = number
+        run = tflite.get_signature_runner("rest" if layout == "indexed" else f"rest_{member}")
+        expected = compute(tf.constant(image), tf.constant(number))["logits"]
+        np.testing.assert_allclose(run(**inputs)["logits"], expected, rtol=1e-4)
+
+
+def test_a_shared_scale_is_unpacked_where_it_is_read(tmp_path: Path) -> None:
+    """What works on constants only is in each part that reads it: here half floats of the image's
+    size, which a DEQUANTIZE converts."""
+    mask = np.random.default_rng(0).integers(0, 9, (1, 12, 12, 3)).astype(np.float32)
+    own = np.random.default_rng(1).normal(size=(2, 3)).astype(np.float32)
+    filters = np.random.default_rng(2).normal(size=(3, 3, 3, 3)).astype(np.float32)
+
+    def compute(image: tf.Tensor, member: tf.Tensor) -> dict[str, tf.Tensor]:
+        common = tf.nn.conv2d(image * mask, filters, 1, "SAME")
+        scaled = common * tf.gather(own, tf.reshape(member, []))
+        return {"logits": tf.reduce_mean(tf.nn.relu(scaled) * mask, axis=[1, 2])}
+
+    signature = [
+        tf.TensorSpec([1, 12, 12, 3], tf.float32, name="image"),
+        tf.TensorSpec([1], tf.int32, name="member"),
+    ]
+    model = read_model(convert_function(tf.function(compute, input_signature=signature), []))
+    simplify(model)
+    add_prefix(model, 2)
+    names = operator_names(model)
+    for graph in model.subgraphs:
+        assert [names[op.opcodeIndex] for op in graph.operators].count("DEQUANTIZE") == 1
+
+
+@BOTH
+def test_a_cut_file_has_what_a_conversion_of_fewer_has(layout: str, tmp_path: Path) -> None:
+    case = converted(small_ensemble(3), tmp_path, layout=layout)
+    expected = EnsembleInterpreter(case.path).predict_logits(pixels(3, (16, 16, 3)))
+    for members in (2, 1):
+        cut_file(case.path, tmp_path / "cut.tflite", members)
+        file = read_ensemble(tmp_path / "cut.tflite")
+        assert (file.prefix is None) == (members == 1)  # there is nobody to share with
+        ours = EnsembleInterpreter(tmp_path / "cut.tflite")
+        logits = ours.predict_logits(pixels(3, (16, 16, 3)))
+        assert logits.tobytes() == expected[:members].tobytes()
+
+
+@BOTH
+def test_files_without_a_prefix_run_as_before(layout: str, tmp_path: Path) -> None:
+    case = converted(small_ensemble(3), tmp_path, layout=layout)
+    images = pixels(3, (16, 16, 3))
+    expected = EnsembleInterpreter(case.path).predict_logits(images)
+    before = without_prefix(case.path, tmp_path / "before.tflite")
+    assert read_ensemble(before).prefix is None
+    assert EnsembleInterpreter(before).predict_logits(images).tobytes() == expected.tobytes()
+    cut_file(before, tmp_path / "cut.tflite", 2)
+    assert read_ensemble(tmp_path / "cut.tflite").prefix is None
+    cut = EnsembleInterpreter(tmp_path / "cut.tflite").predict_logits(images)
+    assert cut.tobytes() == expected[:2].tobytes()
+
+
+@BOTH
+def test_the_prefix_runs_once_an_image(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = converted(small_ensemble(3), tmp_path, layout=layout)
+    images, load = pixels(8, (16, 16, 3)), interpreters.load_model
+    calibrate(case.path, images, np.arange(8) % 7, mean_members=2)
+    runs: list[str] = []
+
+    class Counted:
+        def __init__(self, model: Any) -> None:
+            self._model = model
+
+        def predict(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+            runs.append("prefix" if (1, 16, 16, 3) in {x.shape for x in inputs} else "rest")
+            return self._model.predict(inputs)
+
+    monkeypatch.setattr(interpreters, "load_model", lambda *arguments: Counted(load(*arguments)))
+    ensemble = EnsembleInterpreter(case.path, kernel="default")
+    ensemble.predict(images)
+    assert runs == 8 * ["prefix", "rest", "rest", "rest"]
+    runs.clear()
+    adaptive = ensemble.predict_adaptive(images)
+    assert 8 < adaptive.members.sum() < 3 * 8
+    assert runs.count("prefix") == 8
+    assert runs.count("rest") == adaptive.members.sum()
+
+
+@pytest.mark.parametrize("what", ["feature", "prefix", "rest", "order"])
+def test_parts_that_do_not_fit_are_refused(fusion: Converted, tmp_path: Path, what: str) -> None:
+    model = read_model(fusion.path.read_bytes())
+    complete, prefix, rest = model.signatureDefs
+    if what == "feature":
+        (entry,) = (entry for entry in rest.inputs if entry.name == b"features_0")
+        entry.name = b"features_1"
+    elif what == "order":
+        complete.subgraphIndex, rest.subgraphIndex = 2, 0
+        complete.inputs, rest.inputs = rest.inputs, complete.inputs
+    else:
+        {"prefix": prefix, "rest": rest}[what].signatureKey = b"other"
+    share(model)
+    path = tmp_path / "other.tflite"
+    path.write_bytes(seal(write_model(model)))
+    with pytest.raises(EnsembleError, match="doesn't have the layout 'indexed'"):
+        read_ensemble(path)
