@@ -26,7 +26,7 @@ from convert.categories import Category, category_of
 from convert.tables import COMPACT_BITS, Tables
 from larq_ensemble.ensemble import EnsembleView, own_name
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.functional import layer_graph
+from larq_ensemble.functional import layer_graph, run_functional
 from larq_ensemble.graph import Content, LayerGraph, Role, Stored
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.layers import RPReLU, RSign
@@ -367,53 +367,10 @@ class MemberGraph:
                 kwargs = {**kwargs, "training": False}
             return layer(*args, **kwargs)
 
-        scale, offset = self._normalization
-        return {"logits": run_functional(self._network, image * scale + offset, call)}
-
-
-def run_functional(network: keras.Model, inputs: tf.Tensor, call: Any) -> tf.Tensor:
-    """Computes a functional model layer by layer.
-
-    # Arguments
-        network: a functional model with one input and one output.
-        inputs: the input's value.
-        call: `call(layer, args, kwargs)` gives what a layer's call would.
-
-    # Returns
-        The output's value.
-    """
-    makers = {
-        id(output): node
-        for layer in network.layers
-        for node in layer.inbound_nodes
-        for output in tf.nest.flatten(node.outputs)
-    }
-    values = {id(network.inputs[0]): inputs}
-    pending = [network.outputs[0]]
-    # A stack of its own: a deep network would exceed Python's recursion limit.
-    while pending:
-        tensor = pending[-1]
-        if id(tensor) in values:
-            pending.pop()
-            continue
-        node = makers[id(tensor)]
-        arguments = (node.call_args, node.call_kwargs)
-        missing = [
-            argument
-            for argument in tf.nest.flatten(arguments)
-            if id(argument) in makers and id(argument) not in values
-        ]
-        if missing:
-            pending += missing
-            continue
-        args, kwargs = tf.nest.map_structure(
-            lambda argument: values.get(id(argument), argument), arguments
-        )
-        outputs = call(node.layer, args, kwargs)
-        symbols = tf.nest.flatten(node.outputs)
-        for symbol, value in zip(symbols, tf.nest.flatten(outputs), strict=True):
-            values[id(symbol)] = value
-    return values[id(network.outputs[0])]
+        network, (scale, offset) = self._network, self._normalization
+        known = {network.inputs[0].ref(): image * scale + offset}
+        (logits,) = run_functional(network.layers, known, network.outputs, call)
+        return {"logits": logits}
 
 
 def _image_shape(network: keras.Model) -> tuple[int, int, int]:

@@ -267,6 +267,13 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
             target.get_layer(layer.name).set_weights(layer.get_weights())
 
 
+def has_losses_of_images(model: keras.Model) -> bool:
+    """Whether layers of the model add to the loss what depends on the images."""
+    # Losses of weights alone, regularization, Keras keeps as functions.
+    of_weights = sum(len(getattr(part, "_callable_losses", ())) for part in model.submodules)
+    return len(model.losses) > of_weights
+
+
 class EnsembleView:
     """What is where in an ensemble, read off the Keras model alone.
 
@@ -363,21 +370,19 @@ def _build_branches(
     if dropout is not None:
         _set_dropout(config, dropout)
     branches = keras.Model.from_config(config)
+    layers = {layer.name: layer for layer in branches.layers}  # get_layer goes through all of them
     for name in shared:
-        layer = branches.get_layer(name)
-        layer.set_weights(backbone.get_layer(name).get_weights())
-        layer.trainable = False
+        layers[name].set_weights(backbone.get_layer(name).get_weights())
+        layers[name].trainable = False
     if jitter is None:
         jitter = scheme.jitter if initial == "pretrained" else 0.0
     for member in members:
         start = backbone if initial == "pretrained" else _reinitialized(backbone, seed, member)
         for name in own:
-            branches.get_layer(own_name(member, name)).set_weights(
-                start.get_layer(name).get_weights()
-            )
+            layers[own_name(member, name)].set_weights(start.get_layer(name).get_weights())
         if scheme.rounded:
             names = [own_name(member, name) for name in sorted(binary_layers(graph))]
-            _round(map(branches.get_layer, names), np.random.default_rng([seed, member, 1]))
+            _round([layers[name] for name in names], np.random.default_rng([seed, member, 1]))
         _add_jitter(own_layers(branches, member), jitter, np.random.default_rng([seed, member]))
     logits = [
         keras.layers.Activation("linear", name=member_output(member))(output)

@@ -8,12 +8,12 @@ references; `larq_ensemble.ensemble` rewrites them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.graph import Content, Kind, LayerGraph, LayerNode, Stored
-from larq_ensemble.keras import keras, lq
+from larq_ensemble.keras import keras, lq, tf
 
 _CONVOLUTIONS = (
     keras.layers.Conv1D,
@@ -242,3 +242,54 @@ def _stored(layer: keras.layers.Layer, kind: Kind) -> Iterator[Stored]:
 
 def _quantizer(weight: Any) -> Any:
     return getattr(weight, "quantizer", None)
+
+
+def run_functional(
+    layers: Iterable[keras.layers.Layer],
+    known: Mapping[Any, Any],
+    wanted: Sequence[Any],
+    call: Callable[[keras.layers.Layer, Any, Any], Any],
+) -> list[Any]:
+    """Computes part of a functional model, layer by layer.
+
+    # Arguments
+        layers: those between the tensors that are known and those that are wanted, or more.
+        known: the values of symbolic tensors, by `KerasTensor.ref()`.
+        wanted: the symbolic tensors to compute.
+        call: `call(layer, args, kwargs)` gives what the layer's call would.
+
+    # Returns
+        The values of `wanted`.
+    """
+    makers = {
+        id(output): node
+        for layer in layers
+        for node in layer.inbound_nodes
+        for output in tf.nest.flatten(node.outputs)
+    }
+    values = {id(reference.deref()): value for reference, value in known.items()}
+    pending = [*wanted]
+    # A stack of its own: a deep network would exceed Python's recursion limit.
+    while pending:
+        tensor = pending[-1]
+        if id(tensor) in values:
+            pending.pop()
+            continue
+        node = makers[id(tensor)]
+        arguments = (node.call_args, node.call_kwargs)
+        missing = [
+            argument
+            for argument in tf.nest.flatten(arguments)
+            if id(argument) in makers and id(argument) not in values
+        ]
+        if missing:
+            pending += missing
+            continue
+        args, kwargs = tf.nest.map_structure(
+            lambda argument: values.get(id(argument), argument), arguments
+        )
+        outputs = call(node.layer, args, kwargs)
+        symbols = tf.nest.flatten(node.outputs)
+        for symbol, value in zip(symbols, tf.nest.flatten(outputs), strict=True):
+            values[id(symbol)] = value
+    return [values[id(tensor)] for tensor in wanted]

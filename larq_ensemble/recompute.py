@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.ensemble import EnsembleView, has_losses_of_images
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 
@@ -108,9 +108,7 @@ def recompute_members(ensemble: keras.Model) -> RecomputingEnsemble:
                 "keras.backend.experimental.enable_tf_random_generator() before the ensemble is "
                 "built."
             )
-    # What remains are losses of weights alone, which Keras keeps as functions.
-    of_weights = sum(len(getattr(part, "_callable_losses", ())) for part in ensemble.submodules)
-    if len(ensemble.losses) > of_weights:
+    if has_losses_of_images(ensemble):
         raise EnsembleError(
             "Recomputation knows the members' logits alone, but layers of this ensemble add to the "
             "loss what depends on the images: build it without activity_regularizer and add_loss."

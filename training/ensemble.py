@@ -20,8 +20,9 @@ from larq_ensemble.ensemble import (
     own_layers,
 )
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras
+from larq_ensemble.keras import keras, tf
 from larq_ensemble.metrics import top_k_accuracy
+from larq_ensemble.one_trace import trace_members_once
 from larq_ensemble.recompute import recompute_members
 from larq_ensemble.runs import Run, RunConfig, package_versions
 from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES, Scheme, Snapshot
@@ -57,6 +58,7 @@ def train_ensemble(
     patience: int | None = None,
     distribute: str | None = None,
     recompute: bool = False,
+    bfloat16: bool = False,
     resume: bool = False,
     verbose: int | str = "auto",
 ) -> tuple[Run, dict[str, Any]]:
@@ -80,6 +82,8 @@ def train_ensemble(
         distribute: see `training.distribution`.
         recompute: trains in the activation memory of one member, see `larq_ensemble.recompute`;
             the result is the same but for rounding, so a run may go on with or without it.
+        bfloat16: computes the frozen binary convolutions of a training in bfloat16, see
+            `larq_ensemble.one_trace.trace_members_once`.
 
     # Returns
         The run and `{"test_top1", "member_top1", "backbone_top1", "validation_top1", "epochs",
@@ -94,6 +98,8 @@ def train_ensemble(
     if prefix_weights is not None:
         chosen = chosen.with_prefix_weights(prefix_weights)
     in_turn = _checked_in_turn(chosen, in_turn, independent_data, distribute, recompute)
+    if bfloat16:
+        _check_bfloat16(chosen, in_turn, recompute, distribution)
     _check_boosting(chosen, shrinkage, patience, data)
     check_members(members)
     if isinstance(chosen, Snapshot):
@@ -133,6 +139,7 @@ def train_ensemble(
             prefix_weights=prefix_weights,
             shrinkage=shrinkage,
             recompute=recompute,
+            bfloat16=bfloat16,
             distribution=distribution,
             verbose=verbose,
         )
@@ -181,6 +188,7 @@ def train_ensemble(
                 **({"initial": initial} if initial != "pretrained" else {}),
                 **({"shrinkage": shrinkage} if shrinkage is not None else {}),
                 **({"patience": patience} if patience is not None else {}),
+                **({"bfloat16": True} if bfloat16 else {}),
             },
             versions=package_versions(),
         ),
@@ -227,6 +235,7 @@ def _joint(
     prefix_weights: Sequence[float] | None,
     shrinkage: float | None,
     recompute: bool,
+    bfloat16: bool,
     distribution: Distribution,
     verbose: int | str,
 ) -> _Way:
@@ -234,14 +243,18 @@ def _joint(
     if shrinkage is not None:
         arguments = {**arguments, "weights": [shrinkage] * members}
     model = build_ensemble(backbone, members, **arguments)
-    fitted = (
+    ensemble = (
         build_ensemble(backbone, members, independent_inputs=True, **arguments)
         if independent_data
         else model
     )
-    if recompute:
-        fitted = recompute_members(fitted)
     soft = scheme.name == "soft_boosting"
+    if soft:
+        fitted = ensemble
+    elif recompute:
+        fitted = recompute_members(ensemble)
+    else:
+        fitted = trace_members_once(ensemble, bfloat16=bfloat16)
     outputs = () if soft else tuple(compile_arguments(fitted, prefix_weights)["loss"])
     if outputs and not independent_data and ENSEMBLE_OUTPUT not in outputs:
         outputs = (*outputs, ENSEMBLE_OUTPUT)
@@ -270,8 +283,8 @@ def _joint(
             outputs=outputs,
             sample_weights=scheme.sample_weights(members, len(splits.train), seed),
         )
-        if fitted is not model:
-            copy_weights(fitted, model)
+        if ensemble is not model:
+            copy_weights(ensemble, model)
         return model, speed
 
     shared = [layer.name for layer in EnsembleView(model).shared_layers()]
@@ -353,6 +366,27 @@ def _checked_in_turn(
             "through all members: leave --independent-data out."
         )
     return in_turn
+
+
+def _check_bfloat16(
+    scheme: Scheme, in_turn: bool, recompute: bool, distribution: Distribution
+) -> None:
+    """# Raises
+    EnsembleError: if a training of this kind, or this machine, has no bfloat16.
+    """
+    if in_turn or recompute or scheme.name == "soft_boosting" or distribution.replicas > 1:
+        raise EnsembleError(
+            "bfloat16 is for members that are trained together on one device, by a scheme other "
+            "than soft_boosting and without --recompute: leave --bfloat16 out."
+        )
+    try:
+        one = tf.ones([1, 4, 4, 32], tf.bfloat16)
+        tf.nn.conv2d(one, tf.ones([3, 3, 32, 32], tf.bfloat16), 1, "SAME")
+    except tf.errors.OpError as error:
+        raise EnsembleError(
+            f"TensorFlow can't compute convolutions in bfloat16 here ({error.message}): leave "
+            "--bfloat16 out."
+        ) from error
 
 
 def _check_boosting(

@@ -15,6 +15,7 @@ from larq_ensemble.files import write_text
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run
 from training.distribution import Distribution
+from training.optimizer import OneOperatorAdam
 from training.pipeline import Batches
 from training.recipes import Recipe
 
@@ -40,7 +41,7 @@ def adam(
         ),
         "triangle": lambda: Triangle(recipe.lr, steps, recipe.end_lr),
     }[course]()
-    return keras.optimizers.Adam(rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2)
+    return OneOperatorAdam(rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2)
 
 
 class Triangle(keras.optimizers.schedules.LearningRateSchedule):
@@ -118,9 +119,13 @@ def fit(
         model=model, optimizer=model.optimizer, epoch=epoch, dropout=generators
     )
     manager = tf.train.CheckpointManager(checkpoint, str(run.checkpoints_path), max_to_keep=2)
+    with distribution.scope():
+        # Now, because a step that makes variables is traced twice.
+        model.optimizer.build(model.trainable_variables)
+        if model.outputs:
+            model.compiled_loss.build(model.output)
     if manager.checkpoints:
         with distribution.scope():
-            model.optimizer.build(model.trainable_variables)
             checkpoint.restore(_last_readable(manager)).assert_existing_objects_matched()
     initial_epoch = distribution.agree(int(epoch.numpy()), "the checkpoints they see")
     logging: list[keras.callbacks.Callback] = []

@@ -32,6 +32,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import replacing, write_text
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.metrics import top_k_accuracy
+from larq_ensemble.one_pass import one_pass_network
 from larq_ensemble.runs import Run
 from larq_ensemble.schemes import SCHEMES, AdaBoost, Adversarial, SampleWeights, member_output
 from training.adversarial import AdversarialTraining
@@ -118,7 +119,7 @@ class InTurn:
 
     def _objective(self, member: int, network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
         """What `fit` trains to train the network: a model, and its loss and metrics."""
-        return network, {
+        return one_pass_network(network), {
             "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         }

@@ -10,6 +10,7 @@ import numpy as np
 from larq_ensemble.keras import keras
 from larq_ensemble.metrics import top_k_accuracy
 from larq_ensemble.models import MODELS, build_model
+from larq_ensemble.one_pass import one_pass_network
 from larq_ensemble.runs import Run, RunConfig, package_versions
 from training.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from training.distillation import Distillation, DistillationLoss, Student, teacher_logits
@@ -88,6 +89,7 @@ def pretrain(
         figures["from_real"] = start_from_real(model, from_real.model)
 
     def objective(network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+        network = one_pass_network(network)
         loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         if distillation is not None:
             teacher = distribution.replicate(distillation.teacher.model)

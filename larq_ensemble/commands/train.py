@@ -81,6 +81,12 @@ if TYPE_CHECKING:
     "whatever M, the same result, about a third more time.",
 )
 @click.option(
+    "--bfloat16",
+    is_flag=True,
+    help="Compute frozen binary convolutions in bfloat16, for CPUs with AVX512_BF16 or AMX: their "
+    "sums stay exact, the gradients through them are rounded to 8 bits.",
+)
+@click.option(
     "--jitter",
     type=float,
     help="Noise on each member's initial batch norm  [default: the scheme's]",
@@ -103,6 +109,7 @@ def command(
     patience: int | None,
     prefix_weights: tuple[float, ...] | None,
     recompute: bool,
+    bfloat16: bool,
     jitter: float | None,
     data_dir: str | None,
     limit_train: int | None,
@@ -142,6 +149,7 @@ def command(
       larq-ensemble train --pretrained runs/backbone --scheme adaboost --sharing none \\
           --initial random --out runs/benn_boosting
       larq-ensemble train --pretrained runs/backbone --members 16 --recompute --out runs/of16
+      larq-ensemble train --pretrained runs/backbone --members 10 --bfloat16 --out runs/of10
       larq-ensemble train --pretrained runs/backbone --sharing 're:.*_conv[12]' --out runs/r
     """
     from larq_ensemble.runs import load_run
@@ -182,6 +190,7 @@ def command(
             prefix_weights=prefix_weights,
             distribute=distribute,
             recompute=recompute,
+            bfloat16=bfloat16,
             resume=resume,
             verbose=keras_verbosity(),
         )

@@ -1,0 +1,51 @@
+"""Adam as one operator for each weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from larq_ensemble.keras import keras, tf
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class OneOperatorAdam(keras.optimizers.Adam):
+    r"""Keras's Adam, traced in a fraction of the time.
+
+    Keras writes the update of each weight with a dozen operators. An ensemble of ten has 600
+    weights, so most of the time before its first step went there. TensorFlow has the update as one
+    operator, of the same formula and state:
+
+    \\[
+    m = \beta_1 m + (1 - \beta_1) g, \quad v = \beta_2 v + (1 - \beta_2) g^2, \quad
+    w = w - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m}{\sqrt{v} + \epsilon}
+    \\]
+
+    # References
+        - Kingma and Ba 2015, [Adam](https://arxiv.org/abs/1412.6980), the end of section 2.
+    """
+
+    def apply_gradients(self, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
+        self._powers: tuple[tf.Tensor, tf.Tensor] | None = None
+        return super().apply_gradients(grads_and_vars, *args, **kwargs)
+
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
+        one_device = tf.distribute.get_strategy().num_replicas_in_sync == 1
+        if not one_device or isinstance(gradient, tf.IndexedSlices) or self.amsgrad:
+            super().update_step(gradient, variable)
+            return
+        if self._powers is None:
+            step = tf.cast(self.iterations + 1, tf.float32)
+            self._powers = tf.pow(self.beta_1, step), tf.pow(self.beta_2, step)
+        index = self._index_dict[self._var_key(variable)]
+        tf.raw_ops.ResourceApplyAdam(
+            var=getattr(variable, "latent_variable", variable).handle,
+            m=self._momentums[index].handle,
+            v=self._velocities[index].handle,
+            beta1_power=self._powers[0],
+            beta2_power=self._powers[1],
+            lr=self.learning_rate,
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=gradient,
+        )
