@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ class Training:
         batch: images a step.
         steps: timed, after those of the lead-in.
         width: times the channels of XNOR-ResNet-20.
+        bfloat16: binary convolutions in bfloat16.
         recompute: in the activation memory of one member.
     """
 
@@ -45,6 +47,7 @@ class Training:
     batch: int = 256
     steps: int = 5
     width: float = 1.0
+    bfloat16: bool = False
     recompute: bool = False
 
 
@@ -66,9 +69,10 @@ class Measurement:
     steps: tuple[float, ...]
     peak: int
 
-    def member_images(self, seconds: float) -> float:
-        """Member-images a second of a step of so many seconds."""
-        return self.training.members * self.training.batch / seconds
+    @property
+    def member_images(self) -> float:
+        """Member-images a second, by the median of the steps."""
+        return self.training.members * self.training.batch / statistics.median(self.steps)
 
 
 def measure(
@@ -178,7 +182,7 @@ def train(training: Training) -> Clock:
         train_ensemble(
             backbone, Path(folder) / "ensemble", members=training.members,
             recipe=recipes.retrain.override(epochs=1, batch_size=training.batch), data=options,
-            recompute=training.recompute, verbose=0,
+            bfloat16=training.bfloat16, recompute=training.recompute, verbose=0,
         )  # fmt: skip
     return clock
 

@@ -6,7 +6,8 @@ NumPy only, so that it can run in an environment of its own. Variants:
 - `plain`: as one writes it; sign and its gradient take several passes over memory;
 - `tuned`: the fastest that we found without compiling; sign makes one pass in each direction, and
   images lie channels last;
-- `compiled`: that with `torch.compile`.
+- `compiled`: that with `torch.compile`;
+- `bfloat16`: `tuned`, under `torch.autocast` to bfloat16.
 
     python benchmarks/fusion_steps_torch.py \
         '{"members": 4, "batch": 256, "steps": 5, "width": 1.0}' tuned
@@ -96,7 +97,7 @@ class Network(nn.Module):
 
     # Arguments
         width: times the channels.
-        variant: `"plain"`, `"tuned"` or `"compiled"`.
+        variant: `"plain"`, `"tuned"`, `"compiled"` or `"bfloat16"`.
         weights: an iterator, of which every network takes the weights of one member.
     """
 
@@ -122,6 +123,7 @@ class Network(nn.Module):
         self.linear = nn.Linear(inputs, CLASSES)
         if weights is not None:
             self.load_state_dict(next(weights), strict=False)
+        self.cast = variant == "bfloat16"
         self.to(memory_format=memory_format(variant))
         if variant == "compiled":
             self.compile()
@@ -144,6 +146,10 @@ class Network(nn.Module):
             self.add_module(f"{name}_{part}", layer)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=self.cast):
+            return self.logits(images).to(images.dtype)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
         x = self.conv1_bn(self.conv1(images))
         for name in self.blocks:
             block = {part: getattr(self, f"{name}_{part}") for part in PARTS}

@@ -3,8 +3,15 @@
 XNOR-ResNet-20, 100 classes, images of 32x32x3, Adam, one loss on the mean logits; frozen, shared
 convolutions. Ours is what `larq-ensemble train` runs, with its shuffled and augmented batches. The
 peer is `torchensemble.FusionClassifier` with the same network in PyTorch, made as fast as we could
-without compiling it (`tuned`, see fusion_steps_torch.py); its batches lie in memory. First it is
-checked that both compute the same: logits, gradients, number of trained weights.
+without compiling it; its batches lie in memory. First it is checked that both compute the same:
+logits, gradients, number of trained weights. Kinds:
+
+    ours           as it is by default, in float32
+    ours_bfloat16  with --bfloat16: frozen binary convolutions in bfloat16
+    peer           fastest eager: sign makes one pass over memory, images lie channels last
+    peer_plain     as one writes it: sign makes several passes, images lie channels first
+    peer_compiled  peer with torch.compile
+    peer_bfloat16  peer under torch.autocast to bfloat16
 
 Every measurement is a process of its own on all cores. They take turns, so that other load on the
 machine falls on both; a round changes who begins. PyTorch may live in another environment:
@@ -16,14 +23,14 @@ machine falls on both; a round changes who begins. PyTorch may live in another e
 
     python benchmarks/train_throughput.py --peer-python torch-env/bin/python
     python benchmarks/train_throughput.py --only ours --members 4 --rounds 1
-    python benchmarks/train_throughput.py --variants tuned,plain,compiled --json -
+    python benchmarks/train_throughput.py --kinds ours,peer,peer_plain,peer_compiled --json -
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,8 +42,13 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.reporting import Report, json_option, reporting
 
 PEER = Path(__file__).with_name("fusion_steps_torch.py")
-OURS = "larq-ensemble"
-VARIANTS = ("tuned", "plain", "compiled")
+PEER_VARIANTS = {
+    "peer": "tuned",
+    "peer_plain": "plain",
+    "peer_compiled": "compiled",
+    "peer_bfloat16": "bfloat16",
+}
+KINDS = ("ours", "ours_bfloat16", *PEER_VARIANTS)
 #: Of the largest value, in double precision: two ways to sum the same.
 TOLERANCE = 1e-9
 
@@ -53,8 +65,8 @@ def numbers(context: click.Context, parameter: click.Parameter, text: str) -> li
 
 def names(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
     found = text.split(",")
-    if unknown := [each for each in found if each not in VARIANTS]:
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(VARIANTS)}.")
+    if unknown := [each for each in found if each not in KINDS]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(KINDS)}.")
     return found
 
 
@@ -70,11 +82,11 @@ def names(context: click.Context, parameter: click.Parameter, text: str) -> list
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Processes of each kind."
 )
 @click.option("--width", type=float, default=1.0, show_default=True, help="Times the channels.")
-@click.option("--only", type=click.Choice(["ours", "peer"]), help="Measure one of the two.")
 @click.option(
-    "--variants", callback=names, default="tuned", show_default=True,
-    help=f"Of the peer: {', '.join(VARIANTS)}; ratios are to the first.",
+    "--kinds", callback=names, default="ours,ours_bfloat16,peer", show_default=True,
+    help="What to measure, commas between; ratios are to the first of the peer.",
 )  # fmt: skip
+@click.option("--only", type=click.Choice(["ours", "peer"]), help="Those kinds of one side.")
 @click.option(
     "--peer-python", metavar="PATH", default=sys.executable,
     help="The Python that has torch and torchensemble  [default: this one]",
@@ -86,42 +98,45 @@ def main(
     steps: int,
     rounds: int,
     width: float,
+    kinds: list[str],
     only: str | None,
-    variants: list[str],
     peer_python: str,
     json_target: str | None,
 ) -> None:
     with reporting(json_target) as report:
-        if only != "ours":
+        kinds = [kind for kind in kinds if kind.startswith(only or "")]
+        if not kinds:
+            raise EnsembleError(f"--only {only} leaves nothing of --kinds to measure.")
+        if not all(map(is_ours, kinds)):
             report.result["versions"] = peer_versions(peer_python)
-        if only is None:
-            report.result["equivalence"] = check_equivalence(report, width, peer_python)
-        kinds = [*([] if only == "peer" else [OURS]), *([] if only == "ours" else variants)]
+            if any(map(is_ours, kinds)):
+                report.result["equivalence"] = check_equivalence(report, width, peer_python)
         rows = []
         for count in members:
             training = Training(count, batch, steps, width)
             measured: dict[str, list[Measurement]] = {kind: [] for kind in kinds}
             for index in range(rounds):
                 for kind in kinds if index % 2 == 0 else reversed(kinds):
-                    if kind == OURS:
-                        done = measure(training)
+                    if is_ours(kind):
+                        done = measure(replace(training, bfloat16=kind == "ours_bfloat16"))
                     else:
-                        done = measure(training, PEER, kind, python=peer_python)
+                        done = measure(training, PEER, PEER_VARIANTS[kind], python=peer_python)
                     measured[kind].append(done)
                     report.line(
-                        f"M = {count}, round {index + 1}/{rounds}, {label(kind)}: "
-                        f"{done.member_images(median(done.steps)):,.0f} member-images/s"
+                        f"M = {count}, round {index + 1}/{rounds}, {kind}: "
+                        f"{done.member_images:,.0f} member-images/s, first step "
+                        f"{done.first_step:.1f} s"
                     )
-            rows += summaries(measured, kinds)
+            rows += summaries(measured)
         report.table(
             f"Fusion of XNOR-ResNet-20, 100 classes, batch {batch}, width {width}",
             [
-                "training", "M", "member-images/s", "lowest to highest", "ratio", "first step s",
+                "kind", "M", "member-images/s", "lowest to highest", "ratio", "first step s",
                 "ratio", "peak GB", "ratio",
             ],
             [
                 [
-                    label(row["training"]), row["members"],
+                    row["kind"], row["members"],
                     f"{row['member_images_per_second']:,.0f}",
                     "{:,.0f} to {:,.0f}".format(*row["spread"]), row["ratio"], row["first_step"],
                     row["first_step_ratio"], row["peak"] / 1e9, row["peak_ratio"],
@@ -130,26 +145,25 @@ def main(
             ],
         )  # fmt: skip
         report.line(
-            f"Medians of {rounds} processes of {steps} steps; first step: from the start of "
-            "building the ensemble, with all libraries imported; ratio: to the first row of the "
-            "peer with this M."
+            f"Medians of {rounds} process(es) of {steps} step(s); first step: from the start of "
+            "building the ensemble, with all libraries imported; ratios: to the first of the peer "
+            "with this M."
         )
         report.result["rows"] = rows
 
 
-def label(kind: str) -> str:
-    return kind if kind == OURS else f"torchensemble, {kind}"
+def is_ours(kind: str) -> bool:
+    return kind.startswith("ours")
 
 
-def summaries(measured: dict[str, list[Measurement]], kinds: Sequence[str]) -> list[dict[str, Any]]:
+def summaries(measured: dict[str, list[Measurement]]) -> list[dict[str, Any]]:
     """Of each kind the medians over its processes, the spread, and ratios to the peer."""
     rows = []
-    for kind in kinds:
-        runs = measured[kind]
-        speeds = [run.member_images(median(run.steps)) for run in runs]
+    for kind, runs in measured.items():
+        speeds = [run.member_images for run in runs]
         rows.append(
             {
-                "training": kind,
+                "kind": kind,
                 "members": runs[0].training.members,
                 "member_images_per_second": median(speeds),
                 "spread": [min(speeds), max(speeds)],
@@ -158,7 +172,7 @@ def summaries(measured: dict[str, list[Measurement]], kinds: Sequence[str]) -> l
                 "peak": median(run.peak for run in runs),
             }
         )
-    peer = next((row for row in rows if row["training"] != OURS), None)
+    peer = next((row for row in rows if not is_ours(row["kind"])), None)
     for row in rows:
         for ratio, value in (
             ("ratio", "member_images_per_second"),
