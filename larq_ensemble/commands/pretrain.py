@@ -37,7 +37,7 @@ from larq_ensemble.reporting import json_option, keras_verbosity, reporting
 @click.option(
     "--pad-values",
     type=click.Choice(["0", "1"]),
-    help="What pads binary convolutions  [default: 0, the paper's; 1 in deploynet12]",
+    help="What pads binary convolutions  [default: 0, the paper's; 1 in deploynet9]",
 )
 @click.option(
     "--estimator",

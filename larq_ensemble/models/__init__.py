@@ -86,7 +86,7 @@ for _name, _architecture in {
     "birealnet34": Architecture(bireal_block, _WIDE, (3, 4, 6, 3)),
     # RSign's gradient is approx_sign, whatever is asked for.
     "reactnet10": Architecture(react_block, _WIDE, (1, 1, 1, 1), estimators=("approx_sign",)),
-    "deploynet12": Architecture(deploy_block, (64, 64), (2, 3), stem=(4, 2), pad_values=1.0),
+    "deploynet9": Architecture(deploy_block, (64, 64), (3, 4), stem=(4, 2), pad_values=1.0),
 }.items():
     MODELS.register(_name, _architecture)
     MODELS.register(f"{_name}_real", replace(_architecture, binary=False))

@@ -89,12 +89,9 @@ class KerasLayers:
             name=name,
         )(x)
 
-    def prelu(
-        self, x: tf.Tensor, *, per_channel: bool = False, monotonic: bool = False, name: str
-    ) -> tf.Tensor:
+    def prelu(self, x: tf.Tensor, *, per_channel: bool = False, name: str) -> tf.Tensor:
         return keras.layers.PReLU(
             alpha_initializer=keras.initializers.Constant(0.25),
-            alpha_constraint=AtLeast(0.0) if monotonic else None,
             shared_axes=list(range(1, len(x.shape) - per_channel)),
             name=name,
         )(x)

@@ -78,9 +78,7 @@ class SizeTracer:
         stored = Stored(Content.NORM, 2 * x.channels, FLOAT_BITS)
         return self._record(name, Kind.NORM, (x,), x.channels, stored)
 
-    def prelu(
-        self, x: Traced, *, per_channel: bool = False, monotonic: bool = False, name: str
-    ) -> Traced:
+    def prelu(self, x: Traced, *, per_channel: bool = False, name: str) -> Traced:
         stored = Stored(Content.ACTIVATION, x.channels if per_channel else 1, FLOAT_BITS)
         return self._record(name, Kind.ACTIVATION, (x,), x.channels, stored)
 

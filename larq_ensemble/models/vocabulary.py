@@ -48,13 +48,8 @@ class Layers(Protocol[Value]):
         With a scale that is kept positive it is one threshold a channel before a sign.
         """
 
-    def prelu(
-        self, x: Value, *, per_channel: bool = False, monotonic: bool = False, name: str
-    ) -> Value:
-        """max(x, 0) + a * min(x, 0) with one slope `a`, or one for each channel.
-
-        With a slope that is kept non-negative a threshold behind it is one before it.
-        """
+    def prelu(self, x: Value, *, per_channel: bool = False, name: str) -> Value:
+        """max(x, 0) + a * min(x, 0) with one slope `a`, or one for each channel."""
 
     def rprelu(self, x: Value, *, name: str) -> Value:
         """`larq_ensemble.layers.RPReLU`."""
