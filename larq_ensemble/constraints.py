@@ -27,7 +27,7 @@ class AtLeast(keras.constraints.Constraint):
         minimum: the smallest value that a weight can have.
     """
 
-    def __init__(self, minimum: float = 0.0) -> None:
+    def __init__(self, minimum: float) -> None:
         self.minimum = minimum
 
     def __call__(self, w: tf.Tensor) -> tf.Tensor:

@@ -10,6 +10,7 @@ from larq_ensemble.graph import Content
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.models import MODELS, build_model, trace_model
 from larq_ensemble.models.birealnet import bireal_block
+from larq_ensemble.models.deploynet import deploy_block
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.models.reactnet import react_block
 from larq_ensemble.models.resnet import residual_block
@@ -177,6 +178,34 @@ def test_react_block(binary: bool, strides: int, size: int) -> None:
     np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize(("strides", "size"), [(1, 4), (2, 6), (2, 5)])
+def test_deploy_block(binary: bool, strides: int, size: int) -> None:
+    """BN, sign, binary conv padded with ones, PReLU with a slope a channel, BN, plus shortcut."""
+    model = block_model(deploy_block, size, 3, strides, binary=binary, pad_values=1.0)
+    x = halves((2, size, size, 3), 2)
+
+    def weights(name: str) -> list[np.ndarray]:
+        return [value.astype(np.float64) for value in model.get_layer(f"b_{name}").get_weights()]
+
+    y = norm(x, *weights("bn1"))
+    (kernel,) = weights("conv")
+    y = binary_conv(y, kernel, strides, 1.0) if binary else conv(y, kernel, strides, 0.0)
+    y = norm(prelu(y, *weights("prelu")), *weights("bn2"))
+    expected = y + (pool(x) if strides == 2 else x)
+    np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-4, atol=1e-4)
+    assert model.get_layer("b_prelu").alpha.shape == (1, 1, 3)
+
+
+def test_deploynet_pads_with_ones() -> None:
+    small = {"input_shape": (4, 4, 1), "classes": 2, "width": 1 / 64}
+    for arguments, expected in (({}, 1), ({"pad_values": 0}, 0)):
+        model = build_model("deploynet9", **small, **arguments)
+        assert {layer.pad_values for layer in model.layers if hasattr(layer, "pad_values")} == {
+            expected
+        }
+
+
 def input_quantizers(model: keras.Model) -> set[type]:
     """What binarizes the inputs of binary convolutions."""
     layers = [layer for layer in model.layers if isinstance(layer, lq.layers.QuantConv2D)]
@@ -208,6 +237,7 @@ def test_the_estimator_is_the_gradient_of_the_sign(resnet20) -> None:
         ("birealnet18", (4, 4, 4, 4), 3),
         ("birealnet34", (6, 8, 12, 6), 3),
         ("reactnet10", (2, 2, 2, 2), 3),
+        ("deploynet9", (3, 4), 0),
     ],
 )
 def test_the_number_of_layers(name: str, convolutions: tuple[int, ...], shortcuts: int) -> None:
@@ -378,7 +408,7 @@ def test_sizes_that_cannot_be(arguments: dict, message: str) -> None:
 
 def test_unknown_models_list_the_known_ones() -> None:
     families = ["resnet18", "resnet20", "resnet32", "resnet34"]
-    families += ["birealnet18", "birealnet34", "reactnet10"]
+    families += ["birealnet18", "birealnet34", "reactnet10", "deploynet9"]
     assert sorted(MODELS) == sorted([*families, *(f"{name}_real" for name in families)])
     for build in (
         lambda: build_model("resnet", input_shape=(8, 8, 3), classes=3),

@@ -124,6 +124,8 @@ PAPER_BITS = {
         wide_block(256, 512, 2, 1),
         32 * 512 * 10,
     ),
+    # A 4x4 stem, two stages of one width.
+    "deploynet9": (32 * 48 * 64, 3 * 9 * 64 * 64, 4 * 9 * 64 * 64, 32 * 64 * 10),
 }
 PAPER_BITS["birealnet34"] = PAPER_BITS["resnet34"]
 
@@ -161,13 +163,15 @@ OWN_VALUES = {
         64 * 128 + 128 * 256 + 256 * 512,
         128 + 256 + 512,
     ),
+    # Two norms a convolution, and a slope a channel.
+    "deploynet9": (64 + 7 * 2 * 64, 7 * 64, 0, 0),
 }
 
 
 @pytest.mark.parametrize("name", OWN_VALUES)
 def test_device_bits_of_other_networks(name: str) -> None:
     norm_channels, activation, filters, scales = OWN_VALUES[name]
-    features = 64 if name == "resnet32" else 512
+    features = 64 if name in ("resnet32", "deploynet9") else 512
     linear = features * 100 + 100
     report = account(trace_model(name, classes=100), members=4)
     own = 32 * (2 * norm_channels + activation + scales + linear) + filters
