@@ -44,9 +44,8 @@ class OneTraceEnsemble(keras.Model):
     ensemble does in the way that that does.
     """
 
-    def __init__(self, *args: Any, bfloat16: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.bfloat16 = bfloat16
+    #: See `trace_members_once`; a copy that Keras loads is trained in float32.
+    bfloat16 = False
 
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -88,9 +87,9 @@ def trace_members_once(ensemble: keras.Model, *, bfloat16: bool = False) -> OneT
         EnsembleError: if `ensemble` is none.
     """
     EnsembleView(ensemble)
-    return OneTraceEnsemble(
-        ensemble.inputs, ensemble.outputs, name=ensemble.name, bfloat16=bfloat16
-    )
+    traced = OneTraceEnsemble(ensemble.inputs, ensemble.outputs, name=ensemble.name)
+    traced.bfloat16 = bfloat16
+    return traced
 
 
 class _Members:
@@ -336,9 +335,7 @@ def _normalized(
         epsilon=layer.epsilon,
         is_training=True,
     )
-    # Keras's moving variance is that of the batch itself, not the unbiased estimate.
-    count = tf.cast(tf.size(x) // channels[0], variance.dtype)
-    batch = {"moving_mean": mean, "moving_variance": variance * ((count - 1) / count)}
+    batch = {"moving_mean": mean, "moving_variance": variance}
     return outputs, {
         name: values[name] * layer.momentum + value * (1 - layer.momentum)
         for name, value in batch.items()

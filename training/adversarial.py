@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.one_pass import OnePassNetwork
 
 
-class AdversarialTraining(keras.Model):
+class AdversarialTraining(OnePassNetwork):
     """A network whose training step takes the loss of its images and of adversarial ones.
 
     The gradients are those of the sum, see `larq_ensemble.schemes.Adversarial`; the `loss` that

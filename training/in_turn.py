@@ -281,7 +281,8 @@ class AdversarialInTurn(InTurn):
         trained = AdversarialTraining(network.inputs, network.outputs[0], name=network.name)
         # A step of the images, in what the network sees: (x / 255 - mean) / std.
         trained.epsilon = Adversarial.EPSILON / np.asarray(self.dataset.std, np.float32)
-        return super()._objective(member, trained)
+        _, compiled = super()._objective(member, network)
+        return trained, compiled
 
 
 class AdaBoostInTurn(InTurn):
