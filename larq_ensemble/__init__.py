@@ -27,7 +27,9 @@ _EXPORTS = {
     "build_model": "models",
     "compile_arguments": "ensemble",
     "load_run": "runs",
+    "one_pass_network": "one_pass",
     "recompute_members": "recompute",
+    "trace_members_once": "one_trace",
 }
 
 __all__ = ["__version__", *_EXPORTS]
