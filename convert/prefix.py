@@ -9,9 +9,8 @@ ones, each with a SignatureDef:
 | `prefix` | `image` | `features_0` and so on: what members read of it |
 | `rest`, in the layout `"subgraphs"` `rest_{i}` | these, and `member` where it was | `logits` |
 
-They consist of the complete graphs' own operators, on the same list of tensors, and take a few
-hundred bytes. The complete graphs stay, and stay first: tools that know no signatures run the first
-graph of a file.
+They consist of the complete graphs' own operators and tensors and take one or two kilobytes. The
+complete graphs stay, and stay first: tools that know no signatures run the first graph of a file.
 """
 
 from __future__ import annotations
@@ -33,6 +32,8 @@ _COSTLY = {
     *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "LceBconv2d"),
     *("FULLY_CONNECTED", "BATCH_MATMUL", "RESIZE_BILINEAR"),
 }
+#: How many tensors TFLite has room for at first.
+_RESERVED_TENSORS = 128
 
 
 def add_prefix(model: Any, members: int) -> None:
@@ -55,6 +56,7 @@ def add_prefix(model: Any, members: int) -> None:
         f"features_{number}".encode(): index for number, index in enumerate(division.features)
     }
     _add(model, graphs[0], PREFIX, division.prefix, image, features)
+    model.subgraphs[-1].tensors = _with_room(model.subgraphs[-1])
     for number, (graph, signature) in enumerate(zip(graphs, signatures, strict=True)):
         _add(
             model,
@@ -180,6 +182,22 @@ def _needed(graph: Any, outputs: Collection[int], given: Collection[int]) -> lis
             needed.update(set(op.inputs.tolist()) - set(given))
             places.append(place)
     return places[::-1]
+
+
+def _with_room(graph: Any) -> list[Any]:
+    """The tensors of a prefix, as many as a power of two: the last ones are not used.
+
+    Preparing a convolution adds tensors to TFLite's list, and to have room for some more the list
+    moves in memory, before an operator is prepared or when the graph first runs. LCE's Python
+    binding doesn't survive the latter (LCE 0.16.0: a graph of 112 tensors that ends in a
+    convolution crashes), which is where a prefix may lead, ending in what adds tensors. TFLite
+    reserves room for 128 at first and doubles it: a list that starts out full moves before the
+    first operator is prepared, and has enough room then.
+    """
+    used = {int(index) for op in graph.operators for index in (*op.inputs, *op.outputs)}
+    count = 1 + max(used)
+    places = max(_RESERVED_TENSORS, 1 << (count - 1).bit_length())
+    return [*graph.tensors[:count], *[graph.tensors[0]] * (places - count)]
 
 
 def _add(

@@ -14,7 +14,7 @@ from convert.flatbuffer import operator_names, read_model, write_model
 from convert.inspection import inspect_file
 from convert.layouts import lay_out
 from convert.lce import convert_function
-from convert.packing import share, simplify
+from convert.packing import renumbered, share, simplify
 from convert.prefix import add_prefix, drop_prefix
 from larq_ensemble import interpreters
 from larq_ensemble.cascade import Cascade, log_margin
@@ -88,8 +88,9 @@ def test_its_graphs_take_few_bytes(layout: str, tmp_path: Path) -> None:
     before = without_prefix(case.path, tmp_path / "before.tflite")
     size, graphs = before.stat().st_size, 3 if layout == "subgraphs" else 1
     operators = inspect_file(case.path).graph_ops
-    # The lists of operators once, and for each graph its description and its signature.
-    assert case.path.stat().st_size - size < 4 * operators + 200 * (1 + graphs)
+    # The lists of operators once, that of the prefix's tensors, and for each graph its description
+    # and its signature.
+    assert case.path.stat().st_size - size < 4 * (operators + 128) + 200 * (1 + graphs)
     categories = inspect_file(case.path).categories
     assert sum(categories.values()) == case.path.stat().st_size
     changed = {
@@ -136,6 +137,29 @@ def test_a_deeper_prefix(layout: str, tmp_path: Path) -> None:
     assert prefix is not None
     # The transition's output, and in bits what the members' own convolution takes.
     assert set(prefix.outputs) == {"features_0", "features_1"}
+
+
+def test_prefixes_of_any_size_run(fusion: Converted, tmp_path: Path) -> None:
+    """LCE's Python binding crashes for a prefix of some size if nothing is done about it."""
+    images, path = pixels(2, (16, 16, 3)), tmp_path / "moved.tflite"
+    expected = EnsembleInterpreter(fusion.path).predict_logits(images)
+    for count in range(108, 132):
+        model = read_model(fusion.path.read_bytes())
+        (old,) = model.subgraphs[1].outputs.tolist()
+        drop_prefix(model)
+        (graph,) = model.subgraphs
+        assert len(graph.tensors) < 108
+        # The stem's output becomes the tensor of that number, with unused ones before it.
+        graph.tensors += [graph.tensors[old]] * (count - len(graph.tensors))
+        moved = {number: number for number in range(-1, count)} | {old: count - 1}
+        for op in graph.operators:
+            op.inputs, op.outputs = renumbered(op.inputs, moved), renumbered(op.outputs, moved)
+        add_prefix(model, 3)
+        share(model)
+        path.write_bytes(seal(write_model(model)))
+        ours = EnsembleInterpreter(path, kernel="default")
+        for _ in range(3):
+            assert ours.predict_logits(images).tobytes() == expected.tobytes()
 
 
 @BOTH

@@ -29,6 +29,11 @@ def test_latency(budget: float, expected: int) -> None:
     assert members_for_latency(budget, 2.0, 4) == expected
 
 
+@pytest.mark.parametrize(("budget", "expected"), [(0.5, 1), (4.9, 1), (5, 2), (9, 4), (99, 4)])
+def test_latency_of_what_runs_once(budget: float, expected: int) -> None:
+    assert members_for_latency(budget, 2.0, 4, image_ms=1.0) == expected
+
+
 @pytest.mark.parametrize("budget", [0, -1.0, float("nan"), "5", True, None])
 def test_bad_latency(budget: object) -> None:
     with pytest.raises(EnsembleError, match=r"`max_latency_ms` must be a positive.*Received"):
