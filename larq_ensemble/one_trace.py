@@ -63,6 +63,11 @@ class OneTraceEnsemble(keras.Model):
             return str(error)
         return None
 
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether it has layers that `bfloat16` is for."""
+        return any(map(_is_plain_binary_conv, self._members.shared.values()))
+
     @functools.cached_property
     def _members(self) -> _Members:
         return _Members(self, bfloat16=self.bfloat16)
@@ -84,11 +89,22 @@ def trace_members_once(ensemble: keras.Model, *, bfloat16: bool = False) -> OneT
         Dropout, metrics and checkpoints are those of `ensemble`.
 
     # Raises
-        EnsembleError: if `ensemble` is none.
+        EnsembleError: if `ensemble` is none, or has nothing that could be computed in bfloat16.
     """
     EnsembleView(ensemble)
     traced = OneTraceEnsemble(ensemble.inputs, ensemble.outputs, name=ensemble.name)
     traced.bfloat16 = bfloat16
+    if bfloat16 and traced.obstacle is not None:
+        raise EnsembleError(
+            "bfloat16 needs members that can be traced once, and these can't: "
+            f"{traced.obstacle} Leave bfloat16 out."
+        )
+    if bfloat16 and not traced.has_bfloat16:
+        raise EnsembleError(
+            "bfloat16 is for frozen binary convolutions that all members share (QuantConv2D with "
+            "binarized inputs and filters, without bias and activation), and this ensemble has "
+            "none: leave it out."
+        )
     return traced
 
 
@@ -115,7 +131,7 @@ class _Members:
         self._rest = [layer for layer in network.layers if layer.name not in common]
         self._boundary = _boundary(network, self._first, self._rest)
         self._output = network.outputs[0]
-        self._shared = {
+        self.shared = {
             layer.name: layer for layer in self._rest if layer.weights and layer.name not in own
         }
         for layer in self._rest:
@@ -141,7 +157,7 @@ class _Members:
 
     def logits(self, inputs: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
         """The logits of every member, each [n, classes]; in training with all side effects."""
-        shared = {name: _quantized(layer, _values(layer)) for name, layer in self._shared.items()}
+        shared = {name: _quantized(layer, _values(layer)) for name, layer in self.shared.items()}
         features = None
         logits = []
         for member in range(self.view.members):
@@ -227,6 +243,7 @@ class _Members:
 def _is_plain_binary_conv(layer: keras.layers.Layer) -> bool:
     return (
         type(layer) is lq.layers.QuantConv2D
+        and one_pass_sign(layer) is not None
         and getattr(layer.kernel_quantizer, "precision", None) == 1
         and not layer.use_bias
         and layer.activation is keras.activations.linear

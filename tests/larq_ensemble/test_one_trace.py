@@ -205,6 +205,13 @@ def test_what_cannot_be_traced_once_is_as_before(backbone, why) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_bfloat16_where_it_would_do_nothing(tiny) -> None:
+    with pytest.raises(EnsembleError, match=r"all members share .* this ensemble has none"):
+        trace_members_once(build_ensemble(tiny, 2, sharing="none"), bfloat16=True)
+    with pytest.raises(EnsembleError, match=r"can't: The layer 'member_0_dropout' .* draws"):
+        trace_members_once(build_ensemble(tiny_backbone(dropout=0.5), 2), bfloat16=True)
+
+
 def test_a_shared_layer_that_trains(tiny) -> None:
     ensemble = build_ensemble(tiny, 2)
     ensemble.get_layer("layer1_conv").trainable = True

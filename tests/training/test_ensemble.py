@@ -174,6 +174,21 @@ def test_a_training_goes_on_with_recomputation(
     assert type(run.model) is type(keras.Model(run.model.inputs, run.model.outputs))
 
 
+def test_bfloat16(train, recipe) -> None:
+    """The run says so, and goes on with it only."""
+    run, result = train(bfloat16=True)
+    plain, _ = train("plain")
+    assert result["test_top1"] is not None
+    assert run.config.ensemble["bfloat16"] is True
+    assert "bfloat16" not in plain.config.ensemble
+    assert any(
+        (one != other).any()
+        for one, other in zip(run.model.get_weights(), plain.model.get_weights(), strict=True)
+    )
+    with pytest.raises(EnsembleError, match="bfloat16"):
+        train(resume=True)
+
+
 def test_no_epochs_write_a_run_without_reading_data(train, recipe, no_data, backbone):
     run, result = train(recipe=recipe.override(epochs=0), sharing="none", members=3)
     assert result["test_top1"] is None
@@ -204,6 +219,9 @@ def test_seeds_decide_the_noise_on_members(train, recipe, no_data):
         ({"sharing": "re:(unclosed"}, "'\\(unclosed', which is no regular expression"),
         ({"sharing": "re:.*"}, "`sharing` leaves the members nothing of their own"),
         ({"scheme": "bagging", "in_turn": True, "recompute": True}, "leave --recompute out"),
+        ({"bfloat16": True, "recompute": True}, "leave --bfloat16 out"),
+        ({"bfloat16": True, "scheme": "snapshot"}, "leave --bfloat16 out"),
+        ({"bfloat16": True, "sharing": "none"}, "this ensemble has none"),
         ({"prefix_weights": (1, 2)}, "`prefix_weights` do not go with the scheme 'fusion'"),
         (
             {"scheme": "nested_fusion", "prefix_weights": (1, 2, 3)},
