@@ -194,7 +194,11 @@ def operator_code(model: Any, builtin: int, custom: bytes | None = None, version
         if (code.builtinCode, code.customCode, code.version) == (builtin, custom, version):
             return number
     code = schema().OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.builtinCode = builtin
+    # The field of older readers has 8 bits and stops at the schema's placeholder.
+    code.deprecatedBuiltinCode = min(
+        builtin, schema().BuiltinOperator.PLACEHOLDER_FOR_GREATER_OP_CODES
+    )
     code.customCode = custom
     code.version = version
     model.operatorCodes.append(code)
