@@ -15,6 +15,7 @@ from convert.member_graph import MemberGraph
 from convert.packing import share, simplify
 from convert.prefix import add_prefix
 from convert.report import ConversionReport, check_target, write_file
+from convert.rewrites import rewrite
 from larq_ensemble.ensemble import EnsembleView, build_ensemble
 from larq_ensemble.errors import UnknownNameError
 from larq_ensemble.keras import keras
@@ -90,6 +91,7 @@ def convert_ensemble(
     simplify(flatbuffer)
     if layout == "auto":
         layout = default_layout(flatbuffer)
+    rewrites = graph.rewrites + rewrite(flatbuffer, layout, view.members)
     lay_out(flatbuffer, layout, view.members)
     add_prefix(flatbuffer, view.members)
     description = EnsembleMetadata(
@@ -107,6 +109,7 @@ def convert_ensemble(
         layout=layout,
         theory_parts=graph.theory_parts,
         weights=view.weights,
+        rewrites=rewrites,
         tools=_tool_versions(),
     )
     add_metadata(flatbuffer, ENTRY, description.to_json())

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.binary_convolutions import bit_pack_convolutions, bit_packable
+from convert.binary_convolutions import bit_packable
 from convert.flatbuffer import add_buffer, content, operator_names
 from convert.packing import drop_unread, renumbered
 from larq_ensemble.errors import EnsembleError
@@ -38,7 +38,8 @@ def lay_out(model: Any, layout: str, members: int) -> None:
     """Brings the members of a `ModelT` from the layout `"indexed"` into another, in place.
 
     # Arguments
-        model: what `convert.member_graph` was converted to, `convert.packing.simplify`ed.
+        model: what `convert.member_graph` was converted to, `convert.packing.simplify`ed
+            and, for this layout, `convert.rewrites.rewrite`n.
         layout: `"indexed"` (nothing is to do), `"subgraphs"` or `"branches"`.
         members: how many rows the tables have.
 
@@ -47,7 +48,6 @@ def lay_out(model: Any, layout: str, members: int) -> None:
     """
     if layout == "indexed":
         return
-    bit_pack_convolutions(model)
     own = _take_out_lookups(model, members)
     drop_unread(model)
     {"subgraphs": _to_subgraphs, "branches": _to_branches}[layout](model, own, members)

@@ -15,13 +15,12 @@ Packed words with the signs of 32 / c pixels (c = 8 or 16) are read as unsigned 
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
 
-from convert.flatbuffer import add_buffer, operator_names, schema
-from convert.packing import operator_code
+from convert.editing import Editor
+from convert.flatbuffer import schema
 
 # Elementwise operators and which of their inputs can be maps.
 _OPERATORS = {
@@ -52,27 +51,25 @@ def widen_rows(model: Any) -> dict[str, int]:
     return _Widening(model).run()
 
 
-class _Widening:
+class _Widening(Editor):
     def __init__(self, model: Any) -> None:
-        self._model = model
-        self._graph = model.subgraphs[0]
-        self._names = operator_names(model)
+        super().__init__(model)
         self._operators: list[Any] = []
         self._long: dict[int, int] = {}
         self._repeated: dict[tuple[int, int], int] = {}
 
     def run(self) -> dict[str, int]:
         chosen, done = self._chosen()
-        read_as_they_are = {int(index) for index in self._graph.outputs}
-        for op in self._graph.operators:
+        read_as_they_are = {int(index) for index in self.graph.outputs}
+        for op in self.graph.operators:
             if id(op) not in chosen:
                 read_as_they_are.update(op.inputs.tolist())
-        for op in self._graph.operators:
+        for op in self.graph.operators:
             if id(op) not in chosen:
                 self._operators.append(op)
                 continue
             maps, output = chosen[id(op)], int(op.outputs[0])
-            length = _length(self._shape(maps[0]))
+            length = _length(self.shape(maps[0]))
             op.inputs = np.array(
                 [
                     self._as_long(i) if i in maps else self._row(i, length)
@@ -81,14 +78,14 @@ class _Widening:
                 np.int32,
             )
             self._operators.append(op)
-            if self._name(op) == "LceQuantize":
-                self._unfold_words(op, self._shape(maps[0])[-1])
+            if self.name(op) == "LceQuantize":
+                self._unfold_words(op, self.shape(maps[0])[-1])
                 continue
-            self._long[output] = self._like(output, _long_shape(self._shape(output)))
+            self._long[output] = self.like(output, _long_shape(self.shape(output)))
             op.outputs = np.array([self._long[output]], np.int32)
             if output in read_as_they_are:
                 self._reshape(self._long[output], output)
-        self._graph.operators = self._operators
+        self.graph.operators = self._operators
         return done
 
     def _chosen(self) -> tuple[dict[int, list[int]], dict[str, int]]:
@@ -96,7 +93,7 @@ class _Widening:
 
         Those that don't win come along where they are next to one: maps keep their shape then.
         """
-        candidates = [(op, maps) for op in self._graph.operators if (maps := self._maps(op))]
+        candidates = [(op, maps) for op in self.graph.operators if (maps := self._maps(op))]
         chosen: dict[int, list[int]] = {}
         done = {"long_rows": 0, "narrow_signs": 0}
         for op, maps in candidates:
@@ -120,108 +117,76 @@ class _Widening:
         inputs = op.inputs.tolist()
         maps = [
             i
-            for i in inputs[: _OPERATORS.get(self._name(op), 0)]
-            if np.prod(self._shape(i)[:-1]) >= _FEWEST_PIXELS
+            for i in inputs[: _OPERATORS.get(self.name(op), 0)]
+            if np.prod(self.shape(i)[:-1]) >= _FEWEST_PIXELS
         ]
         if not maps:
             return []
-        shape = self._shape(maps[0])
+        shape = self.shape(maps[0])
         channels = shape[-1]
-        if len(shape) != 4 or shape[0] != 1 or any(self._shape(i) != shape for i in maps):
+        if len(shape) != 4 or shape[0] != 1 or any(self.shape(i) != shape for i in maps):
             return []
-        if any(self._values(i) not in (1, channels) for i in inputs if i not in maps):
+        if any(self.size(i) not in (1, channels) for i in inputs if i not in maps):
             return []
-        if self._name(op) == "LceQuantize" and (
-            _length(shape) % _WORD or channels % _WORD and channels not in _integers()
+        if self.name(op) == "LceQuantize" and (
+            _length(shape) % _WORD or (channels % _WORD and channels not in _integers())
         ):
             return []
         return maps
 
     def _gain(self, op: Any, maps: list[int]) -> str | None:
         """What becomes cheaper about an operator."""
-        shape = self._shape(maps[0])
-        if self._name(op) == "LceQuantize":
+        shape = self.shape(maps[0])
+        if self.name(op) == "LceQuantize":
             return "narrow_signs" if shape[-1] % _WORD else None
-        rows = [i for i in op.inputs.tolist() if i not in maps and self._values(i) > 1]
+        rows = [i for i in op.inputs.tolist() if i not in maps and self.size(i) > 1]
         return "long_rows" if rows and _length(shape) > shape[-1] else None
-
-    def _name(self, op: Any) -> str:
-        return self._names[op.opcodeIndex] if op.opcodeIndex < len(self._names) else ""
-
-    def _shape(self, tensor: int) -> list[int]:
-        shape = self._graph.tensors[tensor].shape
-        return [] if shape is None else shape.tolist()
-
-    def _values(self, tensor: int) -> int:
-        return int(np.prod(self._shape(tensor)))
 
     def _as_long(self, tensor: int) -> int:
         """The tensor with a map's numbers in long rows."""
         if tensor not in self._long:
-            self._long[tensor] = self._like(tensor, _long_shape(self._shape(tensor)))
+            self._long[tensor] = self.like(tensor, _long_shape(self.shape(tensor)))
             self._reshape(tensor, self._long[tensor])
         return self._long[tensor]
 
     def _row(self, tensor: int, length: int) -> int:
         """The tensor with a channel's values repeated to a long row; one value stays one."""
-        channels = self._values(tensor)
+        channels = self.size(tensor)
         if channels == 1 or channels == length:
             return tensor
         key = (tensor, length)
         if key not in self._repeated:
             flat = tensor
-            if len(self._shape(tensor)) != 1:
-                flat = self._like(tensor, [channels])
+            if len(self.shape(tensor)) != 1:
+                flat = self.like(tensor, [channels])
                 self._reshape(tensor, flat)
-            self._repeated[key] = self._like(tensor, [length])
-            times = self._constant([length // channels])
-            self._add("TILE", [flat, times], self._repeated[key])
+            self._repeated[key] = self.like(tensor, [length])
+            times = self.constant([length // channels])
+            self._operators.append(self.operator("TILE", [flat, times], self._repeated[key]))
         return self._repeated[key]
 
     def _unfold_words(self, op: Any, channels: int) -> None:
         """Makes a map with the words of each pixel of what LceQuantize makes of long rows."""
         words = int(op.outputs[0])
-        (rows, length) = self._shape(int(op.inputs[0]))[-2:]
-        packed = self._like(words, [1, 1, rows, length // _WORD])
+        (rows, length) = self.shape(int(op.inputs[0]))[-2:]
+        packed = self.like(words, [1, 1, rows, length // _WORD])
         op.outputs = np.array([packed], np.int32)
         if channels % _WORD:
-            integers = self._like(packed, [*self._shape(packed), _WORD // channels])
-            self._graph.tensors[integers].type = _integers()[channels]
-            self._add("BITCAST", [packed], integers)
-            widened = self._like(words, self._shape(integers))
+            integers = self.like(packed, [*self.shape(packed), _WORD // channels])
+            self.graph.tensors[integers].type = _integers()[channels]
+            self._operators.append(self.operator("BITCAST", [packed], integers))
+            widened = self.like(words, self.shape(integers))
             options = schema().CastOptionsT()
             options.inDataType = _integers()[channels]
             options.outDataType = schema().TensorType.INT32
-            self._add("CAST", [integers], widened, options)
+            self._operators.append(self.operator("CAST", [integers], widened, options))
             packed = widened
         self._reshape(packed, words)
 
     def _reshape(self, source: int, target: int) -> None:
-        self._add("RESHAPE", [source, self._constant(self._shape(target))], target)
-
-    def _constant(self, values: list[int]) -> int:
-        tensor = schema().TensorT()
-        tensor.type, tensor.shape = schema().TensorType.INT32, np.array([len(values)], np.int32)
-        tensor.buffer = add_buffer(self._model, np.array(values, np.int32))
-        self._graph.tensors.append(tensor)
-        return len(self._graph.tensors) - 1
-
-    def _like(self, tensor: int, shape: list[int]) -> int:
-        """A new tensor of the same type."""
-        new = copy.copy(self._graph.tensors[tensor])
-        new.shape, new.buffer = np.array(shape, np.int32), 0
-        self._graph.tensors.append(new)
-        return len(self._graph.tensors) - 1
-
-    def _add(self, name: str, inputs: list[int], output: int, options: Any = None) -> None:
-        op = schema().OperatorT()
-        op.opcodeIndex = operator_code(self._model, getattr(schema().BuiltinOperator, name))
-        op.inputs, op.outputs = np.array(inputs, np.int32), np.array([output], np.int32)
-        if options is not None:
-            kind = type(options).__name__.removesuffix("T")
-            op.builtinOptions = options
-            op.builtinOptionsType = getattr(schema().BuiltinOptions, kind)
-        self._operators.append(op)
+        self._operators.append(
+            self.operator("RESHAPE", [source, self.constant(self.shape(target))], target)
+        )
 
 
 def _of(op: Any, maps: list[int]) -> list[int]:

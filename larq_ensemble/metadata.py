@@ -55,6 +55,8 @@ class EnsembleMetadata:
         validation_split: `seed`, `share` and `limit_train` that cut the images which training held
             out from the data set, for `larq-ensemble calibrate`; empty: unknown.
         run_hash: SHA-256 of the trained weights' file, or `None`.
+        rewrites: how often each way to compute with fewer instructions applied in the graph of a
+            member, by its name in `convert.rewrites`; empty: never, or the writer didn't say.
         tools: versions of the programs that wrote the file.
         version: of the file's form and of this schema.
         sha256: of the whole file with these 64 characters replaced by zeros; how a damaged file
@@ -80,6 +82,7 @@ class EnsembleMetadata:
     cascade: Cascade | None = None
     validation_split: Mapping[str, float] = field(default_factory=dict)
     run_hash: str | None = None
+    rewrites: Mapping[str, int] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     version: int = VERSION
     sha256: str = "0" * 64
@@ -128,6 +131,8 @@ class EnsembleMetadata:
             map(_is_positive_int, self.columns.values())
         ):
             self._refuse("columns", "positive numbers of columns by name")
+        if not _is_mapping(self.rewrites, int):
+            self._refuse("rewrites", "numbers by name")
         if not _is_mapping(self.tools, str):
             self._refuse("tools", "versions by name")
 
