@@ -150,7 +150,7 @@ class _Scales(_Folding):
             convolution.inputs = np.array([x, filters, multiplier, bias, *rest], np.int32)
             before, _ = self.map_and_row(product, "MUL")
             gone[int(product.outputs[0])] = before
-            product.outputs = np.array([self.like(before)], np.int32)  # which nothing reads
+            self.graph.operators.remove(product)
         for op in self.graph.operators:
             op.inputs = np.array([_first(gone, index) for index in op.inputs.tolist()], np.int32)
         self.graph.operators = self.with_vectors(self.graph.operators)
