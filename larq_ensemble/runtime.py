@@ -26,7 +26,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from larq_ensemble.budget import members_for_latency, members_for_power
-from larq_ensemble.cascade import AdaptivePrediction, calibrated_prediction, run_cascade
+from larq_ensemble.cascade import AdaptivePrediction, Cascade, calibrated_prediction, run_cascade
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.interpreters import open_interpreter
 from larq_ensemble.metadata import EnsembleMetadata
@@ -225,17 +225,21 @@ class EnsembleInterpreter:
             np.empty((len(images), self.classes), np.float32), np.zeros(len(images), int)
         )
         for i, image in enumerate(images):  # what members have in common is kept for one image
-            member_logits = self._interpreter.start(_as_input(image))
-            probabilities, members = run_cascade(
-                cascade,
-                lambda member, _, logits=member_logits: logits(member),
-                self._predicted,
-                images=1,
-                classes=self.classes,
-                members=self.members,
-            )
+            probabilities, members = self._of_one(image, cascade)
             answer.probabilities[i], answer.members[i] = probabilities[0], members[0]
         return answer
+
+    def _of_one(self, image: np.ndarray, cascade: Cascade) -> AdaptivePrediction:
+        """What the cascade says of one checked image."""
+        member_logits = self._interpreter.start(_as_input(image))
+        return run_cascade(
+            cascade,
+            lambda member, _: member_logits(member),
+            self._predicted,
+            images=1,
+            classes=self.classes,
+            members=self.members,
+        )
 
     def predict_logits(self, images: np.ndarray, members: int | None = None) -> np.ndarray:
         """Each member's logits.
