@@ -40,6 +40,12 @@ def command(tflite: str, json_target: str | None) -> None:
                 f"from the image to logits ({', '.join(inspection.prefix_ops)})."
             )
         metadata = inspection.metadata
+        if metadata is not None and metadata.get("rewrites"):
+            report.table(
+                "Ways to compute with fewer instructions that applied, in the graph of a member",
+                ["way", "operators"],
+                [[name.replace("_", " "), n] for name, n in metadata["rewrites"].items()],
+            )
         if metadata is None:
             report.line("No ensemble of this package: the file doesn't say what it is.")
         else:
