@@ -2,7 +2,7 @@
 
 Needs a counter: a program that is called as
 
-    COUNTER MODEL.tflite --kernel default|indirect
+    COUNTER MODEL.tflite --kernel default|indirect [--xnnpack]
 
 runs one inference of MODEL's first subgraph with Larq Compute Engine's arm64 kernels, on one
 thread, with integer inputs of zero (so of member 0), and prints a JSON object with the number of
@@ -45,15 +45,20 @@ KERNELS = ("default", "indirect")
 @click.argument("files", nargs=-1, required=True, metavar="F.tflite...")
 @click.option("--counter", required=True, metavar="PATH", help="The program that counts.")
 @click.option("--run", required=True, metavar="RUN", help="The run whose member is the reference.")
+@click.option("--xnnpack", is_flag=True, help="Hand float operators to XNNPACK, in all files.")
 @json_option
-def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None) -> None:
+def main(
+    files: tuple[str, ...], counter: str, run: str, xnnpack: bool, json_target: str | None
+) -> None:
     """Count the arm64 instructions of ensemble files, of a member and of all for an image."""
     with reporting(json_target) as report:
         ensembles = {file: read_ensemble(file) for file in files}
         with tempfile.TemporaryDirectory() as folder:
             reference = Path(folder, "single.tflite")
             reference.write_bytes(_single(run))
-            single = {kernel: instructions(counter, reference, kernel) for kernel in KERNELS}
+            single = {
+                kernel: instructions(counter, reference, kernel, xnnpack) for kernel in KERNELS
+            }
         report.line(
             "one member by itself: "
             + ", ".join(f"{count:,} ({kernel} kernel)" for kernel, count in single.items())
@@ -62,7 +67,7 @@ def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None
         for file, ensemble in ensembles.items():
             metadata = ensemble.metadata
             for kernel in KERNELS:
-                image, member = counted(counter, ensemble, kernel)
+                image, member = counted(counter, ensemble, kernel, xnnpack)
                 whole = image + metadata.members * member
                 rows.append(
                     {
@@ -71,6 +76,7 @@ def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None
                         "heads": metadata.heads,
                         "precision": metadata.precision,
                         "kernel": kernel,
+                        "xnnpack": xnnpack,
                         "members": metadata.members,
                         "instructions_once": image,
                         "instructions_member": member,
@@ -83,7 +89,7 @@ def main(files: tuple[str, ...], counter: str, run: str, json_target: str | None
         report.table(
             "arm64 instructions; ratio to M separately converted members, same kernel",
             [
-                *("file", "layout", "heads", "vectors", "kernel", "M"),
+                *("file", "layout", "heads", "vectors", "kernel", "XNNPACK", "M"),
                 *("once an image", "a member", "M members", "ratio"),
             ],
             [(row | {"ratio": f"{row['ratio']:.4f}"}).values() for row in rows],
@@ -101,7 +107,9 @@ def _single(run: str) -> bytes:
     return convert_single(EnsembleView(ensemble_of(loaded)).member(0))
 
 
-def counted(counter: str, ensemble: EnsembleFile, kernel: str) -> tuple[int, int]:
+def counted(
+    counter: str, ensemble: EnsembleFile, kernel: str, xnnpack: bool = False
+) -> tuple[int, int]:
     """Instructions once an image for all members, and of one member.
 
     In the layout `branches`, which runs all members at once, all instructions are of the first
@@ -112,7 +120,7 @@ def counted(counter: str, ensemble: EnsembleFile, kernel: str) -> tuple[int, int
         def of(graph: Subgraph) -> int:
             path = Path(folder, "graph.tflite")
             path.write_bytes(with_one_subgraph(ensemble.data, graph.index))
-            return instructions(counter, path, kernel)
+            return instructions(counter, path, kernel, xnnpack)
 
         member = of(ensemble.member_graphs[0])
         if ensemble.metadata.layout == "branches":
@@ -120,16 +128,15 @@ def counted(counter: str, ensemble: EnsembleFile, kernel: str) -> tuple[int, int
         return 0 if ensemble.prefix is None else of(ensemble.prefix), member
 
 
-def instructions(counter: str, model: Path, kernel: str) -> int:
+def instructions(counter: str, model: Path, kernel: str, xnnpack: bool = False) -> int:
     """Runs the counter.
 
     # Raises
         EnsembleError: if it can't be run, fails, or doesn't print what it should.
     """
+    command = [counter, str(model), "--kernel", kernel, *(["--xnnpack"] if xnnpack else [])]
     try:
-        done = subprocess.run(
-            [counter, str(model), "--kernel", kernel], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         return int(json.loads(done.stdout)["instructions"])
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or ["no message"])[-1]
