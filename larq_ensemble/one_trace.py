@@ -322,7 +322,7 @@ def _values(layer: keras.layers.Layer) -> Values:
 
 def _quantized(layer: keras.layers.Layer, values: Values) -> Values:
     """What the layer computes with: the values, those of quantized weights quantized."""
-    quantizers = {
+    quantizers: dict[str, Any] = {
         name: getattr(weight, "quantizer", None) for name, weight in _attributes(layer).items()
     }
     return {
