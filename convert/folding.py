@@ -120,26 +120,28 @@ class _Scales(_Folding):
         for op in self.graph.operators:
             for index in op.inputs.tolist():
                 readers.setdefault(index, []).append(op)
-        found = []
+        # Convolution, PReLU between if any, product, what that multiplies: a map and a vector.
+        found: list[tuple[Any, Any, Any, int, int]] = []
         for convolution in self.graph.operators:
             if not self.is_float_convolution(convolution):
                 continue
-            prelu, tensor = None, int(convolution.outputs[0])
+            prelu: Any = None
+            tensor = int(convolution.outputs[0])
             # Read once, and not by the graph's output.
             while self._reads[tensor] == 1 and (following := readers.get(tensor)):
                 (op,) = following
                 scaled = self.map_and_row(op, "MUL")
                 if scaled and int(op.outputs[0]) not in self.graph.outputs:
-                    found.append((convolution, prelu, op, scaled[1]))
+                    found.append((convolution, prelu, op, *scaled))
                 elif prelu is None and self.name(op) == "PRELU" and op.inputs[0] == tensor:
                     prelu = op
                 else:
                     break
                 tensor = int(op.outputs[0])
-        behind_prelu = [row for _, prelu, _, row in found if prelu is not None]
+        behind_prelu = [row for _, prelu, _, _, row in found if prelu is not None]
         positive = dict(zip(behind_prelu, self._are_positive(behind_prelu), strict=True))
         gone: dict[int, int] = {}
-        for convolution, prelu, product, row in found:
+        for convolution, prelu, product, before, row in found:
             if prelu is not None and not positive[row]:
                 continue
             x, filters, multiplier, bias, *rest = convolution.inputs.tolist()
@@ -148,7 +150,6 @@ class _Scales(_Folding):
             if values is None or values.any():
                 bias = self.combined("MUL", bias, row)
             convolution.inputs = np.array([x, filters, multiplier, bias, *rest], np.int32)
-            before, _ = self.map_and_row(product, "MUL")
             gone[int(product.outputs[0])] = before
             self.graph.operators.remove(product)
         for op in self.graph.operators:

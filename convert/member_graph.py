@@ -155,9 +155,10 @@ class MemberGraph:
 
     def _note_threshold(self, handler: ThresholdHandler, norm: keras.layers.Layer) -> None:
         self.rewrites["threshold_norms"] += 1
-        if handler.behind_prelu:
+        prelu = prelu_before(norm) if handler.behind_prelu else None
+        if prelu is not None:
             self.rewrites["threshold_prelus"] += 1
-            self._within_thresholds.add(prelu_before(norm).name)
+            self._within_thresholds.add(prelu.name)
 
     def _logits(self, image: tf.Tensor, member: tf.Tensor) -> dict[str, tf.Tensor]:
         index = tf.reshape(member, [])

@@ -96,7 +96,8 @@ class ThresholdHandler(Handler):
 
     def values(self, layer: keras.layers.BatchNormalization) -> Values:
         norm = folded_norm(layer)
-        slope = prelu_before(layer).alpha.numpy().reshape(-1) if self.behind_prelu else 1.0
+        prelu = prelu_before(layer) if self.behind_prelu else None
+        slope = 1.0 if prelu is None else prelu.alpha.numpy().reshape(-1)
         direction, summand = comparison(norm["scale"], norm["offset"], slope)
         values = {"summand": summand.astype(np.float32)}
         return (
