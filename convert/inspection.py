@@ -243,6 +243,8 @@ class _Network:
                     purpose = self._purpose(str(number), name, op, slot)
                 elif name == "SPLIT_V":
                     purpose = _Purpose(Category.OTHER if slot else None)
+                elif name in ("TILE", "RESHAPE") and slot:
+                    purpose = _Purpose(Category.OTHER)
                 else:
                     purpose = made
                 found.setdefault(index, purpose)

@@ -52,19 +52,22 @@ def test_categories_by_hand(fusion: Converted) -> None:
     in_thresholds = inspect_file(fusion.path).metadata["rewrites"]["threshold_prelus"]
     assert sizes["activations"] == 3 * 4 * (6 - in_thresholds)
     assert sizes["stem"] == 4 * 27 * 8
-    assert sizes["shortcuts"] == 4 * 8 * 16
-    # All convolutions have the two zero biases (8 and 16 channels) in common.
-    assert sizes["filter_scales"] == 4 * 2 * (8 + 16) + 4 * (8 + 16)
+    # All convolutions have the two zero biases (8 and 16 channels) in common; that of 16 counts
+    # for the shortcut, which comes first.
+    assert sizes["shortcuts"] == 4 * 8 * 16 + 4 * 16
+    assert sizes["filter_scales"] == 4 * 2 * (8 + 16) + 4 * 8
 
 
 def test_theory_by_category(fusion: Converted) -> None:
     """What is stored is what theory asks for, but for padding and the converter's zeros."""
     inspection = inspect_file(fusion.path)
     assert sum(inspection.theory.values()) == inspection.theory_bytes
-    zeros = {"filter_scales": 4 * (8 + 16)}
+    zeros = {"filter_scales": 4 * 8, "shortcuts": 4 * 16}
     theory = dict(inspection.theory)
     # Stem norm; three norms a block, the first of the second stage 8 wide; shortcut norm.
     assert theory.pop("batch_norm") == 3 * 4 * 2 * (8 + 3 * 8 + (8 + 16 + 16) + 16)
+    # Slopes within thresholds are not stored.
+    assert theory.pop("activations") == 3 * 4 * 6
     for name, size in theory.items():
         assert inspection.categories[name] == size + zeros.get(name, 0), name
 
