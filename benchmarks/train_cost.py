@@ -104,7 +104,7 @@ def draw(rows: list[dict[str, Any]], stem: str) -> None:
     figure, panels = new_figure(3, sharex=True, sharey=False)
     members = [row["members"] for row in rows]
     for axes, title, scale, columns in (
-        (panels[0], "seconds to the end of the first step, and to build", 1, "first_step build"),
+        (panels[0], "seconds to the first step's end; below: to build", 1, "first_step build"),
         (panels[1], "member-images a second", 1, "member_images_per_second"),
         (panels[2], "peak memory (GB)", 1e-9, "peak"),
     ):
