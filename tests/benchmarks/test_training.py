@@ -103,3 +103,14 @@ def test_against_the_peer(script, tmp_path) -> None:
     assert ours["ratio"] == pytest.approx(
         ours["member_images_per_second"] / peer["member_images_per_second"]
     )
+
+
+def test_profile_by_part(script, tmp_path) -> None:
+    out = tmp_path / "result.json"
+    done = script("train_profile", "--batch", 4, "--steps", 1, "--width", 0.25, "--json", out)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    spent = {part["part"]: part["milliseconds"] for part in result["parts"]}
+    for part in ("convolutions, forward", "convolutions, backward", "batch norm", "sign and PReLU"):
+        assert spent[part] > 0
+    assert result["bounds"]["GFLOP/s"] > 1
