@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -11,3 +12,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # How long an example takes says nothing here: other work on the machine would fail tests.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+@pytest.fixture
+def bfloat16() -> None:
+    """Skips a test where TensorFlow can't compute convolutions in bfloat16, as on old CPUs."""
+    from larq_ensemble.keras import tf
+
+    try:
+        ones = tf.ones([1, 4, 4, 32], tf.bfloat16)
+        tf.nn.conv2d(ones, tf.ones([3, 3, 32, 32], tf.bfloat16), 1, "SAME")
+    except tf.errors.OpError as error:
+        pytest.skip(f"no convolutions in bfloat16: {error.message}")

@@ -25,7 +25,7 @@ def torch_python() -> str | None:
     return None
 
 
-def test_ours_alone_needs_no_torch(script, tmp_path) -> None:
+def test_ours_alone_needs_no_torch(script, tmp_path, bfloat16) -> None:
     out = tmp_path / "result.json"
     done = script(
         "train_throughput", *SMALL, "--members", "1,2", "--only", "ours", "--kinds",

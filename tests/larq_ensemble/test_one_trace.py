@@ -90,7 +90,7 @@ def gradients(model: keras.Model) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 
 @pytest.mark.parametrize("pad_values", [0.0, 1.0])
-def test_gradients_of_a_residual_network(pad_values) -> None:
+def test_gradients_of_a_residual_network(pad_values, bfloat16) -> None:
     """Float32 gives the same; bfloat16 the same outputs, and gradients but for their rounding.
 
     Scales of filters are powers of two here, so sums are exact in any order and no sign flips.

@@ -174,7 +174,7 @@ def test_a_training_goes_on_with_recomputation(
     assert type(run.model) is type(keras.Model(run.model.inputs, run.model.outputs))
 
 
-def test_bfloat16(train, recipe) -> None:
+def test_bfloat16(train, bfloat16) -> None:
     """The run says so, and goes on with it only."""
     run, result = train(bfloat16=True)
     plain, _ = train("plain")
@@ -221,7 +221,6 @@ def test_seeds_decide_the_noise_on_members(train, recipe, no_data):
         ({"scheme": "bagging", "in_turn": True, "recompute": True}, "leave --recompute out"),
         ({"bfloat16": True, "recompute": True}, "leave --bfloat16 out"),
         ({"bfloat16": True, "scheme": "snapshot"}, "leave --bfloat16 out"),
-        ({"bfloat16": True, "sharing": "none"}, "this ensemble has none"),
         ({"prefix_weights": (1, 2)}, "`prefix_weights` do not go with the scheme 'fusion'"),
         (
             {"scheme": "nested_fusion", "prefix_weights": (1, 2, 3)},
