@@ -295,10 +295,11 @@ class _Offsets(_Folding):
 
     def _settle(self, tensor: int) -> None:
         """Adds what a tensor waits for, because its value is read now."""
-        base, rows = self._pending.pop(tensor, (tensor, ()))
+        base, rows = self._pending.get(tensor, (tensor, ()))
         if not rows:
             self._replaced[tensor] = base
             return
+        self._pending[tensor] = tensor, ()
         row = rows[0]
         for number in range(1, len(rows)):
             key = rows[: number + 1]

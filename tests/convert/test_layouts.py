@@ -14,6 +14,7 @@ from convert.inspection import inspect_file
 from convert.layouts import lay_out
 from convert.lce import convert_function
 from convert.packing import share, simplify
+from convert.rewrites import rewrite
 from convert.verification import verify
 from larq_ensemble.calibration import calibrate
 from larq_ensemble.ensemble import build_ensemble
@@ -305,10 +306,10 @@ def test_members_are_loaded_when_they_are_needed(tmp_path: Path) -> None:
     interpreter = EnsembleInterpreter(case.path, members=1)
     image = pixels(1, (16, 16, 3))
     interpreter.predict(image)
-    assert len(interpreter._interpreter._interpreters) == 1
+    assert len(interpreter._interpreter._models) == 1
     interpreter.members = 3
     interpreter.predict(image)
-    assert len(interpreter._interpreter._interpreters) == 3
+    assert len(interpreter._interpreter._models) == 3
 
 
 @pytest.mark.parametrize(
@@ -382,6 +383,7 @@ def test_a_multiplier_that_depends_on_the_image_stays_outside(layout: str) -> No
     )
     model = read_model(convert_function(function, []))
     simplify(model)
+    rewrite(model, layout, 2)
     lay_out(model, layout, 2)
     share(model)
     names = operator_names(model)

@@ -24,7 +24,15 @@ from larq_ensemble.keras import tf
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.tflite_file import read_ensemble, seal, with_metadata, with_one_subgraph
 
-from .conftest import Converted, converted, pixels, quicknet_backbone, randomized, small_ensemble
+from .conftest import (
+    Converted,
+    converted,
+    pixels,
+    quicknet_backbone,
+    randomized,
+    small_backbone,
+    small_ensemble,
+)
 
 BOTH = pytest.mark.parametrize("layout", ["indexed", "subgraphs"])
 
@@ -71,7 +79,8 @@ def test_the_stem_is_computed_once(sharing: str, layout: str, tmp_path: Path) ->
         assert set(rest.inputs) == set(graph.inputs) - {"image"} | {"features_0"}
     assert_same_bits(case.path, (16, 16, 3))
     inspection = inspect_file(case.path)
-    assert inspection.prefix_ops == {"MUL": 1, "ADD": 1, "CONV_2D": 1}
+    ops = {name: n for name, n in inspection.prefix_ops.items() if name not in ("RESHAPE", "TILE")}
+    assert ops == {"MUL": 1, "ADD": 1, "CONV_2D": 1}
     # The prefix and the rest make the complete graph, none of whose operators are in both.
     model = read_model(case.path.read_bytes())
     complete, prefix, rest = (
@@ -139,9 +148,10 @@ def test_a_deeper_prefix(layout: str, tmp_path: Path) -> None:
     assert set(prefix.outputs) == {"features_0", "features_1"}
 
 
-def test_prefixes_of_any_size_run(fusion: Converted, tmp_path: Path) -> None:
+def test_prefixes_of_any_size_run(tmp_path: Path) -> None:
     """LCE's Python binding crashes for a prefix of some size if nothing is done about it."""
-    images, path = pixels(2, (16, 16, 3)), tmp_path / "moved.tflite"
+    fusion = converted(randomized(build_ensemble(small_backbone(size=8), 3)), tmp_path)
+    images, path = pixels(2, (8, 8, 3)), tmp_path / "moved.tflite"
     expected = EnsembleInterpreter(fusion.path).predict_logits(images)
     for count in range(108, 132):
         model = read_model(fusion.path.read_bytes())

