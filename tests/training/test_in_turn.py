@@ -257,7 +257,7 @@ def test_adversarial_members_see_a_hundredth_of_the_range(backbone):
 
 def test_adaboost_of_independent_members(train, backbone, digits, recipe):
     """BENN: members from scratch, their weights recomputed from their errors in NumPy."""
-    recipe = dataclasses.replace(recipe, epochs=2, lr=0.02)
+    recipe = dataclasses.replace(recipe, epochs=4, lr=0.02)
     run, result = train(
         "adaboost", scheme="adaboost", sharing="none", initial="random", recipe=recipe
     )
