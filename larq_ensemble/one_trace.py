@@ -47,6 +47,12 @@ class OneTraceEnsemble(keras.Model):
     #: See `trace_members_once`; a copy that Keras loads is trained in float32.
     bfloat16 = False
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        # As in Keras, what has become trainable or frozen since counts from here on.
+        for name in ("_members", "obstacle"):
+            self.__dict__.pop(name, None)
+        super().compile(*args, **kwargs)
+
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if self.obstacle is not None or tf.distribute.get_strategy().num_replicas_in_sync > 1:

@@ -214,7 +214,13 @@ def test_bfloat16_where_it_would_do_nothing(tiny) -> None:
 
 def test_a_shared_layer_that_trains(tiny) -> None:
     ensemble = build_ensemble(tiny, 2)
+    model = trace_members_once(ensemble)
+    assert model.obstacle is None
     ensemble.get_layer("layer1_conv").trainable = True
-    assert "'layer1_conv' (QuantConv2D) is shared" in str(trace_members_once(ensemble).obstacle)
+    model.compile(keras.optimizers.SGD(0.1), **compile_arguments(model))
+    assert "'layer1_conv' (QuantConv2D) is shared" in str(model.obstacle)
+    before = ensemble.get_layer("layer1_conv").get_weights()[0]
+    model.train_on_batch(images(), labels())
+    assert (ensemble.get_layer("layer1_conv").get_weights()[0] != before).any()
     with pytest.raises(EnsembleError, match="is not an ensemble"):
         trace_members_once(tiny)
