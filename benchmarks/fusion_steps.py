@@ -17,10 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import click
 
 from larq_ensemble.errors import EnsembleError
 
@@ -28,6 +30,49 @@ from larq_ensemble.errors import EnsembleError
 LEAD_IN = 2
 
 STEPS = Path(__file__)
+
+
+def process_options(*, members: str, rounds: int) -> Callable[[Callable], Callable]:
+    """The options of a benchmark that measures processes for some numbers of members.
+
+    # Arguments
+        members, rounds: what they are unless told otherwise.
+    """
+    at_least_1 = click.IntRange(1)
+    options = [
+        click.option(
+            "--members", callback=_numbers, default=members, show_default=True,
+            help="M, commas between.",
+        ),
+        click.option("--batch", type=at_least_1, default=256, show_default=True, help="Images."),
+        click.option(
+            "--steps", type=at_least_1, default=5, show_default=True, help="Timed, of each process."
+        ),
+        click.option(
+            "--rounds", type=at_least_1, default=rounds, show_default=True,
+            help="Processes for each thing that is measured.",
+        ),
+        click.option(
+            "--width", type=float, default=1.0, show_default=True, help="Times the channels."
+        ),
+    ]  # fmt: skip
+
+    def decorate(command: Callable) -> Callable:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    try:
+        found = [int(each) for each in text.split(",")]
+    except ValueError:
+        found = [0]
+    if min(found) < 1:
+        raise click.BadParameter(f"whole numbers from 1 on with commas between, got {text!r}.")
+    return found
 
 
 @dataclass(frozen=True)

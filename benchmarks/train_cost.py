@@ -16,29 +16,14 @@ from statistics import median
 from typing import Any
 
 import click
-from fusion_steps import Training, measure
-from train_throughput import numbers
+from fusion_steps import Training, measure, process_options
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.reporting import json_option, reporting
 
 
 @click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))
-@click.option(
-    "--members",
-    callback=numbers,
-    default="1,2,4,8,16",
-    show_default=True,
-    help="M, commas between.",
-)
-@click.option("--batch", type=click.IntRange(1), default=256, show_default=True, help="Images.")
-@click.option(
-    "--steps", type=click.IntRange(1), default=5, show_default=True, help="Timed, of each process."
-)
-@click.option(
-    "--rounds", type=click.IntRange(1), default=1, show_default=True, help="Processes of each M."
-)
-@click.option("--width", type=float, default=1.0, show_default=True, help="Times the channels.")
+@process_options(members="1,2,4,8,16", rounds=1)
 @click.option("--bfloat16", is_flag=True, help="Frozen binary convolutions in bfloat16.")
 @click.option("--recompute", is_flag=True, help="In the activation memory of one member.")
 @click.option("--plot", metavar="STEM", help="Write STEM.png and STEM.svg.")

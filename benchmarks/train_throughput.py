@@ -17,9 +17,8 @@ Every measurement is a process of its own on all cores. They take turns, so that
 machine falls on both; a round changes who begins. PyTorch may live in another environment:
 
     python -m venv torch-env
-    torch-env/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
+    torch-env/bin/pip install torch numpy scikit-learn
     torch-env/bin/pip install --no-deps torchensemble
-    torch-env/bin/pip install numpy scikit-learn
 
     python benchmarks/train_throughput.py --peer-python torch-env/bin/python
     python benchmarks/train_throughput.py --only ours --members 4 --rounds 1
@@ -36,7 +35,7 @@ from statistics import median
 from typing import Any
 
 import click
-from fusion_steps import STEPS, Measurement, Training, last_line, measure
+from fusion_steps import STEPS, Measurement, Training, last_line, measure, process_options
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.reporting import Report, json_option, reporting
@@ -53,16 +52,6 @@ KINDS = ("ours", "ours_bfloat16", *PEER_VARIANTS)
 TOLERANCE = 1e-9
 
 
-def numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    try:
-        found = [int(each) for each in text.split(",")]
-    except ValueError:
-        found = [0]
-    if min(found) < 1:
-        raise click.BadParameter(f"whole numbers from 1 on with commas between, got {text!r}.")
-    return found
-
-
 def names(context: click.Context, parameter: click.Parameter, text: str) -> list[str]:
     found = text.split(",")
     if unknown := [each for each in found if each not in KINDS]:
@@ -71,17 +60,7 @@ def names(context: click.Context, parameter: click.Parameter, text: str) -> list
 
 
 @click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))
-@click.option(
-    "--members", callback=numbers, default="1,4,10", show_default=True, help="M, commas between."
-)
-@click.option("--batch", type=click.IntRange(1), default=256, show_default=True, help="Images.")
-@click.option(
-    "--steps", type=click.IntRange(1), default=5, show_default=True, help="Timed, of each process."
-)
-@click.option(
-    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Processes of each kind."
-)
-@click.option("--width", type=float, default=1.0, show_default=True, help="Times the channels.")
+@process_options(members="1,4,10", rounds=3)
 @click.option(
     "--kinds", callback=names, default="ours,ours_bfloat16,peer", show_default=True,
     help="What to measure, commas between; ratios are to the first of the peer.",
@@ -196,9 +175,8 @@ def peer_versions(python: str) -> dict[str, str]:
     except (EnsembleError, OSError) as error:
         raise EnsembleError(
             f"{python} can't import torch and torchensemble ({error}): install both, `pip install "
-            "torch --index-url https://download.pytorch.org/whl/cpu` and `pip install "
-            "torchensemble`, name the Python that has them with --peer-python, or measure ours "
-            "alone with --only ours."
+            "torch` and `pip install torchensemble`, name the Python that has them with "
+            "--peer-python, or measure ours alone with --only ours."
         ) from None
 
 
