@@ -6,7 +6,7 @@ import pytest
 
 from larq_ensemble.ensemble import EnsembleView
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras
+from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import load_run
 from training.datasets import DATASETS
 from training.ensemble import train_ensemble
@@ -187,6 +187,16 @@ def test_bfloat16(train, bfloat16) -> None:
     )
     with pytest.raises(EnsembleError, match="bfloat16"):
         train(resume=True)
+
+
+def test_a_machine_without_bfloat16(train, tmp_path, monkeypatch) -> None:
+    def conv2d(*args, **kwargs):
+        raise tf.errors.UnimplementedError(None, None, "no kernel")
+
+    monkeypatch.setattr(tf.nn, "conv2d", conv2d)
+    with pytest.raises(EnsembleError, match=r"bfloat16 here \(no kernel\): leave --bfloat16 out"):
+        train(bfloat16=True)
+    assert not any(tmp_path.iterdir())
 
 
 def test_no_epochs_write_a_run_without_reading_data(train, recipe, no_data, backbone):
