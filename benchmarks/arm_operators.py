@@ -1,0 +1,85 @@
+"""Where a member's arm64 instructions go, by operator.
+
+The graph of the first member is cut behind each of its operators, and each cut is counted: what one
+more operator adds is its share. What an operator takes to hand its output out falls on its
+neighbours (RESHAPE may take nothing then, and the next one more), so shares are rough where
+operators are small; their sum is exact.
+
+Needs a counter of instructions, see `arm_cost.py`, and calls it once an operator.
+
+    python benchmarks/arm_operators.py --counter COUNTER --kernel indirect ensemble.tflite
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import click
+import numpy as np
+from arm_cost import KERNELS, instructions
+
+from convert.flatbuffer import operator_names, read_model, write_model
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.reporting import json_option, reporting
+from larq_ensemble.tflite_file import read_ensemble, with_one_subgraph
+
+#: LCE's binding can't hand their types out; what they take falls on the operator behind them.
+_HIDDEN = {"BITCAST"}
+
+
+@click.command()
+@click.argument("file", metavar="F.tflite")
+@click.option("--counter", required=True, metavar="PATH", help="The program that counts.")
+@click.option("--kernel", type=click.Choice(KERNELS), default="default", show_default=True)
+@click.option("--xnnpack", is_flag=True, help="Hand float operators to XNNPACK.")
+@json_option
+def main(file: str, counter: str, kernel: str, xnnpack: bool, json_target: str | None) -> None:
+    """Count the arm64 instructions of each operator of a member's complete graph."""
+    with reporting(json_target) as report:
+        ensemble = read_ensemble(file)
+        graph = with_one_subgraph(ensemble.data, ensemble.graphs[0].index)
+        names = operator_names(whole := read_model(graph))
+        operators = [names[op.opcodeIndex] for op in whole.subgraphs[0].operators]
+        of_name: Counter[str] = Counter()
+        before = 0
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "cut.tflite")
+            for place, name in enumerate(operators):
+                if name in _HIDDEN:
+                    continue
+                path.write_bytes(cut_behind(graph, place))
+                count = instructions(counter, path, kernel, xnnpack)
+                of_name[name] += count - before
+                report.line(f"{place + 1}/{len(operators)} {name}: {count - before:,}")
+                before = count
+        report.result = {"instructions": before, "operators": of_name}
+        report.table(
+            f"{file}: arm64 instructions of a member, {kernel} kernel",
+            ["operator", "count", "instructions", "%"],
+            [
+                [name, operators.count(name), f"{count:,}", f"{100 * count / before:.1f}"]
+                for name, count in of_name.most_common()
+            ],
+        )
+
+
+def cut_behind(graph: bytes, place: int) -> bytes:
+    """A file of one graph, of which only the first operators are left, up to that at `place`.
+
+    Its output is that of the last one; what that does not read stays, and runs.
+    """
+    model = read_model(graph)
+    (only,) = model.subgraphs
+    only.operators = only.operators[: place + 1]
+    only.outputs = np.array([only.operators[-1].outputs[0]], np.int32)
+    model.signatureDefs, model.metadata = None, None
+    return write_model(model)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EnsembleError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,48 @@
+"""The shares of operators, with a counter that counts bytes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from convert.flatbuffer import operator_names, read_model
+from larq_ensemble.interpreters import load_model
+from larq_ensemble.tflite_file import read_ensemble, with_one_subgraph
+
+from .conftest import load
+
+
+def test_shares_add_up(script, counter, tflite, tmp_path) -> None:
+    out = tmp_path / "result.json"
+    done = script("arm_operators", "--counter", counter, tflite, "--json", out)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert sum(result["operators"].values()) == result["instructions"]
+    model = read_model(tflite.read_bytes())
+    names = operator_names(model)
+    used = {names[op.opcodeIndex] for op in model.subgraphs[0].operators}
+    assert set(result["operators"]) == used - {"BITCAST"}
+    assert "LceBconv2d" in result["operators"]
+
+
+def test_a_cut_computes_what_the_graph_does(tflite) -> None:
+    """Behind the last operator it is the graph; before, each cut runs."""
+    load("arm_cost")  # which it imports
+    cut_behind = load("arm_operators").cut_behind
+    ensemble = read_ensemble(tflite)
+    graph = with_one_subgraph(ensemble.data, ensemble.graphs[0].index)
+    names = operator_names(model := read_model(graph))
+    operators = [names[op.opcodeIndex] for op in model.subgraphs[0].operators]
+    shapes = [model.subgraphs[0].tensors[int(i)] for i in model.subgraphs[0].inputs]
+    inputs = [
+        np.ones(tensor.shape, np.float32) if len(tensor.shape) > 1 else np.zeros(1, np.int32)
+        for tensor in shapes
+    ]
+    expected = load_model(graph, 1, "default").predict(inputs)
+    for place in range(0, len(operators), 7):
+        if operators[place] not in ("BITCAST", "SPLIT_V"):
+            cut = cut_behind(graph, place)
+            assert load_model(cut, 1, "default").predict(inputs)
+    last = cut_behind(graph, len(operators) - 1)
+    np.testing.assert_array_equal(load_model(last, 1, "default").predict(inputs)[0], expected[0])
