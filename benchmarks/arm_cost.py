@@ -10,7 +10,7 @@ thread, with integer inputs of zero (so of member 0), and prints a JSON object w
 plugin. A number of instructions is no time, but the same on every machine, and so are ratios.
 
 What members of an image have in common is counted once an image, where the file has a graph of it
-(`convert.prefix`); "a member" is what each takes behind it. The counter gets each graph as a file.
+(`larq_ensemble.convert.prefix`); "a member" is what each takes behind it. The counter gets each graph as a file.
 
 The reference is what LCE makes of one member of the run as a plain Keras model: M members shipped
 as M such files cost M times that. All members run the same operators on the same shapes, so one of
@@ -34,9 +34,9 @@ from pathlib import Path
 
 import click
 
+from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.reporting import json_option, reporting
-from larq_ensemble.tflite_file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
+from larq_ensemble.runtime.file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
 
 KERNELS = ("default", "indirect")
 
@@ -100,9 +100,9 @@ def _single(run: str) -> bytes:
     from larq_ensemble.runs import load_run
 
     loaded = load_run(run)
-    from convert.conversion import ensemble_of
-    from convert.single import convert_single
-    from larq_ensemble.ensemble import EnsembleView
+    from larq_ensemble.convert.conversion import ensemble_of
+    from larq_ensemble.convert.single import convert_single
+    from larq_ensemble.ensembles.building import EnsembleView
 
     return convert_single(EnsembleView(ensemble_of(loaded)).member(0))
 

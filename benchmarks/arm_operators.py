@@ -20,10 +20,10 @@ import click
 import numpy as np
 from arm_cost import KERNELS, instructions
 
-from convert.flatbuffer import operator_names, read_model, write_model
+from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.convert.flatbuffer import operator_names, read_model, write_model
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.reporting import json_option, reporting
-from larq_ensemble.tflite_file import read_ensemble, with_one_subgraph
+from larq_ensemble.runtime.file import read_ensemble, with_one_subgraph
 
 #: LCE's binding can't hand their types out; what they take falls on the operator behind them.
 _HIDDEN = {"BITCAST"}

@@ -25,12 +25,12 @@ import click
 import numpy as np
 from arm_cost import counted
 
-from convert.cutting import cut_file
-from larq_ensemble.cascade import calibrated_prediction
+from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.convert.cutting import cut_file
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.reporting import json_option, reporting
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.tflite_file import read_ensemble
+from larq_ensemble.runtime.cascade import calibrated_prediction
+from larq_ensemble.runtime.file import read_ensemble
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def main(
     json_target: str | None,
 ) -> None:
     """Compare numbers of members of files trained on the same data set."""
-    from training.datasets import DATASETS, DataOptions
+    from larq_ensemble.data.datasets import DATASETS, DataOptions
 
     with reporting(json_target) as report:
         (name, *others) = {EnsembleInterpreter(file).metadata.dataset for file in files}
@@ -126,7 +126,7 @@ def main(
 
 def draw(found: Sequence[Choice], out: str) -> None:
     """Top-1 against bytes and against cost: a line a file, a dot an m, a star for adaptive."""
-    from training.plots import new_figure, save
+    from larq_ensemble.training.plots import new_figure, save
 
     counted = all(choice.instructions is not None for choice in found)
     axis = {

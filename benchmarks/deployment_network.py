@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 import click
 from arm_cost import KERNELS, counted
 
+from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.models import MODELS, Architecture
-from larq_ensemble.models.resnet import residual_block
-from larq_ensemble.reporting import json_option, reporting
-from larq_ensemble.tflite_file import read_ensemble
+from larq_ensemble.network.architectures import MODELS, Architecture
+from larq_ensemble.network.architectures.resnet import residual_block
+from larq_ensemble.runtime.file import read_ensemble
 
 if TYPE_CHECKING:
     from larq_ensemble.keras import keras
@@ -99,8 +99,8 @@ def with_signs(network: keras.Model, scales: int, slopes: int) -> keras.Model:
 
 def instructions_of(network: keras.Model, counter: str) -> dict[str, int]:
     """Instructions once an image and of a member, by kernel."""
-    from convert.conversion import convert_ensemble
-    from larq_ensemble.ensemble import build_ensemble
+    from larq_ensemble.convert.conversion import convert_ensemble
+    from larq_ensemble.ensembles.building import build_ensemble
 
     row: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:

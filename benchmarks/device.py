@@ -42,11 +42,11 @@ from typing import Any
 
 import click
 
-from larq_ensemble.commands.options import member_counts
+from larq_ensemble.console.options import member_counts
+from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.interpreters import load_model
-from larq_ensemble.reporting import json_option, reporting
-from larq_ensemble.tflite_file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
+from larq_ensemble.runtime.file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
+from larq_ensemble.runtime.lce import load_model
 
 #: On Android a folder of the shell user's in which programs may run.
 ANDROID_FOLDER = "/data/local/tmp/larq_ensemble"
@@ -366,9 +366,9 @@ def _single(run: str) -> bytes:
     from larq_ensemble.runs import load_run
 
     loaded = load_run(run)
-    from convert.conversion import ensemble_of
-    from convert.single import convert_single
-    from larq_ensemble.ensemble import EnsembleView
+    from larq_ensemble.convert.conversion import ensemble_of
+    from larq_ensemble.convert.single import convert_single
+    from larq_ensemble.ensembles.building import EnsembleView
 
     return convert_single(EnsembleView(ensemble_of(loaded)).member(0))
 

@@ -28,10 +28,10 @@ from formats import FORMATS
 @click.option("--members", default="1,2,4,8,10,32", show_default=True, help="M, commas between.")
 def main(model: str, classes: int, sharing: str, members: str) -> None:
     """Print the table of sizes."""
-    from convert.conversion import convert_ensemble
-    from convert.cutting import cut_file
-    from convert.single import convert_single
-    from larq_ensemble.ensemble import build_ensemble
+    from larq_ensemble.convert.conversion import convert_ensemble
+    from larq_ensemble.convert.cutting import cut_file
+    from larq_ensemble.convert.single import convert_single
+    from larq_ensemble.ensembles.building import build_ensemble
     from larq_ensemble.models import build_model
 
     counts = sorted(int(count) for count in members.split(","))

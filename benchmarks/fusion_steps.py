@@ -185,11 +185,11 @@ def train(training: Training) -> Clock:
 
     import numpy as np
 
-    import training.fit as fit
-    from training.datasets import DATASETS, DataOptions, Split
-    from training.ensemble import train_ensemble
-    from training.pretrain import pretrain
-    from training.recipes import RECIPES
+    import larq_ensemble.training.fit as fit
+    from larq_ensemble.data.datasets import DATASETS, DataOptions, Split
+    from larq_ensemble.training.ensemble import train_ensemble
+    from larq_ensemble.training.pretrain import pretrain
+    from larq_ensemble.training.recipes import RECIPES
 
     draw = np.random.default_rng(0)
 
@@ -242,7 +242,7 @@ def write_reference(path: str, width: float, members: int = 2, images: int = 4) 
     """
     import numpy as np
 
-    from larq_ensemble.ensemble import EnsembleView, build_ensemble, compile_arguments
+    from larq_ensemble.ensembles.building import EnsembleView, build_ensemble, compile_arguments
     from larq_ensemble.keras import keras, lq
     from larq_ensemble.models import build_model
 

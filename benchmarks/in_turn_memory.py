@@ -55,11 +55,11 @@ def _measure(
     """Peak memory in MB, and what is resident after each member."""
     import numpy as np
 
-    from training.datasets import DATASETS, DataOptions, Split
-    from training.ensemble import train_ensemble
-    from training.in_turn import InTurn
-    from training.pretrain import pretrain
-    from training.recipes import RECIPES
+    from larq_ensemble.data.datasets import DATASETS, DataOptions, Split
+    from larq_ensemble.training.ensemble import train_ensemble
+    from larq_ensemble.training.pretrain import pretrain
+    from larq_ensemble.training.recipes import RECIPES
+    from larq_ensemble.training.sequential import InTurn
 
     draw = np.random.default_rng(0)
 

@@ -20,10 +20,10 @@ from typing import Any
 import click
 import numpy as np
 
+from larq_ensemble.data.datasets import DATASETS, Dataset, Split
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models import build_model
-from training.datasets import DATASETS, Dataset, Split
-from training.pipeline import training_batches
+from larq_ensemble.training.pipeline import training_batches
 
 # Untimed steps: more than are prefetched while the other kind of step is measured.
 LEAD_IN = 8

@@ -50,10 +50,10 @@ def _evaluate(
     path: str, split: str, samples: int | None, data_dir: str | None
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Prints a line for each format and yields its name and, for each image, what it gains."""
-    from convert.conversion import convert_run
+    from larq_ensemble.convert.conversion import convert_run
+    from larq_ensemble.data.datasets import DATASETS, DataOptions
     from larq_ensemble.runs import load_run
     from larq_ensemble.runtime import EnsembleInterpreter
-    from training.datasets import DATASETS, DataOptions
 
     run = load_run(path)
     data = DataOptions(data_dir).load(DATASETS[run.config.dataset["name"]], run.config.seed)

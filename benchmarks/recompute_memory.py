@@ -82,10 +82,10 @@ def _measure(
     model_name: str, width: float, batch_size: int, members: int, steps: int, mode: str
 ) -> tuple[float, float]:
     """Peak memory of the steps in MB, and the median seconds of one."""
-    from larq_ensemble.ensemble import build_ensemble, compile_arguments
+    from larq_ensemble.ensembles.building import build_ensemble, compile_arguments
+    from larq_ensemble.ensembles.recomputation import recompute_members
     from larq_ensemble.keras import tf
     from larq_ensemble.models import build_model
-    from larq_ensemble.recompute import recompute_members
 
     backbone = build_model(model_name, input_shape=(32, 32, 3), classes=100, width=width)
     ensemble = build_ensemble(backbone, members)

@@ -18,8 +18,8 @@ from typing import Any
 import click
 from fusion_steps import Training, measure, process_options
 
+from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.reporting import json_option, reporting
 
 
 @click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))
@@ -84,7 +84,7 @@ def main(
 
 def draw(rows: list[dict[str, Any]], stem: str) -> None:
     """Seconds, speed and memory against M."""
-    from training.plots import new_figure, save
+    from larq_ensemble.training.plots import new_figure, save
 
     figure, panels = new_figure(3, sharex=True, sharey=False)
     members = [row["members"] for row in rows]

@@ -25,8 +25,8 @@ from typing import Any
 
 import click
 
+from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.reporting import json_option, reporting
 
 #: Parts of a step, by the ends of the names of TensorFlow's operators.
 PARTS = {
@@ -95,11 +95,11 @@ def profile(
     backbone: Any, members: int, batch: int, steps: int, bfloat16: bool
 ) -> tuple[float, dict[str, float]]:
     """Seconds of a step, and of each of its parts; what is left is `"the rest"`."""
-    from larq_ensemble.ensemble import build_ensemble, compile_arguments
+    from larq_ensemble.ensembles.building import build_ensemble, compile_arguments
+    from larq_ensemble.ensembles.traced import trace_members_once
     from larq_ensemble.keras import tf
-    from larq_ensemble.one_trace import trace_members_once
-    from training.fit import adam
-    from training.recipes import RECIPES
+    from larq_ensemble.training.fit import adam
+    from larq_ensemble.training.recipes import RECIPES
 
     network = trace_members_once(build_ensemble(backbone, members), bfloat16=bfloat16)
     recipe = RECIPES["short"](100).retrain
@@ -163,8 +163,8 @@ def least_work(backbone: Any, batch: int, bfloat16: bool) -> dict[str, tuple[flo
     norm reads its input twice and writes its output; backward it reads input and gradient twice and
     writes one. Sign and PReLU read and write one map; backward they read two and write one.
     """
-    from larq_ensemble.compute import count_macs
     from larq_ensemble.keras import keras, lq
+    from larq_ensemble.network.compute import count_macs
 
     macs = count_macs(backbone)
     stem = backbone.get_layer("conv1")

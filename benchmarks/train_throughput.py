@@ -37,8 +37,8 @@ from typing import Any
 import click
 from fusion_steps import STEPS, Measurement, Training, last_line, measure, process_options
 
+from larq_ensemble.console.reporting import Report, json_option, reporting
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.reporting import Report, json_option, reporting
 
 PEER = Path(__file__).with_name("fusion_steps_torch.py")
 PEER_VARIANTS = {

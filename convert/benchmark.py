@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.combine import combine
-from larq_ensemble.interpreters import load_model
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.combination import combine
+from larq_ensemble.runtime.lce import load_model
 
 #: What gives the ensemble's prediction of one image by the first m members.
 Predict = Callable[[int], Any]
@@ -209,10 +209,10 @@ def _others(
     progress: Callable[[str], None],
 ) -> dict[str, Predict]:
     """What a run's members would be shipped as otherwise; converts up to `members` of them."""
-    from convert.conversion import convert_run, ensemble_of
-    from convert.single import convert_single
-    from convert.verification import check_same
-    from larq_ensemble.ensemble import EnsembleView
+    from larq_ensemble.convert.conversion import convert_run, ensemble_of
+    from larq_ensemble.convert.single import convert_single
+    from larq_ensemble.convert.verification import check_same
+    from larq_ensemble.ensembles.building import EnsembleView
 
     view = EnsembleView(ensemble_of(run))
     check_same(view, ours, tflite, run.digest)

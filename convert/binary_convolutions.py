@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from flatbuffers import flexbuffers
 
-from convert.flatbuffer import add_buffer, content, operator_names, schema
-from convert.packing import operator_code
+from larq_ensemble.convert.flatbuffer import add_buffer, content, operator_names, schema
+from larq_ensemble.convert.packing import operator_code
 
 
 def bit_pack_convolutions(model: Any) -> None:

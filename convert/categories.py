@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from larq_ensemble.graph import Content, Kind, LayerNode, Role
+from larq_ensemble.network.graph import Content, Kind, LayerNode, Role
 
 
 class Category(str, Enum):

@@ -7,21 +7,21 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata as package_metadata
 
-from convert.cutting import cut
-from convert.flatbuffer import add_metadata, read_model, write_model
-from convert.layouts import default_layout, lay_out
-from convert.lce import convert_function
-from convert.member_graph import MemberGraph
-from convert.packing import share, simplify
-from convert.prefix import add_prefix
-from convert.report import ConversionReport, check_target, write_file
-from convert.rewrites import rewrite
-from larq_ensemble.ensemble import EnsembleView, build_ensemble
+from larq_ensemble.convert.cutting import cut
+from larq_ensemble.convert.flatbuffer import add_metadata, read_model, write_model
+from larq_ensemble.convert.layouts import default_layout, lay_out
+from larq_ensemble.convert.lce import convert_function
+from larq_ensemble.convert.member_graph import MemberGraph
+from larq_ensemble.convert.packing import share, simplify
+from larq_ensemble.convert.prefix import add_prefix
+from larq_ensemble.convert.report import ConversionReport, check_target, write_file
+from larq_ensemble.convert.rewrites import rewrite
+from larq_ensemble.ensembles.building import EnsembleView, build_ensemble
 from larq_ensemble.errors import UnknownNameError
 from larq_ensemble.keras import keras
-from larq_ensemble.metadata import ENTRY, HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
 from larq_ensemble.runs import Run
-from larq_ensemble.tflite_file import seal
+from larq_ensemble.runtime.file import seal
+from larq_ensemble.runtime.metadata import ENTRY, HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
 
 _TOOLS = ("larq-ensemble", "larq-compute-engine", "tensorflow")
 
@@ -47,18 +47,18 @@ def convert_ensemble(
     description of itself; `larq_ensemble.runtime.EnsembleInterpreter` runs it.
 
     # Arguments
-        model: what `larq_ensemble.ensemble.build_ensemble` gives, trained or not.
+        model: what `larq_ensemble.ensembles.building.build_ensemble` gives, trained or not.
         path: where to write; a file that is there is replaced only when all went well.
         mean, std: the training data's constants on the scale 0..1, one number a channel; the file
             computes `(pixel / 255 - mean) / std`.
         members: convert only the first of so many; `None`: all.
-        layout: how the members lie in the file, one of `larq_ensemble.metadata.LAYOUTS`, see
-            `convert.layouts`; `"auto"`: `"subgraphs"` where members own binary filters, else
+        layout: how the members lie in the file, one of `larq_ensemble.runtime.metadata.LAYOUTS`, see
+            `larq_ensemble.convert.layouts`; `"auto"`: `"subgraphs"` where members own binary filters, else
             `"indexed"`.
         heads: number format of the last linear layer's weights: `"float32"`, or `"int8"` with a
             scale for each class.
         precision: of all other values that members own: `"float32"`, or `"compact"`, which stores
-            a few bits a value; see `convert.tables`. Filters of members' own stay as they are.
+            a few bits a value; see `larq_ensemble.convert.tables`. Filters of members' own stay as they are.
         class_names: one name a class.
         dataset: name of the data set, for the file's description.
         validation_split: which of its images were held out, see `EnsembleMetadata`.

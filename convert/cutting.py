@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from convert.flatbuffer import add_buffer, content, operator_names, read_model, write_model
-from convert.packing import drop_unread, share
-from convert.prefix import add_prefix, drop_prefix
-from convert.report import ConversionReport, check_target, write_file
-from larq_ensemble.metadata import ENTRY, EnsembleMetadata
-from larq_ensemble.tflite_file import read_ensemble, seal
+from larq_ensemble.convert.flatbuffer import (
+    add_buffer,
+    content,
+    operator_names,
+    read_model,
+    write_model,
+)
+from larq_ensemble.convert.packing import drop_unread, share
+from larq_ensemble.convert.prefix import add_prefix, drop_prefix
+from larq_ensemble.convert.report import ConversionReport, check_target, write_file
+from larq_ensemble.runtime.file import read_ensemble, seal
+from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
 
 
 def cut_file(

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from convert.flatbuffer import add_buffer, operator_names, schema
-from convert.packing import operator_code
+from larq_ensemble.convert.flatbuffer import add_buffer, operator_names, schema
+from larq_ensemble.convert.packing import operator_code
 
 
 class Editor:

@@ -20,8 +20,8 @@ import flatbuffers
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.metadata import ENTRY
-from larq_ensemble.tflite_file import ALIGNMENT, IDENTIFIER
+from larq_ensemble.runtime.file import ALIGNMENT, IDENTIFIER
+from larq_ensemble.runtime.metadata import ENTRY
 
 _SCHEMA = "larq_compute_engine.mlir.python.tflite_schema"
 
@@ -98,7 +98,7 @@ def write_model(model: Any) -> bytes:
     """The bytes of a `ModelT`, equal vectors and strings stored once, constants aligned."""
     builder = SharingBuilder(1 << 20)
     # Written first, the ensemble's metadata stand last: they can be replaced by longer ones
-    # (`larq_ensemble.tflite_file.with_metadata`).
+    # (`larq_ensemble.runtime.file.with_metadata`).
     for entry in model.metadata or []:
         if entry.name in (ENTRY, ENTRY.encode()):
             builder.CreateNumpyVector(model.buffers[entry.buffer].data)

@@ -26,10 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from convert.editing import Editor
-from convert.flatbuffer import content, schema, write_model
-from convert.packing import drop_unread
-from larq_ensemble.interpreters import load_extension
+from larq_ensemble.convert.editing import Editor
+from larq_ensemble.convert.flatbuffer import content, schema, write_model
+from larq_ensemble.convert.packing import drop_unread
+from larq_ensemble.runtime.lce import load_extension
 
 
 def fold_scales(model: Any, members: int) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """How layers of members' own are computed from looked-up values.
 
-`convert.member_graph` makes one graph for all members; what a layer looks up, and what it computes
+`larq_ensemble.convert.member_graph` makes one graph for all members; what a layer looks up, and what it computes
 with that, its type's `Handler` says.
 """
 
@@ -142,7 +142,7 @@ class Conv2DHandler(Handler):
 
     Of a binarized convolution the signs of its filters are looked up, int8 here and one bit each
     after packing. It is computed with them as floats, because LceBconv2d reads its filters only
-    once; the layouts without a lookup make an LceBconv2d of it, see `convert.layouts`.
+    once; the layouts without a lookup make an LceBconv2d of it, see `larq_ensemble.convert.layouts`.
     """
 
     def values(self, layer: keras.layers.Conv2D) -> Values:

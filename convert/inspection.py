@@ -16,12 +16,12 @@ from typing import Any
 
 from flatbuffers import flexbuffers
 
-from convert.categories import Category, category_of
-from convert.flatbuffer import operator_names, parsing, read_model, schema
-from convert.prefix import complete_graphs, prefix_graph
-from larq_ensemble.graph import Kind, LayerGraph, LayerNode
-from larq_ensemble.metadata import EnsembleMetadata
-from larq_ensemble.tflite_file import metadata_of, read_bytes, read_ensemble
+from larq_ensemble.convert.categories import Category, category_of
+from larq_ensemble.convert.flatbuffer import operator_names, parsing, read_model, schema
+from larq_ensemble.convert.prefix import complete_graphs, prefix_graph
+from larq_ensemble.network.graph import Kind, LayerGraph, LayerNode
+from larq_ensemble.runtime.file import metadata_of, read_bytes, read_ensemble
+from larq_ensemble.runtime.metadata import EnsembleMetadata
 
 _KINDS = {
     "CONV_2D": Kind.CONV,
@@ -55,7 +55,7 @@ class Inspection:
     # Arguments
         bytes: size of the file.
         theory_bytes: the least bytes that hold the ensemble's values; `None` if unknown.
-        categories: bytes by what they are for, all of `convert.categories.Category`; the sum is
+        categories: bytes by what they are for, all of `larq_ensemble.convert.categories.Category`; the sum is
             `bytes`.
         theory: the bytes of theory likewise, without the categories that need none; `None` if
             unknown. Where a batch norm comes before a sign, the file has one value a channel and
@@ -63,7 +63,7 @@ class Inspection:
         ops: number of operators by name, of what computes all members, or in the layout `"indexed"`
             one of them, from the image.
         prefix_ops: those of them that members have in common and that run once an image, as a
-            graph of their own (`convert.prefix`); empty without it.
+            graph of their own (`larq_ensemble.convert.prefix`); empty without it.
         graph_ops: how many operators a member takes from the image on.
         binary_filters: each different bit-packed filter.
         metadata: what the file says of itself; `None` for a model of other origin.

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from convert.binary_convolutions import bit_packable
-from convert.flatbuffer import add_buffer, content, operator_names
-from convert.packing import drop_unread, renumbered
+from larq_ensemble.convert.binary_convolutions import bit_packable
+from larq_ensemble.convert.flatbuffer import add_buffer, content, operator_names
+from larq_ensemble.convert.packing import drop_unread, renumbered
 from larq_ensemble.errors import EnsembleError
 
 
@@ -38,8 +38,8 @@ def lay_out(model: Any, layout: str, members: int) -> None:
     """Brings the members of a `ModelT` from the layout `"indexed"` into another, in place.
 
     # Arguments
-        model: what `convert.member_graph` was converted to, `convert.packing.simplify`ed
-            and, for this layout, `convert.rewrites.rewrite`n.
+        model: what `larq_ensemble.convert.member_graph` was converted to, `larq_ensemble.convert.packing.simplify`ed
+            and, for this layout, `larq_ensemble.convert.rewrites.rewrite`n.
         layout: `"indexed"` (nothing is to do), `"subgraphs"` or `"branches"`.
         members: how many rows the tables have.
 

@@ -7,7 +7,7 @@ between members is looked up by it:
     scale, offset, ... = rows of tables at `member`
     y = x * scale + offset          # e.g. batch normalization
 
-so the file has every shared filter once and one graph, whatever M is. `convert.tables` has the
+so the file has every shared filter once and one graph, whatever M is. `larq_ensemble.convert.tables` has the
 tables; here is what stands in them and what each layer computes from its values.
 """
 
@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from convert.categories import Category, category_of
-from convert.handlers import (
+from larq_ensemble.convert.categories import Category, category_of
+from larq_ensemble.convert.handlers import (
     HANDLERS,
     BatchNormalizationHandler,
     Handler,
@@ -33,13 +33,13 @@ from convert.handlers import (
     refuse,
     same_paddings,
 )
-from convert.tables import COMPACT_BITS, Tables
-from convert.thresholds import ThresholdHandler, prelu_before
-from larq_ensemble.ensemble import EnsembleView, own_name
+from larq_ensemble.convert.tables import COMPACT_BITS, Tables
+from larq_ensemble.convert.thresholds import ThresholdHandler, prelu_before
+from larq_ensemble.ensembles.building import EnsembleView, own_name
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.functional import layer_graph, run_functional
-from larq_ensemble.graph import Content, LayerGraph, Role, Stored
 from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.models.functional import layer_graph, run_functional
+from larq_ensemble.network.graph import Content, LayerGraph, Role, Stored
 
 # What members own as vectors, one value a channel or a class.
 _VECTORS = {Content.NORM, Content.ACTIVATION, Content.BIAS, Content.FILTER_SCALE}
@@ -53,7 +53,7 @@ class MemberGraph:
         mean, std: of the input on the scale 0..1, one number a channel; the graph computes
             `(image / 255 - mean) / std`.
         heads: number format of the last linear layer's weights, `"float32"` or `"int8"`.
-        precision: of the members' vectors, `"float32"` or `"compact"`; see `convert.tables`.
+        precision: of the members' vectors, `"float32"` or `"compact"`; see `larq_ensemble.convert.tables`.
 
     # Attributes
         signature: `tf.function` with the inputs `image` (float32 `[1, h, w, c]`, values 0..255)
@@ -62,7 +62,7 @@ class MemberGraph:
         tables: the members' own values.
         theory_parts: bytes that hold the values of the ensemble at least, by what they are for;
             `shared_` ones once, `member_` ones for all members together.
-        rewrites: how often each way to compute less applied here, see `convert.rewrites`.
+        rewrites: how often each way to compute less applied here, see `larq_ensemble.convert.rewrites`.
 
     # Raises
         EnsembleError: if a member owns a layer that can't be looked up, or the input is no image.
@@ -141,7 +141,7 @@ class MemberGraph:
             refuse(
                 layer,
                 f"no way is known to look up the weights of a {type(layer).__name__} by member",
-                "share it, or add a convert.handlers.Handler for its type to HANDLERS",
+                "share it, or add a larq_ensemble.convert.handlers.Handler for its type to HANDLERS",
             )
         if type(handler) is BatchNormalizationHandler:
             # Behind a PReLU thresholds of members may lie far apart: not for a few bits a value.
@@ -268,7 +268,7 @@ def _hidden(constant: np.ndarray, zero: tf.Tensor) -> tf.Tensor:
     # Arguments
         constant: any array.
         zero: int32 of rank 0, `min(member, 0)`: always 0, which the converter can't know.
-            `convert.packing` puts the constant back in.
+            `larq_ensemble.convert.packing` puts the constant back in.
     """
     return tf.gather(constant[np.newaxis], zero)
 

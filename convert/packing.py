@@ -23,7 +23,13 @@ from typing import Any
 
 import numpy as np
 
-from convert.flatbuffer import SharingBuilder, add_buffer, content, operator_names, schema
+from larq_ensemble.convert.flatbuffer import (
+    SharingBuilder,
+    add_buffer,
+    content,
+    operator_names,
+    schema,
+)
 
 # From this many bytes on a constant is worth an operator that converts it.
 _LARGE = 512

@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from convert.flatbuffer import operator_names, schema
-from convert.packing import table_key
-from larq_ensemble.tflite_file import PREFIX, REST
+from larq_ensemble.convert.flatbuffer import operator_names, schema
+from larq_ensemble.convert.packing import table_key
+from larq_ensemble.runtime.file import PREFIX, REST
 
 #: More than an operation for each number that is read. A prefix without such an operator would
 #: save no more than it takes to hand its outputs on.
@@ -43,7 +43,7 @@ def add_prefix(model: Any, members: int) -> None:
     members have in common once already, and where they have nothing costly in common.
 
     # Arguments
-        model: with the complete graphs only, as `convert.layouts.lay_out` leaves it.
+        model: with the complete graphs only, as `larq_ensemble.convert.layouts.lay_out` leaves it.
         members: how many members it has.
     """
     graphs, signatures = [*model.subgraphs], [*model.signatureDefs]

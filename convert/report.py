@@ -10,7 +10,7 @@ from typing import Any
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import replacing
-from larq_ensemble.metadata import EnsembleMetadata
+from larq_ensemble.runtime.metadata import EnsembleMetadata
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ What an ensemble file is measured against: M such files, one a member.
 
 from __future__ import annotations
 
-from convert.lce import convert_function
+from larq_ensemble.convert.lce import convert_function
 from larq_ensemble.keras import keras, tf
 
 

@@ -14,7 +14,7 @@ own middle and step, which all members share as half floats:
     v = middle + step * (2 q - (2^B - 1)),   q = 0 ... 2^B - 1
       = middle + step * sum_k 2^k b_k,       b_k = +1 or -1, bit k of q
 
-The B planes of signs b_k are looked up and multiplied; `convert.packing` stores them as bits, and
+The B planes of signs b_k are looked up and multiplied; `larq_ensemble.convert.packing` stores them as bits, and
 the shared half floats as such.
 """
 
@@ -24,7 +24,7 @@ from collections import Counter
 
 import numpy as np
 
-from convert.categories import Category
+from larq_ensemble.convert.categories import Category
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import tf
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convert.handlers import Handler, Rows, Values, folded_norm
+from larq_ensemble.convert.handlers import Handler, Rows, Values, folded_norm
 from larq_ensemble.keras import keras, lq, tf
 
 _SIGNS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)

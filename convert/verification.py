@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.combine import combine
-from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.ensembles.building import EnsembleView
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.combination import combine
 
 
 @dataclass(frozen=True)

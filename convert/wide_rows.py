@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from convert.editing import Editor
-from convert.flatbuffer import schema
+from larq_ensemble.convert.editing import Editor
+from larq_ensemble.convert.flatbuffer import schema
 
 # Elementwise operators and which of their inputs can be maps.
 _OPERATORS = {

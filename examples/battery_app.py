@@ -6,7 +6,7 @@
 
 The battery's level is read before each image from /sys/class/power_supply (Linux), or given with
 --battery, and decides the power mode; how many members that means stands in
-`larq_ensemble.budget`. No TensorFlow is needed, only what `pip install .` installs.
+`larq_ensemble.runtime.budget`. No TensorFlow is needed, only what `pip install .` installs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.images import fit_image, read_image
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.images import fit_image, read_image
 
 POWER_SUPPLY = Path("/sys/class/power_supply")
 

@@ -21,15 +21,15 @@ if "tensorflow" not in sys.modules and importlib.util.find_spec("tf_keras"):
 _EXPORTS = {
     "EnsembleError": "errors",
     "EnsembleInterpreter": "runtime",
-    "EnsembleView": "ensemble",
-    "account": "storage",
-    "build_ensemble": "ensemble",
+    "EnsembleView": "ensembles.building",
+    "account": "network.storage",
+    "build_ensemble": "ensembles.building",
     "build_model": "models",
-    "compile_arguments": "ensemble",
+    "compile_arguments": "ensembles.building",
     "load_run": "runs",
-    "one_pass_network": "one_pass",
-    "recompute_members": "recompute",
-    "trace_members_once": "one_trace",
+    "one_pass_network": "ensembles.fused_activations",
+    "recompute_members": "ensembles.recomputation",
+    "trace_members_once": "ensembles.traced",
 }
 
 __all__ = ["__version__", *_EXPORTS]

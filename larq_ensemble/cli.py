@@ -1,7 +1,7 @@
 """The console script: finds a command by name and turns errors into exit codes.
 
-Each command is the module of its name in `larq_ensemble.commands`, imported when it is called;
-heavy imports are inside the functions, so `--help` answers at once.
+`COMMANDS` says which module holds each command, beside what it commands. It is imported when it is
+called, and heavy imports are inside the functions, so `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ import click
 from larq_ensemble import __version__
 from larq_ensemble.errors import EnsembleError
 
-COMMANDS = (
-    "demo",
-    "pretrain",
-    "train",
-    "evaluate",
-    "storage",
-    "convert",
-    "inspect",
-    "verify",
-    "calibrate",
-    "predict",
-    "benchmark",
-    "reproduce",
-    "frontier",
-    "tune",
-)
+#: Name of each command, in the order of `--help`, and the module that holds it as `command`.
+COMMANDS = {
+    "demo": "larq_ensemble.demo",
+    "pretrain": "larq_ensemble.training.commands.pretrain",
+    "train": "larq_ensemble.training.commands.train",
+    "evaluate": "larq_ensemble.training.commands.evaluate",
+    "storage": "larq_ensemble.network.commands.storage",
+    "convert": "larq_ensemble.convert.commands.convert",
+    "inspect": "larq_ensemble.convert.commands.inspect",
+    "verify": "larq_ensemble.convert.commands.verify",
+    "calibrate": "larq_ensemble.training.commands.calibrate",
+    "predict": "larq_ensemble.runtime.commands.predict",
+    "benchmark": "larq_ensemble.convert.commands.benchmark",
+    "reproduce": "larq_ensemble.training.paper.commands.reproduce",
+    "frontier": "larq_ensemble.training.commands.frontier",
+    "tune": "larq_ensemble.training.commands.tune",
+}
 
 
 class LazyGroup(click.Group):
@@ -42,7 +43,7 @@ class LazyGroup(click.Group):
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        return importlib.import_module(f"larq_ensemble.commands.{name}").command
+        return importlib.import_module(COMMANDS[name]).command
 
 
 @click.group(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-class EnsembleError(Exception):
+class EnsembleError(ValueError):
     """A user's input can't be used: names the argument, the value received and the way out.
 
     The command line prints the message as one line on stderr and exits with 1.

@@ -145,7 +145,7 @@ class Run:
             EnsembleError: if training has not finished or the file is damaged.
         """
         self._check_has_model()
-        import larq_ensemble.ensemble  # noqa: F401 (registers the layers that Keras has to know)
+        import larq_ensemble.ensembles.building  # noqa: F401 (registers the layers that Keras has to know)
         from larq_ensemble.keras import keras
 
         try:

@@ -24,3 +24,11 @@ def bfloat16() -> None:
         tf.nn.conv2d(ones, tf.ones([3, 3, 32, 32], tf.bfloat16), 1, "SAME")
     except tf.errors.OpError as error:
         pytest.skip(f"no convolutions in bfloat16: {error.message}")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """(training, test) data of `digits`."""
+    from larq_ensemble.data.datasets import DATASETS
+
+    return DATASETS["digits"].read(None)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from larq_ensemble.ensembles.fused_activations import OnePassNetwork
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.one_pass import OnePassNetwork
 
 
 class AdversarialTraining(OnePassNetwork):
     """A network whose training step takes the loss of its images and of adversarial ones.
 
-    The gradients are those of the sum, see `larq_ensemble.schemes.Adversarial`; the `loss` that
+    The gradients are those of the sum, see `larq_ensemble.ensembles.schemes.Adversarial`; the `loss` that
     is logged is the mean of the two, and so comparable with that of the validation.
 
     # Attributes

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.ensemble import EnsembleView, own_name
+from larq_ensemble.ensembles.building import EnsembleView, own_name
 from larq_ensemble.keras import keras, tf
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.ensembles.building import EnsembleView
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from larq_ensemble.combine import combine
-from larq_ensemble.ensemble import (
+from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
+from larq_ensemble.ensembles.building import (
     EnsembleView,
     Initial,
     build_ensemble,
@@ -19,24 +19,24 @@ from larq_ensemble.ensemble import (
     copy_weights,
     own_layers,
 )
+from larq_ensemble.ensembles.recomputation import recompute_members
+from larq_ensemble.ensembles.schemes import ENSEMBLE_OUTPUT, SCHEMES, Scheme, Snapshot
+from larq_ensemble.ensembles.traced import trace_members_once
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.metrics import top_k_accuracy
-from larq_ensemble.one_trace import trace_members_once
-from larq_ensemble.recompute import recompute_members
+from larq_ensemble.network.sharing import parse_sharing
 from larq_ensemble.runs import Run, RunConfig, package_versions
-from larq_ensemble.schemes import ENSEMBLE_OUTPUT, SCHEMES, Scheme, Snapshot
-from larq_ensemble.sharing import parse_sharing
-from training.boosting import soft_boosting, zero_head
-from training.datasets import DATASETS, DataOptions, Dataset, Split, Splits
-from training.distribution import Distribution
-from training.evaluation import member_logits
-from training.fit import set_seed
-from training.graphs import temporary_graphs
-from training.in_turn import IN_TURN, InTurn, cycle_epochs
-from training.job import carry_out, fit_images
-from training.pretrain import backbone_top1
-from training.recipes import Recipe
+from larq_ensemble.runtime.combination import combine
+from larq_ensemble.runtime.metrics import top_k_accuracy
+from larq_ensemble.training.boosting import soft_boosting, zero_head
+from larq_ensemble.training.distribution import Distribution
+from larq_ensemble.training.evaluation import member_logits
+from larq_ensemble.training.fit import set_seed
+from larq_ensemble.training.graphs import temporary_graphs
+from larq_ensemble.training.job import carry_out, fit_images
+from larq_ensemble.training.pretrain import backbone_top1
+from larq_ensemble.training.recipes import Recipe
+from larq_ensemble.training.sequential import IN_TURN, InTurn, cycle_epochs
 
 
 @temporary_graphs()
@@ -70,7 +70,7 @@ def train_ensemble(
         backbone: the pretrained run; its data set and validation split are used.
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
         independent_data: each member its own order and augmentation.
-        prefix_weights: for nested fusion, see `larq_ensemble.schemes.NestedFusion`.
+        prefix_weights: for nested fusion, see `larq_ensemble.ensembles.schemes.NestedFusion`.
         in_turn: train the members of voting or bagging one after another, in the memory that one
             takes; those of `boosting`, `snapshot`, `fast_geometric`, `adversarial`, `adaboost` and
             `stochastic_rounding` always are. The recipe's epochs are those of each member, for
@@ -79,11 +79,11 @@ def train_ensemble(
         shrinkage: for boosting, in turn or soft, how much each member counts; `None`: 1.
         patience: for boosting and AdaBoost, ends after so many members in a row without a better
             validation accuracy, and leaves those out; `None`: never.
-        distribute: see `training.distribution`.
-        recompute: trains in the activation memory of one member, see `larq_ensemble.recompute`;
+        distribute: see `larq_ensemble.training.distribution`.
+        recompute: trains in the activation memory of one member, see `larq_ensemble.ensembles.recomputation`;
             the result is the same but for rounding, so a run may go on with or without it.
         bfloat16: computes the frozen binary convolutions of a training in bfloat16, see
-            `larq_ensemble.one_trace.trace_members_once`.
+            `larq_ensemble.ensembles.traced.trace_members_once`.
 
     # Returns
         The run and `{"test_top1", "member_top1", "backbone_top1", "validation_top1", "epochs",

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble import metrics
-from larq_ensemble.combine import combine
-from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split
+from larq_ensemble.ensembles.building import EnsembleView
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run
-from training.datasets import DATASETS, DataOptions, Dataset, Split
-from training.pipeline import evaluation_batches
+from larq_ensemble.runtime import metrics
+from larq_ensemble.runtime.combination import combine
+from larq_ensemble.training.pipeline import evaluation_batches
 
 
 def member_logits(model: keras.Model, data: Split, dataset: Dataset) -> np.ndarray:
@@ -44,7 +44,7 @@ def evaluate(
     # Returns
         `{"members", "top1", "top5", "nll", "ece", "brier", "disagreement"}` of the largest m,
         `"by_members"` with the same for each m, and `"dataset"`, `"split"`, `"samples"`.
-        Accuracies in percent, NLL in nats, the others as in `larq_ensemble.metrics`.
+        Accuracies in percent, NLL in nats, the others as in `larq_ensemble.runtime.metrics`.
 
     # Raises
         EnsembleError: if the data do not fit the run, or `members` is out of range.

@@ -14,10 +14,10 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_text
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run
-from training.distribution import Distribution
-from training.optimizer import OneOperatorAdam
-from training.pipeline import Batches
-from training.recipes import Recipe
+from larq_ensemble.training.distribution import Distribution
+from larq_ensemble.training.optimizer import OneOperatorAdam
+from larq_ensemble.training.pipeline import Batches
+from larq_ensemble.training.recipes import Recipe
 
 Course = Literal["linear", "cosine", "triangle"]
 

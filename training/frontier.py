@@ -11,11 +11,11 @@ from typing import Any
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_text
-from larq_ensemble.models import trace_model
+from larq_ensemble.network.architectures import trace_model
+from larq_ensemble.network.sharing import parse_sharing
+from larq_ensemble.network.storage import account
 from larq_ensemble.runs import Run
-from larq_ensemble.sharing import parse_sharing
-from larq_ensemble.storage import account
-from training import paper
+from larq_ensemble.training.paper import numbers as paper
 
 COSTS = ("bytes", "macs", "paper_energy_mj")
 
@@ -78,7 +78,7 @@ def frontier(
     # Arguments
         runs: finished runs on one data set; a backbone counts as one member.
         out: the folder.
-        split, data_dir, limit: as for `training.evaluation.evaluate`.
+        split, data_dir, limit: as for `larq_ensemble.training.evaluation.evaluate`.
 
     # Raises
         EnsembleError: if the runs are of several data sets, or one has not finished.
@@ -124,9 +124,9 @@ def _evaluation(
     path = folder / f"{run.digest[:16]}-{split}{'' if limit is None else f'-{limit}'}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
-    from larq_ensemble.compute import count_macs
-    from larq_ensemble.ensemble import EnsembleView
-    from training.evaluation import evaluate
+    from larq_ensemble.ensembles.building import EnsembleView
+    from larq_ensemble.network.compute import count_macs
+    from larq_ensemble.training.evaluation import evaluate
 
     metrics = evaluate(run, split=split, data_dir=data_dir, limit=limit)
     member = run.model if run.config.kind == "backbone" else EnsembleView(run.model).member(0)
@@ -137,7 +137,7 @@ def _evaluation(
 
 
 def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
-    from larq_ensemble.schemes import SCHEMES
+    from larq_ensemble.ensembles.schemes import SCHEMES
 
     model, ensemble = run.config.model, run.config.ensemble
     graph = trace_model(

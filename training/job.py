@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from larq_ensemble.ensemble import copy_weights
+from larq_ensemble.data.datasets import Dataset, Splits
+from larq_ensemble.ensembles.building import copy_weights
 from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run, RunConfig, load_run
-from training.datasets import Dataset, Splits
-from training.distribution import Distribution
-from training.fit import Course, adam, fit
-from training.pipeline import evaluation_batches, training_batches
-from training.recipes import Recipe
+from larq_ensemble.training.distribution import Distribution
+from larq_ensemble.training.fit import Course, adam, fit
+from larq_ensemble.training.pipeline import evaluation_batches, training_batches
+from larq_ensemble.training.recipes import Recipe
 
 Train = Callable[[Run, Splits], tuple[keras.Model, dict[str, Any]]]
 Objective = Callable[[keras.Model], tuple[keras.Model, dict[str, Any]]]
@@ -86,8 +86,8 @@ def fit_images(
             everything that it makes has to be made.
         seed: of the images' order and augmentation.
         first_epoch: of the stream of images, which counts its epochs from there.
-        course: the way of the learning rate, as for `training.fit.adam`.
-        inputs, streams: as for `training.pipeline.training_batches`.
+        course: the way of the learning rate, as for `larq_ensemble.training.fit.adam`.
+        inputs, streams: as for `larq_ensemble.training.pipeline.training_batches`.
 
     # Returns
         Images a second, or `None` if there was nothing left to train.

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.data.datasets import Augmentation, Dataset, Split
 from larq_ensemble.keras import tf
-from training.datasets import Augmentation, Dataset, Split
 
 Resample = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 

@@ -19,11 +19,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
-from larq_ensemble.calibration import Score
 from larq_ensemble.files import replacing
-from training.frontier import COSTS, FrontierPoint
-from training.reproduction import OURS, PAPER, SINGLE, BlockTable, Point, StorageFigure
-from training.reproduction import Figure as Reproduced
+from larq_ensemble.runtime.calibration import Score
+from larq_ensemble.training.frontier import COSTS, FrontierPoint
+from larq_ensemble.training.paper.figures import (
+    OURS,
+    PAPER,
+    SINGLE,
+    BlockTable,
+    Point,
+    StorageFigure,
+)
+from larq_ensemble.training.paper.figures import Figure as Reproduced
 
 _BLUE, _GREEN, _VERMILION, _PINK = "#0072B2", "#009E73", "#D55E00", "#CC79A7"
 _SKY, _ORANGE, _BLACK, _GREY = "#56B4E9", "#E69F00", "#000000", "#6E6E6E"

@@ -7,20 +7,26 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
+from larq_ensemble.ensembles.fused_activations import one_pass_network
 from larq_ensemble.keras import keras
-from larq_ensemble.metrics import top_k_accuracy
-from larq_ensemble.models import MODELS, build_model
-from larq_ensemble.one_pass import one_pass_network
+from larq_ensemble.models import build_model
+from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.runs import Run, RunConfig, package_versions
-from training.datasets import DATASETS, DataOptions, Dataset, Split, Splits
-from training.distillation import Distillation, DistillationLoss, Student, teacher_logits
-from training.distribution import Distribution
-from training.fit import set_seed
-from training.graphs import temporary_graphs
-from training.job import carry_out, fit_images
-from training.pipeline import evaluation_batches
-from training.recipes import Recipe
-from training.transfer import check_twin, split_seed, start_from_real
+from larq_ensemble.runtime.metrics import top_k_accuracy
+from larq_ensemble.training.distillation import (
+    Distillation,
+    DistillationLoss,
+    Student,
+    teacher_logits,
+)
+from larq_ensemble.training.distribution import Distribution
+from larq_ensemble.training.fit import set_seed
+from larq_ensemble.training.graphs import temporary_graphs
+from larq_ensemble.training.job import carry_out, fit_images
+from larq_ensemble.training.pipeline import evaluation_batches
+from larq_ensemble.training.recipes import Recipe
+from larq_ensemble.training.transfer import check_twin, split_seed, start_from_real
 
 
 @temporary_graphs()
@@ -47,9 +53,9 @@ def pretrain(
 
     # Arguments
         from_real: a run of the real-valued twin, whose weights the network starts from, see
-            `training.transfer.start_from_real`.
-        distillation: the run that teaches it, see `training.distillation`.
-        distribute: see `training.distribution`.
+            `larq_ensemble.training.transfer.start_from_real`.
+        distillation: the run that teaches it, see `larq_ensemble.training.distillation`.
+        distribute: see `larq_ensemble.training.distribution`.
 
     # Returns
         The run and `{"test_top1", "validation_top1", "epochs", "images_per_second"}`; accuracies

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.files import write_text
-from larq_ensemble.models import MODELS
+from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.registry import Registry
 
 

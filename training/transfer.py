@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run
-from training.datasets import DataOptions
 
 
 def check_twin(run: Run, model: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Search for the settings of an ensemble's training with KerasTuner, on the validation split.
 
 KerasTuner proposes settings (its Bayesian optimization) and keeps the books; training is
-`training.ensemble.train_ensemble`. The test split is not read.
+`larq_ensemble.training.ensemble.train_ensemble`. The test split is not read.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from larq_ensemble.data.datasets import DATASETS, DataOptions
+from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_text
+from larq_ensemble.network.sharing import POLICIES
 from larq_ensemble.runs import Run, load_run
-from larq_ensemble.schemes import SCHEMES
-from larq_ensemble.sharing import POLICIES
-from training.datasets import DATASETS, DataOptions
-from training.ensemble import train_ensemble
-from training.graphs import free_networks
-from training.recipes import RECIPES, Recipe, TunedRecipe
+from larq_ensemble.training.ensemble import train_ensemble
+from larq_ensemble.training.graphs import free_networks
+from larq_ensemble.training.recipes import RECIPES, Recipe, TunedRecipe
 
 import keras_tuner as kt  # isort: skip  (it imports Keras 3, which must not be first)
 

@@ -55,13 +55,13 @@ def script() -> Script:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three members of a small network, untrained."""
-    from convert.conversion import convert_run
-    from larq_ensemble.ensemble import build_ensemble
+    from larq_ensemble.convert.conversion import convert_run
+    from larq_ensemble.data.datasets import DATASETS
+    from larq_ensemble.ensembles.building import build_ensemble
     from larq_ensemble.keras import keras
     from larq_ensemble.models.keras_layers import KerasLayers
-    from larq_ensemble.models.resnet import resnet
+    from larq_ensemble.network.architectures.resnet import resnet
     from larq_ensemble.runs import RunConfig, create_run
-    from training.datasets import DATASETS
 
     image = keras.Input((8, 8, 1))
     logits = resnet(KerasLayers(), image, classes=10, dropout=0, stages=[8], blocks=[1])

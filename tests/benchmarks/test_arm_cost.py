@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from convert.conversion import convert_run
+from larq_ensemble.convert.conversion import convert_run
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runs import load_run
-from larq_ensemble.tflite_file import read_ensemble
+from larq_ensemble.runtime.file import read_ensemble
 
 from .conftest import load
 

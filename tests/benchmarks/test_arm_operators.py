@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 
-from convert.flatbuffer import operator_names, read_model
-from larq_ensemble.interpreters import load_model
-from larq_ensemble.tflite_file import read_ensemble, with_one_subgraph
+from larq_ensemble.convert.flatbuffer import operator_names, read_model
+from larq_ensemble.runtime.file import read_ensemble, with_one_subgraph
+from larq_ensemble.runtime.lce import load_model
 
 from .conftest import load
 

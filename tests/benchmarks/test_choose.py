@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.runtime import EnsembleInterpreter
-from training.datasets import DATASETS
 
 
 def test_what_members_bring_and_cost(script, counter, tflite, tmp_path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from convert.conversion import convert_run
+from larq_ensemble.convert.conversion import convert_run
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runs import load_run
-from larq_ensemble.tflite_file import read_ensemble, with_one_subgraph
+from larq_ensemble.runtime.file import read_ensemble, with_one_subgraph
 
 from .conftest import load
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.conversion import ConversionReport, convert_ensemble
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.convert.conversion import ConversionReport, convert_ensemble
+from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.models.keras_layers import KerasLayers
-from larq_ensemble.models.resnet import resnet
+from larq_ensemble.network.architectures.resnet import resnet
 from larq_ensemble.runtime import EnsembleInterpreter
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]

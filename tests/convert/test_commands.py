@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from larq_ensemble.cli import main
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.data.datasets import DATASETS
+from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.runs import Run, RunConfig, create_run
-from training.datasets import DATASETS
 
 from .conftest import randomized, small_backbone
 

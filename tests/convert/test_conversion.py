@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convert import member_graph
-from convert.conversion import convert_ensemble
-from convert.cutting import cut_file
-from convert.flatbuffer import operator_names, read_model, schema
-from convert.inspection import inspect_file
-from larq_ensemble.ensemble import EnsembleView, build_ensemble
+from larq_ensemble.convert import member_graph
+from larq_ensemble.convert.conversion import convert_ensemble
+from larq_ensemble.convert.cutting import cut_file
+from larq_ensemble.convert.flatbuffer import operator_names, read_model, schema
+from larq_ensemble.convert.inspection import inspect_file
+from larq_ensemble.ensembles.building import EnsembleView, build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import RPReLU, RSign

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from convert.cutting import cut_file
-from convert.inspection import inspect_file
+from larq_ensemble.convert.cutting import cut_file
+from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.metadata import LAYOUTS
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.metadata import LAYOUTS
 
 from .conftest import Converted, converted, pixels, small_ensemble
 

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from convert.flatbuffer import add_metadata, read_model, schema, write_model
-from convert.inspection import inspect_file
-from larq_ensemble.cascade import Cascade
+from larq_ensemble.convert.flatbuffer import add_metadata, read_model, schema, write_model
+from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.metadata import ENTRY, EnsembleMetadata
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.tflite_file import Subgraph, metadata_of, read_ensemble, seal, with_metadata
+from larq_ensemble.runtime.cascade import Cascade
+from larq_ensemble.runtime.file import Subgraph, metadata_of, read_ensemble, seal, with_metadata
+from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
 
 METADATA = EnsembleMetadata(
     scheme="adaboost",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from convert.inspection import inspect_file
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.convert.inspection import inspect_file
+from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.models import build_model
 
 from .conftest import assert_members_agree, converted, pixels, randomized

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.categories import Category
-from convert.inspection import inspect_file
+from larq_ensemble.convert.categories import Category
+from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 
@@ -128,7 +128,7 @@ def test_truncated_files(fusion: Converted, tmp_path: Path, kept: float) -> None
 
 def test_needs_no_tensorflow(fusion: Converted) -> None:
     program = (
-        "import sys; from convert.inspection import inspect_file\n"
+        "import sys; from larq_ensemble.convert.inspection import inspect_file\n"
         f"print(inspect_file({str(fusion.path)!r}).bytes)\n"
         "assert not {'tensorflow', 'tf_keras', 'keras'} & set(sys.modules)"
     )

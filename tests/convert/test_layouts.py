@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.flatbuffer import operator_names, read_model, schema, write_model
-from convert.inspection import inspect_file
-from convert.layouts import lay_out
-from convert.lce import convert_function
-from convert.packing import share, simplify
-from convert.rewrites import rewrite
-from convert.verification import verify
-from larq_ensemble.calibration import calibrate
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.convert.flatbuffer import operator_names, read_model, schema, write_model
+from larq_ensemble.convert.inspection import inspect_file
+from larq_ensemble.convert.layouts import lay_out
+from larq_ensemble.convert.lce import convert_function
+from larq_ensemble.convert.packing import share, simplify
+from larq_ensemble.convert.rewrites import rewrite
+from larq_ensemble.convert.verification import verify
+from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.interpreters import load_extension
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.tflite_file import seal
+from larq_ensemble.runtime.calibration import calibrate
+from larq_ensemble.runtime.file import seal
+from larq_ensemble.runtime.lce import load_extension
 
 from .conftest import (
     MEAN,

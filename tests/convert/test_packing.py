@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convert.flatbuffer import operator_names, read_model, schema, write_model
-from convert.lce import convert_function
-from convert.member_graph import MemberGraph
-from convert.packing import (
+from larq_ensemble.convert.flatbuffer import operator_names, read_model, schema, write_model
+from larq_ensemble.convert.lce import convert_function
+from larq_ensemble.convert.member_graph import MemberGraph
+from larq_ensemble.convert.packing import (
     drop_names,
     drop_unread,
     fuse_prelu,
@@ -18,9 +18,9 @@ from convert.packing import (
     share_tables,
     simplify,
 )
-from larq_ensemble.ensemble import EnsembleView
-from larq_ensemble.interpreters import load_extension, load_model
+from larq_ensemble.ensembles.building import EnsembleView
 from larq_ensemble.keras import tf
+from larq_ensemble.runtime.lce import load_extension, load_model
 
 from .conftest import MEAN, STD, pixels, small_ensemble
 

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.cutting import cut_file
-from convert.flatbuffer import operator_names, read_model, write_model
-from convert.inspection import inspect_file
-from convert.layouts import lay_out
-from convert.lce import convert_function
-from convert.packing import renumbered, share, simplify
-from convert.prefix import add_prefix, drop_prefix
-from larq_ensemble import interpreters
-from larq_ensemble.cascade import Cascade, log_margin
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.convert.cutting import cut_file
+from larq_ensemble.convert.flatbuffer import operator_names, read_model, write_model
+from larq_ensemble.convert.inspection import inspect_file
+from larq_ensemble.convert.layouts import lay_out
+from larq_ensemble.convert.lce import convert_function
+from larq_ensemble.convert.packing import renumbered, share, simplify
+from larq_ensemble.convert.prefix import add_prefix, drop_prefix
+from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import tf
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.tflite_file import read_ensemble, seal, with_metadata, with_one_subgraph
+from larq_ensemble.runtime import lce as interpreters
+from larq_ensemble.runtime.cascade import Cascade, log_margin
+from larq_ensemble.runtime.file import read_ensemble, seal, with_metadata, with_one_subgraph
 
 from .conftest import (
     Converted,

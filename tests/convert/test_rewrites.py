@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert import rewrites
-from convert.flatbuffer import operator_names, read_model
-from convert.inspection import inspect_file
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.convert import rewrites
+from larq_ensemble.convert.flatbuffer import operator_names, read_model
+from larq_ensemble.convert.inspection import inspect_file
+from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import RPReLU, RSign
 from larq_ensemble.models import build_model

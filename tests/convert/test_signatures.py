@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convert.conversion import convert_ensemble
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.convert.conversion import convert_ensemble
+from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runtime import EnsembleInterpreter
 

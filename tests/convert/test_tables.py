@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert import tables
-from convert.flatbuffer import operator_names, read_model, schema
-from convert.inspection import inspect_file
-from convert.tables import COMPACT_BITS, compacted
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.convert import tables
+from larq_ensemble.convert.flatbuffer import operator_names, read_model, schema
+from larq_ensemble.convert.inspection import inspect_file
+from larq_ensemble.convert.tables import COMPACT_BITS, compacted
+from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.runtime import EnsembleInterpreter

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convert.inspection import inspect_file
-from convert.thresholds import LARGEST_THRESHOLD, comparison
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.convert.inspection import inspect_file
+from larq_ensemble.convert.thresholds import LARGEST_THRESHOLD, comparison
+from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.keras import keras
 
 from .conftest import assert_members_agree, converted, pixels, randomized, small_backbone

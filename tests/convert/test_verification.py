@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convert.verification import verify
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.convert.verification import verify
+from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 

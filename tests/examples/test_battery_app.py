@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from larq_ensemble.budget import POWER_MODES
+from larq_ensemble.runtime.budget import POWER_MODES
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,8 +60,8 @@ def test_battery_level(app, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def tflite(tmp_path_factory) -> Path:
-    from convert.conversion import convert_ensemble
-    from larq_ensemble.ensemble import build_ensemble
+    from larq_ensemble.convert.conversion import convert_ensemble
+    from larq_ensemble.ensembles.building import build_ensemble
     from larq_ensemble.keras import keras
 
     image = keras.Input((8, 8, 3))

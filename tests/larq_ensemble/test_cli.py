@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[2]
 SESSION = """
 import json, sys
 from larq_ensemble.cli import main
-from larq_ensemble.models import MODELS, Architecture
-from larq_ensemble.models.resnet import residual_block
+from larq_ensemble.network.architectures import MODELS, Architecture
+from larq_ensemble.network.architectures.resnet import residual_block
 MODELS.register("tiny", Architecture(residual_block, (4, 8), (1, 1)))
 for arguments in json.loads(sys.argv[1]):
     try:
@@ -218,11 +218,11 @@ def test_help_says_how_to_call(call, name):
 
 
 def test_help_names_everything_that_is_registered(call):
-    from larq_ensemble.models import MODELS
-    from larq_ensemble.schemes import SCHEMES
-    from larq_ensemble.sharing import POLICIES
-    from training.datasets import DATASETS
-    from training.recipes import RECIPES
+    from larq_ensemble.data.datasets import DATASETS
+    from larq_ensemble.ensembles.schemes import SCHEMES
+    from larq_ensemble.network.architectures import MODELS
+    from larq_ensemble.network.sharing import POLICIES
+    from larq_ensemble.training.recipes import RECIPES
 
     for command, registries in {
         "pretrain": (MODELS, DATASETS, RECIPES),
@@ -427,7 +427,7 @@ def test_what_happens_from_outside_is_told_in_a_line(call, monkeypatch, error, c
     def fail(*arguments, **named):
         raise error
 
-    monkeypatch.setattr("larq_ensemble.models.trace_model", fail)
+    monkeypatch.setattr("larq_ensemble.network.architectures.trace_model", fail)
     status, out, err = call("storage")
     assert (status, out) == (code, "")
     # After Ctrl-C, click ends the terminal's line with ^C first.

@@ -6,12 +6,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from larq_ensemble.models import MODELS, Architecture
-from larq_ensemble.models.resnet import residual_block
-from training import fit
-from training.datasets import DATASETS, DataOptions
-from training.pretrain import pretrain
-from training.recipes import Recipe
+from larq_ensemble.data.datasets import DATASETS, DataOptions
+from larq_ensemble.network.architectures import MODELS, Architecture
+from larq_ensemble.network.architectures.resnet import residual_block
+from larq_ensemble.training import fit
+from larq_ensemble.training.pretrain import pretrain
+from larq_ensemble.training.recipes import Recipe
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,12 +39,6 @@ def backbone(tiny, few, recipe, tmp_path_factory):
     """A backbone pretrained by `recipe` on `few` digits."""
     out = tmp_path_factory.mktemp("runs") / "backbone"
     return pretrain(tiny, "digits", out, recipe=recipe, data=few, verbose=0)[0]
-
-
-@pytest.fixture(scope="session")
-def digits():
-    """(training, test) data of `digits`."""
-    return DATASETS["digits"].read(None)
 
 
 @pytest.fixture

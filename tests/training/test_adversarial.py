@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.keras import keras
-from training.adversarial import AdversarialTraining
+from larq_ensemble.training.adversarial import AdversarialTraining
 
 EPSILON = np.array([0.1, 0.2, 0.4], np.float32)
 

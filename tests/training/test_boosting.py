@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from larq_ensemble.ensemble import EnsembleView, build_ensemble, compile_arguments
+from larq_ensemble.data.datasets import DATASETS
+from larq_ensemble.ensembles.building import EnsembleView, build_ensemble, compile_arguments
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from training.boosting import PseudoResidualLoss, SoftBoostingLoss
-from training.datasets import DATASETS
-from training.ensemble import train_ensemble
-from training.evaluation import member_logits
+from larq_ensemble.training.boosting import PseudoResidualLoss, SoftBoostingLoss
+from larq_ensemble.training.ensemble import train_ensemble
+from larq_ensemble.training.evaluation import member_logits
 
 LABELS = np.array([3, 1, 4, 1, 5, 9], np.uint8)
 

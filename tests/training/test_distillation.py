@@ -3,12 +3,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from larq_ensemble.ensemble import build_ensemble
+from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import load_run
-from training.distillation import Distillation, DistillationLoss, Student, teacher_logits
-from training.pretrain import pretrain
+from larq_ensemble.training.distillation import (
+    Distillation,
+    DistillationLoss,
+    Student,
+    teacher_logits,
+)
+from larq_ensemble.training.pretrain import pretrain
 
 
 def softmax(logits):

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import tf
-from larq_ensemble.models import MODELS, Architecture
-from larq_ensemble.models.resnet import residual_block
+from larq_ensemble.network.architectures import MODELS, Architecture
+from larq_ensemble.network.architectures.resnet import residual_block
 from larq_ensemble.runs import load_run
-from training.datasets import DataOptions
-from training.distillation import Distillation
-from training.distribution import Distribution
-from training.ensemble import train_ensemble
-from training.pipeline import Batches
-from training.pretrain import pretrain
-from training.recipes import Recipe
+from larq_ensemble.training.distillation import Distillation
+from larq_ensemble.training.distribution import Distribution
+from larq_ensemble.training.ensemble import train_ensemble
+from larq_ensemble.training.pipeline import Batches
+from larq_ensemble.training.pretrain import pretrain
+from larq_ensemble.training.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,15 +37,15 @@ if len(sys.argv) > 2:
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0], 2 * [tf.config.LogicalDeviceConfiguration()]
     )
-from larq_ensemble.models import MODELS, Architecture
-from larq_ensemble.models.resnet import residual_block
+from larq_ensemble.network.architectures import MODELS, Architecture
+from larq_ensemble.network.architectures.resnet import residual_block
 from larq_ensemble.runs import load_run
-from training import fit
-from training.datasets import DataOptions
-from training.distillation import Distillation
-from training.ensemble import train_ensemble
-from training.pretrain import pretrain
-from training.recipes import Recipe
+from larq_ensemble.training import fit
+from larq_ensemble.data.datasets import DataOptions
+from larq_ensemble.training.distillation import Distillation
+from larq_ensemble.training.ensemble import train_ensemble
+from larq_ensemble.training.pretrain import pretrain
+from larq_ensemble.training.recipes import Recipe
 
 MODELS.register("stem", Architecture(residual_block, (4,), (0,), binary=False))
 recipe = Recipe(epochs=3, batch_size=24, lr=1e-2, dropout=0.0, source="test")

@@ -4,13 +4,13 @@ import json
 import numpy as np
 import pytest
 
-from larq_ensemble.ensemble import EnsembleView
+from larq_ensemble.data.datasets import DATASETS
+from larq_ensemble.ensembles.building import EnsembleView
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import load_run
-from training.datasets import DATASETS
-from training.ensemble import train_ensemble
-from training.pretrain import pretrain
+from larq_ensemble.training.ensemble import train_ensemble
+from larq_ensemble.training.pretrain import pretrain
 
 SCHEMES = ["fusion", "sampled_nested_fusion", "voting", "hard_voting", "bagging", "batch_bagging"]
 

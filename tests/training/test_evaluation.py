@@ -4,12 +4,12 @@ import itertools
 import numpy as np
 import pytest
 
+from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.runs import load_run
-from training.datasets import DATASETS
-from training.ensemble import train_ensemble
-from training.evaluation import evaluate, member_logits
+from larq_ensemble.training.ensemble import train_ensemble
+from larq_ensemble.training.evaluation import evaluate, member_logits
 
 
 @pytest.fixture(scope="module")

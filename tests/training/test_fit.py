@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import load_run
-from training import fit
-from training.datasets import DataOptions
-from training.pretrain import pretrain
-from training.recipes import Recipe
+from larq_ensemble.training import fit
+from larq_ensemble.training.pretrain import pretrain
+from larq_ensemble.training.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,8 +24,8 @@ DROPOUT_STATE = "dropout/dropout/_generator/_state_var/.ATTRIBUTES/VARIABLE_VALU
 # The command line, with the network of `conftest.py` among its models.
 COMMAND_LINE = """
 from larq_ensemble.cli import main
-from larq_ensemble.models import MODELS, Architecture
-from larq_ensemble.models.resnet import residual_block
+from larq_ensemble.network.architectures import MODELS, Architecture
+from larq_ensemble.network.architectures.resnet import residual_block
 MODELS.register("tiny", Architecture(residual_block, (4, 8), (1, 1)))
 main()
 """

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runs import Run, RunConfig
-from training.ensemble import train_ensemble
-from training.frontier import frontier, pareto_front
-from training.plots import draw_frontier, save
-from training.reproduction import write_csv
+from larq_ensemble.training.ensemble import train_ensemble
+from larq_ensemble.training.frontier import frontier, pareto_front
+from larq_ensemble.training.paper.figures import write_csv
+from larq_ensemble.training.plots import draw_frontier, save
 
 # The network `tiny` on digits, by hand. Shared: stem, binary filters with their scales, shortcut.
 SHARED_BYTES = 4 * 9 * 4 + (2 * 9 * 4 * 4 + 9 * 4 * 8 + 9 * 8 * 8) // 8 + 4 * 24 + 4 * 4 * 8

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.keras import keras, lq, tf
-from training.optimizer import OneOperatorAdam
+from larq_ensemble.training.optimizer import OneOperatorAdam
 
 GRADIENTS = np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32)
 

@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from larq_ensemble.schemes import SCHEMES
-from training.datasets import DATASETS, Augmentation, Split
-from training.pipeline import evaluation_batches, training_batches
+from larq_ensemble.data.datasets import DATASETS, Augmentation, Split
+from larq_ensemble.ensembles.schemes import SCHEMES
+from larq_ensemble.training.pipeline import evaluation_batches, training_batches
 
 DIGITS = DATASETS["digits"]
 PLAIN = dataclasses.replace(DIGITS, augmentation=Augmentation())

@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 
+from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.runs import load_run
-from training.datasets import DATASETS, DataOptions
-from training.pretrain import pretrain
-from training.recipes import Recipe
+from larq_ensemble.training.pretrain import pretrain
+from larq_ensemble.training.recipes import Recipe
 
 
 def test_the_run_directory_holds_everything(backbone, recipe):

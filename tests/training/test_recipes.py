@@ -1,8 +1,8 @@
 import pytest
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError
-from training.fit import adam
-from training.recipes import RECIPES, Recipe
+from larq_ensemble.training.fit import adam
+from larq_ensemble.training.recipes import RECIPES, Recipe
 
 
 def test_the_papers_values():

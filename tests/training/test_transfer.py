@@ -3,13 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq
-from larq_ensemble.models import MODELS
+from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.runs import load_run
-from training.datasets import DataOptions
-from training.pretrain import pretrain
-from training.transfer import check_twin, split_seed, start_from_real
+from larq_ensemble.training.pretrain import pretrain
+from larq_ensemble.training.transfer import check_twin, split_seed, start_from_real
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import pytest
 
+from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
-from training import tuning
-from training.datasets import DataOptions
-from training.recipes import TunedRecipe
-from training.tuning import Search, tune
+from larq_ensemble.training import tuning
+from larq_ensemble.training.recipes import TunedRecipe
+from larq_ensemble.training.tuning import Search, tune
 
 
 @pytest.fixture

@@ -1,0 +1,84 @@
+"""`larq-ensemble benchmark`."""
+
+from __future__ import annotations
+
+import click
+
+from larq_ensemble.console.options import member_counts
+from larq_ensemble.console.reporting import json_option, reporting
+
+
+@click.command("benchmark", short_help="Latency by number of members on this machine.")
+@click.argument("tflite", metavar="F.tflite")
+@click.option(
+    "--members",
+    type=member_counts,
+    metavar="m,m,...",
+    help="Numbers of members to time  [default: 1, 2, 4, ... and all]",
+)
+@click.option(
+    "--run",
+    metavar="RUN",
+    help="The run that the file comes from: compare with its members as separate models too.",
+)
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreters."
+)
+@click.option(
+    "--repetitions",
+    type=click.IntRange(1),
+    metavar="N",
+    help="How often everything is timed  [default: for 10 seconds, at least 10 times]",
+)
+@json_option
+def command(
+    tflite: str,
+    members: tuple[int, ...] | None,
+    run: str | None,
+    threads: int,
+    repetitions: int | None,
+    json_target: str | None,
+) -> None:
+    """Time the prediction of one image by the first m members.
+
+    All that is compared takes turns, so that other load on the machine falls on all alike; ratios
+    are of times in the same turn. LCE is fast on ARM only: elsewhere trust the ratios, not the
+    times. docs/deployment.md says how to measure on a phone. Only --run needs TensorFlow.
+
+    \b
+    Examples:
+      larq-ensemble benchmark ensemble.tflite
+      larq-ensemble benchmark ensemble.tflite --members 1,4 --run runs/fusion --json -
+    """
+    from larq_ensemble.convert.benchmark import benchmark
+    from larq_ensemble.runs import load_run
+
+    with reporting(json_target) as report:
+        result = benchmark(
+            tflite,
+            members,
+            run=None if run is None else load_run(run),
+            threads=threads,
+            repetitions=repetitions,
+            progress=report.line,
+        )
+        report.result = result.to_dict()
+        report.table(
+            f"{tflite}, one image, {threads} thread{'s'[: threads > 1]}: medians (quartiles) of "
+            f"{result.repetitions:,} repetitions",
+            ["m", "against", "ratio", "this file ms", "the other ms"],
+            [
+                [
+                    str(item.members),
+                    item.against,
+                    *(
+                        f"{spread.median:.{digits}f} ({spread.low:.{digits}f} to "
+                        f"{spread.high:.{digits}f})"
+                        for spread, digits in (
+                            (item.ratio, 3), (item.latency_ms, 2), (item.other_ms, 2)
+                        )
+                    ),
+                ]
+                for item in result.comparisons
+            ],
+        )  # fmt: skip

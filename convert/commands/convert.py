@@ -1,0 +1,97 @@
+"""`larq-ensemble convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS
+
+
+@click.command("convert", short_help="One .tflite file for Larq Compute Engine.")
+@click.argument("source", metavar="RUN|F.tflite")
+@click.option("--out", required=True, metavar="F.tflite", help="The file to write.")
+@click.option(
+    "--members",
+    type=click.IntRange(1),
+    metavar="m",
+    help="Only the first m members  [default: all]",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["auto", *LAYOUTS]),
+    default="auto",
+    show_default=True,
+    help="How the members lie in the file; auto: subgraphs where members own binary filters, else "
+    "indexed.",
+)
+@click.option(
+    "--heads",
+    type=click.Choice(HEADS),
+    default="float32",
+    show_default=True,
+    help="Numbers of the linear layer's weights; int8 has a scale for each class.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="float32",
+    show_default=True,
+    help="Of the members' other values: compact stores a few bits for each.",
+)
+@json_option
+@click.pass_context
+def command(
+    context: click.Context,
+    source: str,
+    out: str,
+    members: int | None,
+    layout: str,
+    heads: str,
+    precision: str,
+    json_target: str | None,
+) -> None:
+    """Convert a trained run to one .tflite file, or cut such a file to its first members.
+
+    The file takes raw pixels, holds every shared filter once and all members' own values, and
+    says of itself what it is. A backbone becomes an ensemble of one. To cut a file takes no
+    TensorFlow and leaves the members as they are.
+
+    \b
+    Examples:
+      larq-ensemble convert runs/fusion --out ensemble.tflite
+      larq-ensemble convert runs/fusion --out small.tflite --heads int8 --precision compact
+      larq-ensemble convert ensemble.tflite --members 4 --out four.tflite
+    """
+    with reporting(json_target) as report:
+        if Path(source).is_file():
+            from larq_ensemble.convert.cutting import cut_file
+
+            converted = cut_file(source, out, _members_to_cut(context, members))
+        else:
+            from larq_ensemble.runs import load_run
+
+            run = load_run(source)
+            from larq_ensemble.convert.conversion import convert_run
+
+            converted = convert_run(
+                run, out, members=members, layout=layout, heads=heads, precision=precision
+            )
+        report.result = converted.to_dict()
+        report.line(
+            f"Wrote {out}: {converted.bytes:,} bytes, {converted.ratio:.3f} times the "
+            f"{converted.theory_bytes:,} bytes of theory, in {converted.seconds:.1f} s."
+        )
+
+
+def _members_to_cut(context: click.Context, members: int | None) -> int:
+    """How many members of a file stay, the only option that there is for a file."""
+    for option in ("layout", "heads", "precision"):
+        if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{option} needs a run: a file can only be cut.")
+    if members is None:
+        raise click.UsageError("--members is needed: how many members of the file stay.")
+    return members

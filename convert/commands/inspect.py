@@ -1,0 +1,61 @@
+"""`larq-ensemble inspect`."""
+
+from __future__ import annotations
+
+import click
+
+from larq_ensemble.console.reporting import json_option, reporting
+
+
+@click.command("inspect", short_help="What a .tflite file holds, byte by byte.")
+@click.argument("tflite", metavar="F.tflite")
+@json_option
+def command(tflite: str, json_target: str | None) -> None:
+    """Show where the bytes of a .tflite file go; needs no TensorFlow.
+
+    \b
+    Examples:
+      larq-ensemble inspect ensemble.tflite
+      larq-ensemble inspect ensemble.tflite --json -
+    """
+    from larq_ensemble.convert.inspection import inspect_file
+
+    with reporting(json_target) as report:
+        inspection = inspect_file(tflite)
+        report.result = inspection.to_dict()
+        theory = {**(inspection.theory or {}), "sum": inspection.theory_bytes}
+        report.table(
+            tflite,
+            ["category", "bytes", "% of file", "bytes in theory"],
+            [
+                [name.replace("_", " "), size, 100 * size / inspection.bytes, theory.get(name)]
+                for name, size in [*inspection.categories.items(), ("sum", inspection.bytes)]
+            ],
+        )
+        report.table("Operators", ["operator", "count"], inspection.ops.items())
+        if inspection.prefix_ops:
+            report.line(
+                f"Once an image for all members, by the signature `prefix`: "
+                f"{sum(inspection.prefix_ops.values())} of the {inspection.graph_ops} operators "
+                f"from the image to logits ({', '.join(inspection.prefix_ops)})."
+            )
+        metadata = inspection.metadata
+        if metadata is not None and metadata.get("rewrites"):
+            report.table(
+                "Ways to compute with fewer instructions that applied, in the graph of a member",
+                ["way", "operators"],
+                [[name.replace("_", " "), n] for name, n in metadata["rewrites"].items()],
+            )
+        if metadata is None:
+            report.line("No ensemble of this package: the file doesn't say what it is.")
+        else:
+            report.line(
+                f"{metadata['members']} members, scheme {metadata['scheme']}, "
+                f"{metadata['classes']} classes, input {metadata['input_shape']}, layout "
+                f"{metadata['layout']}; {inspection.bytes / metadata['theory_bytes']:.3f} times "
+                f"the {metadata['theory_bytes']:,} bytes of theory."
+            )
+        report.line(
+            f"{len(inspection.binary_filters)} different bit-packed filters, each at most "
+            f"{inspection.binary_filter_copies} times."
+        )

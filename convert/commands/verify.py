@@ -1,0 +1,80 @@
+"""`larq-ensemble verify`."""
+
+from __future__ import annotations
+
+import click
+
+from larq_ensemble.console.options import data_dir_option
+from larq_ensemble.console.reporting import json_option, reporting
+
+
+@click.command("verify", short_help="Keras against the interpreter on test images.")
+@click.argument("tflite", metavar="F.tflite")
+@click.option("--run", required=True, metavar="RUN", help="The run that the file comes from.")
+@click.option(
+    "--samples", type=click.IntRange(1), metavar="N", help="The first N test images  [default: all]"
+)
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreter."
+)
+@data_dir_option
+@json_option
+def command(
+    tflite: str,
+    run: str,
+    samples: int | None,
+    threads: int,
+    data_dir: str | None,
+    json_target: str | None,
+) -> None:
+    """Compare the decisions of a run and of the file converted from it.
+
+    Float rounding now and then flips a sign inside the network, so decisions are compared: the
+    share of test images for which Keras and the interpreter choose the same class.
+
+    \b
+    Examples:
+      larq-ensemble verify ensemble.tflite --run runs/fusion
+      larq-ensemble verify ensemble.tflite --run runs/fusion --samples 500 --json -
+    """
+    from larq_ensemble.runs import load_run
+    from larq_ensemble.runtime.file import read_ensemble
+
+    with reporting(json_target) as report:
+        read_ensemble(tflite)  # a bad file is told before TensorFlow and the data are loaded
+        loaded = load_run(run)
+        from larq_ensemble.convert.conversion import ensemble_of
+        from larq_ensemble.convert.verification import verify
+        from larq_ensemble.data.datasets import DATASETS, DataOptions
+
+        config = loaded.config
+        model = ensemble_of(loaded)
+        dataset = DATASETS[config.dataset["name"]]
+        test = DataOptions(data_dir, limit_test=samples).load(dataset, config.seed).test
+        verification = verify(
+            model,
+            tflite,
+            test.images,
+            test.labels,
+            mean=config.dataset["mean"],
+            std=config.dataset["std"],
+            threads=threads,
+            run_hash=loaded.digest,
+        )
+        report.result = verification.to_dict()
+        report.table(
+            f"{tflite} against {run}, {verification.samples:,} test images",
+            ["network", "same class %"],
+            [
+                *(
+                    [f"member {member}", 100 * agreement]
+                    for member, agreement in enumerate(verification.member_argmax_agreement)
+                ),
+                ["ensemble", 100 * verification.ensemble_argmax_agreement],
+            ],
+        )
+        report.line(
+            f"Ensemble's top-1: Keras {verification.keras_top1:.2f} %, interpreter "
+            f"{verification.tflite_top1:.2f} %. Single decisions that differ: "
+            f"{100 * verification.flip_rate:.3f} %."
+        )

@@ -1,0 +1,161 @@
+"""`larq-ensemble demo`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from larq_ensemble.console.options import seed_option
+from larq_ensemble.console.reporting import Report, json_option, keras_verbosity, reporting
+from larq_ensemble.errors import EnsembleError
+
+MEMBERS = 4
+PRETRAIN_EPOCHS = 40
+RETRAIN_EPOCHS = 15
+BATCH_SIZE = 64
+
+
+@click.command("demo", short_help="The whole job on embedded real data, in a few minutes.")
+@click.option(
+    "--out",
+    default="runs/demo",
+    show_default=True,
+    metavar="DIR",
+    help="Where everything is written. A demo that is there goes on where it stopped.",
+)
+@seed_option
+@json_option
+def command(
+    out: str,
+    seed: int,
+    json_target: str | None,
+) -> None:
+    """Pretrain, build an ensemble, evaluate, convert, verify and predict.
+
+    Handwritten digits (scikit-learn's, 1,797 real images of 8x8) and a binarized ResNet-20. Four
+    members share its frozen filters; one .tflite file holds them all.
+
+    \b
+    Examples:
+      larq-ensemble demo
+      larq-ensemble demo --out runs/demo7 --seed 7 --json result.json
+    """
+    with reporting(json_target) as report:
+        report.result = _demo(report, Path(out), seed)
+
+
+def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
+    from larq_ensemble.convert.conversion import convert_ensemble
+    from larq_ensemble.convert.verification import verify
+    from larq_ensemble.data.datasets import DATASETS, DataOptions
+    from larq_ensemble.ensembles.building import build_ensemble
+    from larq_ensemble.training.ensemble import train_ensemble
+    from larq_ensemble.training.evaluation import evaluate
+    from larq_ensemble.training.pretrain import pretrain
+    from larq_ensemble.training.recipes import RECIPES
+
+    dataset = DATASETS["digits"]
+    recipes = RECIPES["short"](dataset.classes, "resnet20")
+    data = DataOptions()
+
+    report.line("1/6  Pretraining a binarized ResNet-20, the backbone")
+    backbone, single = pretrain(
+        "resnet20",
+        dataset.name,
+        out / "backbone",
+        recipe=recipes.pretrain.override(epochs=PRETRAIN_EPOCHS, batch_size=BATCH_SIZE),
+        seed=seed,
+        data=data,
+        resume=True,
+        verbose=keras_verbosity(),
+    )
+    report.line(f"2/6  Training {MEMBERS} members that share its frozen filters")
+    run, _ = train_ensemble(
+        backbone,
+        out / "fusion",
+        members=MEMBERS,
+        recipe=recipes.retrain.override(epochs=RETRAIN_EPOCHS, batch_size=BATCH_SIZE),
+        seed=seed,
+        data=data,
+        resume=True,
+        verbose=keras_verbosity(),
+    )
+    report.line("3/6  Evaluating the first m members on the test split, m = 1 to 4")
+    metrics = evaluate(run)
+
+    report.line("4/6  Converting to one file for Larq Compute Engine")
+    constants = {
+        "mean": dataset.mean,
+        "std": dataset.std,
+        "class_names": run.config.dataset["class_names"],
+        "dataset": dataset.name,
+    }
+    path = out / "ensemble.tflite"
+    converted = convert_ensemble(run.model, path, run_hash=run.digest, **constants)
+    separate = convert_ensemble(
+        build_ensemble(backbone.model, 1, jitter=0), out / "single.tflite", **constants
+    )
+    report.line("5/6  Comparing Keras with the interpreter on the test images")
+    test = data.load(dataset, seed).test
+    agreement = verify(
+        run.model, path, test.images, test.labels, mean=dataset.mean, std=dataset.std
+    )
+    report.line("6/6  Classifying image files without TensorFlow")
+    _predict_files(report, path, out / "images", test)
+
+    rows = [
+        [f"first {row['members']} of {MEMBERS} members", row["top1"], row["nll"]]
+        for row in metrics["by_members"]
+    ]
+    rows[-1][0] = f"all {MEMBERS} members"
+    rows[-1] += [converted.bytes, converted.theory_bytes, MEMBERS * separate.bytes]
+    report.table(
+        f"Test top-1 of {len(test)} digits and storage, {run.path}",
+        ["network", "top-1 %", "NLL", "file bytes", "theory bytes", f"{MEMBERS} files"],
+        [["single network", single["test_top1"], None, separate.bytes], *rows],
+    )
+    report.line(
+        f"The file is {converted.ratio:.2f} times theory and "
+        f"{converted.bytes / (MEMBERS * separate.bytes):.2f} times {MEMBERS} separate files. "
+        f"Keras and the interpreter agree on {100 * agreement.ensemble_argmax_agreement:.1f} % "
+        "of the test images."
+    )
+    report.line(f"Try: larq-ensemble predict {path} {out / 'images'}/*.png --members 2")
+    return {
+        "accuracy_single": single["test_top1"],
+        "accuracy_ensemble": metrics["top1"],
+        "by_members": metrics["by_members"],
+        "tflite": str(path),
+        "tflite_bytes": converted.bytes,
+        "theory_bytes": converted.theory_bytes,
+        "separate_bytes": MEMBERS * separate.bytes,
+        "ensemble_argmax_agreement": agreement.ensemble_argmax_agreement,
+        "run": str(run.path),
+    }
+
+
+def _predict_files(report: Report, tflite: Path, folder: Path, test: Any) -> None:
+    """Writes some test images as PNG and has a process without TensorFlow classify them."""
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    files = []
+    for index in range(5):
+        file = folder / f"test{index}-label{test.labels[index]}.png"
+        Image.fromarray(test.images[index].squeeze(-1)).save(file)
+        files.append(str(file))
+    for members in (1, MEMBERS):
+        program = [sys.executable, "-m", "larq_ensemble", "predict"]
+        done = subprocess.run(
+            [*program, str(tflite), *files, "--members", str(members)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise EnsembleError(f"`larq-ensemble predict` failed: {done.stderr.strip()}")
+        report.line(done.stdout.rstrip())

@@ -1,0 +1,1 @@
+"""Keras ensembles of a backbone: building, schemes, execution."""

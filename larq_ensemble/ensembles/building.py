@@ -1,0 +1,540 @@
+"""From one pretrained backbone to an ensemble whose members share its frozen layers.
+
+Algorithm 1 of the paper, and where each of its steps is:
+
+1. initialize M members from the pretrained weights: `build_ensemble`;
+2. freeze what is shared: `build_ensemble` (`trainable = False` on the shared layers);
+3. train the rest: `Model.fit`;
+4. get the weights, remove the overlap: a shared layer is one object in the model, so saving the
+   model stores its weights once.
+
+```python
+ensemble = build_ensemble(backbone, members=4)
+ensemble.compile("adam", **compile_arguments(ensemble))
+ensemble.fit(images, labels)
+ensemble.save("ensemble.keras")
+```
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from larq_ensemble import constraints as _constraints  # noqa: F401 (so that Keras can load them)
+from larq_ensemble import layers as _layers  # noqa: F401
+from larq_ensemble.ensembles.rounding import stochastically_rounded
+from larq_ensemble.ensembles.schemes import SCHEMES, Scheme, member_output
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.functional import classifier, layer_graph, map_references
+from larq_ensemble.network.sharing import Sharing, binary_layers, shared_layers
+from larq_ensemble.runtime.combination import are_weights
+
+Initial = Literal["pretrained", "random"]
+
+_RANDOM_LAYERS = (
+    keras.layers.Dropout,
+    keras.layers.SpatialDropout1D,
+    keras.layers.SpatialDropout2D,
+    keras.layers.SpatialDropout3D,
+    keras.layers.AlphaDropout,
+    keras.layers.GaussianDropout,
+    keras.layers.GaussianNoise,
+)
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class Combine(keras.layers.Layer):
+    """Combines the members' logits to the probabilities of the ensemble.
+
+    # Arguments
+        scheme: the scheme's name.
+        weights: how much each member counts; `None`: all the same.
+
+    # Input shape
+        A list of M tensors [n, classes].
+
+    # Output shape
+        [n, classes].
+    """
+
+    def __init__(self, scheme: str, weights: Sequence[float] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scheme = SCHEMES[scheme]
+        # Not `weights`, which is what Keras calls a layer's variables.
+        self.member_weights = None if weights is None else tuple(weights)
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        # Keras hands the one input of a loaded single-member ensemble over without its list.
+        logits = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        return self.scheme.combine(logits, self.member_weights)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "scheme": self.scheme.name,
+            "weights": None if self.member_weights is None else [*self.member_weights],
+        }
+
+
+def build_ensemble(
+    backbone: keras.Model,
+    members: int,
+    *,
+    sharing: Sharing = "fusion",
+    scheme: str = "fusion",
+    jitter: float | None = None,
+    dropout: float | None = None,
+    initial: Initial = "pretrained",
+    independent_inputs: bool = False,
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
+) -> keras.Model:
+    """Builds an ensemble of M members from a pretrained classifier (paper, Algorithm 1).
+
+    Layers that `sharing` names are one frozen layer object, called by every member; those that
+    depend on no member's own layer (the stem) run once. Every other layer is copied for each
+    member, with the pretrained weights, under the name `member_{i}_{name}`. The backbone itself
+    is left as it is.
+
+    # Arguments
+        backbone: a functional Keras or Larq classifier that ends in a Dense layer.
+        members: M, at least 1.
+        sharing: which layers are shared, see `larq_ensemble.network.sharing`.
+        scheme: how members are trained and combined, see `larq_ensemble.ensembles.schemes`.
+        jitter: noise on each member's batch norm, so that members differ: scale * (1 + jitter *
+            N(0, 1)) and offset + jitter * N(0, 1). Without batch norm of its own, a member's
+            linear layer gets noise of `jitter` times its weights' standard deviation, and
+            without that, all its weights do. What a constraint forbids it then corrects.
+            `None`: the scheme's default, and for random members none.
+        dropout: a new rate for the members' Dropout layers; `None` keeps theirs.
+        initial: `"pretrained"`: members start from the backbone's weights; `"random"`: each from
+            weights that the layers' initializers draw anew, which needs the sharing `"none"`.
+        independent_inputs: one input a member, for members that see different batches.
+        weights: how much each member counts in the combination, positive; `None`: all the same.
+        seed: of the noise, and of random members.
+
+    # Returns
+        A functional Keras model. Outputs: `member_0` to `member_{M-1}`, the logits [n, classes],
+        and `ensemble`, the combined probabilities [n, classes]; for nested fusion between them
+        `first_1` to `first_{M-1}`, the probabilities of the first so many members. Inputs: the
+        backbone's, or one each, `member_{i}_{name}`.
+
+    # Raises
+        EnsembleError: for a member count below 1, a model that can't be made an ensemble, or a
+            policy that leaves members nothing of their own.
+    """
+    check_members(members)
+    if weights is not None and not are_weights(tuple(weights), members):
+        raise EnsembleError(
+            f"`weights` must be {members} positive, finite numbers, one a member, got {weights}."
+        )
+    if independent_inputs and not SCHEMES[scheme].independent:
+        raise EnsembleError(
+            f"Independent inputs do not go with the scheme {scheme!r}: its members must see the "
+            "same batch."
+        )
+    branches = _build_branches(
+        backbone,
+        range(members),
+        sharing=sharing,
+        scheme=SCHEMES[scheme],
+        jitter=jitter,
+        dropout=dropout,
+        initial=initial,
+        independent_inputs=independent_inputs,
+        seed=seed,
+    )
+    logits = branches.outputs
+    combined = [
+        Combine(scheme, None if weights is None else weights[:count], name=output)(logits[:count])
+        for output, count in SCHEMES[scheme].combinations(members).items()
+    ]
+    return keras.Model(branches.inputs, [*logits, *combined], name=f"{branches.name}_ensemble")
+
+
+def build_member(
+    backbone: keras.Model,
+    member: int,
+    *,
+    sharing: Sharing = "fusion",
+    scheme: str = "fusion",
+    jitter: float | None = None,
+    dropout: float | None = None,
+    initial: Initial = "pretrained",
+    seed: int = 0,
+) -> keras.Model:
+    """Builds the network of one member by itself, as `build_ensemble` would start it.
+
+    Its layers have the names that they have in the ensemble, so `copy_weights` takes their
+    weights there.
+
+    # Arguments
+        member: its number, from 0 on. Others: as for `build_ensemble`.
+
+    # Returns
+        A functional Keras model: image -> logits [n, classes], the output `member_{i}`.
+
+    # Raises
+        EnsembleError: as `build_ensemble`.
+    """
+    branches = _build_branches(
+        backbone,
+        [member],
+        sharing=sharing,
+        scheme=SCHEMES[scheme],
+        jitter=jitter,
+        dropout=dropout,
+        initial=initial,
+        independent_inputs=False,
+        seed=seed,
+    )
+    return keras.Model(branches.inputs, branches.outputs[0], name=member_output(member))
+
+
+def check_members(members: object) -> None:
+    """# Raises
+    EnsembleError: if `members` can't be a number of members.
+    """
+    if not isinstance(members, (int, np.integer)) or isinstance(members, bool) or members < 1:
+        raise EnsembleError(f"`members` must be a whole number from 1 on, got {members!r}.")
+
+
+def own_name(member: int, layer: str) -> str:
+    """The name of a member's own copy of a backbone's layer."""
+    return f"member_{member}_{layer}"
+
+
+def own_layers(model: keras.Model, member: int) -> list[keras.layers.Layer]:
+    """The layers of a model that only this member uses and that hold weights."""
+    prefix = own_name(member, "")
+    # Names first: Keras collects the weights of a layer anew each time, and M times M is many.
+    return [layer for layer in model.layers if layer.name.startswith(prefix) and layer.weights]
+
+
+def compile_arguments(
+    ensemble: keras.Model, prefix_weights: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """`loss`, `loss_weights` and `metrics` for `Model.compile`, as the scheme demands.
+
+    The metric is the accuracy of each combination; with an input a member, whose labels differ,
+    that of each member.
+
+    # Arguments
+        ensemble: what `build_ensemble` returned.
+        prefix_weights: for nested fusion, see `larq_ensemble.ensembles.schemes.NestedFusion`.
+
+    # Raises
+        EnsembleError: for a scheme that trains its members in turn, and for weights that do not
+            go with the scheme or the number of members.
+    """
+    view = EnsembleView(ensemble)
+    scheme = view.scheme
+    if scheme.training == "in_turn":
+        raise EnsembleError(
+            f"The scheme {scheme.name!r} trains its members in turn, not in one `fit`: use "
+            "`larq-ensemble train`, or `larq_ensemble.training.ensemble.train_ensemble`."
+        )
+    if prefix_weights is not None:
+        scheme = scheme.with_prefix_weights(prefix_weights)
+    measured = (
+        scheme.combinations(view.members)
+        if len(ensemble.inputs) == 1
+        else map(member_output, range(view.members))
+    )
+    return {
+        "loss": scheme.losses(view.members),
+        "loss_weights": scheme.loss_weights(view.members),
+        "metrics": {
+            output: keras.metrics.SparseCategoricalAccuracy(name="accuracy") for output in measured
+        },
+    }
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Copies the weights of every layer of `source` to the layer of `target` with its name.
+
+    For models of the same backbone: from an ensemble with independent inputs to one with a
+    single input, or from one member to the ensemble.
+    """
+    for layer in source.layers:
+        if layer.weights:
+            target.get_layer(layer.name).set_weights(layer.get_weights())
+
+
+def has_losses_of_images(model: keras.Model) -> bool:
+    """Whether layers of the model add to the loss what depends on the images."""
+    # Losses of weights alone, regularization, Keras keeps as functions.
+    of_weights = sum(len(getattr(part, "_callable_losses", ())) for part in model.submodules)
+    return len(model.losses) > of_weights
+
+
+class EnsembleView:
+    """What is where in an ensemble, read off the Keras model alone.
+
+    So an ensemble that Keras saved and loaded needs nothing else to be converted or evaluated.
+
+    # Arguments
+        model: what `build_ensemble` returned, or a copy that Keras loaded.
+
+    # Attributes
+        members: M.
+        scheme: the `Scheme`.
+        weights: how much each member counts; `None`: all the same.
+        classes: number of logits.
+
+    # Raises
+        EnsembleError: if `model` is no ensemble.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        last = model.layers[-1] if getattr(model, "layers", None) else None
+        if not isinstance(last, Combine) or len(model.outputs) < 2:
+            raise EnsembleError(
+                f"The model {getattr(model, 'name', model)!r} is not an ensemble: give one that "
+                "`build_ensemble` returned."
+            )
+        self.model = model
+        self.scheme: Scheme = last.scheme
+        self.weights: tuple[float, ...] | None = last.member_weights
+        self.members = sum(not isinstance(tensor.node.layer, Combine) for tensor in model.outputs)
+        self.classes = int(model.outputs[-1].shape[-1])
+
+    def member(self, member: int) -> keras.Model:
+        """The network of one member: image -> logits. Its layers are the ensemble's."""
+        self._check(member)
+        inputs = self.model.inputs
+        return keras.Model(
+            inputs[member] if len(inputs) > 1 else inputs[0],
+            self.model.outputs[member],
+            name=member_output(member),
+        )
+
+    def combine(self, logits: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Logits of all members, each [n, classes] -> what the ensemble returns after them."""
+        combinations = self.scheme.combinations(self.members)
+        return [self.model.get_layer(name)(logits[:n]) for name, n in combinations.items()]
+
+    def own_layers(self, member: int) -> list[keras.layers.Layer]:
+        """The layers that only this member uses and that hold weights."""
+        self._check(member)
+        return own_layers(self.model, member)
+
+    def shared_layers(self) -> list[keras.layers.Layer]:
+        """The layers that all members use and that hold weights."""
+        own = {id(layer) for member in range(self.members) for layer in self.own_layers(member)}
+        return [layer for layer in self.model.layers if layer.weights and id(layer) not in own]
+
+    def _check(self, member: int) -> None:
+        if not 0 <= member < self.members:
+            raise EnsembleError(
+                f"`member` must be from 0 to {self.members - 1} in this ensemble of "
+                f"{self.members}, got {member}."
+            )
+
+
+def _build_branches(
+    backbone: keras.Model,
+    members: Sequence[int],
+    *,
+    sharing: Sharing,
+    scheme: Scheme,
+    jitter: float | None,
+    dropout: float | None,
+    initial: Initial,
+    independent_inputs: bool,
+    seed: int,
+) -> keras.Model:
+    """The networks of these members in one model: image -> the logits of each."""
+    if jitter is not None and not jitter >= 0:
+        raise EnsembleError(f"`jitter` must be at least 0, got {jitter}.")
+    backbone = classifier(backbone)
+    graph = layer_graph(backbone)
+    shared = shared_layers(sharing, graph, backbone)
+    if scheme.rounded:
+        shared -= binary_layers(graph)
+    own = {layer.name for layer in backbone.layers if layer.weights} - shared
+    if not own:
+        raise EnsembleError(
+            "`sharing` leaves the members nothing of their own, so all would be equal: share "
+            "less, for example with the policy 'all_frozen'."
+        )
+    _check_initial(initial, shared, scheme)
+    common = frozenset() if independent_inputs else _common_prefix(backbone, shared)
+    config = _members_config(backbone.get_config(), members, shared, common)
+    if dropout is not None:
+        _set_dropout(config, dropout)
+    branches = keras.Model.from_config(config)
+    layers = {layer.name: layer for layer in branches.layers}  # get_layer goes through all of them
+    for name in shared:
+        layers[name].set_weights(backbone.get_layer(name).get_weights())
+        layers[name].trainable = False
+    if jitter is None:
+        jitter = scheme.jitter if initial == "pretrained" else 0.0
+    for member in members:
+        start = backbone if initial == "pretrained" else _reinitialized(backbone, seed, member)
+        for name in own:
+            layers[own_name(member, name)].set_weights(start.get_layer(name).get_weights())
+        if scheme.rounded:
+            names = [own_name(member, name) for name in sorted(binary_layers(graph))]
+            _round([layers[name] for name in names], np.random.default_rng([seed, member, 1]))
+        _add_jitter(own_layers(branches, member), jitter, np.random.default_rng([seed, member]))
+    logits = [
+        keras.layers.Activation("linear", name=member_output(member))(output)
+        for member, output in zip(members, branches.outputs)
+    ]
+    return keras.Model(branches.inputs, logits, name=backbone.name)
+
+
+def _check_initial(initial: str, shared: Collection[str], scheme: Scheme) -> None:
+    if initial not in ("pretrained", "random"):
+        raise EnsembleError(f"`initial` must be 'pretrained' or 'random', got {initial!r}.")
+    if initial == "random" and scheme.rounded:
+        raise EnsembleError(
+            f"`initial` 'random' does not go with the scheme {scheme.name!r}, which rounds the "
+            "backbone's weights: use 'pretrained'."
+        )
+    if initial == "random" and shared:
+        raise EnsembleError(
+            "`initial` 'random' needs the sharing 'none': members that share pretrained layers "
+            "start from the pretrained weights."
+        )
+
+
+def _reinitialized(backbone: keras.Model, seed: int, member: int) -> keras.Model:
+    """The backbone with weights drawn anew, from (seed, member) alone."""
+    seeds = np.random.default_rng([seed, member, 2])
+
+    def seeded(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: {**item, "config": {**item["config"], "seed": int(seeds.integers(2**31))}}
+            if key.endswith("_initializer") and "seed" in ((item or {}).get("config") or {})
+            else seeded(item)
+            for key, item in value.items()
+        }
+
+    config = backbone.get_config()
+    layers = [{**layer, "config": seeded(layer["config"])} for layer in config["layers"]]
+    return keras.Model.from_config({**config, "layers": layers})
+
+
+def _round(layers: Iterable[keras.layers.Layer], generator: np.random.Generator) -> None:
+    """Draws the binary filters of these layers, which stay as drawn."""
+    for layer in layers:
+        for weight in layer.weights:
+            if getattr(weight, "precision", None) == 1:
+                weight.assign(stochastically_rounded(weight.numpy(), generator))
+        layer.trainable = False
+
+
+def _common_prefix(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
+    """The layers whose output is the same for every member: they run once."""
+    common: set[str] = set()
+    for node in layer_graph(backbone):
+        layer = backbone.get_layer(node.name)
+        fixed = node.name in shared or (not layer.weights and not isinstance(layer, _RANDOM_LAYERS))
+        if fixed and all(source in common for source in node.inputs):
+            common.add(node.name)
+    return frozenset(common)
+
+
+def _members_config(
+    config: dict[str, Any], members: Sequence[int], shared: Iterable[str], common: Iterable[str]
+) -> dict[str, Any]:
+    """The functional configuration of the branches of `members` from that of one network.
+
+    A layer in `common` keeps its calls, one in `shared` gets those of all members one after the
+    other, and every other layer becomes M layers with one member's calls each.
+    """
+    names = {layer["name"] for layer in config["layers"]}
+    calls = {layer["name"]: max(1, len(layer["inbound_nodes"])) for layer in config["layers"]}
+
+    def reference(branch: int, member: int) -> Callable[[str, int, int], list[Any]]:
+        def change(name: str, call: int, tensor: int) -> list[Any]:
+            if name in common:
+                return [name, call, tensor]
+            if name in shared:
+                return [name, branch * calls[name] + call, tensor]
+            return [own_name(member, name), call, tensor]
+
+        return change
+
+    layers = []
+    for layer in config["layers"]:
+        name = layer["name"]
+        if name in common:
+            layers.append(copy.deepcopy(layer))
+            continue
+        nodes = [
+            map_references(layer["inbound_nodes"], names, reference(branch, member))
+            for branch, member in enumerate(members)
+        ]
+        if name in shared:
+            layers.append({**copy.deepcopy(layer), "inbound_nodes": [*itertools.chain(*nodes)]})
+            continue
+        for branch, member in enumerate(members):
+            new = {**copy.deepcopy(layer), "inbound_nodes": nodes[branch]}
+            new["name"] = new["config"]["name"] = own_name(member, name)
+            layers.append(new)
+
+    def ends(references_: Any) -> list[Any]:
+        found = [
+            map_references(references_, names, reference(branch, member))
+            for branch, member in enumerate(members)
+        ]
+        flat = [item for member_ends in found for item in member_ends]
+        return [item for index, item in enumerate(flat) if item not in flat[:index]]
+
+    return {
+        **config,
+        "layers": layers,
+        "input_layers": ends(config["input_layers"]),
+        "output_layers": ends(config["output_layers"]),
+    }
+
+
+def _set_dropout(config: dict[str, Any], rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise EnsembleError(f"`dropout` must be at least 0 and below 1, got {rate}.")
+    for layer in config["layers"]:
+        if layer["class_name"] == "Dropout":
+            layer["config"]["rate"] = rate
+
+
+def _add_jitter(
+    own: Sequence[keras.layers.Layer], jitter: float, generator: np.random.Generator
+) -> None:
+    """Noise on the layers of one member, see `build_ensemble`."""
+    if not jitter:
+        return
+    norms = [layer for layer in own if isinstance(layer, keras.layers.BatchNormalization)]
+    affine = [layer for layer in norms if layer.scale or layer.center]
+    for layer in affine:
+        if layer.scale:
+            noise = generator.standard_normal(layer.gamma.shape)
+            _assign(layer.gamma, layer.gamma.numpy() * (1 + jitter * noise))
+        if layer.center:
+            noise = generator.standard_normal(layer.beta.shape)
+            _assign(layer.beta, layer.beta.numpy() + jitter * noise)
+    if affine:
+        return
+    heads = [layer for layer in own if isinstance(layer, keras.layers.Dense)]
+    for layer in heads or own:
+        for weight in layer.trainable_weights:
+            value = weight.numpy()
+            noise = generator.standard_normal(value.shape)
+            _assign(weight, value + jitter * (value.std() or 1.0) * noise)
+
+
+def _assign(weight: tf.Variable, value: np.ndarray) -> None:
+    """As an optimizer would: what the weight's constraint makes of the value."""
+    weight.assign(value)
+    if weight.constraint is not None:
+        weight.assign(weight.constraint(weight))

@@ -1,0 +1,200 @@
+"""Activations of binarized networks that read and write their tensors once, for training on CPUs.
+
+TensorFlow computes sign, its straight-through estimator and PReLU as chains of small operators,
+each of which takes a whole feature map from memory and puts one back: together they take as long
+as the convolutions. Here each of them is one loop, forward and backward, which XLA compiles. The
+values are those of the layers that they stand for; only sums are taken in another order.
+
+```python
+trained = one_pass_network(backbone)  # its layers are the backbone's
+trained.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+trained.fit(images, labels)
+backbone.save("backbone.keras")
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.models.functional import run_functional
+
+Gradient = Callable[[tf.Tensor], Any]
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class OnePassNetwork(keras.Model):
+    """A functional model with one-pass activations in training; `one_pass_network` makes one."""
+
+    @tf.autograph.experimental.do_not_convert
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not training or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            return super().call(inputs, training=training, mask=mask)
+
+        def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
+            if type(layer) is keras.layers.PReLU:
+                return prelu(args[0], tf.convert_to_tensor(layer.alpha), tf.ones(()))
+            sign = one_pass_sign(layer)
+            with given(layer, {} if sign is None else {"input_quantizer": None}):
+                args = args if sign is None else (sign(args[0]), *args[1:])
+                return layer(*args, **with_training(layer, kwargs, training))
+
+        known = dict(zip((tensor.ref() for tensor in self.inputs), tf.nest.flatten(inputs)))
+        return tf.nest.pack_sequence_as(
+            self.output, run_functional(self.layers, known, self.outputs, call)
+        )
+
+
+def one_pass_network(model: keras.Model) -> OnePassNetwork:
+    """The same functional model, on the same layers, to be trained in less time."""
+    return OnePassNetwork(model.inputs, model.outputs, name=model.name)
+
+
+def ste_sign(x: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """`larq.quantizers.ste_sign`: 1 where x >= 0, else -1; gradient 1 where |x| <= 1, else 0.
+
+    # Arguments
+        x: float32.
+        dtype: of the result, which holds its two values exactly whatever it is; a gradient that
+            comes back has the same.
+    """
+
+    @tf.custom_gradient
+    def sign(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        return _sign(x, dtype), lambda upstream: _ste_gradient(x, upstream)
+
+    return sign(x)
+
+
+def approx_sign(x: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
+    """`larq.quantizers.approx_sign`: as `ste_sign`, but with the gradient max(2 - 2 |x|, 0)."""
+
+    @tf.custom_gradient
+    def sign(x: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+        return _sign(x, dtype), lambda upstream: _approx_gradient(x, upstream)
+
+    return sign(x)
+
+
+@tf.custom_gradient
+def prelu(x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """`max(x s, 0) + alpha * min(x s, 0)`; as in Keras no gradient passes where x is 0.
+
+    Sums of signs often are, so that matters.
+
+    # Arguments
+        x: float32 or bfloat16 [n, ..., channels].
+        alpha: float32 of the shape of one x; an axis that it is shared over has size 1.
+        scale: s, float32 [channels] or 1, a constant: no gradient is taken for it.
+
+    # Returns
+        float32.
+    """
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, None]:
+        of_x = _prelu_gradient(x, alpha, scale, upstream)
+        return of_x, tf.reduce_sum(_prelu_alpha_gradients(x, alpha, scale, upstream), 0), None
+
+    return _prelu(x, alpha, scale), gradient
+
+
+@tf.custom_gradient
+def scaled(x: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """`x s` as float32; arguments as for `prelu`."""
+    return _scaled(x, scale), lambda upstream: (_scaled_gradient(x, scale, upstream), None)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return tf.function(function, jit_compile=True, autograph=False)
+
+
+@_compiled
+def _sign(x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    one = tf.ones((), dtype)
+    return tf.where(x >= 0, one, -one)
+
+
+@_compiled
+def _ste_gradient(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    return tf.where(tf.abs(x) <= 1, tf.cast(upstream, x.dtype), tf.zeros((), x.dtype))
+
+
+@_compiled
+def _approx_gradient(x: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    return tf.maximum(2 - 2 * tf.abs(x), 0) * tf.cast(upstream, x.dtype)
+
+
+@_compiled
+def _prelu(x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    x = tf.cast(x, tf.float32) * scale
+    return tf.where(x >= 0, x, x * alpha)
+
+
+@_compiled
+def _prelu_gradient(
+    x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor
+) -> tf.Tensor:
+    sign = tf.sign(tf.cast(x, tf.float32))
+    # Two selections one in the other would not become vector instructions.
+    of_x = tf.where(sign > 0, upstream, upstream * alpha) * (tf.abs(sign) * scale)
+    return tf.cast(of_x, x.dtype)
+
+
+@_compiled
+def _prelu_alpha_gradients(
+    x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor
+) -> tf.Tensor:
+    """For each image by itself: XLA would leave a sum over all to a single thread.
+
+    A loop of its own: together with the gradient of x it takes longer than the two by themselves.
+    """
+    of_alpha = tf.minimum(tf.cast(x, tf.float32) * scale, 0) * upstream
+    shared = [axis for axis, size in enumerate(alpha.shape, start=1) if size == 1]
+    return tf.reduce_sum(of_alpha, shared, keepdims=True)
+
+
+@_compiled
+def _scaled(x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    return tf.cast(x, tf.float32) * scale
+
+
+@_compiled
+def _scaled_gradient(x: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
+    return tf.cast(upstream * scale, x.dtype)
+
+
+def one_pass_sign(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
+    """The one-pass form of a Larq layer's input quantizer, where it has one that is known."""
+    quantizer = getattr(layer, "input_quantizer", None)
+    if quantizer is None or hasattr(quantizer, "flip_ratio"):
+        return None
+    if type(quantizer) is lq.quantizers.SteSign and quantizer.clip_value == 1:
+        return ste_sign
+    return approx_sign if type(quantizer) is lq.quantizers.ApproxSign else None
+
+
+@contextlib.contextmanager
+def given(layer: keras.layers.Layer, values: Mapping[str, Any]) -> Iterator[None]:
+    """Lets a layer compute with these values of its attributes.
+
+    Not by `setattr`, from which Keras would learn that the layer has lost its weights.
+    """
+    attributes = vars(layer)
+    before = {name: attributes[name] for name in values}
+    attributes.update(values)
+    try:
+        yield
+    finally:
+        attributes.update(before)
+
+
+def with_training(
+    layer: keras.layers.Layer, kwargs: Mapping[str, Any], training: bool
+) -> dict[str, Any]:
+    """The keyword arguments of a layer's call, and `training` if it takes that."""
+    takes_it = "training" in inspect.signature(layer.call).parameters
+    return {**kwargs, "training": training} if takes_it else {**kwargs}

@@ -1,0 +1,365 @@
+"""Training of many members together, with what they do traced once.
+
+Keras traces the graph of a training step branch by branch, which takes seconds for every member
+before the first step. But the branches are alike. So here one member is a `tf.function` of
+
+    features     what all members have in common, computed once
+    shared       the values of the shared layers; their filters are binarized once a step
+    own          the values of a member's own weights
+
+which is called M times. In it signs and PReLUs are the loops of `larq_ensemble.ensembles.fused_activations`. Losses,
+gradients, statistics of batch norm and draws of Dropout are those of the plain ensemble but for
+the rounding of sums.
+
+```python
+ensemble = build_ensemble(backbone, members=10)
+trained = trace_members_once(ensemble)  # its layers are the ensemble's
+trained.compile("adam", **compile_arguments(trained))
+trained.fit(images, labels)
+ensemble.save("ensemble.keras")
+```
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NoReturn
+
+from larq_ensemble.ensembles import fused_activations as one_pass
+from larq_ensemble.ensembles.building import EnsembleView, has_losses_of_images, own_name
+from larq_ensemble.ensembles.fused_activations import given, one_pass_sign, with_training
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.models.functional import layer_graph, run_functional
+
+Values = dict[str, tf.Tensor]
+"""Of a layer's weights, by the attributes that hold them."""
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class OneTraceEnsemble(keras.Model):
+    """An ensemble whose members are traced once; `trace_members_once` makes one.
+
+    Where its layers do not allow that, or several devices train it, it computes what the plain
+    ensemble does in the way that that does.
+    """
+
+    #: See `trace_members_once`; a copy that Keras loads is trained in float32.
+    bfloat16 = False
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        # As in Keras, what has become trainable or frozen since counts from here on.
+        for name in ("_members", "obstacle"):
+            self.__dict__.pop(name, None)
+        super().compile(*args, **kwargs)
+
+    @tf.autograph.experimental.do_not_convert
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if self.obstacle is not None or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            return super().call(inputs, training=training, mask=mask)
+        logits = self._members.logits(tf.nest.flatten(inputs), bool(training))
+        return [*logits, *self._members.view.combine(logits)]
+
+    @functools.cached_property
+    def obstacle(self) -> str | None:
+        """Why the members can't be traced once; `None` if they can."""
+        try:
+            _ = self._members
+        except EnsembleError as error:
+            return str(error)
+        return None
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """Whether it has layers that `bfloat16` is for."""
+        return any(map(_is_plain_binary_conv, self._members.shared.values()))
+
+    @functools.cached_property
+    def _members(self) -> _Members:
+        return _Members(self, bfloat16=self.bfloat16)
+
+
+def trace_members_once(ensemble: keras.Model, *, bfloat16: bool = False) -> OneTraceEnsemble:
+    """The same ensemble, on the same layers, to be trained and evaluated in less time.
+
+    # Arguments
+        ensemble: what `build_ensemble` returned.
+        bfloat16: in training compute frozen binary convolutions in bfloat16, in less than half of
+            the time on CPUs with AVX512_BF16 or AMX. Their sums of signs are whole numbers, which
+            it holds exactly up to 256 (even ones up to 512; larger ones are rare and rounded by
+            less than 1 %), and they are multiplied by the filters' scales afterwards, in float32.
+            The gradients that go back through them are rounded to 8 bits.
+
+    # Returns
+        A Keras model to compile and fit. Losses, gradients, statistics of batch norm, draws of
+        Dropout, metrics and checkpoints are those of `ensemble`.
+
+    # Raises
+        EnsembleError: if `ensemble` is none, or has nothing that could be computed in bfloat16.
+    """
+    EnsembleView(ensemble)
+    traced = OneTraceEnsemble(ensemble.inputs, ensemble.outputs, name=ensemble.name)
+    traced.bfloat16 = bfloat16
+    if bfloat16 and traced.obstacle is not None:
+        raise EnsembleError(
+            "bfloat16 needs members that can be traced once, and these can't: "
+            f"{traced.obstacle} Leave bfloat16 out."
+        )
+    if bfloat16 and not traced.has_bfloat16:
+        raise EnsembleError(
+            "bfloat16 is for frozen binary convolutions that all members share (QuantConv2D with "
+            "binarized inputs and filters, without bias and activation), and this ensemble has "
+            "none: leave it out."
+        )
+    return traced
+
+
+class _Members:
+    """The members of an ensemble as calls of one function.
+
+    The function runs the layers of member 0, with the values that it is given in the place of
+    their weights.
+
+    # Raises
+        EnsembleError: if a layer does not allow that, with the reason.
+    """
+
+    def __init__(self, ensemble: keras.Model, *, bfloat16: bool) -> None:
+        self.view = EnsembleView(ensemble)
+        self._bfloat16 = bfloat16
+        if has_losses_of_images(ensemble):
+            raise EnsembleError("Layers add to the loss what depends on the images.")
+        self._inputs = ensemble.inputs
+        network = self.view.member(0)
+        own = {layer.name for layer in network.layers if layer.name.startswith(own_name(0, ""))}
+        common = _common(network, own) if len(self._inputs) == 1 else set()
+        self._first = [layer for layer in network.layers if layer.name in common]
+        self._rest = [layer for layer in network.layers if layer.name not in common]
+        self._boundary = _boundary(network, self._first, self._rest)
+        self._output = network.outputs[0]
+        self.shared = {
+            layer.name: layer for layer in self._rest if layer.weights and layer.name not in own
+        }
+        for layer in self._rest:
+            _check(layer, own=layer.name in own)
+        #: The copies of each layer of the members' own that holds weights, or that draws.
+        self._own = self._copies(ensemble, [layer for layer in self._rest if layer.weights], own)
+        self._drawing = self._copies(ensemble, filter(_draws, self._rest), own)
+        self._functions = {
+            training: tf.function(functools.partial(self._member, training), autograph=False)
+            for training in (False, True)
+        }
+
+    def _copies(self, ensemble: keras.Model, layers: Any, own: set[str]) -> dict[str, list[Any]]:
+        names = [layer.name for layer in layers if layer.name in own]
+        members = range(self.view.members)
+        return {
+            name: [
+                ensemble.get_layer(own_name(member, name.removeprefix(own_name(0, ""))))
+                for member in members
+            ]
+            for name in names
+        }
+
+    def logits(self, inputs: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
+        """The logits of every member, each [n, classes]; in training with all side effects."""
+        shared = {name: _quantized(layer, _values(layer)) for name, layer in self.shared.items()}
+        features = None
+        logits = []
+        for member in range(self.view.members):
+            if features is None or len(inputs) > 1:
+                features = self._features(inputs[member if len(inputs) > 1 else 0], training)
+            own = {name: _values(copies[member]) for name, copies in self._own.items()}
+            noise = self._noise(member, tf.shape(inputs[0])[0]) if training else {}
+            output, statistics = self._functions[training](features, shared, own, noise)
+            logits.append(output)
+            for name, values in statistics.items():
+                for attribute, value in values.items():
+                    getattr(self._own[name][member], attribute).assign(value)
+        return logits
+
+    def _features(self, images: tf.Tensor, training: bool) -> list[tf.Tensor]:
+        """What the layers before all that members own make of the images."""
+
+        def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
+            return layer(*args, **with_training(layer, kwargs, training))
+
+        known = {self._inputs[0].ref(): images}
+        return run_functional(self._first, known, self._boundary, call)
+
+    def _noise(self, member: int, images: tf.Tensor) -> Values:
+        """The draws of a member's Dropout layers, from 0 to 1, as the layers would make them."""
+        return {
+            name: copies[member]._random_generator._generator.uniform(
+                [images, *copies[member].input_shape[1:]]
+            )
+            for name, copies in self._drawing.items()
+        }
+
+    def _member(
+        self,
+        training: bool,
+        features: list[tf.Tensor],
+        shared: dict[str, Values],
+        own: dict[str, Values],
+        noise: Values,
+    ) -> tuple[tf.Tensor, dict[str, Values]]:
+        """Logits, and the new moving statistics of batch norm."""
+        statistics: dict[str, Values] = {}
+        frozen = tf.nest.map_structure(tf.stop_gradient, shared)
+        #: Outputs of convolutions that still have to be multiplied by these scales.
+        unscaled: dict[Any, tf.Tensor] = {}
+
+        def scaled(x: Any) -> Any:
+            scale = unscaled.get(x.ref()) if isinstance(x, tf.Tensor) else None
+            return x if scale is None else one_pass.scaled(x, scale)
+
+        def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
+            values = frozen.get(layer.name) or _quantized(layer, own.get(layer.name, {}))
+            if training and type(layer) is keras.layers.PReLU:
+                scale = unscaled.get(args[0].ref(), tf.ones(()))
+                return one_pass.prelu(args[0], values["alpha"], scale)
+            args = tf.nest.map_structure(scaled, args)
+            if training and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+                outputs, statistics[layer.name] = _normalized(layer, args[0], values)
+                return outputs
+            if layer.name in noise:
+                return tf.nn.experimental.general_dropout(
+                    args[0], layer.rate, uniform_sampler=lambda *_, **__: noise[layer.name]
+                )
+            sign = one_pass_sign(layer) if training else None
+            if sign is not None:
+                values = {**values, "input_quantizer": None}
+                if self._bfloat16 and layer.name in frozen and _is_plain_binary_conv(layer):
+                    values["kernel"], scale = _signs_and_scale(values["kernel"])
+                    with given(layer, values):
+                        # Not by `layer(...)`, which would cast to float32.
+                        outputs = layer.call(sign(args[0], tf.bfloat16))
+                    unscaled[outputs.ref()] = scale
+                    return outputs
+                args = (sign(args[0]), *args[1:])
+            with given(layer, values):
+                return layer(*args, **with_training(layer, kwargs, training))
+
+        known = {tensor.ref(): value for tensor, value in zip(self._boundary, features)}
+        (logits,) = run_functional(self._rest, known, [self._output], call)
+        return logits, statistics
+
+
+def _is_plain_binary_conv(layer: keras.layers.Layer) -> bool:
+    return (
+        type(layer) is lq.layers.QuantConv2D
+        and one_pass_sign(layer) is not None
+        and getattr(layer.kernel_quantizer, "precision", None) == 1
+        and not layer.use_bias
+        and layer.activation is keras.activations.linear
+    )
+
+
+def _signs_and_scale(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Binarized filters [h, w, in, out] as signs, bfloat16, times scales [out], float32."""
+    one = tf.ones((), tf.bfloat16)
+    return tf.where(kernel >= 0, one, -one), tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
+
+
+def _common(network: keras.Model, own: set[str]) -> set[str]:
+    """The layers that depend on none of a member's own."""
+    common: set[str] = set()
+    for node in layer_graph(network):
+        if node.name not in own and all(source in common for source in node.inputs):
+            common.add(node.name)
+    return common
+
+
+def _boundary(network: keras.Model, first: list[Any], rest: list[Any]) -> list[Any]:
+    """The symbolic tensors that layers of `rest` take from those of `first`, or the image."""
+    made = {id(tensor) for layer in first for tensor in _outputs(layer)}
+    taken = {
+        id(tensor): tensor
+        for layer in rest
+        for node in layer.inbound_nodes
+        for tensor in (() if node.is_input else node.keras_inputs)
+        if id(tensor) in made
+    }
+    return [*taken.values()] if made else [*network.inputs]
+
+
+def _outputs(layer: keras.layers.Layer) -> list[Any]:
+    return [tensor for node in layer.inbound_nodes for tensor in tf.nest.flatten(node.outputs)]
+
+
+def _check(layer: keras.layers.Layer, *, own: bool) -> None:
+    """# Raises
+    EnsembleError: if the layer can't be computed from values that it is given.
+    """
+
+    def refuse(why: str) -> NoReturn:
+        raise EnsembleError(f"The layer {layer.name!r} ({type(layer).__name__}) {why}.")
+
+    norm = isinstance(layer, keras.layers.BatchNormalization)
+    if layer.trainable_weights and not own:
+        refuse("is shared, but not frozen")
+    if len(_attributes(layer)) != len(layer.weights):
+        refuse("holds weights that are none of its attributes")
+    if not norm and any(not weight.trainable for weight in layer.weights):
+        refuse("has a state")
+    if norm and layer.trainable and not _is_fused(layer):
+        refuse("does not compute fused batch normalization")
+    if _draws(layer) and not (
+        type(layer) is keras.layers.Dropout
+        and layer.noise_shape is None
+        and getattr(layer._random_generator, "_generator", None) is not None
+    ):
+        refuse("draws what can't be drawn outside it")
+    if own and (norm or _draws(layer)) and len(layer.inbound_nodes) > 1:
+        refuse("is called more than once")
+
+
+def _attributes(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
+    """The weights of a layer by the attributes that hold them."""
+    weights = {id(weight) for weight in layer.weights}
+    return {name: value for name, value in vars(layer).items() if id(value) in weights}
+
+
+def _values(layer: keras.layers.Layer) -> Values:
+    """Latent ones of quantized weights."""
+    return {name: tf.convert_to_tensor(value) for name, value in _attributes(layer).items()}
+
+
+def _quantized(layer: keras.layers.Layer, values: Values) -> Values:
+    """What the layer computes with: the values, those of quantized weights quantized."""
+    quantizers: dict[str, Any] = {
+        name: getattr(weight, "quantizer", None) for name, weight in _attributes(layer).items()
+    }
+    return {
+        name: value if quantizers[name] is None else quantizers[name](value)
+        for name, value in values.items()
+    }
+
+
+def _draws(layer: keras.layers.Layer) -> bool:
+    return hasattr(layer, "_random_generator") and bool(getattr(layer, "rate", 1))
+
+
+def _is_fused(norm: keras.layers.BatchNormalization) -> bool:
+    last = norm.input_spec.ndim == 4 and list(norm.axis) == [3]
+    return last and bool(norm.fused) and not norm.renorm and norm.virtual_batch_size is None
+
+
+def _normalized(
+    layer: keras.layers.BatchNormalization, x: tf.Tensor, values: Values
+) -> tuple[tf.Tensor, Values]:
+    """Batch normalization in training: the outputs, and the new moving statistics."""
+    channels = [x.shape[-1]]
+    outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+        x,
+        values["gamma"] if layer.scale else tf.ones(channels),
+        values["beta"] if layer.center else tf.zeros(channels),
+        epsilon=layer.epsilon,
+        is_training=True,
+    )
+    batch = {"moving_mean": mean, "moving_variance": variance}
+    return outputs, {
+        name: values[name] * layer.momentum + value * (1 - layer.momentum)
+        for name, value in batch.items()
+    }

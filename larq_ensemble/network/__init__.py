@@ -1,0 +1,1 @@
+"""Networks as data: layers, sharing policies, storage and compute; imports no TensorFlow."""

@@ -1,0 +1,92 @@
+"""Architectures by name, without TensorFlow: what they consist of, and what their layers store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.network.architectures.birealnet import bireal_block
+from larq_ensemble.network.architectures.deploynet import deploy_block
+from larq_ensemble.network.architectures.reactnet import react_block
+from larq_ensemble.network.architectures.resnet import Block, residual_block, resnet
+from larq_ensemble.network.graph import LayerGraph
+from larq_ensemble.network.layers import Layers, Value
+from larq_ensemble.network.tracing import SizeTracer
+from larq_ensemble.registry import Registry
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A named network.
+
+    # Arguments
+        block: what its stages consist of, in the vocabulary of `models.vocabulary`.
+        stages: channels of each stage at width 1.
+        blocks: how many blocks each stage has.
+        estimators: the gradients its signs can have, the default first.
+        stem: kernel size and stride of the first convolution.
+        pad_values: what pads the inputs of its binary convolutions unless told otherwise.
+        binary: `False` for a real-valued twin.
+    """
+
+    block: Block
+    stages: tuple[int, ...]
+    blocks: tuple[int, ...]
+    estimators: tuple[str, ...] = ("ste_sign", "approx_sign")
+    stem: tuple[int, int] = (3, 1)
+    pad_values: float = 0.0
+    binary: bool = True
+
+    def apply(
+        self, layers: Layers[Value], x: Value, *, classes: int, dropout: float, width: float
+    ) -> Value:
+        """The logits of image `x`; the channels of every stage are multiplied by `width`."""
+        if classes < 2:
+            raise EnsembleError(f"`classes` must be at least 2, got {classes}.")
+        stages = tuple(round(channels * width) for channels in self.stages)
+        if min(stages) < 1:
+            raise EnsembleError(
+                f"`width` {width} leaves a stage without channels (at width 1 they are "
+                f"{self.stages}): choose a larger one."
+            )
+        return resnet(
+            layers,
+            x,
+            classes=classes,
+            dropout=dropout,
+            stages=stages,
+            blocks=self.blocks,
+            block=self.block,
+            stem=self.stem,
+        )
+
+
+_WIDE = (64, 128, 256, 512)
+_NARROW = (16, 32, 64)
+
+MODELS: Registry[Architecture] = Registry("model")
+
+for _name, _architecture in {
+    "resnet18": Architecture(residual_block, _WIDE, (2, 2, 2, 2)),
+    "resnet20": Architecture(residual_block, _NARROW, (3, 3, 3)),
+    "resnet32": Architecture(residual_block, _NARROW, (5, 5, 5)),
+    "resnet34": Architecture(residual_block, _WIDE, (3, 4, 6, 3)),
+    "birealnet18": Architecture(bireal_block, _WIDE, (2, 2, 2, 2)),
+    "birealnet34": Architecture(bireal_block, _WIDE, (3, 4, 6, 3)),
+    # RSign's gradient is approx_sign, whatever is asked for.
+    "reactnet10": Architecture(react_block, _WIDE, (1, 1, 1, 1), estimators=("approx_sign",)),
+    "deploynet9": Architecture(deploy_block, (64, 64), (3, 4), stem=(4, 2), pad_values=1.0),
+}.items():
+    MODELS.register(_name, _architecture)
+    MODELS.register(f"{_name}_real", replace(_architecture, binary=False))
+
+
+def trace_model(name: str, *, channels: int = 3, classes: int, width: float = 1.0) -> LayerGraph:
+    """The layers of a backbone with what each stores, without building weights.
+
+    Needs no TensorFlow. Arguments as in `build_model`; `channels` are the image's.
+    """
+    architecture = MODELS[name]
+    tracer = SizeTracer(binary=architecture.binary)
+    architecture.apply(tracer, tracer.input(channels), classes=classes, dropout=0.0, width=width)
+    return tracer.graph

@@ -1,0 +1,239 @@
+r"""What an ensemble takes to store, counted from its layers: no weights, no TensorFlow.
+
+\\[ \text{total} = \text{shared} + M \cdot \text{member} \\]
+
+Two counts, both in bits:
+
+- what the paper counts (Table 1): weights of convolutions, shortcuts and linear layers, 1 bit for
+  a binary weight and 32 for a real one; no batch norm, activation parameters, biases or scales;
+- what a device stores: those, and besides the scale of each binary filter, batch norm folded to
+  two values a channel, activation parameters and biases, each of 32 bits.
+
+```python
+from larq_ensemble.network.architectures import trace_model
+from larq_ensemble.network.storage import account
+
+account(trace_model("resnet20", classes=100), members=4).total_bits // 8  # bytes: 186800
+```
+
+# References
+    - Kim et al. 2022, [PeerJ CS 8:e924](https://doi.org/10.7717/peerj-cs.924), Table 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.network.graph import Content, LayerGraph
+from larq_ensemble.network.sharing import Sharing, shared_layers
+
+if TYPE_CHECKING:
+    from larq_ensemble.keras import keras
+
+Key = TypeVar("Key", bound=Hashable)
+
+PAPER_CONTENTS = frozenset({Content.BINARY_FILTER, Content.CONV, Content.LINEAR})
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """Values of one content in one layer.
+
+    # Arguments
+        layer: name of the layer.
+        content: what the values are.
+        bits: of all of them.
+        shared: stored once, or once for each member.
+    """
+
+    layer: str
+    content: Content
+    bits: int
+    shared: bool
+
+    @property
+    def block(self) -> str:
+        """The layer's name up to the first underscore."""
+        return self.layer.partition("_")[0]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bits of a part of the network.
+
+    # Arguments
+        paper_bits: what the paper counts of it in one network.
+        shared_bits: stored once for all members.
+        member_bits: stored for each member.
+    """
+
+    paper_bits: int
+    shared_bits: int
+    member_bits: int
+
+
+@dataclass(frozen=True)
+class StorageReport:
+    """What an ensemble takes to store, in bits.
+
+    # Arguments
+        members: M.
+        parts: everything that a device stores.
+    """
+
+    members: int
+    parts: tuple[StoredPart, ...]
+
+    @property
+    def blocks(self) -> dict[str, Size]:
+        """The size of each block, by name, in the network's order."""
+        return self._sizes(lambda part: part.block)
+
+    @property
+    def contents(self) -> dict[Content, Size]:
+        """The size of each kind of content."""
+        return self._sizes(lambda part: part.content)
+
+    @property
+    def size(self) -> Size:
+        """The size of everything."""
+        return _size(self.parts)
+
+    @property
+    def paper_bits(self) -> int:
+        """What the paper counts of one network: the sum of its Table 1."""
+        return self.size.paper_bits
+
+    @property
+    def paper_total_bits(self) -> int:
+        """What the paper counts of the ensemble: shared weights once, the others M times."""
+        shared = _size(part for part in self.parts if part.shared).paper_bits
+        return shared + self.members * (self.paper_bits - shared)
+
+    @property
+    def shared_bits(self) -> int:
+        """What all members share."""
+        return self.size.shared_bits
+
+    @property
+    def member_bits(self) -> int:
+        """What one member has of its own."""
+        return self.size.member_bits
+
+    @property
+    def network_bits(self) -> int:
+        """One network by itself."""
+        return self.shared_bits + self.member_bits
+
+    @property
+    def total_bits(self) -> int:
+        """The ensemble."""
+        return self.shared_bits + self.members * self.member_bits
+
+    @property
+    def separate_bits(self) -> int:
+        """M networks that share nothing."""
+        return self.members * self.network_bits
+
+    def to_json(self) -> dict[str, Any]:
+        """All counts, in bits, as plain data."""
+        return {
+            "members": self.members,
+            "blocks": {name: asdict(size) for name, size in self.blocks.items()},
+            "contents": {content.value: asdict(size) for content, size in self.contents.items()},
+            "paper_bits": self.paper_bits,
+            "paper_total_bits": self.paper_total_bits,
+            "shared_bits": self.shared_bits,
+            "member_bits": self.member_bits,
+            "total_bits": self.total_bits,
+            "separate_bits": self.separate_bits,
+        }
+
+    def _sizes(self, key: Callable[[StoredPart], Key]) -> dict[Key, Size]:
+        groups: dict[Key, list[StoredPart]] = {}
+        for part in self.parts:
+            groups.setdefault(key(part), []).append(part)
+        return {name: _size(parts) for name, parts in groups.items()}
+
+
+def account(
+    network: LayerGraph | keras.Model,
+    *,
+    members: int,
+    sharing: Sharing = "fusion",
+    own_filters: bool = False,
+) -> StorageReport:
+    """Counts what an ensemble takes to store.
+
+    # Arguments
+        network: the backbone, as a graph (`larq_ensemble.network.architectures.trace_model`) or as a Keras or
+            Larq classifier of your own.
+        members: M, at least 1.
+        sharing: which layers are shared, see `larq_ensemble.network.sharing`. A predicate on Keras
+            layers needs a Keras model as `network`.
+        own_filters: members own their binary filters whatever `sharing` says, as in stochastic
+            rounding; the filters' scales are the same for all and stay shared.
+
+    # Raises
+        EnsembleError: for a member count below 1, or a model or sharing that
+            `larq_ensemble.build_ensemble` would not take either.
+    """
+    if not isinstance(members, int) or isinstance(members, bool) or members < 1:
+        raise EnsembleError(f"`members` must be a whole number from 1 on, got {members!r}.")
+    if isinstance(network, LayerGraph):
+        graph, model = network, None
+    else:
+        from larq_ensemble.models.functional import classifier, layer_graph
+
+        model = classifier(network)
+        graph = layer_graph(model)
+    shared = shared_layers(sharing, graph, model)
+    return StorageReport(
+        members,
+        tuple(
+            StoredPart(
+                layer.name,
+                stored.content,
+                stored.total_bits,
+                shared=layer.name in shared
+                and not (own_filters and stored.content is Content.BINARY_FILTER),
+            )
+            for layer in graph
+            for stored in layer.stored
+        ),
+    )
+
+
+def compare_systems(
+    network: LayerGraph, real_valued: LayerGraph, *, members: int, sharing: Sharing = "fusion"
+) -> dict[str, StorageReport]:
+    """What the systems that the paper compares take to store, by name.
+
+    - shared filters: this package's ensembles, sharing as given;
+    - stochastic rounding: the same, but with binary filters of each member's own;
+    - BENN: M independent binarized networks;
+    - real-valued: M independent networks with nothing binarized.
+
+    # Arguments
+        network: the binarized network.
+        real_valued: its real-valued twin.
+        members, sharing: as for `account`.
+    """
+    return {
+        "shared filters": account(network, members=members, sharing=sharing),
+        "stochastic rounding": account(network, members=members, sharing=sharing, own_filters=True),
+        "BENN": account(network, members=members, sharing="none"),
+        "real-valued": account(real_valued, members=members, sharing="none"),
+    }
+
+
+def _size(parts: Iterable[StoredPart]) -> Size:
+    parts = list(parts)
+    return Size(
+        paper_bits=sum(part.bits for part in parts if part.content in PAPER_CONTENTS),
+        shared_bits=sum(part.bits for part in parts if part.shared),
+        member_bits=sum(part.bits for part in parts if not part.shared),
+    )

@@ -1,0 +1,320 @@
+"""Running a converted ensemble with as many members as the moment allows, without TensorFlow.
+
+```python
+ensemble = EnsembleInterpreter("ensemble.tflite", members=3)
+ensemble.predict(images)  # uint8 [n, height, width, channels] -> float32 [n, classes]
+ensemble.members = 1  # low battery: a third of the work from the next call on
+ensemble.set_budget(max_latency_ms=20)  # or as many members as this device runs in that time
+ensemble.predict(images, adaptive=True)  # or as many as each image needs
+```
+
+A batch is run image by image: the graph in the file takes one, as a camera gives them.
+
+An interpreter is for one thread at a time; give each thread its own, they are small. LCE's Python
+binding holds Python's lock while it runs, so threads take turns: to use several cores raise
+`threads`, or start processes. It also copies the file's bytes, so mapping the file into memory
+would save nothing here; in C++ `FlatBufferModel::BuildFromFile` maps it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime.budget import members_for_latency, members_for_power
+from larq_ensemble.runtime.cascade import (
+    AdaptivePrediction,
+    Cascade,
+    calibrated_prediction,
+    run_cascade,
+)
+from larq_ensemble.runtime.file import read_ensemble
+from larq_ensemble.runtime.lce import open_interpreter
+from larq_ensemble.runtime.metadata import EnsembleMetadata
+
+
+class EnsembleInterpreter:
+    """An ensemble file with Larq Compute Engine's kernels.
+
+    # Arguments
+        path: the `.tflite` that `larq-ensemble convert` wrote.
+        members: how many members answer, the first ones of the file; `None` for all.
+        threads: threads of a convolution.
+        max_latency_ms, power_mode: instead of `members`, as for `set_budget`.
+        kernel: LCE's kernel of binary convolutions, `"indirect"` or `"default"`, which compute the
+            same; `None`: the one that is faster here, which is tried out on a blank image.
+
+    # Raises
+        EnsembleError: if the file is missing, damaged or of other origin, an argument is out of
+            range, or Larq Compute Engine isn't installed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        members: int | None = None,
+        threads: int = 1,
+        *,
+        max_latency_ms: float | None = None,
+        power_mode: str | None = None,
+        kernel: str | None = None,
+    ) -> None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise EnsembleError(f"`threads` must be a positive integer. Received: {threads!r}.")
+        file = read_ensemble(path)
+        self._metadata = file.metadata
+        self._interpreter = open_interpreter(file, threads, kernel)
+        self.set_budget(members=members, max_latency_ms=max_latency_ms, power_mode=power_mode)
+
+    @property
+    def metadata(self) -> EnsembleMetadata:
+        """What the file says of itself."""
+        return self._metadata
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """`(height, width, channels)` of an image."""
+        return self._metadata.input_shape
+
+    @property
+    def classes(self) -> int:
+        """How many classes a prediction has."""
+        return self._metadata.classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """One name a class, or `None` where the data set had none."""
+        return self._metadata.class_names
+
+    @property
+    def scheme(self) -> str:
+        """How members are combined, a name of `larq_ensemble.runtime.combination.COMBINATIONS`."""
+        return self._metadata.scheme
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """How much each member of the file counts; `None`: all the same."""
+        return self._metadata.weights
+
+    @property
+    def kernel(self) -> str:
+        """LCE's kernel of binary convolutions that runs, `"indirect"` or `"default"`."""
+        return self._interpreter.kernel
+
+    @property
+    def max_members(self) -> int:
+        """How many members the file holds."""
+        return self._metadata.members
+
+    @property
+    def members(self) -> int:
+        """How many members answer, the first ones of the file; may be set between calls."""
+        return self._members
+
+    @members.setter
+    def members(self, members: int) -> None:
+        self._members = self._checked_members(members)
+
+    def set_budget(
+        self,
+        *,
+        members: int | None = None,
+        max_latency_ms: float | None = None,
+        power_mode: str | None = None,
+    ) -> None:
+        """Chooses how many members answer from the next call on.
+
+        # Arguments
+            members: so many; all, if nothing is given.
+            max_latency_ms: as many as answer for one image within this time, measured on this
+                device now. One member answers even if it takes longer, with a warning.
+            power_mode: a name of `larq_ensemble.runtime.budget.POWER_MODES`.
+
+        # Raises
+            EnsembleError: if more than one of them is given, or one is out of range.
+        """
+        given = [value for value in (members, max_latency_ms, power_mode) if value is not None]
+        if len(given) > 1:
+            raise EnsembleError(
+                "Give one of `members`, `max_latency_ms` and `power_mode`. "
+                f"Received: {members!r}, {max_latency_ms!r} and {power_mode!r}."
+            )
+        if power_mode is not None:
+            members = members_for_power(power_mode, self.max_members)
+        elif max_latency_ms is not None:
+            image_ms, member_ms = self._measured_ms()
+            members = members_for_latency(max_latency_ms, member_ms, self.max_members, image_ms)
+            if not self._interpreter.one_by_one:
+                members = self.max_members
+            if image_ms + member_ms > max_latency_ms:
+                warnings.warn(
+                    f"One run takes {image_ms + member_ms:.3g} ms here, more than the "
+                    f"{max_latency_ms:.3g} ms of `max_latency_ms`.",
+                    stacklevel=2,
+                )
+        self.members = self.max_members if members is None else members
+
+    def measure_latency_ms(self, repetitions: int = 5) -> float:
+        """What one member takes for one image here and now: the median, in milliseconds.
+
+        A run before those that count fills caches and packs the filters. In the layout
+        `"branches"` it is what all of them take.
+        """
+        return sum(self._measured_ms(repetitions))
+
+    def _measured_ms(self, repetitions: int = 5) -> tuple[float, float]:
+        """Medians of what an image takes once for all members, and of what one member takes."""
+        image = np.zeros((1, *self.input_shape), np.float32)
+        times = np.empty((repetitions + 1, 2))
+        for i in range(repetitions + 1):
+            start = time.perf_counter()
+            member_logits = self._interpreter.start(image)
+            between = time.perf_counter()
+            member_logits(0)
+            times[i] = between - start, time.perf_counter() - between
+        image_ms, member_ms = 1e3 * np.median(times[1:], axis=0)
+        return float(image_ms), float(member_ms)
+
+    def predict(self, images: np.ndarray, *, adaptive: bool = False) -> np.ndarray:
+        """Class probabilities, the members combined as the ensemble was trained.
+
+        They are calibrated if `larq-ensemble calibrate` wrote temperatures into the file.
+
+        # Arguments
+            images: `[n, height, width, channels]`, or one image `[height, width, channels]`, with
+                values 0..255: uint8, or any other integers or floats in that range.
+            adaptive: each image is given to member after member only until the prediction is
+                sure, and to `members` of them at most.
+
+        # Returns
+            float32 `[n, classes]`, rows sum to 1; n = 1 for one image.
+
+        # Raises
+            EnsembleError: if `images` has another shape, type or range, or `adaptive` is asked of
+                a file that was not calibrated.
+        """
+        if adaptive:
+            return self.predict_adaptive(images).probabilities
+        return self._predicted(self.predict_logits(images))
+
+    def predict_adaptive(self, images: np.ndarray) -> AdaptivePrediction:
+        """As `predict` with `adaptive`, and how many members each image took.
+
+        # Arguments
+            images: as in `predict`.
+
+        # Returns
+            `probabilities`, float32 `[n, classes]`, and `members`, int `[n]`.
+
+        # Raises
+            EnsembleError: as `predict`.
+        """
+        cascade = self.metadata.cascade
+        if cascade is None:
+            raise EnsembleError(
+                "The file has no thresholds for adaptive prediction: write them with "
+                "`larq-ensemble calibrate`."
+            )
+        if not self._interpreter.one_by_one:
+            raise EnsembleError(
+                "A file of the layout 'branches' runs all members at once, so adaptive prediction "
+                "would save nothing: convert the run with another layout."
+            )
+        images = self._checked_images(images)
+        answer = AdaptivePrediction(
+            np.empty((len(images), self.classes), np.float32), np.zeros(len(images), int)
+        )
+        for i, image in enumerate(images):  # what members have in common is kept for one image
+            probabilities, members = self._of_one(image, cascade)
+            answer.probabilities[i], answer.members[i] = probabilities[0], members[0]
+        return answer
+
+    def _of_one(self, image: np.ndarray, cascade: Cascade) -> AdaptivePrediction:
+        """What the cascade says of one checked image."""
+        member_logits = self._interpreter.start(_as_input(image))
+        return run_cascade(
+            cascade,
+            lambda member, _: member_logits(member),
+            self._predicted,
+            images=1,
+            classes=self.classes,
+            members=self.members,
+        )
+
+    def predict_logits(self, images: np.ndarray, members: int | None = None) -> np.ndarray:
+        """Each member's logits.
+
+        # Arguments
+            images: as in `predict`.
+            members: how many members, the first ones; by default `self.members`.
+
+        # Returns
+            float32 `[members, n, classes]`.
+
+        # Raises
+            EnsembleError: as `predict`, and if `members` is out of range.
+        """
+        members = self.members if members is None else self._checked_members(members)
+        images = self._checked_images(images)
+        return self._logits(images, range(members))
+
+    def _logits(self, images: np.ndarray, members: Sequence[int]) -> np.ndarray:
+        """Logits `[len(members), n, classes]` of some members for checked images."""
+        logits = np.empty((len(members), len(images), self.classes), np.float32)
+        for i, image in enumerate(images):
+            logits[:, i] = self._interpreter.logits(_as_input(image), members)
+        return logits
+
+    def _predicted(self, logits: np.ndarray) -> np.ndarray:
+        return calibrated_prediction(logits, self.scheme, self.weights, self.metadata.temperatures)
+
+    def _checked_members(self, members: int) -> int:
+        if (
+            isinstance(members, bool)
+            or not isinstance(members, (int, np.integer))
+            or not 1 <= members <= self.max_members
+        ):
+            raise EnsembleError(
+                f"`members` must be an integer from 1 to {self.max_members}, the members that the "
+                f"file holds. Received: {members!r}."
+            )
+        return int(members)
+
+    def _checked_images(self, images: np.ndarray) -> np.ndarray:
+        images = np.asarray(images)
+        if images.shape == self.input_shape:
+            images = images[np.newaxis]
+        if images.ndim != 4 or images.shape[1:] != self.input_shape:
+            height, width, channels = self.input_shape
+            raise EnsembleError(
+                f"`images` must have the shape [n, {height}, {width}, {channels}]. "
+                f"Received: {list(images.shape)}."
+            )
+        if images.dtype.kind not in "uif":
+            raise EnsembleError(
+                f"`images` must be uint8, or numbers from 0 to 255. Received: {images.dtype}."
+            )
+        if images.dtype != np.uint8 and images.size:
+            low, high = images.min(), images.max()
+            if not (low >= 0 and high <= 255):
+                raise EnsembleError(
+                    "`images` must be raw pixels from 0 to 255: the file normalizes them itself. "
+                    f"Received: values from {low} to {high}."
+                )
+            if images.dtype.kind == "f" and 0 < high <= 1:
+                warnings.warn(
+                    f"No value of `images` is above {high}: the file expects raw pixels from 0 to "
+                    "255 and normalizes them itself.",
+                    stacklevel=4,
+                )
+        return images
+
+
+def _as_input(image: np.ndarray) -> np.ndarray:
+    """A checked image as the file's graph takes it."""
+    return image[np.newaxis].astype(np.float32)

@@ -1,0 +1,220 @@
+"""Larq Compute Engine's interpreter on the layouts that a file can have, without TensorFlow."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.runtime.file import EnsembleFile, Subgraph, with_one_subgraph
+
+#: LCE's two kernels of binary convolutions that are made for speed; they compute the same. The
+#: indirect one is wrong inside control flow, which our graphs don't have.
+KERNELS = ("indirect", "default")
+
+_EXTENSION = "larq_compute_engine.tflite.python.interpreter_wrapper_lite"
+_ROUNDS = 3
+
+
+class MemberInterpreter(ABC):
+    """Runs members of a file, whatever its layout is.
+
+    # Arguments
+        file: the ensemble.
+        threads: threads of a convolution.
+        kernel: of the binary convolutions, one of `KERNELS`.
+
+    # Raises
+        EnsembleError: if Larq Compute Engine isn't installed, or refuses the model.
+
+    # Attributes
+        one_by_one: whether a member can run without the others.
+        kernel: as given.
+    """
+
+    one_by_one = True
+
+    def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
+        self.kernel = kernel
+        self._file = file
+        self._threads = threads
+
+    @abstractmethod
+    def start(self, image: np.ndarray) -> Callable[[int], np.ndarray]:
+        """Computes what the members of an image have in common.
+
+        # Arguments
+            image: float32 `[1, height, width, channels]`, values 0..255.
+
+        # Returns
+            What gives a member's logits for the image, float32 `[1, classes]`, by its number.
+        """
+
+    def logits(self, image: np.ndarray, members: Sequence[int]) -> np.ndarray:
+        """The logits of some members.
+
+        # Arguments
+            image: as for `start`.
+            members: their numbers, from 0 on.
+
+        # Returns
+            float32 `[len(members), classes]`.
+        """
+        member_logits = self.start(image)
+        return np.concatenate([member_logits(member) for member in members])
+
+    def _open(self, graph: Subgraph) -> _NamedModel:
+        data = with_one_subgraph(self._file.data, graph.index)
+        return _NamedModel(load_model(data, self._threads, self.kernel), graph)
+
+
+class OneByOneInterpreter(MemberInterpreter):
+    """A graph for all members, or one a member; before them the prefix, if the file has one.
+
+    LCE's interpreter runs the first subgraph of a model and keeps a copy of the model, so each
+    graph gets an interpreter of its own when it first runs: memory grows by the size of the file
+    and an arena for each that is in use. In the layout `"indexed"` there is one for all members.
+    """
+
+    def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
+        super().__init__(file, threads, kernel)
+        self._prefix = None if file.prefix is None else self._open(file.prefix)
+        self._models = {0: self._open(file.member_graphs[0])}
+
+    def start(self, image: np.ndarray) -> Callable[[int], np.ndarray]:
+        known = {"image": image}
+        if self._prefix is not None:
+            known.update(self._prefix.run(known))
+
+        def member_logits(member: int) -> np.ndarray:
+            inputs = {**known, "member": np.array([member], np.int32)}
+            return self._model(member).run(inputs)["logits"]
+
+        return member_logits
+
+    def _model(self, member: int) -> _NamedModel:
+        graphs = self._file.member_graphs
+        place = member if len(graphs) > 1 else 0
+        if place not in self._models:
+            self._models[place] = self._open(graphs[place])
+        return self._models[place]
+
+
+class BranchesInterpreter(MemberInterpreter):
+    """One graph with an output a member: every call costs all members."""
+
+    one_by_one = False
+
+    def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
+        super().__init__(file, threads, kernel)
+        self._model = self._open(file.graphs[0])
+
+    def start(self, image: np.ndarray) -> Callable[[int], np.ndarray]:
+        outputs = self._model.run({"image": image})
+        return lambda member: outputs[f"logits_{member}"]
+
+
+class _NamedModel:
+    """LCE's interpreter of a graph, with inputs and outputs by name."""
+
+    def __init__(self, model: Any, graph: Subgraph) -> None:
+        self._model = model
+        self._inputs = sorted(graph.inputs, key=graph.inputs.__getitem__)
+        self._outputs = graph.outputs
+
+    def run(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = self._model.predict([values[name] for name in self._inputs])
+        return {name: outputs[place] for name, place in self._outputs.items()}
+
+
+_LAYOUTS: dict[str, type[MemberInterpreter]] = {
+    "indexed": OneByOneInterpreter,
+    "subgraphs": OneByOneInterpreter,
+    "branches": BranchesInterpreter,
+}
+
+
+def open_interpreter(file: EnsembleFile, threads: int, kernel: str | None) -> MemberInterpreter:
+    """The interpreter for a file's layout.
+
+    # Arguments
+        kernel: one of `KERNELS`; `None`: the one that is faster here. Which that is depends on
+            processor and network: on ARM `"indirect"` needs a quarter fewer instructions for a
+            ResNet-20 and twice as many for a ReActNet-10 on 32x32 images.
+
+    # Raises
+        EnsembleError: for another kernel, and as `MemberInterpreter`.
+    """
+    if kernel is not None and kernel not in KERNELS:
+        raise UnknownNameError("kernel", kernel, KERNELS)
+    kind = _LAYOUTS[file.metadata.layout]
+    if kernel is not None:
+        return kind(file, threads, kernel)
+    candidates = [kind(file, threads, name) for name in KERNELS]
+    image = np.zeros((1, *file.metadata.input_shape), np.float32)
+
+    def seconds(candidate: MemberInterpreter) -> float:
+        start = time.perf_counter()
+        candidate.logits(image, [0])
+        return time.perf_counter() - start
+
+    for candidate in candidates:
+        seconds(candidate)  # the first run packs the filters
+    # They take turns, and what else the machine does can only add to the least of the times.
+    rounds = [[seconds(candidate) for candidate in candidates] for _ in range(_ROUNDS)]
+    return candidates[int(np.min(rounds, axis=0).argmin())]
+
+
+def load_model(data: bytes, threads: int, kernel: str) -> Any:
+    """LCE's interpreter of a model's first subgraph.
+
+    # Arguments
+        kernel: one of `KERNELS`.
+
+    # Raises
+        EnsembleError: if Larq Compute Engine isn't installed, or refuses the model.
+    """
+    reference, xnnpack = False, False
+    try:
+        return load_extension().LiteInterpreter(
+            data, threads, reference, kernel == "indirect", xnnpack
+        )
+    except RuntimeError as error:
+        raise EnsembleError(
+            f"Larq Compute Engine refuses the model ({error}): convert it again with the "
+            "installed version."
+        ) from error
+
+
+def load_extension() -> ModuleType:
+    """LCE's interpreter, without importing `larq_compute_engine`, which imports TensorFlow."""
+    if _EXTENSION in sys.modules:
+        return sys.modules[_EXTENSION]
+    if int(np.__version__.split(".")[0]) >= 2:
+        raise EnsembleError(
+            f"Larq Compute Engine needs NumPy 1, found {np.__version__}: "
+            'install it with `pip install "numpy<2"`.'
+        )
+    package = importlib.util.find_spec("larq_compute_engine")
+    for folder in (package and package.submodule_search_locations) or []:
+        for path in Path(folder, "tflite", "python").glob("interpreter_wrapper_lite*"):
+            spec = importlib.util.spec_from_file_location(_EXTENSION, path)
+            if spec is None or spec.loader is None:
+                continue
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            # A second load in one process, by an import of LCE itself, would fail.
+            sys.modules[_EXTENSION] = module
+            return module
+    raise EnsembleError(
+        "Larq Compute Engine is not installed: install it with "
+        "`pip install larq-compute-engine==0.16.0` (Python 3.10 to 3.12)."
+    )

@@ -1,0 +1,238 @@
+"""What a converted file says of itself: versioned JSON in the flatbuffer, read without TensorFlow.
+
+The JSON is the buffer of the `Model.metadata` entry named `larq_ensemble`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime.cascade import Cascade
+from larq_ensemble.runtime.combination import COMBINATIONS, are_weights
+
+#: Name of the flatbuffer's metadata entry.
+ENTRY = "larq_ensemble"
+#: Number formats of the last linear layer's weights.
+HEADS = ("float32", "int8")
+#: Number formats of the members' vectors.
+PRECISIONS = ("float32", "compact")
+#: Version of the file that this package writes, and the newest one it reads. Since 2 there may be
+#: graphs of what the members of an image have in common and of the rest.
+VERSION = 2
+#: How members can lie in a file.
+LAYOUTS = ("indexed", "subgraphs", "branches")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleMetadata:
+    """Everything about an ensemble file that its graph doesn't say.
+
+    # Arguments
+        scheme: how members are combined, a name of `larq_ensemble.runtime.combination.COMBINATIONS`.
+        members: how many members the file holds.
+        classes: length of a member's logits.
+        input_shape: `(height, width, channels)` of an image with values 0..255.
+        theory_parts: bytes of what has to be stored at least, by owner (`shared_`: once,
+            `member_`: for all members together) and purpose; the sum is `theory_bytes`.
+        class_names: one name a class, or `None`.
+        dataset: name of the data the ensemble was trained on, or `None`.
+        layout: how members lie in the file: `"indexed"`: one graph that reads a member's values by
+            its number; `"subgraphs"`: a graph for each; `"branches"`: one graph with all members.
+        heads: number format of the last linear layer's weights: `"float32"`, or `"int8"` with a
+            float scale for each class.
+        precision: of the members' vectors: `"float32"`, or `"compact"`, a few bits a value.
+        columns: how many columns of the table of the members' vectors are for what: batch norm,
+            activations, heads and so on; empty where the file has no such table.
+        weights: how much each member counts when they are combined; `None`: all the same.
+        temperatures: one for each number of members, 1 to M, by which their prediction is
+            calibrated; `None`: not fitted.
+        cascade: when the first members are sure enough; `None`: not fitted.
+        validation_split: `seed`, `share` and `limit_train` that cut the images which training held
+            out from the data set, for `larq-ensemble calibrate`; empty: unknown.
+        run_hash: SHA-256 of the trained weights' file, or `None`.
+        rewrites: how often each way to compute with fewer instructions applied in the graph of a
+            member, by its name in `larq_ensemble.convert.rewrites`; empty: never, or the writer didn't say.
+        tools: versions of the programs that wrote the file.
+        version: of the file's form and of this schema.
+        sha256: of the whole file with these 64 characters replaced by zeros; how a damaged file
+            is told from a good one before it is handed to the interpreter.
+
+    # Raises
+        EnsembleError: for a value that can't be; the message names it.
+    """
+
+    scheme: str
+    members: int
+    classes: int
+    input_shape: tuple[int, int, int]
+    theory_parts: Mapping[str, int] = field(default_factory=dict)
+    class_names: tuple[str, ...] | None = None
+    dataset: str | None = None
+    layout: str = "indexed"
+    heads: str = "float32"
+    precision: str = "float32"
+    columns: Mapping[str, int] = field(default_factory=dict)
+    weights: tuple[float, ...] | None = None
+    temperatures: tuple[float, ...] | None = None
+    cascade: Cascade | None = None
+    validation_split: Mapping[str, float] = field(default_factory=dict)
+    run_hash: str | None = None
+    rewrites: Mapping[str, int] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
+    version: int = VERSION
+    sha256: str = "0" * 64
+
+    def __post_init__(self) -> None:
+        COMBINATIONS[self.scheme]  # raises the error that lists the names
+        for name in ("members", "classes", "version"):
+            if not _is_positive_int(getattr(self, name)):
+                self._refuse(name, "a positive integer")
+        if not (
+            isinstance(self.input_shape, tuple)
+            and len(self.input_shape) == 3
+            and all(map(_is_positive_int, self.input_shape))
+        ):
+            self._refuse("input_shape", "three positive integers (height, width, channels)")
+        if self.class_names is not None and not (
+            isinstance(self.class_names, tuple)
+            and len(self.class_names) == self.classes
+            and all(isinstance(name, str) for name in self.class_names)
+        ):
+            self._refuse("class_names", f"{self.classes} strings, one a class")
+        if self.weights is not None and not are_weights(self.weights, self.members):
+            self._refuse("weights", f"{self.members} positive, finite numbers, one a member")
+        if self.temperatures is not None and not are_weights(self.temperatures, self.members):
+            self._refuse("temperatures", f"{self.members} positive, finite numbers, one for each m")
+        if self.cascade is not None and (
+            not isinstance(self.cascade, Cascade)
+            or len(self.cascade.thresholds) != self.members - 1
+        ):
+            self._refuse("cascade", f"a rule with {self.members - 1} thresholds")
+        for name, known in (("layout", LAYOUTS), ("heads", HEADS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                self._refuse(name, f"one of {', '.join(known)}")
+        for name, kinds, expected in (
+            ("sha256", (str,), "a string"),
+            ("dataset", (str, type(None)), "a string or null"),
+            ("run_hash", (str, type(None)), "a string or null"),
+        ):
+            if not isinstance(getattr(self, name), kinds):
+                self._refuse(name, expected)
+        if not _is_mapping(self.theory_parts, int):
+            self._refuse("theory_parts", "numbers of bytes by name")
+        if not _is_mapping(self.validation_split, (int, float)):
+            self._refuse("validation_split", "numbers by name")
+        if not _is_mapping(self.columns, int) or not all(
+            map(_is_positive_int, self.columns.values())
+        ):
+            self._refuse("columns", "positive numbers of columns by name")
+        if not _is_mapping(self.rewrites, int):
+            self._refuse("rewrites", "numbers by name")
+        if not _is_mapping(self.tools, str):
+            self._refuse("tools", "versions by name")
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise EnsembleError(
+            f"Ensemble metadata: `{name}` must be {expected}. Received: {getattr(self, name)!r}."
+        )
+
+    @property
+    def theory_bytes(self) -> int:
+        """The least bytes that hold the ensemble's values: no graph, names or padding."""
+        return sum(self.theory_parts.values())
+
+    def first(self, members: int) -> EnsembleMetadata:
+        """What a file with only the first members of this one says of itself.
+
+        # Raises
+            EnsembleError: if `members` is not from 1 to all.
+        """
+        if not _is_positive_int(members) or members > self.members:
+            raise EnsembleError(
+                f"`members` must be from 1 to {self.members}, which the ensemble has. "
+                f"Received: {members!r}."
+            )
+        theory_parts = {
+            name: size // self.members * members if name.startswith("member_") else size
+            for name, size in self.theory_parts.items()
+        }
+        weights, temperatures, cascade = self.weights, self.temperatures, self.cascade
+        return dataclasses.replace(
+            self,
+            members=members,
+            theory_parts=theory_parts,
+            weights=weights and weights[:members],
+            temperatures=temperatures and temperatures[:members],
+            cascade=cascade and cascade.first(members),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object; what is `None` or empty is left out."""
+        values = {
+            item.name: getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if getattr(self, item.name) not in (None, {}, ())
+        }
+        if self.cascade is not None:
+            values["cascade"] = dataclasses.asdict(self.cascade)
+        values["theory_bytes"] = self.theory_bytes
+        return values
+
+    def to_json(self) -> bytes:
+        """UTF-8 without whitespace, as it stands in the file."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> EnsembleMetadata:
+        """The metadata that `to_json` wrote.
+
+        Fields that this version doesn't know are ignored, so that a later writer may add some
+        without a new `version`.
+
+        # Raises
+            EnsembleError: if it is no such JSON, or of a newer version.
+        """
+        try:
+            values = json.loads(data.decode())
+        except (ValueError, RecursionError) as error:
+            raise EnsembleError(
+                f"Ensemble metadata is not JSON ({error}): convert the run again."
+            ) from error
+        if not isinstance(values, dict):
+            raise EnsembleError(
+                f"Ensemble metadata must be a JSON object. Received: {type(values).__name__}."
+            )
+        version = values.get("version")
+        if isinstance(version, int) and version > VERSION:
+            raise EnsembleError(
+                f"The file's metadata is of version {version}, this package reads up to "
+                f"{VERSION}: install a newer larq-ensemble."
+            )
+        known = {item.name for item in dataclasses.fields(cls)}
+        values = {name: value for name, value in values.items() if name in known}
+        for name in ("input_shape", "class_names", "weights", "temperatures"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
+        if values.get("cascade") is not None:
+            values["cascade"] = Cascade.from_json(values["cascade"])
+        missing = {"scheme", "members", "classes", "input_shape", "version"} - values.keys()
+        if missing:
+            raise EnsembleError(
+                f"Ensemble metadata lacks {', '.join(sorted(missing))}: convert the run again."
+            )
+        return cls(**values)
+
+
+def _is_positive_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _is_mapping(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and isinstance(item, kind) for name, item in value.items()
+    )

@@ -1,0 +1,128 @@
+"""One-pass activations against Larq's and Keras's own, in values and gradients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from larq_ensemble.ensembles import fused_activations as one_pass
+from larq_ensemble.keras import keras, lq, tf
+
+from ..conftest import CLASSES, images, labels, tiny_backbone
+
+#: Zeros, edges of the estimators, and either side of them.
+EDGES = [0.0, -0.0, 1.0, -1.0, np.nextafter(1, 2), -np.nextafter(1, 2), 0.5, -0.5, 3.0, -3.0]
+
+
+def edges(*shape: int) -> np.ndarray:
+    draw = np.random.default_rng(1)
+    values = draw.choice([*EDGES, *draw.normal(size=30)], shape)
+    return values.astype(np.float32)
+
+
+def value_and_gradients(function, x, upstream, variables=()):
+    x = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = function(x)
+    gradients = tape.gradient(y, [x, *variables], tf.cast(upstream, y.dtype))
+    return [tensor.numpy() for tensor in (y, *gradients)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("sign", "quantizer"),
+    [
+        (one_pass.ste_sign, lq.quantizers.SteSign()),
+        (one_pass.approx_sign, lq.quantizers.ApproxSign()),
+    ],
+)
+def test_signs(sign, quantizer, dtype) -> None:
+    x = edges(4, 6, 5, 3)
+    # Powers of two, which bfloat16 holds.
+    upstream = 2.0 ** np.random.default_rng(2).integers(-3, 4, x.shape).astype(np.float32)
+    expected = value_and_gradients(quantizer, x, upstream)
+    actual = value_and_gradients(lambda x: sign(x, tf.as_dtype(dtype)), x, upstream)
+    assert actual[0].dtype == tf.as_dtype(dtype).as_numpy_dtype
+    for value, wanted in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(value.astype(np.float32), wanted, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("shared_axes", [[1, 2, 3], [1, 2], None])
+def test_prelu(shared_axes) -> None:
+    """At 0, where sums of signs often are, Keras lets no gradient through."""
+    x = edges(4, 6, 5, 3)
+    upstream = np.random.default_rng(3).normal(size=x.shape).astype(np.float32)
+    layer = keras.layers.PReLU(
+        alpha_initializer=keras.initializers.RandomNormal(seed=1), shared_axes=shared_axes
+    )
+    layer.build(x.shape)
+    expected = value_and_gradients(layer, x, upstream, [layer.alpha])
+    actual = value_and_gradients(
+        lambda x: one_pass.prelu(x, tf.convert_to_tensor(layer.alpha), tf.ones(())),
+        x,
+        upstream,
+        [layer.alpha],
+    )
+    assert (x == 0).any()
+    assert (expected[1][x == 0] == 0).all()
+    for value, wanted in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_scales_of_filters() -> None:
+    """Sums of signs times a scale in one pass: as the multiplication before the layer."""
+    x = np.random.default_rng(4).integers(-20, 21, (2, 4, 4, 3)) * 2.0
+    scale = tf.constant([0.25, 0.5, 1.5])
+    alpha = tf.Variable(np.full([1, 1, 3], 0.3), dtype=tf.float32)
+    upstream = np.random.default_rng(5).normal(size=x.shape).astype(np.float32)
+    function = keras.layers.PReLU(shared_axes=[1, 2])
+    function.build(x.shape)
+    function.set_weights([alpha.numpy()])
+    expected = value_and_gradients(
+        lambda x: function(x * scale), x.astype(np.float32), upstream, [function.alpha]
+    )
+    for dtype, tolerance in ((np.float32, 1e-6), (tf.bfloat16.as_numpy_dtype, 1 / 256)):
+        signs = x.astype(dtype)
+        y, of_x, of_alpha = value_and_gradients(
+            lambda x: one_pass.prelu(x, tf.convert_to_tensor(alpha), scale),
+            signs,
+            upstream,
+            [alpha],
+        )
+        assert (y.dtype, of_x.dtype) == (np.float32, dtype)
+        np.testing.assert_allclose(y, expected[0], rtol=1e-6)
+        np.testing.assert_allclose(of_x.astype(np.float32), expected[1], rtol=tolerance)
+        np.testing.assert_allclose(of_alpha, expected[2], rtol=1e-5)
+        multiplied, of_x = value_and_gradients(lambda x: one_pass.scaled(x, scale), signs, upstream)
+        np.testing.assert_allclose(multiplied, x * scale, rtol=1e-6)
+        np.testing.assert_allclose(of_x.astype(np.float32), upstream * scale, rtol=tolerance)
+
+
+def test_signs_that_are_known() -> None:
+    conv = lq.layers.QuantConv2D
+    assert one_pass.one_pass_sign(conv(1, 3, input_quantizer="ste_sign")) is one_pass.ste_sign
+    assert one_pass.one_pass_sign(conv(1, 3, input_quantizer="approx_sign")) is one_pass.approx_sign
+    for other in (None, "swish_sign", lq.quantizers.SteSign(clip_value=2)):
+        assert one_pass.one_pass_sign(conv(1, 3, input_quantizer=other)) is None
+    assert one_pass.one_pass_sign(keras.layers.Conv2D(1, 3)) is None
+
+
+def losses(network: keras.Model, model: keras.Model) -> list[float]:
+    model.compile(
+        keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    history = model.fit(images(), labels(), batch_size=6, epochs=6, shuffle=False, verbose=0)
+    return history.history["loss"]
+
+
+def test_a_network_learns_as_before() -> None:
+    """The loss curve, and the weights at its end."""
+    plain, other = tiny_backbone(), tiny_backbone()
+    expected = losses(plain, plain)
+    actual = losses(other, one_pass.one_pass_network(other))
+    assert expected[-1] < 0.9 * expected[0]
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
+    for weight, wanted in zip(other.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, wanted, rtol=1e-3, atol=1e-4)
+    assert plain(images()).shape == (12, CLASSES)

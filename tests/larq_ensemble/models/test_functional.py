@@ -1,0 +1,174 @@
+"""Which Keras models can become ensembles, and their layer graphs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, lq
+from larq_ensemble.models.functional import classifier, layer_graph
+from larq_ensemble.network.graph import Content, Kind, Role
+
+X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+
+
+def dense_model(*ends: keras.layers.Layer) -> keras.Model:
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(6, activation="relu", name="hidden")(inputs)
+    for layer in ends:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def assert_logits_of(model: keras.Model) -> None:
+    """Its classifier's outputs are logits of the probabilities that the model predicts."""
+    logits = classifier(model)(X).numpy()
+    assert not np.allclose(logits.sum(axis=1), 1)
+    exponentials = np.exp(logits)
+    expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model(X).numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        lambda: [keras.layers.Dense(3, activation="softmax")],
+        lambda: [keras.layers.Dense(3), keras.layers.Softmax()],
+        lambda: [keras.layers.Dense(3), keras.layers.Activation("softmax")],
+        lambda: [
+            lq.layers.QuantDense(3, kernel_quantizer="ste_sign"),
+            keras.layers.Activation("softmax"),
+            keras.layers.Activation("linear"),
+        ],
+    ],
+)
+def test_a_softmax_is_taken_off(ends) -> None:
+    model = dense_model(*ends())
+    before = [weight.copy() for weight in model.get_weights()]
+    assert_logits_of(model)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert isinstance(classifier(model).layers[-1], keras.layers.Dense)
+
+
+def test_logits_stay() -> None:
+    model = dense_model(keras.layers.Dense(3))
+    np.testing.assert_array_equal(classifier(model)(X), model(X))
+
+
+def test_a_built_sequential_model() -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="softmax")])
+    assert_logits_of(model)
+    (layer,) = [layer for layer in layer_graph(model) if layer.stored]
+    assert layer.kind is Kind.DENSE
+
+
+def test_a_last_layer_that_was_called_elsewhere_first() -> None:
+    """The classifier must be cut where this model calls its layers, not where another does."""
+    inputs = keras.Input((4,))
+    last = keras.layers.Dense(3, activation="softmax")
+    softmax = keras.layers.Softmax()
+    last(inputs)
+    softmax(keras.layers.Dense(3, name="elsewhere")(inputs))
+    assert_logits_of(keras.Model(inputs, last(keras.layers.Dense(4, activation="relu")(inputs))))
+    assert_logits_of(keras.Model(inputs, softmax(keras.layers.Dense(3)(inputs))))
+
+
+class Subclassed(keras.Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = keras.layers.Dense(3)
+
+    def call(self, inputs):
+        return self.last(inputs)
+
+
+def two_inputs() -> keras.Model:
+    a, b = keras.Input((4,)), keras.Input((4,))
+    return keras.Model([a, b], keras.layers.Dense(3)(a + b))
+
+
+def two_outputs() -> keras.Model:
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(3)(inputs)])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (Subclassed, "is not a functional Keras model but a Subclassed: its layer graph"),
+        (lambda: keras.Sequential([keras.layers.Dense(3)]), "not a functional .* Sequential"),
+        (lambda: dense_model(dense_model(keras.layers.Dense(4))), "inner model"),
+        (two_inputs, "has 2 inputs and 1 outputs"),
+        (two_outputs, "has 1 inputs and 2 outputs"),
+        (lambda: "model.keras", r"`backbone` must be a tf\.keras \(Keras 2\) model, got str"),
+    ],
+)
+def test_models_whose_graph_cannot_be_read(build, message: str) -> None:
+    model = build() if not message.startswith("inner") else nested()
+    for function in (classifier, layer_graph):
+        with pytest.raises(EnsembleError, match=message):
+            function(model)
+
+
+def nested() -> keras.Model:
+    inner_input = keras.Input((6,))
+    inner = keras.Model(inner_input, keras.layers.Dense(5)(inner_input), name="inner")
+    return dense_model(inner, keras.layers.Dense(3))
+
+
+@pytest.mark.parametrize(
+    ("ends", "message"),
+    [
+        (lambda: [keras.layers.ReLU(name="end")], "No linear layer .*'end' is a ReLU"),
+        (
+            lambda: [keras.layers.Dense(3, activation="sigmoid", name="end")],
+            "'end' has the activation 'sigmoid'",
+        ),
+        (lambda: [keras.layers.Dense(3), keras.layers.Dropout(0.5)], "is a Dropout"),
+    ],
+)
+def test_models_without_logits(ends, message: str) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        classifier(dense_model(*ends()))
+
+
+def test_what_foreign_layers_store() -> None:
+    """Sizes by hand, of layers that our own networks don't have."""
+    inputs = keras.Input((8, 8, 3))
+    x = lq.layers.QuantConv2D(4, 3, kernel_quantizer="ste_sign", name="plain")(inputs)
+    x = lq.layers.QuantDepthwiseConv2D(
+        3, depthwise_quantizer="magnitude_aware_sign", use_bias=False, name="depthwise"
+    )(x)
+    x = keras.layers.BatchNormalization(scale=False, name="norm")(x)
+    x = keras.layers.PReLU(shared_axes=[1, 2], name="slopes")(x)
+    x = keras.layers.Flatten(name="flat")(x)
+    x = keras.layers.Dense(5, use_bias=False, name="last")(x)
+    graph = layer_graph(keras.Model(inputs, x))
+    stored = {
+        layer.name: {(item.content, item.count, item.bits) for item in layer.stored}
+        for layer in graph
+        if layer.stored
+    }
+    assert stored == {
+        "plain": {(Content.BINARY_FILTER, 9 * 3 * 4, 1), (Content.BIAS, 4, 32)},
+        "depthwise": {(Content.BINARY_FILTER, 9 * 4, 1), (Content.FILTER_SCALE, 1, 32)},
+        "norm": {(Content.NORM, 8, 32)},
+        "slopes": {(Content.ACTIVATION, 4, 32)},
+        "last": {(Content.LINEAR, 4 * 4 * 4 * 5, 32)},
+    }
+
+
+def test_a_layer_that_depends_on_itself() -> None:
+    """conv -> norm -> the same conv again: no order of layers has each after all its inputs."""
+    inputs = keras.Input((6, 6, 2))
+    x = keras.layers.Conv2D(4, 1, name="stem")(inputs)
+    twice = keras.layers.Conv2D(4, 3, padding="same", name="twice")
+    x = keras.layers.BatchNormalization(name="norm")(twice(x))
+    x = keras.layers.Flatten(name="flat")(twice(x))
+    graph = layer_graph(keras.Model(inputs, keras.layers.Dense(3, name="last")(x)))
+    assert [layer.name for layer in graph][1:] == ["stem", "twice", "norm", "flat", "last"]
+    assert set(graph["twice"].inputs) == {"stem", "norm"}
+    assert graph.roles["stem"] is Role.STEM
+    assert graph.roles["twice"] is Role.CONV

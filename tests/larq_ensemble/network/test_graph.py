@@ -1,0 +1,208 @@
+"""Roles of layers, found from the graph alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from larq_ensemble.models import build_model
+from larq_ensemble.network.architectures import trace_model
+from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Role, Stored
+
+
+def conv(name: str, *inputs: str, kernel: int = 3) -> LayerNode:
+    return LayerNode(name, Kind.CONV, inputs, kernel_size=(kernel, kernel))
+
+
+def other(name: str, *inputs: str, kind: Kind = Kind.OTHER) -> LayerNode:
+    return LayerNode(name, kind, inputs)
+
+
+def roles(*layers: LayerNode) -> dict[str, Role]:
+    """Roles of all layers that have one."""
+    found = LayerGraph([other("in", kind=Kind.INPUT), *layers]).roles
+    assert list(found) == ["in", *(layer.name for layer in layers)]
+    return {name: role for name, role in found.items() if role is not Role.OTHER}
+
+
+def test_a_plain_network() -> None:
+    assert roles(
+        conv("first", "in"),
+        other("norm", "first", kind=Kind.NORM),
+        conv("second", "norm"),
+        other("hidden", "second", kind=Kind.DENSE),
+        other("last", "hidden", kind=Kind.DENSE),
+    ) == {"first": Role.STEM, "second": Role.CONV, "last": Role.HEAD}
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_block_with_a_convolution_in_its_shortcut(swapped: bool) -> None:
+    branches = ("norm", "short") if swapped else ("short", "norm")
+    assert roles(
+        conv("stem", "in"),
+        conv("a", "stem"),
+        conv("b", "a"),
+        other("norm", "b"),
+        conv("short", "stem", kernel=1),
+        other("add", *branches, kind=Kind.MERGE),
+        conv("c", "add"),
+    ) == {
+        "stem": Role.STEM,
+        "a": Role.CONV,
+        "b": Role.BLOCK_END,
+        "short": Role.SHORTCUT,
+        "c": Role.CONV,
+    }
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_block_with_an_identity_shortcut(swapped: bool) -> None:
+    branches = ("stem", "b") if swapped else ("b", "stem")
+    assert roles(
+        conv("stem", "in"),
+        conv("a", "stem"),
+        conv("b", "a"),
+        other("add", *branches, kind=Kind.MERGE),
+        conv("c", "add"),
+        other("add_2", "c", "add", kind=Kind.MERGE),
+    ) == {"stem": Role.STEM, "a": Role.CONV, "b": Role.BLOCK_END, "c": Role.BLOCK_END}
+
+
+def test_one_convolution_in_each_branch() -> None:
+    """As in Bi-Real Net: the 1x1 convolution is the shortcut, also as the first of the two."""
+    assert roles(
+        conv("stem", "in"),
+        other("pool", "stem"),
+        conv("short", "pool", kernel=1),
+        conv("main", "stem"),
+        other("add", "main", "short", kind=Kind.MERGE),
+    ) == {"stem": Role.STEM, "short": Role.SHORTCUT, "main": Role.BLOCK_END}
+
+
+def test_a_larger_convolution_is_no_shortcut() -> None:
+    assert roles(
+        conv("stem", "in"),
+        conv("a", "stem"),
+        conv("b", "a"),
+        conv("aside", "stem"),
+        other("add", "aside", "b", kind=Kind.MERGE),
+    ) == {"stem": Role.STEM, "a": Role.CONV, "b": Role.BLOCK_END, "aside": Role.CONV}
+
+
+def test_a_bottleneck_keeps_its_1x1_convolutions() -> None:
+    assert roles(
+        conv("stem", "in"),
+        conv("reduce", "stem", kernel=1),
+        conv("middle", "reduce"),
+        conv("expand", "middle", kernel=1),
+        other("add", "expand", "stem", kind=Kind.MERGE),
+    ) == {"stem": Role.STEM, "reduce": Role.CONV, "middle": Role.CONV, "expand": Role.BLOCK_END}
+
+
+def test_the_shortcut_of_an_earlier_block_stays_one() -> None:
+    """The second block's identity branch holds the first block's shortcut, and is none itself."""
+    found = roles(
+        conv("stem", "in"),
+        conv("a", "stem"),
+        conv("short", "stem", kernel=1),
+        other("add_1", "a", "short", kind=Kind.MERGE),
+        conv("b", "add_1"),
+        other("add_2", "b", "add_1", kind=Kind.MERGE),
+    )
+    assert found["short"] is Role.SHORTCUT
+    assert (found["a"], found["b"]) == (Role.CONV, Role.BLOCK_END)
+
+
+def test_a_shortcut_around_each_convolution() -> None:
+    """Bi-Real Net: two additions make a block; a convolution on a shortcut begins another."""
+    layers = [conv("stem", "in")]
+    for index in range(6):
+        before = layers[-1].name
+        layers.append(conv(f"c{index}", before))
+        shortcut = before
+        if index == 3:
+            layers.append(conv("short", before, kernel=1))
+            shortcut = "short"
+        layers.append(other(f"add{index}", f"c{index}", shortcut, kind=Kind.MERGE))
+    assert roles(*layers) == {
+        "stem": Role.STEM,
+        "c0": Role.CONV,
+        "c1": Role.BLOCK_END,
+        "c2": Role.BLOCK_END,  # Left over.
+        "c3": Role.CONV,
+        "short": Role.SHORTCUT,
+        "c4": Role.BLOCK_END,
+        "c5": Role.BLOCK_END,  # Left over.
+    }
+
+
+def test_a_binarized_convolution_in_a_shortcut_is_downsampling() -> None:
+    binary = LayerNode(
+        "short", Kind.CONV, ("stem",), (Stored(Content.BINARY_FILTER, 9, 1),), (1, 1)
+    )
+    assert roles(
+        conv("stem", "in"),
+        conv("a", "stem"),
+        binary,
+        other("add", "a", "short", kind=Kind.MERGE),
+    ) == {"stem": Role.STEM, "a": Role.BLOCK_END, "short": Role.DOWNSAMPLING}
+
+
+def test_a_layer_that_feeds_itself() -> None:
+    """A convolution that is called again on what its normalized output became."""
+    assert roles(
+        conv("stem", "in"),
+        conv("twice", "stem", "norm"),
+        other("norm", "twice", kind=Kind.NORM),
+        other("last", "twice", kind=Kind.DENSE),
+    ) == {"stem": Role.STEM, "twice": Role.CONV, "last": Role.HEAD}
+
+
+def test_bits_of_a_layer() -> None:
+    layer = LayerNode(
+        "a",
+        Kind.CONV,
+        stored=(Stored(Content.BINARY_FILTER, 90, 1), Stored(Content.FILTER_SCALE, 5, 32)),
+    )
+    assert layer.bits == 250
+    assert layer.binary
+    assert not conv("b").binary
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{name}{twin}"
+        for name in ("resnet20", "birealnet18", "reactnet10")
+        for twin in ("", "_real")
+    ],
+)
+def test_the_size_tracer_sees_the_network_that_keras_builds(name: str) -> None:
+    """Every layer, its inputs and every stored value; only Keras's input has a name to choose."""
+    from larq_ensemble.models.functional import layer_graph
+
+    model = build_model(name, input_shape=(8, 8, 2), classes=7, width=0.0625)
+    traced = trace_model(name, channels=2, classes=7, width=0.0625)
+    built = layer_graph(model)
+    renamed = {
+        layer.name: LayerNode(
+            layer.name,
+            layer.kind,
+            tuple("input" if source == "image" else source for source in layer.inputs),
+            layer.stored,
+            layer.kernel_size,
+        )
+        for layer in built
+        if layer.kind is not Kind.INPUT
+    }
+    expected = {layer.name: layer for layer in traced if layer.kind is not Kind.INPUT}
+    assert set(renamed) == set(expected)
+    for layer_name, layer in expected.items():
+        assert renamed[layer_name].kind is layer.kind, layer_name
+        assert sorted(renamed[layer_name].inputs) == sorted(layer.inputs), layer_name
+        assert Counter(renamed[layer_name].stored) == Counter(layer.stored), layer_name
+        assert renamed[layer_name].kernel_size == layer.kernel_size, layer_name
+    assert {n: r for n, r in built.roles.items() if n != "image"} == {
+        n: r for n, r in traced.roles.items() if n != "input"
+    }

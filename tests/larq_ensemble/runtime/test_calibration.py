@@ -1,0 +1,190 @@
+"""Temperatures and thresholds against a search by hand, and a file that is calibrated."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime.calibration import fit, fit_frontier, fit_temperature
+from larq_ensemble.runtime.cascade import log_margin
+from larq_ensemble.runtime.combination import softmax
+from larq_ensemble.runtime.metrics import top_k_accuracy
+
+M, N, CLASSES = 3, 3000, 10
+
+
+def noisy_ensemble(n: int, seed: int, noise: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `[M, n, classes]` and labels: what members see in common, and noise of their own.
+
+    The labels are drawn from the softmax of the common part, so T = 1 would calibrate that.
+    """
+    draw = np.random.default_rng(seed)
+    common = draw.normal(0, 2, (n, CLASSES))
+    labels = (softmax(common).cumsum(axis=1) > draw.random((n, 1))).argmax(axis=1)
+    return (common + draw.normal(0, noise, (M, n, CLASSES))).astype(np.float32), labels
+
+
+@pytest.fixture(scope="module")
+def held_out() -> tuple[np.ndarray, np.ndarray]:
+    return noisy_ensemble(N, 0)
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 3.0])
+def test_the_temperature_that_made_the_labels_is_found(true: float) -> None:
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, 3, (20000, 5))
+    labels = (softmax(logits / true).cumsum(axis=1) > draw.random((20000, 1))).argmax(axis=1)
+    found = fit_temperature(softmax(logits), labels, "fusion")
+    assert found == pytest.approx(true, rel=0.05)
+
+
+@pytest.mark.parametrize("scheme", ["fusion", "voting", "boosting", "hard_voting"])
+def test_no_other_temperature_is_likelier(
+    held_out: tuple[np.ndarray, np.ndarray], scheme: str
+) -> None:
+    logits, labels = held_out
+    calibration = fit(logits, labels, scheme)
+    assert len(calibration.temperatures) == M
+
+    def cost(temperatures: tuple[float, ...]) -> float:
+        import dataclasses
+
+        other = dataclasses.replace(calibration, temperatures=temperatures)
+        p = other.predict(logits)[np.arange(N), labels]
+        return float(-np.log(p.astype(np.float64)).mean())
+
+    best = cost(calibration.temperatures)
+    for factor in (0.5, 0.9, 0.99, 1.01, 1.1, 2):
+        others = tuple(factor * t for t in calibration.temperatures)
+        assert cost(others) >= best - 1e-6
+
+
+def test_members_that_count_more_are_summed_hotter(
+    held_out: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """The sum of m logits is m times their mean: so is its temperature."""
+    logits, labels = held_out
+    mean, total = (fit(logits, labels, scheme) for scheme in ("fusion", "boosting"))
+    ratios = np.divide(total.temperatures, mean.temperatures)
+    np.testing.assert_allclose(ratios, [1, 2, 3], rtol=2e-3)
+
+
+def brute_force(predictions: np.ndarray, price: float) -> float:
+    """The least cost that any pair of thresholds reaches, all of them tried."""
+    n = predictions.shape[1]
+    chosen, final = predictions.argmax(axis=-1), predictions[-1]
+    loss = final.max(axis=-1) - final[np.arange(n), chosen]
+    margins = log_margin(predictions[:-1])
+    candidates = [[*np.unique(row), np.inf] for row in margins]
+    least = np.inf
+    for first, second in itertools.product(*candidates):
+        members = np.where(margins[0] >= first, 1, np.where(margins[1] >= second, 2, 3))
+        cost = loss[members - 1, np.arange(n)] + price * members
+        least = min(least, float(cost.mean()))
+    return least
+
+
+def test_the_frontier_against_every_pair_of_thresholds() -> None:
+    logits, labels = noisy_ensemble(60, 1)
+    calibration = fit(logits, labels, "fusion")
+    predictions = np.stack([calibration.predict(logits[:m]) for m in (1, 2, 3)])
+    for price in (0.003, 0.01, 0.03, 0.1):
+        ours = min(
+            point.expected_loss / 100 + price * point.mean_members
+            for point in fit_frontier(predictions)
+        )
+        least = brute_force(predictions, price)
+        # Coordinate descent may end at a cascade that no single threshold improves.
+        assert least - 1e-6 <= ours <= least + 0.15 * price
+
+
+def test_the_frontier_falls(held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    calibration = fit(*held_out, "fusion")
+    members = [point.mean_members for point in calibration.frontier]
+    losses = [point.expected_loss for point in calibration.frontier]
+    assert members == sorted(members, reverse=True)
+    assert losses == sorted(losses)
+    assert losses[0] == 0
+    assert members[-1] == 1
+    assert len(members) > 20
+
+
+def test_wishes_are_met(held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = held_out
+    for wish in (1, 1.5, 2.2, 3):
+        chosen = fit(logits, labels, "fusion", mean_members=wish).chosen
+        assert wish - 0.2 <= chosen.mean_members <= wish or chosen.expected_loss == 0
+    for wish in (0.0, 0.2, 1.0):
+        assert fit(logits, labels, "fusion", accuracy_loss=wish).chosen.expected_loss <= wish
+    default, same = fit(logits, labels, "fusion"), fit(logits, labels, "fusion", accuracy_loss=0.2)
+    assert default.chosen == same.chosen
+
+
+def test_on_other_images_it_beats_a_fixed_number_of_members(
+    held_out: tuple[np.ndarray, np.ndarray],
+) -> None:
+    calibration = fit(*held_out, "fusion", mean_members=2)
+    logits, labels = noisy_ensemble(20000, 2)
+    adaptive = calibration.score(logits, labels, calibration.chosen)
+    two, three = (calibration.score_fixed(logits, labels, m) for m in (2, 3))
+    assert adaptive.mean_members <= 2.05
+    assert two.top1 < adaptive.top1 <= three.top1 + 0.2
+    # What it expected to lose, it loses.
+    assert three.top1 - adaptive.top1 == pytest.approx(calibration.chosen.expected_loss, abs=0.5)
+    assert sum(adaptive.stopped) == pytest.approx(1)
+    assert np.dot(adaptive.stopped, [1, 2, 3]) == pytest.approx(adaptive.mean_members)
+    assert two.stopped == (0, 1, 0)
+    expected = top_k_accuracy(logits.mean(axis=0), labels, k=1)
+    assert three.top1 == pytest.approx(expected)
+
+
+def test_the_frontier_s_own_numbers_are_those_of_running_it(
+    held_out: tuple[np.ndarray, np.ndarray],
+) -> None:
+    calibration = fit(*held_out, "voting")
+    for point in calibration.frontier[::7]:
+        assert calibration.score(*held_out, point).mean_members == pytest.approx(point.mean_members)
+
+
+def test_one_member(held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = held_out
+    calibration = fit(logits[:1], labels, "fusion")
+    assert calibration.chosen.cascade.thresholds == ()
+    assert calibration.score(logits[:1], labels, calibration.chosen).stopped == (1.0,)
+
+
+def test_votes_stop_when_members_agree(held_out: tuple[np.ndarray, np.ndarray]) -> None:
+    """One vote is always the same share: nothing can tell a sure first member from another."""
+    calibration = fit(*held_out, "hard_voting", accuracy_loss=0)
+    first, second = calibration.chosen.cascade.thresholds
+    assert first is None
+    assert second is not None
+    assert calibration.chosen.mean_members < 3
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (np.zeros(3, int), {}, "one class index an image, for 4 images.*Received: int64.*3"),
+        (np.zeros(4), {}, "Received: float64"),
+        (np.full(4, 10), {}, "from 0 to 9.*Received: 10 to 10"),
+        (np.full(4, -1), {}, "from 0 to 9"),
+        (np.zeros(4, int), {"accuracy_loss": 1, "mean_members": 2}, "not both"),
+        (np.zeros(4, int), {"accuracy_loss": -0.1}, "`accuracy_loss` must be 0 or more"),
+        (np.zeros(4, int), {"mean_members": 0.5}, "`mean_members` must be from 1 to 3"),
+        (np.zeros(4, int), {"mean_members": 3.5}, "`mean_members` must be from 1 to 3"),
+    ],
+)
+def test_bad_wishes(labels: np.ndarray, options: dict[str, Any], message: str) -> None:
+    logits = np.zeros((M, 4, CLASSES), np.float32)
+    with pytest.raises(EnsembleError, match=message):
+        fit(logits, labels, "fusion", **options)
+
+
+def test_no_images() -> None:
+    with pytest.raises(EnsembleError, match="at least one"):
+        fit(np.zeros((M, 0, CLASSES), np.float32), np.zeros(0, int), "fusion")

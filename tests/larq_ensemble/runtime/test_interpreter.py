@@ -1,0 +1,454 @@
+"""The runtime on a small converted ensemble: results, switches, and every bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime import lce as interpreters
+from larq_ensemble.runtime.calibration import calibrate
+from larq_ensemble.runtime.combination import combine
+from larq_ensemble.runtime.file import read_ensemble
+
+ROOT = Path(__file__).parents[3]
+SHAPE = (12, 10, 3)
+CLASSES = 4
+MEMBERS = 3
+WEIGHTS = (1.5, 0.25, 4.0)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ensemble whose members differ by their random linear layers."""
+    from larq_ensemble.convert.conversion import convert_ensemble
+    from larq_ensemble.ensembles.building import build_ensemble
+    from larq_ensemble.keras import keras, lq
+
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(32, 3, name="stem")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = lq.layers.QuantConv2D(
+        32, 3, input_quantizer="ste_sign", kernel_quantizer="ste_sign",
+        kernel_constraint="weight_clip", name="binary",
+    )(x)  # fmt: skip
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    backbone = keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
+    model = build_ensemble(backbone, MEMBERS, scheme="adaboost", weights=WEIGHTS)
+    draw = np.random.default_rng(0)
+    for weight in model.trainable_weights:
+        weight.assign(draw.normal(size=weight.shape))
+    file = tmp_path_factory.mktemp("runtime") / "ensemble.tflite"
+    names = ["ant", "bee", "cat", "dog"]
+    convert_ensemble(model, file, mean=[0.5] * 3, std=[0.25] * 3, class_names=names)
+    return file
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (6, *SHAPE), np.uint8)
+
+
+def test_what_the_file_says(path: Path) -> None:
+    ensemble = EnsembleInterpreter(path)
+    assert ensemble.input_shape == SHAPE
+    assert ensemble.max_members == ensemble.members == MEMBERS
+    assert ensemble.class_names == ("ant", "bee", "cat", "dog")
+    assert ensemble.classes == CLASSES
+    assert (ensemble.scheme, ensemble.weights) == ("adaboost", WEIGHTS)
+
+
+def test_predictions_are_the_combined_logits(path: Path, images: np.ndarray) -> None:
+    ensemble = EnsembleInterpreter(str(path), members=2)
+    logits = ensemble.predict_logits(images)
+    assert logits.shape == (2, 6, CLASSES)
+    probabilities = ensemble.predict(images)
+    assert probabilities.shape == (6, CLASSES)
+    assert probabilities.dtype == np.float32
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(probabilities, combine(logits, "adaboost", WEIGHTS))
+
+
+def test_members_change_at_run_time(path: Path, images: np.ndarray) -> None:
+    ensemble = EnsembleInterpreter(path)
+    logits = ensemble.predict_logits(images)
+    assert len({member.tobytes() for member in logits}) == MEMBERS
+    for members in (1, 3, 2, np.int64(1)):
+        ensemble.members = members
+        assert ensemble.members == members
+        # The first m members count with the first m weights.
+        expected = combine(logits[:members], "adaboost", WEIGHTS[:members])
+        np.testing.assert_array_equal(ensemble.predict(images), expected)
+        np.testing.assert_array_equal(ensemble.predict_logits(images), logits[:members])
+    # For one call only.
+    assert ensemble.predict_logits(images, members=3).shape[0] == 3
+    assert ensemble.members == 1
+
+
+def test_kinds_of_images(path: Path, images: np.ndarray) -> None:
+    ensemble = EnsembleInterpreter(path, threads=2)
+    expected = ensemble.predict(images)
+    for kind in (np.int64, np.float32, np.float64, np.uint16):
+        np.testing.assert_array_equal(ensemble.predict(images.astype(kind)), expected)
+    np.testing.assert_array_equal(ensemble.predict(images[::2]), expected[::2])
+    np.testing.assert_array_equal(ensemble.predict(images[0]), expected[:1])
+    np.testing.assert_array_equal(ensemble.predict(images.tolist()), expected)
+    assert ensemble.predict(images[:0]).shape == (0, CLASSES)
+
+
+@pytest.mark.parametrize("members", [0, MEMBERS + 1, -1, 1.5, "2", True, None])
+def test_bad_members(path: Path, images: np.ndarray, members: object) -> None:
+    ensemble = EnsembleInterpreter(path, members=2)
+    with pytest.raises(EnsembleError, match=r"`members`.* 1 to 3.*Received: "):
+        ensemble.members = members
+    assert ensemble.members == 2
+    if members is not None:
+        with pytest.raises(EnsembleError, match=r"`members`.*Received: "):
+            EnsembleInterpreter(path, members=members)
+        with pytest.raises(EnsembleError, match=r"`members`.*Received: "):
+            ensemble.predict_logits(images, members=members)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.0, None, True])
+def test_bad_threads(path: Path, threads: object) -> None:
+    with pytest.raises(EnsembleError, match=r"`threads`.*Received: "):
+        EnsembleInterpreter(path, threads=threads)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 10, 12, 3), np.uint8), r"\[n, 12, 10, 3\]. Received: \[2, 10, 12, 3\]"),
+        (np.zeros((12, 10), np.uint8), "Received"),
+        (np.zeros((1, 1, *SHAPE), np.uint8), "Received"),
+        (np.zeros((1, *SHAPE), bool), "Received: bool"),
+        (np.full((1, *SHAPE), "a"), "Received: <U1"),
+        (np.full((1, *SHAPE), 256), "from 0 to 255.*Received: values from 256 to 256"),
+        (np.full((1, *SHAPE), -0.5), "Received: values from -0.5"),
+        (np.full((1, *SHAPE), np.nan), "Received: values from nan"),
+    ],
+)
+def test_bad_images(path: Path, images: np.ndarray, message: str) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        EnsembleInterpreter(path).predict(images)
+
+
+def test_normalized_images_are_suspicious(path: Path) -> None:
+    ensemble = EnsembleInterpreter(path)
+    with pytest.warns(UserWarning, match="raw pixels"):
+        ensemble.predict(np.full((1, *SHAPE), 0.5, np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ensemble.predict(np.zeros((1, *SHAPE), np.float32))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(EnsembleError, match=r"none\.tflite.*No such file"):
+        EnsembleInterpreter(tmp_path / "none.tflite")
+    with pytest.raises(EnsembleError, match="Can't read the model"):
+        EnsembleInterpreter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "it is empty"), (b"TFL3", "doesn't start"), (b"\x89PNG" * 99, "doesn't start")],
+)
+def test_files_that_are_no_model(tmp_path: Path, content: bytes, reason: str) -> None:
+    file = tmp_path / "other.tflite"
+    file.write_bytes(content)
+    with pytest.raises(EnsembleError, match=rf"other\.tflite.*no \.tflite model.*{reason}"):
+        EnsembleInterpreter(file)
+
+
+def test_a_model_of_other_origin(tmp_path: Path) -> None:
+    from larq_ensemble.keras import keras, tf
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    file = tmp_path / "stock.tflite"
+    file.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    with pytest.raises(EnsembleError, match="no ensemble of this package"):
+        EnsembleInterpreter(file)
+
+
+def test_every_truncation(path: Path, tmp_path: Path) -> None:
+    data = path.read_bytes()
+    file = tmp_path / "short.tflite"
+    lengths = {*range(200), *range(200, len(data), 97), len(data) - 1}
+    for length in lengths:
+        file.write_bytes(data[:length])
+        with pytest.raises(EnsembleError, match=r"short\.tflite"):
+            EnsembleInterpreter(file)
+
+
+def test_every_flipped_bit_is_noticed(path: Path, tmp_path: Path) -> None:
+    """The checksum covers the whole file, so nothing damaged reaches the C++ interpreter."""
+    data = path.read_bytes()
+    file = tmp_path / "flipped.tflite"
+    draw = np.random.default_rng(0)
+    for position in {*range(64), *draw.integers(0, len(data), 300).tolist()}:
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(draw.integers(8))
+        file.write_bytes(damaged)
+        with pytest.raises(EnsembleError):
+            EnsembleInterpreter(file)
+
+
+def test_the_contract_without_tensorflow(path: Path) -> None:
+    program = f"""
+import sys
+import numpy as np
+from larq_ensemble.runtime import EnsembleInterpreter
+
+ensemble = EnsembleInterpreter({str(path)!r}, members=2, threads=1)
+probabilities = ensemble.predict(np.zeros((3, *ensemble.input_shape), np.uint8))
+ensemble.members = 3
+ensemble.predict(np.zeros((3, *ensemble.input_shape), np.uint8))
+assert probabilities.shape == (3, 4) and probabilities.dtype == np.float32
+assert not {{"tensorflow", "keras", "tf_keras", "larq"}} & set(sys.modules)
+# LCE itself can still be imported: its extension must not be loaded a second time.
+from larq_compute_engine.tflite.python import interpreter_wrapper_lite
+print("done")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+def test_after_lce_was_imported(path: Path) -> None:
+    import larq_compute_engine as lce
+
+    assert lce.testing.Interpreter(path.read_bytes())
+    assert EnsembleInterpreter(path).members == MEMBERS
+
+
+def test_lce_own_interpreter_runs_the_file(path: Path, images: np.ndarray) -> None:
+    import larq_compute_engine as lce
+
+    interpreter = lce.testing.Interpreter(path.read_bytes())
+    inputs = [images.astype(np.float32), np.full((len(images),), 1, np.int32)]
+    if interpreter.input_shapes[0] == (1,):
+        inputs.reverse()
+    try:
+        logits = interpreter.predict(inputs)
+    except RuntimeError:
+        pytest.fail("LCE's own interpreter refuses the file")
+    np.testing.assert_allclose(logits, EnsembleInterpreter(path).predict_logits(images)[1])
+
+
+@pytest.mark.parametrize("missing", ["extension", "package", "numpy 1"])
+def test_without_lce(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing) -> None:
+    monkeypatch.delitem(sys.modules, interpreters._EXTENSION, raising=False)
+    if missing == "numpy 1":
+        monkeypatch.setattr(np, "__version__", "2.1.0")
+    else:
+        spec = None
+        if missing == "extension":
+            from importlib.machinery import ModuleSpec
+
+            spec = ModuleSpec("larq_compute_engine", None, is_package=True)
+            spec.submodule_search_locations.append(str(tmp_path))
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    message = "NumPy 1" if missing == "numpy 1" else "not installed"
+    with pytest.raises(EnsembleError, match=message):
+        EnsembleInterpreter(path)
+
+
+@pytest.fixture(scope="module")
+def calibrated(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same file with temperatures and thresholds that let some images stop early."""
+    copy = tmp_path_factory.mktemp("calibrated") / "ensemble.tflite"
+    shutil.copy(path, copy)
+    draw = np.random.default_rng(2)
+    pixels = draw.integers(0, 256, (40, *SHAPE), np.uint8)
+    calibrate(copy, pixels, draw.integers(0, CLASSES, 40), mean_members=2)
+    return copy
+
+
+def test_calibrating_changes_nothing_but_the_metadata(path: Path, calibrated: Path) -> None:
+    before, after = path.read_bytes(), calibrated.read_bytes()
+    metadata = before.index(b'{"scheme"')
+    assert before[: metadata - 4] == after[: metadata - 4]  # 4 bytes: the length of the metadata
+    assert len(after) % 16 == 0
+    one, other = EnsembleInterpreter(path).metadata, EnsembleInterpreter(calibrated).metadata
+    assert len(other.temperatures) == MEMBERS
+    assert len(other.cascade.thresholds) == MEMBERS - 1
+    same = dataclasses.replace(other, temperatures=None, cascade=None, sha256=one.sha256)
+    assert same == one
+    # Calibrated again, the file doesn't grow.
+    pixels = np.random.default_rng(2).integers(0, 256, (40, *SHAPE), np.uint8)
+    calibrate(calibrated, pixels, np.zeros(40, int))
+    calibrate(calibrated, pixels, np.arange(40) % CLASSES, mean_members=2)
+    assert abs(calibrated.stat().st_size - len(after)) <= 32
+
+
+def test_adaptive_prediction(calibrated: Path) -> None:
+    images = np.random.default_rng(3).integers(0, 256, (30, *SHAPE), np.uint8)
+    ensemble = EnsembleInterpreter(calibrated)
+    by_count = []
+    for ensemble.members in (1, 2, 3):
+        by_count.append(ensemble.predict(images))
+        np.testing.assert_allclose(by_count[-1].sum(axis=1), 1, rtol=1e-5)
+        plain = combine(ensemble.predict_logits(images), "adaboost", WEIGHTS)
+        np.testing.assert_array_equal(by_count[-1].argmax(axis=1), plain.argmax(axis=1))
+    probabilities, members = ensemble.predict_adaptive(images)
+    assert len(set(members.tolist())) > 1
+    expected = np.stack(by_count)[members - 1, np.arange(30)]
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-5)
+    np.testing.assert_array_equal(ensemble.predict(images, adaptive=True), probabilities)
+    # Each image by itself, as from a camera.
+    np.testing.assert_array_equal(ensemble.predict(images[7], adaptive=True)[0], probabilities[7])
+    ensemble.members = 2
+    np.testing.assert_array_equal(ensemble.predict_adaptive(images).members, np.minimum(members, 2))
+    assert ensemble.predict(images[:0], adaptive=True).shape == (0, CLASSES)
+
+
+def test_adaptive_without_calibration(path: Path, images: np.ndarray) -> None:
+    with pytest.raises(EnsembleError, match=r"no thresholds.*larq-ensemble calibrate"):
+        EnsembleInterpreter(path).predict(images, adaptive=True)
+
+
+def test_budgets(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert EnsembleInterpreter(path, power_mode="power-saver").members == 1
+    assert EnsembleInterpreter(path, max_latency_ms=1e6).members == MEMBERS
+    ensemble = EnsembleInterpreter(path, power_mode="balanced")
+    assert ensemble.members == 2
+    # What members have in common counts once, however many there are.
+    monkeypatch.setattr(ensemble, "_measured_ms", lambda: (1.0, 3.0))
+    ensemble.set_budget(max_latency_ms=7)
+    assert ensemble.members == 2
+    with pytest.warns(UserWarning, match="One run takes 4 ms here, more than the 3.5 ms"):
+        ensemble.set_budget(max_latency_ms=3.5)
+    assert ensemble.members == 1
+    ensemble.set_budget()
+    assert ensemble.members == MEMBERS
+    with pytest.raises(EnsembleError, match=r"Give one of .*Received: 2, None and 'balanced'"):
+        ensemble.set_budget(members=2, power_mode="balanced")
+    with pytest.raises(EnsembleError, match="Unknown power mode 'eco'"):
+        EnsembleInterpreter(path, power_mode="eco")
+
+
+def test_latency_is_measured(path: Path) -> None:
+    ensemble = EnsembleInterpreter(path)
+    image = np.zeros((1, *SHAPE), np.uint8)
+    ensemble.predict_logits(image, members=1)
+    start = time.perf_counter()
+    ensemble.predict_logits(image, members=1)
+    once = 1e3 * (time.perf_counter() - start)
+    # Of the same size; a machine may be busy at one moment.
+    assert once / 50 < ensemble.measure_latency_ms() < once * 50
+
+
+def test_an_interpreter_a_thread(path: Path) -> None:
+    """Threads with interpreters of their own answer as one does."""
+    images = np.random.default_rng(4).integers(0, 256, (60, *SHAPE), np.uint8)
+    expected = EnsembleInterpreter(path).predict(images)
+    own = threading.local()
+
+    def answer(index: int) -> np.ndarray:
+        if not hasattr(own, "ensemble"):
+            own.ensemble = EnsembleInterpreter(path, threads=2)
+        return own.ensemble.predict(images[index])[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        np.testing.assert_array_equal(np.stack(list(pool.map(answer, range(60)))), expected)
+
+
+def test_kernels_agree(path: Path, images: np.ndarray) -> None:
+    """LCE's two kernels that are made for speed against each other and its reference."""
+    file = read_ensemble(path)
+    expected = EnsembleInterpreter(path, kernel="indirect").predict_logits(images)
+    by_default = EnsembleInterpreter(path, kernel="default").predict_logits(images)
+    np.testing.assert_array_equal(by_default, expected)
+    for reference, indirect in ((False, False), (True, False)):
+        interpreter = interpreters.load_extension().LiteInterpreter(
+            file.data, 1, reference, indirect, False
+        )
+        inputs = [np.empty(0)] * 2
+        for member in range(MEMBERS):
+            for i, image in enumerate(images):
+                inputs[file.graphs[0].inputs["image"]] = image[np.newaxis].astype(np.float32)
+                inputs[file.graphs[0].inputs["member"]] = np.array([member], np.int32)
+                (logits,) = interpreter.predict(inputs)
+                np.testing.assert_array_equal(logits[0], expected[member, i])
+
+
+@pytest.mark.parametrize("faster", interpreters.KERNELS)
+def test_the_faster_kernel_is_taken(
+    path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch, faster: str
+) -> None:
+    """The other kernel is slowed down, as one may be by a processor."""
+    expected = EnsembleInterpreter(path, kernel=faster).predict(images)
+    load = interpreters.load_model
+
+    class Slow:
+        def __init__(self, model: Any) -> None:
+            self._model = model
+
+        def predict(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+            time.sleep(0.05)
+            return self._model.predict(inputs)
+
+    def slowed(data: bytes, threads: int, kernel: str) -> Any:
+        model = load(data, threads, kernel)
+        return model if kernel == faster else Slow(model)
+
+    monkeypatch.setattr(interpreters, "load_model", slowed)
+    ensemble = EnsembleInterpreter(path)
+    assert ensemble.kernel == faster
+    np.testing.assert_array_equal(ensemble.predict(images), expected)
+
+
+def test_an_unknown_kernel_is_refused(path: Path) -> None:
+    with pytest.raises(EnsembleError, match=r"kernel 'fast'\. Known: default, indirect"):
+        EnsembleInterpreter(path, kernel="fast")
+
+
+def test_start_up(path: Path) -> None:
+    """Import and first prediction; processor time, which other work on the machine leaves alone."""
+    program = f"""
+import time
+import numpy as np
+from larq_ensemble.runtime import EnsembleInterpreter
+
+ensemble = EnsembleInterpreter({str(path)!r})
+ensemble.predict(np.zeros((1, *ensemble.input_shape), np.uint8))
+print(time.process_time())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1
+
+
+def test_the_path_is_read_once(path: Path, tmp_path: Path, images: np.ndarray) -> None:
+    copy = shutil.copy(path, tmp_path / "copy.tflite")
+    ensemble = EnsembleInterpreter(copy)
+    expected = ensemble.predict(images)
+    Path(copy).unlink()
+    np.testing.assert_array_equal(ensemble.predict(images), expected)

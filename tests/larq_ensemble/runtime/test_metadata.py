@@ -1,0 +1,142 @@
+"""Metadata survive the trip through JSON, and nothing impossible gets in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime.cascade import Cascade
+from larq_ensemble.runtime.metadata import VERSION, EnsembleMetadata
+
+VALUES: dict[str, Any] = {
+    "scheme": "fusion",
+    "members": 2,
+    "classes": 3,
+    "input_shape": (32, 24, 3),
+    "class_names": ("cat", 'a "quoted" name', "Fähre 🚢"),
+    "dataset": "pets",
+    "run_hash": "ab" * 32,
+    "theory_parts": {"shared_conv": 100, "member_norm": 20},
+    "tools": {"larq-ensemble": "0.1.0"},
+    "temperatures": (1.25, 1.0),
+    "cascade": Cascade((0.75,)),
+    "validation_split": {"seed": 3, "share": 0.1, "limit_train": 1000},
+}
+
+
+def test_round_trip() -> None:
+    metadata = EnsembleMetadata(**VALUES)
+    assert EnsembleMetadata.from_json(metadata.to_json()) == metadata
+    assert metadata.theory_bytes == 120
+
+
+def test_the_first_members() -> None:
+    parts = {"shared_stem": 100, "member_heads": 30}
+    values = {**VALUES, "members": 3, "theory_parts": parts, "weights": (0.5, 2.0, 1.0),
+              "temperatures": (1.0, 1.5, 2.0), "cascade": Cascade((0.5, None))}  # fmt: skip
+    metadata = EnsembleMetadata(**values).first(2)
+    assert metadata.temperatures == (1.0, 1.5)
+    assert metadata.cascade == Cascade((0.5,))
+    assert EnsembleMetadata(**values).first(1).cascade == Cascade(())
+    assert metadata.members == 2
+    assert metadata.weights == (0.5, 2.0)
+    assert metadata.theory_parts == {"shared_stem": 100, "member_heads": 20}
+    assert metadata.class_names == VALUES["class_names"]
+    for members in (0, 4, True, "2"):
+        with pytest.raises(EnsembleError, match=r"`members` must be from 1 to 3.*Received"):
+            EnsembleMetadata(**values).first(members)
+
+
+def test_the_json_is_plain() -> None:
+    values = json.loads(EnsembleMetadata(**VALUES).to_json())
+    assert values["version"] == VERSION == 2
+    assert values["class_names"][2] == "Fähre 🚢"
+    assert values["theory_bytes"] == 120
+    assert "dataset" not in json.loads(EnsembleMetadata(**{**VALUES, "dataset": None}).to_json())
+
+
+@given(names=st.lists(st.text(), min_size=3, max_size=3))
+def test_any_class_names(names: list[str]) -> None:
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError:  # lone surrogates are no text
+        return
+    metadata = EnsembleMetadata(**{**VALUES, "class_names": tuple(names)})
+    assert EnsembleMetadata.from_json(metadata.to_json()).class_names == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("members", 0),
+        ("members", True),
+        ("members", "2"),
+        ("classes", -1),
+        ("input_shape", (32, 32)),
+        ("input_shape", (32, 0, 3)),
+        ("input_shape", 32),
+        ("class_names", ("cat",)),
+        ("class_names", ("cat", "dog", 3)),
+        ("dataset", 5),
+        ("layout", None),
+        ("heads", "float64"),
+        ("heads", None),
+        ("precision", "int8"),
+        ("columns", {"batch_norm": 0}),
+        ("columns", {"batch_norm": 1.5}),
+        ("theory_parts", {"shared_conv": "many"}),
+        ("tools", ["larq"]),
+        ("sha256", 0),
+        ("weights", (1.0,)),
+        ("weights", (1.0,) * 9),
+        ("weights", "ab"),
+        ("temperatures", (1.0,)),
+        ("temperatures", (1.0, 0.0)),
+        ("validation_split", {"seed": "3"}),
+    ],
+)
+def test_impossible_values(name: str, value: Any) -> None:
+    with pytest.raises(EnsembleError, match=rf"`{name}` must be .*Received: "):
+        EnsembleMetadata(**{**VALUES, name: value})
+    document = {**json.loads(EnsembleMetadata(**VALUES).to_json()), name: value}
+    with pytest.raises(EnsembleError, match=rf"`{name}`"):
+        EnsembleMetadata.from_json(json.dumps(document).encode())
+
+
+def test_a_threshold_for_each_member_but_the_last() -> None:
+    for thresholds in [(), (1.0, 2.0)]:
+        with pytest.raises(EnsembleError, match="`cascade` must be a rule with 1 thresholds"):
+            EnsembleMetadata(**{**VALUES, "cascade": Cascade(thresholds)})
+    assert EnsembleMetadata(**{**VALUES, "cascade": Cascade((None,))}).to_json()
+
+
+@pytest.mark.parametrize("scheme", ["nonsense", ["fusion"], None])
+def test_unknown_scheme(scheme: Any) -> None:
+    with pytest.raises(EnsembleError, match=r"Unknown scheme.*fusion"):
+        EnsembleMetadata(**{**VALUES, "scheme": scheme})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[1, 2]", "must be a JSON object"),
+        (b"{}", "lacks classes, input_shape, members, scheme, version"),
+        (b'{"version": 3, "scheme": "of the future"}', "newer larq-ensemble"),
+    ],
+)
+def test_other_json(data: bytes, message: str) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        EnsembleMetadata.from_json(data)
+
+
+def test_unknown_fields_are_ignored() -> None:
+    document = {**json.loads(EnsembleMetadata(**VALUES).to_json()), "colour": "green"}
+    loaded = EnsembleMetadata.from_json(json.dumps(document).encode())
+    assert loaded == EnsembleMetadata(**VALUES)

@@ -1,0 +1,101 @@
+"""Metrics against sums by hand, scikit-learn and plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from sklearn import metrics as sklearn_metrics
+
+from larq_ensemble.runtime.metrics import (
+    brier_score,
+    disagreement,
+    expected_calibration_error,
+    negative_log_likelihood,
+    top_k_accuracy,
+)
+
+PROBABILITIES = np.array([[0.7, 0.2, 0.1], [0.3, 0.4, 0.3], [0.05, 0.05, 0.9], [0.6, 0.4, 0.0]])
+LABELS = np.array([0, 0, 2, 2])
+
+
+@pytest.fixture
+def random_case() -> tuple[np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(3)
+    return draw.dirichlet(np.full(7, 0.5), 200), draw.integers(0, 7, 200)
+
+
+def test_top_k_by_hand() -> None:
+    assert top_k_accuracy(PROBABILITIES, LABELS, k=1) == 50.0
+    # Second example: labels 0 and 2 tie for second place, the lower index counts as higher.
+    assert top_k_accuracy(PROBABILITIES, LABELS, k=2) == 75.0
+    assert top_k_accuracy(PROBABILITIES, np.array([0, 2, 2, 2]), k=2) == 50.0
+    assert top_k_accuracy(PROBABILITIES, LABELS, k=3) == 100.0
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_top_k_as_scikit_learn(random_case, k: int) -> None:
+    probabilities, labels = random_case
+    expected = sklearn_metrics.top_k_accuracy_score(labels, probabilities, k=k, labels=range(7))
+    assert top_k_accuracy(probabilities, labels, k=k) == pytest.approx(100 * expected)
+
+
+def test_negative_log_likelihood() -> None:
+    expected = -(math.log(0.7) + math.log(0.3) + math.log(0.9) + math.log(1e-12)) / 4
+    assert negative_log_likelihood(PROBABILITIES, LABELS) == pytest.approx(expected)
+
+
+def test_negative_log_likelihood_as_scikit_learn(random_case) -> None:
+    probabilities, labels = random_case
+    probabilities = (probabilities + 1e-3) / (1 + 7e-3)
+    assert negative_log_likelihood(probabilities, labels) == pytest.approx(
+        sklearn_metrics.log_loss(labels, probabilities, labels=range(7))
+    )
+
+
+def test_brier_by_hand() -> None:
+    rows = [0.09 + 0.04 + 0.01, 0.49 + 0.16 + 0.09, 0.0025 + 0.0025 + 0.01, 0.36 + 0.16 + 1.0]
+    assert brier_score(PROBABILITIES, LABELS) == pytest.approx(sum(rows) / 4)
+    assert brier_score(np.array([[1.0, 0.0]]), np.array([1])) == 2.0
+
+
+def test_brier_leaves_its_argument_alone() -> None:
+    probabilities = PROBABILITIES.copy()
+    brier_score(probabilities, LABELS)
+    np.testing.assert_array_equal(probabilities, PROBABILITIES)
+
+
+def test_calibration_error_by_hand() -> None:
+    # Of ten bins: 0.7 right, 0.4 wrong, 0.9 right, 0.6 wrong, each alone in its bin.
+    expected = (0.3 + 0.4 + 0.1 + 0.6) / 4
+    assert expected_calibration_error(PROBABILITIES, LABELS, bins=10) == pytest.approx(expected)
+    # In one bin: confidence 2.6 / 4 against accuracy 2 / 4.
+    assert expected_calibration_error(PROBABILITIES, LABELS, bins=1) == pytest.approx(0.6 / 4)
+
+
+def test_calibration_error_of_certain_predictions() -> None:
+    certain = np.eye(3)[[0, 1, 2, 0]]
+    assert expected_calibration_error(certain, np.array([0, 1, 2, 0])) == 0.0
+    assert expected_calibration_error(certain, np.array([0, 1, 2, 1])) == pytest.approx(0.25)
+
+
+def test_calibration_error_as_a_loop_over_bins(random_case) -> None:
+    probabilities, labels = random_case
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    expected = 0.0
+    for low in np.arange(15) / 15:
+        members = (confidence > low) & (confidence <= low + 1 / 15)
+        if members.any():
+            gap = abs(right[members].mean() - confidence[members].mean())
+            expected += members.mean() * gap
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(expected)
+
+
+def test_disagreement_by_hand() -> None:
+    votes = np.array([[0, 1, 2, 2], [0, 1, 1, 2], [0, 0, 2, 1]])
+    # Of four images: members 0 and 1 differ on 1, 0 and 2 on 2, 1 and 2 on 3.
+    assert disagreement(np.eye(3)[votes]) == pytest.approx((1 + 2 + 3) / 3 / 4)
+    assert disagreement(np.eye(3)[votes[:1]]) == 0.0
+    assert disagreement(np.eye(3)[votes[[1, 1, 1]]]) == 0.0

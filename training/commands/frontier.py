@@ -1,0 +1,89 @@
+"""`larq-ensemble frontier`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from larq_ensemble.console.options import data_dir_option, limit_test_option
+from larq_ensemble.console.reporting import json_option, reporting
+
+
+@click.command("frontier", short_help="Accuracy of runs against storage and compute.")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    help="For frontier.csv, .png and .svg, and evaluations/, which are not done twice.",
+)
+@click.option(
+    "--split",
+    type=click.Choice(["test", "validation"]),
+    default="test",
+    show_default=True,
+    help="Choose among runs on validation; use test for the final figure.",
+)
+@data_dir_option
+@limit_test_option
+@json_option
+def command(
+    runs: tuple[str, ...],
+    out: str,
+    split: str,
+    data_dir: str | None,
+    limit_test: int | None,
+    json_target: str | None,
+) -> None:
+    """Plot top-1 against storage and compute, for the first m members of each RUN, each m.
+
+    Storage is all that a device keeps. Compute is m times the multiply-accumulates of one member,
+    and m times 1.92 mJ, the paper's energy model (XNOR-Net on ImageNet). A point that no other
+    beats at its cost is marked.
+
+    \b
+    Examples:
+      larq-ensemble frontier runs/backbone runs/fusion runs/bagging --out frontier
+      larq-ensemble frontier figures/runs/*/* --split validation --out frontier
+    """
+    from larq_ensemble.runs import load_run
+    from larq_ensemble.training.frontier import COSTS, frontier
+
+    with reporting(json_target) as report:
+        loaded = [load_run(run) for run in runs]
+        points = frontier(
+            loaded, out, split=split, data_dir=data_dir, limit=limit_test, progress=report.line
+        )
+        report.table(
+            f"{points[0].samples:,} {split} images of {points[0].dataset}; "
+            "* where no other point is as good for less",
+            ["network", "m", "top-1 %", "bytes", "MACs", "of them real", "paper's mJ"],
+            [
+                [
+                    f"{point.model}, {point.label}", point.members, point.top1,
+                    *(
+                        f"{getattr(point, cost):,}{' *' if cost in best else '  '}"
+                        for cost in COSTS[:2]
+                        for best in [point.best_by.split()]
+                    ),
+                    point.real_macs,
+                    point.paper_energy_mj,
+                ]
+                for point in points
+            ],
+        )  # fmt: skip
+        from larq_ensemble.training.paper.figures import write_csv
+        from larq_ensemble.training.plots import draw_frontier, save
+
+        stem = Path(out) / "frontier"
+        write_csv(f"{stem}.csv", points)
+        png, svg = save(draw_frontier(points), stem)
+        report.line(f"Wrote {stem}.csv, .png and .svg.")
+        report.result = {
+            "points": [asdict(point) for point in points],
+            "csv": f"{stem}.csv",
+            "png": str(png),
+            "svg": str(svg),
+        }

@@ -1,0 +1,65 @@
+"""Options that several commands for training share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from larq_ensemble.console.options import data_dir_option, limit_test_option
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _all(*decorators: Decorator) -> Decorator:
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+data_options = _all(
+    data_dir_option,
+    click.option(
+        "--limit-train", type=click.IntRange(2), metavar="N", help="Only N training images."
+    ),
+    limit_test_option,
+)
+
+recipe_options = _all(
+    click.option(
+        "--recipe",
+        "recipe_name",
+        default="paper",
+        show_default=True,
+        help="paper (Kim et al. 2022), short (2 CPU cores), or for train the file that tune wrote; "
+        "the options below override it.",
+    ),
+    click.option("--epochs", type=click.IntRange(0), help="0: an untrained run, without data."),
+    click.option("--batch-size", type=click.IntRange(1), help="Images a step."),
+    click.option("--lr", type=float, help="Learning rate at the first step."),
+    click.option("--end-lr", type=float, help="Learning rate after the last step."),
+    click.option("--dropout", type=float, help="Rate before the linear layer."),
+)
+
+run_options = _all(
+    click.option(
+        "--out", required=True, metavar="RUN", help="The run directory to write; never overwritten."
+    ),
+    click.option(
+        "--resume",
+        is_flag=True,
+        help="Go on after the last finished epoch of the run in --out, if there is one.",
+    ),
+)
+
+distribute_option = click.option(
+    "--distribute",
+    metavar="STRATEGY",
+    help="mirrored (all GPUs of this host) or multiworker (start the same command on each of the "
+    "hosts in TF_CONFIG, with an --out that all see). --batch-size counts the images on all of "
+    "them.  [default: one device]",
+)

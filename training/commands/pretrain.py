@@ -1,0 +1,166 @@
+"""`larq-ensemble pretrain`."""
+
+from __future__ import annotations
+
+import click
+
+from larq_ensemble.console.options import seed_option
+from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
+from larq_ensemble.network.commands.options import model_option
+from larq_ensemble.training.commands.options import (
+    data_options,
+    distribute_option,
+    recipe_options,
+    run_options,
+)
+
+
+@click.command("pretrain", short_help="Train a backbone.")
+@model_option
+@click.option(
+    "--dataset",
+    "dataset_name",
+    default="digits",
+    show_default=True,
+    help="digits (comes with scikit-learn), cifar10 or cifar100.",
+)
+@data_options
+@click.option(
+    "--validation",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Share of the training images held out for validation.",
+)
+@recipe_options
+@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies channels.")
+@click.option(
+    "--pad-values",
+    type=click.Choice(["0", "1"]),
+    help="What pads binary convolutions  [default: 0, the paper's; 1 in deploynet9]",
+)
+@click.option(
+    "--estimator",
+    type=click.Choice(["ste_sign", "approx_sign"]),
+    help="Gradient of the sign of activations  [default: ste_sign, the paper's; approx_sign in "
+    "reactnet10, which has no other]",
+)
+@click.option(
+    "--from-real",
+    metavar="RUN",
+    help="Start from the weights of this run of the real-valued twin, clipped to [-1, 1] where "
+    "they are binarized.",
+)
+@click.option(
+    "--teacher",
+    metavar="RUN",
+    help="Learn from the logits of this run as well (knowledge distillation), of the same classes "
+    "and image shape.",
+)
+@click.option(
+    "--distill-weight",
+    type=float,
+    help="Share of the teacher in the loss, 0 to 1; the labels have the rest.  [default: 0.9]",
+)
+@click.option("--temperature", type=float, help="Softens what the teacher says.  [default: 4]")
+@distribute_option
+@seed_option
+@run_options
+@json_option
+def command(
+    model_name: str,
+    dataset_name: str,
+    data_dir: str | None,
+    limit_train: int | None,
+    limit_test: int | None,
+    validation: float,
+    recipe_name: str,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    end_lr: float | None,
+    dropout: float | None,
+    width: float,
+    pad_values: str | None,
+    estimator: str | None,
+    from_real: str | None,
+    teacher: str | None,
+    distill_weight: float | None,
+    temperature: float | None,
+    distribute: str | None,
+    seed: int,
+    out: str,
+    resume: bool,
+    json_target: str | None,
+) -> None:
+    """Train a backbone, the network whose filters an ensemble shares.
+
+    Writes a run directory: config.json, model.keras, log.csv, tensorboard/ and checkpoints/. A
+    training that was interrupted goes on with the same command and --resume, on as many devices
+    as there are then.
+
+    \b
+    Examples:
+      larq-ensemble pretrain --dataset digits --epochs 20 --out runs/digits
+      larq-ensemble pretrain --model resnet20 --dataset cifar100 --recipe short --out runs/backbone
+      larq-ensemble pretrain --model birealnet18 --estimator approx_sign --out runs/bireal
+      larq-ensemble pretrain --dataset cifar100 --epochs 0 --out runs/untrained
+
+    \b
+    Binarize a real-valued network in two steps, the second one taught by the first:
+      larq-ensemble pretrain --model resnet20_real --dataset cifar100 --out runs/real
+      larq-ensemble pretrain --dataset cifar100 --from-real runs/real --teacher runs/real
+          --out runs/backbone
+    """
+    if teacher is None and (distill_weight is not None or temperature is not None):
+        raise click.UsageError("--distill-weight and --temperature need --teacher.")
+    from larq_ensemble.data.datasets import DATASETS, DataOptions
+    from larq_ensemble.runs import load_run
+    from larq_ensemble.training.recipes import RECIPES
+
+    with reporting(json_target) as report:
+        recipes = RECIPES[recipe_name](DATASETS[dataset_name].classes, model_name)
+        recipe = recipes.pretrain.override(
+            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
+        )
+        from larq_ensemble.training.distillation import Distillation
+        from larq_ensemble.training.pretrain import pretrain
+
+        chosen = {"weight": distill_weight, "temperature": temperature}
+        distillation = (
+            None
+            if teacher is None
+            else Distillation(
+                load_run(teacher),
+                **{name: value for name, value in chosen.items() if value is not None},
+            )
+        )
+        run, report.result = pretrain(
+            model_name,
+            dataset_name,
+            out,
+            recipe=recipe,
+            seed=seed,
+            width=width,
+            pad_values=None if pad_values is None else float(pad_values),
+            estimator=estimator,
+            data=DataOptions(data_dir, validation, limit_train, limit_test),
+            from_real=load_run(from_real, kind="backbone") if from_real else None,
+            distillation=distillation,
+            distribute=distribute,
+            resume=resume,
+            verbose=keras_verbosity(),
+        )
+        report.table(
+            f"{run.path}: {model_name} on {dataset_name}",
+            ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
+            [[report.result[key] for key in _COLUMNS]],
+        )
+        if started := report.result.get("from_real"):
+            report.line(
+                f"Started with {len(started['copied'])} layers of {from_real}; not with "
+                f"{', '.join(started['not_copied']) or 'none'}."
+            )
+
+
+_COLUMNS = ("epochs", "validation_top1", "test_top1", "images_per_second")

@@ -1,0 +1,208 @@
+"""`larq-ensemble train`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from larq_ensemble.console.options import NumberList, seed_option
+from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
+from larq_ensemble.training.commands.options import (
+    data_options,
+    distribute_option,
+    recipe_options,
+    run_options,
+)
+
+if TYPE_CHECKING:
+    from larq_ensemble.ensembles.building import Initial
+
+
+@click.command("train", short_help="Train an ensemble from a pretrained run.")
+@click.option("--pretrained", required=True, metavar="RUN", help="The run that `pretrain` wrote.")
+@click.option(
+    "--members", type=click.IntRange(1), default=4, show_default=True, help="M, how many."
+)
+@click.option(
+    "--scheme",
+    help="fusion, nested_fusion, sampled_nested_fusion, voting, hard_voting, bagging, "
+    "batch_bagging or soft_boosting; in turn: boosting, snapshot, fast_geometric, adversarial, "
+    "adaboost or stochastic_rounding  "
+    "[default: fusion, or what a recipe file says]",
+)
+@click.option(
+    "--sharing",
+    help="What members share: fusion, all_frozen, c1, c2, c3, none, or re:EXPR, a regular "
+    "expression that matches the names of the layers to share  "
+    "[default: fusion, or what a recipe file says]",
+)
+@click.option(
+    "--independent-data",
+    is_flag=True,
+    help="Each member its own order and augmentation of the images (not for fusion).",
+)
+@click.option(
+    "--in-turn",
+    is_flag=True,
+    help="Train the members of voting or bagging one after another, in the memory of one.",
+)
+@click.option(
+    "--initial",
+    type=click.Choice(["pretrained", "random"]),
+    default="pretrained",
+    show_default=True,
+    help="What members start from; random needs --sharing none (BENN).",
+)
+@click.option(
+    "--shrinkage",
+    type=float,
+    help="For boosting and soft_boosting: the factor of each member in the sum  [default: 1]",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(1),
+    metavar="N",
+    help="For boosting and adaboost: end after N members in a row that did not improve the "
+    "validation accuracy, and leave those out.",
+)
+@click.option(
+    "--prefix-weights",
+    type=NumberList(),
+    metavar="W,...",
+    help="For nested fusion: how much the loss of the first m members counts, for each m "
+    "from 1 to M  [default: 1,4,9,... in proportion to m^2]",
+)
+@click.option(
+    "--recompute",
+    is_flag=True,
+    help="Run members one after the other, twice a step: the memory of one member's activations "
+    "whatever M, the same result, about a third more time.",
+)
+@click.option(
+    "--bfloat16",
+    is_flag=True,
+    help="Compute frozen binary convolutions in bfloat16, for CPUs with AVX512_BF16 or AMX: their "
+    "sums stay exact, the gradients through them are rounded to 8 bits.",
+)
+@click.option(
+    "--jitter",
+    type=float,
+    help="Noise on each member's initial batch norm  [default: the scheme's]",
+)
+@data_options
+@recipe_options
+@distribute_option
+@seed_option
+@run_options
+@json_option
+def command(
+    pretrained: str,
+    members: int,
+    scheme: str | None,
+    sharing: str | None,
+    independent_data: bool,
+    in_turn: bool,
+    initial: Initial,
+    shrinkage: float | None,
+    patience: int | None,
+    prefix_weights: tuple[float, ...] | None,
+    recompute: bool,
+    bfloat16: bool,
+    jitter: float | None,
+    data_dir: str | None,
+    limit_train: int | None,
+    limit_test: int | None,
+    recipe_name: str,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    end_lr: float | None,
+    dropout: float | None,
+    distribute: str | None,
+    seed: int,
+    out: str,
+    resume: bool,
+    json_target: str | None,
+) -> None:
+    """Train M members that share the frozen filters of a pretrained backbone.
+
+    The data set, its validation split and the network come from the pretrained run.
+
+    Schemes that train in turn take --epochs for each member, snapshot and fast_geometric for
+    all together. The learning rate of fast_geometric goes from --end-lr up to --lr and back for
+    each member. BENN, independent networks from scratch, is --sharing none --initial random
+    with the scheme bagging or adaboost.
+
+    \b
+    Examples:
+      larq-ensemble train --pretrained runs/digits --members 4 --epochs 10 --out runs/fusion
+      larq-ensemble train --pretrained runs/backbone --scheme bagging --out runs/bagging
+      larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --out runs/nested
+      larq-ensemble train --pretrained runs/backbone --scheme bagging --in-turn --members 10 \\
+          --out runs/bagging10
+      larq-ensemble train --pretrained runs/backbone --scheme boosting --patience 2 --out runs/gb
+      larq-ensemble train --pretrained runs/backbone --scheme snapshot --epochs 20 --out runs/snap
+      larq-ensemble train --pretrained runs/backbone --scheme fast_geometric --epochs 20 \\
+          --lr 5e-3 --end-lr 5e-5 --out runs/fge
+      larq-ensemble train --pretrained runs/backbone --scheme adaboost --sharing none \\
+          --initial random --out runs/benn_boosting
+      larq-ensemble train --pretrained runs/backbone --members 16 --recompute --out runs/of16
+      larq-ensemble train --pretrained runs/backbone --members 10 --bfloat16 --out runs/of10
+      larq-ensemble train --pretrained runs/backbone --sharing 're:.*_conv[12]' --out runs/r
+    """
+    from larq_ensemble.data.datasets import DataOptions
+    from larq_ensemble.runs import load_run
+    from larq_ensemble.training.recipes import RECIPES, TunedRecipe
+
+    with reporting(json_target) as report:
+        backbone = load_run(pretrained, kind="backbone")
+        if recipe_name.endswith(".json"):
+            tuned = TunedRecipe.read(recipe_name)
+            scheme, sharing = scheme or tuned.scheme, sharing or tuned.sharing
+            recipe = tuned.retrain
+        else:
+            scheme, sharing = scheme or "fusion", sharing or "fusion"
+            recipe = RECIPES[recipe_name](
+                backbone.config.dataset["classes"], backbone.config.model["name"], scheme
+            ).retrain
+        recipe = recipe.override(
+            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
+            jitter=jitter,
+        )  # fmt: skip
+        from larq_ensemble.training.ensemble import train_ensemble
+
+        run, result = train_ensemble(
+            backbone,
+            out,
+            members=members,
+            scheme=scheme,
+            sharing=sharing,
+            recipe=recipe,
+            seed=seed,
+            data=DataOptions(data_dir, backbone.config.data["validation"], limit_train, limit_test),
+            independent_data=independent_data,
+            in_turn=in_turn,
+            initial=initial,
+            shrinkage=shrinkage,
+            patience=patience,
+            prefix_weights=prefix_weights,
+            distribute=distribute,
+            recompute=recompute,
+            bfloat16=bfloat16,
+            resume=resume,
+            verbose=keras_verbosity(),
+        )
+        report.result = result
+        if recipe.epochs:
+            count = run.config.ensemble["members"]  # fewer than asked for if it ended early
+            report.table(
+                f"{run.path}: {scheme} of {count}, sharing {sharing}, test top-1 %",
+                ["network", "top-1 %"],
+                [
+                    ["backbone", result["backbone_top1"]],
+                    *([f"member {m}", top1] for m, top1 in enumerate(result["member_top1"])),
+                    ["ensemble", result["test_top1"]],
+                ],
+            )
+        report.line(f"Wrote {run.path}.")

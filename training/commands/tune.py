@@ -1,0 +1,151 @@
+"""`larq-ensemble tune`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from larq_ensemble.console.options import NameList, data_dir_option, seed_option
+from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
+
+
+@click.command("tune", short_help="Search for the settings of an ensemble's training.")
+@click.option("--pretrained", required=True, metavar="RUN", help="The run that `pretrain` wrote.")
+@click.option(
+    "--members", type=click.IntRange(1), default=4, show_default=True, help="M, how many."
+)
+@click.option(
+    "--trials",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="How many trainings in all; more with --resume go on with the same search.",
+)
+@click.option(
+    "--epochs-max",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="The most epochs of a trial.",
+)
+@click.option(
+    "--schemes",
+    type=NameList(),
+    default="fusion,voting,bagging",
+    show_default=True,
+    metavar="S,...",
+    help="Schemes to choose from.",
+)
+@click.option(
+    "--sharing",
+    type=NameList(),
+    default="fusion,all_frozen,c1,c2,c3",
+    show_default=True,
+    metavar="P,...",
+    help="Policies to choose from: those whose storage the device can afford.",
+)
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="paper",
+    show_default=True,
+    help="paper or short: for what is not searched, such as the batch size.",
+)
+@click.option("--batch-size", type=click.IntRange(1), help="Images a step.")
+@data_dir_option
+@click.option("--limit-train", type=click.IntRange(2), metavar="N", help="Only N training images.")
+@seed_option
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    help="For recipe.json, trials.csv, the search and a run for each trial.",
+)
+@click.option(
+    "--resume", is_flag=True, help="Go on with the search in --out, in the middle of a trial too."
+)
+@json_option
+def command(
+    pretrained: str,
+    members: int,
+    trials: int,
+    epochs_max: int,
+    schemes: tuple[str, ...],
+    sharing: tuple[str, ...],
+    recipe_name: str,
+    batch_size: int | None,
+    data_dir: str | None,
+    limit_train: int | None,
+    seed: int,
+    out: str,
+    resume: bool,
+    json_target: str | None,
+) -> None:
+    """Search learning rate, epochs, dropout, jitter, scheme and sharing with KerasTuner.
+
+    Trials are compared by the ensemble's top-1 on the validation split of the pretrained run; the
+    test split is not used. The best settings are written to DIR/recipe.json, which `train
+    --recipe` takes.
+
+    \b
+    Examples:
+      larq-ensemble tune --pretrained runs/backbone --trials 30 --out tuned
+      larq-ensemble tune --pretrained runs/backbone --schemes fusion --sharing fusion,c2 \\
+          --recipe short --limit-train 10000 --out tuned
+      larq-ensemble train --pretrained runs/backbone --recipe tuned/recipe.json --out runs/best
+    """
+    from larq_ensemble.data.datasets import DataOptions
+    from larq_ensemble.runs import load_run
+
+    with reporting(json_target) as report:
+        backbone = load_run(pretrained, kind="backbone")
+        from larq_ensemble.training.paper.figures import write_csv
+        from larq_ensemble.training.tuning import Search, tune
+
+        validation = backbone.config.data["validation"]
+        best, done = tune(
+            backbone,
+            out,
+            Search(
+                members=members,
+                epochs_max=epochs_max,
+                schemes=schemes,
+                sharing=sharing,
+                recipe=recipe_name,
+                batch_size=batch_size,
+                seed=seed,
+                data=DataOptions(data_dir, validation, limit_train, limit_test=0),
+            ),
+            trials=trials,
+            resume=resume,
+            progress=report.line,
+            verbose=keras_verbosity(),
+        )
+        report.table(
+            f"Top-1 on the validation split of {pretrained}, M = {members}",
+            ["trial", "scheme", "sharing", "lr", "epochs", "dropout", "jitter", "top-1 %"],
+            [
+                [
+                    f"{trial.number}{' *' if trial.number == best.tuned['trial'] else ''}",
+                    trial.scheme, trial.sharing, f"{trial.lr:g}", trial.epochs,
+                    f"{trial.dropout:g}", f"{trial.jitter:g}", trial.validation_top1,
+                ]
+                for trial in done
+            ],
+        )  # fmt: skip
+        for trial in done:
+            if trial.validation_top1 is None:
+                report.line(f"Trial {trial.number} failed: {trial.failure}")
+        folder = Path(out)
+        write_csv(folder / "trials.csv", done)
+        report.line(
+            f"* The best, in {folder / 'recipe.json'}: larq-ensemble train --pretrained "
+            f"{pretrained} --members {members} --recipe {folder / 'recipe.json'} --out RUN"
+        )
+        report.result = {
+            "recipe": str(folder / "recipe.json"),
+            "best": asdict(best),
+            "trials": [asdict(trial) for trial in done],
+        }

@@ -1,0 +1,1 @@
+"""What reproduces the tables and figures of Kim et al. 2022."""

@@ -1,0 +1,1 @@
+"""The command that reproduces the paper."""

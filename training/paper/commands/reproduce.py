@@ -1,0 +1,192 @@
+"""`larq-ensemble reproduce`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from larq_ensemble.console.options import member_counts, seed_option
+from larq_ensemble.console.reporting import Report, json_option, keras_verbosity, reporting
+from larq_ensemble.training.commands.options import data_options
+
+if TYPE_CHECKING:
+    from larq_ensemble.training.paper.figures import Point
+
+
+@click.command("reproduce", short_help="A table or figure of the paper: ours next to its own.")
+@click.argument("name")
+@click.option(
+    "--out",
+    required=True,
+    metavar="DIR",
+    help="For NAME.csv, NAME.png, NAME.svg, and runs/, where what was trained before is found.",
+)
+@click.option(
+    "--members",
+    type=member_counts,
+    metavar="M,M,...",
+    help="Values of M  [default: the paper's, 2,4,6,8,10 where it has them]",
+)
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="paper",
+    show_default=True,
+    help="paper (Kim et al. 2022) or short (2 CPU cores).",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Of each ensemble  [default: the recipe's]")
+@click.option(
+    "--pretrain-epochs", type=click.IntRange(1), help="Of each backbone  [default: the recipe's]"
+)
+@click.option("--width", type=float, help="Multiplies channels  [default: 1.0]")
+@click.option(
+    "--dataset",
+    "dataset_name",
+    help="Another data set than the figure's, such as digits: our curve only.",
+)
+@data_options
+@click.option(
+    "--validation",
+    type=float,
+    help="Share of the training images held out  [default: 0.0, as the paper]",
+)
+@seed_option
+@json_option
+def command(
+    name: str,
+    out: str,
+    members: tuple[int, ...] | None,
+    recipe_name: str,
+    epochs: int | None,
+    pretrain_epochs: int | None,
+    width: float | None,
+    dataset_name: str | None,
+    data_dir: str | None,
+    limit_train: int | None,
+    limit_test: int | None,
+    validation: float | None,
+    seed: int,
+    json_target: str | None,
+) -> None:
+    """Run a table or figure of Kim et al. 2022 and put the paper's numbers beside ours.
+
+    \b
+    NAME is one of
+      table1  bits of ResNet-20 by block            counted, exact
+      table2  bits of ResNet-18 by block            counted, exact
+      fig5a   fusion by M, ResNet-20, CIFAR-10      6 trainings
+      fig5b   fusion by M, ResNet-20, CIFAR-100     6
+      fig6    fusion, voting, bagging, boosting     21
+      fig7a   shared or independent filters: top-1  11
+      fig7b   shared or independent filters: bits   counted, exact
+      fig8    sharing fusion, all_frozen, c1 to c3  26
+      fig9    ResNet-18, Bi-Real-Net-18, ReActNet-10
+              under fusion, voting, bagging         31
+
+    The panels are assigned by content; each row of the CSV says exactly what it is. What is
+    missing is trained, what was interrupted goes on with the same command, and what is finished
+    is used again, by other figures with the same --out too.
+
+    \b
+    Examples:
+      larq-ensemble reproduce table1 --out figures
+      larq-ensemble reproduce fig5b --out figures --data-dir ~/tensorflow_datasets
+      larq-ensemble reproduce fig6 --recipe short --members 2,4 --out figures
+    """
+    from larq_ensemble.data.datasets import DataOptions
+    from larq_ensemble.training.paper.figures import (
+        FIGURES,
+        AccuracyFigure,
+        BlockTable,
+        Settings,
+        counted_points,
+        trained_points,
+        write_csv,
+    )
+
+    with reporting(json_target) as report:
+        figure = FIGURES[name]
+        if isinstance(figure, AccuracyFigure):
+            points = trained_points(
+                name,
+                out,
+                Settings(
+                    recipe=recipe_name,
+                    epochs=epochs,
+                    pretrain_epochs=pretrain_epochs,
+                    dataset=dataset_name,
+                    data=DataOptions(data_dir, validation or 0.0, limit_train, limit_test),
+                    width=1.0 if width is None else width,
+                    seed=seed,
+                ),
+                members=members,
+                progress=report.line,
+                verbose=keras_verbosity(),
+            )
+            _accuracy_table(report, figure.title, points)
+        else:
+            unused = {
+                "--epochs": epochs, "--pretrain-epochs": pretrain_epochs, "--width": width,
+                "--dataset": dataset_name, "--data-dir": data_dir, "--limit-train": limit_train,
+                "--limit-test": limit_test, "--validation": validation,
+                "--members": members if isinstance(figure, BlockTable) else None,
+            }  # fmt: skip
+            for option, value in unused.items():
+                if value is not None:
+                    raise click.UsageError(
+                        f"{name} is counted, not trained: leave out {option}.",
+                        click.get_current_context(),
+                    )
+            points = counted_points(name, members)
+            report.result["equal"] = _bits_table(report, figure.title, points)
+            if isinstance(figure, BlockTable):
+                report.line(figure.note)
+        folder = Path(out)
+        write_csv(folder / f"{name}.csv", points)
+        from larq_ensemble.training.plots import draw, save
+
+        png, svg = save(draw(figure, points), folder / name)
+        report.line(f"Wrote {folder / name}.csv, .png and .svg.")
+        report.result |= {
+            "name": name,
+            "points": [asdict(point) for point in points],
+            "csv": str(folder / f"{name}.csv"),
+            "png": str(png),
+            "svg": str(svg),
+        }
+
+
+def _pairs(points: Sequence[Point]) -> dict[tuple[Any, ...], dict[str, float]]:
+    """The values of both origins, by what they are of."""
+    pairs: dict[tuple[Any, ...], dict[str, float]] = {}
+    for point in points:
+        key = (point.model, point.label, point.members)
+        pairs.setdefault(key, {})[point.origin] = point.value
+    return pairs
+
+
+def _bits_table(report: Report, title: str, points: Sequence[Point]) -> bool:
+    pairs = _pairs(points)
+    equal = {key: pair["ours"] == pair["paper"] for key, pair in pairs.items()}
+    by_members = any(point.members is not None for point in points)
+    rows = []
+    for (model, label, members), pair in pairs.items():
+        of = [label, members] if by_members else [label]
+        same = "yes" if equal[model, label, members] else "NO"
+        rows.append([*of, pair["ours"], pair["paper"], same])
+    what = ["weights", "M"] if by_members else ["weights"]
+    report.table(title, [*what, "ours, bits", "paper, bits", "equal"], rows)
+    return all(equal.values())
+
+
+def _accuracy_table(report: Report, title: str, points: Sequence[Point]) -> None:
+    rows = []
+    for (model, label, members), pair in _pairs(points).items():
+        ours, theirs = pair.get("ours"), pair.get("paper")
+        difference = None if ours is None or theirs is None else ours - theirs
+        rows.append([model, label, members, ours, theirs, difference])
+    report.table(title, ["network", "curve", "M", "ours, top-1 %", "paper's", "difference"], rows)
