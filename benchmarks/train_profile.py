@@ -164,9 +164,10 @@ def least_work(backbone: Any, batch: int, bfloat16: bool) -> dict[str, tuple[flo
     writes one. Sign and PReLU read and write one map; backward they read two and write one.
     """
     from larq_ensemble.keras import keras, lq
+    from larq_ensemble.models import layer_graph
     from larq_ensemble.network.compute import count_macs
 
-    macs = count_macs(backbone)
+    macs = count_macs(layer_graph(backbone))
     stem = backbone.get_layer("conv1")
     stem_macs = stem.kernel.shape.num_elements() * stem.output_shape[1] * stem.output_shape[2]
     operations = 2.0 * batch * (macs.total - stem_macs)

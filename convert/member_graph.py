@@ -38,7 +38,8 @@ from larq_ensemble.convert.thresholds import ThresholdHandler, prelu_before
 from larq_ensemble.ensembles.building import EnsembleView, own_name
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.models.functional import layer_graph, run_functional
+from larq_ensemble.models.functional import run_functional
+from larq_ensemble.models.graph import layer_graph
 from larq_ensemble.network.graph import Content, LayerGraph, Role, Stored
 
 # What members own as vectors, one value a channel or a class.

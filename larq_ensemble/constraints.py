@@ -1,33 +1,36 @@
-"""Constraints on weights that Keras does not have.
+"""Weight constraints that Keras does not have.
 
-Keras finds them by name when it loads a model, once this module is imported.
+Once this module is imported, Keras finds them by name, in layers and when it loads a model.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from larq_ensemble.keras import keras, tf
+from larq_ensemble.keras import keras, lq, tf
 
 
+@lq.utils.register_alias("at_least")
 @keras.utils.register_keras_serializable("larq_ensemble")
 class AtLeast(keras.constraints.Constraint):
     r"""Raises every weight below `minimum` to it: \\(w \leftarrow \max(w, \text{minimum})\\).
 
-    For the scale of a batch normalization before a sign: while that is positive, the two are one
-    threshold a channel, \\(x \geq \mu - \beta \sigma / \gamma\\), in every member of an ensemble.
+    For the scale of a batch normalization before a sign: while the scale is positive, the two are
+    one threshold a channel, \\(x \geq \mu - \beta \sigma / \gamma\\), in every member of an
+    ensemble.
 
     ```python
-    x = keras.layers.BatchNormalization(gamma_constraint=AtLeast(1e-3))(x)
+    x = keras.layers.BatchNormalization(gamma_constraint="at_least")(x)  # AtLeast(1e-3)
     ```
 
-    Weights are constrained one by one, so a constraint holds for stacked weights as for each.
+    The constraint is elementwise, so it holds for weights that are stacked as well.
 
     # Arguments
-        minimum: the smallest value that a weight can have.
+        minimum: the smallest value that a weight can have. The default is far below the scales
+            that networks learn, and far above what float32 could round to zero.
     """
 
-    def __init__(self, minimum: float) -> None:
+    def __init__(self, minimum: float = 1e-3) -> None:
         self.minimum = minimum
 
     def __call__(self, w: tf.Tensor) -> tf.Tensor:

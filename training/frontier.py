@@ -125,12 +125,13 @@ def _evaluation(
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
     from larq_ensemble.ensembles.building import EnsembleView
+    from larq_ensemble.models import layer_graph
     from larq_ensemble.network.compute import count_macs
     from larq_ensemble.training.evaluation import evaluate
 
     metrics = evaluate(run, split=split, data_dir=data_dir, limit=limit)
     member = run.model if run.config.kind == "backbone" else EnsembleView(run.model).member(0)
-    macs = count_macs(member)
+    macs = count_macs(layer_graph(member))
     metrics = {**metrics, "binary_macs": macs.binary, "real_macs": macs.real}
     write_text(path, json.dumps(metrics, indent=2) + "\n")
     return metrics
@@ -142,7 +143,7 @@ def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
     model, ensemble = run.config.model, run.config.ensemble
     graph = trace_model(
         model["name"],
-        channels=model["input_shape"][-1],
+        input_shape=tuple(model["input_shape"]),
         classes=model["classes"],
         width=model["width"],
     )

@@ -31,8 +31,9 @@ from larq_ensemble.ensembles.rounding import stochastically_rounded
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme, member_output
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.models.functional import classifier, layer_graph, map_references
-from larq_ensemble.network.sharing import Sharing, binary_layers, shared_layers
+from larq_ensemble.models.functional import classifier, map_references
+from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
+from larq_ensemble.network.sharing import binary_layers
 from larq_ensemble.runtime.combination import are_weights
 
 Initial = Literal["pretrained", "random"]
@@ -355,7 +356,7 @@ def _build_branches(
         raise EnsembleError(f"`jitter` must be at least 0, got {jitter}.")
     backbone = classifier(backbone)
     graph = layer_graph(backbone)
-    shared = shared_layers(sharing, graph, backbone)
+    shared = shared_layers(sharing, backbone)
     if scheme.rounded:
         shared -= binary_layers(graph)
     own = {layer.name for layer in backbone.layers if layer.weights} - shared

@@ -30,7 +30,8 @@ from larq_ensemble.ensembles.building import EnsembleView, has_losses_of_images,
 from larq_ensemble.ensembles.fused_activations import given, one_pass_sign, with_training
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.models.functional import layer_graph, run_functional
+from larq_ensemble.models.functional import run_functional
+from larq_ensemble.models.graph import layer_graph
 
 Values = dict[str, tf.Tensor]
 """Of a layer's weights, by the attributes that hold them."""

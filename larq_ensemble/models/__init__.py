@@ -1,4 +1,4 @@
-"""Backbones by name, as Keras models.
+"""Keras models: backbones by name, and the layer graph of any model.
 
 ```python
 from larq_ensemble.models import build_model
@@ -11,8 +11,11 @@ from __future__ import annotations
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
+from larq_ensemble.models.graph import layer_graph
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.network.architectures import MODELS
+
+__all__ = ["build_model", "layer_graph"]
 
 
 def build_model(
@@ -28,18 +31,20 @@ def build_model(
     """Builds a backbone.
 
     # Arguments
-        name: one of `MODELS`, for example `"resnet20"` or its real-valued twin `"resnet20_real"`.
+        name: of `larq_ensemble.network.architectures.MODELS`, such as `"resnet20"` or its
+            real-valued twin `"resnet20_real"`.
         input_shape: (height, width, channels) of normalized float32 images.
         classes: number of logits.
         width: multiplies the channels of every stage.
         dropout: rate before the linear layer (the paper: 0.5 for 100 classes).
-        pad_values: what pads the inputs of binary convolutions: 0 or 1, which lets Larq Compute
-            Engine write bit-packed outputs. `None`: the network's own, which is 0 as in the
-            paper, but 1 in DeployNet.
-        estimator: the gradient of the sign of activations: `"ste_sign"` (the clipped
+        pad_values: what pads the inputs of binary convolutions: 0, or 1, with which Larq Compute
+            Engine can write bit-packed outputs. `None`: the network's default, which is 0 as in
+            the paper, but 1 in DeployNet.
+        estimator: input quantizer of binary convolutions: `"ste_sign"` (the clipped
             straight-through estimator; the paper's, Eq. 5) or `"approx_sign"` (a piecewise
-            quadratic approximation, Liu et al. 2018). `None`: the network's own, which is
-            `"ste_sign"`, but `"approx_sign"` in ReActNet, whose RSign has no other.
+            quadratic approximation of the gradient, Liu et al. 2018). `None`: the network's
+            default, which is `"ste_sign"`, but `"approx_sign"` in ReActNet, whose RSign has no
+            other gradient.
 
     # Returns
         A functional Keras model: float32 [n, height, width, channels] -> logits [n, classes].

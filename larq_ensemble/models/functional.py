@@ -1,8 +1,8 @@
-"""Functional Keras models as data: their configuration, and their layer graph.
+"""Functional Keras models: checking, cutting, rewiring and running them layer by layer.
 
-`Model.get_config()` of a functional model lists every layer with the calls that were made of it;
-each call names the tensors it was given as `[layer, call, tensor]`. This module reads such
-references; `larq_ensemble.ensembles.building` rewrites them.
+`Model.get_config()` of a functional model lists the layers with all their calls. A call refers to
+its input tensors as `[layer, call, tensor]`. `references` and `map_references` read and change
+these references.
 """
 
 from __future__ import annotations
@@ -12,44 +12,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Stored
-
-_CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-)
-_NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
-_CONTENTS = {
-    Kind.CONV: Content.CONV,
-    Kind.DENSE: Content.LINEAR,
-    Kind.ACTIVATION: Content.ACTIVATION,
-}
-_ADDITIONS = ("__operators__.add", "math.add")
+from larq_ensemble.keras import keras, tf
 
 
 def classifier(model: keras.Model) -> keras.Model:
-    """The functional model from the image to the logits of a classifier.
+    """A classifier as a functional model from the image to the logits.
 
-    A final softmax, as a layer or as the activation of the last dense layer, is taken off.
+    A final softmax is removed, whether it is a layer or the activation of the last dense layer.
 
     # Arguments
-        model: a functional or a built sequential Keras model with one input, one output and a
-            dense layer at its end.
+        model: a functional or a built sequential Keras model with one input and one output that
+            ends in a dense layer.
 
     # Returns
-        A functional model that ends in the linear layer. Its layers are the same objects, except
-        that a dense layer with a softmax inside is replaced by a copy without.
+        A functional model that ends in the linear layer. It has the layers of `model` themselves;
+        only a dense layer with a softmax activation is replaced by a copy without.
 
     # Raises
         EnsembleError: for any other model, with what is wrong with it.
     """
-    model = _functional(model)
+    model = functional_model(model)
     output = model.outputs[0]
     while True:
         layer = output.node.layer
@@ -76,11 +58,17 @@ def classifier(model: keras.Model) -> keras.Model:
 
 
 def _input_of(output: Any) -> Any:
-    """What the last layer was called on: `layer.input` is that of its first call anywhere."""
+    """The input of the call that made `output`; `layer.input` is that of the layer's first call."""
     return output.node.keras_inputs[0]
 
 
-def _functional(model: Any) -> keras.Model:
+def functional_model(model: Any) -> keras.Model:
+    """Checks that a model can become an ensemble, and makes a sequential one functional.
+
+    # Raises
+        EnsembleError: if it isn't a functional or built sequential Keras 2 model with one input
+            and one output, or if a layer of it is a model.
+    """
     if not isinstance(model, keras.Model):
         raise EnsembleError(
             f"`backbone` must be a tf.keras (Keras 2) model, got {type(model).__name__}."
@@ -123,12 +111,12 @@ def _is_final_activation(layer: keras.layers.Layer) -> bool:
 def map_references(
     value: Any, names: set[str], change: Callable[[str, int, int], list[Any]]
 ) -> Any:
-    """A copy of part of a functional configuration with every tensor reference changed.
+    """Copies part of a functional configuration with every tensor reference changed.
 
     # Arguments
-        value: `inbound_nodes` or anything inside.
-        names: the layers of the model.
-        change: (layer, call, tensor) -> the new `[layer, call, tensor]`.
+        value: `inbound_nodes` or anything inside it.
+        names: names of the model's layers.
+        change: `(layer, call, tensor)` -> the new `[layer, call, tensor]`.
     """
     if _is_reference(value, names):
         rest = [map_references(item, names, change) for item in value[3:]]
@@ -141,7 +129,7 @@ def map_references(
 
 
 def references(value: Any, names: set[str]) -> Iterator[str]:
-    """The layers that part of a functional configuration refers to."""
+    """Yields the names of the layers that part of a functional configuration refers to."""
     if _is_reference(value, names):
         yield value[0]
         value = value[3:]
@@ -164,86 +152,6 @@ def _is_reference(value: Any, names: set[str]) -> bool:
     )
 
 
-def layer_graph(model: keras.Model) -> LayerGraph:
-    """The layers of a functional or built sequential model with what a device stores of each.
-
-    # Raises
-        EnsembleError: for a model of another form, with what is wrong with it.
-    """
-    model = _functional(model)
-    config = model.get_config()
-    calls = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
-    names = set(calls)
-    inputs = {name: tuple(dict.fromkeys(references(calls[name], names))) for name in calls}
-    # A layer that is called again may depend on itself, but never by way of first calls alone.
-    first_inputs = {name: tuple(references(calls[name][:1], names)) for name in calls}
-    nodes: dict[str, LayerNode] = {}
-
-    def visit(name: str) -> None:
-        # Iterative, because a deep network would exceed Python's recursion limit.
-        stack = [name]
-        while stack:
-            current = stack[-1]
-            missing = [source for source in first_inputs[current] if source not in nodes]
-            if missing:
-                stack.extend(missing)
-                continue
-            stack.pop()
-            if current not in nodes:
-                nodes[current] = _layer_node(model.get_layer(current), inputs[current])
-
-    for name in calls:
-        visit(name)
-    return LayerGraph(nodes.values())
-
-
-def _layer_node(layer: keras.layers.Layer, inputs: tuple[str, ...]) -> LayerNode:
-    kernel_size = ()
-    if isinstance(layer, keras.layers.InputLayer):
-        kind = Kind.INPUT
-    elif isinstance(layer, _CONVOLUTIONS):
-        kind, kernel_size = Kind.CONV, tuple(layer.kernel_size)
-    elif isinstance(layer, keras.layers.Dense):
-        kind = Kind.DENSE
-    elif isinstance(layer, _NORMS):
-        kind = Kind.NORM
-    elif isinstance(layer, keras.layers.Add) or _is_addition(layer):
-        kind = Kind.MERGE
-    elif layer.weights:
-        kind = Kind.ACTIVATION
-    else:
-        kind = Kind.OTHER
-    return LayerNode(layer.name, kind, inputs, tuple(_stored(layer, kind)), kernel_size)
-
-
-def _is_addition(layer: keras.layers.Layer) -> bool:
-    return layer.get_config().get("function") in _ADDITIONS if not layer.weights else False
-
-
-def _stored(layer: keras.layers.Layer, kind: Kind) -> Iterator[Stored]:
-    if kind is Kind.NORM:
-        channels = max((int(weight.shape.num_elements()) for weight in layer.weights), default=0)
-        yield Stored(Content.NORM, 2 * channels, 32)
-        return
-    content = _CONTENTS.get(kind, Content.OTHER)
-    biases = {id(weight) for weight in [getattr(layer, "bias", None)] if weight is not None}
-    for weight in layer.weights:
-        count = int(weight.shape.num_elements())
-        precision = getattr(weight, "precision", None)
-        if id(weight) in biases:
-            yield Stored(Content.BIAS, count, 32)
-        elif precision == 1:
-            yield Stored(Content.BINARY_FILTER, count, 1)
-            if isinstance(_quantizer(weight), lq.quantizers.MagnitudeAwareSign):
-                yield Stored(Content.FILTER_SCALE, int(weight.shape[-1]), 32)
-        else:
-            yield Stored(content, count, precision or 8 * weight.dtype.size)
-
-
-def _quantizer(weight: Any) -> Any:
-    return getattr(weight, "quantizer", None)
-
-
 def run_functional(
     layers: Iterable[keras.layers.Layer],
     known: Mapping[Any, Any],
@@ -253,10 +161,10 @@ def run_functional(
     """Computes part of a functional model, layer by layer.
 
     # Arguments
-        layers: those between the tensors that are known and those that are wanted, or more.
-        known: the values of symbolic tensors, by `KerasTensor.ref()`.
+        layers: all layers between `known` and `wanted`, or more.
+        known: values of symbolic tensors, by `KerasTensor.ref()`.
         wanted: the symbolic tensors to compute.
-        call: `call(layer, args, kwargs)` gives what the layer's call would.
+        call: `call(layer, args, kwargs)` stands for `layer(*args, **kwargs)`.
 
     # Returns
         The values of `wanted`.
@@ -269,7 +177,7 @@ def run_functional(
     }
     values = {id(reference.deref()): value for reference, value in known.items()}
     pending = [*wanted]
-    # A stack of its own: a deep network would exceed Python's recursion limit.
+    # With a stack, because a deep network would exceed Python's recursion limit.
     while pending:
         tensor = pending[-1]
         if id(tensor) in values:

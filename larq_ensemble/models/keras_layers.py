@@ -1,24 +1,25 @@
-"""The vocabulary of architectures as Keras and Larq layers."""
+"""The layers of architectures: Keras's and Larq's, with the defaults of this package."""
 
 from __future__ import annotations
 
-from larq_ensemble.constraints import AtLeast
-from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.layers import RPReLU, RSign
+from functools import partial
+from typing import Any
 
-# Far below the scales that networks learn, and far above what float32 could round to zero.
-SMALLEST_SCALE = 1e-3
+import larq_ensemble.constraints  # noqa: F401 (registers "at_least")
+from larq_ensemble.keras import keras, lq
+from larq_ensemble.layers import RPReLU, RSign
 
 
 class KerasLayers:
-    """Applies Keras layers.
+    """Implements `larq_ensemble.network.layers.Layers`: calling a layer adds it to a Keras model.
+
+    Every layer takes all arguments of the Keras or Larq class of its name.
 
     # Arguments
-        binary: build Larq's binarized convolutions; `False` gives the real-valued twin, the same
-            graph with nothing binarized.
+        binary: `False` for the real-valued twin: the same graph with nothing binarized.
         pad_values: what pads the inputs of binary convolutions, 0.0 or 1.0.
-        estimator: the input quantizer of binary convolutions: sign with the gradient `"ste_sign"`
-            or `"approx_sign"`. RSign's is always the latter.
+        estimator: input quantizer of binary convolutions, `"ste_sign"` or `"approx_sign"`: the
+            sign with one or the other gradient. The gradient of RSign is always the latter.
 
     # References
         - Kim et al. 2022, Eq. 2 (sign(0) = +1), Eq. 5 (clipped straight-through estimator).
@@ -26,90 +27,38 @@ class KerasLayers:
         - Rastegari et al. 2016, [XNOR-Net](https://arxiv.org/abs/1603.05279) (scale mean(|W|)).
     """
 
+    Conv2D = partial(
+        keras.layers.Conv2D, padding="same", use_bias=False, kernel_initializer="he_normal"
+    )
+    BatchNormalization = partial(keras.layers.BatchNormalization, momentum=0.9, epsilon=1e-5)
+    PReLU = partial(keras.layers.PReLU, alpha_initializer=keras.initializers.Constant(0.25))
+    RPReLU = RPReLU
+    Activation = keras.layers.Activation
+    Add = keras.layers.Add
+    AveragePooling2D = partial(keras.layers.AveragePooling2D, padding="same")
+    GlobalAveragePooling2D = keras.layers.GlobalAveragePooling2D
+    Dropout = keras.layers.Dropout
+    Dense = keras.layers.Dense
+
     def __init__(
         self, *, binary: bool = True, pad_values: float = 0.0, estimator: str = "ste_sign"
     ) -> None:
-        self._binary = binary
-        self._pad_values = pad_values
-        self._estimator = estimator
-
-    def channels(self, x: tf.Tensor) -> int:
-        return x.shape[-1]
-
-    def conv(
-        self, x: tf.Tensor, filters: int, kernel: int, *, strides: int = 1, name: str
-    ) -> tf.Tensor:
-        return keras.layers.Conv2D(
-            filters,
-            kernel,
-            strides=strides,
-            padding="same",
-            use_bias=False,
-            kernel_initializer="he_normal",
-            name=name,
-        )(x)
-
-    def binary_conv(
-        self,
-        x: tf.Tensor,
-        filters: int,
-        kernel: int,
-        *,
-        strides: int = 1,
-        binarize_input: bool = True,
-        name: str,
-    ) -> tf.Tensor:
-        if not self._binary:
-            return self.conv(x, filters, kernel, strides=strides, name=name)
+        self.binary = binary
         # The constraint keeps latent weights where the clipped estimator passes gradients.
-        return lq.layers.QuantConv2D(
-            filters,
-            kernel,
-            strides=strides,
-            padding="same",
-            pad_values=self._pad_values,
-            use_bias=False,
-            input_quantizer=self._estimator if binarize_input else None,
-            kernel_quantizer="magnitude_aware_sign",
-            kernel_constraint="weight_clip",
-            name=name,
-        )(x)
+        self._quantized = {
+            "padding": "same",
+            "pad_values": pad_values,
+            "use_bias": False,
+            "input_quantizer": estimator,
+            "kernel_quantizer": "magnitude_aware_sign",
+            "kernel_constraint": "weight_clip",
+        }
 
-    def rsign(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
-        return RSign(name=name)(x) if self._binary else x
+    def QuantConv2D(self, *args: Any, **kwargs: Any) -> keras.layers.Layer:
+        if self.binary:
+            return lq.layers.QuantConv2D(*args, **{**self._quantized, **kwargs})
+        kwargs.pop("input_quantizer", None)
+        return self.Conv2D(*args, **kwargs)
 
-    def hard_tanh(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
-        return x if self._binary else keras.layers.Activation("hard_tanh", name=name)(x)
-
-    def batch_norm(self, x: tf.Tensor, *, positive_scale: bool = False, name: str) -> tf.Tensor:
-        return keras.layers.BatchNormalization(
-            momentum=0.9,
-            epsilon=1e-5,
-            gamma_constraint=AtLeast(SMALLEST_SCALE) if positive_scale else None,
-            name=name,
-        )(x)
-
-    def prelu(self, x: tf.Tensor, *, per_channel: bool = False, name: str) -> tf.Tensor:
-        return keras.layers.PReLU(
-            alpha_initializer=keras.initializers.Constant(0.25),
-            shared_axes=list(range(1, len(x.shape) - per_channel)),
-            name=name,
-        )(x)
-
-    def rprelu(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
-        return RPReLU(name=name)(x)
-
-    def add(self, x: tf.Tensor, y: tf.Tensor, *, name: str) -> tf.Tensor:
-        return keras.layers.Add(name=name)([x, y])
-
-    def average_pool(self, x: tf.Tensor, size: int, *, name: str) -> tf.Tensor:
-        return keras.layers.AveragePooling2D(size, padding="same", name=name)(x)
-
-    def global_average_pool(self, x: tf.Tensor, *, name: str) -> tf.Tensor:
-        return keras.layers.GlobalAveragePooling2D(name=name)(x)
-
-    def dropout(self, x: tf.Tensor, rate: float, *, name: str) -> tf.Tensor:
-        return keras.layers.Dropout(rate, name=name)(x)
-
-    def dense(self, x: tf.Tensor, units: int, *, name: str) -> tf.Tensor:
-        return keras.layers.Dense(units, name=name)(x)
+    def RSign(self, *, name: str) -> Any:
+        return RSign(name=name) if self.binary else lambda x: x

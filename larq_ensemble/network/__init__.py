@@ -1,1 +1,1 @@
-"""Networks as data: layers, sharing policies, storage and compute; imports no TensorFlow."""
+"""Networks as plain data, without TensorFlow: layers, sharing policies, storage and compute."""

@@ -1,24 +1,23 @@
-r"""What a network computes for one image: multiply-accumulates (MACs) of its linear operations.
+r"""Multiply-accumulates (MACs) of a network for one image.
 
 \\[ \text{MACs} = \sum_{\text{layers}} \text{output positions} \cdot \text{kernel weights} \\]
 
-for convolutions and dense layers; batch norm, activations and additions are not counted.
+over convolutions and dense layers. Batch norm, activations and additions are not counted.
 
 ```python
+from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.compute import count_macs
 
-count_macs(build_model("resnet20", input_shape=(32, 32, 3), classes=10)).total  # 40,813,184
+count_macs(trace_model("resnet20", classes=10)).total  # 40,813,184
 ```
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from larq_ensemble.keras import keras
-from larq_ensemble.models.functional import layer_graph
-from larq_ensemble.network.graph import Kind
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.network.graph import LayerGraph
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Macs:
     """Multiply-accumulates of one network for one image.
 
     # Arguments
-        binary: with binary filters, which Larq Compute Engine does as XNOR and popcount.
+        binary: with binary filters; Larq Compute Engine computes them by XNOR and popcount.
         real: with real-valued weights.
     """
 
@@ -35,24 +34,27 @@ class Macs:
 
     @property
     def total(self) -> int:
+        """Both together."""
         return self.binary + self.real
 
 
-def count_macs(model: keras.Model) -> Macs:
-    """Counts the multiply-accumulates of a functional model, for one image.
+def count_macs(graph: LayerGraph) -> Macs:
+    """Counts the multiply-accumulates of one network for one image.
 
     # Arguments
-        model: a network with one output, channels last. Of an ensemble, count one member
-            (`EnsembleView.member`): the ensemble takes m times as much with m members.
+        graph: of `larq_ensemble.network.architectures.trace_model`, or of a Keras model by
+            `larq_ensemble.models.layer_graph`. For an ensemble, give the graph of one member: m
+            members compute m times as much.
+
+    # Raises
+        EnsembleError: if the network takes images of any size.
     """
     counts = {True: 0, False: 0}
-    calls = {layer["name"]: len(layer["inbound_nodes"]) for layer in model.get_config()["layers"]}
-    for node in layer_graph(model):
-        if node.kind not in (Kind.CONV, Kind.DENSE):
-            continue
-        layer = model.get_layer(node.name)
-        positions = math.prod(layer.get_output_shape_at(0)[1:-1])
-        # Biases and the thresholds of quantizers have one axis, kernels more.
-        weights = sum(math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1)
-        counts[node.binary] += calls[node.name] * positions * weights
+    for layer in graph:
+        if layer.macs is None:
+            raise EnsembleError(
+                f"The image size of layer {layer.name!r} is unknown, so its multiply-accumulates "
+                "can't be counted: build the model with a fixed input shape."
+            )
+        counts[layer.binary] += layer.macs
     return Macs(binary=counts[True], real=counts[False])

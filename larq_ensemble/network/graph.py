@@ -1,8 +1,8 @@
-"""A network as plain data: its layers, what feeds them, what they store.
+"""A network as plain data: its layers, what feeds them, what they store and compute.
 
-The sharing policies and the storage accounting work on this description. It comes from the size
-tracer (no TensorFlow, no weights) or from any functional Keras model, so both apply to networks
-that this package has never seen.
+Sharing policies and the counts of storage and of multiply-accumulates work on this graph. It comes
+from any functional Keras model (`larq_ensemble.models.layer_graph`), or without TensorFlow from
+the name of one of our architectures (`larq_ensemble.network.architectures.trace_model`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import cached_property
 
 
 class Kind(str, Enum):
-    """What a layer does."""
+    """The type of a layer; every addition is a `MERGE`."""
 
     INPUT = "input"
     CONV = "conv"
@@ -27,7 +27,7 @@ class Kind(str, Enum):
 
 
 class Role(str, Enum):
-    """What a layer is for, as far as sharing is concerned."""
+    """What a layer is for, as far as sharing policies tell layers apart."""
 
     STEM = "stem"
     SHORTCUT = "shortcut"
@@ -39,7 +39,7 @@ class Role(str, Enum):
 
 
 class Content(str, Enum):
-    """What a stored value is."""
+    """What a device stores a value for."""
 
     BINARY_FILTER = "binary_filter"
     FILTER_SCALE = "filter_scale"
@@ -61,6 +61,7 @@ class Stored:
 
     @property
     def total_bits(self) -> int:
+        """Bits of all values."""
         return self.count * self.bits
 
 
@@ -72,8 +73,10 @@ class LayerNode:
         name: unique in the network; the part before the first underscore names its block.
         kind: what it does.
         inputs: names of the layers that feed it.
-        stored: what a device keeps of it.
+        stored: the values that a device stores for it.
         kernel_size: of a convolution, else empty.
+        macs: multiply-accumulates of a convolution or dense layer for one image, over all its
+            calls; `None` if the image size is unknown.
     """
 
     name: str
@@ -81,21 +84,24 @@ class LayerNode:
     inputs: tuple[str, ...] = ()
     stored: tuple[Stored, ...] = ()
     kernel_size: tuple[int, ...] = ()
+    macs: int | None = 0
 
     @property
     def binary(self) -> bool:
+        """Whether it has binary filters."""
         return any(item.content is Content.BINARY_FILTER for item in self.stored)
 
     @property
     def bits(self) -> int:
+        """What a device stores of it."""
         return sum(item.total_bits for item in self.stored)
 
 
 class LayerGraph:
-    """The layers of a single-input, single-output network, in topological order.
+    """The layers of a network with one input and one output, in topological order.
 
     # Arguments
-        layers: every layer after those that feed its first call.
+        layers: each after the layers that feed its first call.
     """
 
     def __init__(self, layers: Iterable[LayerNode]) -> None:
@@ -109,16 +115,17 @@ class LayerGraph:
 
     @cached_property
     def roles(self) -> dict[str, Role]:
-        """The role of each layer, by name, found from the graph alone.
+        """The role of each layer, by its name. Only the graph decides, not what layers are called.
 
         - head: the last dense layer;
         - stem: a convolution with no convolution before it;
-        - shortcut: at an addition of two branches, the 1x1 convolutions that only the branch
-          with fewer convolutions has; downsampling: those of them that are binarized;
-        - block_end: the last convolution of the other branch. Where that branch is one
-          convolution (Bi-Real Net, ReActNet) two such additions in a row make a block, as in a
-          ResNet, and only the second has the block's end; a convolution on a shortcut begins
-          another block, and one that is left over is a block by itself;
+        - shortcut: a 1x1 convolution on the residual path. At an addition of two branches, the
+          branch with fewer convolutions of its own is the residual path;
+        - downsampling: a shortcut that is binarized;
+        - block_end: the last convolution of the other branch, the main path. Where the main path
+          is a single convolution (Bi-Real Net, ReActNet), two additions in a row make a block, as
+          in a ResNet, and only the second has the block's end. A convolution on the residual path
+          starts a new block; an addition that is left over is a block by itself;
         - conv: every other convolution.
         """
         roles = {layer.name: Role.OTHER for layer in self}
@@ -149,12 +156,12 @@ class LayerGraph:
         return roles
 
     def _convs_before(self) -> dict[str, dict[str, None]]:
-        """For each layer the convolutions that its value depends on, itself excluded, in order."""
+        """The convolutions that each layer's output depends on, without itself, in order."""
         before: dict[str, dict[str, None]] = {}
         for layer in self:
             found: dict[str, None] = {}
             for name in layer.inputs:
-                # What feeds only a later call of a layer may come after it.
+                # A layer that feeds only a later call may come after this one.
                 found.update(before.get(name, {}))
                 if self[name].kind is Kind.CONV:
                     found[name] = None
@@ -164,7 +171,7 @@ class LayerGraph:
     def _branches(
         self, merge: LayerNode, convs_before: dict[str, dict[str, None]]
     ) -> list[list[LayerNode]]:
-        """The convolutions that only one branch of an addition has, of the shorter one first."""
+        """Each branch's own convolutions at an addition, the residual path first."""
         branches = []
         for name in merge.inputs:
             convs = dict(convs_before[name])

@@ -1,70 +1,93 @@
-"""The words in which architectures are written.
+"""The layers that architectures are written with: those of Keras and Larq, by their names.
 
-An architecture is one function that calls these methods. With `KerasLayers` it builds a Keras
-model, with `SizeTracer` it yields the sizes of its layers, so the storage accounting can't
-disagree with the network.
+An architecture is a function of a namespace `layers` and otherwise reads as Keras code does:
+
+```python
+x = layers.QuantConv2D(filters, 3, strides=strides, name=f"{name}_conv1")(x)
+x = layers.BatchNormalization(name=f"{name}_bn1")(x)
+x = layers.Add(name=f"{name}_add")([x, shortcut])
+```
+
+`larq_ensemble.models.keras_layers.KerasLayers` holds the layers themselves and so builds a model;
+`larq_ensemble.network.tracing.TracedLayers` records what each layer stores and computes, without
+TensorFlow. `Layers` says what both have, and the defaults that differ from Keras's own.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
-Value = TypeVar("Value")
+
+class Tensor(Protocol):
+    """What layers are called on."""
+
+    @property
+    def shape(self) -> Any:
+        """`(None, height, width, channels)`, or `(None, channels)` after pooling."""
+
+
+Value = TypeVar("Value", bound=Tensor)
+Layer = Callable[[Value], Value]
 
 
 class Layers(Protocol[Value]):
-    """Layers by name; each method applies one layer to `x` and returns its output."""
+    """Keras's and Larq's layers with the defaults that all architectures have in common.
 
-    def channels(self, x: Value) -> int:
-        """The number of channels of `x`."""
+    A real-valued twin is the same function with layers that binarize nothing: `QuantConv2D` is
+    `Conv2D`, and `RSign` is the identity.
+    """
 
-    def conv(self, x: Value, filters: int, kernel: int, *, strides: int = 1, name: str) -> Value:
-        """A real-valued convolution without bias, padded to the same size."""
+    @property
+    def binary(self) -> bool:
+        """`False` in a real-valued twin."""
 
-    def binary_conv(
+    def Conv2D(
+        self, filters: int, kernel_size: int, *, strides: int = 1, name: str
+    ) -> Layer[Value]:
+        """`keras.layers.Conv2D` without bias, padded to the same size, initialized by He."""
+
+    def QuantConv2D(
         self,
-        x: Value,
         filters: int,
-        kernel: int,
+        kernel_size: int,
         *,
         strides: int = 1,
-        binarize_input: bool = True,
+        input_quantizer: Any = ...,
         name: str,
-    ) -> Value:
-        """sign(x) convolved with mean(|W|) * sign(W), without bias, padded to the same size.
+    ) -> Layer[Value]:
+        """`larq.layers.QuantConv2D` without bias, padded to the same size.
 
-        After `rsign` the input is binarized already: `binarize_input=False`.
+        sign(x) convolved with mean(|W|) sign(W). After `RSign`, which binarizes, it takes
+        `input_quantizer=None`.
         """
 
-    def rsign(self, x: Value, *, name: str) -> Value:
-        """`larq_ensemble.layers.RSign`; in a real-valued twin nothing."""
+    def BatchNormalization(self, *, gamma_constraint: Any = None, name: str) -> Layer[Value]:
+        """`keras.layers.BatchNormalization` with momentum 0.9 and epsilon 1e-5."""
 
-    def hard_tanh(self, x: Value, *, name: str) -> Value:
-        """min(max(x, -1), 1) in a real-valued twin; nothing where a sign follows in its place."""
+    def PReLU(self, *, shared_axes: Sequence[int], name: str) -> Layer[Value]:
+        """`keras.layers.PReLU`, whose slopes start at 0.25."""
 
-    def batch_norm(self, x: Value, *, positive_scale: bool = False, name: str) -> Value:
-        """Batch normalization over the last axis.
+    def RSign(self, *, name: str) -> Layer[Value]:
+        """`larq_ensemble.layers.RSign`."""
 
-        With a scale that is kept positive it is one threshold a channel before a sign.
-        """
-
-    def prelu(self, x: Value, *, per_channel: bool = False, name: str) -> Value:
-        """max(x, 0) + a * min(x, 0) with one slope `a`, or one for each channel."""
-
-    def rprelu(self, x: Value, *, name: str) -> Value:
+    def RPReLU(self, *, name: str) -> Layer[Value]:
         """`larq_ensemble.layers.RPReLU`."""
 
-    def add(self, x: Value, y: Value, *, name: str) -> Value:
-        """The sum of two branches."""
+    def Activation(self, activation: str, *, name: str) -> Layer[Value]:
+        """`keras.layers.Activation`."""
 
-    def average_pool(self, x: Value, size: int, *, name: str) -> Value:
-        """The mean of each `size` x `size` window; windows don't overlap, the last may be cut."""
+    def Add(self, *, name: str) -> Callable[[Sequence[Value]], Value]:
+        """`keras.layers.Add`."""
 
-    def global_average_pool(self, x: Value, *, name: str) -> Value:
-        """The mean of each channel."""
+    def AveragePooling2D(self, pool_size: int, *, name: str) -> Layer[Value]:
+        """`keras.layers.AveragePooling2D`; windows are padded, and a padded value doesn't count."""
 
-    def dropout(self, x: Value, rate: float, *, name: str) -> Value:
-        """Dropout in training, the identity otherwise."""
+    def GlobalAveragePooling2D(self, *, name: str) -> Layer[Value]:
+        """`keras.layers.GlobalAveragePooling2D`."""
 
-    def dense(self, x: Value, units: int, *, name: str) -> Value:
-        """A linear layer with bias."""
+    def Dropout(self, rate: float, *, name: str) -> Layer[Value]:
+        """`keras.layers.Dropout`."""
+
+    def Dense(self, units: int, *, name: str) -> Layer[Value]:
+        """`keras.layers.Dense`, with bias."""

@@ -1,7 +1,7 @@
 """Which layers the members of an ensemble share.
 
-The policies of the paper are data: the roles of the layers that are shared and frozen. Everything
-else is each member's own.
+A policy is data: the roles of the layers that members share. Shared layers are frozen; every other
+layer is each member's own. These are the policies of the paper:
 
 | policy | shared | each member's own |
 |---|---|---|
@@ -13,10 +13,9 @@ else is each member's own.
 | `none` | nothing | everything |
 
 In ReActNet the 1x1 convolutions of the shortcuts are binarized ("downsampling"). No policy of the
-paper shares those: they are each member's own, as are the thresholds of RSign and the shifts and
-slopes of RPReLU, which are activation parameters. So there `c2` shares what `fusion` does. Where
-each convolution has a shortcut of its own (Bi-Real Net, ReActNet), a block of `c3` is two of them;
-`LayerGraph.roles` has the rule.
+paper shares them, so `c2` equals `fusion` there. The thresholds of RSign and the shifts and slopes
+of RPReLU are activation parameters. Where each convolution has a shortcut of its own (Bi-Real Net,
+ReActNet), a block of `c3` is two convolutions, see `LayerGraph.roles`.
 
 # References
     - Kim et al. 2022, Fig. 8 and its configurations.
@@ -25,77 +24,63 @@ each convolution has a shortcut of its own (Bi-Real Net, ReActNet), a block of `
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import Union
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.network.graph import LayerGraph, Role
 from larq_ensemble.registry import Registry
 
-if TYPE_CHECKING:
-    from larq_ensemble.keras import keras
-
-Sharing = Union[str, "SharingPolicy", Iterable[str], Callable[["keras.layers.Layer"], bool]]
+Sharing = Union[str, "SharingPolicy", Iterable[str]]
 
 CONVOLUTIONS = frozenset({Role.STEM, Role.SHORTCUT, Role.BLOCK_END, Role.CONV})
 
 
 @dataclass(frozen=True)
 class SharingPolicy:
-    """Shares the layers of certain roles.
+    """Shares the layers of some roles.
 
     # Arguments
-        name: how users call it.
-        roles: the roles of shared layers.
-        description: one line for help texts.
+        name: the policy's name.
+        roles: the roles of the layers that members share.
     """
 
     name: str
     roles: frozenset[Role]
-    description: str
 
     def shared_layers(self, graph: LayerGraph) -> frozenset[str]:
-        """Names of the layers that members share."""
+        """The names of the layers that members share."""
         return frozenset(name for name, role in graph.roles.items() if role in self.roles)
 
 
 POLICIES: Registry[SharingPolicy] = Registry("sharing")
 
 for _policy in (
-    SharingPolicy("fusion", CONVOLUTIONS, "share every convolution"),
-    SharingPolicy(
-        "all_frozen", CONVOLUTIONS | {Role.HEAD}, "share every convolution and the linear layer"
-    ),
-    SharingPolicy(
-        "c1", CONVOLUTIONS - {Role.STEM} | {Role.HEAD}, "as all_frozen, but with a stem each"
-    ),
-    SharingPolicy("c2", CONVOLUTIONS - {Role.SHORTCUT}, "as fusion, but with 1x1 shortcuts each"),
-    SharingPolicy(
-        "c3", CONVOLUTIONS - {Role.BLOCK_END}, "as fusion, but with each block's last convolution"
-    ),
-    SharingPolicy("none", frozenset(), "share nothing: independent networks"),
+    SharingPolicy("fusion", CONVOLUTIONS),
+    SharingPolicy("all_frozen", CONVOLUTIONS | {Role.HEAD}),
+    SharingPolicy("c1", CONVOLUTIONS - {Role.STEM} | {Role.HEAD}),
+    SharingPolicy("c2", CONVOLUTIONS - {Role.SHORTCUT}),
+    SharingPolicy("c3", CONVOLUTIONS - {Role.BLOCK_END}),
+    SharingPolicy("none", frozenset()),
 ):
     POLICIES.register(_policy.name, _policy)
 
 
-def shared_layers(
-    sharing: Sharing, graph: LayerGraph, model: keras.Model | None = None
-) -> frozenset[str]:
-    """Resolves what a user gave as `sharing` to names of layers.
+def shared_layers(sharing: Sharing, graph: LayerGraph) -> frozenset[str]:
+    """The layers that members share.
 
     # Arguments
-        sharing: a policy or its name; or names and regular expressions of the layers to share,
-            each of which must match a whole layer name; or a predicate on Keras layers.
-        graph: the layers of the backbone.
-        model: the backbone itself, for predicates.
+        sharing: a policy, its name, or names and regular expressions of the layers to share. A
+            regular expression must match the whole name of a layer.
+        graph: the backbone.
 
     # Returns
-        The names of the shared layers that hold weights.
+        The names of the shared layers that have weights.
 
     # Raises
         UnknownNameError: for a string that is no policy.
-        EnsembleError: for an expression that is malformed or matches no layer.
+        EnsembleError: for an expression that is malformed or matches no layer, or for a function.
     """
     if isinstance(sharing, SharingPolicy):
         return sharing.shared_layers(graph)
@@ -103,33 +88,38 @@ def shared_layers(
         if sharing in POLICIES:
             return POLICIES[sharing].shared_layers(graph)
         raise UnknownNameError("sharing", sharing, POLICIES)
-    storing = [layer.name for layer in graph if layer.stored]
     if callable(sharing):
-        if model is None:
-            raise EnsembleError("`sharing` is a predicate on Keras layers, which needs a model.")
-        return frozenset(name for name in storing if sharing(model.get_layer(name)))
-    shared: set[str] = set()
-    for pattern in sharing:
-        try:
-            matches = {name for name in storing if re.fullmatch(pattern, name)}
-        except re.error as error:
-            raise EnsembleError(
-                f"`sharing` holds {pattern!r}, which is no regular expression: {error}."
-            ) from error
-        if not matches:
-            raise EnsembleError(
-                f"`sharing` holds {pattern!r}, which matches no layer with weights. "
-                f"There are: {', '.join(storing)}."
-            )
-        shared |= matches
-    return frozenset(shared)
+        raise EnsembleError(
+            "`sharing` is a predicate on Keras layers, which needs a model: give what "
+            "`larq_ensemble.models.graph.shared_layers` returns for it."
+        )
+    with_weights = [layer.name for layer in graph if layer.stored]
+    return frozenset(name for pattern in sharing for name in _matches(pattern, with_weights))
+
+
+def _matches(pattern: str, names: list[str]) -> list[str]:
+    """The layer of that name, or all whose names match the regular expression."""
+    if pattern in names:
+        return [pattern]
+    try:
+        matches = [name for name in names if re.fullmatch(pattern, name)]
+    except re.error as error:
+        raise EnsembleError(
+            f"`sharing` holds {pattern!r}, which is no regular expression: {error}."
+        ) from error
+    if not matches:
+        raise EnsembleError(
+            f"`sharing` holds {pattern!r}, which matches no layer with weights. "
+            f"There are: {', '.join(names)}."
+        )
+    return matches
 
 
 def binary_layers(graph: LayerGraph) -> frozenset[str]:
-    """Names of the layers with binary filters, which stochastic rounding never shares."""
+    """The names of the layers with binary filters, which stochastic rounding never shares."""
     return frozenset(layer.name for layer in graph if layer.binary)
 
 
 def parse_sharing(text: str) -> Sharing:
-    """What the command line takes for `sharing`: a policy's name, or `re:` and an expression."""
+    """Parses `sharing` of the command line: a policy's name, or `re:` and a regular expression."""
     return [text.removeprefix("re:")] if text.startswith("re:") else text

@@ -1,13 +1,14 @@
-r"""What an ensemble takes to store, counted from its layers: no weights, no TensorFlow.
+r"""Storage of an ensemble, counted from its layers: no weights, no TensorFlow.
 
 \\[ \text{total} = \text{shared} + M \cdot \text{member} \\]
 
-Two counts, both in bits:
+There are two counts, both in bits:
 
-- what the paper counts (Table 1): weights of convolutions, shortcuts and linear layers, 1 bit for
-  a binary weight and 32 for a real one; no batch norm, activation parameters, biases or scales;
-- what a device stores: those, and besides the scale of each binary filter, batch norm folded to
-  two values a channel, activation parameters and biases, each of 32 bits.
+- the paper's (Table 1): weights of convolutions, shortcuts and linear layers, 1 bit for a binary
+  weight and 32 bits for a real one. Batch norm, activation parameters, biases and scales don't
+  count;
+- what a device stores: these weights, and with 32 bits each the scale of each binary filter, batch
+  norm folded to two values a channel, activation parameters and biases.
 
 ```python
 from larq_ensemble.network.architectures import trace_model
@@ -24,14 +25,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.network.graph import Content, LayerGraph
 from larq_ensemble.network.sharing import Sharing, shared_layers
-
-if TYPE_CHECKING:
-    from larq_ensemble.keras import keras
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -40,13 +38,13 @@ PAPER_CONTENTS = frozenset({Content.BINARY_FILTER, Content.CONV, Content.LINEAR}
 
 @dataclass(frozen=True)
 class StoredPart:
-    """Values of one content in one layer.
+    """The values of one content in one layer.
 
     # Arguments
         layer: name of the layer.
-        content: what the values are.
-        bits: of all of them.
-        shared: stored once, or once for each member.
+        content: what the values are for.
+        bits: of all values.
+        shared: whether they are stored once, or once for each member.
     """
 
     layer: str
@@ -62,10 +60,10 @@ class StoredPart:
 
 @dataclass(frozen=True)
 class Size:
-    """Bits of a part of the network.
+    """The size of a part of the network, in bits.
 
     # Arguments
-        paper_bits: what the paper counts of it in one network.
+        paper_bits: by the paper's count, in one network.
         shared_bits: stored once for all members.
         member_bits: stored for each member.
     """
@@ -77,7 +75,7 @@ class Size:
 
 @dataclass(frozen=True)
 class StorageReport:
-    """What an ensemble takes to store, in bits.
+    """The storage of an ensemble, in bits.
 
     # Arguments
         members: M.
@@ -104,28 +102,28 @@ class StorageReport:
 
     @property
     def paper_bits(self) -> int:
-        """What the paper counts of one network: the sum of its Table 1."""
+        """One network by the paper's count: the sum of its Table 1."""
         return self.size.paper_bits
 
     @property
     def paper_total_bits(self) -> int:
-        """What the paper counts of the ensemble: shared weights once, the others M times."""
+        """The ensemble by the paper's count: shared weights once, the others M times."""
         shared = _size(part for part in self.parts if part.shared).paper_bits
         return shared + self.members * (self.paper_bits - shared)
 
     @property
     def shared_bits(self) -> int:
-        """What all members share."""
+        """Everything that members share."""
         return self.size.shared_bits
 
     @property
     def member_bits(self) -> int:
-        """What one member has of its own."""
+        """Everything that is one member's own."""
         return self.size.member_bits
 
     @property
     def network_bits(self) -> int:
-        """One network by itself."""
+        """One network."""
         return self.shared_bits + self.member_bits
 
     @property
@@ -160,7 +158,7 @@ class StorageReport:
 
 
 def account(
-    network: LayerGraph | keras.Model,
+    graph: LayerGraph,
     *,
     members: int,
     sharing: Sharing = "fusion",
@@ -169,28 +167,25 @@ def account(
     """Counts what an ensemble takes to store.
 
     # Arguments
-        network: the backbone, as a graph (`larq_ensemble.network.architectures.trace_model`) or as a Keras or
-            Larq classifier of your own.
+        graph: the backbone, of `larq_ensemble.network.architectures.trace_model`, or of a Keras
+            model by `larq_ensemble.models.layer_graph`.
         members: M, at least 1.
-        sharing: which layers are shared, see `larq_ensemble.network.sharing`. A predicate on Keras
-            layers needs a Keras model as `network`.
-        own_filters: members own their binary filters whatever `sharing` says, as in stochastic
-            rounding; the filters' scales are the same for all and stay shared.
+        sharing: which layers members share, see `larq_ensemble.network.sharing.shared_layers`.
+        own_filters: each member has binary filters of its own whatever `sharing` says, as in
+            stochastic rounding. The scales of the filters stay shared.
 
     # Raises
-        EnsembleError: for a member count below 1, or a model or sharing that
-            `larq_ensemble.build_ensemble` would not take either.
+        EnsembleError: for a member count below 1, for a sharing that the graph doesn't allow, or
+            if `graph` is a Keras model.
     """
     if not isinstance(members, int) or isinstance(members, bool) or members < 1:
         raise EnsembleError(f"`members` must be a whole number from 1 on, got {members!r}.")
-    if isinstance(network, LayerGraph):
-        graph, model = network, None
-    else:
-        from larq_ensemble.models.functional import classifier, layer_graph
-
-        model = classifier(network)
-        graph = layer_graph(model)
-    shared = shared_layers(sharing, graph, model)
+    if not isinstance(graph, LayerGraph):
+        raise EnsembleError(
+            "`graph` must be a LayerGraph: for a Keras model, give "
+            f"`larq_ensemble.models.layer_graph(model)`. Received: {type(graph).__name__}."
+        )
+    shared = shared_layers(sharing, graph)
     return StorageReport(
         members,
         tuple(
@@ -208,24 +203,27 @@ def account(
 
 
 def compare_systems(
-    network: LayerGraph, real_valued: LayerGraph, *, members: int, sharing: Sharing = "fusion"
+    graph: LayerGraph, real_valued: LayerGraph, *, members: int, sharing: Sharing = "fusion"
 ) -> dict[str, StorageReport]:
-    """What the systems that the paper compares take to store, by name.
+    """Counts what the systems that the paper compares take to store.
 
-    - shared filters: this package's ensembles, sharing as given;
-    - stochastic rounding: the same, but with binary filters of each member's own;
+    - shared filters: this package's ensembles;
+    - stochastic rounding: the same, but each member has binary filters of its own;
     - BENN: M independent binarized networks;
     - real-valued: M independent networks with nothing binarized.
 
     # Arguments
-        network: the binarized network.
+        graph: the binarized backbone.
         real_valued: its real-valued twin.
         members, sharing: as for `account`.
+
+    # Returns
+        The reports, by the names above.
     """
     return {
-        "shared filters": account(network, members=members, sharing=sharing),
-        "stochastic rounding": account(network, members=members, sharing=sharing, own_filters=True),
-        "BENN": account(network, members=members, sharing="none"),
+        "shared filters": account(graph, members=members, sharing=sharing),
+        "stochastic rounding": account(graph, members=members, sharing=sharing, own_filters=True),
+        "BENN": account(graph, members=members, sharing="none"),
         "real-valued": account(real_valued, members=members, sharing="none"),
     }
 

@@ -1,120 +1,200 @@
-"""The vocabulary of architectures as bookkeeping: what each layer would store."""
+"""The layers of architectures, recorded instead of built: what each stores and computes."""
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Stored
 
 FLOAT_BITS = 32
 
+Inputs = TypeVar("Inputs")
+Arguments = ParamSpec("Arguments")
+
 
 @dataclass(frozen=True)
-class Traced:
-    """A value in a traced network: the layer it comes from and its number of channels."""
+class TracedTensor:
+    """A tensor of a traced network.
+
+    # Arguments
+        layer: name of the layer that computes it.
+        shape: as Keras gives it, `(None, height, width, channels)` or `(None, channels)`.
+    """
 
     layer: str
-    channels: int
+    shape: tuple[Any, ...]
 
 
-class SizeTracer:
-    """Records layers as they are applied, with the values a device keeps of each.
+def keras_layer(
+    method: Callable[Concatenate[TracedLayers, Inputs, Arguments], TracedTensor],
+) -> Callable[Concatenate[TracedLayers, Arguments], Callable[[Inputs], TracedTensor]]:
+    """Makes `method(x, *arguments)` callable as Keras layers are: `method(*arguments)(x)`."""
+
+    @functools.wraps(method)
+    def layer(
+        self: TracedLayers, *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Callable[[Inputs], TracedTensor]:
+        return lambda x: method(self, x, *args, **kwargs)
+
+    return layer
+
+
+class TracedLayers:
+    """Implements `larq_ensemble.network.layers.Layers` by recording each layer that is called.
 
     Batch norm counts as two values a channel, because scale, offset, mean and variance fold to
     `scale * x + offset`. A binary filter counts one bit a weight and one float for mean(|W|).
 
     # Arguments
-        binary: as in `KerasLayers`.
+        binary: `False` for the real-valued twin.
     """
 
     def __init__(self, *, binary: bool = True) -> None:
-        self._binary = binary
+        self.binary = binary
         self._layers: list[LayerNode] = []
 
     @property
     def graph(self) -> LayerGraph:
+        """The layers recorded so far."""
         return LayerGraph(self._layers)
 
-    def input(self, channels: int) -> Traced:
-        return self._record("input", Kind.INPUT, (), channels)
+    def Input(self, shape: tuple[int, int, int]) -> TracedTensor:
+        """An image of `(height, width, channels)`."""
+        return self._record("input", Kind.INPUT, (), (None, *shape))
 
-    def channels(self, x: Traced) -> int:
-        return x.channels
+    @keras_layer
+    def Conv2D(
+        self, x: TracedTensor, filters: int, kernel_size: int, *, strides: int = 1, name: str
+    ) -> TracedTensor:
+        weights = _kernel_weights(x, filters, kernel_size)
+        stored = (Stored(Content.CONV, weights, FLOAT_BITS),)
+        return self._convolution(x, filters, kernel_size, strides, stored, name)
 
-    def conv(self, x: Traced, filters: int, kernel: int, *, strides: int = 1, name: str) -> Traced:
-        count = kernel * kernel * x.channels * filters
-        stored = Stored(Content.CONV, count, FLOAT_BITS)
-        return self._record(name, Kind.CONV, (x,), filters, stored, kernel_size=(kernel, kernel))
-
-    def binary_conv(
+    @keras_layer
+    def QuantConv2D(
         self,
-        x: Traced,
+        x: TracedTensor,
         filters: int,
-        kernel: int,
+        kernel_size: int,
         *,
         strides: int = 1,
-        binarize_input: bool = True,
+        input_quantizer: Any = None,
         name: str,
-    ) -> Traced:
-        if not self._binary:
-            return self.conv(x, filters, kernel, strides=strides, name=name)
-        count = kernel * kernel * x.channels * filters
+    ) -> TracedTensor:
+        if not self.binary:
+            return self.Conv2D(filters, kernel_size, strides=strides, name=name)(x)
+        weights = _kernel_weights(x, filters, kernel_size)
         stored = (
-            Stored(Content.BINARY_FILTER, count, 1),
+            Stored(Content.BINARY_FILTER, weights, 1),
             Stored(Content.FILTER_SCALE, filters, FLOAT_BITS),
         )
-        return self._record(name, Kind.CONV, (x,), filters, *stored, kernel_size=(kernel, kernel))
+        return self._convolution(x, filters, kernel_size, strides, stored, name)
 
-    def rsign(self, x: Traced, *, name: str) -> Traced:
-        if not self._binary:
+    @keras_layer
+    def BatchNormalization(
+        self, x: TracedTensor, *, gamma_constraint: Any = None, name: str
+    ) -> TracedTensor:
+        stored = (Stored(Content.NORM, 2 * x.shape[-1], FLOAT_BITS),)
+        return self._record(name, Kind.NORM, (x,), x.shape, stored)
+
+    @keras_layer
+    def PReLU(self, x: TracedTensor, *, shared_axes: Sequence[int], name: str) -> TracedTensor:
+        sizes = [size for axis, size in enumerate(x.shape) if axis and axis not in shared_axes]
+        stored = (Stored(Content.ACTIVATION, math.prod(sizes), FLOAT_BITS),)
+        return self._record(name, Kind.ACTIVATION, (x,), x.shape, stored)
+
+    @keras_layer
+    def RSign(self, x: TracedTensor, *, name: str) -> TracedTensor:
+        if not self.binary:
             return x
-        stored = Stored(Content.ACTIVATION, x.channels, FLOAT_BITS)
-        return self._record(name, Kind.ACTIVATION, (x,), x.channels, stored)
+        stored = (Stored(Content.ACTIVATION, x.shape[-1], FLOAT_BITS),)
+        return self._record(name, Kind.ACTIVATION, (x,), x.shape, stored)
 
-    def hard_tanh(self, x: Traced, *, name: str) -> Traced:
-        return x if self._binary else self._record(name, Kind.OTHER, (x,), x.channels)
+    @keras_layer
+    def RPReLU(self, x: TracedTensor, *, name: str) -> TracedTensor:
+        shift = slope = offset = Stored(Content.ACTIVATION, x.shape[-1], FLOAT_BITS)
+        return self._record(name, Kind.ACTIVATION, (x,), x.shape, (shift, slope, offset))
 
-    def batch_norm(self, x: Traced, *, positive_scale: bool = False, name: str) -> Traced:
-        stored = Stored(Content.NORM, 2 * x.channels, FLOAT_BITS)
-        return self._record(name, Kind.NORM, (x,), x.channels, stored)
+    @keras_layer
+    def Activation(self, x: TracedTensor, activation: str, *, name: str) -> TracedTensor:
+        return self._record(name, Kind.OTHER, (x,), x.shape)
 
-    def prelu(self, x: Traced, *, per_channel: bool = False, name: str) -> Traced:
-        stored = Stored(Content.ACTIVATION, x.channels if per_channel else 1, FLOAT_BITS)
-        return self._record(name, Kind.ACTIVATION, (x,), x.channels, stored)
+    @keras_layer
+    def Add(self, inputs: Sequence[TracedTensor], *, name: str) -> TracedTensor:
+        return self._record(name, Kind.MERGE, inputs, inputs[0].shape)
 
-    def rprelu(self, x: Traced, *, name: str) -> Traced:
-        shift = slope = offset = Stored(Content.ACTIVATION, x.channels, FLOAT_BITS)
-        stored = (shift, slope, offset)
-        return self._record(name, Kind.ACTIVATION, (x,), x.channels, *stored)
+    @keras_layer
+    def AveragePooling2D(self, x: TracedTensor, pool_size: int, *, name: str) -> TracedTensor:
+        return self._record(name, Kind.OTHER, (x,), _strided(x, pool_size, x.shape[-1]))
 
-    def add(self, x: Traced, y: Traced, *, name: str) -> Traced:
-        return self._record(name, Kind.MERGE, (x, y), x.channels)
+    @keras_layer
+    def GlobalAveragePooling2D(self, x: TracedTensor, *, name: str) -> TracedTensor:
+        return self._record(name, Kind.OTHER, (x,), (None, x.shape[-1]))
 
-    def average_pool(self, x: Traced, size: int, *, name: str) -> Traced:
-        return self._record(name, Kind.OTHER, (x,), x.channels)
+    @keras_layer
+    def Dropout(self, x: TracedTensor, rate: float, *, name: str) -> TracedTensor:
+        return self._record(name, Kind.OTHER, (x,), x.shape)
 
-    def global_average_pool(self, x: Traced, *, name: str) -> Traced:
-        return self._record(name, Kind.OTHER, (x,), x.channels)
-
-    def dropout(self, x: Traced, rate: float, *, name: str) -> Traced:
-        return self._record(name, Kind.OTHER, (x,), x.channels)
-
-    def dense(self, x: Traced, units: int, *, name: str) -> Traced:
+    @keras_layer
+    def Dense(self, x: TracedTensor, units: int, *, name: str) -> TracedTensor:
+        weights = x.shape[-1] * units
         stored = (
-            Stored(Content.LINEAR, x.channels * units, FLOAT_BITS),
+            Stored(Content.LINEAR, weights, FLOAT_BITS),
             Stored(Content.BIAS, units, FLOAT_BITS),
         )
-        return self._record(name, Kind.DENSE, (x,), units, *stored)
+        shape = (*x.shape[:-1], units)
+        return self._record(name, Kind.DENSE, (x,), shape, stored, macs=_positions(shape) * weights)
+
+    def _convolution(
+        self,
+        x: TracedTensor,
+        filters: int,
+        kernel_size: int,
+        strides: int,
+        stored: tuple[Stored, ...],
+        name: str,
+    ) -> TracedTensor:
+        shape = _strided(x, strides, filters)
+        return self._record(
+            name,
+            Kind.CONV,
+            (x,),
+            shape,
+            stored,
+            kernel_size=(kernel_size, kernel_size),
+            macs=_positions(shape) * _kernel_weights(x, filters, kernel_size),
+        )
 
     def _record(
         self,
         name: str,
         kind: Kind,
-        inputs: tuple[Traced, ...],
-        channels: int,
-        *stored: Stored,
+        inputs: Sequence[TracedTensor],
+        shape: tuple[Any, ...],
+        stored: tuple[Stored, ...] = (),
+        *,
         kernel_size: tuple[int, ...] = (),
-    ) -> Traced:
-        sources = tuple(value.layer for value in inputs)
-        self._layers.append(LayerNode(name, kind, sources, stored, kernel_size))
-        return Traced(name, channels)
+        macs: int = 0,
+    ) -> TracedTensor:
+        sources = tuple(x.layer for x in inputs)
+        self._layers.append(LayerNode(name, kind, sources, stored, kernel_size, macs))
+        return TracedTensor(name, shape)
+
+
+def _kernel_weights(x: TracedTensor, filters: int, kernel_size: int) -> int:
+    return kernel_size**2 * x.shape[-1] * filters
+
+
+def _strided(x: TracedTensor, strides: int, channels: int) -> tuple[Any, ...]:
+    """The shape after windows that are `strides` apart, padded to the same size."""
+    _, height, width, _ = x.shape
+    return None, -(-height // strides), -(-width // strides), channels
+
+
+def _positions(shape: tuple[Any, ...]) -> int:
+    """How often a kernel is applied for one image."""
+    return math.prod(shape[1:-1])

@@ -37,14 +37,14 @@ def tiny_backbone(*, dropout: float = 0.0, seed: int = 0):
 
     layers = KerasLayers()
     image = keras.Input(SHAPE, name="image")
-    x = layers.conv(image, 4, 3, name="conv1")
-    x = layers.batch_norm(x, name="conv1_bn")
-    x = layers.binary_conv(x, 5, 3, strides=2, name="layer1_conv")
-    x = layers.prelu(x, name="layer1_prelu")
-    x = layers.batch_norm(x, name="layer1_bn")
-    x = layers.global_average_pool(x, name="pool")
-    x = layers.dropout(x, dropout, name="dropout")
-    x = layers.dense(x, CLASSES, name="linear")
+    x = layers.Conv2D(4, 3, name="conv1")(image)
+    x = layers.BatchNormalization(name="conv1_bn")(x)
+    x = layers.QuantConv2D(5, 3, strides=2, name="layer1_conv")(x)
+    x = layers.PReLU(shared_axes=[1, 2, 3], name="layer1_prelu")(x)
+    x = layers.BatchNormalization(name="layer1_bn")(x)
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dropout(dropout, name="dropout")(x)
+    x = layers.Dense(CLASSES, name="linear")(x)
     return randomize(keras.Model(image, x, name="tiny"), seed)
 
 

@@ -1,4 +1,4 @@
-"""Architectures by name, without TensorFlow: what they consist of, and what their layers store."""
+"""Architectures by name, as data and as functions of `larq_ensemble.network.layers.Layers`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from larq_ensemble.network.architectures.reactnet import react_block
 from larq_ensemble.network.architectures.resnet import Block, residual_block, resnet
 from larq_ensemble.network.graph import LayerGraph
 from larq_ensemble.network.layers import Layers, Value
-from larq_ensemble.network.tracing import SizeTracer
+from larq_ensemble.network.tracing import TracedLayers
 from larq_ensemble.registry import Registry
 
 
@@ -20,12 +20,12 @@ class Architecture:
     """A named network.
 
     # Arguments
-        block: what its stages consist of, in the vocabulary of `models.vocabulary`.
+        block: adds one block of a stage.
         stages: channels of each stage at width 1.
-        blocks: how many blocks each stage has.
-        estimators: the gradients its signs can have, the default first.
+        blocks: number of blocks of each stage.
+        estimators: input quantizers that its binary convolutions can have, the default first.
         stem: kernel size and stride of the first convolution.
-        pad_values: what pads the inputs of its binary convolutions unless told otherwise.
+        pad_values: default padding value of binary convolutions.
         binary: `False` for a real-valued twin.
     """
 
@@ -40,7 +40,21 @@ class Architecture:
     def apply(
         self, layers: Layers[Value], x: Value, *, classes: int, dropout: float, width: float
     ) -> Value:
-        """The logits of image `x`; the channels of every stage are multiplied by `width`."""
+        """Builds the network on the image `x`.
+
+        # Arguments
+            layers: the namespace of layers.
+            x: the image.
+            classes: number of logits, at least 2.
+            dropout: rate before the linear layer.
+            width: multiplies the channels of every stage.
+
+        # Returns
+            The logits.
+
+        # Raises
+            EnsembleError: for fewer than two classes, or a stage without channels.
+        """
         if classes < 2:
             raise EnsembleError(f"`classes` must be at least 2, got {classes}.")
         stages = tuple(round(channels * width) for channels in self.stages)
@@ -81,12 +95,30 @@ for _name, _architecture in {
     MODELS.register(f"{_name}_real", replace(_architecture, binary=False))
 
 
-def trace_model(name: str, *, channels: int = 3, classes: int, width: float = 1.0) -> LayerGraph:
-    """The layers of a backbone with what each stores, without building weights.
+def trace_model(
+    name: str,
+    *,
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    classes: int,
+    width: float = 1.0,
+) -> LayerGraph:
+    """The layer graph of a backbone, without building it: needs no TensorFlow.
 
-    Needs no TensorFlow. Arguments as in `build_model`; `channels` are the image's.
+    It equals `larq_ensemble.models.layer_graph(build_model(name, ...))`, but for the input's name.
+
+    # Arguments
+        name: one of `MODELS`.
+        input_shape: (height, width, channels) of the images. Only multiply-accumulates depend on
+            height and width.
+        classes: number of logits.
+        width: multiplies the channels of every stage.
+
+    # Raises
+        UnknownNameError: for a name that is not registered.
+        EnsembleError: for sizes that no network can have.
     """
     architecture = MODELS[name]
-    tracer = SizeTracer(binary=architecture.binary)
-    architecture.apply(tracer, tracer.input(channels), classes=classes, dropout=0.0, width=width)
-    return tracer.graph
+    layers = TracedLayers(binary=architecture.binary)
+    image = layers.Input(input_shape)
+    architecture.apply(layers, image, classes=classes, dropout=0.0, width=width)
+    return layers.graph

@@ -26,19 +26,20 @@ from larq_ensemble.network.layers import Layers, Value
 def bireal_block(
     layers: Layers[Value], x: Value, filters: int, *, strides: int, name: str
 ) -> Value:
-    """(Sign, binary 3x3 conv, BN, plus shortcut) twice.
+    """(Sign, binary 3x3 conv, BN, plus shortcut) twice; in the twin hard tanh for the sign.
 
     The shortcut is the identity; where the shape changes, 2x2 average pooling, a real-valued 1x1
     convolution and BN.
     """
     for index, step in enumerate((strides, 1), start=1):
         shortcut = x
-        x = layers.hard_tanh(x, name=f"{name}_hard_tanh{index}")
-        x = layers.binary_conv(x, filters, 3, strides=step, name=f"{name}_conv{index}")
-        x = layers.batch_norm(x, name=f"{name}_bn{index}")
-        if step > 1 or layers.channels(shortcut) != filters:
-            shortcut = layers.average_pool(shortcut, step, name=f"{name}_shortcut_pool")
-            shortcut = layers.conv(shortcut, filters, 1, name=f"{name}_shortcut_conv")
-            shortcut = layers.batch_norm(shortcut, name=f"{name}_shortcut_bn")
-        x = layers.add(x, shortcut, name=f"{name}_add{index}")
+        if not layers.binary:
+            x = layers.Activation("hard_tanh", name=f"{name}_hard_tanh{index}")(x)
+        x = layers.QuantConv2D(filters, 3, strides=step, name=f"{name}_conv{index}")(x)
+        x = layers.BatchNormalization(name=f"{name}_bn{index}")(x)
+        if step > 1 or shortcut.shape[-1] != filters:
+            shortcut = layers.AveragePooling2D(step, name=f"{name}_shortcut_pool")(shortcut)
+            shortcut = layers.Conv2D(filters, 1, name=f"{name}_shortcut_conv")(shortcut)
+            shortcut = layers.BatchNormalization(name=f"{name}_shortcut_bn")(shortcut)
+        x = layers.Add(name=f"{name}_add{index}")([x, shortcut])
     return x

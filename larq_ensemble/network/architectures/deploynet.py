@@ -1,21 +1,21 @@
 """A network for deployment: what Larq Compute Engine computes in few instructions on arm64.
 
-DeployNet-9 takes the storage of XNOR-ResNet-20 and has nine layers: the stem, seven binary 3x3
-convolutions, three at half and four at a quarter of the image's resolution, and the linear layer.
+DeployNet-9 takes as much storage as XNOR-ResNet-20 and has nine layers: the stem, seven binary 3x3
+convolutions (three at half and four at a quarter of the image's resolution) and the linear layer.
 What makes it cheap:
 
 - Widths are multiples of 32, which fill bit-packed words; the 16 channels of ResNet-20's first
-  stage fill half of one. So few wide layers at a low resolution take fewer instructions than many
-  narrow ones at a high resolution, and have fewer elements to quantize, normalize and add.
-- The batch norm before a sign has a scale that is kept positive: for each member the two are one
-  threshold a channel, an addition.
+  stage fill half of one. A few wide layers at a low resolution take fewer instructions than many
+  narrow layers at a high resolution, and leave fewer elements to quantize, normalize and add.
+- The scale of a batch norm before a sign is kept positive, so for each member the two are one
+  threshold a channel: an addition.
 - Binary convolutions are padded with ones (`pad_values=1`), which needs no correction at borders.
-- All stages have one width, so shortcuts have no convolutions; where the resolution halves they
-  take the mean of each 2x2 window.
+- All stages have one width, so shortcuts need no convolutions. Where the resolution halves, the
+  shortcut is the mean of each 2x2 window.
 
 Each convolution has a shortcut of its own, as in Bi-Real Net, so real values reach the linear
-layer, and no PReLU stands right before a batch norm and a sign. There its slope would have to be
-kept non-negative for the three to be one threshold, but slopes learn to be negative.
+layer. No PReLU stands right before a batch norm and a sign: the three would be one threshold only
+with a non-negative slope, but slopes learn to be negative.
 
 # References
     - He et al. 2016, [Identity Mappings](https://arxiv.org/abs/1603.05027) (batch norm and
@@ -33,14 +33,15 @@ def deploy_block(
 ) -> Value:
     """BN, sign, binary 3x3 conv, PReLU, BN, plus shortcut.
 
-    The first BN has positive scales, the PReLU a slope a channel. The shortcut is the identity, or
-    the mean of each `strides` x `strides` window; `x` has `filters` channels.
+    The scales of the first BN are kept positive (`larq_ensemble.constraints.AtLeast`), and the
+    PReLU has one slope a channel. The shortcut is the identity, or the mean of each
+    `strides` x `strides` window. `x` has `filters` channels.
     """
     shortcut = x
-    x = layers.batch_norm(x, positive_scale=True, name=f"{name}_bn1")
-    x = layers.binary_conv(x, filters, 3, strides=strides, name=f"{name}_conv")
-    x = layers.prelu(x, per_channel=True, name=f"{name}_prelu")
-    x = layers.batch_norm(x, name=f"{name}_bn2")
+    x = layers.BatchNormalization(gamma_constraint="at_least", name=f"{name}_bn1")(x)
+    x = layers.QuantConv2D(filters, 3, strides=strides, name=f"{name}_conv")(x)
+    x = layers.PReLU(shared_axes=[1, 2], name=f"{name}_prelu")(x)
+    x = layers.BatchNormalization(name=f"{name}_bn2")(x)
     if strides > 1:
-        shortcut = layers.average_pool(shortcut, strides, name=f"{name}_shortcut_pool")
-    return layers.add(x, shortcut, name=f"{name}_add")
+        shortcut = layers.AveragePooling2D(strides, name=f"{name}_shortcut_pool")(shortcut)
+    return layers.Add(name=f"{name}_add")([x, shortcut])

@@ -32,18 +32,18 @@ def react_block(layers: Layers[Value], x: Value, filters: int, *, strides: int, 
     """
     for index, step in enumerate((strides, 1), start=1):
         shortcut = x
-        x = layers.rsign(x, name=f"{name}_rsign{index}")
-        x = layers.binary_conv(
-            x, filters, 3, strides=step, binarize_input=False, name=f"{name}_conv{index}"
-        )
-        x = layers.batch_norm(x, name=f"{name}_bn{index}")
-        if step > 1 or layers.channels(shortcut) != filters:
-            shortcut = layers.average_pool(shortcut, step, name=f"{name}_shortcut_pool")
-            shortcut = layers.rsign(shortcut, name=f"{name}_shortcut_rsign")
-            shortcut = layers.binary_conv(
-                shortcut, filters, 1, binarize_input=False, name=f"{name}_shortcut_conv"
-            )
-            shortcut = layers.batch_norm(shortcut, name=f"{name}_shortcut_bn")
-        x = layers.add(x, shortcut, name=f"{name}_add{index}")
-        x = layers.rprelu(x, name=f"{name}_rprelu{index}")
+        x = layers.RSign(name=f"{name}_rsign{index}")(x)
+        x = layers.QuantConv2D(
+            filters, 3, strides=step, input_quantizer=None, name=f"{name}_conv{index}"
+        )(x)
+        x = layers.BatchNormalization(name=f"{name}_bn{index}")(x)
+        if step > 1 or shortcut.shape[-1] != filters:
+            shortcut = layers.AveragePooling2D(step, name=f"{name}_shortcut_pool")(shortcut)
+            shortcut = layers.RSign(name=f"{name}_shortcut_rsign")(shortcut)
+            shortcut = layers.QuantConv2D(
+                filters, 1, input_quantizer=None, name=f"{name}_shortcut_conv"
+            )(shortcut)
+            shortcut = layers.BatchNormalization(name=f"{name}_shortcut_bn")(shortcut)
+        x = layers.Add(name=f"{name}_add{index}")([x, shortcut])
+        x = layers.RPReLU(name=f"{name}_rprelu{index}")(x)
     return x

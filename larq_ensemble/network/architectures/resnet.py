@@ -15,7 +15,10 @@ from larq_ensemble.network.layers import Layers, Value
 
 
 class Block(Protocol):
-    """A part of a stage: its output has `filters` channels and 1 / `strides` the resolution."""
+    """A function that adds one block of a stage.
+
+    Its output has `filters` channels and 1 / `strides` of the resolution of `x`.
+    """
 
     def __call__(
         self, layers: Layers[Value], x: Value, filters: int, *, strides: int, name: str
@@ -28,20 +31,23 @@ def residual_block(
     """(BN, sign, binary 3x3 conv, PReLU) twice, BN, plus shortcut, PReLU (paper, Fig. 1B).
 
     The shortcut is the identity, or a real-valued 1x1 convolution with BN where the shape changes.
+    Each PReLU has a single slope.
     """
     shortcut = x
-    x = layers.batch_norm(x, name=f"{name}_bn1")
-    x = layers.binary_conv(x, filters, 3, strides=strides, name=f"{name}_conv1")
-    x = layers.prelu(x, name=f"{name}_prelu1")
-    x = layers.batch_norm(x, name=f"{name}_bn2")
-    x = layers.binary_conv(x, filters, 3, name=f"{name}_conv2")
-    x = layers.prelu(x, name=f"{name}_prelu2")
-    x = layers.batch_norm(x, name=f"{name}_bn3")
-    if strides > 1 or layers.channels(shortcut) != filters:
-        shortcut = layers.conv(shortcut, filters, 1, strides=strides, name=f"{name}_shortcut_conv")
-        shortcut = layers.batch_norm(shortcut, name=f"{name}_shortcut_bn")
-    x = layers.add(x, shortcut, name=f"{name}_add")
-    return layers.prelu(x, name=f"{name}_prelu3")
+    x = layers.BatchNormalization(name=f"{name}_bn1")(x)
+    x = layers.QuantConv2D(filters, 3, strides=strides, name=f"{name}_conv1")(x)
+    x = layers.PReLU(shared_axes=[1, 2, 3], name=f"{name}_prelu1")(x)
+    x = layers.BatchNormalization(name=f"{name}_bn2")(x)
+    x = layers.QuantConv2D(filters, 3, name=f"{name}_conv2")(x)
+    x = layers.PReLU(shared_axes=[1, 2, 3], name=f"{name}_prelu2")(x)
+    x = layers.BatchNormalization(name=f"{name}_bn3")(x)
+    if strides > 1 or shortcut.shape[-1] != filters:
+        shortcut = layers.Conv2D(filters, 1, strides=strides, name=f"{name}_shortcut_conv")(
+            shortcut
+        )
+        shortcut = layers.BatchNormalization(name=f"{name}_shortcut_bn")(shortcut)
+    x = layers.Add(name=f"{name}_add")([x, shortcut])
+    return layers.PReLU(shared_axes=[1, 2, 3], name=f"{name}_prelu3")(x)
 
 
 def resnet(
@@ -57,28 +63,28 @@ def resnet(
 ) -> Value:
     """Stem, stages of residual blocks, global average pooling, dropout, linear layer.
 
-    The stem is a real-valued convolution with batch norm, by default that of CIFAR networks.
+    The stem is a real-valued convolution with batch norm; its default is that of CIFAR networks.
 
     # Arguments
-        layers: the vocabulary to build with.
+        layers: the namespace of layers, see `larq_ensemble.network.layers`.
         x: the image.
         classes: number of logits.
         dropout: rate before the linear layer.
         stages: channels of each stage; every stage but the first halves the resolution.
-        blocks: how many blocks each stage has.
-        block: what a block is.
+        blocks: number of blocks of each stage.
+        block: adds a block.
         stem: kernel size and stride of the first convolution.
 
     # Returns
         The logits.
     """
     kernel, strides = stem
-    x = layers.conv(x, stages[0], kernel, strides=strides, name="conv1")
-    x = layers.batch_norm(x, name="conv1_bn")
+    x = layers.Conv2D(stages[0], kernel, strides=strides, name="conv1")(x)
+    x = layers.BatchNormalization(name="conv1_bn")(x)
     for stage, (filters, count) in enumerate(zip(stages, blocks), start=1):
         for index in range(count):
             strides = 2 if stage > 1 and index == 0 else 1
             x = block(layers, x, filters, strides=strides, name=f"layer{stage}_{index}")
-    x = layers.global_average_pool(x, name="pool")
-    x = layers.dropout(x, dropout, name="dropout")
-    return layers.dense(x, classes, name="linear")
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    x = layers.Dropout(dropout, name="dropout")(x)
+    return layers.Dense(classes, name="linear")(x)

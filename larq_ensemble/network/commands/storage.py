@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.console.reporting import Report, json_option, reporting
 from larq_ensemble.network.commands.options import model_option
 
 if TYPE_CHECKING:
-    from larq_ensemble.network.storage import Size
+    from larq_ensemble.network.graph import LayerGraph
+    from larq_ensemble.network.storage import StorageReport
 
 
-@click.command("storage", short_help="What an ensemble takes to store, without training.")
+@click.command("storage", short_help="Storage and compute of an ensemble, without training.")
 @model_option
 @click.option("--classes", type=click.IntRange(2), default=100, show_default=True)
 @click.option(
@@ -30,6 +31,13 @@ if TYPE_CHECKING:
 @click.option(
     "--channels", type=click.IntRange(1), default=3, show_default=True, help="Of the images."
 )
+@click.option(
+    "--size",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Height and width of the images, for the multiply-accumulates.",
+)
 @json_option
 def command(
     model_name: str,
@@ -38,10 +46,11 @@ def command(
     sharing: str,
     width: float,
     channels: int,
+    size: int,
     json_target: str | None,
 ) -> None:
     """Count the storage of an ensemble: by block, by content, by sharing policy, and against
-    other systems of M members.
+    other systems of M members. Also count the multiply-accumulates of a member for one image.
 
     Paper bits are what Kim et al. 2022 count in Table 1: weights of one network, without batch
     norm, activation parameters, biases and scales. Bytes are all that a device stores, with batch
@@ -53,91 +62,129 @@ def command(
       larq-ensemble storage --sharing all_frozen --classes 10 --json -
       larq-ensemble storage --sharing 're:.*_conv[12]' --members 4
     """
-    from larq_ensemble.network.architectures import MODELS, trace_model
-    from larq_ensemble.network.sharing import POLICIES, parse_sharing
-    from larq_ensemble.network.storage import account, compare_systems
+    from larq_ensemble.network.architectures import trace_model
+    from larq_ensemble.network.compute import count_macs
+    from larq_ensemble.network.sharing import parse_sharing
+    from larq_ensemble.network.storage import account
 
     with reporting(json_target) as report:
-        graph = trace_model(model_name, channels=channels, classes=classes, width=width)
+        arguments: dict[str, Any] = {
+            "input_shape": (size, size, channels),
+            "classes": classes,
+            "width": width,
+        }
+        graph = trace_model(model_name, **arguments)
+        macs = count_macs(graph)
         counted = account(graph, members=members, sharing=parse_sharing(sharing))
         report.result = {
             "model": model_name,
             "classes": classes,
             "width": width,
             "channels": channels,
+            "size": size,
             "sharing": sharing,
+            "binary_macs": macs.binary,
+            "real_macs": macs.real,
             **counted.to_json(),
         }
-        for what, sizes in (
-            ("block", counted.blocks),
-            ("content", {content.value: size for content, size in counted.contents.items()}),
-        ):
-            report.table(
-                f"{model_name}, {classes} classes, sharing {sharing}, by {what}",
-                [what, "paper bits", "shared bytes", "bytes a member", f"bytes, M = {members}"],
-                [
-                    _size_row(name, size, members)
-                    for name, size in [*sizes.items(), ("all", counted.size)]
-                ],
-            )
-        by_sharing = {name: account(graph, members=members, sharing=name) for name in POLICIES}
-        by_sharing[sharing] = counted
-        report.table(
-            f"M = {members}, by sharing",
-            ["sharing", "shared bytes", "bytes a member", "bytes in all", "% of separate networks"],
-            [
-                [
-                    name,
-                    _bytes(other.shared_bits),
-                    _bytes(other.member_bits),
-                    _bytes(other.total_bits),
-                    100 * other.total_bits / other.separate_bits,
-                ]
-                for name, other in by_sharing.items()
-            ],
-        )
-        name = model_name.removesuffix("_real")
-        if f"{name}_real" in MODELS:
-            binarized, real_valued = (
-                trace_model(model, channels=channels, classes=classes, width=width)
-                for model in (name, f"{name}_real")
-            )
-            systems = compare_systems(
-                binarized, real_valued, members=members, sharing=parse_sharing(sharing)
-            )
-            report.result["systems"] = {
-                system: other.total_bits for system, other in systems.items()
-            }
-            report.table(
-                f"M = {members}, sharing {sharing}, by system",
-                ["system", "bytes in all", "% of BENN", "% of real-valued"],
-                [
-                    [
-                        system,
-                        _bytes(other.total_bits),
-                        100 * other.total_bits / systems["BENN"].total_bits,
-                        100 * other.total_bits / systems["real-valued"].total_bits,
-                    ]
-                    for system, other in systems.items()
-                ],
-            )
+        title = f"{model_name}, {classes} classes, sharing {sharing}"
+        _print_parts(report, title, counted)
+        _print_policies(report, graph, counted, sharing)
+        _print_systems(report, model_name, arguments, members, sharing)
         report.line(
             f"{members} x {_bytes(counted.network_bits):,} bytes = "
             f"{_bytes(counted.separate_bits):,} bytes as separate networks, "
             f"{_bytes(counted.total_bits):,} bytes sharing {sharing}."
         )
+        report.line(
+            f"Multiply-accumulates of a member for a {size}x{size} image: {macs.binary:,} binary, "
+            f"{macs.real:,} real."
+        )
 
 
-def _size_row(name: str, size: Size, members: int) -> list[Any]:
-    return [
-        name,
-        size.paper_bits,
-        _bytes(size.shared_bits),
-        _bytes(size.member_bits),
-        _bytes(size.shared_bits + members * size.member_bits),
-    ]
+def _print_parts(report: Report, title: str, counted: StorageReport) -> None:
+    """Prints the size of each block and of each content."""
+    members = counted.members
+    for what, parts in (
+        ("block", counted.blocks),
+        ("content", {content.value: size for content, size in counted.contents.items()}),
+    ):
+        report.table(
+            f"{title}, by {what}",
+            [what, "paper bits", "shared bytes", "bytes a member", f"bytes, M = {members}"],
+            [
+                [
+                    name,
+                    size.paper_bits,
+                    _bytes(size.shared_bits),
+                    _bytes(size.member_bits),
+                    _bytes(size.shared_bits + members * size.member_bits),
+                ]
+                for name, size in [*parts.items(), ("all", counted.size)]
+            ],
+        )
+
+
+def _print_policies(
+    report: Report, graph: LayerGraph, counted: StorageReport, sharing: str
+) -> None:
+    """Prints the size of the ensemble by every sharing policy, and by `sharing`."""
+    from larq_ensemble.network.sharing import POLICIES
+    from larq_ensemble.network.storage import account
+
+    members = counted.members
+    reports = {name: account(graph, members=members, sharing=name) for name in POLICIES}
+    reports[sharing] = counted
+    report.table(
+        f"M = {members}, by sharing",
+        ["sharing", "shared bytes", "bytes a member", "bytes in all", "% of separate networks"],
+        [
+            [
+                name,
+                _bytes(other.shared_bits),
+                _bytes(other.member_bits),
+                _bytes(other.total_bits),
+                100 * other.total_bits / other.separate_bits,
+            ]
+            for name, other in reports.items()
+        ],
+    )
+
+
+def _print_systems(
+    report: Report, model_name: str, arguments: dict[str, Any], members: int, sharing: str
+) -> None:
+    """Prints the size of the systems of the paper, if the model has a real-valued twin."""
+    from larq_ensemble.network.architectures import MODELS, trace_model
+    from larq_ensemble.network.sharing import parse_sharing
+    from larq_ensemble.network.storage import compare_systems
+
+    binarized = model_name.removesuffix("_real")
+    real_valued = f"{binarized}_real"
+    if real_valued not in MODELS:
+        return
+    systems = compare_systems(
+        trace_model(binarized, **arguments),
+        trace_model(real_valued, **arguments),
+        members=members,
+        sharing=parse_sharing(sharing),
+    )
+    report.result["systems"] = {name: other.total_bits for name, other in systems.items()}
+    report.table(
+        f"M = {members}, sharing {sharing}, by system",
+        ["system", "bytes in all", "% of BENN", "% of real-valued"],
+        [
+            [
+                name,
+                _bytes(other.total_bits),
+                100 * other.total_bits / systems["BENN"].total_bits,
+                100 * other.total_bits / systems["real-valued"].total_bits,
+            ]
+            for name, other in systems.items()
+        ],
+    )
 
 
 def _bytes(bits: int) -> int:
-    """The whole bytes that hold so many bits."""
+    """Bits as whole bytes, rounded up."""
     return -(-bits // 8)

@@ -7,7 +7,8 @@ import pytest
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq
-from larq_ensemble.models.functional import classifier, layer_graph
+from larq_ensemble.models import layer_graph
+from larq_ensemble.models.functional import classifier
 from larq_ensemble.network.graph import Content, Kind, Role
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)

@@ -78,7 +78,7 @@ def test_binary_convolution(padding: float, strides: int, size: int) -> None:
     assert (x == 0).any()
     assert (kernel == 0).any()
     inputs = keras.Input((size, size, 3))
-    outputs = KerasLayers(pad_values=padding).binary_conv(inputs, 4, 3, strides=strides, name="a")
+    outputs = KerasLayers(pad_values=padding).QuantConv2D(4, 3, strides=strides, name="a")(inputs)
     model = keras.Model(inputs, outputs)
     model.set_weights([kernel])
     expected = binary_conv(x, kernel, strides, padding)
@@ -285,7 +285,7 @@ def test_straight_through_estimators() -> None:
     centre = kernel[1, 1]
     assert (np.abs(centre) > 1).any()
     inputs = keras.Input((1, 1, 7))
-    layer_model = keras.Model(inputs, KerasLayers().binary_conv(inputs, 2, 3, name="a"))
+    layer_model = keras.Model(inputs, KerasLayers().QuantConv2D(2, 3, name="a")(inputs))
     layer_model.set_weights([kernel])
     image = tf.constant(x)
     with tf.GradientTape() as tape:

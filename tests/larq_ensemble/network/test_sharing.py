@@ -6,7 +6,8 @@ import pytest
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, lq
-from larq_ensemble.models.functional import layer_graph
+from larq_ensemble.models import graph as keras_graph
+from larq_ensemble.models import layer_graph
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.graph import Role
 from larq_ensemble.network.sharing import POLICIES, SharingPolicy, parse_sharing, shared_layers
@@ -68,7 +69,7 @@ def test_policies_on_other_networks(name: str, twin: str, policy: str) -> None:
 
 def test_downsampling_can_be_shared_on_purpose() -> None:
     roles = POLICIES["fusion"].roles | {Role.DOWNSAMPLING}
-    policy = SharingPolicy("everything", roles, "share every convolution and downsampling")
+    policy = SharingPolicy("everything", roles)
     graph = trace_model("reactnet10", classes=10)
     assert shared_layers(policy, graph) - shared_layers("fusion", graph) == {
         f"layer{stage}_0_shortcut_conv" for stage in STAGES[1:]
@@ -80,7 +81,7 @@ def test_the_policies_are_those() -> None:
 
 
 def test_a_policy_of_ones_own(graph) -> None:
-    policy = SharingPolicy("heads", frozenset({Role.HEAD}), "share linear layers")
+    policy = SharingPolicy("heads", frozenset({Role.HEAD}))
     assert shared_layers(policy, graph) == LINEAR
 
 
@@ -101,7 +102,8 @@ def test_a_predicate_on_keras_layers(graph, resnet20) -> None:
     def is_binary(layer: keras.layers.Layer) -> bool:
         return isinstance(layer, lq.layers.QuantConv2D)
 
-    assert shared_layers(is_binary, layer_graph(resnet20), resnet20) == FIRST | LAST
+    assert keras_graph.shared_layers(is_binary, resnet20) == FIRST | LAST
+    assert keras_graph.shared_layers("c3", resnet20) == EXPECTED["c3"]
     with pytest.raises(EnsembleError, match="predicate on Keras layers, which needs a model"):
         shared_layers(is_binary, graph)
 

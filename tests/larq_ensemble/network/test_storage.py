@@ -229,7 +229,8 @@ def test_real_valued_twin_takes_32_bits_a_weight() -> None:
 
 
 def test_width_and_image_channels() -> None:
-    half = account(trace_model("resnet20", classes=10, channels=1, width=0.5), members=1)
+    graph = trace_model("resnet20", classes=10, input_shape=(32, 32, 1), width=0.5)
+    half = account(graph, members=1)
     assert half.blocks["conv1"].paper_bits == 32 * 9 * 1 * 8
     assert half.blocks["layer1"].paper_bits == 6 * 9 * 8 * 8
     assert half.blocks["linear"].paper_bits == 32 * 32 * 10
@@ -253,16 +254,17 @@ def test_a_graph_of_ones_own() -> None:
 
 def test_a_keras_model_of_ones_own() -> None:
     """By hand: stem 3x3x3x4, binary 3x3x4x5 with 5 scales, 2 norms, 1 slope, linear 5x3 + 3."""
-    from larq_ensemble.models.functional import layer_graph
+    from larq_ensemble.models.graph import layer_graph, shared_layers
 
     model = tiny_backbone()
+    graph = layer_graph(model)
     shared = 32 * 108 + 180 + 32 * 5
     own = 32 * (2 * 4 + 2 * 5 + 1 + 15 + 3)
-    for network in (model, layer_graph(model)):
-        report = account(network, members=6)
-        assert (report.shared_bits, report.member_bits) == (shared, own)
-        assert report.paper_bits == 32 * 108 + 180 + 32 * 15
-    stem_only = account(model, members=6, sharing=lambda layer: layer.name == "conv1")
+    report = account(graph, members=6)
+    assert (report.shared_bits, report.member_bits) == (shared, own)
+    assert report.paper_bits == 32 * 108 + 180 + 32 * 15
+    stem = shared_layers(lambda layer: layer.name == "conv1", model)
+    stem_only = account(graph, members=6, sharing=stem)
     assert stem_only.shared_bits == 32 * 108
     assert stem_only.network_bits == shared + own
 
@@ -271,6 +273,11 @@ def test_a_keras_model_of_ones_own() -> None:
 def test_members_must_be_a_count(members: object) -> None:
     with pytest.raises(EnsembleError, match="`members` must be a whole number from 1 on"):
         account(trace_model("resnet20", classes=10), members=members)
+
+
+def test_a_keras_model_has_to_be_read_first(tiny) -> None:
+    with pytest.raises(EnsembleError, match=r"layer_graph\(model\)`. Received: Functional"):
+        account(tiny, members=2)
 
 
 def test_a_predicate_needs_a_keras_model() -> None:
@@ -306,6 +313,8 @@ def test_command_writes_json_without_tensorflow() -> None:
     assert result["member_bits"] == 8 * 34_684
     assert result["total_bits"] == 8 * 394_904
     assert result["contents"]["filter_scale"]["shared_bits"] == 8 * 2_688
+    # Multiply-accumulates at 32x32, as counted by hand in `test_compute`.
+    assert (result["binary_macs"], result["real_macs"]) == (40_108_032, 710_912)
     assert done.stderr.splitlines()[-1] == "[]"
 
 

@@ -1,0 +1,175 @@
+"""Keras models as `LayerGraph`: what the sharing policies and the counts of costs work on.
+
+```python
+from larq_ensemble.models import layer_graph
+from larq_ensemble.network.storage import account
+
+account(layer_graph(model), members=4).total_bits
+```
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from larq_ensemble.keras import keras, lq
+from larq_ensemble.models.functional import functional_model, references
+from larq_ensemble.network import sharing as policies
+from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Stored
+
+Sharing = policies.Sharing | Callable[[keras.layers.Layer], bool]
+
+_CONVOLUTIONS = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+_NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
+_CONTENTS = {
+    Kind.CONV: Content.CONV,
+    Kind.DENSE: Content.LINEAR,
+    Kind.ACTIVATION: Content.ACTIVATION,
+}
+_ADDITIONS = ("__operators__.add", "math.add")
+
+
+def layer_graph(model: keras.Model) -> LayerGraph:
+    """The layer graph of a Keras or Larq model.
+
+    # Arguments
+        model: a functional or built sequential model, channels last, with one input and one output.
+
+    # Raises
+        EnsembleError: for any other model, with what is wrong with it.
+    """
+    model = functional_model(model)
+    config = model.get_config()
+    calls = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
+    names = set(calls)
+    inputs = {name: tuple(dict.fromkeys(references(calls[name], names))) for name in calls}
+    # A layer that is called again may depend on itself, but never through first calls alone.
+    first_inputs = {name: tuple(references(calls[name][:1], names)) for name in calls}
+    output_shapes = _output_shapes(model)
+    nodes: dict[str, LayerNode] = {}
+
+    def visit(name: str) -> None:
+        # With a stack, because a deep network would exceed Python's recursion limit.
+        stack = [name]
+        while stack:
+            current = stack[-1]
+            missing = [source for source in first_inputs[current] if source not in nodes]
+            if missing:
+                stack.extend(missing)
+                continue
+            stack.pop()
+            if current not in nodes:
+                layer = model.get_layer(current)
+                nodes[current] = _layer_node(layer, inputs[current], output_shapes[current])
+
+    for name in calls:
+        visit(name)
+    return LayerGraph(nodes.values())
+
+
+def shared_layers(sharing: Sharing, model: keras.Model) -> frozenset[str]:
+    """The layers of a Keras model that members share.
+
+    # Arguments
+        sharing: as for `larq_ensemble.network.sharing.shared_layers`, or a predicate on Keras
+            layers.
+        model: as for `layer_graph`.
+
+    # Returns
+        The names of the shared layers that have weights.
+
+    # Raises
+        EnsembleError: as `layer_graph` and `larq_ensemble.network.sharing.shared_layers`.
+    """
+    graph = layer_graph(model)
+    if callable(sharing):
+        return frozenset(
+            node.name for node in graph if node.stored and sharing(model.get_layer(node.name))
+        )
+    return policies.shared_layers(sharing, graph)
+
+
+def _output_shapes(model: keras.Model) -> dict[str, list[Any]]:
+    """The output shape of each call of a layer that the model's output depends on."""
+    shapes: dict[str, list[Any]] = {}
+    pending, seen = [model.output.node], set()
+    while pending:
+        node = pending.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            shapes.setdefault(node.layer.name, []).append(node.output_shapes)
+            pending += [tensor.node for tensor in node.keras_inputs]
+    return shapes
+
+
+def _layer_node(
+    layer: keras.layers.Layer, inputs: tuple[str, ...], output_shapes: list[Any]
+) -> LayerNode:
+    kind = _kind(layer)
+    return LayerNode(
+        layer.name,
+        kind,
+        inputs,
+        stored=tuple(_stored(layer, kind)),
+        kernel_size=tuple(layer.kernel_size) if kind is Kind.CONV else (),
+        macs=_macs(layer, output_shapes) if kind in (Kind.CONV, Kind.DENSE) else 0,
+    )
+
+
+def _kind(layer: keras.layers.Layer) -> Kind:
+    if isinstance(layer, keras.layers.InputLayer):
+        return Kind.INPUT
+    if isinstance(layer, _CONVOLUTIONS):
+        return Kind.CONV
+    if isinstance(layer, keras.layers.Dense):
+        return Kind.DENSE
+    if isinstance(layer, _NORMS):
+        return Kind.NORM
+    if isinstance(layer, keras.layers.Add) or _is_addition(layer):
+        return Kind.MERGE
+    return Kind.ACTIVATION if layer.weights else Kind.OTHER
+
+
+def _is_addition(layer: keras.layers.Layer) -> bool:
+    return layer.get_config().get("function") in _ADDITIONS if not layer.weights else False
+
+
+def _macs(layer: keras.layers.Layer, output_shapes: list[Any]) -> int | None:
+    """Multiply-accumulates of all calls for one image; `None` if its size is unknown."""
+    positions = [shape[1:-1] for shape in output_shapes]
+    if any(None in sizes for sizes in positions):
+        return None
+    # Biases and the thresholds of quantizers have one axis, kernels more.
+    weights = sum(math.prod(weight.shape) for weight in layer.weights if len(weight.shape) > 1)
+    return weights * sum(map(math.prod, positions))
+
+
+def _stored(layer: keras.layers.Layer, kind: Kind) -> Iterator[Stored]:
+    """The values that a device stores of a layer; batch norm is folded to two a channel."""
+    if kind is Kind.NORM:
+        channels = max((int(weight.shape.num_elements()) for weight in layer.weights), default=0)
+        yield Stored(Content.NORM, 2 * channels, 32)
+        return
+    content = _CONTENTS.get(kind, Content.OTHER)
+    bias = getattr(layer, "bias", None)
+    for weight in layer.weights:
+        count = int(weight.shape.num_elements())
+        precision = getattr(weight, "precision", None)
+        if weight is bias:
+            yield Stored(Content.BIAS, count, 32)
+        elif precision == 1:
+            yield Stored(Content.BINARY_FILTER, count, 1)
+            if isinstance(getattr(weight, "quantizer", None), lq.quantizers.MagnitudeAwareSign):
+                yield Stored(Content.FILTER_SCALE, int(weight.shape[-1]), 32)
+        else:
+            yield Stored(content, count, precision or 8 * weight.dtype.size)
