@@ -42,9 +42,8 @@ def residual_block(
     x = layers.PReLU(shared_axes=[1, 2, 3], name=f"{name}_prelu2")(x)
     x = layers.BatchNormalization(name=f"{name}_bn3")(x)
     if strides > 1 or shortcut.shape[-1] != filters:
-        shortcut = layers.Conv2D(filters, 1, strides=strides, name=f"{name}_shortcut_conv")(
-            shortcut
-        )
+        project = layers.Conv2D(filters, 1, strides=strides, name=f"{name}_shortcut_conv")
+        shortcut = project(shortcut)
         shortcut = layers.BatchNormalization(name=f"{name}_shortcut_bn")(shortcut)
     x = layers.Add(name=f"{name}_add")([x, shortcut])
     return layers.PReLU(shared_axes=[1, 2, 3], name=f"{name}_prelu3")(x)
