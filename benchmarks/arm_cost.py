@@ -125,7 +125,7 @@ def counted(
         member = of(ensemble.member_graphs[0])
         if ensemble.metadata.layout == "branches":
             return member, 0
-        return 0 if ensemble.prefix is None else of(ensemble.prefix), member
+        return 0 if ensemble.trunk is None else of(ensemble.trunk), member
 
 
 def instructions(counter: str, model: Path, kernel: str, xnnpack: bool = False) -> int:

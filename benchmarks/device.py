@@ -238,7 +238,7 @@ def pushed_graphs(
             paths[graph.index] = _push_bytes(device, data, f"{graph.index}.tflite")
         return Pushed(paths[graph.index], input_flags(data, graph, member))
 
-    once = None if file.prefix is None else pushed(file.prefix, 0)
+    once = None if file.trunk is None else pushed(file.trunk, 0)
     graphs = file.member_graphs
     return once, [pushed(graphs[member % len(graphs)], member) for member in range(count)]
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from larq_ensemble.convert.flatbuffer import operator_names, schema
 from larq_ensemble.convert.packing import table_key
-from larq_ensemble.runtime.file import PREFIX, REST
+from larq_ensemble.runtime.file import REST, TRUNK
 
 #: More than an operation for each number that is read. A prefix without such an operator would
 #: save no more than it takes to hand its outputs on.
@@ -55,7 +55,7 @@ def add_prefix(model: Any, members: int) -> None:
     features = {
         f"features_{number}".encode(): index for number, index in enumerate(division.features)
     }
-    _add(model, graphs[0], PREFIX, division.prefix, image, features)
+    _add(model, graphs[0], TRUNK, division.prefix, image, features)
     model.subgraphs[-1].tensors = _with_room(model.subgraphs[-1])
     for number, (graph, signature) in enumerate(zip(graphs, signatures, strict=True)):
         _add(
@@ -87,14 +87,14 @@ def complete_graphs(model: Any) -> list[Any]:
 def prefix_graph(model: Any) -> Any | None:
     """The graph of what members have in common; `None` if there is none."""
     for signature in model.signatureDefs or []:
-        if signature.signatureKey == PREFIX.encode():
+        if signature.signatureKey == TRUNK.encode():
             return model.subgraphs[signature.subgraphIndex]
     return None
 
 
 def _is_part(signature: Any) -> bool:
     key = (signature.signatureKey or b"").decode()
-    return key in (PREFIX, REST) or key.startswith(f"{REST}_")
+    return key in (TRUNK, REST) or key.startswith(f"{REST}_")
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
-"""How many members a budget allows: the one place where a power mode or a time becomes a number."""
+"""From a budget, a power mode or a latency, to the number of members that answer."""
 
 from __future__ import annotations
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.registry import Registry
 
-#: Power mode -> share of the members that answer, at least one. The names are those of Linux's
-#: power profiles; `balanced` is half, because the first half of the members brings most of what
-#: all of them bring.
+#: Power mode -> share of the members that answer. The names are those of Linux's power profiles.
+#: `balanced` is half, because the first half of the members brings most of the gain in accuracy.
 POWER_MODES: Registry[float] = Registry("power mode")
 POWER_MODES.register("power-saver", 0.0)
 POWER_MODES.register("balanced", 0.5)
@@ -15,10 +14,14 @@ POWER_MODES.register("performance", 1.0)
 
 
 def members_for_power(power_mode: str, total: int) -> int:
-    """The members that answer in a power mode: `ceil(share * total)`, at least 1.
+    """The number of members that answer in a power mode: `ceil(share * total)`, at least 1.
+
+    # Arguments
+        power_mode: a name of `POWER_MODES`.
+        total: M, the members there are.
 
     # Raises
-        UnknownNameError: for a mode that isn't known.
+        UnknownNameError: for an unknown mode.
     """
     share = POWER_MODES[power_mode]
     return max(1, -int(-share * total // 1))
@@ -27,13 +30,15 @@ def members_for_power(power_mode: str, total: int) -> int:
 def members_for_latency(
     max_latency_ms: float, member_ms: float, total: int, image_ms: float = 0
 ) -> int:
-    """The members that fit into a time an image, at least 1 and at most `total`.
+    """The number of members that answer for an image within a latency, from 1 to `total`.
+
+        members = floor((max_latency_ms - image_ms) / member_ms)
 
     # Arguments
-        max_latency_ms: the time, in milliseconds.
-        member_ms: what one member takes on this device, in milliseconds.
-        total: how many members there are.
-        image_ms: what is computed once an image for all members takes.
+        max_latency_ms: latency of an image, in milliseconds.
+        member_ms: time of one member on this device, in milliseconds.
+        total: M, the members there are.
+        image_ms: time of the shared trunk, in milliseconds.
 
     # Raises
         EnsembleError: if `max_latency_ms` is not a positive number.

@@ -1,14 +1,15 @@
-"""Fitting what a cascade needs on held-out images: a temperature and a threshold for each m.
+"""Fitting a cascade on held-out images: a temperature and a threshold for each number of members m.
 
 Temperatures minimize the negative log-likelihood of the labels. Thresholds minimize
 
-    mean over images of  loss(m) + price * m,    m = the members that the cascade takes,
+    mean over images of  loss(m) + price * m,    m = the members that run for the image,
 
-where loss(m) = q(c_M) - q(c_m): q is the calibrated prediction of all M members, c_m the class
-that the first m choose. By q, that is the chance of being right that is lost by stopping early.
-It takes far fewer images to estimate than a difference of accuracies does, because an image says
-more by its q than by its one label. Each price gives a point on the frontier of accuracy
-against members; the one that meets the wish is written into the file.
+where loss(m) = q(c_M) - q(c_m): q is the calibrated prediction of all M members, and c_m the class
+that the first m predict. So loss(m) is the expected accuracy that is lost by stopping after m
+members, according to q. Estimating it takes far fewer images than a difference of accuracies,
+because q holds more information about an image than its label. Each price gives one point on the
+frontier of accuracy against members. The point that meets the user's limit is written into the
+file.
 
 ```python
 calibration = calibrate("ensemble.tflite", images, labels, mean_members=2)  # held-out images
@@ -34,22 +35,22 @@ from larq_ensemble.runtime.file import read_bytes, with_metadata
 from larq_ensemble.runtime.interpreter import EnsembleInterpreter
 from larq_ensemble.runtime.metrics import negative_log_likelihood, top_k_accuracy
 
-#: Loss in accuracy, in points, that is accepted where nothing else is asked for.
+#: Default limit of the loss in accuracy, in percentage points.
 ACCURACY_LOSS = 0.2
-_PRICES = np.geomspace(1e-5, 1, 61)  # accuracy (0..1) a member
+_PRICES = np.geomspace(1e-5, 1, 61)  # of a member, in accuracy (0..1)
 _TEMPERATURES = (0.01, 100.0)
-_DIGITS = 4  # of what is written into the file
+_DIGITS = 4  # of temperatures and thresholds in the file
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A cascade and what it did on the images it was fitted on.
+    """A cascade and its results on the images it was fitted on.
 
     # Arguments
-        cascade: its thresholds.
-        mean_members: how many members an image takes, on average.
-        expected_loss: points of top-1 lost against all members, by the calibrated prediction of
-            all; 0 or more.
+        cascade: the thresholds.
+        mean_members: the mean number of members that run for an image.
+        expected_loss: the loss of top-1 against all members in percentage points, as expected by
+            the calibrated prediction of all members; 0 or more.
     """
 
     cascade: Cascade
@@ -59,12 +60,12 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class Score:
-    """What a cascade, or a fixed number of members, does on labelled images.
+    """The results of a cascade, or of a fixed number of members, on labelled images.
 
     # Arguments
-        mean_members: how many members an image takes, on average.
+        mean_members: the mean number of members that run for an image.
         top1: accuracy in percent.
-        stopped: share (0..1) of the images that took 1, 2, ... M members.
+        stopped: the share (0..1) of images for which 1, 2, ... M members ran.
     """
 
     mean_members: float
@@ -74,13 +75,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was fitted.
+    """The fitted temperatures and cascades.
 
     # Arguments
         scheme, weights: how the members are combined.
-        temperatures: one for each number of members, M of them.
-        frontier: from all members always to one always, each point with fewer members.
-        chosen: the point of the frontier that meets the wish.
+        temperatures: for each number of members, from 1 to M.
+        frontier: points with ever fewer members, from all members for every image to one.
+        chosen: the point of the frontier that meets the limit.
     """
 
     scheme: str
@@ -94,7 +95,7 @@ class Calibration:
         return cascade.calibrated_prediction(logits, self.scheme, self.weights, self.temperatures)
 
     def score(self, logits: np.ndarray, labels: np.ndarray, point: OperatingPoint) -> Score:
-        """What a point of the frontier does on other images.
+        """The results of a point of the frontier on other images.
 
         # Arguments
             logits: of all members, `[M, n, classes]`.
@@ -117,7 +118,7 @@ class Calibration:
         )
 
     def score_fixed(self, logits: np.ndarray, labels: np.ndarray, members: int) -> Score:
-        """What the first so many members do, always all of them."""
+        """The results of the first `members` members, all of them for every image."""
         stopped = np.eye(len(logits))[members - 1]
         top1 = top_k_accuracy(self.predict(logits[:members]), labels, k=1)
         return Score(float(members), top1, tuple(stopped.tolist()))
@@ -134,16 +135,18 @@ def calibrate(
 ) -> Calibration:
     """Fits temperatures and thresholds of an ensemble file and writes them into its metadata.
 
-    Everything else in the file stays as it was. The file is replaced at once or not at all.
+    Nothing else in the file changes. The file is replaced atomically.
 
     # Arguments
-        path: the `.tflite` that `larq-ensemble convert` wrote.
-        images: as for `EnsembleInterpreter.predict`, none of them trained on: on those that were,
-            the ensemble is surer than it is right.
+        path: the `.tflite` file that `larq-ensemble convert` wrote.
+        images: as for `EnsembleInterpreter.predict`. They must not be training images, on which
+            the ensemble is overconfident.
         labels: class indices `[n]`.
-        accuracy_loss: stop as early as loses no more than so many points of top-1 against all
-            members; 0.2 if `mean_members` isn't given either.
-        mean_members: lose as little as an average of so many members allows.
+        accuracy_loss: the largest expected loss of top-1 against all members, in percentage
+            points. The cascade with the fewest members on average within it is chosen. The default
+            is 0.2.
+        mean_members: instead of `accuracy_loss`: the largest mean number of members. The cascade
+            with the least expected loss within it is chosen.
         threads: of the interpreter.
 
     # Raises
@@ -186,7 +189,7 @@ def fit(
         accuracy_loss, mean_members: as for `calibrate`.
 
     # Raises
-        EnsembleError: if the labels don't fit the logits, or the wish can't be.
+        EnsembleError: if the labels don't fit the logits, or a limit is out of range.
     """
     labels, total = np.asarray(labels), len(logits)
     images, classes = combine(logits, scheme, weights).shape
@@ -259,13 +262,14 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, scheme: str) 
 
 
 def fit_frontier(predictions: np.ndarray) -> list[OperatingPoint]:
-    """The best cascade for each of a range of prices of a member.
+    """The best cascade for each price of a member.
 
     # Arguments
-        predictions: calibrated probabilities of the first m members, `[M, n, classes]`.
+        predictions: calibrated probabilities of the first m members, for each m:
+            `[M, n, classes]`.
 
     # Returns
-        From all members always to one always, without points that another one beats.
+        The Pareto frontier, from all members for every image to one.
     """
     total, images, _ = predictions.shape
     chosen, final = predictions.argmax(axis=-1), predictions[-1]
@@ -273,7 +277,7 @@ def fit_frontier(predictions: np.ndarray) -> list[OperatingPoint]:
     margins = log_margin(predictions[:-1])
     points = [_point([None] * (total - 1), margins, loss)]
     for price in _PRICES:
-        # From the last point on: a higher price stops a little earlier.
+        # A higher price stops a little earlier than the last one.
         start = points[-1].cascade.thresholds
         points.extend(
             _point(thresholds, margins, loss)
@@ -291,42 +295,43 @@ def fit_frontier(predictions: np.ndarray) -> list[OperatingPoint]:
 def _descend(
     start: Sequence[float | None], margins: np.ndarray, loss: np.ndarray, price: float
 ) -> Iterator[list[float | None]]:
-    """Coordinate descent: each threshold in turn at its best, exactly, until nothing is gained.
+    """Coordinate descent: sets one threshold after another to its exact optimum.
 
     # Arguments
-        start: thresholds, M - 1 of them.
-        margins: log margins `[M - 1, n]`.
-        loss: of stopping after each number of members, `[M, n]`.
+        start: M - 1 thresholds.
+        margins: log margins after m members, `[M - 1, n]`.
+        loss: of stopping after m members, `[M, n]`.
         price: of a member, in units of the loss.
 
     # Returns
-        The thresholds after each step.
+        The thresholds after each step, until the cost no longer falls.
     """
     total, images = loss.shape
     cost = loss + price * np.arange(1, total + 1)[:, np.newaxis]
     thresholds, least = list(start), np.inf
     while True:
-        arriving = _arriving(thresholds, margins)
-        now = float(cost[arriving.sum(axis=0) - 1, np.arange(images)].sum())
-        # Rounded thresholds may move for ever without a gain.
+        runs = _runs(thresholds, margins)
+        now = float(cost[runs.sum(axis=0) - 1, np.arange(images)].sum())
+        # Because thresholds are rounded, they could move for ever without a gain.
         if now >= least:
             return
         least = now
-        cost_of_going_on = cost[-1]
+        cost_of_continuing = cost[-1]
         for m in reversed(range(total - 1)):
-            here = arriving[m]
-            thresholds[m] = _best_threshold(margins[m, here], (cost[m] - cost_of_going_on)[here])
+            here = runs[m]
+            thresholds[m] = _best_threshold(margins[m, here], (cost[m] - cost_of_continuing)[here])
             yield list(thresholds)
-            cost_of_going_on = np.where(stops(thresholds[m], margins[m]), cost[m], cost_of_going_on)
+            stopped = stops(thresholds[m], margins[m])
+            cost_of_continuing = np.where(stopped, cost[m], cost_of_continuing)
 
 
 def _best_threshold(margins: np.ndarray, gains: np.ndarray) -> float | None:
-    """The threshold at and above which the sum of `gains` is least; `None`: above all of them."""
+    """The threshold t with the least sum of `gains` over `margins >= t`; `None`: the empty sum."""
     if not len(margins):
         return None
     order = np.argsort(-margins, kind="stable")
     margins, sums = margins[order], np.cumsum(gains[order])
-    # Images of the same margin stop together.
+    # Images of the same margin stop together, so only the last of them can be the end.
     ends = np.flatnonzero(np.append(margins[:-1] != margins[1:], True))
     last = int(ends[sums[ends].argmin()])
     if sums[last] >= 0:
@@ -336,17 +341,17 @@ def _best_threshold(margins: np.ndarray, gains: np.ndarray) -> float | None:
     return round(float(margins[last] + margins[last + 1]) / 2, _DIGITS)
 
 
-def _arriving(thresholds: Sequence[float | None], margins: np.ndarray) -> np.ndarray:
-    """Which images need member m + 1, bool `[M, n]`: all need the first."""
-    going_on = [~stops(t, row)[np.newaxis] for t, row in zip(thresholds, margins)]
-    all_of_them = np.ones((1, margins.shape[1]), bool)
-    return np.logical_and.accumulate(np.concatenate([all_of_them, *going_on]))
+def _runs(thresholds: Sequence[float | None], margins: np.ndarray) -> np.ndarray:
+    """For which images each member runs, bool `[M, n]`: the first runs for all."""
+    unfinished = [~stops(t, row)[np.newaxis] for t, row in zip(thresholds, margins)]
+    first = np.ones((1, margins.shape[1]), bool)
+    return np.logical_and.accumulate(np.concatenate([first, *unfinished]))
 
 
 def _point(
     thresholds: Sequence[float | None], margins: np.ndarray, loss: np.ndarray
 ) -> OperatingPoint:
-    members = _arriving(thresholds, margins).sum(axis=0)
+    members = _runs(thresholds, margins).sum(axis=0)
     lost = loss[members - 1, np.arange(loss.shape[1])]
     return OperatingPoint(
         Cascade(tuple(thresholds)), float(members.mean()), 100 * float(lost.mean())

@@ -1,10 +1,11 @@
-"""The adaptive cascade: members one by one, until the prediction is sure. NumPy only.
+"""The adaptive cascade: members run one by one until the prediction is confident, in NumPy.
 
-Most images need few members. After each member the running prediction of those so far is
-calibrated by the temperature of that many members; an image on which it is sure enough is done,
-and only the others are given to the next member.
+Most images need few members. After m members, the combined prediction of the first m is calibrated
+by their temperature. Images whose log margin reaches the threshold of m are finished; the next
+member runs on the others only.
 
-What is fitted here by `larq_ensemble.runtime.calibration` stands in the file's metadata.
+`larq_ensemble.runtime.calibration` fits temperatures and thresholds and writes them into the file's
+metadata.
 
 # References
     - Guo et al. 2017, [On calibration of modern neural networks](https://arxiv.org/abs/1706.04599).
@@ -29,24 +30,23 @@ from larq_ensemble.runtime.combination import (
     softmax,
 )
 
-# Logits of many members, summed, leave little to the last classes: a higher floor would cut there.
+# Sums of many members' logits give some classes tiny probabilities, which a higher floor would cut.
 _TINY = np.finfo(np.float32).tiny
 
-#: The one rule there is: how far the first class is ahead of the second.
+#: The only rule: by the log margin between the two most probable classes.
 RULE = "log_margin"
 
 
 def calibrated(probabilities: np.ndarray, scheme: str, temperature: float) -> np.ndarray:
-    r"""Combined probabilities at another temperature: \\( \mathrm{softmax}(s / T) \\).
+    r"""Temperature scaling of combined probabilities: \\( \mathrm{softmax}(s / T) \\).
 
-    s = ln p, so where logits are averaged or summed this is temperature scaling of the combined
-    logits. Where votes are counted s is the share of votes, since most shares are 0. The order of
-    the classes stays.
+    s = ln p, so for mean and sum of logits this scales the combined logits. For votes, s is the
+    share of votes, because most shares are 0. The order of the classes stays.
 
     # Arguments
-        probabilities: floats `[..., classes]`, as `combine` gives them.
+        probabilities: floats `[..., classes]`, as `combine` returns them.
         scheme: a name of `COMBINATIONS`.
-        temperature: T > 0; above 1 makes less sure (for votes, of any size).
+        temperature: T > 0. Except for votes, T > 1 makes the prediction less confident.
 
     # Returns
         float32 `[..., classes]`, rows sum to 1.
@@ -55,16 +55,16 @@ def calibrated(probabilities: np.ndarray, scheme: str, temperature: float) -> np
 
 
 def scores(probabilities: np.ndarray, scheme: str) -> np.ndarray:
-    """What a temperature divides: ln p, or the share where votes are counted."""
+    """The scores s that a temperature divides: ln p, or the share of votes."""
     if COMBINATIONS[scheme] is share_of_votes:
         return probabilities
     return np.log(np.maximum(probabilities, _TINY))
 
 
 def log_margin(probabilities: np.ndarray) -> np.ndarray:
-    """`ln p_first - ln p_second` of the two likeliest classes; 0 where there is one class.
+    """`ln p_first - ln p_second` of the two most probable classes; 0 for a single class.
 
-    Where logits are combined it is their difference, so a device needs no softmax.
+    For combined logits it is their difference, so a device needs no softmax.
 
     # Arguments
         probabilities: floats `[..., classes]`.
@@ -78,15 +78,15 @@ def log_margin(probabilities: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cascade:
-    """When the running prediction is sure enough.
+    """After how many members an image is finished.
 
     # Arguments
-        thresholds: for m = 1 to M - 1 members: stop if the log margin of their calibrated
-            prediction is at least this; `None`: never stop there.
-        rule: `"log_margin"`; named so that a later rule is not taken for this one.
+        thresholds: for m = 1 to M - 1: an image is finished after m members if the log margin of
+            their calibrated prediction is at least the threshold; `None`: never.
+        rule: `"log_margin"`. It is stored so that older readers refuse a later rule.
 
     # Raises
-        EnsembleError: for another rule, or thresholds that aren't numbers or `None`.
+        EnsembleError: for another rule, or thresholds that are neither numbers nor `None`.
     """
 
     thresholds: tuple[float | None, ...]
@@ -114,10 +114,10 @@ class Cascade:
 
     @classmethod
     def from_json(cls, values: Any) -> Cascade:
-        """The cascade in a file's metadata.
+        """Reads the cascade in a file's metadata.
 
         # Raises
-            EnsembleError: if it is none.
+            EnsembleError: if the values are no cascade.
         """
         if not isinstance(values, Mapping) or not isinstance(values.get("thresholds"), list):
             raise EnsembleError(
@@ -126,25 +126,25 @@ class Cascade:
         return cls(tuple(values["thresholds"]), values.get("rule", ""))
 
     def first(self, members: int) -> Cascade:
-        """The cascade of so many members: it stops where it did, at the latest at the last one."""
+        """The cascade of the first `members` members, with the same thresholds."""
         return dataclasses.replace(self, thresholds=self.thresholds[: members - 1])
 
-    def is_sure(self, margins: np.ndarray, members: int) -> np.ndarray:
-        """Which of the images are done after so many members, by their log margins `[n]`."""
+    def finished(self, margins: np.ndarray, members: int) -> np.ndarray:
+        """Which images are finished after `members` members: log margins `[n]` -> bool `[n]`."""
         return stops(self.thresholds[members - 1], margins)
 
 
 def stops(threshold: float | None, margins: np.ndarray) -> np.ndarray:
-    """Which of the images `[n]` are at a threshold or above it; `None`: none is."""
+    """`margins >= threshold`, bool `[n]`; all false for the threshold `None`."""
     return np.zeros(margins.shape, bool) if threshold is None else margins >= threshold
 
 
 class AdaptivePrediction(NamedTuple):
-    """What a cascade says of n images.
+    """The predictions of a cascade for n images.
 
     # Arguments
         probabilities: float32 `[n, classes]`, rows sum to 1.
-        members: int `[n]`, how many members each image took.
+        members: int `[n]`, the number of members that ran for each image.
     """
 
     probabilities: np.ndarray
@@ -160,29 +160,29 @@ def run_cascade(
     classes: int,
     members: int,
 ) -> AdaptivePrediction:
-    """Runs member after member on the images that are not done.
+    """Runs one member after another, each on the images that are not finished.
 
     # Arguments
-        cascade: when to stop.
+        cascade: the thresholds.
         member_logits: (member, indices `[k]` of images) -> float32 `[k, classes]`.
         probabilities_of: logits `[m, k, classes]` of the first m members -> their calibrated
             prediction `[k, classes]`.
-        images, classes: shape of the answer.
-        members: at most so many; the last one stops for good.
+        images, classes: numbers of images and of classes.
+        members: the largest number of members to run.
     """
     answer = AdaptivePrediction(np.empty((images, classes), np.float32), np.zeros(images, int))
-    undecided = np.arange(images)
+    waiting = np.arange(images)
     logits: list[np.ndarray] = []
     for count in range(1, members + 1):
-        logits.append(member_logits(count - 1, undecided))
+        logits.append(member_logits(count - 1, waiting))
         running = probabilities_of(np.stack(logits))
-        answer.probabilities[undecided] = running
-        answer.members[undecided] = count
+        answer.probabilities[waiting] = running
+        answer.members[waiting] = count
         if count == members:
             break
-        going_on = ~cascade.is_sure(log_margin(running), count)
-        undecided, logits = undecided[going_on], [rows[going_on] for rows in logits]
-        if not len(undecided):
+        unfinished = ~cascade.finished(log_margin(running), count)
+        waiting, logits = waiting[unfinished], [rows[unfinished] for rows in logits]
+        if not len(waiting):
             break
     return answer
 
@@ -193,12 +193,12 @@ def calibrated_prediction(
     weights: Sequence[float] | None,
     temperatures: Sequence[float] | None,
 ) -> np.ndarray:
-    """The prediction of m members, calibrated if there are temperatures.
+    """The combined prediction of the first m members, calibrated if there are temperatures.
 
     # Arguments
         logits: floats `[m, n, classes]`, m > 0.
         scheme, weights: as for `combine`.
-        temperatures: one for each number of members, or `None`.
+        temperatures: for each number of members, from 1 on; `None`: not calibrated.
 
     # Returns
         float32 `[n, classes]`, rows sum to 1.

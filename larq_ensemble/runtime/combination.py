@@ -1,6 +1,7 @@
-"""How the members' logits become one prediction: NumPy only, the single place where it is defined.
+"""Combining the members' logits into one prediction, in NumPy.
 
-The Keras ensemble's `Combine` layer, the runtime and the evaluation all agree with these functions.
+These functions are the reference: the Keras ensemble's `Combine` layer, the runtime and the
+evaluation agree with them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.registry import Registry
 
-#: The largest float. Metadata may hold integers beyond it, which NumPy can't compute with.
+#: The largest float. JSON may hold larger integers, with which NumPy can't compute.
 LARGEST = sys.float_info.max
 
 Combination = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -24,7 +25,7 @@ COMBINATIONS: Registry[Combination] = Registry("scheme")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """`exp(z_k) / sum_j exp(z_j)` over the last axis, shifted by the maximum so nothing overflows.
+    """`exp(z_k) / sum_j exp(z_j)` over the last axis; the maximum is subtracted first.
 
     # Arguments
         logits: floats `[..., classes]`.
@@ -37,29 +38,29 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def mean_of_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """`softmax(mean_i z_i)`, the output of feature fusion (Kim et al. 2022, Fig. 2)."""
+    """`softmax(mean_i z_i)`: feature fusion (Kim et al. 2022, Fig. 2)."""
     return softmax(_mean(logits, weights))
 
 
 def sum_of_logits(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """`softmax(sum_i w_i z_i)`: gradient boosting, whose weights are its shrinkage."""
+    """`softmax(sum_i w_i z_i)`: gradient boosting; the weights are its shrinkage."""
     return softmax(np.tensordot(weights, logits, 1))
 
 
 def mean_of_softmaxes(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """`mean_i softmax(z_i)`: soft voting, also the combination of bagging."""
+    """`mean_i softmax(z_i)`: soft voting and bagging."""
     return _mean(softmax(logits), weights)
 
 
 def share_of_votes(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """`mean_i onehot(argmax z_i)`: majority voting; on a tie the lowest class index comes first."""
+    """`mean_i onehot(argmax z_i)`: majority voting; of tied classes the lowest index wins."""
     votes = logits.argmax(axis=-1)
     return _mean(np.eye(logits.shape[-1], dtype=np.float32)[votes], weights)
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """`sum_i w_i v_i / sum_i w_i`."""
-    # Divided at the end, so that equal votes of equal weights stay equal.
+    # Dividing last keeps equal votes of equal weights equal.
     return np.tensordot(weights, values, 1) / weights.sum()
 
 
@@ -83,19 +84,19 @@ COMBINATIONS.register("soft_boosting", sum_of_logits)
 
 
 def combine(logits: np.ndarray, scheme: str, weights: Sequence[float] | None = None) -> np.ndarray:
-    """Class probabilities of an ensemble from its members' logits.
+    """The class probabilities of an ensemble, from its members' logits.
 
     # Arguments
         logits: floats `[members, n, classes]`, at least one member.
         scheme: a name of `COMBINATIONS`.
-        weights: how much each member counts, positive; `None`: all 1. There may be more weights
-            than members: those of the first m members are the first m.
+        weights: a positive weight for each member; `None`: all 1. Further weights are ignored, so
+            the weights of all M members also serve the first m.
 
     # Returns
         float32 `[n, classes]`, rows sum to 1.
 
     # Raises
-        UnknownNameError: for a scheme that isn't known.
+        UnknownNameError: for an unknown scheme.
         EnsembleError: if `logits` is not of rank 3 or has no members or no classes, or if there
             are fewer weights than members.
     """

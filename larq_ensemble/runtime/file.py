@@ -1,8 +1,8 @@
-"""Reading what the runtime needs out of a `.tflite` file, every access checked against its end.
+"""Reading and checking the `.tflite` file of an ensemble, without TensorFlow.
 
-LCE's interpreter is C++ that trusts the file: a damaged one may end the process. So the file is
-looked through here first, without TensorFlow and without generated code, and its checksum is
-compared; what passes can be handed on.
+LCE's interpreter is C++ code that trusts the file: a damaged file may end the process. So this
+module checks the file first: its checksum, every offset that it follows, and that the graphs are
+those of the layout. It reads the flatbuffer without generated code.
 
 # References
     - [FlatBuffer internals](https://flatbuffers.dev/internals/)
@@ -21,25 +21,26 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
 
 IDENTIFIER = b"TFL3"
-#: TFLite and XNNPACK read constants in vector registers: their start must be a multiple of this.
+#: Constants start at multiples of so many bytes, because TFLite and XNNPACK read them with vector
+#: instructions.
 ALIGNMENT = 16
 _DIGEST_KEY = b'"sha256":"'
 _DIGEST_LENGTH = 64
-#: Where the root table has them, as byte offsets in its vtable.
+#: Fields of the root table, as byte offsets in its vtable.
 _SUBGRAPHS, _SIGNATURES = 8, 18
-#: Where a SignatureDef has them.
+#: Fields of a SignatureDef.
 _SIGNATURE_KEY, _SUBGRAPH_INDEX = 8, 12
-#: Signature of what is computed once an image, and the start of those of what is left to do then.
-PREFIX, REST = "prefix", "rest"
+#: Signature keys of the shared trunk and of the rest of a member, in some layouts with a number.
+TRUNK, REST = "prefix", "rest"
 
 
 @dataclass(frozen=True)
 class Subgraph:
-    """A graph of the file with the names of its inputs and outputs.
+    """A graph of the file.
 
     # Arguments
         index: its number in the file.
-        inputs, outputs: position of each by its name, in the order of the interpreter.
+        inputs, outputs: the position of each in the interpreter, by its name in the signature.
     """
 
     index: int
@@ -49,36 +50,37 @@ class Subgraph:
 
 @dataclass(frozen=True)
 class EnsembleFile:
-    """A converted ensemble, found whole.
+    """A converted ensemble whose file has been checked.
 
     # Arguments
         data: the bytes of the file.
-        metadata: what the file says of itself.
-        graphs: from the image to the logits: one, or in the layout `"subgraphs"` one a member.
-            Inputs are `image` and in the layout `"indexed"` also `member`, outputs `logits` or in
-            the layout `"branches"` a `logits_0` and so on for each member.
-        prefix: what is the same for all members, from `image` to some `features_0` and so on;
-            `None` if the file has no such graph.
-        rests: what is left of each of `graphs` behind the prefix.
+        metadata: the file's metadata.
+        graphs: the complete graphs, from the image to the logits: one, or in the layout
+            `"subgraphs"` one a member. Inputs are `image`, and in the layout `"indexed"` also
+            `member`. Outputs are `logits`, or in the layout `"branches"` `logits_0`, `logits_1`
+            and so on.
+        trunk: the graph that all members of an image share, from `image` to `features_0` and so
+            on; `None` if the file has none.
+        rests: for each of `graphs`, the rest of it after the trunk.
     """
 
     data: bytes
     metadata: EnsembleMetadata
     graphs: tuple[Subgraph, ...]
-    prefix: Subgraph | None = None
+    trunk: Subgraph | None = None
     rests: tuple[Subgraph, ...] = ()
 
     @property
     def member_graphs(self) -> tuple[Subgraph, ...]:
-        """What has to run for each member, behind the prefix where there is one."""
+        """The graphs to run for each member: after the trunk if there is one, else complete."""
         return self.rests or self.graphs
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The content of a `.tflite` file of whatever origin.
+    """Reads any `.tflite` file.
 
     # Raises
-        EnsembleError: if there is no such file, it can't be read, or it is no TFLite flatbuffer.
+        EnsembleError: if the file is missing, can't be read, or is no TFLite flatbuffer.
     """
     try:
         data = Path(path).read_bytes()
@@ -100,7 +102,7 @@ def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:
     """Reads and checks the file of a converted ensemble.
 
     # Raises
-        EnsembleError: as `read_bytes`, and if the file is damaged, or a model of other origin.
+        EnsembleError: as `read_bytes`, and if the file is damaged or holds no ensemble.
     """
     data = read_bytes(path)
     try:
@@ -124,24 +126,24 @@ def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:
         ) from error
     start, end = blob
     metadata = EnsembleMetadata.from_json(data[start:end])
-    file = _arranged(data, metadata, signatures)
-    # The complete graphs come first, so that tools which run the first graph run a member.
-    parts = () if file is None else (*file.graphs, *filter(None, [file.prefix]), *file.rests)
+    file = _with_roles(data, metadata, signatures)
+    # The complete graphs come first, so that tools that run the first graph run a member.
+    parts = () if file is None else (*file.graphs, *filter(None, [file.trunk]), *file.rests)
     if file is None or [part.index for part in parts] != [*range(graphs)]:
         raise EnsembleError(
-            f"{str(path)!r} doesn't have the layout {metadata.layout!r} that it says it has. "
+            f"{str(path)!r} doesn't have the graphs of its layout {metadata.layout!r}. "
             "Convert it again."
         )
     return file
 
 
 def with_one_subgraph(data: bytes, index: int) -> bytes:
-    """A model with only one of the graphs of a file, and its signature.
+    """Hides all graphs of a file but one, and all signatures but its own.
 
-    The bytes stay where they are: the lists of subgraphs and of signatures are cut to one entry.
+    Every byte stays in its place: the vectors of subgraphs and of signatures get one entry.
 
     # Arguments
-        data: a file that `read_ensemble` found whole.
+        data: a file that `read_ensemble` accepted.
         index: the number of the graph.
     """
     root = _Table.root(data)
@@ -153,15 +155,15 @@ def with_one_subgraph(data: bytes, index: int) -> bytes:
         start, _ = root.vector(slot, 4)
         at = start + 4 * entry
         (offset,) = struct.unpack_from("<I", data, at)
-        # The vector's length, and the table's distance from where the entry stands.
+        # The vector's length, and the offset of the table from its only entry.
         struct.pack_into("<II", shorter, start - 4, 1, at + offset - start)
     return bytes(shorter)
 
 
-def _arranged(
+def _with_roles(
     data: bytes, metadata: EnsembleMetadata, signatures: dict[str, Subgraph]
 ) -> EnsembleFile | None:
-    """The graphs by what they are for; `None` if they are others than the layout has."""
+    """The graphs by their purpose; `None` if they are not those of the layout."""
     members, numbered = range(metadata.members), metadata.layout == "subgraphs"
     keys = [f"member_{member}" for member in members] if numbered else ["serving_default"]
     rest_keys = [f"{REST}_{member}" for member in members] if numbered else [REST]
@@ -169,31 +171,31 @@ def _arranged(
     outputs = {"logits"}
     if metadata.layout == "branches":
         outputs = {f"logits_{member}" for member in members}
-    has_prefix = PREFIX in signatures
-    if set(signatures) != {*keys, *([PREFIX, *rest_keys] if has_prefix else [])}:
+    has_trunk = TRUNK in signatures
+    if set(signatures) != {*keys, *([TRUNK, *rest_keys] if has_trunk else [])}:
         return None
     graphs = tuple(signatures[key] for key in keys)
     if any((set(graph.inputs), set(graph.outputs)) != (inputs, outputs) for graph in graphs):
         return None
-    if not has_prefix:
+    if not has_trunk:
         return EnsembleFile(data, metadata, graphs)
-    prefix, rests = signatures[PREFIX], tuple(signatures[key] for key in rest_keys)
-    known = inputs | set(prefix.outputs)
-    if set(prefix.inputs) != {"image"} or not all(
+    trunk, rests = signatures[TRUNK], tuple(signatures[key] for key in rest_keys)
+    known = inputs | set(trunk.outputs)
+    if set(trunk.inputs) != {"image"} or not all(
         set(rest.inputs) <= known and set(rest.outputs) == outputs for rest in rests
     ):
         return None
-    return EnsembleFile(data, metadata, graphs, prefix, rests)
+    return EnsembleFile(data, metadata, graphs, trunk, rests)
 
 
 def seal(data: bytes) -> bytes:
     """Writes the checksum of a finished ensemble file into its metadata.
 
     # Arguments
-        data: a flatbuffer whose metadata has some `sha256`, as `EnsembleMetadata.to_json` writes.
+        data: a flatbuffer whose metadata has any `sha256`, as `EnsembleMetadata.to_json` writes.
 
     # Returns
-        The same bytes but for the 64 characters of the checksum.
+        The file; only the 64 characters of the checksum differ from `data`.
     """
     blob = _metadata_blob(_Table.root(data))
     if blob is None:
@@ -203,16 +205,16 @@ def seal(data: bytes) -> bytes:
 
 
 def with_metadata(data: bytes, metadata: EnsembleMetadata) -> bytes:
-    """Gives a finished ensemble file other metadata.
+    """Replaces the metadata of a finished ensemble file.
 
-    They are the last vector of the file (see `larq_ensemble.convert.flatbuffer.write_model`), so they may be of
-    another length without moving anything else.
+    The converter writes the metadata as the last vector of the file, so their length may change
+    and nothing else moves.
 
     # Returns
-        A sealed file, equal to `data` up to where the metadata stand.
+        A file with a new checksum, equal to `data` up to the metadata.
 
     # Raises
-        EnsembleError: if something else follows the metadata.
+        EnsembleError: if the metadata are not at the end.
     """
     blob = _metadata_blob(_Table.root(data))
     if blob is None or data[blob[1] :].strip(b"\0"):
@@ -226,10 +228,13 @@ def with_metadata(data: bytes, metadata: EnsembleMetadata) -> bytes:
 
 
 def metadata_of(data: bytes) -> EnsembleMetadata | None:
-    """The metadata of a file read by `read_bytes`; `None` for a model of other origin.
+    """The metadata of a file; `None` if the file holds no ensemble.
+
+    # Arguments
+        data: a file read by `read_bytes`.
 
     # Raises
-        EnsembleError: if what stands there can't be metadata.
+        EnsembleError: if the file is damaged or the metadata are not valid.
     """
     try:
         blob = _metadata_blob(_Table.root(data))
@@ -249,7 +254,7 @@ def _digest(data: bytes, at: int) -> str:
 
 
 def _digest_position(data: bytes, blob: tuple[int, int]) -> int:
-    # The digest is the last key that is written, and class names can't hold a bare quote.
+    # The digest is the last key, and no class name can hold it, because JSON escapes quotes.
     at = data.rfind(_DIGEST_KEY, *blob)
     if at < 0 or at + len(_DIGEST_KEY) + _DIGEST_LENGTH > blob[1]:
         raise _OutOfBounds
@@ -262,7 +267,7 @@ def _digest_matches(data: bytes, blob: tuple[int, int]) -> bool:
 
 
 def _metadata_blob(root: _Table) -> tuple[int, int] | None:
-    """Start and end of the ensemble's metadata in the file."""
+    """Start and end of the ensemble's metadata in the file; `None` if there are none."""
     buffers = root.tables(12)
     for entry in root.tables(16):
         if entry.string(4) == ENTRY.encode():
@@ -276,8 +281,8 @@ def _metadata_blob(root: _Table) -> tuple[int, int] | None:
 def _signatures(root: _Table) -> dict[str, Subgraph]:
     """The graphs that have a signature, by its key.
 
-    The converter orders inputs as it likes (`member` often comes first): only the SignatureDef
-    ties names to tensors.
+    The converter chooses the order of inputs (`member` often comes first). Only the SignatureDef
+    says which tensor has which name.
     """
     graphs, found = root.tables(_SUBGRAPHS), {}
     for signature in root.tables(_SIGNATURES):
@@ -302,7 +307,7 @@ class _OutOfBounds(Exception):
 
 
 class _Table:
-    """A flatbuffer table at byte `at`; a slot is the field's byte offset in the vtable."""
+    """A flatbuffer table at byte `at`. A slot is the byte offset of a field in the vtable."""
 
     def __init__(self, data: bytes, at: int) -> None:
         self._data = data
@@ -333,13 +338,13 @@ class _Table:
         return 0 if at is None else self._read("<I", at)[0]
 
     def overwrite_uint32(self, slot: int, value: int, copy: bytearray) -> None:
-        """Writes a number that is no default into a copy of the data."""
+        """Overwrites a field in a copy of the data; a field with its default has no bytes."""
         at = self._field(slot)
         if at is not None:
             struct.pack_into("<I", copy, at, value)
 
     def vector(self, slot: int, item_bytes: int) -> tuple[int, int]:
-        """Start and end of a vector's items in bytes; empty where the field is missing."""
+        """Start and end of a vector's items, in bytes; equal if the field is missing."""
         at = self._field(slot)
         if at is None:
             return 0, 0

@@ -1,4 +1,4 @@
-"""Image files as what a network takes: NumPy arrays of the right size and channel count."""
+"""Reading image files as inputs of a network: arrays of its height, width and channels."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ _MODES = {1: "L", 3: "RGB"}
 def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) -> np.ndarray:
     """Reads an image file of any format that Pillow knows.
 
-    The image is turned as its EXIF data says and then made to fit as by `fit_image`.
+    The image is rotated as its EXIF data says, then cropped and resized by `fit_image`.
 
     # Arguments
-        path: the file.
+        path: the image file.
         input_shape: `(height, width, channels)`, 1 or 3 channels.
 
     # Returns
         uint8 `[height, width, channels]`.
 
     # Raises
-        EnsembleError: if the file is missing or is no image, or for another number of channels.
+        EnsembleError: if the file is missing or is no image, or if the network doesn't take 1 or 3
+            channels.
     """
     try:
         with Image.open(path) as file:
             return fit_image(ImageOps.exif_transpose(file), input_shape)
     except FileNotFoundError as error:
         raise EnsembleError(f"There is no image file {str(path)!r}: check the path.") from error
-    # A damaged file raises any of these, depending on its format.
+    # Which of these a damaged file raises depends on its format.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise EnsembleError(
             f"Can't read {str(path)!r} as an image ({error}): give a whole PNG, JPEG or other "
@@ -42,11 +43,11 @@ def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) 
 
 
 def fit_image(image: Image.Image, input_shape: tuple[int, int, int]) -> np.ndarray:
-    """Makes an image what a network takes.
+    """Crops and resizes an image to the input of a network.
 
-    Its middle is cut out in the network's aspect ratio, and that is resized with antialiased
-    bilinear interpolation. Colours become RGB or, for networks with one channel, grey;
-    transparency is dropped.
+    The crop is the largest one in the middle of the image that has the network's aspect ratio. It
+    is resized by antialiased bilinear interpolation. Colors become RGB, or gray for a network with
+    one channel; transparency is dropped.
 
     # Arguments
         image: of any size and mode.
@@ -56,7 +57,7 @@ def fit_image(image: Image.Image, input_shape: tuple[int, int, int]) -> np.ndarr
         uint8 `[height, width, channels]`.
 
     # Raises
-        EnsembleError: for another number of channels.
+        EnsembleError: if the network doesn't take 1 or 3 channels.
     """
     height, width, channels = input_shape
     if channels not in _MODES:
@@ -64,7 +65,7 @@ def fit_image(image: Image.Image, input_shape: tuple[int, int, int]) -> np.ndarr
             f"Images have 1 or 3 channels, this network takes {channels}: "
             "call EnsembleInterpreter.predict with arrays instead."
         )
-    # 16 bits a pixel would be clipped to 255 instead of scaled.
+    # Pillow would clip 16-bit pixels to 255 instead of scaling them.
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     fitted = ImageOps.fit(

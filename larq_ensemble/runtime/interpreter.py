@@ -1,19 +1,19 @@
-"""Running a converted ensemble with as many members as the moment allows, without TensorFlow.
+"""Running a converted ensemble with a changing number of members, without TensorFlow.
 
 ```python
 ensemble = EnsembleInterpreter("ensemble.tflite", members=3)
 ensemble.predict(images)  # uint8 [n, height, width, channels] -> float32 [n, classes]
-ensemble.members = 1  # low battery: a third of the work from the next call on
-ensemble.set_budget(max_latency_ms=20)  # or as many members as this device runs in that time
-ensemble.predict(images, adaptive=True)  # or as many as each image needs
+ensemble.members = 1  # low battery: a third of the work, from the next call on
+ensemble.set_budget(max_latency_ms=20)  # as many members as this device runs in 20 ms
+ensemble.predict(images, adaptive=True)  # as many members as each image needs
 ```
 
-A batch is run image by image: the graph in the file takes one, as a camera gives them.
+Batches run image by image, because the graphs in the file take one image, as a camera gives it.
 
-An interpreter is for one thread at a time; give each thread its own, they are small. LCE's Python
-binding holds Python's lock while it runs, so threads take turns: to use several cores raise
-`threads`, or start processes. It also copies the file's bytes, so mapping the file into memory
-would save nothing here; in C++ `FlatBufferModel::BuildFromFile` maps it.
+An interpreter serves one thread at a time, so give each thread its own. LCE's Python binding holds
+the global interpreter lock while it runs: to use several cores, raise `threads` or start
+processes. The binding also copies the file's bytes, so mapping the file into memory would save
+nothing; in C++, `FlatBufferModel::BuildFromFile` maps it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -39,19 +38,19 @@ from larq_ensemble.runtime.metadata import EnsembleMetadata
 
 
 class EnsembleInterpreter:
-    """An ensemble file with Larq Compute Engine's kernels.
+    """Runs an ensemble file with Larq Compute Engine (LCE).
 
     # Arguments
-        path: the `.tflite` that `larq-ensemble convert` wrote.
-        members: how many members answer, the first ones of the file; `None` for all.
-        threads: threads of a convolution.
+        path: the `.tflite` file that `larq-ensemble convert` wrote.
+        members: number of members that answer, the first ones of the file; `None`: all.
+        threads: number of threads of a convolution.
         max_latency_ms, power_mode: instead of `members`, as for `set_budget`.
-        kernel: LCE's kernel of binary convolutions, `"indirect"` or `"default"`, which compute the
-            same; `None`: the one that is faster here, which is tried out on a blank image.
+        kernel: LCE's kernel of binary convolutions, `"indirect"` or `"default"`, whose results are
+            equal; `None`: the faster one, which is measured on a blank image.
 
     # Raises
-        EnsembleError: if the file is missing, damaged or of other origin, an argument is out of
-            range, or Larq Compute Engine isn't installed.
+        EnsembleError: if the file is missing, damaged or no ensemble, if an argument is out of
+            range, or if Larq Compute Engine can't be loaded.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class EnsembleInterpreter:
 
     @property
     def metadata(self) -> EnsembleMetadata:
-        """What the file says of itself."""
+        """The file's metadata."""
         return self._metadata
 
     @property
@@ -83,37 +82,37 @@ class EnsembleInterpreter:
 
     @property
     def classes(self) -> int:
-        """How many classes a prediction has."""
+        """Number of classes."""
         return self._metadata.classes
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """One name a class, or `None` where the data set had none."""
+        """One name a class; `None` if the file has no names."""
         return self._metadata.class_names
 
     @property
     def scheme(self) -> str:
-        """How members are combined, a name of `larq_ensemble.runtime.combination.COMBINATIONS`."""
+        """How members are combined: a name of `larq_ensemble.runtime.combination.COMBINATIONS`."""
         return self._metadata.scheme
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        """How much each member of the file counts; `None`: all the same."""
+        """The weight of each member in the combination; `None`: all equal."""
         return self._metadata.weights
 
     @property
     def kernel(self) -> str:
-        """LCE's kernel of binary convolutions that runs, `"indirect"` or `"default"`."""
+        """LCE's kernel of binary convolutions in use, `"indirect"` or `"default"`."""
         return self._interpreter.kernel
 
     @property
     def max_members(self) -> int:
-        """How many members the file holds."""
+        """Number of members in the file."""
         return self._metadata.members
 
     @property
     def members(self) -> int:
-        """How many members answer, the first ones of the file; may be set between calls."""
+        """Number of members that answer, the first ones of the file; can be set between calls."""
         return self._members
 
     @members.setter
@@ -127,16 +126,19 @@ class EnsembleInterpreter:
         max_latency_ms: float | None = None,
         power_mode: str | None = None,
     ) -> None:
-        """Chooses how many members answer from the next call on.
+        """Sets the number of members that answer, from the next call on.
+
+        Without an argument all members answer.
 
         # Arguments
-            members: so many; all, if nothing is given.
-            max_latency_ms: as many as answer for one image within this time, measured on this
-                device now. One member answers even if it takes longer, with a warning.
+            members: the number itself.
+            max_latency_ms: as many members as answer for one image within this time. The time of a
+                member is measured now, on this device. At least one member answers, with a warning
+                if it takes longer.
             power_mode: a name of `larq_ensemble.runtime.budget.POWER_MODES`.
 
         # Raises
-            EnsembleError: if more than one of them is given, or one is out of range.
+            EnsembleError: for more than one argument, or a value out of range.
         """
         given = [value for value in (members, max_latency_ms, power_mode) if value is not None]
         if len(given) > 1:
@@ -160,15 +162,15 @@ class EnsembleInterpreter:
         self.members = self.max_members if members is None else members
 
     def measure_latency_ms(self, repetitions: int = 5) -> float:
-        """What one member takes for one image here and now: the median, in milliseconds.
+        """Measures the time of one member for one image, with the trunk: the median, in ms.
 
-        A run before those that count fills caches and packs the filters. In the layout
-        `"branches"` it is what all of them take.
+        A first run, which packs the filters, doesn't count. In the layout `"branches"` it is the
+        time of all members.
         """
         return sum(self._measured_ms(repetitions))
 
     def _measured_ms(self, repetitions: int = 5) -> tuple[float, float]:
-        """Medians of what an image takes once for all members, and of what one member takes."""
+        """The median times of the trunk and of one member for one image, in ms."""
         image = np.zeros((1, *self.input_shape), np.float32)
         times = np.empty((repetitions + 1, 2))
         for i in range(repetitions + 1):
@@ -181,32 +183,32 @@ class EnsembleInterpreter:
         return float(image_ms), float(member_ms)
 
     def predict(self, images: np.ndarray, *, adaptive: bool = False) -> np.ndarray:
-        """Class probabilities, the members combined as the ensemble was trained.
+        """Predicts class probabilities, with the members combined as the scheme says.
 
-        They are calibrated if `larq-ensemble calibrate` wrote temperatures into the file.
+        The probabilities are calibrated if the file has been (`larq-ensemble calibrate`).
 
         # Arguments
             images: `[n, height, width, channels]`, or one image `[height, width, channels]`, with
-                values 0..255: uint8, or any other integers or floats in that range.
-            adaptive: each image is given to member after member only until the prediction is
-                sure, and to `members` of them at most.
+                raw pixels 0..255: uint8, or other integers or floats in that range.
+            adaptive: run members one by one for each image until the prediction is confident, at
+                most `members` of them. The file must have been calibrated.
 
         # Returns
             float32 `[n, classes]`, rows sum to 1; n = 1 for one image.
 
         # Raises
-            EnsembleError: if `images` has another shape, type or range, or `adaptive` is asked of
-                a file that was not calibrated.
+            EnsembleError: for images of another shape, type or range, or if `adaptive` is not
+                possible with this file.
         """
         if adaptive:
             return self.predict_adaptive(images).probabilities
         return self._predicted(self.predict_logits(images))
 
     def predict_adaptive(self, images: np.ndarray) -> AdaptivePrediction:
-        """As `predict` with `adaptive`, and how many members each image took.
+        """As `predict` with `adaptive`, with the number of members that ran for each image.
 
         # Arguments
-            images: as in `predict`.
+            images: as for `predict`.
 
         # Returns
             `probabilities`, float32 `[n, classes]`, and `members`, int `[n]`.
@@ -222,20 +224,20 @@ class EnsembleInterpreter:
             )
         if not self._interpreter.one_by_one:
             raise EnsembleError(
-                "A file of the layout 'branches' runs all members at once, so adaptive prediction "
-                "would save nothing: convert the run with another layout."
+                "A file with the layout 'branches' computes all members at once, so adaptive "
+                "prediction saves nothing: convert the run with another layout."
             )
         images = self._checked_images(images)
         answer = AdaptivePrediction(
             np.empty((len(images), self.classes), np.float32), np.zeros(len(images), int)
         )
-        for i, image in enumerate(images):  # what members have in common is kept for one image
-            probabilities, members = self._of_one(image, cascade)
+        for i, image in enumerate(images):
+            probabilities, members = self._run_cascade(image, cascade)
             answer.probabilities[i], answer.members[i] = probabilities[0], members[0]
         return answer
 
-    def _of_one(self, image: np.ndarray, cascade: Cascade) -> AdaptivePrediction:
-        """What the cascade says of one checked image."""
+    def _run_cascade(self, image: np.ndarray, cascade: Cascade) -> AdaptivePrediction:
+        """Runs the cascade on one checked image."""
         member_logits = self._interpreter.start(_as_input(image))
         return run_cascade(
             cascade,
@@ -247,27 +249,23 @@ class EnsembleInterpreter:
         )
 
     def predict_logits(self, images: np.ndarray, members: int | None = None) -> np.ndarray:
-        """Each member's logits.
+        """Computes the logits of each member.
 
         # Arguments
-            images: as in `predict`.
-            members: how many members, the first ones; by default `self.members`.
+            images: as for `predict`.
+            members: number of members, the first ones; `None`: `self.members`.
 
         # Returns
             float32 `[members, n, classes]`.
 
         # Raises
-            EnsembleError: as `predict`, and if `members` is out of range.
+            EnsembleError: as `predict`, or if `members` is out of range.
         """
         members = self.members if members is None else self._checked_members(members)
         images = self._checked_images(images)
-        return self._logits(images, range(members))
-
-    def _logits(self, images: np.ndarray, members: Sequence[int]) -> np.ndarray:
-        """Logits `[len(members), n, classes]` of some members for checked images."""
-        logits = np.empty((len(members), len(images), self.classes), np.float32)
+        logits = np.empty((members, len(images), self.classes), np.float32)
         for i, image in enumerate(images):
-            logits[:, i] = self._interpreter.logits(_as_input(image), members)
+            logits[:, i] = self._interpreter.logits(_as_input(image), range(members))
         return logits
 
     def _predicted(self, logits: np.ndarray) -> np.ndarray:
@@ -280,8 +278,8 @@ class EnsembleInterpreter:
             or not 1 <= members <= self.max_members
         ):
             raise EnsembleError(
-                f"`members` must be an integer from 1 to {self.max_members}, the members that the "
-                f"file holds. Received: {members!r}."
+                f"`members` must be an integer from 1 to {self.max_members}, the members in the "
+                f"file. Received: {members!r}."
             )
         return int(members)
 
@@ -316,5 +314,5 @@ class EnsembleInterpreter:
 
 
 def _as_input(image: np.ndarray) -> np.ndarray:
-    """A checked image as the file's graph takes it."""
+    """A checked image as an input of a graph: float32 `[1, height, width, channels]`."""
     return image[np.newaxis].astype(np.float32)

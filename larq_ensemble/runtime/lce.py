@@ -1,4 +1,8 @@
-"""Larq Compute Engine's interpreter on the layouts that a file can have, without TensorFlow."""
+"""Running a file with Larq Compute Engine (LCE), without TensorFlow.
+
+`open_interpreter` gives the interpreter for a file's layout. `load_extension` loads LCE's compiled
+module by its path, because `import larq_compute_engine` imports TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,12 @@ import numpy as np
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.runtime.file import EnsembleFile, Subgraph, with_one_subgraph
 
-#: LCE's two kernels of binary convolutions that are made for speed; they compute the same. The
-#: indirect one is wrong inside control flow, which our graphs don't have.
+#: LCE's two fast kernels of binary convolutions. Their results are equal; only inside control
+#: flow, which our graphs don't have, the indirect one is wrong.
 KERNELS = ("indirect", "default")
 
 _EXTENSION = "larq_compute_engine.tflite.python.interpreter_wrapper_lite"
+_TESTED = "0.16.0"
 _ROUNDS = 3
 
 
@@ -30,14 +35,14 @@ class MemberInterpreter(ABC):
     # Arguments
         file: the ensemble.
         threads: threads of a convolution.
-        kernel: of the binary convolutions, one of `KERNELS`.
-
-    # Raises
-        EnsembleError: if Larq Compute Engine isn't installed, or refuses the model.
+        kernel: of binary convolutions, one of `KERNELS`.
 
     # Attributes
         one_by_one: whether a member can run without the others.
-        kernel: as given.
+        kernel: the argument.
+
+    # Raises
+        EnsembleError: if Larq Compute Engine can't be loaded, or refuses the model.
     """
 
     one_by_one = True
@@ -49,21 +54,21 @@ class MemberInterpreter(ABC):
 
     @abstractmethod
     def start(self, image: np.ndarray) -> Callable[[int], np.ndarray]:
-        """Computes what the members of an image have in common.
+        """Runs the shared trunk on an image.
 
         # Arguments
             image: float32 `[1, height, width, channels]`, values 0..255.
 
         # Returns
-            What gives a member's logits for the image, float32 `[1, classes]`, by its number.
+            A function from a member's number to its logits for the image, float32 `[1, classes]`.
         """
 
     def logits(self, image: np.ndarray, members: Sequence[int]) -> np.ndarray:
-        """The logits of some members.
+        """The logits of some members for an image.
 
         # Arguments
             image: as for `start`.
-            members: their numbers, from 0 on.
+            members: numbers of the members, from 0 on.
 
         # Returns
             float32 `[len(members), classes]`.
@@ -77,22 +82,22 @@ class MemberInterpreter(ABC):
 
 
 class OneByOneInterpreter(MemberInterpreter):
-    """A graph for all members, or one a member; before them the prefix, if the file has one.
+    """Runs the trunk, if the file has one, and then one graph for all members or one a member.
 
-    LCE's interpreter runs the first subgraph of a model and keeps a copy of the model, so each
-    graph gets an interpreter of its own when it first runs: memory grows by the size of the file
-    and an arena for each that is in use. In the layout `"indexed"` there is one for all members.
+    LCE's interpreter runs only the first subgraph of a model and keeps a copy of the model. So each
+    graph gets an interpreter when it first runs, which takes the size of the file and an arena of
+    memory. In the layout `"indexed"` one graph serves all members.
     """
 
     def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
         super().__init__(file, threads, kernel)
-        self._prefix = None if file.prefix is None else self._open(file.prefix)
+        self._trunk = None if file.trunk is None else self._open(file.trunk)
         self._models = {0: self._open(file.member_graphs[0])}
 
     def start(self, image: np.ndarray) -> Callable[[int], np.ndarray]:
         known = {"image": image}
-        if self._prefix is not None:
-            known.update(self._prefix.run(known))
+        if self._trunk is not None:
+            known.update(self._trunk.run(known))
 
         def member_logits(member: int) -> np.ndarray:
             inputs = {**known, "member": np.array([member], np.int32)}
@@ -109,7 +114,7 @@ class OneByOneInterpreter(MemberInterpreter):
 
 
 class BranchesInterpreter(MemberInterpreter):
-    """One graph with an output a member: every call costs all members."""
+    """Runs one graph with an output for each member: every call computes all members."""
 
     one_by_one = False
 
@@ -123,7 +128,7 @@ class BranchesInterpreter(MemberInterpreter):
 
 
 class _NamedModel:
-    """LCE's interpreter of a graph, with inputs and outputs by name."""
+    """LCE's interpreter of one graph, with inputs and outputs by name."""
 
     def __init__(self, model: Any, graph: Subgraph) -> None:
         self._model = model
@@ -143,15 +148,18 @@ _LAYOUTS: dict[str, type[MemberInterpreter]] = {
 
 
 def open_interpreter(file: EnsembleFile, threads: int, kernel: str | None) -> MemberInterpreter:
-    """The interpreter for a file's layout.
+    """Opens the interpreter for a file's layout.
 
     # Arguments
-        kernel: one of `KERNELS`; `None`: the one that is faster here. Which that is depends on
-            processor and network: on ARM `"indirect"` needs a quarter fewer instructions for a
-            ResNet-20 and twice as many for a ReActNet-10 on 32x32 images.
+        file: the ensemble.
+        threads: threads of a convolution.
+        kernel: one of `KERNELS`; `None`: the faster one, which is measured. It depends on the
+            processor and the network: on ARM, `"indirect"` needs a quarter fewer instructions for
+            a ResNet-20, but twice as many for a ReActNet-10 on 32x32 images.
 
     # Raises
-        EnsembleError: for another kernel, and as `MemberInterpreter`.
+        UnknownNameError: for another kernel.
+        EnsembleError: if Larq Compute Engine can't be loaded, or refuses the model.
     """
     if kernel is not None and kernel not in KERNELS:
         raise UnknownNameError("kernel", kernel, KERNELS)
@@ -168,19 +176,21 @@ def open_interpreter(file: EnsembleFile, threads: int, kernel: str | None) -> Me
 
     for candidate in candidates:
         seconds(candidate)  # the first run packs the filters
-    # They take turns, and what else the machine does can only add to the least of the times.
+    # In alternation, and by the minimum: other load on the machine only adds to a time.
     rounds = [[seconds(candidate) for candidate in candidates] for _ in range(_ROUNDS)]
     return candidates[int(np.min(rounds, axis=0).argmin())]
 
 
 def load_model(data: bytes, threads: int, kernel: str) -> Any:
-    """LCE's interpreter of a model's first subgraph.
+    """Opens LCE's interpreter of a model's first subgraph.
 
     # Arguments
+        data: the model.
+        threads: threads of a convolution.
         kernel: one of `KERNELS`.
 
     # Raises
-        EnsembleError: if Larq Compute Engine isn't installed, or refuses the model.
+        EnsembleError: if Larq Compute Engine can't be loaded, or refuses the model.
     """
     reference, xnnpack = False, False
     try:
@@ -195,7 +205,12 @@ def load_model(data: bytes, threads: int, kernel: str) -> Any:
 
 
 def load_extension() -> ModuleType:
-    """LCE's interpreter, without importing `larq_compute_engine`, which imports TensorFlow."""
+    """Loads LCE's compiled module without importing `larq_compute_engine`.
+
+    # Raises
+        EnsembleError: if LCE isn't installed, if this version of it keeps the module elsewhere, or
+            for NumPy 2.
+    """
     if _EXTENSION in sys.modules:
         return sys.modules[_EXTENSION]
     if int(np.__version__.split(".")[0]) >= 2:
@@ -203,18 +218,39 @@ def load_extension() -> ModuleType:
             f"Larq Compute Engine needs NumPy 1, found {np.__version__}: "
             'install it with `pip install "numpy<2"`.'
         )
+    path = _extension_path()
+    spec = importlib.util.spec_from_file_location(_EXTENSION, path)
+    if spec is None or spec.loader is None:
+        raise EnsembleError(f"Larq Compute Engine's {path.name!r} is no module for this Python.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    # A second load in one process, by an import of LCE itself, would fail.
+    sys.modules[_EXTENSION] = module
+    return module
+
+
+def _extension_path() -> Path:
+    """The file of LCE's compiled module."""
     package = importlib.util.find_spec("larq_compute_engine")
-    for folder in (package and package.submodule_search_locations) or []:
+    if package is None:
+        raise EnsembleError(
+            "Larq Compute Engine is not installed: install it with "
+            f"`pip install larq-compute-engine=={_TESTED}` (Python 3.10 to 3.12)."
+        )
+    for folder in package.submodule_search_locations or []:
         for path in Path(folder, "tflite", "python").glob("interpreter_wrapper_lite*"):
-            spec = importlib.util.spec_from_file_location(_EXTENSION, path)
-            if spec is None or spec.loader is None:
-                continue
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            # A second load in one process, by an import of LCE itself, would fail.
-            sys.modules[_EXTENSION] = module
-            return module
+            return path
     raise EnsembleError(
-        "Larq Compute Engine is not installed: install it with "
-        "`pip install larq-compute-engine==0.16.0` (Python 3.10 to 3.12)."
+        f"Larq Compute Engine {_installed_version()} has no module `interpreter_wrapper_lite` "
+        "where this package expects it: install the tested version with "
+        f"`pip install larq-compute-engine=={_TESTED}`."
     )
+
+
+def _installed_version() -> str:
+    import importlib.metadata  # only for the message, because it is slow to import
+
+    try:
+        return importlib.metadata.version("larq-compute-engine")
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"

@@ -1,6 +1,6 @@
-"""What a converted file says of itself: versioned JSON in the flatbuffer, read without TensorFlow.
+"""The metadata of an ensemble file: versioned JSON, read without TensorFlow.
 
-The JSON is the buffer of the `Model.metadata` entry named `larq_ensemble`.
+The JSON is the buffer of the flatbuffer's `Model.metadata` entry named `larq_ensemble`.
 """
 
 from __future__ import annotations
@@ -15,55 +15,58 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.cascade import Cascade
 from larq_ensemble.runtime.combination import COMBINATIONS, are_weights
 
-#: Name of the flatbuffer's metadata entry.
+#: Name of the metadata entry in the flatbuffer.
 ENTRY = "larq_ensemble"
 #: Number formats of the last linear layer's weights.
 HEADS = ("float32", "int8")
-#: Number formats of the members' vectors.
+#: Number formats of the members' other values.
 PRECISIONS = ("float32", "compact")
-#: Version of the file that this package writes, and the newest one it reads. Since 2 there may be
-#: graphs of what the members of an image have in common and of the rest.
+#: Version of the files that this package writes, and the newest that it reads. Files of version 2
+#: may have a shared trunk.
 VERSION = 2
-#: How members can lie in a file.
+#: How a file holds its members.
 LAYOUTS = ("indexed", "subgraphs", "branches")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleMetadata:
-    """Everything about an ensemble file that its graph doesn't say.
+    """Everything about an ensemble file that its graphs don't say.
 
     # Arguments
-        scheme: how members are combined, a name of `larq_ensemble.runtime.combination.COMBINATIONS`.
-        members: how many members the file holds.
-        classes: length of a member's logits.
+        scheme: how members are combined, a name of
+            `larq_ensemble.runtime.combination.COMBINATIONS`.
+        members: number of members in the file.
+        classes: number of logits.
         input_shape: `(height, width, channels)` of an image with values 0..255.
-        theory_parts: bytes of what has to be stored at least, by owner (`shared_`: once,
-            `member_`: for all members together) and purpose; the sum is `theory_bytes`.
+        theory_parts: the lower bound of the file's size in bytes, by owner (`shared_`: once;
+            `member_`: for all members together) and purpose. The sum is `theory_bytes`.
         class_names: one name a class, or `None`.
-        dataset: name of the data the ensemble was trained on, or `None`.
-        layout: how members lie in the file: `"indexed"`: one graph that reads a member's values by
-            its number; `"subgraphs"`: a graph for each; `"branches"`: one graph with all members.
+        dataset: name of the data set that the ensemble was trained on, or `None`.
+        layout: how the file holds its members: `"indexed"`: one graph that looks up the values of
+            a member by its number; `"subgraphs"`: a graph for each; `"branches"`: one graph that
+            computes all members.
         heads: number format of the last linear layer's weights: `"float32"`, or `"int8"` with a
             float scale for each class.
-        precision: of the members' vectors: `"float32"`, or `"compact"`, a few bits a value.
-        columns: how many columns of the table of the members' vectors are for what: batch norm,
-            activations, heads and so on; empty where the file has no such table.
-        weights: how much each member counts when they are combined; `None`: all the same.
-        temperatures: one for each number of members, 1 to M, by which their prediction is
-            calibrated; `None`: not fitted.
-        cascade: when the first members are sure enough; `None`: not fitted.
-        validation_split: `seed`, `share` and `limit_train` that cut the images which training held
-            out from the data set, for `larq-ensemble calibrate`; empty: unknown.
-        run_hash: SHA-256 of the trained weights' file, or `None`.
-        rewrites: how often each way to compute with fewer instructions applied in the graph of a
-            member, by its name in `larq_ensemble.convert.rewrites`; empty: never, or the writer didn't say.
+        precision: number format of the members' other values: `"float32"`, or `"compact"` with a
+            few bits a value.
+        columns: number of columns in the table of the members' values, by purpose: batch norm,
+            activations, heads and so on; empty if the file has no such table.
+        weights: a weight for each member in the combination; `None`: all equal.
+        temperatures: for each number of members from 1 to M, the temperature that calibrates their
+            prediction; `None`: not fitted.
+        cascade: the thresholds of the adaptive prediction; `None`: not fitted.
+        validation_split: `seed`, `share` and `limit_train` of the split that held images out from
+            training, for `larq-ensemble calibrate`; empty: unknown.
+        run_hash: SHA-256 of the file of the trained weights, or `None`.
+        rewrites: how often the converter applied each of its rewrites to the graph of a member, by
+            name; empty: never, or unknown.
         tools: versions of the programs that wrote the file.
-        version: of the file's form and of this schema.
-        sha256: of the whole file with these 64 characters replaced by zeros; how a damaged file
-            is told from a good one before it is handed to the interpreter.
+        version: version of the file format and of this metadata.
+        sha256: checksum of the file, computed with these 64 characters replaced by zeros. It tells
+            damaged files before the interpreter opens them.
 
     # Raises
-        EnsembleError: for a value that can't be; the message names it.
+        EnsembleError: for an invalid value; the message names the field.
     """
 
     scheme: str
@@ -143,18 +146,18 @@ class EnsembleMetadata:
 
     @property
     def theory_bytes(self) -> int:
-        """The least bytes that hold the ensemble's values: no graph, names or padding."""
+        """The lower bound of the file's size: the ensemble's values without graph and padding."""
         return sum(self.theory_parts.values())
 
     def first(self, members: int) -> EnsembleMetadata:
-        """What a file with only the first members of this one says of itself.
+        """The metadata of a file with only the first `members` members.
 
         # Raises
-            EnsembleError: if `members` is not from 1 to all.
+            EnsembleError: if `members` is not from 1 to M.
         """
         if not _is_positive_int(members) or members > self.members:
             raise EnsembleError(
-                f"`members` must be from 1 to {self.members}, which the ensemble has. "
+                f"`members` must be from 1 to {self.members}, the members of the ensemble. "
                 f"Received: {members!r}."
             )
         theory_parts = {
@@ -172,7 +175,7 @@ class EnsembleMetadata:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object; what is `None` or empty is left out."""
+        """The JSON object, without fields that are `None` or empty."""
         values = {
             item.name: getattr(self, item.name)
             for item in dataclasses.fields(self)
@@ -184,18 +187,17 @@ class EnsembleMetadata:
         return values
 
     def to_json(self) -> bytes:
-        """UTF-8 without whitespace, as it stands in the file."""
+        """The JSON as the file holds it: UTF-8, without whitespace."""
         return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> EnsembleMetadata:
-        """The metadata that `to_json` wrote.
+        """Reads what `to_json` wrote.
 
-        Fields that this version doesn't know are ignored, so that a later writer may add some
-        without a new `version`.
+        Unknown fields are ignored, so that later versions can add some without a new `version`.
 
         # Raises
-            EnsembleError: if it is no such JSON, or of a newer version.
+            EnsembleError: if the JSON is invalid or of a newer version.
         """
         try:
             values = json.loads(data.decode())
@@ -210,7 +212,7 @@ class EnsembleMetadata:
         version = values.get("version")
         if isinstance(version, int) and version > VERSION:
             raise EnsembleError(
-                f"The file's metadata is of version {version}, this package reads up to "
+                f"The file has version {version}, but this package reads files up to version "
                 f"{VERSION}: install a newer larq-ensemble."
             )
         known = {item.name for item in dataclasses.fields(cls)}

@@ -11,22 +11,27 @@ TINY = 1e-12
 
 
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, *, k: int) -> float:
-    """Share of examples whose label is among the `k` highest scores, in percent.
+    """The share of examples whose label is among the `k` highest scores, in percent.
 
-    Of equal scores the class with the lower index counts as higher.
+    Of equal scores, that of the lower class index counts as higher.
+
+    # Arguments
+        scores: floats `[n, classes]`, logits or probabilities.
+        labels: class indices `[n]`.
+        k: number of classes.
     """
     ranked = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return 100.0 * float(np.mean(np.any(ranked == labels[:, np.newaxis], axis=1)))
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -ln p(label), in nats; p below 1e-12 counts as 1e-12."""
+    """The mean of -ln p(label), in nats; p below 1e-12 counts as 1e-12."""
     of_label = probabilities[np.arange(len(labels)), labels]
     return float(-np.mean(np.log(np.maximum(of_label, TINY))))
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over examples of the sum over classes of (p - onehot)^2, between 0 and 2.
+    """The mean over examples of the sum over classes of (p - onehot)^2, between 0 and 2.
 
     # References
         - Brier 1950, Verification of forecasts expressed in terms of probability.
@@ -41,7 +46,7 @@ def expected_calibration_error(
 ) -> float:
     r"""ECE: \\( \sum_b \frac{n_b}{n} |\mathrm{acc}(b) - \mathrm{conf}(b)| \\), between 0 and 1.
 
-    `bins` equally wide bins (low, high] of the highest probability.
+    The bins are `bins` equal intervals (low, high] of the highest probability.
 
     # References
         - Guo et al. 2017, [On Calibration](https://arxiv.org/abs/1706.04599), Eq. 3.
@@ -54,10 +59,10 @@ def expected_calibration_error(
 
 
 def disagreement(member_scores: np.ndarray) -> float:
-    """Mean over pairs of members of the share of examples that they classify differently.
+    """The share of examples that two members classify differently, averaged over all pairs.
 
     # Arguments
-        member_scores: [members, n, classes].
+        member_scores: floats `[members, n, classes]`, logits or probabilities.
 
     # Returns
         Between 0 and 1; 0 for a single member.

@@ -114,7 +114,7 @@ def test_input_flags_are_in_the_order_of_the_interpreter(device, tflite) -> None
         shape = {"image": "1,8,8,1", "features_0": "1,8,8,8", "member": "1"}
         assert shapes == f"--input_layer_shape={':'.join(shape[name] for name in in_order)}"
         assert values == "--input_layer_value_range=member,2,2"
-    assert device.input_flags(b"", file.prefix, 2) == ()
+    assert device.input_flags(b"", file.trunk, 2) == ()
 
 
 @pytest.mark.parametrize("where", [[], ["--serial", "phone"], ["--ssh", "pi@board"]])

@@ -72,8 +72,8 @@ def without_prefix(path: Path, out: Path) -> Path:
 def test_the_stem_is_computed_once(sharing: str, layout: str, tmp_path: Path) -> None:
     case = converted(small_ensemble(3, sharing=sharing), tmp_path, layout=layout)
     file = read_ensemble(case.path)
-    assert file.prefix is not None
-    assert (set(file.prefix.inputs), set(file.prefix.outputs)) == ({"image"}, {"features_0"})
+    assert file.trunk is not None
+    assert (set(file.trunk.inputs), set(file.trunk.outputs)) == ({"image"}, {"features_0"})
     assert len(file.rests) == len(file.graphs) == (3 if layout == "subgraphs" else 1)
     for graph, rest in zip(file.graphs, file.rests, strict=True):
         assert set(rest.inputs) == set(graph.inputs) - {"image"} | {"features_0"}
@@ -85,7 +85,7 @@ def test_the_stem_is_computed_once(sharing: str, layout: str, tmp_path: Path) ->
     model = read_model(case.path.read_bytes())
     complete, prefix, rest = (
         [op.outputs.tolist() for op in model.subgraphs[graph.index].operators]
-        for graph in (file.graphs[-1], file.prefix, file.rests[-1])
+        for graph in (file.graphs[-1], file.trunk, file.rests[-1])
     )
     assert sorted(prefix + rest) == sorted(complete)
     assert inspection.graph_ops == len(complete)
@@ -116,14 +116,14 @@ def test_nothing_to_share_where_the_stem_is_a_member_s_own(
     """What is left, the normalization, isn't worth a graph."""
     case = converted(small_ensemble(2, sharing=sharing), tmp_path, layout=layout)
     file = read_ensemble(case.path)
-    assert (file.prefix, file.rests) == (None, ())
+    assert (file.trunk, file.rests) == (None, ())
     assert inspect_file(case.path).prefix_ops == {}
     assert_same_bits(case.path, (16, 16, 3))
 
 
 def test_one_branch_a_member_has_a_prefix_in_it(fusion: Converted, tmp_path: Path) -> None:
     case = converted(fusion.model, tmp_path, layout="branches")
-    assert read_ensemble(case.path).prefix is None
+    assert read_ensemble(case.path).trunk is None
 
 
 @BOTH
@@ -142,7 +142,7 @@ def test_a_deeper_prefix(layout: str, tmp_path: Path) -> None:
     assert inspection.prefix_ops["DEPTHWISE_CONV_2D"] == 2
     assert inspection.prefix_ops["MAX_POOL_2D"] == 1
     assert_same_bits(case.path, (24, 24, 3))
-    prefix = read_ensemble(case.path).prefix
+    prefix = read_ensemble(case.path).trunk
     assert prefix is not None
     # The transition's output, and in bits what the members' own convolution takes.
     assert set(prefix.outputs) == {"features_0", "features_1"}
@@ -243,7 +243,7 @@ def test_a_cut_file_has_what_a_conversion_of_fewer_has(layout: str, tmp_path: Pa
     for members in (2, 1):
         cut_file(case.path, tmp_path / "cut.tflite", members)
         file = read_ensemble(tmp_path / "cut.tflite")
-        assert (file.prefix is None) == (members == 1)  # there is nobody to share with
+        assert (file.trunk is None) == (members == 1)  # there is nobody to share with
         ours = EnsembleInterpreter(tmp_path / "cut.tflite")
         logits = ours.predict_logits(pixels(3, (16, 16, 3)))
         assert logits.tobytes() == expected[:members].tobytes()
@@ -255,10 +255,10 @@ def test_files_without_a_prefix_run_as_before(layout: str, tmp_path: Path) -> No
     images = pixels(3, (16, 16, 3))
     expected = EnsembleInterpreter(case.path).predict_logits(images)
     before = without_prefix(case.path, tmp_path / "before.tflite")
-    assert read_ensemble(before).prefix is None
+    assert read_ensemble(before).trunk is None
     assert EnsembleInterpreter(before).predict_logits(images).tobytes() == expected.tobytes()
     cut_file(before, tmp_path / "cut.tflite", 2)
-    assert read_ensemble(tmp_path / "cut.tflite").prefix is None
+    assert read_ensemble(tmp_path / "cut.tflite").trunk is None
     cut = EnsembleInterpreter(tmp_path / "cut.tflite").predict_logits(images)
     assert cut.tobytes() == expected[:2].tobytes()
 

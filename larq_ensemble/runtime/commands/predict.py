@@ -21,11 +21,13 @@ from larq_ensemble.runtime.budget import POWER_MODES
     "--max-latency-ms",
     type=click.FloatRange(0, min_open=True),
     metavar="T",
-    help="As many members as answer for an image in T ms on this device.",
+    help="As many members as answer for an image within T ms on this device.",
 )
 @click.option("--power-mode", type=click.Choice(list(POWER_MODES)), help="1, half or all members.")
 @click.option(
-    "--adaptive", is_flag=True, help="Each image takes members until its prediction is sure."
+    "--adaptive",
+    is_flag=True,
+    help="Run members one by one for each image until the prediction is confident.",
 )
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="Classes shown.")
 @click.option(
@@ -45,7 +47,7 @@ def command(
 ) -> None:
     """Classify image files with a converted ensemble.
 
-    The middle of each image is cut out in the network's aspect ratio and resized.
+    Each image is cropped in the middle to the network's aspect ratio and resized.
 
     \b
     Examples:

@@ -11,6 +11,8 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from importlib.machinery import ModuleSpec
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,8 @@ import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime import EnsembleInterpreter, calibrate
 from larq_ensemble.runtime import lce as interpreters
-from larq_ensemble.runtime.calibration import calibrate
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.file import read_ensemble
 
@@ -264,12 +265,15 @@ def test_without_lce(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     else:
         spec = None
         if missing == "extension":
-            from importlib.machinery import ModuleSpec
-
             spec = ModuleSpec("larq_compute_engine", None, is_package=True)
             spec.submodule_search_locations.append(str(tmp_path))
         monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    message = "NumPy 1" if missing == "numpy 1" else "not installed"
+    installed = version("larq-compute-engine")
+    message = {
+        "numpy 1": "needs NumPy 1, found 2.1.0",
+        "package": "not installed",
+        "extension": rf"Engine {installed} has no .* install the tested",
+    }[missing]
     with pytest.raises(EnsembleError, match=message):
         EnsembleInterpreter(path)
 
