@@ -1,4 +1,4 @@
-"""The families of networks at an ensemble's work: trained, shared, saved."""
+"""Ensembles of each family of networks: sharing, training, saving."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def bits(model: keras.Model) -> dict[tuple[str, int], bytes]:
 
 
 @pytest.mark.parametrize("sharing", POLICIES)
-def test_training_changes_what_is_each_members_own(sharing: str, family) -> None:
+def test_training_changes_exactly_the_members_own_weights(sharing: str, family) -> None:
     name, backbone = family
     ensemble = build_ensemble(backbone, 2, sharing=sharing)
     own = OWN[sharing] | ({"layer2_0_shortcut_conv"} if name == "reactnet" else set())
@@ -91,7 +91,7 @@ def test_training_changes_what_is_each_members_own(sharing: str, family) -> None
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_training_lowers_the_loss(name: str) -> None:
-    """And reaches every weight: there are signs between each and the loss."""
+    """Gradients reach every weight, through all the signs."""
     model = two_stages(name)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.02), loss)
@@ -141,8 +141,8 @@ def test_shapes_and_parameters_by_hand(name: str) -> None:
 RUN = RunConfig(kind="ensemble", model={}, dataset={}, recipe={}, seed=0)
 
 
-def test_a_saved_ensemble_is_the_same(family, tmp_path) -> None:
-    """Where nothing but `runs` was imported: it must know the layers of every network."""
+def test_a_loaded_ensemble_predicts_the_same(family, tmp_path) -> None:
+    """Also in a process that imports `runs` only, which must know the layers of every network."""
     name, backbone = family
     ensemble = build_ensemble(backbone, 2)
     run = create_run(tmp_path / "run", RUN)

@@ -1,4 +1,4 @@
-"""Which Keras models can become ensembles, and their layer graphs."""
+"""Which Keras models can become ensembles, and the layer graphs of foreign models."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def assert_logits_of(model: keras.Model) -> None:
         ],
     ],
 )
-def test_a_softmax_is_taken_off(ends) -> None:
+def test_a_final_softmax_is_removed(ends) -> None:
     model = dense_model(*ends())
     before = [weight.copy() for weight in model.get_weights()]
     assert_logits_of(model)
@@ -53,7 +53,7 @@ def test_a_softmax_is_taken_off(ends) -> None:
     assert isinstance(classifier(model).layers[-1], keras.layers.Dense)
 
 
-def test_logits_stay() -> None:
+def test_a_model_without_softmax_is_kept() -> None:
     model = dense_model(keras.layers.Dense(3))
     np.testing.assert_array_equal(classifier(model)(X), model(X))
 
@@ -65,8 +65,8 @@ def test_a_built_sequential_model() -> None:
     assert layer.kind is Kind.DENSE
 
 
-def test_a_last_layer_that_was_called_elsewhere_first() -> None:
-    """The classifier must be cut where this model calls its layers, not where another does."""
+def test_layers_that_another_model_called_first() -> None:
+    """The classifier ends at this model's calls of the layers, not at the other's."""
     inputs = keras.Input((4,))
     last = keras.layers.Dense(3, activation="softmax")
     softmax = keras.layers.Softmax()
@@ -106,7 +106,7 @@ def two_outputs() -> keras.Model:
         (lambda: "model.keras", r"`backbone` must be a tf\.keras \(Keras 2\) model, got str"),
     ],
 )
-def test_models_whose_graph_cannot_be_read(build, message: str) -> None:
+def test_models_that_cannot_be_ensembles_are_refused(build, message: str) -> None:
     model = build() if not message.startswith("inner") else nested()
     for function in (classifier, layer_graph):
         with pytest.raises(EnsembleError, match=message):
@@ -130,13 +130,13 @@ def nested() -> keras.Model:
         (lambda: [keras.layers.Dense(3), keras.layers.Dropout(0.5)], "is a Dropout"),
     ],
 )
-def test_models_without_logits(ends, message: str) -> None:
+def test_models_that_do_not_end_in_logits_are_refused(ends, message: str) -> None:
     with pytest.raises(EnsembleError, match=message):
         classifier(dense_model(*ends()))
 
 
-def test_what_foreign_layers_store() -> None:
-    """Sizes by hand, of layers that our own networks don't have."""
+def test_stored_values_of_foreign_layers() -> None:
+    """By hand, of layers that our architectures don't have."""
     inputs = keras.Input((8, 8, 3))
     x = lq.layers.QuantConv2D(4, 3, kernel_quantizer="ste_sign", name="plain")(inputs)
     x = lq.layers.QuantDepthwiseConv2D(
@@ -161,7 +161,7 @@ def test_what_foreign_layers_store() -> None:
     }
 
 
-def test_a_layer_that_depends_on_itself() -> None:
+def test_the_order_of_layers_where_one_depends_on_itself() -> None:
     """conv -> norm -> the same conv again: no order of layers has each after all its inputs."""
     inputs = keras.Input((6, 6, 2))
     x = keras.layers.Conv2D(4, 1, name="stem")(inputs)

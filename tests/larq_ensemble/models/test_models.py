@@ -1,4 +1,4 @@
-"""Networks: their formulas recomputed in NumPy, their order of layers, their sizes by hand."""
+"""Architectures against their formulas in NumPy, and their layers against counts by hand."""
 
 from __future__ import annotations
 
@@ -241,8 +241,10 @@ def test_the_estimator_is_the_gradient_of_the_sign(resnet20) -> None:
         ("deploynet9", (3, 4), 0),
     ],
 )
-def test_the_number_of_layers(name: str, convolutions: tuple[int, ...], shortcuts: int) -> None:
-    """A network is named after its stem, its binary 3x3 convolutions and its linear layer."""
+def test_each_network_has_the_layers_of_its_name(
+    name: str, convolutions: tuple[int, ...], shortcuts: int
+) -> None:
+    """The number counts the stem, the binary 3x3 convolutions and the linear layer."""
     graph = trace_model(name, classes=10)
     binary = [layer for layer in graph if layer.binary and layer.kernel_size == (3, 3)]
     assert len(binary) == sum(convolutions) == int(name.strip("abcdefghijklmnopqrstuvwxyz")) - 2
@@ -256,8 +258,8 @@ def test_the_number_of_layers(name: str, convolutions: tuple[int, ...], shortcut
 
 
 @pytest.mark.parametrize("name", list(MODELS))
-def test_the_names_of_a_twin_are_those_of_the_network(name: str) -> None:
-    """Weights go from one to the other by name: of one kind and shape, but for the precision."""
+def test_a_twin_has_the_layers_of_its_network(name: str) -> None:
+    """Weights are transferred by name, so kinds and shapes of layers are equal."""
     twin = {
         layer.name: layer for layer in trace_model(f"{name.removesuffix('_real')}_real", classes=10)
     }
@@ -302,7 +304,7 @@ def test_straight_through_estimators() -> None:
     np.testing.assert_allclose(of_kernel, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_latent_weights_are_kept_where_gradients_pass(resnet20) -> None:
+def test_latent_weights_are_clipped_to_where_gradients_pass(resnet20) -> None:
     for layer in resnet20.layers:
         if isinstance(layer, lq.layers.QuantConv2D):
             np.testing.assert_array_equal(
@@ -350,7 +352,7 @@ def test_the_order_of_layers(resnet20) -> None:
     ]
 
 
-def test_larq_summary_counts_the_paper_weights() -> None:
+def test_larq_summary_by_hand() -> None:
     """At full width, by hand: stages of 16, 32 and 64 channels, 100 classes."""
     model = build_model("resnet20", input_shape=(32, 32, 3), classes=100)
     binary = 6 * 9 * 16**2 + 9 * 16 * 32 + 5 * 9 * 32**2 + 9 * 32 * 64 + 5 * 9 * 64**2
@@ -402,7 +404,7 @@ def test_parameters_reach_their_layers() -> None:
         ({"width": 0.01}, r"`width` 0\.01 leaves a stage without channels"),
     ],
 )
-def test_sizes_that_cannot_be(arguments: dict, message: str) -> None:
+def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(EnsembleError, match=message):
         build_model("resnet20", **{"input_shape": (8, 8, 3), "classes": 3, **arguments})
 

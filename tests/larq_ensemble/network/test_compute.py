@@ -1,4 +1,4 @@
-"""Multiply-accumulates against sums done by hand, and against what the paper says."""
+"""Multiply-accumulates against sums by hand and against the paper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def cifar_macs(name: str) -> Macs:
     return count_macs(trace_model(name, input_shape=(32, 32, 3), classes=100))
 
 
-def test_resnet20() -> None:
+def test_resnet20_by_hand() -> None:
     # Binary 3x3 convolutions by the stage's resolution: the first of a stage halves it.
     binary = (
         32 * 32 * 9 * (6 * 16 * 16)
@@ -29,7 +29,7 @@ def test_resnet20() -> None:
     assert cifar_macs("resnet20").total == binary + real
 
 
-def test_resnet18() -> None:
+def test_resnet18_by_hand() -> None:
     binary = 32 * 32 * 9 * 4 * 64 * 64
     real = 32 * 32 * 9 * 3 * 64 + 512 * 100
     for size, channels in ((16, 128), (8, 256), (4, 512)):
@@ -38,11 +38,8 @@ def test_resnet18() -> None:
     assert cifar_macs("resnet18") == Macs(binary, real)
 
 
-def test_against_the_paper() -> None:
-    """The paper doesn't say what else than convolutions it counts: its figure is 5.5 % above.
-
-    What that is, is about proportional to the convolutions: the ratio is within 1 %.
-    """
+def test_the_paper_counts_little_more() -> None:
+    """The paper counts 5.5 % more without saying what; the networks' ratio agrees within 1 %."""
     compute = paper()["compute"]
     resnet18, resnet20 = cifar_macs("resnet18"), cifar_macs("resnet20")
     assert resnet18.total == pytest.approx(compute["flops"]["resnet18"], rel=0.06)
@@ -50,7 +47,7 @@ def test_against_the_paper() -> None:
     assert resnet18.total / resnet20.total == pytest.approx(ratio, rel=0.01)
 
 
-def test_a_member_takes_what_its_backbone_takes(tiny) -> None:
+def test_a_member_computes_as_much_as_its_backbone(tiny) -> None:
     ensemble = build_ensemble(tiny, 2)
     of_backbone = count_macs(layer_graph(tiny))
     assert count_macs(layer_graph(EnsembleView(ensemble).member(1))) == of_backbone

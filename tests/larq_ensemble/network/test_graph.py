@@ -1,4 +1,4 @@
-"""Roles of layers, found from the graph alone."""
+"""The roles of layers, and that tracing an architecture gives the graph of its Keras model."""
 
 from __future__ import annotations
 
@@ -101,8 +101,8 @@ def test_a_bottleneck_keeps_its_1x1_convolutions() -> None:
     ) == {"stem": Role.STEM, "reduce": Role.CONV, "middle": Role.CONV, "expand": Role.BLOCK_END}
 
 
-def test_the_shortcut_of_an_earlier_block_stays_one() -> None:
-    """The second block's identity branch holds the first block's shortcut, and is none itself."""
+def test_a_shortcut_stays_a_shortcut_in_later_blocks() -> None:
+    """The first block's shortcut is also on the second block's identity branch."""
     found = roles(
         conv("stem", "in"),
         conv("a", "stem"),
@@ -150,7 +150,7 @@ def test_a_binarized_convolution_in_a_shortcut_is_downsampling() -> None:
     ) == {"stem": Role.STEM, "a": Role.BLOCK_END, "short": Role.DOWNSAMPLING}
 
 
-def test_a_layer_that_feeds_itself() -> None:
+def test_a_layer_that_is_called_on_its_own_output() -> None:
     """A convolution that is called again on what its normalized output became."""
     assert roles(
         conv("stem", "in"),

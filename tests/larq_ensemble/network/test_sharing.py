@@ -1,4 +1,4 @@
-"""Exactly the documented layers are shared, whatever way they are named."""
+"""Exactly the documented layers are shared, however they are given."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ STAGES = (1, 2, 3, 4)
 @pytest.mark.parametrize("name", ["resnet18", "birealnet18", "reactnet10"])
 @pytest.mark.parametrize("policy", EXPECTED)
 def test_policies_on_other_networks(name: str, twin: str, policy: str) -> None:
-    """As on ResNet-20; a block is two convolutions also where each has a shortcut."""
+    """As on ResNet-20; a block has two convolutions even if each has a shortcut."""
     blocks = (0,) if name == "reactnet10" else (0, 1)
     names = [f"layer{stage}_{block}" for stage in STAGES for block in blocks]
     first, last = ({f"{block}_conv{index}" for block in names} for index in (1, 2))
@@ -76,11 +76,11 @@ def test_downsampling_can_be_shared_on_purpose() -> None:
     }
 
 
-def test_the_policies_are_those() -> None:
+def test_every_policy_is_tested() -> None:
     assert set(POLICIES) == set(EXPECTED)
 
 
-def test_a_policy_of_ones_own(graph) -> None:
+def test_a_custom_policy(graph) -> None:
     policy = SharingPolicy("heads", frozenset({Role.HEAD}))
     assert shared_layers(policy, graph) == LINEAR
 
@@ -108,7 +108,7 @@ def test_a_predicate_on_keras_layers(graph, resnet20) -> None:
         shared_layers(is_binary, graph)
 
 
-def test_expressions_that_match_nothing_or_are_none(graph) -> None:
+def test_bad_expressions_are_refused(graph) -> None:
     with pytest.raises(EnsembleError, match=r"'convX', which matches no layer.*layer1_0_conv1"):
         shared_layers(["conv1", "convX"], graph)
     with pytest.raises(EnsembleError, match="'dropout', which matches no layer with weights"):
@@ -125,6 +125,6 @@ def test_unknown_policies_list_the_known_ones(graph) -> None:
     )
 
 
-def test_what_the_command_line_takes() -> None:
+def test_parsing_sharing_of_the_command_line() -> None:
     assert parse_sharing("c1") == "c1"
     assert parse_sharing("re:.*_conv[12]") == [".*_conv[12]"]

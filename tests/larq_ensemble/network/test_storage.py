@@ -1,4 +1,4 @@
-"""Storage against Table 1 of the paper and against sums done by hand."""
+"""Storage against Tables 1 and 2 of the paper and against sums by hand."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_systems_of_the_paper(members: int) -> None:
     }
 
 
-def test_hand_count_is_that_of_the_design() -> None:
+def test_the_sums_by_hand() -> None:
     assert BINARY == 33_408
     assert (STEM + SHORTCUTS, SCALES) == (11_968, 2_688)
     assert MEMBER_BYTES["fusion"] == 34_684
@@ -86,7 +86,7 @@ def test_device_bytes_of_each_policy(sharing: str, members: int) -> None:
     assert report.separate_bits == 8 * members * network
 
 
-def test_every_policy_is_covered() -> None:
+def test_every_policy_is_tested() -> None:
     assert sorted(POLICIES) == sorted(POLICY_NAMES)
 
 
@@ -197,7 +197,7 @@ def test_reactnet_shares_the_3x3_filters_only() -> None:
     )
 
 
-def test_by_content() -> None:
+def test_sizes_by_content() -> None:
     contents = account(trace_model("resnet20", classes=100), members=4).contents
     sizes = {
         content.value: (size.shared_bits // 8, size.member_bits // 8)
@@ -214,7 +214,7 @@ def test_by_content() -> None:
     }
 
 
-def test_paper_count_of_an_ensemble() -> None:
+def test_the_count_of_the_paper_for_an_ensemble() -> None:
     report = account(trace_model("resnet20", classes=100), members=7)
     assert report.paper_total_bits == sum(TABLE_1.values()) + 7 * 204_800
     separate = account(trace_model("resnet20", classes=100), members=7, sharing="none")
@@ -236,7 +236,7 @@ def test_width_and_image_channels() -> None:
     assert half.blocks["linear"].paper_bits == 32 * 32 * 10
 
 
-def test_a_graph_of_ones_own() -> None:
+def test_a_graph_by_hand() -> None:
     graph = LayerGraph(
         [
             LayerNode("in", Kind.INPUT),
@@ -252,7 +252,7 @@ def test_a_graph_of_ones_own() -> None:
     assert (report.shared_bits, report.member_bits) == (201, 0)
 
 
-def test_a_keras_model_of_ones_own() -> None:
+def test_a_keras_model() -> None:
     """By hand: stem 3x3x3x4, binary 3x3x4x5 with 5 scales, 2 norms, 1 slope, linear 5x3 + 3."""
     from larq_ensemble.models.graph import layer_graph, shared_layers
 
@@ -270,7 +270,7 @@ def test_a_keras_model_of_ones_own() -> None:
 
 
 @pytest.mark.parametrize("members", [0, -1, 2.0, True, "4"])
-def test_members_must_be_a_count(members: object) -> None:
+def test_bad_members_are_refused(members: object) -> None:
     with pytest.raises(EnsembleError, match="`members` must be a whole number from 1 on"):
         account(trace_model("resnet20", classes=10), members=members)
 

@@ -1,4 +1,4 @@
-"""From a power mode or a time to a number of members."""
+"""From a power mode or a latency to a number of members."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from larq_ensemble.runtime.budget import members_for_latency, members_for_power
 @pytest.mark.parametrize(
     ("total", "expected"), [(1, (1, 1, 1)), (4, (1, 2, 4)), (5, (1, 3, 5)), (10, (1, 5, 10))]
 )
-def test_power_modes(total: int, expected: tuple[int, int, int]) -> None:
+def test_members_of_each_power_mode(total: int, expected: tuple[int, int, int]) -> None:
     modes = ("power-saver", "balanced", "performance")
     assert tuple(members_for_power(mode, total) for mode in modes) == expected
 
 
 @pytest.mark.parametrize("mode", ["turbo", 3, None])
-def test_unknown_power_mode(mode: object) -> None:
+def test_unknown_power_modes_are_refused(mode: object) -> None:
     with pytest.raises(EnsembleError, match=r"Unknown power mode .*balanced, performance, power"):
         members_for_power(mode, 4)
 
@@ -25,16 +25,16 @@ def test_unknown_power_mode(mode: object) -> None:
 @pytest.mark.parametrize(
     ("budget", "expected"), [(0.1, 1), (2, 1), (3.9, 1), (4, 2), (7, 3), (8, 4), (1e9, 4)]
 )
-def test_latency(budget: float, expected: int) -> None:
+def test_members_within_a_latency(budget: float, expected: int) -> None:
     assert members_for_latency(budget, 2.0, 4) == expected
 
 
 @pytest.mark.parametrize(("budget", "expected"), [(0.5, 1), (4.9, 1), (5, 2), (9, 4), (99, 4)])
-def test_latency_of_what_runs_once(budget: float, expected: int) -> None:
+def test_the_trunk_counts_once(budget: float, expected: int) -> None:
     assert members_for_latency(budget, 2.0, 4, image_ms=1.0) == expected
 
 
 @pytest.mark.parametrize("budget", [0, -1.0, float("nan"), "5", True, None])
-def test_bad_latency(budget: object) -> None:
+def test_bad_latencies_are_refused(budget: object) -> None:
     with pytest.raises(EnsembleError, match=r"`max_latency_ms` must be a positive.*Received"):
         members_for_latency(budget, 2.0, 4)

@@ -1,4 +1,4 @@
-"""Temperatures and thresholds against a search by hand, and a file that is calibrated."""
+"""Temperatures and thresholds against exhaustive searches, and on images not fitted on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_temperature_that_made_the_labels_is_found(true: float) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["fusion", "voting", "boosting", "hard_voting"])
-def test_no_other_temperature_is_likelier(
+def test_the_temperature_has_the_least_negative_log_likelihood(
     held_out: tuple[np.ndarray, np.ndarray], scheme: str
 ) -> None:
     logits, labels = held_out
@@ -63,7 +63,7 @@ def test_no_other_temperature_is_likelier(
         assert cost(others) >= best - 1e-6
 
 
-def test_members_that_count_more_are_summed_hotter(
+def test_a_sum_of_logits_has_a_higher_temperature_than_their_mean(
     held_out: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """The sum of m logits is m times their mean: so is its temperature."""
@@ -74,7 +74,7 @@ def test_members_that_count_more_are_summed_hotter(
 
 
 def brute_force(predictions: np.ndarray, price: float) -> float:
-    """The least cost that any pair of thresholds reaches, all of them tried."""
+    """The least cost of any pair of thresholds, by exhaustive search."""
     n = predictions.shape[1]
     chosen, final = predictions.argmax(axis=-1), predictions[-1]
     loss = final.max(axis=-1) - final[np.arange(n), chosen]
@@ -102,7 +102,7 @@ def test_the_frontier_against_every_pair_of_thresholds() -> None:
         assert least - 1e-6 <= ours <= least + 0.15 * price
 
 
-def test_the_frontier_falls(held_out: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_loss_falls_along_the_frontier(held_out: tuple[np.ndarray, np.ndarray]) -> None:
     calibration = fit(*held_out, "fusion")
     members = [point.mean_members for point in calibration.frontier]
     losses = [point.expected_loss for point in calibration.frontier]
@@ -113,7 +113,7 @@ def test_the_frontier_falls(held_out: tuple[np.ndarray, np.ndarray]) -> None:
     assert len(members) > 20
 
 
-def test_wishes_are_met(held_out: tuple[np.ndarray, np.ndarray]) -> None:
+def test_the_chosen_point_meets_the_limit(held_out: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = held_out
     for wish in (1, 1.5, 2.2, 3):
         chosen = fit(logits, labels, "fusion", mean_members=wish).chosen
@@ -124,7 +124,7 @@ def test_wishes_are_met(held_out: tuple[np.ndarray, np.ndarray]) -> None:
     assert default.chosen == same.chosen
 
 
-def test_on_other_images_it_beats_a_fixed_number_of_members(
+def test_on_other_images_a_cascade_beats_a_fixed_number_of_members(
     held_out: tuple[np.ndarray, np.ndarray],
 ) -> None:
     calibration = fit(*held_out, "fusion", mean_members=2)
@@ -142,7 +142,7 @@ def test_on_other_images_it_beats_a_fixed_number_of_members(
     assert three.top1 == pytest.approx(expected)
 
 
-def test_the_frontier_s_own_numbers_are_those_of_running_it(
+def test_running_a_point_of_the_frontier_gives_its_numbers(
     held_out: tuple[np.ndarray, np.ndarray],
 ) -> None:
     calibration = fit(*held_out, "voting")
@@ -150,7 +150,7 @@ def test_the_frontier_s_own_numbers_are_those_of_running_it(
         assert calibration.score(*held_out, point).mean_members == pytest.approx(point.mean_members)
 
 
-def test_one_member(held_out: tuple[np.ndarray, np.ndarray]) -> None:
+def test_one_member_needs_no_thresholds(held_out: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = held_out
     calibration = fit(logits[:1], labels, "fusion")
     assert calibration.chosen.cascade.thresholds == ()
@@ -158,7 +158,7 @@ def test_one_member(held_out: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 def test_votes_stop_when_members_agree(held_out: tuple[np.ndarray, np.ndarray]) -> None:
-    """One vote is always the same share: nothing can tell a sure first member from another."""
+    """One member has all the votes, so its margin says nothing about its confidence."""
     calibration = fit(*held_out, "hard_voting", accuracy_loss=0)
     first, second = calibration.chosen.cascade.thresholds
     assert first is None
@@ -179,12 +179,12 @@ def test_votes_stop_when_members_agree(held_out: tuple[np.ndarray, np.ndarray]) 
         (np.zeros(4, int), {"mean_members": 3.5}, "`mean_members` must be from 1 to 3"),
     ],
 )
-def test_bad_wishes(labels: np.ndarray, options: dict[str, Any], message: str) -> None:
+def test_bad_limits_are_refused(labels: np.ndarray, options: dict[str, Any], message: str) -> None:
     logits = np.zeros((M, 4, CLASSES), np.float32)
     with pytest.raises(EnsembleError, match=message):
         fit(logits, labels, "fusion", **options)
 
 
-def test_no_images() -> None:
+def test_no_images_are_refused() -> None:
     with pytest.raises(EnsembleError, match="at least one"):
         fit(np.zeros((M, 0, CLASSES), np.float32), np.zeros(0, int), "fusion")

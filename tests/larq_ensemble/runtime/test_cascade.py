@@ -1,4 +1,4 @@
-"""The cascade stops where its rule says, and answers as a fixed number of members would."""
+"""The cascade stops by its rule, and predicts what that number of members predicts."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def test_temperature_of_a_mean_of_softmaxes_is_a_power() -> None:
     np.testing.assert_allclose(calibrated(probabilities, "bagging", 2), expected, 1e-5)
 
 
-def test_temperature_of_votes() -> None:
-    """Most shares are 0: they are scores themselves, and no logarithm is taken."""
+def test_temperature_scales_the_shares_of_votes() -> None:
+    """Most shares are 0, so the scores are the shares themselves and not their logarithms."""
     got = calibrated(np.array([[0.75, 0.25, 0, 0]], np.float32), "hard_voting", 0.5)
     expected = np.exp([1.5, 0.5, 0, 0])
     np.testing.assert_allclose(got, [expected / expected.sum()], 1e-5)
 
 
 @pytest.mark.parametrize("scheme", ["fusion", "bagging", "boosting", "hard_voting"])
-def test_no_temperature_changes_a_decision(logits: np.ndarray, scheme: str) -> None:
+def test_temperatures_keep_the_predicted_class(logits: np.ndarray, scheme: str) -> None:
     probabilities = combine(logits, scheme, WEIGHTS)
     for temperature in (0.1, 1.0, 8.0):
         got = calibrated(probabilities, scheme, temperature)
@@ -57,7 +57,7 @@ def test_no_temperature_changes_a_decision(logits: np.ndarray, scheme: str) -> N
         np.testing.assert_array_equal(got.argmax(axis=1), probabilities.argmax(axis=1))
 
 
-def test_log_margin() -> None:
+def test_log_margin_by_hand() -> None:
     probabilities = np.array([[0.1, 0.6, 0.3], [0.5, 0, 0.5], [1, 0, 0]])
     margins = log_margin(probabilities)
     np.testing.assert_allclose(margins[:2], [np.log(2), 0])
@@ -67,7 +67,7 @@ def test_log_margin() -> None:
 
 @pytest.mark.parametrize("scheme", sorted(COMBINATIONS))
 @pytest.mark.parametrize("members", [1, 3, M])
-def test_the_cascade_one_image_at_a_time(logits: np.ndarray, scheme: str, members: int) -> None:
+def test_the_cascade_as_a_loop_over_images(logits: np.ndarray, scheme: str, members: int) -> None:
     """Against a plain loop, for each image alone."""
     cascade = Cascade((0.9, None, 0.4))
 
@@ -102,7 +102,7 @@ def test_the_cascade_one_image_at_a_time(logits: np.ndarray, scheme: str, member
     assert answer.probabilities.dtype == np.float32
 
 
-def test_no_images(logits: np.ndarray) -> None:
+def test_no_images_give_no_predictions(logits: np.ndarray) -> None:
     answer = run_cascade(
         Cascade((0.5,)),
         lambda member, which: logits[member, which],
@@ -128,10 +128,10 @@ def test_no_images(logits: np.ndarray) -> None:
         ({"rule": "log_margin", "thresholds": [float("nan")]}, "finite numbers or null"),
     ],
 )
-def test_impossible_cascades(values: Any, message: str) -> None:
+def test_bad_cascades_are_refused(values: Any, message: str) -> None:
     with pytest.raises(EnsembleError, match=message):
         Cascade.from_json(values)
 
 
-def test_numpy_numbers_are_numbers() -> None:
+def test_thresholds_can_be_numpy_numbers() -> None:
     assert Cascade((np.float64(0.5), None, 1)).thresholds == (0.5, None, 1)

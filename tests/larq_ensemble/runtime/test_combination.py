@@ -1,4 +1,4 @@
-"""Combinations against textbook formulas, and what holds for each of them."""
+"""Combinations against textbook formulas, and properties of all of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_tie_goes_to_the_lowest_class() -> None:
 
 @pytest.mark.parametrize("scheme", list(COMBINATIONS))
 @given(logits=arrays(np.float32, (3, 4, 5), elements=st.floats(-1e4, 1e4, width=32)))
-def test_always_probabilities(scheme: str, logits: np.ndarray) -> None:
+def test_every_scheme_gives_probabilities(scheme: str, logits: np.ndarray) -> None:
     probabilities = combine(logits, scheme)
     assert probabilities.shape == (4, 5)
     assert probabilities.dtype == np.float32
@@ -58,38 +58,38 @@ def test_always_probabilities(scheme: str, logits: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["fusion", "voting", "bagging"])
-def test_one_member_is_its_softmax(scheme: str) -> None:
+def test_one_member_gives_its_softmax(scheme: str) -> None:
     np.testing.assert_allclose(combine(LOGITS[:1], scheme), np.exp(LOGITS[0]), rtol=1e-5)
 
 
-def test_softmax_of_huge_logits() -> None:
+def test_softmax_of_huge_logits_does_not_overflow() -> None:
     np.testing.assert_allclose(softmax(np.array([1e38, 1e38, -1e38])), [0.5, 0.5, 0])
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (0, 2, 3), (2, 2, 0)])
-def test_wrong_shapes(shape: tuple[int, ...]) -> None:
+def test_bad_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(EnsembleError, match=r"`logits`.*Received: shape"):
         combine(np.zeros(shape), "fusion")
 
 
-def test_weights_count_as_repeated_members() -> None:
+def test_an_integer_weight_counts_as_repeated_members() -> None:
     twice = np.concatenate([LOGITS, LOGITS[1:2]])
     for scheme in COMBINATIONS:
         weighted = combine(LOGITS, scheme, (1, 2, 1))
         np.testing.assert_allclose(weighted, combine(twice, scheme), rtol=1e-5, err_msg=scheme)
 
 
-def test_a_weight_for_each_member() -> None:
+def test_too_few_weights_are_refused() -> None:
     with pytest.raises(EnsembleError, match=r"`weights` .* each of the 3 members.*Received: 2"):
         combine(LOGITS, "adaboost", (1, 2))
 
 
-def test_unknown_scheme() -> None:
+def test_unknown_schemes_are_refused() -> None:
     with pytest.raises(EnsembleError, match=r"Unknown scheme 'nonsense'.*hard_voting"):
         combine(LOGITS, "nonsense")
 
 
-def test_the_same_schemes_as_keras() -> None:
+def test_keras_and_numpy_have_the_same_schemes() -> None:
     from larq_ensemble.ensembles.schemes import SCHEMES
     from larq_ensemble.keras import tf
 

@@ -1,4 +1,4 @@
-"""Image files become arrays of the network's size, and bad files clear errors."""
+"""Image files become arrays of the network's size, and bad files raise clear errors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def saved(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def test_right_size_is_kept(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_is_not_changed(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)
     read = read_image(saved(tmp_path / "a.png", pixels), (8, 6, 3))
     np.testing.assert_array_equal(read, pixels)
     assert read.dtype == np.uint8
 
 
-def test_the_middle_is_cut_out(tmp_path: Path) -> None:
+def test_the_middle_is_cropped(tmp_path: Path) -> None:
     """Of a wide image with black sides only the white square in the middle is left."""
     pixels = np.zeros((20, 60, 3), np.uint8)
     pixels[:, 20:40] = 255
@@ -34,14 +34,14 @@ def test_the_middle_is_cut_out(tmp_path: Path) -> None:
     assert (read > 200).all()
 
 
-def test_resizing_averages(tmp_path: Path) -> None:
-    """Antialiasing: a fine black and white pattern becomes grey, not either of the two."""
+def test_resizing_is_antialiased(tmp_path: Path) -> None:
+    """A fine black and white pattern becomes gray."""
     pixels = np.indices((64, 64)).sum(axis=0).astype(np.uint8) % 2 * 255
     read = read_image(saved(tmp_path / "fine.png", pixels), (8, 8, 1))
     assert (np.abs(read.astype(int) - 127) < 10).all()
 
 
-def test_colours_and_grey(tmp_path: Path) -> None:
+def test_color_and_gray(tmp_path: Path) -> None:
     colour = np.full((4, 4, 3), (255, 0, 0), np.uint8)
     path = saved(tmp_path / "red.png", colour)
     # ITU-R 601: 0.299 of red.
@@ -50,12 +50,12 @@ def test_colours_and_grey(tmp_path: Path) -> None:
     assert (read_image(grey, (4, 4, 3)) == 9).all()
 
 
-def test_16_bits_are_scaled(tmp_path: Path) -> None:
+def test_16_bit_pixels_are_scaled(tmp_path: Path) -> None:
     path = saved(tmp_path / "deep.png", np.full((4, 4), 257 * 100, np.uint16))
     assert (read_image(path, (4, 4, 1)) == 100).all()
 
 
-def test_batch(tmp_path: Path) -> None:
+def test_several_images(tmp_path: Path) -> None:
     paths = [saved(tmp_path / f"{i}.png", np.full((5, 5, 3), i, np.uint8)) for i in range(3)]
     images = read_images(paths, (5, 5, 3))
     assert images.shape == (3, 5, 5, 3)
@@ -63,7 +63,7 @@ def test_batch(tmp_path: Path) -> None:
     assert read_images([], (5, 5, 3)).shape == (0, 5, 5, 3)
 
 
-def test_no_image(tmp_path: Path) -> None:
+def test_files_that_are_no_images(tmp_path: Path) -> None:
     text = tmp_path / "notes.png"
     text.write_text("no image")
     with pytest.raises(EnsembleError, match=r"notes\.png.* as an image"):
@@ -75,7 +75,7 @@ def test_no_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp"])
-def test_truncated_image(tmp_path: Path, suffix: str) -> None:
+def test_truncated_images_are_refused(tmp_path: Path, suffix: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     path = saved(tmp_path / f"a.{suffix}", pixels)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -83,6 +83,6 @@ def test_truncated_image(tmp_path: Path, suffix: str) -> None:
         read_image(path, (8, 8, 3))
 
 
-def test_other_channel_counts() -> None:
+def test_other_numbers_of_channels_are_refused() -> None:
     with pytest.raises(EnsembleError, match="1 or 3 channels, this network takes 5"):
         fit_image(Image.new("RGB", (4, 4)), (4, 4, 5))

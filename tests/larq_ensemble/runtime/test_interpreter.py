@@ -1,4 +1,4 @@
-"""The runtime on a small converted ensemble: results, switches, and every bad input."""
+"""The runtime on a small converted ensemble: results, budgets and bad inputs."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def images() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (6, *SHAPE), np.uint8)
 
 
-def test_what_the_file_says(path: Path) -> None:
+def test_properties_come_from_the_metadata(path: Path) -> None:
     ensemble = EnsembleInterpreter(path)
     assert ensemble.input_shape == SHAPE
     assert ensemble.max_members == ensemble.members == MEMBERS
@@ -86,7 +86,7 @@ def test_predictions_are_the_combined_logits(path: Path, images: np.ndarray) -> 
     np.testing.assert_array_equal(probabilities, combine(logits, "adaboost", WEIGHTS))
 
 
-def test_members_change_at_run_time(path: Path, images: np.ndarray) -> None:
+def test_members_can_be_set_between_calls(path: Path, images: np.ndarray) -> None:
     ensemble = EnsembleInterpreter(path)
     logits = ensemble.predict_logits(images)
     assert len({member.tobytes() for member in logits}) == MEMBERS
@@ -102,7 +102,7 @@ def test_members_change_at_run_time(path: Path, images: np.ndarray) -> None:
     assert ensemble.members == 1
 
 
-def test_kinds_of_images(path: Path, images: np.ndarray) -> None:
+def test_types_and_shapes_of_images(path: Path, images: np.ndarray) -> None:
     ensemble = EnsembleInterpreter(path, threads=2)
     expected = ensemble.predict(images)
     for kind in (np.int64, np.float32, np.float64, np.uint16):
@@ -114,7 +114,7 @@ def test_kinds_of_images(path: Path, images: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("members", [0, MEMBERS + 1, -1, 1.5, "2", True, None])
-def test_bad_members(path: Path, images: np.ndarray, members: object) -> None:
+def test_bad_members_are_refused(path: Path, images: np.ndarray, members: object) -> None:
     ensemble = EnsembleInterpreter(path, members=2)
     with pytest.raises(EnsembleError, match=r"`members`.* 1 to 3.*Received: "):
         ensemble.members = members
@@ -127,7 +127,7 @@ def test_bad_members(path: Path, images: np.ndarray, members: object) -> None:
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.0, None, True])
-def test_bad_threads(path: Path, threads: object) -> None:
+def test_bad_threads_are_refused(path: Path, threads: object) -> None:
     with pytest.raises(EnsembleError, match=r"`threads`.*Received: "):
         EnsembleInterpreter(path, threads=threads)
 
@@ -145,12 +145,12 @@ def test_bad_threads(path: Path, threads: object) -> None:
         (np.full((1, *SHAPE), np.nan), "Received: values from nan"),
     ],
 )
-def test_bad_images(path: Path, images: np.ndarray, message: str) -> None:
+def test_bad_images_are_refused(path: Path, images: np.ndarray, message: str) -> None:
     with pytest.raises(EnsembleError, match=message):
         EnsembleInterpreter(path).predict(images)
 
 
-def test_normalized_images_are_suspicious(path: Path) -> None:
+def test_normalized_images_raise_a_warning(path: Path) -> None:
     ensemble = EnsembleInterpreter(path)
     with pytest.warns(UserWarning, match="raw pixels"):
         ensemble.predict(np.full((1, *SHAPE), 0.5, np.float32))
@@ -159,7 +159,7 @@ def test_normalized_images_are_suspicious(path: Path) -> None:
         ensemble.predict(np.zeros((1, *SHAPE), np.float32))
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EnsembleError, match=r"none\.tflite.*No such file"):
         EnsembleInterpreter(tmp_path / "none.tflite")
     with pytest.raises(EnsembleError, match="Can't read the model"):
@@ -170,14 +170,14 @@ def test_missing_file(tmp_path: Path) -> None:
     ("content", "reason"),
     [(b"", "it is empty"), (b"TFL3", "doesn't start"), (b"\x89PNG" * 99, "doesn't start")],
 )
-def test_files_that_are_no_model(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_files_that_are_no_models_are_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     file = tmp_path / "other.tflite"
     file.write_bytes(content)
     with pytest.raises(EnsembleError, match=rf"other\.tflite.*no \.tflite model.*{reason}"):
         EnsembleInterpreter(file)
 
 
-def test_a_model_of_other_origin(tmp_path: Path) -> None:
+def test_another_tflite_model_is_refused(tmp_path: Path) -> None:
     from larq_ensemble.keras import keras, tf
 
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -187,7 +187,7 @@ def test_a_model_of_other_origin(tmp_path: Path) -> None:
         EnsembleInterpreter(file)
 
 
-def test_every_truncation(path: Path, tmp_path: Path) -> None:
+def test_truncated_files_are_refused(path: Path, tmp_path: Path) -> None:
     data = path.read_bytes()
     file = tmp_path / "short.tflite"
     lengths = {*range(200), *range(200, len(data), 97), len(data) - 1}
@@ -197,7 +197,7 @@ def test_every_truncation(path: Path, tmp_path: Path) -> None:
             EnsembleInterpreter(file)
 
 
-def test_every_flipped_bit_is_noticed(path: Path, tmp_path: Path) -> None:
+def test_flipped_bits_are_noticed(path: Path, tmp_path: Path) -> None:
     """The checksum covers the whole file, so nothing damaged reaches the C++ interpreter."""
     data = path.read_bytes()
     file = tmp_path / "flipped.tflite"
@@ -210,7 +210,7 @@ def test_every_flipped_bit_is_noticed(path: Path, tmp_path: Path) -> None:
             EnsembleInterpreter(file)
 
 
-def test_the_contract_without_tensorflow(path: Path) -> None:
+def test_prediction_imports_no_tensorflow(path: Path) -> None:
     program = f"""
 import sys
 import numpy as np
@@ -236,14 +236,14 @@ print("done")
     assert done.stdout == "done\n", done.stderr
 
 
-def test_after_lce_was_imported(path: Path) -> None:
+def test_the_interpreter_works_after_lce_was_imported(path: Path) -> None:
     import larq_compute_engine as lce
 
     assert lce.testing.Interpreter(path.read_bytes())
     assert EnsembleInterpreter(path).members == MEMBERS
 
 
-def test_lce_own_interpreter_runs_the_file(path: Path, images: np.ndarray) -> None:
+def test_the_interpreter_of_lce_runs_the_file(path: Path, images: np.ndarray) -> None:
     import larq_compute_engine as lce
 
     interpreter = lce.testing.Interpreter(path.read_bytes())
@@ -258,7 +258,9 @@ def test_lce_own_interpreter_runs_the_file(path: Path, images: np.ndarray) -> No
 
 
 @pytest.mark.parametrize("missing", ["extension", "package", "numpy 1"])
-def test_without_lce(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing) -> None:
+def test_a_missing_lce_is_a_clear_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing
+) -> None:
     monkeypatch.delitem(sys.modules, interpreters._EXTENSION, raising=False)
     if missing == "numpy 1":
         monkeypatch.setattr(np, "__version__", "2.1.0")
@@ -280,7 +282,7 @@ def test_without_lce(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 @pytest.fixture(scope="module")
 def calibrated(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same file with temperatures and thresholds that let some images stop early."""
+    """The same file, calibrated so that some images stop early."""
     copy = tmp_path_factory.mktemp("calibrated") / "ensemble.tflite"
     shutil.copy(path, copy)
     draw = np.random.default_rng(2)
@@ -289,7 +291,7 @@ def calibrated(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def test_calibrating_changes_nothing_but_the_metadata(path: Path, calibrated: Path) -> None:
+def test_calibration_changes_only_the_metadata(path: Path, calibrated: Path) -> None:
     before, after = path.read_bytes(), calibrated.read_bytes()
     metadata = before.index(b'{"scheme"')
     assert before[: metadata - 4] == after[: metadata - 4]  # 4 bytes: the length of the metadata
@@ -327,17 +329,17 @@ def test_adaptive_prediction(calibrated: Path) -> None:
     assert ensemble.predict(images[:0], adaptive=True).shape == (0, CLASSES)
 
 
-def test_adaptive_without_calibration(path: Path, images: np.ndarray) -> None:
+def test_adaptive_prediction_needs_calibration(path: Path, images: np.ndarray) -> None:
     with pytest.raises(EnsembleError, match=r"no thresholds.*larq-ensemble calibrate"):
         EnsembleInterpreter(path).predict(images, adaptive=True)
 
 
-def test_budgets(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_budget_sets_the_members(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert EnsembleInterpreter(path, power_mode="power-saver").members == 1
     assert EnsembleInterpreter(path, max_latency_ms=1e6).members == MEMBERS
     ensemble = EnsembleInterpreter(path, power_mode="balanced")
     assert ensemble.members == 2
-    # What members have in common counts once, however many there are.
+    # The trunk counts once, however many members there are.
     monkeypatch.setattr(ensemble, "_measured_ms", lambda: (1.0, 3.0))
     ensemble.set_budget(max_latency_ms=7)
     assert ensemble.members == 2
@@ -352,19 +354,19 @@ def test_budgets(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         EnsembleInterpreter(path, power_mode="eco")
 
 
-def test_latency_is_measured(path: Path) -> None:
+def test_the_measured_latency_is_plausible(path: Path) -> None:
     ensemble = EnsembleInterpreter(path)
     image = np.zeros((1, *SHAPE), np.uint8)
     ensemble.predict_logits(image, members=1)
     start = time.perf_counter()
     ensemble.predict_logits(image, members=1)
     once = 1e3 * (time.perf_counter() - start)
-    # Of the same size; a machine may be busy at one moment.
+    # Loose bounds, because the machine may be busy.
     assert once / 50 < ensemble.measure_latency_ms() < once * 50
 
 
-def test_an_interpreter_a_thread(path: Path) -> None:
-    """Threads with interpreters of their own answer as one does."""
+def test_each_thread_has_its_interpreter(path: Path) -> None:
+    """Threads with interpreters of their own predict what one thread predicts."""
     images = np.random.default_rng(4).integers(0, 256, (60, *SHAPE), np.uint8)
     expected = EnsembleInterpreter(path).predict(images)
     own = threading.local()
@@ -378,8 +380,8 @@ def test_an_interpreter_a_thread(path: Path) -> None:
         np.testing.assert_array_equal(np.stack(list(pool.map(answer, range(60)))), expected)
 
 
-def test_kernels_agree(path: Path, images: np.ndarray) -> None:
-    """LCE's two kernels that are made for speed against each other and its reference."""
+def test_the_kernels_give_equal_logits(path: Path, images: np.ndarray) -> None:
+    """The two fast kernels of LCE against each other and against its reference kernel."""
     file = read_ensemble(path)
     expected = EnsembleInterpreter(path, kernel="indirect").predict_logits(images)
     by_default = EnsembleInterpreter(path, kernel="default").predict_logits(images)
@@ -398,10 +400,10 @@ def test_kernels_agree(path: Path, images: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("faster", interpreters.KERNELS)
-def test_the_faster_kernel_is_taken(
+def test_the_faster_kernel_is_chosen(
     path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch, faster: str
 ) -> None:
-    """The other kernel is slowed down, as one may be by a processor."""
+    """The other kernel is slowed down."""
     expected = EnsembleInterpreter(path, kernel=faster).predict(images)
     load = interpreters.load_model
 
@@ -428,8 +430,8 @@ def test_an_unknown_kernel_is_refused(path: Path) -> None:
         EnsembleInterpreter(path, kernel="fast")
 
 
-def test_start_up(path: Path) -> None:
-    """Import and first prediction; processor time, which other work on the machine leaves alone."""
+def test_the_start_up_is_short(path: Path) -> None:
+    """Import and first prediction, in processor time, which other load hardly changes."""
     program = f"""
 import time
 import numpy as np
@@ -450,7 +452,7 @@ print(time.process_time())
     assert float(done.stdout) < 1
 
 
-def test_the_path_is_read_once(path: Path, tmp_path: Path, images: np.ndarray) -> None:
+def test_the_file_is_read_once(path: Path, tmp_path: Path, images: np.ndarray) -> None:
     copy = shutil.copy(path, tmp_path / "copy.tflite")
     ensemble = EnsembleInterpreter(copy)
     expected = ensemble.predict(images)

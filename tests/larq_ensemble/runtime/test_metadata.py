@@ -1,4 +1,4 @@
-"""Metadata survive the trip through JSON, and nothing impossible gets in."""
+"""Metadata survive a round trip through JSON, and bad values are refused."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ VALUES: dict[str, Any] = {
 }
 
 
-def test_round_trip() -> None:
+def test_json_round_trip() -> None:
     metadata = EnsembleMetadata(**VALUES)
     assert EnsembleMetadata.from_json(metadata.to_json()) == metadata
     assert metadata.theory_bytes == 120
 
 
-def test_the_first_members() -> None:
+def test_metadata_of_the_first_members() -> None:
     parts = {"shared_stem": 100, "member_heads": 30}
     values = {**VALUES, "members": 3, "theory_parts": parts, "weights": (0.5, 2.0, 1.0),
               "temperatures": (1.0, 1.5, 2.0), "cascade": Cascade((0.5, None))}  # fmt: skip
@@ -52,7 +52,7 @@ def test_the_first_members() -> None:
             EnsembleMetadata(**values).first(members)
 
 
-def test_the_json_is_plain() -> None:
+def test_empty_fields_are_not_written() -> None:
     values = json.loads(EnsembleMetadata(**VALUES).to_json())
     assert values["version"] == VERSION == 2
     assert values["class_names"][2] == "Fähre 🚢"
@@ -100,7 +100,7 @@ def test_any_class_names(names: list[str]) -> None:
         ("validation_split", {"seed": "3"}),
     ],
 )
-def test_impossible_values(name: str, value: Any) -> None:
+def test_bad_values_are_refused(name: str, value: Any) -> None:
     with pytest.raises(EnsembleError, match=rf"`{name}` must be .*Received: "):
         EnsembleMetadata(**{**VALUES, name: value})
     document = {**json.loads(EnsembleMetadata(**VALUES).to_json()), name: value}
@@ -116,7 +116,7 @@ def test_a_threshold_for_each_member_but_the_last() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["nonsense", ["fusion"], None])
-def test_unknown_scheme(scheme: Any) -> None:
+def test_unknown_schemes_are_refused(scheme: Any) -> None:
     with pytest.raises(EnsembleError, match=r"Unknown scheme.*fusion"):
         EnsembleMetadata(**{**VALUES, "scheme": scheme})
 
@@ -131,7 +131,7 @@ def test_unknown_scheme(scheme: Any) -> None:
         (b'{"version": 3, "scheme": "of the future"}', "newer larq-ensemble"),
     ],
 )
-def test_other_json(data: bytes, message: str) -> None:
+def test_other_json_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(EnsembleError, match=message):
         EnsembleMetadata.from_json(data)
 

@@ -1,4 +1,4 @@
-"""Metrics against sums by hand, scikit-learn and plain loops."""
+"""Metrics against values by hand, scikit-learn and plain loops."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_brier_by_hand() -> None:
     assert brier_score(np.array([[1.0, 0.0]]), np.array([1])) == 2.0
 
 
-def test_brier_leaves_its_argument_alone() -> None:
+def test_brier_does_not_change_its_argument() -> None:
     probabilities = PROBABILITIES.copy()
     brier_score(probabilities, LABELS)
     np.testing.assert_array_equal(probabilities, PROBABILITIES)
