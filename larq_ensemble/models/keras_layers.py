@@ -13,8 +13,6 @@ from larq_ensemble.layers import RPReLU, RSign
 class KerasLayers:
     """Implements `larq_ensemble.network.layers.Layers`: calling a layer adds it to a Keras model.
 
-    Every layer takes all arguments of the Keras or Larq class of its name.
-
     # Arguments
         binary: `False` for the real-valued twin: the same graph with nothing binarized.
         pad_values: what pads the inputs of binary convolutions, 0.0 or 1.0.

@@ -133,7 +133,17 @@ class LayerGraph:
         for layer in self:
             if layer.kind is Kind.CONV:
                 roles[layer.name] = Role.CONV if convs_before[layer.name] else Role.STEM
-        half_block = None
+        self._find_blocks(roles, convs_before)
+        dense = [layer.name for layer in self if layer.kind is Kind.DENSE]
+        if dense:
+            roles[dense[-1]] = Role.HEAD
+        return roles
+
+    def _find_blocks(
+        self, roles: dict[str, Role], convs_before: dict[str, dict[str, None]]
+    ) -> None:
+        """Sets the roles of shortcuts and of the last convolutions of blocks."""
+        half_block = None  # The only convolution of a main path that may be half of a block.
         for layer in self:
             if layer.kind is not Kind.MERGE or len(layer.inputs) != 2:
                 continue
@@ -150,10 +160,6 @@ class LayerGraph:
                 half_block = None
             else:
                 half_block = end if len(main) == 1 else None
-        dense = [layer.name for layer in self if layer.kind is Kind.DENSE]
-        if dense:
-            roles[dense[-1]] = Role.HEAD
-        return roles
 
     def _convs_before(self) -> dict[str, dict[str, None]]:
         """The convolutions that each layer's output depends on, without itself, in order."""
