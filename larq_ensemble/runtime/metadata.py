@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,56 +93,60 @@ class EnsembleMetadata:
     def __post_init__(self) -> None:
         COMBINATIONS[self.scheme]  # raises the error that lists the names
         for name in ("members", "classes", "version"):
-            if not _is_positive_int(getattr(self, name)):
-                self._refuse(name, "a positive integer")
-        if not (
-            isinstance(self.input_shape, tuple)
-            and len(self.input_shape) == 3
-            and all(map(_is_positive_int, self.input_shape))
-        ):
-            self._refuse("input_shape", "three positive integers (height, width, channels)")
-        if self.class_names is not None and not (
-            isinstance(self.class_names, tuple)
-            and len(self.class_names) == self.classes
-            and all(isinstance(name, str) for name in self.class_names)
-        ):
-            self._refuse("class_names", f"{self.classes} strings, one a class")
-        if self.weights is not None and not are_weights(self.weights, self.members):
-            self._refuse("weights", f"{self.members} positive, finite numbers, one a member")
-        if self.temperatures is not None and not are_weights(self.temperatures, self.members):
-            self._refuse("temperatures", f"{self.members} positive, finite numbers, one for each m")
-        if self.cascade is not None and (
-            not isinstance(self.cascade, Cascade)
-            or len(self.cascade.thresholds) != self.members - 1
-        ):
-            self._refuse("cascade", f"a rule with {self.members - 1} thresholds")
-        for name, known in (("layout", LAYOUTS), ("heads", HEADS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in known:
-                self._refuse(name, f"one of {', '.join(known)}")
-        for name, kinds, expected in (
-            ("sha256", (str,), "a string"),
-            ("dataset", (str, type(None)), "a string or null"),
-            ("run_hash", (str, type(None)), "a string or null"),
-        ):
-            if not isinstance(getattr(self, name), kinds):
-                self._refuse(name, expected)
-        if not _is_mapping(self.theory_parts, int):
-            self._refuse("theory_parts", "numbers of bytes by name")
-        if not _is_mapping(self.validation_split, (int, float)):
-            self._refuse("validation_split", "numbers by name")
-        if not _is_mapping(self.columns, int) or not all(
-            map(_is_positive_int, self.columns.values())
-        ):
-            self._refuse("columns", "positive numbers of columns by name")
-        if not _is_mapping(self.rewrites, int):
-            self._refuse("rewrites", "numbers by name")
-        if not _is_mapping(self.tools, str):
-            self._refuse("tools", "versions by name")
-
-    def _refuse(self, name: str, expected: str) -> None:
-        raise EnsembleError(
-            f"Ensemble metadata: `{name}` must be {expected}. Received: {getattr(self, name)!r}."
+            self._require(name, _is_positive_int(getattr(self, name)), "a positive integer")
+        self._require(
+            "input_shape",
+            _is_tuple(self.input_shape, 3) and all(map(_is_positive_int, self.input_shape)),
+            "three positive integers (height, width, channels)",
         )
+        self._require(
+            "class_names",
+            self.class_names is None
+            or (_is_tuple(self.class_names, self.classes) and _are(self.class_names, str)),
+            f"{self.classes} strings, one a class",
+        )
+        for name, per in (("weights", "one a member"), ("temperatures", "one for each m")):
+            values = getattr(self, name)
+            self._require(
+                name,
+                values is None or are_weights(values, self.members),
+                f"{self.members} positive, finite numbers, {per}",
+            )
+        self._require(
+            "cascade",
+            self.cascade is None
+            or (
+                isinstance(self.cascade, Cascade)
+                and len(self.cascade.thresholds) == self.members - 1
+            ),
+            f"a rule with {self.members - 1} thresholds",
+        )
+        for name, known in (("layout", LAYOUTS), ("heads", HEADS), ("precision", PRECISIONS)):
+            self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        for name, optional in (("sha256", False), ("dataset", True), ("run_hash", True)):
+            text = getattr(self, name)
+            valid = isinstance(text, str) or (optional and text is None)
+            self._require(name, valid, "a string or null" if optional else "a string")
+        for name, kinds, expected in (
+            ("theory_parts", int, "numbers of bytes by name"),
+            ("validation_split", (int, float), "numbers by name"),
+            ("columns", int, "positive numbers of columns by name"),
+            ("rewrites", int, "numbers by name"),
+            ("tools", str, "versions by name"),
+        ):
+            self._require(name, _is_mapping(getattr(self, name), kinds), expected)
+        self._require(
+            "columns",
+            all(map(_is_positive_int, self.columns.values())),
+            "positive numbers of columns by name",
+        )
+
+    def _require(self, name: str, valid: bool, expected: str) -> None:
+        if not valid:
+            raise EnsembleError(
+                f"Ensemble metadata: `{name}` must be {expected}. "
+                f"Received: {getattr(self, name)!r}."
+            )
 
     @property
     def theory_bytes(self) -> int:
@@ -234,7 +238,14 @@ def _is_positive_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _is_mapping(value: object, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(value, Mapping) and all(
-        isinstance(name, str) and isinstance(item, kind) for name, item in value.items()
-    )
+def _is_tuple(value: object, length: int) -> bool:
+    return isinstance(value, tuple) and len(value) == length
+
+
+def _are(values: Iterable[object], kinds: type | tuple[type, ...]) -> bool:
+    return all(isinstance(value, kinds) for value in values)
+
+
+def _is_mapping(value: object, kinds: type | tuple[type, ...]) -> bool:
+    """Whether it maps strings to values of some types."""
+    return isinstance(value, Mapping) and _are(value, str) and _are(value.values(), kinds)
