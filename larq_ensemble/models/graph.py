@@ -30,6 +30,11 @@ _CONVOLUTIONS = (
     keras.layers.SeparableConv1D,
     keras.layers.SeparableConv2D,
 )
+_TRANSPOSED = (
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
 _NORMS = (keras.layers.BatchNormalization, keras.layers.LayerNormalization)
 _CONTENTS = {
     Kind.CONV: Content.CONV,
@@ -55,7 +60,7 @@ def layer_graph(model: keras.Model) -> LayerGraph:
     inputs = {name: tuple(dict.fromkeys(references(calls[name], names))) for name in calls}
     # A layer that is called again may depend on itself, but never through first calls alone.
     first_inputs = {name: tuple(references(calls[name][:1], names)) for name in calls}
-    output_shapes = _output_shapes(model)
+    positions = _kernel_positions(model)
     nodes: dict[str, LayerNode] = {}
 
     def visit(name: str) -> None:
@@ -70,7 +75,7 @@ def layer_graph(model: keras.Model) -> LayerGraph:
             stack.pop()
             if current not in nodes:
                 layer = model.get_layer(current)
-                nodes[current] = _layer_node(layer, inputs[current], output_shapes[current])
+                nodes[current] = _layer_node(layer, inputs[current], positions[current])
 
     for name in calls:
         visit(name)
@@ -99,21 +104,23 @@ def shared_layers(sharing: Sharing, model: keras.Model) -> frozenset[str]:
     return policies.shared_layers(sharing, graph)
 
 
-def _output_shapes(model: keras.Model) -> dict[str, list[Any]]:
-    """The output shape of each call of a layer that the model's output depends on."""
-    shapes: dict[str, list[Any]] = {}
+def _kernel_positions(model: keras.Model) -> dict[str, list[Any]]:
+    """The sizes of the axes along which each call of a layer in the model applies its kernel."""
+    positions: dict[str, list[Any]] = {}
     pending, seen = [model.output.node], set()
     while pending:
         node = pending.pop()
         if id(node) not in seen:
             seen.add(id(node))
-            shapes.setdefault(node.layer.name, []).append(node.output_shapes)
+            transposed = isinstance(node.layer, _TRANSPOSED)
+            shape = node.input_shapes if transposed else node.output_shapes
+            positions.setdefault(node.layer.name, []).append(shape[1:-1])
             pending += [tensor.node for tensor in node.keras_inputs]
-    return shapes
+    return positions
 
 
 def _layer_node(
-    layer: keras.layers.Layer, inputs: tuple[str, ...], output_shapes: list[Any]
+    layer: keras.layers.Layer, inputs: tuple[str, ...], positions: list[Any]
 ) -> LayerNode:
     kind = _kind(layer)
     return LayerNode(
@@ -122,7 +129,7 @@ def _layer_node(
         inputs,
         stored=tuple(_stored(layer, kind)),
         kernel_size=tuple(layer.kernel_size) if kind is Kind.CONV else (),
-        macs=_macs(layer, output_shapes) if kind in (Kind.CONV, Kind.DENSE) else 0,
+        macs=_macs(layer, positions) if kind in (Kind.CONV, Kind.DENSE) else 0,
     )
 
 
@@ -144,9 +151,8 @@ def _is_addition(layer: keras.layers.Layer) -> bool:
     return layer.get_config().get("function") in _ADDITIONS if not layer.weights else False
 
 
-def _macs(layer: keras.layers.Layer, output_shapes: list[Any]) -> int | None:
+def _macs(layer: keras.layers.Layer, positions: list[Any]) -> int | None:
     """Multiply-accumulates of all calls for one image; `None` if its size is unknown."""
-    positions = [shape[1:-1] for shape in output_shapes]
     if any(None in sizes for sizes in positions):
         return None
     # Biases and the thresholds of quantizers have one axis, kernels more.

@@ -2,7 +2,8 @@ r"""Multiply-accumulates (MACs) of a network for one image.
 
 \\[ \text{MACs} = \sum_{\text{layers}} \text{output positions} \cdot \text{kernel weights} \\]
 
-over convolutions and dense layers. Batch norm, activations and additions are not counted.
+over convolutions and dense layers; of a transposed convolution, the input positions count. Batch
+norm, activations and additions are not counted.
 
 ```python
 from larq_ensemble.network.architectures import trace_model

@@ -131,7 +131,7 @@ def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:
     parts = () if file is None else (*file.graphs, *filter(None, [file.trunk]), *file.rests)
     if file is None or [part.index for part in parts] != [*range(graphs)]:
         raise EnsembleError(
-            f"{str(path)!r} doesn't have the graphs of its layout {metadata.layout!r}. "
+            f"{str(path)!r} doesn't have the layout {metadata.layout!r} that its metadata name. "
             "Convert it again."
         )
     return file

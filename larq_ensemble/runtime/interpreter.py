@@ -224,7 +224,7 @@ class EnsembleInterpreter:
             )
         if not self._interpreter.one_by_one:
             raise EnsembleError(
-                "A file with the layout 'branches' computes all members at once, so adaptive "
+                "A file with the layout 'branches' runs all members at once, so adaptive "
                 "prediction saves nothing: convert the run with another layout."
             )
         images = self._checked_images(images)

@@ -81,6 +81,15 @@ def test_a_layer_that_is_called_at_several_resolutions() -> None:
     )
 
 
+def test_a_transposed_convolution() -> None:
+    """Each input position is multiplied with the whole kernel."""
+    image = keras.Input((4, 6, 2))
+    x = keras.layers.Conv2DTranspose(5, 3, strides=2)(image)
+    x = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(x))
+    expected = Macs(binary=0, real=4 * 6 * 9 * 2 * 5 + 5 * 3)
+    assert count_macs(layer_graph(keras.Model(image, x))) == expected
+
+
 def test_images_of_any_size() -> None:
     image = keras.Input((None, None, 3))
     x = keras.layers.Conv2D(4, 3, name="stem")(image)

@@ -222,6 +222,7 @@ ensemble.members = 3
 ensemble.predict(np.zeros((3, *ensemble.input_shape), np.uint8))
 assert probabilities.shape == (3, 4) and probabilities.dtype == np.float32
 assert not {{"tensorflow", "keras", "tf_keras", "larq"}} & set(sys.modules)
+assert "larq_ensemble.runtime.calibration" not in sys.modules
 # LCE itself can still be imported: its extension must not be loaded a second time.
 from larq_compute_engine.tflite.python import interpreter_wrapper_lite
 print("done")
