@@ -55,12 +55,12 @@ def layer_graph(model: keras.Model) -> LayerGraph:
     """
     model = functional_model(model)
     config = model.get_config()
-    calls = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
-    names = set(calls)
-    inputs = {name: tuple(dict.fromkeys(references(calls[name], names))) for name in calls}
+    inbound = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
+    names = set(inbound)
+    inputs = {name: tuple(dict.fromkeys(references(inbound[name], names))) for name in names}
     # A layer that is called again may depend on itself, but never through first calls alone.
-    first_inputs = {name: tuple(references(calls[name][:1], names)) for name in calls}
-    positions = _kernel_positions(model)
+    first_inputs = {name: tuple(references(inbound[name][:1], names)) for name in names}
+    calls = _nodes_by_layer(model)
     nodes: dict[str, LayerNode] = {}
 
     def visit(name: str) -> None:
@@ -75,9 +75,9 @@ def layer_graph(model: keras.Model) -> LayerGraph:
             stack.pop()
             if current not in nodes:
                 layer = model.get_layer(current)
-                nodes[current] = _layer_node(layer, inputs[current], positions[current])
+                nodes[current] = _layer_node(layer, inputs[current], calls[current])
 
-    for name in calls:
+    for name in inbound:
         visit(name)
     return LayerGraph(nodes.values())
 
@@ -104,24 +104,20 @@ def shared_layers(sharing: Sharing, model: keras.Model) -> frozenset[str]:
     return policies.shared_layers(sharing, graph)
 
 
-def _kernel_positions(model: keras.Model) -> dict[str, list[Any]]:
-    """The sizes of the axes along which each call of a layer in the model applies its kernel."""
-    positions: dict[str, list[Any]] = {}
+def _nodes_by_layer(model: keras.Model) -> dict[str, list[Any]]:
+    """Keras's nodes of the calls that the model's output depends on, by the layer's name."""
+    nodes: dict[str, list[Any]] = {}
     pending, seen = [model.output.node], set()
     while pending:
         node = pending.pop()
         if id(node) not in seen:
             seen.add(id(node))
-            transposed = isinstance(node.layer, _TRANSPOSED)
-            shape = node.input_shapes if transposed else node.output_shapes
-            positions.setdefault(node.layer.name, []).append(shape[1:-1])
+            nodes.setdefault(node.layer.name, []).append(node)
             pending += [tensor.node for tensor in node.keras_inputs]
-    return positions
+    return nodes
 
 
-def _layer_node(
-    layer: keras.layers.Layer, inputs: tuple[str, ...], positions: list[Any]
-) -> LayerNode:
+def _layer_node(layer: keras.layers.Layer, inputs: tuple[str, ...], calls: list[Any]) -> LayerNode:
     kind = _kind(layer)
     return LayerNode(
         layer.name,
@@ -129,7 +125,7 @@ def _layer_node(
         inputs,
         stored=tuple(_stored(layer, kind)),
         kernel_size=tuple(layer.kernel_size) if kind is Kind.CONV else (),
-        macs=_macs(layer, positions) if kind in (Kind.CONV, Kind.DENSE) else 0,
+        macs=_macs(layer, calls) if kind in (Kind.CONV, Kind.DENSE) else 0,
     )
 
 
@@ -151,8 +147,11 @@ def _is_addition(layer: keras.layers.Layer) -> bool:
     return layer.get_config().get("function") in _ADDITIONS if not layer.weights else False
 
 
-def _macs(layer: keras.layers.Layer, positions: list[Any]) -> int | None:
+def _macs(layer: keras.layers.Layer, calls: list[Any]) -> int | None:
     """Multiply-accumulates of all calls for one image; `None` if its size is unknown."""
+    transposed = isinstance(layer, _TRANSPOSED)
+    shapes = [node.input_shapes if transposed else node.output_shapes for node in calls]
+    positions = [shape[1:-1] for shape in shapes]
     if any(None in sizes for sizes in positions):
         return None
     # Biases and the thresholds of quantizers have one axis, kernels more.

@@ -173,3 +173,19 @@ def test_the_order_of_layers_where_one_depends_on_itself() -> None:
     assert set(graph["twice"].inputs) == {"stem", "norm"}
     assert graph.roles["stem"] is Role.STEM
     assert graph.roles["twice"] is Role.CONV
+
+
+class TwoBranches(keras.layers.Layer):
+    """A custom layer without weights whose output is a dictionary."""
+
+    def call(self, inputs):
+        return {"left": inputs, "right": -inputs}
+
+
+def test_a_layer_with_a_dictionary_of_outputs() -> None:
+    inputs = keras.Input((4,))
+    branches = TwoBranches(name="branches")(inputs)
+    x = keras.layers.Concatenate(name="both")([branches["left"], branches["right"]])
+    graph = layer_graph(keras.Model(inputs, keras.layers.Dense(3, name="last")(x)))
+    assert graph["both"].inputs == ("branches",)
+    assert graph["last"].macs == 8 * 3
