@@ -4,7 +4,7 @@
     model.keras     the Keras model, each weight once, loadable with `keras.models.load_model`
     log.csv         one row an epoch
     tensorboard/    the same for TensorBoard
-    checkpoints/    weights, optimizer and random state after each epoch, for `--resume`
+    checkpoints/    weights, optimizer and random state after each epoch, to resume from
     result.json     what the command printed at the end
 
 `model.keras` and then `result.json` are written last: a run without them has not finished.
@@ -153,7 +153,7 @@ class Run:
         except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
             raise EnsembleError(
                 f"{str(self.model_path)!r} can't be read ({_first_line(error)}): it is truncated "
-                "or damaged. Write it again with --resume, or train again."
+                "or damaged. Resume its training to write it again, or train again."
             ) from error
 
     @property
@@ -185,7 +185,7 @@ class Run:
         try:
             result = json.loads(self.result_path.read_text(encoding="utf-8"))
             _ = self.model
-        except (OSError, ValueError, EnsembleError):
+        except (OSError, ValueError):  # an `EnsembleError` is a `ValueError`
             return None
         return result
 
@@ -193,42 +193,42 @@ class Run:
         if not self.model_path.is_file():
             raise EnsembleError(
                 f"The run {str(self.path)!r} has no model.keras: its training has not finished. "
-                "Go on with --resume."
+                "Resume it."
             )
 
 
-def open_run(path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
-    """Checks that a run can be written at `path`; writes nothing.
+def open_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
+    """Checks that a run can be written to the directory `out`; writes nothing.
 
     # Raises
         EnsembleError: if the directory holds a run already (nothing is overwritten) or other
             files, or if the run to resume was started with another configuration.
     """
-    path = Path(path)
+    path = Path(out)
     if path.exists() and not path.is_dir():
-        raise EnsembleError(f"--out {str(path)!r} is a file: choose a new directory.")
+        raise EnsembleError(f"`out` {str(path)!r} is a file: choose a new directory.")
     run = Run(path, config)
     if run.config_path.exists():
         if not resume:
             raise EnsembleError(
-                f"--out {str(path)!r} holds a run already: go on with --resume, or choose "
+                f"`out` {str(path)!r} holds a run already: go on with `resume=True`, or choose "
                 "another directory."
             )
         _check_same(load_run(path).config, config, path)
     elif path.is_dir() and any(path.iterdir()):
         raise EnsembleError(
-            f"--out {str(path)!r} holds other files: choose a new or an empty directory."
+            f"`out` {str(path)!r} holds other files: choose a new or an empty directory."
         )
     return run
 
 
-def create_run(path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
+def create_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
     """Starts a run directory, or with `resume` takes up the one that is there.
 
     # Raises
         EnsembleError: as `open_run`.
     """
-    run = open_run(path, config, resume=resume)
+    run = open_run(out, config, resume=resume)
     if not run.config_path.exists():
         run.save_config()
     return run
@@ -301,8 +301,8 @@ def _check_same(old: RunConfig, new: RunConfig, path: Path) -> None:
             key = sorted(differing)[0]
             name, value, other = f"{name}.{key}", value.get(key), other.get(key)
         raise EnsembleError(
-            f"--resume: the run {str(path)!r} was started with {name} = {value!r}, not {other!r}: "
-            "repeat the arguments it was started with, or choose another --out."
+            f"The run {str(path)!r} can't be resumed: it was started with {name} = {value!r}, not "
+            f"{other!r}. Repeat the arguments that it was started with, or choose another `out`."
         )
 
 

@@ -101,7 +101,7 @@ class Distribution:
             return batches.stream
         if batches.batch_size % self.replicas:
             raise EnsembleError(
-                f"--batch-size {batches.batch_size} can't be divided among {self.replicas} "
+                f"`batch_size` {batches.batch_size} can't be divided among {self.replicas} "
                 "devices: it counts the images on all of them, so choose a multiple of their "
                 "number."
             )
@@ -159,7 +159,7 @@ class Distribution:
                 error = failed
         if self._sum(int(error is not None)):
             raise error or EnsembleError(
-                f"--out {os.fspath(out)!r} can't be used: the first host says why."
+                f"`out` {os.fspath(out)!r} can't be used: the first host says why."
             )
         return Run(Path(out), config)
 
@@ -172,7 +172,7 @@ class Distribution:
         # Equality in the inequality of Cauchy and Schwarz: then, and only then, all are the same.
         if self.replicas * self._sum(value * value) != self._sum(value) ** 2:
             raise EnsembleError(
-                f"The hosts differ in {what}: give all the same arguments, and an --out on a file "
+                f"The hosts differ in {what}: give all the same arguments, and an `out` on a file "
                 "system that all of them see."
             )
         return value
@@ -190,8 +190,8 @@ def _task(tf_config: str | None) -> tuple[bool, int]:
     """Whether TF_CONFIG makes this process the chief, and how many hosts there are."""
     if not tf_config:
         raise EnsembleError(
-            "--distribute multiworker needs the environment variable TF_CONFIG on every host, for "
-            f"example {_EXAMPLE}."
+            "`distribute='multiworker'` needs the environment variable TF_CONFIG on every host, "
+            f"for example {_EXAMPLE}."
         )
     try:
         values = json.loads(tf_config)

@@ -55,7 +55,7 @@ def evaluate(
     total = config.ensemble.get("members", 1)
     if members is not None and not 1 <= members <= total:
         raise EnsembleError(
-            f"--members must be from 1 to {total} for the run {str(run.path)!r}, got {members}."
+            f"`members` must be from 1 to {total} for the run {str(run.path)!r}, got {members}."
         )
     model = run.model
     options = DataOptions(data_dir, config.data["validation"], config.data["limit_train"])
@@ -103,12 +103,12 @@ def _check_fits(dataset: Dataset, run: Run) -> None:
     trained_on = run.config.dataset
     if dataset.classes != trained_on["classes"]:
         raise EnsembleError(
-            f"--dataset {dataset.name!r} has {dataset.classes} classes, but the run "
+            f"`dataset_name` {dataset.name!r} has {dataset.classes} classes, but the run "
             f"{str(run.path)!r} was trained for the {trained_on['classes']} of "
             f"{trained_on['name']!r}: choose a data set with as many."
         )
     if list(dataset.input_shape) != list(trained_on["input_shape"]):
         raise EnsembleError(
-            f"--dataset {dataset.name!r} has images of {dataset.input_shape}, but the run "
+            f"`dataset_name` {dataset.name!r} has images of {dataset.input_shape}, but the run "
             f"{str(run.path)!r} takes {tuple(trained_on['input_shape'])}."
         )

@@ -211,13 +211,15 @@ class TunedRecipe:
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-            retrain = Recipe.from_json(values["retrain"])
-            return cls(values["scheme"], values["sharing"], retrain, values.get("tuned", {}))
+            scheme, sharing, retrain = values["scheme"], values["sharing"], values["retrain"]
+            return cls(scheme, sharing, Recipe.from_json(retrain), values.get("tuned", {}))
         except OSError as error:
             raise EnsembleError(
                 f"The recipe file {str(path)!r} can't be read ({error.strerror}): give paper, "
                 "short or the recipe.json that `larq-ensemble tune` wrote."
             ) from error
+        except EnsembleError as error:  # such as a rate below 0
+            raise EnsembleError(f"The recipe file {str(path)!r}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise EnsembleError(
                 f"{str(path)!r} is no recipe file ({error!r}): give the recipe.json that "

@@ -26,7 +26,7 @@ def check_twin(run: Run, model: dict[str, Any]) -> None:
     for key, value in twin.items():
         if (given := run.config.model[key]) != value:
             raise EnsembleError(
-                f"--from-real {str(run.path)!r} is not the real-valued twin of "
+                f"`from_real` {str(run.path)!r} is not the real-valued twin of "
                 f"{model['name']!r}: its {key} is {given!r}, not {value!r}. Pretrain "
                 f"{twin['name']!r} with the same arguments first."
             )
@@ -46,13 +46,13 @@ def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: in
     seeds = {run.config.split_seed for run in same}
     if len(seeds) > 1:
         raise EnsembleError(
-            "--from-real and --teacher held out different images for validation: pretrain both "
-            "with the same --seed."
+            "`from_real` and `teacher` held out different images for validation: pretrain both "
+            "with the same `seed`."
         )
     for run in same:
         if data.validation > (held_out := run.config.data["validation"]):
             raise EnsembleError(
-                f"--validation {data.validation} would hold out images that the run "
+                f"`validation` {data.validation} would hold out images that the run "
                 f"{str(run.path)!r} was trained on: at most {held_out}, what it held out."
             )
     return seeds.pop() if seeds else seed

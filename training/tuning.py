@@ -148,7 +148,7 @@ def tune(
     if not len(search.data.load(dataset, config.split_seed).validation):
         raise EnsembleError(
             f"The run {str(backbone.path)!r} held out no validation data to compare trials on: "
-            "pretrain one with --validation 0.1."
+            "pretrain one that does, such as with a validation share of 0.1."
         )
     out = Path(out)
     _check_settings(out, search, backbone, resume)
@@ -244,23 +244,23 @@ def _check_settings(out: Path, search: Search, backbone: Run, resume: bool) -> N
     if path.is_file():
         if not resume:
             raise EnsembleError(
-                f"--out {str(out)!r} holds a search already: go on with --resume, or choose "
+                f"`out` {str(out)!r} holds a search already: go on with `resume=True`, or choose "
                 "another directory."
             )
         before = json.loads(path.read_text(encoding="utf-8"))
         for name, value in settings.items():
             if before.get(name) != value:
                 raise EnsembleError(
-                    f"--resume: the search in {str(out)!r} was started with {name} = "
-                    f"{before.get(name)!r}, not {value!r}: repeat the arguments it was started "
-                    "with, or choose another --out."
+                    f"The search in {str(out)!r} can't be resumed: it was started with {name} = "
+                    f"{before.get(name)!r}, not {value!r}. Repeat the arguments that it was "
+                    "started with, or choose another `out`."
                 )
         return
     if out.is_file():
-        raise EnsembleError(f"--out {str(out)!r} is a file: choose a new directory.")
+        raise EnsembleError(f"`out` {str(out)!r} is a file: choose a new directory.")
     if out.is_dir() and any(out.iterdir()):
         raise EnsembleError(
-            f"--out {str(out)!r} holds other files, but no search (search.json): choose a new or "
-            "an empty directory, or for --resume that of a search."
+            f"`out` {str(out)!r} holds other files, but no search (search.json): choose a new or "
+            "an empty directory, or to resume a search, its own."
         )
     write_text(path, json.dumps(settings, indent=2) + "\n")

@@ -177,7 +177,7 @@ def _cifar_reader(name: str) -> Callable[[str | None], tuple[Split, Split]]:
         except Exception as error:  # TFDS raises whatever its downloader and readers raise.
             raise EnsembleError(
                 f"Can't read {name} from {str(builder.data_path)!r} and can't download it "
-                f"({_first_line(error)}): give the folder that holds `{name}/` with --data-dir, "
+                f"({_first_line(error)}): give the folder that holds `{name}/` as `data_dir`, "
                 "or connect to the internet once."
             ) from error
         return train, test
@@ -189,7 +189,7 @@ def _tfds_builder(name: str, data_dir: str | None) -> Any:
     if data_dir is not None and not Path(data_dir).is_dir():
         raise EnsembleError(
             f"The data directory {data_dir!r} does not exist: give the folder that holds "
-            f"`{name}/`, or leave --data-dir out to download."
+            f"`{name}/`, or leave `data_dir` out to download."
         )
     import tensorflow_datasets as tfds
 

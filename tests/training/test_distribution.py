@@ -217,7 +217,7 @@ def test_batches_that_can_not_be_divided():
     distribution = Distribution()
     distribution.replicas = 2
     stream = tf.data.Dataset.range(10).batch(5)
-    with pytest.raises(EnsembleError, match="--batch-size 5 can't be divided among 2 devices"):
+    with pytest.raises(EnsembleError, match="`batch_size` 5 can't be divided among 2 devices"):
         distribution.split(Batches(stream, 2, 5))
 
 
@@ -251,7 +251,11 @@ def test_tf_config_is_missing_or_unusable(tf_config, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if tf_config is not None:
         monkeypatch.setenv("TF_CONFIG", tf_config)
-    message = "TF_CONFIG '.+' can't be used" if tf_config else "needs the environment variable"
+    message = (
+        "TF_CONFIG '.+' can't be used"
+        if tf_config
+        else "`distribute='multiworker'` needs the environment variable"
+    )
     with pytest.raises(EnsembleError, match=rf'{message}.*for example \{{"cluster": '):
         Distribution("multiworker")
 

@@ -102,15 +102,21 @@ def test_a_backbone_is_an_ensemble_of_one(backbone, digits):
 
 @pytest.mark.parametrize("members", [0, 4, -1])
 def test_members_out_of_range(ensemble, members, no_data):
-    with pytest.raises(EnsembleError, match=f"--members must be from 1 to 3 .*, got {members}"):
+    with pytest.raises(EnsembleError, match=f"`members` must be from 1 to 3 .*, got {members}"):
         evaluate(ensemble, members=members)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifar100", "'cifar100' has 100 classes, but the run .* for the 10 of 'digits'"),
-        ("cifar10", r"'cifar10' has images of \(32, 32, 3\), but the run .* takes \(8, 8, 1\)"),
+        (
+            "cifar100",
+            "`dataset_name` 'cifar100' has 100 classes, but the run .* for the 10 of 'digits'",
+        ),
+        (
+            "cifar10",
+            r"`dataset_name` 'cifar10' has images of \(32, 32, 3\), but .* takes \(8, 8, 1\)",
+        ),
         ("mnist", "Unknown dataset 'mnist'. Known: cifar10, cifar100, digits"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.training import tuning
-from larq_ensemble.training.recipes import TunedRecipe
+from larq_ensemble.training.recipes import Recipe, TunedRecipe
 from larq_ensemble.training.tuning import Search, tune
 
 
@@ -131,16 +131,20 @@ def test_other_errors_end_the_search(backbone, search, monkeypatch, tmp_path):
 
 def test_searches_do_not_mix(backbone, search, trainings, tmp_path):
     tune(backbone, tmp_path / "s", search, trials=1)
-    with pytest.raises(EnsembleError, match="s' holds a search already: go on with --resume"):
+    with pytest.raises(
+        EnsembleError, match=r"`out` .*s' holds a search already: go on with `resume=True`"
+    ):
         tune(backbone, tmp_path / "s", search, trials=1)
     with pytest.raises(EnsembleError, match="was started with members = 2, not 3"):
         tune(backbone, tmp_path / "s", replace(search, members=3), trials=1, resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(EnsembleError, match=r"other' holds other files, but no search \(sea"):
+        with pytest.raises(
+            EnsembleError, match=r"`out` .*other' holds other files, but no search \(sea"
+        ):
             tune(backbone, tmp_path / "other", search, trials=1, resume=resume)
-    with pytest.raises(EnsembleError, match="file' is a file: choose a new directory"):
+    with pytest.raises(EnsembleError, match=r"`out` .*file' is a file: choose a new directory"):
         tune(backbone, tmp_path / "other" / "file", search, trials=1)
     with pytest.raises(EnsembleError, match=re.escape("Unknown scheme 'stacking'. Known: ")):
         tune(backbone, tmp_path / "new", replace(search, schemes=("stacking",)), trials=1)
@@ -159,3 +163,11 @@ def test_files_that_are_no_recipe(tmp_path, text):
         TunedRecipe.read(tmp_path / "r.json")
     with pytest.raises(EnsembleError, match=r"missing\.json' can't be read \(No such file"):
         TunedRecipe.read(tmp_path / "missing.json")
+
+
+def test_a_recipe_file_with_a_value_out_of_range_says_which(tmp_path):
+    retrain = Recipe(epochs=1, batch_size=1, lr=0.1, dropout=0.0, source="test").to_json()
+    values = {"scheme": "fusion", "sharing": "fusion", "retrain": {**retrain, "lr": -1}}
+    (tmp_path / "r.json").write_text(json.dumps(values))
+    with pytest.raises(EnsembleError, match=r"r\.json': `lr` must be at least 0, got -1"):
+        TunedRecipe.read(tmp_path / "r.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from larq_ensemble.console.messages import Command
 from larq_ensemble.console.options import seed_option
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 from larq_ensemble.network.commands.options import model_option
@@ -15,7 +16,12 @@ from larq_ensemble.training.commands.options import (
 )
 
 
-@click.command("pretrain", short_help="Train a backbone.")
+@click.command(
+    "pretrain",
+    cls=Command,
+    arguments={"weight": "distill_weight"},
+    short_help="Train a backbone.",
+)
 @model_option
 @click.option(
     "--dataset",

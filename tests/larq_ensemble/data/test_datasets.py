@@ -107,8 +107,8 @@ def test_unknown_dataset_lists_the_names():
         DATASETS["mnist"]
 
 
-def test_data_dir_that_does_not_exist_names_the_option(tmp_path):
-    with pytest.raises(EnsembleError, match=r"missing' does not exist.*--data-dir"):
+def test_data_dir_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(EnsembleError, match=r"missing' does not exist.*`data_dir`"):
         DataOptions(data_dir=str(tmp_path / "missing")).load(DATASETS["cifar10"], seed=0)
 
 
@@ -123,7 +123,7 @@ def test_a_download_that_fails_is_one_clear_error(tmp_path, monkeypatch):
         DataOptions(data_dir=str(tmp_path)).load(DATASETS["cifar100"], seed=0)
     message = str(error.value)
     assert str(tmp_path) in message
-    assert "--data-dir" in message
+    assert "`data_dir`" in message
     assert "Name or service not known" in message
     assert "\n" not in message
 
