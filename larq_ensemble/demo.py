@@ -88,9 +88,10 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
     metrics = evaluate(run)
 
     report.line("4/6  Converting to one file for Larq Compute Engine")
+    normalization = dataset.normalization
     constants = {
-        "mean": dataset.mean,
-        "std": dataset.std,
+        "mean": normalization.mean,
+        "std": normalization.std,
         "class_names": run.config.dataset["class_names"],
         "dataset": dataset.name,
     }
@@ -102,7 +103,12 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
     report.line("5/6  Comparing Keras with the interpreter on the test images")
     test = data.load(dataset, seed).test
     agreement = verify(
-        run.model, path, test.images, test.labels, mean=dataset.mean, std=dataset.std
+        run.model,
+        path,
+        test.images,
+        test.labels,
+        mean=normalization.mean,
+        std=normalization.std,
     )
     report.line("6/6  Classifying image files without TensorFlow")
     _predict_files(report, path, out / "images", test)

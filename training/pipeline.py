@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from larq_ensemble.data.datasets import Augmentation, Dataset, Split
 from larq_ensemble.keras import tf
 
@@ -64,7 +62,6 @@ def training_batches(
     steps = len(data) // batch_size
     images, labels = tf.constant(data.images), tf.constant(data.labels)
     augment = _augmenter(dataset.augmentation, dataset.input_shape)
-    normalize = _normalizer(dataset)
 
     def indices_of(epoch: tf.Tensor) -> tf.data.Dataset:
         orders = tf.stack(
@@ -81,10 +78,11 @@ def training_batches(
 
     def batch_of(indices: tf.Tensor, number: tf.Tensor) -> tuple[Any, ...]:
         x = tuple(
-            normalize(
+            _normalized(
                 augment(
                     tf.gather(images, indices[stream]), _seed(seed, number * inputs + stream, 1)
-                )
+                ),
+                dataset,
             )
             for stream in range(inputs)
         )
@@ -116,10 +114,9 @@ def evaluation_batches(
     data: Split, dataset: Dataset, *, batch_size: int = 250, inputs: int = 1
 ) -> tf.data.Dataset:
     """Normalized batches (x, y) in order, nothing random; x repeated for several inputs."""
-    normalize = _normalizer(dataset)
 
     def batch_of(images: tf.Tensor, labels: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        x = normalize(images)
+        x = _normalized(images, dataset)
         return ((x,) * inputs if inputs > 1 else x), labels
 
     return (
@@ -136,14 +133,8 @@ def _seed(seed: int, number: tf.Tensor | int, purpose: int) -> tf.Tensor:
     return tf.stack([tf.constant(seed, tf.int64), number * 3 + purpose])
 
 
-def _normalizer(dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
-    scale = (1 / (255 * np.asarray(dataset.std, np.float64))).astype(np.float32)
-    offset = (-np.asarray(dataset.mean, np.float64) / np.asarray(dataset.std)).astype(np.float32)
-
-    def normalize(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(images, tf.float32) * scale + offset
-
-    return normalize
+def _normalized(images: tf.Tensor, dataset: Dataset) -> tf.Tensor:
+    return dataset.normalization(tf.cast(images, tf.float32))
 
 
 def _augmenter(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.registry import Registry
 
@@ -32,7 +33,7 @@ class Dataset:
 
     # Arguments
         input_shape: (height, width, channels) of the uint8 images.
-        mean, std: per channel, of pixels on the scale 0..1; a network sees (x / 255 - mean) / std.
+        normalization: what a network sees of the images.
         read: (data_dir) -> ((train images, labels), (test images, labels)).
         class_names: in the order of the labels. TensorFlow Datasets knows those of CIFAR only
             once it has downloaded the images.
@@ -42,18 +43,11 @@ class Dataset:
     name: str
     classes: int
     input_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    normalization: Normalization
     augmentation: Augmentation
     read: Callable[[str | None], tuple[Split, Split]]
     class_names: tuple[str, ...]
     source: str
-
-    def normalize(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [n, h, w, c] -> float32, (x / 255 - mean) / std per channel."""
-        mean = np.asarray(self.mean, np.float32)
-        std = np.asarray(self.std, np.float32)
-        return (images.astype(np.float32) / np.float32(255) - mean) / std
 
     def constants(self) -> dict[str, Any]:
         """What a run records of its dataset, enough to use the network without the data."""
@@ -62,8 +56,8 @@ class Dataset:
             "classes": self.classes,
             "class_names": list(self.class_names),
             "input_shape": list(self.input_shape),
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": list(self.normalization.mean),
+            "std": list(self.normalization.std),
             "augmentation": asdict(self.augmentation),
         }
 
@@ -236,8 +230,7 @@ DATASETS.register(
         name="digits",
         classes=10,
         input_shape=(8, 8, 1),
-        mean=(0.3054,),
-        std=(0.3758,),
+        normalization=Normalization(mean=(0.3054,), std=(0.3758,)),
         augmentation=Augmentation(pad=1),
         read=_read_digits,
         class_names=tuple(map(str, range(10))),
@@ -252,8 +245,9 @@ for _name, _names in (("cifar10", _CIFAR10), ("cifar100", _CIFAR100)):
             name=_name,
             classes=len(_names),
             input_shape=(32, 32, 3),
-            mean=(0.4914, 0.4822, 0.4465),
-            std=(0.2023, 0.1994, 0.2010),
+            normalization=Normalization(
+                mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)
+            ),
             augmentation=Augmentation(pad=4, flip=True),
             read=_cifar_reader(_name),
             class_names=_names,

@@ -27,7 +27,7 @@ def ensemble(backbone, few, recipe, tmp_path_factory):
 def logits(ensemble, digits):
     """[3, 599, 10], through Keras's own means."""
     model = keras.models.load_model(ensemble.path / "model.keras")
-    outputs = model.predict(DATASETS["digits"].normalize(digits[1].images), verbose=0)
+    outputs = model.predict(DATASETS["digits"].normalization(digits[1].images), verbose=0)
     return np.stack(outputs[:3]).astype(np.float64)
 
 
@@ -95,7 +95,9 @@ def test_a_backbone_is_an_ensemble_of_one(backbone, digits):
     result = evaluate(backbone, limit=64)
     assert result["members"] == 1
     assert result["disagreement"] == 0
-    logits = backbone.model.predict(DATASETS["digits"].normalize(digits[1].images[:64]), verbose=0)
+    logits = backbone.model.predict(
+        DATASETS["digits"].normalization(digits[1].images[:64]), verbose=0
+    )
     expected = recomputed(logits[None].astype(np.float64), digits[1].labels[:64])
     assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-4)
 
