@@ -29,6 +29,7 @@ from larq_ensemble.runs import Run, RunConfig, create_run, open_run
 from larq_ensemble.training.pipeline import Batches
 
 STRATEGIES = ("mirrored", "multiworker")
+_JOBS = ("chief", "worker")  # of TF_CONFIG: those that train
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
@@ -62,7 +63,7 @@ class Distribution:
         if name == "mirrored":
             self._strategy = _mirrored()
         elif name == "multiworker":
-            self.chief, self._hosts = _task(os.environ.get("TF_CONFIG"))
+            self.chief, self._hosts = _task()
             self._strategy = _multiworker()
         elif name is not None:
             raise UnknownNameError("distribute", name, STRATEGIES)
@@ -186,30 +187,35 @@ class Distribution:
         return int(total)
 
 
-def _task(tf_config: str | None) -> tuple[bool, int]:
-    """Whether TF_CONFIG makes this process the chief, and how many hosts there are."""
+def _task() -> tuple[bool, int]:
+    """Whether TF_CONFIG makes this process the chief, and how many hosts train.
+
+    # Raises
+        EnsembleError: if it is missing or can't be used.
+    """
+    tf_config = os.environ.get("TF_CONFIG")
     if not tf_config:
         raise EnsembleError(
             "`distribute='multiworker'` needs the environment variable TF_CONFIG on every host, "
             f"for example {_EXAMPLE}."
         )
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     try:
-        values = json.loads(tf_config)
-        cluster, task = values["cluster"], values["task"]
-        kind, index = task["type"], int(task["index"])
-        addresses = [address for name in ("chief", "worker") for address in cluster.get(name, [])]
-        known = kind in ("chief", "worker") and 0 <= index < len(cluster.get(kind, []))
-        usable = known and all(isinstance(address, str) for address in addresses)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        cluster = resolver.cluster_spec()
+        job, index = resolver.task_type, resolver.task_id
+        cluster.task_address(job, index)
+        usable = job in _JOBS
+    except (TypeError, ValueError):  # the resolver and the cluster raise either
         usable = False
     if not usable:
         raise EnsembleError(
             f"TF_CONFIG {tf_config!r} can't be used: it has to list the workers' addresses and say "
             f"which of them this process is, for example {_EXAMPLE}."
         )
-    if len(addresses) > 1:
-        print(f"Waiting for all {len(addresses)} hosts.", file=sys.stderr, flush=True)
-    return kind == ("chief" if "chief" in cluster else "worker") and index == 0, len(addresses)
+    hosts = sum(cluster.num_tasks(name) for name in cluster.jobs if name in _JOBS)
+    if hosts > 1:
+        print(f"Waiting for all {hosts} hosts.", file=sys.stderr, flush=True)
+    return job == ("chief" if "chief" in cluster.jobs else "worker") and index == 0, hosts
 
 
 # One strategy a process: two would number their collective operations alike and mix them up, and
