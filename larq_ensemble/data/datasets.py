@@ -49,6 +49,9 @@ class Dataset:
     class_names: tuple[str, ...]
     source: str
 
+    def __post_init__(self) -> None:
+        self.normalization.check_channels(self.input_shape[-1])
+
     def constants(self) -> dict[str, Any]:
         """What a run records of its dataset, enough to use the network without the data."""
         return {
