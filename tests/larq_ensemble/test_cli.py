@@ -258,11 +258,11 @@ def test_help_names_everything_that_is_registered(call):
         ("predict ensemble.tflite", "Missing argument 'IMAGE...'"),
         ("predict ensemble.tflite image.png --power-mode turbo", "power-saver"),
         ("calibrate ensemble.tflite --accuracy-loss 1 --mean-members 2", "not both"),
-        ("benchmark ensemble.tflite --members 0", "'0' is no list of whole numbers from 1 on"),
+        ("benchmark ensemble.tflite --members 0", "'0' is not a list of whole numbers from 1 on"),
         ("convert fusion", "Missing option '--out'"),
         ("reproduce table1", "Missing option '--out'"),
         ("reproduce table1 --out new --epochs 3", "counted, not trained: leave out --epochs"),
-        ("reproduce fig7b --out new --members 2,x", "'2,x' is no list of whole numbers"),
+        ("reproduce fig7b --out new --members 2,x", "'2,x' is not a list of whole numbers"),
     ],
 )
 def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, message):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from larq_ensemble.console.options import NameList, data_dir_option, seed_option
+from larq_ensemble.console.options import data_dir_option, names, seed_option
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 
 
@@ -32,7 +32,7 @@ from larq_ensemble.console.reporting import json_option, keras_verbosity, report
 )
 @click.option(
     "--schemes",
-    type=NameList(),
+    type=names,
     default="fusion,voting,bagging",
     show_default=True,
     metavar="S,...",
@@ -40,7 +40,7 @@ from larq_ensemble.console.reporting import json_option, keras_verbosity, report
 )
 @click.option(
     "--sharing",
-    type=NameList(),
+    type=names,
     default="fusion,all_frozen,c1,c2,c3",
     show_default=True,
     metavar="P,...",

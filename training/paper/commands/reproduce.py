@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 @click.option(
     "--members",
     type=member_counts,
-    metavar="M,M,...",
     help="Values of M  [default: the paper's, 2,4,6,8,10 where it has them]",
 )
 @click.option(
