@@ -74,7 +74,7 @@ def command(
                 for point in points
             ],
         )  # fmt: skip
-        from larq_ensemble.training.paper.figures import write_csv
+        from larq_ensemble.files import write_csv
         from larq_ensemble.training.plots import draw_frontier, save
 
         stem = Path(out) / "frontier"

@@ -101,7 +101,7 @@ def command(
 
     with reporting(json_target) as report:
         backbone = load_run(pretrained, kind="backbone")
-        from larq_ensemble.training.paper.figures import write_csv
+        from larq_ensemble.files import write_csv
         from larq_ensemble.training.tuning import Search, tune
 
         validation = backbone.config.data["validation"]

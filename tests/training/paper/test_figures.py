@@ -10,19 +10,14 @@ import pytest
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import write_csv
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.runs import Run, RunConfig, load_run
-from larq_ensemble.training.paper.figures import (
-    FIGURES,
-    SINGLE,
-    AccuracyFigure,
-    RunLibrary,
-    Settings,
-    counted_points,
-    trained_points,
-    write_csv,
-)
-from larq_ensemble.training.plots import draw, save
+from larq_ensemble.training.paper.figures import FIGURES, AccuracyFigure
+from larq_ensemble.training.paper.library import RunLibrary, Settings
+from larq_ensemble.training.paper.plots import draw
+from larq_ensemble.training.paper.points import SINGLE, counted_points, trained_points
+from larq_ensemble.training.plots import save
 from larq_ensemble.training.recipes import RECIPES
 
 # Binary 3x3 filters, 1 bit a weight, and 1x1 shortcuts, 32 bits.

@@ -14,7 +14,7 @@ from larq_ensemble.console.reporting import Report, json_option, keras_verbosity
 from larq_ensemble.training.commands.options import data_options
 
 if TYPE_CHECKING:
-    from larq_ensemble.training.paper.figures import Point
+    from larq_ensemble.training.paper.points import Point
 
 
 @click.command("reproduce", short_help="A table or figure of the paper: ours next to its own.")
@@ -97,15 +97,10 @@ def command(
       larq-ensemble reproduce fig6 --recipe short --members 2,4 --out figures
     """
     from larq_ensemble.data.datasets import DataOptions
-    from larq_ensemble.training.paper.figures import (
-        FIGURES,
-        AccuracyFigure,
-        BlockTable,
-        Settings,
-        counted_points,
-        trained_points,
-        write_csv,
-    )
+    from larq_ensemble.files import write_csv
+    from larq_ensemble.training.paper.figures import FIGURES, AccuracyFigure, BlockTable
+    from larq_ensemble.training.paper.library import Settings
+    from larq_ensemble.training.paper.points import counted_points, trained_points
 
     with reporting(json_target) as report:
         figure = FIGURES[name]
@@ -146,7 +141,8 @@ def command(
                 report.line(figure.note)
         folder = Path(out)
         write_csv(folder / f"{name}.csv", points)
-        from larq_ensemble.training.plots import draw, save
+        from larq_ensemble.training.paper.plots import draw
+        from larq_ensemble.training.plots import save
 
         png, svg = save(draw(figure, points), folder / name)
         report.line(f"Wrote {folder / name}.csv, .png and .svg.")
