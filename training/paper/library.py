@@ -1,4 +1,4 @@
-"""The trainings behind the figures: each is done once, and found again by its directory."""
+"""The trainings behind the figures. Each is done once and found again by its directory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Settings:
     """How the networks of a figure are trained.
 
     # Arguments
-        data: place, validation split and limits of the data; the paper holds nothing out.
+        data: place, validation split and limits of the data. The paper holds nothing out.
         recipe: name of the recipes.
-        epochs, pretrain_epochs: of ensembles and backbones in place of the recipe's.
-        dataset: another data set in place of the figure's; the paper has nothing on it.
+        epochs, pretrain_epochs: of ensembles and backbones, in place of the recipe's.
+        dataset: in place of the figure's; the paper has no values for another.
         width: multiplies the channels of every network.
         seed: of everything that is random.
     """
@@ -46,7 +46,7 @@ class Settings:
 
 
 class RunLibrary:
-    """Run directories named by what was trained, each trained when it is first asked for.
+    """Runs by what was trained; a run that is missing is trained when it is asked for.
 
     The ensembles of a backbone are beside it: `{model}-{dataset}-{epochs}epochs-seed{seed}/` holds
     `backbone/` and `{scheme}-{sharing}-m{M}-{epochs}epochs/`. So figures with the same folder
@@ -55,8 +55,8 @@ class RunLibrary:
     # Arguments
         folder: where the run directories are.
         settings: how networks are trained.
-        total: how many runs will be asked for.
-        progress: is told what comes next, a line each.
+        total: how many runs will be asked for, for the lines of `progress`.
+        progress: called with a line before each training.
         verbose: Keras's verbosity.
     """
 
@@ -77,7 +77,7 @@ class RunLibrary:
         self._asked = 0
 
     def backbone(self, model: str, dataset: str) -> tuple[Run, dict[str, Any]]:
-        """The pretrained network and its result; its real-valued twin first, if it has to be."""
+        """The backbone and its result; before it the real-valued twin, if the recipe has one."""
         settings = self._settings
         recipes = settings.recipes(model, dataset)
         recipe = recipes.pretrain
@@ -94,7 +94,7 @@ class RunLibrary:
                 from larq_ensemble.training.graphs import free_networks
                 from larq_ensemble.training.pretrain import pretrain
 
-                free_networks()  # of the training before; the twin is read anew
+                free_networks()  # of the training before; the twin is loaded again
                 return pretrain(
                     model, dataset, path, recipe=recipe, seed=settings.seed,
                     width=settings.width, data=settings.data,
@@ -118,7 +118,7 @@ class RunLibrary:
             from larq_ensemble.training.ensemble import train_ensemble
             from larq_ensemble.training.graphs import free_networks
 
-            free_networks()  # of the training before; the backbone is read anew
+            free_networks()  # of the training before; the backbone is loaded again
             return train_ensemble(
                 load_run(backbone.path), path, members=members, scheme=curve.scheme,
                 sharing=curve.sharing, recipe=recipe, seed=settings.seed, data=settings.data,
@@ -151,7 +151,7 @@ class RunLibrary:
     def _finished(
         self, path: Path, recipe: Recipe, twin: Run | None
     ) -> tuple[Run, dict[str, Any]] | None:
-        """A finished run with these settings, without building its network to find out."""
+        """The run if it has finished with these settings; does not load its network."""
         if not (path / "config.json").is_file():
             return None
         run = load_run(path)
@@ -165,5 +165,5 @@ class RunLibrary:
             and config.model["width"] == self._settings.width
             and all(config.data[key] == value for key, value in data.items())
         )
-        # With other settings, training says which when it is asked to go on.
+        # With other settings, `open_run` says which of them differs.
         return (run, json.loads(run.result_path.read_text(encoding="utf-8"))) if same else None

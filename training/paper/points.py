@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,14 @@ WEIGHTS = "weights"
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a table or figure, a row of its CSV; what does not apply is `None`.
+    """One value of a table or figure, a row of its CSV; a field that does not apply is `None`.
 
     # Arguments
         name: of the table or figure.
         origin: `"ours"` or `"paper"`.
-        quantity, value, unit: what it is.
+        quantity, value, unit: what was counted or measured.
         label: of the curve.
-        source: the run directory, or where in the literature.
+        source: the run directory, or the place in the literature.
     """
 
     name: str
@@ -69,11 +69,14 @@ class Point:
 
 
 def counted_points(name: str, members: Sequence[int] | None = None) -> list[Point]:
-    """The points of a table or figure of storage: exact, without training.
+    """The points of a table or figure of storage, which need no training.
 
     # Arguments
         name: of a `BlockTable` or `StorageFigure`.
         members: the values of M of a figure; `None`: the paper's.
+
+    # Raises
+        EnsembleError: for an unknown name, or a figure that has to be trained.
     """
     figure = FIGURES[name]
     if isinstance(figure, BlockTable):
@@ -115,19 +118,11 @@ def _storage_points(name: str, figure: StorageFigure, counts: Sequence[int]) -> 
             for origin, bits in ((OURS, counted.paper_total_bits), (PAPER, theirs)):
                 points.append(
                     Point(
-                        name,
-                        origin,
-                        WEIGHTS,
-                        bits,
-                        "bits",
-                        curve.label,
-                        curve.model,
+                        name, origin, WEIGHTS, bits, "bits", curve.label, curve.model,
                         _counted_source(origin),
-                        classes=classes,
-                        sharing=curve.sharing,
-                        members=members,
+                        classes=classes, sharing=curve.sharing, members=members,
                     )
-                )
+                )  # fmt: skip
     return points
 
 
@@ -150,8 +145,11 @@ def trained_points(
 
     # Arguments
         name: of an `AccuracyFigure`.
+        out: the folder.
+        settings: how networks are trained.
         members: the values of M to train; `None`: those that the paper has, curve by curve.
-        progress: is told what comes next, a line each.
+        progress: called with a line before each training.
+        verbose: Keras's verbosity.
 
     # Raises
         EnsembleError: for unknown names, missing data, or a run there with other settings.
@@ -159,71 +157,85 @@ def trained_points(
     figure = FIGURES[name]
     if not isinstance(figure, AccuracyFigure):
         raise EnsembleError(f"{name!r} is counted, not trained.")
-    dataset = {curve: settings.dataset or curve.dataset for curve in figure.curves}
+    curves = [replace(curve, dataset=settings.dataset or curve.dataset) for curve in figure.curves]
     wanted = {
-        curve: list(members or _paper_accuracies(curve) or paper.paper()["members"])
-        for curve in figure.curves
+        curve: list(members or _paper_accuracies(of_paper) or paper.paper()["members"])
+        for curve, of_paper in zip(curves, figure.curves)
     }
-    backbones = {(curve.model, dataset[curve]) for curve in figure.curves}
+    backbones = {(curve.model, curve.dataset) for curve in curves}
     total = sum(1 + settings.recipes(*backbone).from_real for backbone in backbones)
     total += sum(map(len, wanted.values()))
     library = RunLibrary(Path(out) / "runs", settings, total, progress, verbose)
     points: list[Point] = []
-    for curve in figure.curves:
-        backbone, single = library.backbone(curve.model, dataset[curve])
-        common: dict[str, Any] = {
-            "name": name,
-            "quantity": TOP1,
-            "unit": "%",
-            "model": curve.model,
-            "dataset": dataset[curve],
-            "classes": DATASETS[dataset[curve]].classes,
-        }
-        trained: dict[str, Any] = {
+    for curve in curves:
+        points += _our_points(name, curve, wanted[curve], library, settings)
+        if settings.dataset is None:
+            points += _paper_points(name, curve)
+    return list(dict.fromkeys(points))  # the curves of one network share its single network
+
+
+def _our_points(
+    name: str, curve: Curve, counts: Sequence[int], library: RunLibrary, settings: Settings
+) -> list[Point]:
+    backbone, single = library.backbone(curve.model, curve.dataset)
+    common = {
+        **_accuracy(name, curve, OURS),
+        "recipe": settings.recipe,
+        "pretrain_epochs": single["epochs"],
+        "width": settings.width,
+        "seed": settings.seed,
+        "limit_train": settings.data.limit_train,
+        "limit_test": settings.data.limit_test,
+    }
+    points = [
+        Point(
             **common,
-            "origin": OURS,
-            "recipe": settings.recipe,
-            "pretrain_epochs": single["epochs"],
-            "width": settings.width,
-            "seed": settings.seed,
-            "limit_train": settings.data.limit_train,
-            "limit_test": settings.data.limit_test,
-        }
-        kind: dict[str, Any] = {
-            "label": curve.label,
-            "scheme": curve.scheme,
-            "sharing": curve.sharing,
-        }
+            label=SINGLE,
+            members=1,
+            value=single["test_top1"],
+            source=str(backbone.path),
+        )
+    ]
+    for count in counts:
+        run, result = library.ensemble(backbone, curve, count)
         points.append(
             Point(
-                **trained,
-                label=SINGLE,
-                members=1,
-                value=single["test_top1"],
-                source=str(backbone.path),
+                **common,
+                **_kind(curve),
+                members=count,
+                value=result["test_top1"],
+                epochs=result["epochs"],
+                source=str(run.path),
             )
         )
-        for count in wanted[curve]:
-            run, result = library.ensemble(backbone, curve, count)
-            points.append(
-                Point(
-                    **trained,
-                    **kind,
-                    members=count,
-                    value=result["test_top1"],
-                    epochs=result["epochs"],
-                    source=str(run.path),
-                )
-            )
-        if settings.dataset:
-            continue
-        theirs: dict[str, Any] = {**common, "origin": PAPER, "source": paper.paper()["source"]}
-        single_top1 = paper.single_accuracy(curve.dataset, curve.model)
-        if single_top1 is not None:
-            points.append(Point(**theirs, label=SINGLE, members=1, value=single_top1))
-        for count, value in _paper_accuracies(curve).items():
-            points.append(Point(**theirs, **kind, members=count, value=value))
-    return list(dict.fromkeys(points))  # Curves of one network have their single network in common.
+    return points
+
+
+def _paper_points(name: str, curve: Curve) -> list[Point]:
+    common = {**_accuracy(name, curve, PAPER), "source": paper.paper()["source"]}
+    single = paper.single_accuracy(curve.dataset, curve.model)
+    points = [] if single is None else [Point(**common, label=SINGLE, members=1, value=single)]
+    return points + [
+        Point(**common, **_kind(curve), members=count, value=value)
+        for count, value in _paper_accuracies(curve).items()
+    ]
+
+
+def _accuracy(name: str, curve: Curve, origin: str) -> dict[str, Any]:
+    """What all points of a curve have in common, its single network included."""
+    return {
+        "name": name,
+        "origin": origin,
+        "quantity": TOP1,
+        "unit": "%",
+        "model": curve.model,
+        "dataset": curve.dataset,
+        "classes": DATASETS[curve.dataset].classes,
+    }
+
+
+def _kind(curve: Curve) -> dict[str, Any]:
+    return {"label": curve.label, "scheme": curve.scheme, "sharing": curve.sharing}
 
 
 def _paper_accuracies(curve: Curve) -> dict[int, float]:
