@@ -21,7 +21,7 @@ import json, sys
 from larq_ensemble.cli import main
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
-MODELS.register("tiny", Architecture(residual_block, (4, 8), (1, 1)))
+MODELS.register("tiny", Architecture(residual_block, (4,), (1,)))
 for arguments in json.loads(sys.argv[1]):
     try:
         main(arguments)

@@ -11,7 +11,8 @@ import pytest
 from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_csv
-from larq_ensemble.network.architectures import MODELS
+from larq_ensemble.network.architectures import MODELS, Architecture
+from larq_ensemble.network.architectures.resnet import residual_block
 from larq_ensemble.runs import Run, RunConfig, load_run
 from larq_ensemble.training.paper.figures import FIGURES, AccuracyFigure
 from larq_ensemble.training.paper.library import RunLibrary, Settings
@@ -129,10 +130,14 @@ def test_trained_figures_cannot_be_counted():
         counted_points("fig6")
 
 
+# Trainings here cost what their tracing does: one block is enough.
+ONE_BLOCK = Architecture(residual_block, (4,), (1,))
+
+
 @pytest.fixture
-def small(tiny, monkeypatch):
-    """ResNet-20 becomes the tiny network and CIFAR-100 the digits; settings of one epoch each."""
-    monkeypatch.setitem(MODELS._entries, "resnet20", MODELS[tiny])
+def small(monkeypatch):
+    """ResNet-20 becomes one block and CIFAR-100 the digits; settings of one epoch each."""
+    monkeypatch.setitem(MODELS._entries, "resnet20", ONE_BLOCK)
     stand_in = dataclasses.replace(DATASETS["digits"], name="cifar100")
     monkeypatch.setitem(DATASETS._entries, "cifar100", stand_in)
     data = DataOptions(validation=0.0, limit_train=64, limit_test=40)
@@ -227,9 +232,9 @@ def test_by_default_the_paper_decides_which_members_there_are(small, tmp_path, m
 
 
 def test_a_recipe_that_starts_from_the_real_valued_network(
-    small, tiny, tmp_path, epochs_begun, monkeypatch
+    small, tmp_path, epochs_begun, monkeypatch
 ):
-    twin = dataclasses.replace(MODELS[tiny], binary=False)
+    twin = dataclasses.replace(ONE_BLOCK, binary=False)
     monkeypatch.setitem(MODELS._entries, "resnet20_real", twin)
 
     def two_steps(classes, model_name="resnet20", scheme="fusion"):
