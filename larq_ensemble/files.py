@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from larq_ensemble.errors import EnsembleError
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; on success it is renamed to `path`.
+    """Yields a temporary path beside `path`, and renames it to `path` on success.
 
-    The name keeps the suffix of `path`, because writers such as Keras choose a format by it.
-    When the block raises, what stood at `path` before is untouched.
+    It has the suffix of `path`, by which writers such as Keras choose a format. If the block
+    raises, `path` stays as it was.
 
     # Raises
         EnsembleError: if the folder can't be written to.

@@ -1,13 +1,13 @@
-"""Run directories: a trained network with everything needed to go on from it.
+"""Run directories: a trained network with all that it takes to go on from it.
 
     config.json     what was trained, on what, how (`RunConfig`)
     model.keras     the Keras model, each weight once, loadable with `keras.models.load_model`
-    log.csv         one row an epoch
+    log.csv         a row for each epoch
     tensorboard/    the same for TensorBoard
     checkpoints/    weights, optimizer and random state after each epoch, to resume from
-    result.json     what the command printed at the end
+    result.json     the result that the command printed
 
-`model.keras` and then `result.json` are written last: a run without them has not finished.
+`model.keras` and then `result.json` are written last. A run without them has not finished.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KINDS = ("backbone", "ensemble")
 
 
 class _Section(dict):
-    """Part of a configuration that was read; a value that it lacks is an error in plain words."""
+    """Part of a configuration file. A missing key is an `EnsembleError` that names the file."""
 
     def __init__(self, values: Any = (), place: str = "the configuration") -> None:
         super().__init__(values)
@@ -53,11 +53,11 @@ class RunConfig:
         dataset: the dataset's constants (name, classes, class names, input shape, mean, std).
         recipe: the training recipe.
         seed: of initialization, data and jitter.
-        transfer: digests of the runs that a backbone started from or was taught by, and how.
-        data: how the data were split and limited.
+        transfer: digests of the runs that a backbone started from or learned from, and how.
+        data: validation share and limits of the data.
         ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only);
-            `requested_members` where training ended early, with fewer `members`.
-        versions: of the packages that trained it.
+            `requested_members` if training ended early, with fewer `members`.
+        versions: of the packages that decide what a run contains.
     """
 
     kind: str
@@ -72,7 +72,7 @@ class RunConfig:
 
     @property
     def split_seed(self) -> int:
-        """The seed that cut the validation split: that of the first run of a chain."""
+        """The seed that cut the validation split: that of the first run of the chain."""
         return int(self.data.get("split_seed", self.seed))
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +95,9 @@ class RunConfig:
         try:
             config = cls(**arguments)
         except TypeError as error:
-            raise EnsembleError(f"{str(path)!r} is no complete configuration: {error}.") from None
+            raise EnsembleError(
+                f"{str(path)!r} is not a complete configuration: {error}."
+            ) from None
         if config.kind not in KINDS:
             raise EnsembleError(f"{str(path)!r} has kind {config.kind!r}, expected one of {KINDS}.")
         return config
@@ -170,7 +172,7 @@ class Run:
         write_text(self.config_path, json.dumps(self.config.to_json(), indent=2) + "\n")
 
     def save_model(self, model: keras.Model) -> None:
-        """Saves the network without its optimizer; a weight that members share is stored once."""
+        """Saves the network without its optimizer, each shared weight once."""
         from larq_ensemble.keras import keras
 
         uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
@@ -181,7 +183,7 @@ class Run:
         write_text(self.result_path, json.dumps(result, indent=2) + "\n")
 
     def finished_result(self) -> dict[str, Any] | None:
-        """What `save_result` wrote; `None` if training has not finished or its model is damaged."""
+        """What `save_result` wrote; `None` if the run has not finished or is damaged."""
         try:
             result = json.loads(self.result_path.read_text(encoding="utf-8"))
             _ = self.model
@@ -223,7 +225,7 @@ def open_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool = F
 
 
 def create_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
-    """Starts a run directory, or with `resume` takes up the one that is there.
+    """Creates a run directory, or with `resume` opens the one that exists.
 
     # Raises
         EnsembleError: as `open_run`.
@@ -235,11 +237,11 @@ def create_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool =
 
 
 def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
-    """Reads a run directory; the model itself is loaded when it is first used.
+    """Reads the configuration of a run. The model is loaded when it is first used.
 
     # Arguments
         path: the run directory.
-        kind: `"backbone"` or `"ensemble"`, if only that will do.
+        kind: `"backbone"` or `"ensemble"`, if the run has to be of that kind.
 
     # Raises
         EnsembleError: if there is no run at `path`, or one of another kind.
@@ -268,7 +270,7 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a run contains."""
+    """Versions of the installed packages that decide what a run contains."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}

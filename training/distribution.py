@@ -1,13 +1,13 @@
 """Training on several devices or hosts by `tf.distribute`, step for step as on one device.
 
-Every process makes the same global batches (they follow from seed, epoch and step) and each
-replica takes its slice; gradients are summed over the replicas and batch norm uses the statistics
-of the global batch. So losses are those of one device but for rounding, and a run can be taken up
-again with another number of devices.
+Every process makes the same global batches, which follow from seed, epoch and step, and each
+replica takes its slice. Gradients are summed over the replicas, and batch norm uses the statistics
+of the global batch. So losses equal those of one device but for rounding, and a run can be resumed
+on another number of devices.
 
 # References
-    - [tf.distribute](https://www.tensorflow.org/guide/distributed_training), Multi-worker training
-      with Keras (the form of TF_CONFIG).
+    - [tf.distribute](https://www.tensorflow.org/guide/distributed_training), and "Multi-worker
+      training with Keras" for the format of TF_CONFIG.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ _EXAMPLE = (
 
 
 class Distribution:
-    """How a training is spread over devices and hosts.
+    """The devices and hosts of a training.
 
-    With `multiworker` every host runs the same command, and this has to be made before TensorFlow
-    does anything else. The first one, the chief, writes the run directory; the others read it, so
-    it has to be on a file system that all hosts see.
+    With `multiworker` every host runs the same command, and this object has to be created before
+    TensorFlow is used for anything else. One host, the chief, writes the run directory. The others
+    read it, so it has to be on a file system that all hosts share.
 
     # Arguments
-        name: `None` (one device), `"mirrored"` (all GPUs of this host, or its logical CPU devices)
-            or `"multiworker"` (all hosts of the environment variable TF_CONFIG).
+        name: `None` (one device), `"mirrored"` (all GPUs of this host, or else its logical CPU
+            devices) or `"multiworker"` (all hosts of the environment variable TF_CONFIG).
 
     # Attributes
         chief: whether this process writes the run directory.
         replicas: devices of all hosts.
 
     # Raises
-        EnsembleError: for an unknown name, a missing or unusable TF_CONFIG, or if TensorFlow is
-            at work already.
+        EnsembleError: for an unknown name, a missing or unusable TF_CONFIG, or if TensorFlow has
+            been used already.
     """
 
     def __init__(self, name: str | None = None) -> None:
@@ -72,13 +72,13 @@ class Distribution:
             self._strategy = one_device
 
     def scope(self) -> Any:
-        """The context to compile a model in."""
+        """The context in which to compile a model."""
         return self._strategy.scope()
 
     def replicate(self, model: keras.Model) -> keras.Model:
-        """The model to train in place of `model`: itself if there is one device.
+        """The model to train in place of `model`; on one device `model` itself.
 
-        Otherwise a copy with a replica on each device, its batch norm taken over all of them
+        On several it is a copy with a replica on each device, and batch norm over all of them
         (`BatchNormalization(synchronized=True)`). `copy_weights` brings its weights back.
         """
         if self.replicas == 1:
@@ -93,10 +93,10 @@ class Distribution:
         return replicated
 
     def split(self, batches: Batches) -> Any:
-        """What `Model.fit` takes: of each global batch of n, replica r of R gets n / R images.
+        """Batches for `Model.fit`: of a global batch of n images, each of R replicas gets n / R.
 
         # Raises
-            EnsembleError: if n / R is no whole number.
+            EnsembleError: if R does not divide n.
         """
         if self.replicas == 1:
             return batches.stream
@@ -126,10 +126,10 @@ class Distribution:
     def open_run(
         self, out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False
     ) -> Run:
-        """As `larq_ensemble.runs.open_run`, which the chief alone calls; the others wait for it.
+        """`larq_ensemble.runs.open_run` on the chief; the other hosts wait for it.
 
         # Raises
-            EnsembleError: on every host, if the chief had one or hosts have other arguments.
+            EnsembleError: on every host, if the chief raised one or the hosts' arguments differ.
         """
         arguments = {**config.to_json(), "versions": None}
         self.agree(zlib.crc32(json.dumps(arguments).encode()) >> 4, "what they were told to train")
@@ -138,10 +138,10 @@ class Distribution:
     def create_run(
         self, out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False
     ) -> Run:
-        """As `larq_ensemble.runs.create_run`, which the chief alone calls; the others wait for it.
+        """`larq_ensemble.runs.create_run` on the chief; the other hosts wait for it.
 
         # Raises
-            EnsembleError: on every host, if the chief had one.
+            EnsembleError: on every host, if the chief raised one.
         """
         return self._on_chief(create_run, out, config, resume)
 
@@ -165,21 +165,25 @@ class Distribution:
         return Run(Path(out), config)
 
     def agree(self, value: int, what: str) -> int:
-        """`value`, a number below 2**28, which has to be the same on every host.
+        """Checks that a number below 2**28 is the same on every host, and returns it.
+
+        # Arguments
+            value: the number.
+            what: what it stands for, for the error.
 
         # Raises
-            EnsembleError: if it isn't.
+            EnsembleError: if hosts differ.
         """
-        # Equality in the inequality of Cauchy and Schwarz: then, and only then, all are the same.
+        # Cauchy-Schwarz: n times the sum of squares is the square of the sum only if all are equal.
         if self.replicas * self._sum(value * value) != self._sum(value) ** 2:
             raise EnsembleError(
                 f"The hosts differ in {what}: give all the same arguments, and an `out` on a file "
-                "system that all of them see."
+                "system that they share."
             )
         return value
 
     def _sum(self, value: int) -> int:
-        """The sum over all devices of what their hosts give; each host waits for the others."""
+        """The sum over all devices of their hosts' values. Each host waits for the others."""
         if self._hosts == 1:
             return value * self.replicas
         per_replica = self._strategy.run(tf.function(lambda: tf.constant(value, tf.int64)))
@@ -218,8 +222,8 @@ def _task() -> tuple[bool, int]:
     return job == ("chief" if "chief" in cluster.jobs else "worker") and index == 0, hosts
 
 
-# One strategy a process: two would number their collective operations alike and mix them up, and
-# the cluster can be joined only once.
+# One strategy for the life of the process: two would number their collective operations alike, and
+# a process can join the cluster only once.
 @functools.cache
 def _mirrored() -> tf.distribute.Strategy:
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")

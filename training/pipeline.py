@@ -1,7 +1,8 @@
-"""Batches for training and evaluation, the same on every run with the same seed.
+"""Batches for training and evaluation, the same in every run with the same seed.
 
-Every epoch's order, crops and flips follow from (seed, epoch, step, stream) alone, by stateless
-random numbers. So a resumed training sees exactly what an uninterrupted one would have seen.
+The order, crops and flips of an epoch follow from (seed, epoch, step, stream) alone, by stateless
+random numbers. So a resumed training sees the batches that it would have seen without the
+interruption.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Resample = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 @dataclass(frozen=True)
 class Batches:
-    """Arguments for `Model.fit`: a stream over the remaining epochs and its steps per epoch."""
+    """Arguments of `Model.fit`: a stream over the remaining epochs, and its steps per epoch."""
 
     stream: tf.data.Dataset
     steps_per_epoch: int
@@ -39,20 +40,20 @@ def training_batches(
 ) -> Batches:
     """Shuffled, augmented and normalized batches from `initial_epoch` to `epochs`.
 
-    The last incomplete batch of an epoch is dropped; another order brings its images back.
+    The last, incomplete batch of an epoch is dropped. Its images come back in other epochs.
 
     # Arguments
         data: the training images.
         dataset: its augmentation and normalization.
-        batch_size: images a step; at most all of them.
+        batch_size: images a step; with fewer images, all of them.
         epochs, initial_epoch: the stream covers the epochs in between.
         seed: of order, crops and flips.
-        inputs: number of independent streams, each with an order and an augmentation of its own,
-            for models with one input a member. 1: all outputs see the same batch.
+        inputs: number of independent streams, each with its own order and augmentation, for models
+            with an input for each member. 1: all outputs see the same batch.
         outputs: names of the outputs that get labels (and weights); none: plain (x, y) pairs.
         sample_weights: (indices int32 [batch], seed int64 [2]) -> float32 [members, batch], how
-            often each member sees each image (bagging): row i weighs `outputs[i]`. With several
-            inputs, row i is taken for the indices of stream i.
+            much each image counts for each member (bagging). Row i weighs `outputs[i]`; with
+            several inputs it is taken for the indices of stream i.
 
     # Returns
         Elements (x, y) or (x, y, weights): x float32 [batch, h, w, c] or a tuple of `inputs` of
@@ -113,7 +114,7 @@ def training_batches(
 def evaluation_batches(
     data: Split, dataset: Dataset, *, batch_size: int = 250, inputs: int = 1
 ) -> tf.data.Dataset:
-    """Normalized batches (x, y) in order, nothing random; x repeated for several inputs."""
+    """Normalized batches (x, y) in order, not augmented; for several inputs x is repeated."""
 
     def batch_of(images: tf.Tensor, labels: tf.Tensor) -> tuple[Any, tf.Tensor]:
         x = _normalized(images, dataset)
@@ -140,7 +141,7 @@ def _normalized(images: tf.Tensor, dataset: Dataset) -> tf.Tensor:
 def _augmenter(
     augmentation: Augmentation, shape: tuple[int, int, int]
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Crop and flip of each image of a batch, as two gathers for the whole batch."""
+    """(images, seed) -> images, cropped and flipped by two gathers for the whole batch."""
     height, width, _ = shape
     pad, flip = augmentation.pad, augmentation.flip
 

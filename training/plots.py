@@ -1,7 +1,8 @@
-"""One look for all figures: a colour means the same scheme or policy in each of them.
+"""The common style of all plots, and the plots of the frontier and of the cascade.
 
-The colours are those of Okabe and Ito (schemes) and of Tol's muted scheme (policies), which people
-who are colour-blind can tell apart; markers tell curves apart in print.
+A colour means the same scheme or policy in every plot. The colours are Okabe and Ito's (schemes)
+and Tol's muted ones (policies), which colour-blind people can tell apart. Markers tell the curves
+apart in print.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ plt.rcParams.update(_STYLE)
 
 
 def look(scheme: str | None, sharing: str | None) -> tuple[str, str]:
-    """Colour and marker of a curve: the policy's, or for `fusion` the scheme's."""
+    """Colour and marker of a curve: those of the policy, or with `fusion` those of the scheme."""
     name = sharing if sharing not in ("fusion", None) else scheme or sharing
     return _LOOKS.get(name, _ANY_OTHER) if name else _SINGLE_NETWORK
 
@@ -126,7 +127,7 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
         curve = [point for point in points if point.run == run]
         first = curve[0]
         color, marker = look(first.scheme or None, first.sharing if first.scheme else None)
-        # Runs of one look, for example of several M, differ by their lines.
+        # Runs of the same look, for example of several M, differ by their line styles.
         lines = ("-", "--", ":", "-.")
         style: dict[str, Any] = {
             "color": color,
@@ -164,7 +165,7 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
     )
     front = Line2D(
         [], [], linestyle="", color=BLACK, marker="o", markersize=10, markerfacecolor="none",
-        markeredgewidth=0.8, label="no other is as good for less",
+        markeredgewidth=0.8, label="Pareto front",
     )  # fmt: skip
     canvas.legend(handles=[*handles.values(), front], loc="outside lower center", ncols=3)
     return canvas
@@ -181,9 +182,9 @@ def draw_cascade(
     axes.plot(*zip(*steps), "s--", color=GREY, label="the first m members, always")
     at = chosen.mean_members, chosen.top1
     axes.plot(*at, "*", color=VERMILION, markersize=13, label="in the file")
-    axes.set_xlabel("members an image takes, on average")
+    axes.set_xlabel("members per image, on average")
     axes.set_ylabel("test top-1 (%)")
     axes.legend(loc="lower right")
-    title = f"Members by need, {TITLES.get(dataset, dataset)}, {len(fixed)} members"
+    title = f"Adaptive prediction, {TITLES.get(dataset, dataset)}, {len(fixed)} members"
     canvas.suptitle(title, fontsize=11)
     return canvas

@@ -55,13 +55,13 @@ seed_option = click.option(
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="Of everything that is random.",
+    help="Seed of everything random.",
 )
 
 data_dir_option = click.option(
     "--data-dir",
     metavar="DIR",
-    help="Where TensorFlow Datasets keeps its data  [default: ~/tensorflow_datasets]",
+    help="Folder of TensorFlow Datasets  [default: ~/tensorflow_datasets]",
 )
 
 limit_test_option = click.option(

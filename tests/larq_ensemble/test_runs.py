@@ -100,7 +100,7 @@ def test_truncated_weights(tmp_path, saved: Path, kept: float) -> None:
         ("", "is not JSON"),
         ("[]", "is not a configuration of format 1"),
         ('{"format": 2, "kind": "backbone"}', "is not a configuration of format 1"),
-        ('{"format": 1, "kind": "backbone"}', "is no complete configuration"),
+        ('{"format": 1, "kind": "backbone"}', "is not a complete configuration"),
         (json.dumps({**CONFIG.to_json(), "kind": "cat"}), "has kind 'cat', expected one of"),
     ],
 )

@@ -167,7 +167,7 @@ def test_searches_do_not_mix(backbone, search, trainings, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"retrain": {"epochs": 1}})])
 def test_files_that_are_no_recipe(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
-    with pytest.raises(EnsembleError, match=r"r\.json' is no recipe file"):
+    with pytest.raises(EnsembleError, match=r"r\.json' is not a recipe file"):
         TunedRecipe.read(tmp_path / "r.json")
     with pytest.raises(EnsembleError, match=r"missing\.json' can't be read \(No such file"):
         TunedRecipe.read(tmp_path / "missing.json")
