@@ -136,6 +136,7 @@ def calibrate(
     """Fits temperatures and thresholds of an ensemble file and writes them into its metadata.
 
     Everything else in the file stays as it was. The file is replaced at once or not at all.
+    Needs SciPy: `pip install 'larq-ensemble[calibrate]'`.
 
     # Arguments
         path: the `.tflite` that `larq-ensemble convert` wrote.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -88,6 +90,12 @@ def test_labels_that_are_all_predicted_do_not_freeze_the_ensemble() -> None:
     temperature = fit_temperature(probabilities, labels, "fusion")
     assert 0.1 < temperature < 1
     assert softmax(np.log(probabilities) / temperature).max() > 0.9999
+
+
+def test_scipy_is_not_imported_before_a_temperature_is_fitted() -> None:
+    code = "import sys, larq_ensemble.runtime.calibration; print('scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_members_that_count_more_are_summed_hotter(
