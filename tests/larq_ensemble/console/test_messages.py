@@ -1,8 +1,13 @@
 """Messages of the library, as the command line words them."""
 
+import ast
+import re
+from pathlib import Path
+
 import click
 import pytest
 
+import larq_ensemble
 from larq_ensemble.cli import COMMANDS, cli
 from larq_ensemble.console.messages import Command, in_options
 from larq_ensemble.errors import EnsembleError
@@ -53,3 +58,27 @@ def test_every_option_is_found_by_the_name_that_it_has_in_python(name):
             assert in_options(f"`{as_written}`, `{parameter.name}`", found) == f"{option}, {option}"
     if isinstance(found, Command):
         assert set(found.arguments.values()) <= {parameter.name for parameter in found.params}
+
+
+#: Modules of training whose messages still name options; empty this set as they change.
+NOT_YET = {"distillation.py", "ensemble.py", "fit.py", "sequential.py"}
+
+
+def library_modules():
+    root = Path(larq_ensemble.__file__).parent
+    folders = (root, root / "training", root / "convert")  # two of them are links
+    files = {file for folder in folders for file in folder.rglob("*.py")}
+    command_line = {"commands", "console", "cli.py", "demo.py"}
+    return sorted(file for file in files if not command_line & set(file.relative_to(root).parts))
+
+
+def test_the_library_names_arguments_not_options():
+    modules = library_modules()
+    assert len(modules) > 50
+    for module in modules:
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Raise):
+                continue
+            for part in ast.walk(node):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    assert not re.search(r"(^|\s)--[a-z]", part.value), (module, part.value)
