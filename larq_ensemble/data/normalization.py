@@ -25,23 +25,26 @@ class Normalization:
         mean, std: one number a channel, of pixels on the scale 0..1; `std` is positive.
 
     # Raises
-        EnsembleError: for numbers that are not finite, a `std` that is not positive, or a `mean`
-            and a `std` of different lengths.
+        EnsembleError: for numbers that are not finite, a `std` that is not positive, or different
+            numbers of channels.
     """
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: Sequence[float]
+    std: Sequence[float]
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             values = np.asarray(getattr(self, name), np.float64)
-            if values.ndim != 1 or not values.size or not np.isfinite(values).all():
-                raise _wrong(name, "finite numbers", values)
+            if values.ndim != 1 or not values.size:
+                raise _wrong(name, "numbers", values)
+            if not np.isfinite(values).all():
+                raise _wrong(name, f"{len(values)} numbers", values)
             object.__setattr__(self, name, tuple(values.tolist()))
         if min(self.std) <= 0:
             raise EnsembleError(f"`std` must be positive. Received: {list(self.std)}.")
-        if len(self.std) != len(self.mean):
-            raise _wrong("std", f"{len(self.mean)} numbers like `mean`", self.std)
+        if len(self.mean) != len(self.std):
+            shorter = min(("mean", "std"), key=lambda name: len(getattr(self, name)))
+            self._check(shorter, max(len(self.mean), len(self.std)))
 
     def check_channels(self, channels: int) -> None:
         """Checks that it is for images of so many channels.
@@ -49,8 +52,11 @@ class Normalization:
         # Raises
             EnsembleError: if it isn't.
         """
-        if len(self.mean) != channels:
-            raise _wrong("mean", f"{channels} numbers", self.mean)
+        self._check("mean", channels)
+
+    def _check(self, name: str, channels: int) -> None:
+        if len(values := getattr(self, name)) != channels:
+            raise _wrong(name, f"{channels} numbers", values)
 
     @cached_property
     def scale(self) -> np.ndarray:
@@ -79,4 +85,6 @@ class Normalization:
 
 def _wrong(name: str, expected: str, values: np.ndarray | Sequence[float]) -> EnsembleError:
     received = np.asarray(values).tolist()
-    return EnsembleError(f"`{name}` must hold {expected}, one a channel. Received: {received}.")
+    return EnsembleError(
+        f"`{name}` must hold {expected}, finite and one a channel. Received: {received}."
+    )
