@@ -1,7 +1,7 @@
-"""The console script: finds a command by name and turns errors into exit codes.
+"""The console script: finds a command by name and turns errors into one line and an exit code.
 
-`COMMANDS` says which module holds each command, beside what it commands. It is imported when it is
-called, and heavy imports are inside the functions, so `--help` answers at once.
+`COMMANDS` names the module of each command. A module is imported when its command is called, and
+imports heavy packages inside its functions, so `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
 from larq_ensemble import __version__
+from larq_ensemble.console.messages import in_options
 from larq_ensemble.errors import EnsembleError
 
-#: Name of each command, in the order of `--help`, and the module that holds it as `command`.
+#: The commands in the order of `--help`, each with the module that holds it as `command`.
 COMMANDS = {
     "demo": "larq_ensemble.demo",
     "pretrain": "larq_ensemble.training.commands.pretrain",
@@ -35,7 +37,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for."""
+    """A group that imports a command when it is asked for, and words its errors in options."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -44,6 +46,14 @@ class LazyGroup(click.Group):
         if name not in COMMANDS:
             return None
         return importlib.import_module(COMMANDS[name]).command
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except EnsembleError as error:
+            command = self.get_command(context, context.invoked_subcommand or "")
+            message = in_options(str(error), command) if command else str(error)
+            raise click.ClickException(message) from error
 
 
 @click.group(
@@ -82,9 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(f"{error.format_message()} See `{command} --help`.", 2)
     except click.exceptions.Abort:
         _fail("Interrupted.", 130)
-    except (click.ClickException, EnsembleError) as error:
-        text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        _fail(text, 1)
+    except click.ClickException as error:
+        _fail(error.format_message(), 1)
     except ModuleNotFoundError as error:
         _fail(f"{error}: install what this command needs, `pip install 'larq-ensemble[train]'`.", 1)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""`larq-ensemble demo`."""
+"""`larq-ensemble demo`: the whole job, so it uses training and converter alike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH_SIZE = 64
     default="runs/demo",
     show_default=True,
     metavar="DIR",
-    help="Where everything is written. A demo that is there goes on where it stopped.",
+    help="Where everything is written. A demo that was interrupted is resumed.",
 )
 @seed_option
 @json_option
@@ -34,10 +34,10 @@ def command(
     seed: int,
     json_target: str | None,
 ) -> None:
-    """Pretrain, build an ensemble, evaluate, convert, verify and predict.
+    """Pretrain, train an ensemble, evaluate, convert, verify and predict.
 
-    Handwritten digits (scikit-learn's, 1,797 real images of 8x8) and a binarized ResNet-20. Four
-    members share its frozen filters; one .tflite file holds them all.
+    The data are scikit-learn's handwritten digits, 1,797 real images of 8x8 pixels. The backbone
+    is a binarized ResNet-20. Four members share its frozen filters, in one .tflite file.
 
     \b
     Examples:
@@ -88,9 +88,10 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
     metrics = evaluate(run)
 
     report.line("4/6  Converting to one file for Larq Compute Engine")
+    normalization = dataset.normalization
     constants = {
-        "mean": dataset.mean,
-        "std": dataset.std,
+        "mean": normalization.mean,
+        "std": normalization.std,
         "class_names": run.config.dataset["class_names"],
         "dataset": dataset.name,
     }
@@ -102,7 +103,12 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
     report.line("5/6  Comparing Keras with the interpreter on the test images")
     test = data.load(dataset, seed).test
     agreement = verify(
-        run.model, path, test.images, test.labels, mean=dataset.mean, std=dataset.std
+        run.model,
+        path,
+        test.images,
+        test.labels,
+        mean=normalization.mean,
+        std=normalization.std,
     )
     report.line("6/6  Classifying image files without TensorFlow")
     _predict_files(report, path, out / "images", test)
@@ -115,11 +121,11 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
     rows[-1] += [converted.bytes, converted.theory_bytes, MEMBERS * separate.bytes]
     report.table(
         f"Test top-1 of {len(test)} digits and storage, {run.path}",
-        ["network", "top-1 %", "NLL", "file bytes", "theory bytes", f"{MEMBERS} files"],
+        ["network", "top-1 %", "NLL", "file bytes", "lower bound", f"{MEMBERS} files"],
         [["single network", single["test_top1"], None, separate.bytes], *rows],
     )
     report.line(
-        f"The file is {converted.ratio:.2f} times theory and "
+        f"The file is {converted.ratio:.2f} times its lower bound and "
         f"{converted.bytes / (MEMBERS * separate.bytes):.2f} times {MEMBERS} separate files. "
         f"Keras and the interpreter agree on {100 * agreement.ensemble_argmax_agreement:.1f} % "
         "of the test images."
@@ -139,7 +145,7 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
 
 
 def _predict_files(report: Report, tflite: Path, folder: Path, test: Any) -> None:
-    """Writes some test images as PNG and has a process without TensorFlow classify them."""
+    """Writes some test images as PNG and classifies them in a process without TensorFlow."""
     from PIL import Image
 
     folder.mkdir(exist_ok=True)

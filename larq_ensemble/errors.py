@@ -1,4 +1,4 @@
-"""The errors that a user can cause, each one line that says what was wrong and what to do."""
+"""Errors that a user can cause, each a line that says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 
 class EnsembleError(ValueError):
-    """A user's input can't be used: names the argument, the value received and the way out.
+    """Input that can't be used. The message names the argument, the value and the way out.
 
-    The command line prints the message as one line on stderr and exits with 1.
+    Arguments are named as in Python, in backticks. The command line prints the message as one line
+    on stderr, with its options in place of the arguments, and exits with 1.
     """
 
 
@@ -16,9 +17,9 @@ class UnknownNameError(EnsembleError):
     """A name that is in no registry.
 
     # Arguments
-        argument: what was named, for example `"model"`.
+        argument: what the name is of, such as `"model"`.
         value: the name received.
-        known: the names there are.
+        known: the names that exist.
     """
 
     def __init__(self, argument: str, value: object, known: Iterable[str]) -> None:

@@ -1,22 +1,26 @@
-"""Files that are either whole or not there."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from larq_ensemble.errors import EnsembleError
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; on success it is renamed to `path`.
+    """Yields a temporary path beside `path`, and renames it to `path` on success.
 
-    The name keeps the suffix of `path`, because writers such as Keras choose a format by it.
-    When the block raises, what stood at `path` before is untouched.
+    It has the suffix of `path`, by which writers such as Keras choose a format. If the block
+    raises, `path` stays as it was.
 
     # Raises
         EnsembleError: if the folder can't be written to.
@@ -47,3 +51,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes `text` to `path` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: str | os.PathLike[str], rows: Sequence[Any]) -> None:
+    """Writes objects of one dataclass as CSV, a column for each field.
+
+    # Arguments
+        path: the file, written whole or not at all.
+        rows: at least one object.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(asdict, rows))
+    write_text(path, text.getvalue())

@@ -1,4 +1,4 @@
-"""A mapping from names to entries whose only failure is an error that lists the names."""
+"""Entries by name; an unknown name is an error that lists the known ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Registry(Generic[Entry]):
     """Entries by name.
 
     # Arguments
-        argument: what the entries are called in errors, for example `"model"`.
+        argument: what errors call an entry, such as `"model"`.
     """
 
     def __init__(self, argument: str) -> None:

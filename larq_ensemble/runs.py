@@ -1,13 +1,13 @@
-"""Run directories: a trained network with everything needed to go on from it.
+"""Run directories: a trained network with all that it takes to go on from it.
 
     config.json     what was trained, on what, how (`RunConfig`)
     model.keras     the Keras model, each weight once, loadable with `keras.models.load_model`
-    log.csv         one row an epoch
+    log.csv         a row for each epoch
     tensorboard/    the same for TensorBoard
-    checkpoints/    weights, optimizer and random state after each epoch, for `--resume`
-    result.json     what the command printed at the end
+    checkpoints/    weights, optimizer and random state after each epoch, to resume from
+    result.json     the result that the command printed
 
-`model.keras` and then `result.json` are written last: a run without them has not finished.
+`model.keras` and then `result.json` are written last. A run without them has not finished.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KINDS = ("backbone", "ensemble")
 
 
 class _Section(dict):
-    """Part of a configuration that was read; a value that it lacks is an error in plain words."""
+    """Part of a configuration file. A missing key is an `EnsembleError` that names the file."""
 
     def __init__(self, values: Any = (), place: str = "the configuration") -> None:
         super().__init__(values)
@@ -53,11 +53,11 @@ class RunConfig:
         dataset: the dataset's constants (name, classes, class names, input shape, mean, std).
         recipe: the training recipe.
         seed: of initialization, data and jitter.
-        transfer: digests of the runs that a backbone started from or was taught by, and how.
-        data: how the data were split and limited.
+        transfer: digests of the runs that a backbone started from or learned from, and how.
+        data: validation share and limits of the data.
         ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only);
-            `requested_members` where training ended early, with fewer `members`.
-        versions: of the packages that trained it.
+            `requested_members` if training ended early, with fewer `members`.
+        versions: of the packages that decide what a run contains.
     """
 
     kind: str
@@ -72,7 +72,7 @@ class RunConfig:
 
     @property
     def split_seed(self) -> int:
-        """The seed that cut the validation split: that of the first run of a chain."""
+        """The seed that cut the validation split: that of the first run of the chain."""
         return int(self.data.get("split_seed", self.seed))
 
     def to_json(self) -> dict[str, Any]:
@@ -95,7 +95,9 @@ class RunConfig:
         try:
             config = cls(**arguments)
         except TypeError as error:
-            raise EnsembleError(f"{str(path)!r} is no complete configuration: {error}.") from None
+            raise EnsembleError(
+                f"{str(path)!r} is not a complete configuration: {error}."
+            ) from None
         if config.kind not in KINDS:
             raise EnsembleError(f"{str(path)!r} has kind {config.kind!r}, expected one of {KINDS}.")
         return config
@@ -153,7 +155,7 @@ class Run:
         except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
             raise EnsembleError(
                 f"{str(self.model_path)!r} can't be read ({_first_line(error)}): it is truncated "
-                "or damaged. Write it again with --resume, or train again."
+                "or damaged. Resume its training to write it again, or train again."
             ) from error
 
     @property
@@ -170,7 +172,7 @@ class Run:
         write_text(self.config_path, json.dumps(self.config.to_json(), indent=2) + "\n")
 
     def save_model(self, model: keras.Model) -> None:
-        """Saves the network without its optimizer; a weight that members share is stored once."""
+        """Saves the network without its optimizer, each shared weight once."""
         from larq_ensemble.keras import keras
 
         uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
@@ -181,11 +183,11 @@ class Run:
         write_text(self.result_path, json.dumps(result, indent=2) + "\n")
 
     def finished_result(self) -> dict[str, Any] | None:
-        """What `save_result` wrote; `None` if training has not finished or its model is damaged."""
+        """What `save_result` wrote; `None` if the run has not finished or is damaged."""
         try:
             result = json.loads(self.result_path.read_text(encoding="utf-8"))
             _ = self.model
-        except (OSError, ValueError, EnsembleError):
+        except (OSError, ValueError):  # an `EnsembleError` is a `ValueError`
             return None
         return result
 
@@ -193,53 +195,53 @@ class Run:
         if not self.model_path.is_file():
             raise EnsembleError(
                 f"The run {str(self.path)!r} has no model.keras: its training has not finished. "
-                "Go on with --resume."
+                "Resume it."
             )
 
 
-def open_run(path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
-    """Checks that a run can be written at `path`; writes nothing.
+def open_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
+    """Checks that a run can be written to the directory `out`; writes nothing.
 
     # Raises
         EnsembleError: if the directory holds a run already (nothing is overwritten) or other
             files, or if the run to resume was started with another configuration.
     """
-    path = Path(path)
+    path = Path(out)
     if path.exists() and not path.is_dir():
-        raise EnsembleError(f"--out {str(path)!r} is a file: choose a new directory.")
+        raise EnsembleError(f"`out` {str(path)!r} is a file: choose a new directory.")
     run = Run(path, config)
     if run.config_path.exists():
         if not resume:
             raise EnsembleError(
-                f"--out {str(path)!r} holds a run already: go on with --resume, or choose "
+                f"`out` {str(path)!r} holds a run already: go on with `resume=True`, or choose "
                 "another directory."
             )
         _check_same(load_run(path).config, config, path)
     elif path.is_dir() and any(path.iterdir()):
         raise EnsembleError(
-            f"--out {str(path)!r} holds other files: choose a new or an empty directory."
+            f"`out` {str(path)!r} holds other files: choose a new or an empty directory."
         )
     return run
 
 
-def create_run(path: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
-    """Starts a run directory, or with `resume` takes up the one that is there.
+def create_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
+    """Creates a run directory, or with `resume` opens the one that exists.
 
     # Raises
         EnsembleError: as `open_run`.
     """
-    run = open_run(path, config, resume=resume)
+    run = open_run(out, config, resume=resume)
     if not run.config_path.exists():
         run.save_config()
     return run
 
 
 def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
-    """Reads a run directory; the model itself is loaded when it is first used.
+    """Reads the configuration of a run. The model is loaded when it is first used.
 
     # Arguments
         path: the run directory.
-        kind: `"backbone"` or `"ensemble"`, if only that will do.
+        kind: `"backbone"` or `"ensemble"`, if the run has to be of that kind.
 
     # Raises
         EnsembleError: if there is no run at `path`, or one of another kind.
@@ -268,7 +270,7 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a run contains."""
+    """Versions of the installed packages that decide what a run contains."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}
@@ -301,8 +303,8 @@ def _check_same(old: RunConfig, new: RunConfig, path: Path) -> None:
             key = sorted(differing)[0]
             name, value, other = f"{name}.{key}", value.get(key), other.get(key)
         raise EnsembleError(
-            f"--resume: the run {str(path)!r} was started with {name} = {value!r}, not {other!r}: "
-            "repeat the arguments it was started with, or choose another --out."
+            f"The run {str(path)!r} can't be resumed: it was started with {name} = {value!r}, not "
+            f"{other!r}. Repeat the arguments that it was started with, or choose another `out`."
         )
 
 

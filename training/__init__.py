@@ -1,1 +1,1 @@
-"""Data, recipes, pretraining, ensemble training and evaluation."""
+"""Training on data sets: pipeline, recipes, backbones, ensembles, evaluation, tuning."""

@@ -1,13 +1,13 @@
 """Training on several devices or hosts by `tf.distribute`, step for step as on one device.
 
-Every process makes the same global batches (they follow from seed, epoch and step) and each
-replica takes its slice; gradients are summed over the replicas and batch norm uses the statistics
-of the global batch. So losses are those of one device but for rounding, and a run can be taken up
-again with another number of devices.
+Every process makes the same global batches, which follow from seed, epoch and step, and each
+replica takes its slice. Gradients are summed over the replicas, and batch norm uses the statistics
+of the global batch. So losses equal those of one device but for rounding, and a run can be resumed
+on another number of devices.
 
 # References
-    - [tf.distribute](https://www.tensorflow.org/guide/distributed_training), Multi-worker training
-      with Keras (the form of TF_CONFIG).
+    - [tf.distribute](https://www.tensorflow.org/guide/distributed_training), and "Multi-worker
+      training with Keras" for the format of TF_CONFIG.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from larq_ensemble.runs import Run, RunConfig, create_run, open_run
 from larq_ensemble.training.pipeline import Batches
 
 STRATEGIES = ("mirrored", "multiworker")
+_JOBS = ("chief", "worker")  # of TF_CONFIG: those that train
 
 _EXAMPLE = (
     '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
@@ -37,23 +38,23 @@ _EXAMPLE = (
 
 
 class Distribution:
-    """How a training is spread over devices and hosts.
+    """The devices and hosts of a training.
 
-    With `multiworker` every host runs the same command, and this has to be made before TensorFlow
-    does anything else. The first one, the chief, writes the run directory; the others read it, so
-    it has to be on a file system that all hosts see.
+    With `multiworker` every host runs the same command, and this object has to be created before
+    TensorFlow is used for anything else. One host, the chief, writes the run directory. The others
+    read it, so it has to be on a file system that all hosts share.
 
     # Arguments
-        name: `None` (one device), `"mirrored"` (all GPUs of this host, or its logical CPU devices)
-            or `"multiworker"` (all hosts of the environment variable TF_CONFIG).
+        name: `None` (one device), `"mirrored"` (all GPUs of this host, or else its logical CPU
+            devices) or `"multiworker"` (all hosts of the environment variable TF_CONFIG).
 
     # Attributes
         chief: whether this process writes the run directory.
         replicas: devices of all hosts.
 
     # Raises
-        EnsembleError: for an unknown name, a missing or unusable TF_CONFIG, or if TensorFlow is
-            at work already.
+        EnsembleError: for an unknown name, a missing or unusable TF_CONFIG, or if TensorFlow has
+            been used already.
     """
 
     def __init__(self, name: str | None = None) -> None:
@@ -62,7 +63,7 @@ class Distribution:
         if name == "mirrored":
             self._strategy = _mirrored()
         elif name == "multiworker":
-            self.chief, self._hosts = _task(os.environ.get("TF_CONFIG"))
+            self.chief, self._hosts = _task()
             self._strategy = _multiworker()
         elif name is not None:
             raise UnknownNameError("distribute", name, STRATEGIES)
@@ -71,13 +72,13 @@ class Distribution:
             self._strategy = one_device
 
     def scope(self) -> Any:
-        """The context to compile a model in."""
+        """The context in which to compile a model."""
         return self._strategy.scope()
 
     def replicate(self, model: keras.Model) -> keras.Model:
-        """The model to train in place of `model`: itself if there is one device.
+        """The model to train in place of `model`; on one device `model` itself.
 
-        Otherwise a copy with a replica on each device, its batch norm taken over all of them
+        On several it is a copy with a replica on each device, and batch norm over all of them
         (`BatchNormalization(synchronized=True)`). `copy_weights` brings its weights back.
         """
         if self.replicas == 1:
@@ -92,16 +93,16 @@ class Distribution:
         return replicated
 
     def split(self, batches: Batches) -> Any:
-        """What `Model.fit` takes: of each global batch of n, replica r of R gets n / R images.
+        """Batches for `Model.fit`: of a global batch of n images, each of R replicas gets n / R.
 
         # Raises
-            EnsembleError: if n / R is no whole number.
+            EnsembleError: if R does not divide n.
         """
         if self.replicas == 1:
             return batches.stream
         if batches.batch_size % self.replicas:
             raise EnsembleError(
-                f"--batch-size {batches.batch_size} can't be divided among {self.replicas} "
+                f"`batch_size` {batches.batch_size} can't be divided among {self.replicas} "
                 "devices: it counts the images on all of them, so choose a multiple of their "
                 "number."
             )
@@ -125,10 +126,10 @@ class Distribution:
     def open_run(
         self, out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False
     ) -> Run:
-        """As `larq_ensemble.runs.open_run`, which the chief alone calls; the others wait for it.
+        """`larq_ensemble.runs.open_run` on the chief; the other hosts wait for it.
 
         # Raises
-            EnsembleError: on every host, if the chief had one or hosts have other arguments.
+            EnsembleError: on every host, if the chief raised one or the hosts' arguments differ.
         """
         arguments = {**config.to_json(), "versions": None}
         self.agree(zlib.crc32(json.dumps(arguments).encode()) >> 4, "what they were told to train")
@@ -137,10 +138,10 @@ class Distribution:
     def create_run(
         self, out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False
     ) -> Run:
-        """As `larq_ensemble.runs.create_run`, which the chief alone calls; the others wait for it.
+        """`larq_ensemble.runs.create_run` on the chief; the other hosts wait for it.
 
         # Raises
-            EnsembleError: on every host, if the chief had one.
+            EnsembleError: on every host, if the chief raised one.
         """
         return self._on_chief(create_run, out, config, resume)
 
@@ -159,26 +160,30 @@ class Distribution:
                 error = failed
         if self._sum(int(error is not None)):
             raise error or EnsembleError(
-                f"--out {os.fspath(out)!r} can't be used: the first host says why."
+                f"`out` {os.fspath(out)!r} can't be used: the first host says why."
             )
         return Run(Path(out), config)
 
     def agree(self, value: int, what: str) -> int:
-        """`value`, a number below 2**28, which has to be the same on every host.
+        """Checks that a number below 2**28 is the same on every host, and returns it.
+
+        # Arguments
+            value: the number.
+            what: what it stands for, for the error.
 
         # Raises
-            EnsembleError: if it isn't.
+            EnsembleError: if hosts differ.
         """
-        # Equality in the inequality of Cauchy and Schwarz: then, and only then, all are the same.
+        # Cauchy-Schwarz: n times the sum of squares is the square of the sum only if all are equal.
         if self.replicas * self._sum(value * value) != self._sum(value) ** 2:
             raise EnsembleError(
-                f"The hosts differ in {what}: give all the same arguments, and an --out on a file "
-                "system that all of them see."
+                f"The hosts differ in {what}: give all the same arguments, and an `out` on a file "
+                "system that they share."
             )
         return value
 
     def _sum(self, value: int) -> int:
-        """The sum over all devices of what their hosts give; each host waits for the others."""
+        """The sum over all devices of their hosts' values. Each host waits for the others."""
         if self._hosts == 1:
             return value * self.replicas
         per_replica = self._strategy.run(tf.function(lambda: tf.constant(value, tf.int64)))
@@ -186,34 +191,39 @@ class Distribution:
         return int(total)
 
 
-def _task(tf_config: str | None) -> tuple[bool, int]:
-    """Whether TF_CONFIG makes this process the chief, and how many hosts there are."""
+def _task() -> tuple[bool, int]:
+    """Whether TF_CONFIG makes this process the chief, and how many hosts train.
+
+    # Raises
+        EnsembleError: if it is missing or can't be used.
+    """
+    tf_config = os.environ.get("TF_CONFIG")
     if not tf_config:
         raise EnsembleError(
-            "--distribute multiworker needs the environment variable TF_CONFIG on every host, for "
-            f"example {_EXAMPLE}."
+            "`distribute='multiworker'` needs the environment variable TF_CONFIG on every host, "
+            f"for example {_EXAMPLE}."
         )
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     try:
-        values = json.loads(tf_config)
-        cluster, task = values["cluster"], values["task"]
-        kind, index = task["type"], int(task["index"])
-        addresses = [address for name in ("chief", "worker") for address in cluster.get(name, [])]
-        known = kind in ("chief", "worker") and 0 <= index < len(cluster.get(kind, []))
-        usable = known and all(isinstance(address, str) for address in addresses)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        cluster = resolver.cluster_spec()
+        job, index = resolver.task_type, resolver.task_id
+        cluster.task_address(job, index)
+        usable = job in _JOBS
+    except (TypeError, ValueError):  # the resolver and the cluster raise either
         usable = False
     if not usable:
         raise EnsembleError(
             f"TF_CONFIG {tf_config!r} can't be used: it has to list the workers' addresses and say "
             f"which of them this process is, for example {_EXAMPLE}."
         )
-    if len(addresses) > 1:
-        print(f"Waiting for all {len(addresses)} hosts.", file=sys.stderr, flush=True)
-    return kind == ("chief" if "chief" in cluster else "worker") and index == 0, len(addresses)
+    hosts = sum(cluster.num_tasks(name) for name in cluster.jobs if name in _JOBS)
+    if hosts > 1:
+        print(f"Waiting for all {hosts} hosts.", file=sys.stderr, flush=True)
+    return job == ("chief" if "chief" in cluster.jobs else "worker") and index == 0, hosts
 
 
-# One strategy a process: two would number their collective operations alike and mix them up, and
-# the cluster can be joined only once.
+# One strategy for the life of the process: two would number their collective operations alike, and
+# a process can join the cluster only once.
 @functools.cache
 def _mirrored() -> tf.distribute.Strategy:
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")

@@ -1,4 +1,4 @@
-"""Evaluation of a run: metrics of the first m members."""
+"""Metrics of the first m members of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from larq_ensemble.training.pipeline import evaluation_batches
 
 
 def member_logits(model: keras.Model, data: Split, dataset: Dataset) -> np.ndarray:
-    """Logits float32 [members, n, classes] of an ensemble with one input."""
+    """Logits, float32 `[members, n, classes]`, of an ensemble with one input."""
     logits_only = keras.Model(model.inputs, model.outputs[: EnsembleView(model).members])
     logits = logits_only.predict(evaluation_batches(data, dataset), verbose=0)
     return np.stack(logits if isinstance(logits, list) else [logits])
@@ -36,18 +36,21 @@ def evaluate(
 
     # Arguments
         run: a backbone counts as an ensemble of one.
-        members: only this m; `None`: each m from 1 to all.
-        dataset_name: another data set of the same shape and classes; `None`: the run's.
-        split: `"test"`, or `"validation"`, the examples that its training held out.
-        limit: only the first so many examples.
+        members: this m alone; `None`: each m from 1 to all.
+        dataset_name: another data set of the same image shape and number of classes; `None`: the
+            run's.
+        split: `"test"`, or `"validation"`: the examples that its training held out.
+        data_dir: the folder of TensorFlow Datasets; `None`: its default.
+        limit: how many examples, the first of the split; `None`: all.
 
     # Returns
-        `{"members", "top1", "top5", "nll", "ece", "brier", "disagreement"}` of the largest m,
-        `"by_members"` with the same for each m, and `"dataset"`, `"split"`, `"samples"`.
-        Accuracies in percent, NLL in nats, the others as in `larq_ensemble.runtime.metrics`.
+        `{"members", "top1", "top5", "nll", "ece", "brier", "disagreement"}` of the largest m, a
+        list `"by_members"` with the same for each m, and `"dataset"`, `"split"`, `"samples"`.
+        Accuracies are in percent, NLL in nats, the others as in `larq_ensemble.runtime.metrics`.
 
     # Raises
-        EnsembleError: if the data do not fit the run, or `members` is out of range.
+        EnsembleError: if the data do not fit the run, there are none, or `members` is out of
+            range.
     """
     config = run.config
     dataset = DATASETS[dataset_name or config.dataset["name"]]
@@ -55,7 +58,7 @@ def evaluate(
     total = config.ensemble.get("members", 1)
     if members is not None and not 1 <= members <= total:
         raise EnsembleError(
-            f"--members must be from 1 to {total} for the run {str(run.path)!r}, got {members}."
+            f"`members` must be from 1 to {total} for the run {str(run.path)!r}, got {members}."
         )
     model = run.model
     options = DataOptions(data_dir, config.data["validation"], config.data["limit_train"])
@@ -65,11 +68,8 @@ def evaluate(
         raise EnsembleError(f"The run {str(run.path)!r} held out no validation data.")
     if config.kind == "ensemble":
         view = EnsembleView(model)
-        logits, scheme, weights = (
-            member_logits(model, data, dataset),
-            view.scheme.name,
-            view.weights,
-        )
+        scheme, weights = view.scheme.name, view.weights
+        logits = member_logits(model, data, dataset)
     else:
         logits = np.asarray(model.predict(evaluation_batches(data, dataset), verbose=0))[None]
         scheme, weights = "fusion", None
@@ -103,12 +103,12 @@ def _check_fits(dataset: Dataset, run: Run) -> None:
     trained_on = run.config.dataset
     if dataset.classes != trained_on["classes"]:
         raise EnsembleError(
-            f"--dataset {dataset.name!r} has {dataset.classes} classes, but the run "
+            f"`dataset_name` {dataset.name!r} has {dataset.classes} classes, but the run "
             f"{str(run.path)!r} was trained for the {trained_on['classes']} of "
             f"{trained_on['name']!r}: choose a data set with as many."
         )
     if list(dataset.input_shape) != list(trained_on["input_shape"]):
         raise EnsembleError(
-            f"--dataset {dataset.name!r} has images of {dataset.input_shape}, but the run "
+            f"`dataset_name` {dataset.name!r} has images of {dataset.input_shape}, but the run "
             f"{str(run.path)!r} takes {tuple(trained_on['input_shape'])}."
         )

@@ -1,4 +1,4 @@
-"""Accuracy against cost: every run at every number of members, and which of them no other beats."""
+"""Accuracy against cost of runs, for each number of members, and the Pareto fronts."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ COSTS = ("bytes", "macs", "paper_energy_mj")
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """The first m members of a run: how good, and at what cost.
+    """Accuracy and cost of the first m members of a run.
 
     # Arguments
         run: the directory.
         trained_members: M of the run.
-        members: m, of which the other values are.
-        top1: in percent of the `samples` images of `split`.
-        bytes: stored for m members, all that a device keeps.
+        members: m.
+        top1: in percent, on the `samples` images of `split`.
+        bytes: storage of m members, all that a device keeps.
         macs, binary_macs, real_macs: m times the multiply-accumulates of one member.
         paper_energy_mj: m times 1.92 mJ, the paper's model (XNOR-Net on ImageNet).
-        best_by: the costs, of `COSTS`, by which no other point is as good and cheaper, or as
-            cheap and better; separated by spaces.
+        best_by: those of `COSTS`, separated by spaces, on whose Pareto front the point is: no
+            other point is as good and cheaper, or as cheap and better.
     """
 
     run: str
@@ -55,7 +55,7 @@ class FrontierPoint:
 
     @property
     def label(self) -> str:
-        """What a legend calls the run."""
+        """The run in a legend."""
         if not self.scheme:
             return "single network"
         policy = "" if self.sharing == "fusion" else f", sharing {self.sharing}"
@@ -73,12 +73,13 @@ def frontier(
 ) -> list[FrontierPoint]:
     """Accuracy and cost of the first m members of each run, for each m.
 
-    Evaluations are kept in `out`/evaluations and not done again.
+    Evaluations are kept in `out`/evaluations and used again.
 
     # Arguments
         runs: finished runs on one data set; a backbone counts as one member.
         out: the folder.
         split, data_dir, limit: as for `larq_ensemble.training.evaluation.evaluate`.
+        progress: called with a line before each run.
 
     # Raises
         EnsembleError: if the runs are of several data sets, or one has not finished.
@@ -106,7 +107,7 @@ def frontier(
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
-    """Marks the points that no other beats: as cheap and better, or as good and cheaper."""
+    """Which points no other beats by being as cheap and better, or as good and cheaper."""
     front = [False] * len(costs)
     best: tuple[float, float] | None = None
     for index in sorted(range(len(costs)), key=lambda index: (costs[index], -values[index])):
@@ -120,7 +121,7 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
 def _evaluation(
     run: Run, folder: Path, split: str, data_dir: str | None, limit: int | None
 ) -> dict[str, Any]:
-    """Metrics by members and the MACs of a member, read if they are there."""
+    """Metrics by members and the MACs of a member; from the folder, if they are there."""
     path = folder / f"{run.digest[:16]}-{split}{'' if limit is None else f'-{limit}'}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))

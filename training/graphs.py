@@ -5,37 +5,50 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Iterator
+from typing import Any
 
 from larq_ensemble.keras import keras
-
-from tensorflow.python.framework import ops  # isort: skip
 
 
 @contextlib.contextmanager
 def temporary_graphs() -> Iterator[None]:
-    """Lets TensorFlow free the graphs that are traced within, when their models are gone.
+    """Lets TensorFlow free the graphs that are traced within, once their models are gone.
 
-    TensorFlow registers the gradient of each use of `tf.custom_gradient` in a graph by a name of
-    its own and for good, and that gradient holds the graph. Larq's quantizers are such uses, so
-    every binarized network that was ever trained would stay in memory, its graph at least. At the
-    end those of within are taken off the register: nobody asks for them by name once the gradients
-    of a training step are part of its graph.
+    Each use of `tf.custom_gradient` in a graph registers a gradient under a name of its own, for
+    the life of the process, and that gradient holds the graph. Larq's quantizers are such uses, so
+    the graph of every binarized network that was ever trained would stay in memory. At the end of
+    the block the gradients registered within it are removed: a training step looks them up only
+    while it is traced.
 
     # References
         - TensorFlow's issues [27492](https://github.com/tensorflow/tensorflow/issues/27492) and
           [97697](https://github.com/tensorflow/tensorflow/issues/97697).
     """
-    registered = ops.gradient_registry._registry
-    before = set(registered)
+    gradients = registered_gradients()
+    before = set(gradients)
     try:
         yield
     finally:
-        for name in registered.keys() - before:
-            if name.startswith("CustomGradient-"):  # and not of a module that was imported
-                del registered[name]
+        for name in gradients.keys() - before:
+            if name.startswith("CustomGradient-"):  # not one of a module imported meanwhile
+                del gradients[name]
+
+
+def registered_gradients() -> dict[str, Any]:
+    """TensorFlow's registry of gradients by name, which is private.
+
+    Empty where another version of TensorFlow keeps it elsewhere: then graphs stay in memory, and
+    nothing else changes.
+    """
+    try:
+        from tensorflow.python.framework.ops import gradient_registry
+
+        return gradient_registry._registry
+    except (ImportError, AttributeError):
+        return {}
 
 
 def free_networks() -> None:
-    """Frees what Keras keeps of networks, and those that nothing refers to but they themselves."""
+    """Frees what Keras keeps of networks, and networks that only reference cycles keep."""
     keras.backend.clear_session()
     gc.collect()

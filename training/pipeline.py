@@ -1,7 +1,8 @@
-"""Batches for training and evaluation, the same on every run with the same seed.
+"""Batches for training and evaluation, the same in every run with the same seed.
 
-Every epoch's order, crops and flips follow from (seed, epoch, step, stream) alone, by stateless
-random numbers. So a resumed training sees exactly what an uninterrupted one would have seen.
+The order, crops and flips of an epoch follow from (seed, epoch, step, stream) alone, by stateless
+random numbers. So a resumed training sees the batches that it would have seen without the
+interruption.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from larq_ensemble.data.datasets import Augmentation, Dataset, Split
 from larq_ensemble.keras import tf
@@ -20,7 +19,7 @@ Resample = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 @dataclass(frozen=True)
 class Batches:
-    """Arguments for `Model.fit`: a stream over the remaining epochs and its steps per epoch."""
+    """Arguments of `Model.fit`: a stream over the remaining epochs, and its steps per epoch."""
 
     stream: tf.data.Dataset
     steps_per_epoch: int
@@ -41,20 +40,20 @@ def training_batches(
 ) -> Batches:
     """Shuffled, augmented and normalized batches from `initial_epoch` to `epochs`.
 
-    The last incomplete batch of an epoch is dropped; another order brings its images back.
+    The last, incomplete batch of an epoch is dropped. Its images come back in other epochs.
 
     # Arguments
         data: the training images.
         dataset: its augmentation and normalization.
-        batch_size: images a step; at most all of them.
+        batch_size: images a step; with fewer images, all of them.
         epochs, initial_epoch: the stream covers the epochs in between.
         seed: of order, crops and flips.
-        inputs: number of independent streams, each with an order and an augmentation of its own,
-            for models with one input a member. 1: all outputs see the same batch.
+        inputs: number of independent streams, each with its own order and augmentation, for models
+            with an input for each member. 1: all outputs see the same batch.
         outputs: names of the outputs that get labels (and weights); none: plain (x, y) pairs.
         sample_weights: (indices int32 [batch], seed int64 [2]) -> float32 [members, batch], how
-            often each member sees each image (bagging): row i weighs `outputs[i]`. With several
-            inputs, row i is taken for the indices of stream i.
+            much each image counts for each member (bagging). Row i weighs `outputs[i]`; with
+            several inputs it is taken for the indices of stream i.
 
     # Returns
         Elements (x, y) or (x, y, weights): x float32 [batch, h, w, c] or a tuple of `inputs` of
@@ -64,7 +63,6 @@ def training_batches(
     steps = len(data) // batch_size
     images, labels = tf.constant(data.images), tf.constant(data.labels)
     augment = _augmenter(dataset.augmentation, dataset.input_shape)
-    normalize = _normalizer(dataset)
 
     def indices_of(epoch: tf.Tensor) -> tf.data.Dataset:
         orders = tf.stack(
@@ -81,10 +79,11 @@ def training_batches(
 
     def batch_of(indices: tf.Tensor, number: tf.Tensor) -> tuple[Any, ...]:
         x = tuple(
-            normalize(
+            _normalized(
                 augment(
                     tf.gather(images, indices[stream]), _seed(seed, number * inputs + stream, 1)
-                )
+                ),
+                dataset,
             )
             for stream in range(inputs)
         )
@@ -115,11 +114,10 @@ def training_batches(
 def evaluation_batches(
     data: Split, dataset: Dataset, *, batch_size: int = 250, inputs: int = 1
 ) -> tf.data.Dataset:
-    """Normalized batches (x, y) in order, nothing random; x repeated for several inputs."""
-    normalize = _normalizer(dataset)
+    """Normalized batches (x, y) in order, not augmented; for several inputs x is repeated."""
 
     def batch_of(images: tf.Tensor, labels: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        x = normalize(images)
+        x = _normalized(images, dataset)
         return ((x,) * inputs if inputs > 1 else x), labels
 
     return (
@@ -136,20 +134,14 @@ def _seed(seed: int, number: tf.Tensor | int, purpose: int) -> tf.Tensor:
     return tf.stack([tf.constant(seed, tf.int64), number * 3 + purpose])
 
 
-def _normalizer(dataset: Dataset) -> Callable[[tf.Tensor], tf.Tensor]:
-    scale = (1 / (255 * np.asarray(dataset.std, np.float64))).astype(np.float32)
-    offset = (-np.asarray(dataset.mean, np.float64) / np.asarray(dataset.std)).astype(np.float32)
-
-    def normalize(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(images, tf.float32) * scale + offset
-
-    return normalize
+def _normalized(images: tf.Tensor, dataset: Dataset) -> tf.Tensor:
+    return dataset.normalization(tf.cast(images, tf.float32))
 
 
 def _augmenter(
     augmentation: Augmentation, shape: tuple[int, int, int]
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Crop and flip of each image of a batch, as two gathers for the whole batch."""
+    """(images, seed) -> images, cropped and flipped by two gathers for the whole batch."""
     height, width, _ = shape
     pad, flip = augmentation.pad, augmentation.flip
 

@@ -1,7 +1,8 @@
-"""One look for all figures: a colour means the same scheme or policy in each of them.
+"""The common style of all plots, and the plots of the frontier and of the cascade.
 
-The colours are those of Okabe and Ito (schemes) and of Tol's muted scheme (policies), which people
-who are colour-blind can tell apart; markers tell curves apart in print.
+A colour means the same scheme or policy in every plot. The colours are Okabe and Ito's (schemes)
+and Tol's muted ones (policies), which colour-blind people can tell apart. Markers tell the curves
+apart in print.
 """
 
 from __future__ import annotations
@@ -22,43 +23,35 @@ from matplotlib.lines import Line2D
 from larq_ensemble.files import replacing
 from larq_ensemble.runtime.calibration import Score
 from larq_ensemble.training.frontier import COSTS, FrontierPoint
-from larq_ensemble.training.paper.figures import (
-    OURS,
-    PAPER,
-    SINGLE,
-    BlockTable,
-    Point,
-    StorageFigure,
-)
-from larq_ensemble.training.paper.figures import Figure as Reproduced
 
-_BLUE, _GREEN, _VERMILION, _PINK = "#0072B2", "#009E73", "#D55E00", "#CC79A7"
-_SKY, _ORANGE, _BLACK, _GREY = "#56B4E9", "#E69F00", "#000000", "#6E6E6E"
+BLUE, GREEN, VERMILION, PINK = "#0072B2", "#009E73", "#D55E00", "#CC79A7"
+SKY, ORANGE, BLACK, GREY = "#56B4E9", "#E69F00", "#000000", "#6E6E6E"
 
 # Schemes, and policies of fusion ensembles, by name: colour and marker.
 _LOOKS = {
-    "fusion": (_BLUE, "o"),
-    "nested_fusion": (_SKY, "D"),
-    "voting": (_GREEN, "s"),
-    "hard_voting": (_GREEN, "P"),
-    "bagging": (_VERMILION, "^"),
-    "batch_bagging": (_VERMILION, "v"),
-    "boosting": (_PINK, "D"),
-    "soft_boosting": (_PINK, "d"),
-    "snapshot": (_ORANGE, "X"),
-    "fast_geometric": (_ORANGE, "P"),
-    "adversarial": (_GREEN, "*"),
-    "adaboost": (_PINK, "*"),
-    "stochastic_rounding": (_BLACK, "h"),
+    "fusion": (BLUE, "o"),
+    "nested_fusion": (SKY, "D"),
+    "voting": (GREEN, "s"),
+    "hard_voting": (GREEN, "P"),
+    "bagging": (VERMILION, "^"),
+    "batch_bagging": (VERMILION, "v"),
+    "boosting": (PINK, "D"),
+    "soft_boosting": (PINK, "d"),
+    "snapshot": (ORANGE, "X"),
+    "fast_geometric": (ORANGE, "P"),
+    "adversarial": (GREEN, "*"),
+    "adaboost": (PINK, "*"),
+    "stochastic_rounding": (BLACK, "h"),
     "all_frozen": ("#882255", "s"),
-    "c1": (_ORANGE, "^"),
+    "c1": (ORANGE, "^"),
     "c2": ("#117733", "D"),
     "c3": ("#AA4499", "v"),
-    "none": (_BLACK, "s"),
-    SINGLE: (_GREY, ""),
+    "none": (BLACK, "s"),
 }
+_SINGLE_NETWORK = (GREY, "")
+_ANY_OTHER = (GREY, "p")
 
-_NAMES = {
+TITLES = {
     "resnet18": "ResNet-18",
     "resnet20": "ResNet-20",
     "birealnet18": "Bi-Real-Net-18",
@@ -85,9 +78,9 @@ plt.rcParams.update(_STYLE)
 
 
 def look(scheme: str | None, sharing: str | None) -> tuple[str, str]:
-    """Colour and marker of a curve: the policy's, or for `fusion` the scheme's."""
+    """Colour and marker of a curve: those of the policy, or with `fusion` those of the scheme."""
     name = sharing if sharing not in ("fusion", None) else scheme or sharing
-    return _LOOKS.get(name or SINGLE, (_GREY, "p"))
+    return _LOOKS.get(name, _ANY_OTHER) if name else _SINGLE_NETWORK
 
 
 def new_figure(
@@ -116,54 +109,6 @@ def save(figure: Canvas, stem: str | os.PathLike[str]) -> list[Path]:
     return paths
 
 
-def draw(figure: Reproduced, points: Sequence[Point]) -> Canvas:
-    """Draws a table or figure of the paper, ours solid and the paper's dashed."""
-    if isinstance(figure, BlockTable):
-        return _draw_blocks(figure, points)
-    models = list(dict.fromkeys(point.model for point in points))
-    canvas, panels = new_figure(len(models), sharex=True)
-    panels[0].set_xticks(sorted({p.members or 1 for p in points if p.label != SINGLE}))
-    in_bits = isinstance(figure, StorageFigure)
-    scale = 1e-6 if in_bits else 1.0
-    handles: dict[str, Line2D] = {}
-    for axes, model in zip(panels, models):
-        own = [point for point in points if point.model == model]
-        for origin in (OURS, PAPER):
-            for label in dict.fromkeys(point.label for point in own):
-                curve = [p for p in own if (p.origin, p.label) == (origin, label)]
-                if curve:
-                    handle = _draw_curve(axes, curve, scale)
-                    handles.setdefault(label, handle)
-        axes.set_xlabel("members M")
-        if len(models) > 1:
-            axes.set_title(_NAMES.get(model, model))
-    if in_bits:
-        panels[0].set_ylim(bottom=0)
-    panels[0].set_ylabel("weights (Mbit, the paper's counting)" if in_bits else "test top-1 (%)")
-    _titles(canvas, figure.title, points)
-    _legend(canvas, handles, {point.origin for point in points})
-    return canvas
-
-
-def _draw_curve(axes: Axes, curve: Sequence[Point], scale: float) -> Line2D:
-    first = curve[0]
-    color, marker = look(first.scheme, first.sharing)
-    dashed = first.origin == PAPER
-    style: dict[str, Any] = {"color": color, "linestyle": "--" if dashed else "-"}
-    if first.label == SINGLE:
-        axes.axhline(first.value * scale, **style, linewidth=1.2)
-    else:
-        by_members = sorted((point.members or 1, point.value * scale) for point in curve)
-        axes.plot(
-            *zip(*by_members),
-            **style,
-            marker=marker,
-            markersize=8 if dashed else 5,
-            markerfacecolor="none" if dashed else color,
-        )
-    return Line2D([], [], color=color, marker=marker, markersize=5, label=first.label)
-
-
 _COST_LABELS = {
     "bytes": ("storage (kB)", 1e-3),
     "macs": ("compute (million MACs per image)", 1e-6),
@@ -182,7 +127,7 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
         curve = [point for point in points if point.run == run]
         first = curve[0]
         color, marker = look(first.scheme or None, first.sharing if first.scheme else None)
-        # Runs of one look, for example of several M, differ by their lines.
+        # Runs of the same look, for example of several M, differ by their line styles.
         lines = ("-", "--", ":", "-.")
         style: dict[str, Any] = {
             "color": color,
@@ -191,7 +136,7 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
             "linestyle": lines[looks.count((color, marker)) % len(lines)],
         }
         looks.append((color, marker))
-        name = f"{_NAMES.get(first.model, first.model)}, " if len(models) > 1 else ""
+        name = f"{TITLES.get(first.model, first.model)}, " if len(models) > 1 else ""
         for axes, cost in zip(panels, COSTS):
             scale = _COST_LABELS[cost][1]
             x = [getattr(point, cost) * scale for point in curve]
@@ -199,7 +144,7 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
             for at, point in zip(x, curve):
                 if cost in point.best_by.split():
                     axes.plot(
-                        at, point.top1, marker="o", markersize=12, color=_BLACK,
+                        at, point.top1, marker="o", markersize=12, color=BLACK,
                         markerfacecolor="none", markeredgewidth=0.8,
                     )  # fmt: skip
         handles[run] = Line2D([], [], **style, label=f"{name}{first.label}")
@@ -214,13 +159,13 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
     one = points[0]
     panels[0].set_ylabel(f"{one.split} top-1 (%)")
     canvas.suptitle(
-        f"Accuracy and cost of the first m members, {_NAMES.get(one.dataset, one.dataset)}, "
+        f"Accuracy and cost of the first m members, {TITLES.get(one.dataset, one.dataset)}, "
         f"{one.samples:,} images\neach curve from left to right: m = 1, 2, ... M",
         fontsize=11,
     )
     front = Line2D(
-        [], [], linestyle="", color=_BLACK, marker="o", markersize=10, markerfacecolor="none",
-        markeredgewidth=0.8, label="no other is as good for less",
+        [], [], linestyle="", color=BLACK, marker="o", markersize=10, markerfacecolor="none",
+        markeredgewidth=0.8, label="Pareto front",
     )  # fmt: skip
     canvas.legend(handles=[*handles.values(), front], loc="outside lower center", ncols=3)
     return canvas
@@ -233,65 +178,13 @@ def draw_cascade(
     canvas, (axes,) = new_figure()
     curve = sorted((score.mean_members, score.top1) for score in adaptive)
     steps = [(score.mean_members, score.top1) for score in fixed]
-    axes.plot(*zip(*curve), color=_BLUE, marker=".", label="adaptive")
-    axes.plot(*zip(*steps), "s--", color=_GREY, label="the first m members, always")
+    axes.plot(*zip(*curve), color=BLUE, marker=".", label="adaptive")
+    axes.plot(*zip(*steps), "s--", color=GREY, label="the first m members, always")
     at = chosen.mean_members, chosen.top1
-    axes.plot(*at, "*", color=_VERMILION, markersize=13, label="in the file")
-    axes.set_xlabel("members an image takes, on average")
+    axes.plot(*at, "*", color=VERMILION, markersize=13, label="in the file")
+    axes.set_xlabel("members per image, on average")
     axes.set_ylabel("test top-1 (%)")
     axes.legend(loc="lower right")
-    title = f"Members by need, {_NAMES.get(dataset, dataset)}, {len(fixed)} members"
+    title = f"Adaptive prediction, {TITLES.get(dataset, dataset)}, {len(fixed)} members"
     canvas.suptitle(title, fontsize=11)
     return canvas
-
-
-def _draw_blocks(table: BlockTable, points: Sequence[Point]) -> Canvas:
-    canvas, (axes,) = new_figure(width=7.4)
-    labels = list(dict.fromkeys(point.label for point in points))
-    for origin, offset, color in ((OURS, -0.2, _BLUE), (PAPER, 0.2, _ORANGE)):
-        values = {point.label: point.value for point in points if point.origin == origin}
-        bars = axes.barh(
-            [labels.index(label) + offset for label in values],
-            list(values.values()),
-            height=0.36,
-            color=color,
-            label=origin,
-        )
-        axes.bar_label(bars, [f"{value:,}" for value in values.values()], padding=3, fontsize=8)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
-    axes.margins(x=0.15)
-    axes.grid(axis="y", visible=False)
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("weights (bits, the paper's counting)")
-    canvas.suptitle(table.title, fontsize=11)
-    canvas.legend(loc="outside lower center", ncols=2)
-    return canvas
-
-
-def _titles(canvas: Canvas, title: str, points: Sequence[Point]) -> None:
-    """The title, and below it how ours were trained."""
-    trained = [point for point in points if point.origin == OURS and point.epochs is not None]
-    if trained:
-        one = trained[0]
-        schedules = dict.fromkeys(f"{p.pretrain_epochs} + {p.epochs} epochs" for p in trained)
-        how = [*schedules, f"seed {one.seed}"]
-        how += [f"width {one.width:g}"] if one.width != 1 else []
-        how += [f"{one.limit_train:,} training images"] if one.limit_train else []
-        how += [f"data set {one.dataset}"] if one.dataset not in _NAMES else []
-        title += f"\nours: {', '.join(how)}"
-    canvas.suptitle(title, fontsize=11)
-
-
-def _legend(canvas: Canvas, curves: dict[str, Line2D], origins: set[str]) -> None:
-    """Below the axes, so that it hides nothing: what the colours are, and whose the lines."""
-    handles = list(curves.values())
-    if PAPER in origins:
-        handles += [
-            Line2D([], [], color=_BLACK, marker="o", markersize=5, label="ours"),
-            Line2D(
-                [], [], color=_BLACK, marker="o", markersize=8, markerfacecolor="none",
-                linestyle="--", label="Kim et al. 2022",
-            ),
-        ]  # fmt: skip
-    canvas.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))

@@ -47,24 +47,37 @@ def pretrain(
     resume: bool = False,
     verbose: int | str = "auto",
 ) -> tuple[Run, dict[str, Any]]:
-    """Trains a backbone and writes its run directory; with `resume` returns a finished one.
+    """Trains a backbone and writes its run directory.
 
-    Validation accuracy is logged after each epoch; the test split is used once, at the end.
+    Validation accuracy is logged after each epoch. The test split is used once, at the end.
 
     # Arguments
+        model_name: a name of `larq_ensemble.network.architectures.MODELS`.
+        dataset_name: a name of `larq_ensemble.data.datasets.DATASETS`.
+        out: the run directory.
+        recipe: epochs, batch size, rates, dropout; with no epochs the network stays untrained and
+            no data are read.
+        seed: of weights, validation split, order and augmentation of the images, and dropout.
+        width: multiplies the channels of every layer.
+        pad_values: what pads binary convolutions, 0 or 1; `None`: the architecture's.
+        estimator: name of the quantizer of activations; `None`: the architecture's.
+        data: place, validation share and limits of the data.
         from_real: a run of the real-valued twin, whose weights the network starts from, see
             `larq_ensemble.training.transfer.start_from_real`.
-        distillation: the run that teaches it, see `larq_ensemble.training.distillation`.
-        distribute: see `larq_ensemble.training.distribution`.
+        distillation: a teacher, see `larq_ensemble.training.distillation`.
+        distribute: `None`, `"mirrored"` or `"multiworker"`, see
+            `larq_ensemble.training.distribution`.
+        resume: go on after the last epoch of the run in `out`, or return it if it has finished.
+        verbose: Keras's verbosity.
 
     # Returns
-        The run and `{"test_top1", "validation_top1", "epochs", "images_per_second"}`; accuracies
-        in percent, `None` where nothing was evaluated (`epochs=0`). With `from_real` also
+        The run and `{"test_top1", "validation_top1", "epochs", "images_per_second"}`. Accuracies
+        are in percent, and `None` where nothing was evaluated (`epochs=0`). With `from_real` also
         `"from_real"`: `{"copied", "not_copied"}`, names of layers.
 
     # Raises
-        EnsembleError: for unknown names, unusable values, missing data, runs that do not fit or a
-            taken directory.
+        EnsembleError: for unknown names, unusable values, missing data, runs that do not fit, or a
+            directory that holds another run or other files.
     """
     distribution = Distribution(distribute)
     dataset = DATASETS[dataset_name]

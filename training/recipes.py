@@ -1,4 +1,4 @@
-"""Training recipes as data: the paper's, and short ones for small machines."""
+"""Training recipes as data: the paper's, and short ones for a CPU."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ class Recipe:
         lr, end_lr: learning rate at the first and after the last step.
         dropout: rate before the linear layer.
         jitter: relative size of the noise on each member's initial batch norm; `None`: the
-            scheme's own default.
-        beta_1, beta_2: Adam's.
+            scheme's default.
+        beta_1, beta_2: Adam's decay rates.
         source: where the values come from.
+
+    # Raises
+        EnsembleError: for a value out of range.
     """
 
     epochs: int
@@ -61,7 +64,7 @@ class Recipe:
                 raise EnsembleError(f"`{name}` must be at least {least}{limit}, got {value}.")
 
     def override(self, **values: Any) -> Recipe:
-        """This recipe with the values that are not `None` in place of its own."""
+        """A copy with those of the values that are not `None`; its `source` says so."""
         given = {name: value for name, value in values.items() if value is not None}
         if not given:
             return self
@@ -79,9 +82,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Recipes:
-    """How a backbone is pretrained and how its ensembles are retrained.
+    """Recipes for a backbone and for its ensembles.
 
     # Arguments
+        pretrain: for the backbone.
+        retrain: for an ensemble.
         from_real: whether pretraining starts from the trained real-valued twin.
     """
 
@@ -91,7 +96,7 @@ class Recipes:
 
 
 class RecipesFor(Protocol):
-    """Recipes for a number of classes, a network and, in retraining, a scheme."""
+    """(classes, network, scheme of the ensemble) -> recipes."""
 
     def __call__(
         self, classes: int, model_name: str = "resnet20", scheme: str = "fusion"
@@ -105,10 +110,10 @@ class PaperValues:
     # Arguments
         pretrain_epochs, pretrain_lr: of the backbone.
         retrain_lr: of the ensemble, trained for 200 epochs.
-        dropout: with 100 classes or more; with fewer there is none.
-        fusion_batch_size: images a step of every kind of fusion, which trains all members at once.
+        dropout: with 100 classes or more; with fewer it is 0.
+        fusion_batch_size: images a step of the fusion schemes, which train all members at once.
         from_real: whether the backbone starts from its real-valued twin.
-        assumed: what the paper does not say and we filled in.
+        assumed: the values that the paper does not state and we chose.
     """
 
     pretrain_epochs: int
@@ -133,16 +138,17 @@ _PAPER_VALUES = {
     "birealnet18": PaperValues(200, 1e-3, 1e-3, fusion_batch_size=128),
     "reactnet10": PaperValues(400, 5e-4, 1e-3, from_real=True, assumed="no dropout"),
 }
-# Networks that the paper does not have take the values of one that it has; any other, ResNet-20's.
+# A network that the paper lacks takes the values of the one it resembles, by default ResNet-20.
 _RESEMBLES = {"resnet34": "resnet18", "birealnet34": "birealnet18"}
 _PAPER = "Kim et al. 2022, Experimental results, and the authors' training logs"
 _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
 
 
 def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
-    """Weight decay is 0. The paper steps its decay once an epoch, we step it at every batch.
+    """The paper's recipes. Weight decay is 0.
 
-    The paper has no schedule for real-valued networks: they get that of the binarized one.
+    Two things differ: the paper lowers the rate once an epoch and we at every step, and its
+    schedules are of binarized networks only, so a real-valued one takes that of its twin.
     """
     if model_name not in MODELS:
         raise UnknownNameError("model", model_name, MODELS)
@@ -186,12 +192,12 @@ RECIPES.register("short", _short)
 
 @dataclass(frozen=True)
 class TunedRecipe:
-    """How to train an ensemble, as `larq-ensemble tune` found it; kept as a JSON file.
+    """The settings of an ensemble that `larq_ensemble.training.tuning.tune` found, as a JSON file.
 
     # Arguments
         scheme, sharing: names.
         retrain: the recipe.
-        tuned: how it was found.
+        tuned: the search: its backbone, members, trials and the best trial.
     """
 
     scheme: str
@@ -211,15 +217,17 @@ class TunedRecipe:
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
-            retrain = Recipe.from_json(values["retrain"])
-            return cls(values["scheme"], values["sharing"], retrain, values.get("tuned", {}))
+            scheme, sharing, retrain = values["scheme"], values["sharing"], values["retrain"]
+            return cls(scheme, sharing, Recipe.from_json(retrain), values.get("tuned", {}))
         except OSError as error:
             raise EnsembleError(
                 f"The recipe file {str(path)!r} can't be read ({error.strerror}): give paper, "
                 "short or the recipe.json that `larq-ensemble tune` wrote."
             ) from error
+        except EnsembleError as error:  # such as a rate below 0
+            raise EnsembleError(f"The recipe file {str(path)!r}: {error}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise EnsembleError(
-                f"{str(path)!r} is no recipe file ({error!r}): give the recipe.json that "
+                f"{str(path)!r} is not a recipe file ({error!r}): give the recipe.json that "
                 "`larq-ensemble tune` wrote."
             ) from error

@@ -286,7 +286,9 @@ class AdversarialInTurn(InTurn):
     def _objective(self, member: int, network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
         trained = AdversarialTraining(network.inputs, network.outputs[0], name=network.name)
         # A step of the images, in what the network sees: (x / 255 - mean) / std.
-        trained.epsilon = Adversarial.EPSILON / np.asarray(self.dataset.std, np.float32)
+        trained.epsilon = Adversarial.EPSILON / np.asarray(
+            self.dataset.normalization.std, np.float32
+        )
         _, compiled = super()._objective(member, network)
         return trained, compiled
 

@@ -1,4 +1,4 @@
-"""Starting a network from another run: a binarized one from its real-valued twin."""
+"""Starting a binarized network from the weights of its real-valued twin."""
 
 from __future__ import annotations
 
@@ -19,25 +19,30 @@ def check_twin(run: Run, model: dict[str, Any]) -> None:
         model: arguments of `build_model`.
 
     # Raises
-        EnsembleError: if it isn't.
+        EnsembleError: if it is of another network.
     """
     same = {key: model[key] for key in ("input_shape", "classes", "width")}
     twin = {"name": f"{model['name']}_real", **same}
     for key, value in twin.items():
         if (given := run.config.model[key]) != value:
             raise EnsembleError(
-                f"--from-real {str(run.path)!r} is not the real-valued twin of "
+                f"`from_real` {str(run.path)!r} is not the real-valued twin of "
                 f"{model['name']!r}: its {key} is {given!r}, not {value!r}. Pretrain "
                 f"{twin['name']!r} with the same arguments first."
             )
 
 
 def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: int) -> int:
-    """The seed that cuts the validation split: what one network held out, no other is trained on.
+    """The seed that cuts the validation split of a run that learns from others.
+
+    What it holds out none of them may have been trained on, so it takes their seed.
 
     # Arguments
-        sources: the runs that hand over what they learned.
-        dataset, data, seed: those of the new run; without a source on its data set, its own seed.
+        sources: the runs that it starts from or learns from.
+        dataset, data, seed: of the new run.
+
+    # Returns
+        The split seed of the sources on the same data set; without any, `seed`.
 
     # Raises
         EnsembleError: if a source was trained on what the new run would hold out.
@@ -46,13 +51,13 @@ def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: in
     seeds = {run.config.split_seed for run in same}
     if len(seeds) > 1:
         raise EnsembleError(
-            "--from-real and --teacher held out different images for validation: pretrain both "
-            "with the same --seed."
+            "`from_real` and `teacher` held out different images for validation: pretrain both "
+            "with the same `seed`."
         )
     for run in same:
         if data.validation > (held_out := run.config.data["validation"]):
             raise EnsembleError(
-                f"--validation {data.validation} would hold out images that the run "
+                f"`validation` {data.validation} would hold out images that the run "
                 f"{str(run.path)!r} was trained on: at most {held_out}, what it held out."
             )
     return seeds.pop() if seeds else seed
@@ -61,23 +66,23 @@ def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: in
 def start_from_real(model: keras.Model, real: keras.Model) -> dict[str, list[str]]:
     r"""Copies the weights of a real-valued network into its binarized twin, layer by layer.
 
-    A layer takes the weights of the layer with its name if all shapes agree; any other, such as
-    an RSign, which the twin lacks, keeps its own. A latent weight goes through its constraint, for
+    A layer takes the weights of the layer of the same name if all shapes agree. Others keep their
+    own, such as an RSign, which the twin lacks. A latent weight goes through its constraint, for
     `weight_clip`
 
     \\( w = \max(-1, \min(1, w_\text{real})) \\),
 
-    outside of which the straight-through estimator passes no gradient. It is not scaled: the
-    filter sign(w) mean(|w|) then is the best binary approximation of the real one (Rastegari et
-    al. 2016, section 3.1), and |w|, how far a weight is from changing its sign, is of the size
-    that a usual initialization gives it.
+    outside of which the straight-through estimator passes no gradient. It is not scaled: then
+    sign(w) mean(|w|) is the best binary approximation of the real filter (Rastegari et al. 2016,
+    section 3.1), and |w|, the distance of a weight from changing its sign, is of the size that the
+    usual initializers give it.
 
     # Arguments
         model: the network to start.
-        real: its twin, trained.
+        real: its trained twin.
 
     # Returns
-        `{"copied", "not_copied"}`, names of the layers of `model` that have weights.
+        `{"copied", "not_copied"}`: names of the layers of `model` with weights.
 
     # References
         - Rastegari et al. 2016, [XNOR-Net](https://arxiv.org/abs/1603.05279).

@@ -1,7 +1,7 @@
-"""Search for the settings of an ensemble's training with KerasTuner, on the validation split.
+"""Search for the settings of an ensemble's training with KerasTuner.
 
-KerasTuner proposes settings (its Bayesian optimization) and keeps the books; training is
-`larq_ensemble.training.ensemble.train_ensemble`. The test split is not read.
+Bayesian optimization proposes settings, `larq_ensemble.training.ensemble.train_ensemble` trains
+them, and the accuracy on the validation split ranks them. The test split is not read.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ import keras_tuner as kt  # isort: skip  (it imports Keras 3, which must not be 
 
 OBJECTIVE = "validation_top1"
 LEARNING_RATES = (3e-4, 3e-2)
-JITTERS = (0.01, 0.5)  # Without any, members that see the same batches stay equal.
+JITTERS = (0.01, 0.5)  # not 0: members that see the same batches would stay equal
 DROPOUTS = (0.0, 0.5)
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched, and on what.
+    """The space of a search, and what all its trials have in common.
 
     # Arguments
         members: M.
         epochs_max: the most epochs of a trial.
         schemes, sharing: names to choose from.
-        recipe: name of the recipes whose other values hold in every trial.
+        data: of every trial; the validation share must be the backbone's.
+        recipe: name of the recipes for all that is not searched.
         batch_size: in place of the recipe's.
         seed: of KerasTuner's proposals and of every training.
-        data: the validation share must be the backbone's.
     """
 
     members: int
@@ -67,10 +67,17 @@ class Search:
         space.Float("jitter", *JITTERS, sampling="log")
         return space
 
+    def recipe_for(self, backbone: Run, values: dict[str, Any]) -> Recipe:
+        """The recipe of a trial with these values."""
+        classes, model = backbone.config.dataset["classes"], backbone.config.model["name"]
+        searched = {name: values[name] for name in ("lr", "epochs", "dropout", "jitter")}
+        recipes = RECIPES[self.recipe](classes, model, values["scheme"])
+        return recipes.retrain.override(batch_size=self.batch_size, **searched)
+
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of the search; `validation_top1` in percent, `None` if it failed."""
+    """One training of a search; `validation_top1` in percent, `None` if it failed."""
 
     number: int
     scheme: str
@@ -85,10 +92,10 @@ class Trial:
 
 
 class EnsembleTuner(kt.Tuner):
-    """Trains an ensemble for each trial and tells its accuracy on the validation split.
+    """Trains an ensemble for each trial and reports its accuracy on the validation split.
 
-    KerasTuner finds Keras 3 installed and takes no model of Keras 2, so it is given none:
-    `run_trial` does all the work.
+    KerasTuner finds Keras 3 installed and refuses models of Keras 2, so `run_trial`, which returns
+    the objective, does all the work.
     """
 
     def __init__(
@@ -98,16 +105,16 @@ class EnsembleTuner(kt.Tuner):
         directory: Path,
     ) -> None:
         self._train = train
-        # It announces that it reloads what it was asked to reload.
+        # KerasTuner prints that it reloads the search.
         with contextlib.redirect_stdout(io.StringIO()):
             super().__init__(oracle=oracle, directory=str(directory), project_name="search")
-        # By default only a finished trial is saved: a first trial that is killed would be lost.
+        # KerasTuner saves after a trial; this way a search killed in the first one is resumed too.
         self.save()
 
     def run_trial(self, trial: Any) -> dict[str, float]:
         try:
             return {OBJECTIVE: self._train(trial.trial_id, trial.hyperparameters.values)}
-        except EnsembleError as error:  # Such as a rate at which training diverges.
+        except EnsembleError as error:  # such as a learning rate at which training diverges
             raise kt.errors.FailedTrialError(str(error)) from error
         except Exception as error:
             raise kt.errors.FatalError(str(error)) from error
@@ -123,98 +130,43 @@ def tune(
     progress: Callable[[str], None] = print,
     verbose: int | str = "auto",
 ) -> tuple[TunedRecipe, list[Trial]]:
-    """Searches, and writes the best settings to `out`/recipe.json, which `train` takes.
+    """Searches for the best settings and writes them to `out`/recipe.json.
 
     # Arguments
         backbone: the pretrained run, which must have held out validation data.
         out: the folder: search/ is KerasTuner's, trials/ holds a run directory for each trial.
-        trials: how many in all; a search that is resumed may be given more than before.
+        search: what to search.
+        trials: how many in all; a resumed search may be given more than before.
         resume: go on with the search in `out`, in the middle of a trial if need be.
-        progress: is told what comes next, a line each.
+        progress: called with a line before and after each trial.
+        verbose: Keras's verbosity.
 
     # Returns
         The best settings, and all trials in their order.
 
     # Raises
-        EnsembleError: for unusable values, a taken directory, a search to resume that was started
-            with other settings, or if every trial failed.
+        EnsembleError: for unusable values, a directory that holds another search or other files,
+            or if every trial failed.
     """
-    for scheme in search.schemes:
-        _ = SCHEMES[scheme]
-    for policy in search.sharing:
-        _ = POLICIES[policy]
-    config = backbone.config
-    dataset = DATASETS[config.dataset["name"]]
-    if not len(search.data.load(dataset, config.split_seed).validation):
-        raise EnsembleError(
-            f"The run {str(backbone.path)!r} held out no validation data to compare trials on: "
-            "pretrain one with --validation 0.1."
-        )
+    _check_names(search)
+    _check_validation(search, backbone)
     out = Path(out)
     _check_settings(out, search, backbone, resume)
-
-    def settings_of(values: dict[str, Any]) -> dict[str, Any]:
-        """A trial's values with the digits that people write."""
-        return {
-            name: float(f"{value:.3g}") if isinstance(value, float) else value
-            for name, value in values.items()
-        }
-
-    def recipe_of(values: dict[str, Any]) -> Recipe:
-        recipes = RECIPES[search.recipe](dataset.classes, config.model["name"], values["scheme"])
-        return recipes.retrain.override(
-            batch_size=search.batch_size,
-            **{name: values[name] for name in ("lr", "epochs", "dropout", "jitter")},
-        )
-
-    def train(trial_id: str, values: dict[str, Any]) -> float:
-        values = settings_of(values)
-        path = out / "trials" / trial_id
-        progress(
-            f"{int(trial_id) + 1} of {trials}: {values['scheme']}, sharing {values['sharing']}, "
-            f"lr {values['lr']:g}, {values['epochs']} epochs, dropout {values['dropout']:g}, "
-            f"jitter {values['jitter']:g}"
-        )
-        free_networks()  # of the trial before
-        _, result = train_ensemble(
-            load_run(backbone.path),
-            path,
-            members=search.members,
-            scheme=values["scheme"],
-            sharing=values["sharing"],
-            recipe=recipe_of(values),
-            seed=search.seed,
-            data=search.data,
-            resume=True,
-            verbose=verbose,
-        )
-        progress(f"{int(trial_id) + 1} of {trials}: validation top-1 {result[OBJECTIVE]:.2f} %")
-        return result[OBJECTIVE]
-
     oracle = kt.oracles.BayesianOptimizationOracle(
         objective=kt.Objective(OBJECTIVE, "max"),
         max_trials=trials,
         num_initial_points=6,
         hyperparameters=search.space(),
-        seed=search.seed + 1,  # KerasTuner takes 0 for none.
+        seed=search.seed + 1,  # to KerasTuner 0 is no seed
         max_consecutive_failed_trials=trials + 1,
     )
     oracle.verbose = 0
-    tuner = EnsembleTuner(oracle, train, out)
+    training = _Training(backbone, out, search, trials, progress, verbose)
     try:
-        tuner.search()
+        EnsembleTuner(oracle, training, out).search()
     except kt.errors.FatalError as error:
         raise error.__cause__ or error from None
-    done = [
-        Trial(
-            number=int(trial_id) + 1,
-            validation_top1=trial.score if trial.status == "COMPLETED" else None,
-            failure=(trial.message or "").strip().rpartition("\n")[2],
-            run=str(out / "trials" / trial_id),
-            **settings_of(trial.hyperparameters.values),
-        )
-        for trial_id, trial in sorted(oracle.trials.items(), key=lambda item: int(item[0]))
-    ]
+    done = _trials(oracle, out)
     completed = [trial for trial in done if trial.validation_top1 is not None]
     if not completed:
         raise EnsembleError(f"Every trial failed, the last with {done[-1].failure!r}.")
@@ -222,7 +174,7 @@ def tune(
     tuned = TunedRecipe(
         scheme=best.scheme,
         sharing=best.sharing,
-        retrain=recipe_of(asdict(best)),
+        retrain=search.recipe_for(backbone, asdict(best)),
         tuned={
             "pretrained": str(backbone.path),
             "members": search.members,
@@ -235,8 +187,81 @@ def tune(
     return tuned, done
 
 
+@dataclass(frozen=True)
+class _Training:
+    """(number, values) of a trial -> the validation top-1 of the ensemble trained with them."""
+
+    backbone: Run
+    out: Path
+    search: Search
+    trials: int
+    progress: Callable[[str], None]
+    verbose: int | str
+
+    def __call__(self, trial_id: str, values: dict[str, Any]) -> float:
+        values, search = _rounded(values), self.search
+        head = f"{int(trial_id) + 1} of {self.trials}:"
+        self.progress(
+            f"{head} {values['scheme']}, sharing {values['sharing']}, lr {values['lr']:g}, "
+            f"{values['epochs']} epochs, dropout {values['dropout']:g}, "
+            f"jitter {values['jitter']:g}"
+        )
+        free_networks()  # of the last trial
+        _, result = train_ensemble(
+            load_run(self.backbone.path),
+            self.out / "trials" / trial_id,
+            members=search.members,
+            scheme=values["scheme"],
+            sharing=values["sharing"],
+            recipe=search.recipe_for(self.backbone, values),
+            seed=search.seed,
+            data=search.data,
+            resume=True,
+            verbose=self.verbose,
+        )
+        self.progress(f"{head} validation top-1 {result[OBJECTIVE]:.2f} %")
+        return result[OBJECTIVE]
+
+
+def _rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a trial, floats rounded to three digits."""
+    return {
+        name: float(f"{value:.3g}") if isinstance(value, float) else value
+        for name, value in values.items()
+    }
+
+
+def _trials(oracle: kt.Oracle, out: Path) -> list[Trial]:
+    return [
+        Trial(
+            number=int(trial_id) + 1,
+            validation_top1=trial.score if trial.status == "COMPLETED" else None,
+            failure=(trial.message or "").strip().rpartition("\n")[2],
+            run=str(out / "trials" / trial_id),
+            **_rounded(trial.hyperparameters.values),
+        )
+        for trial_id, trial in sorted(oracle.trials.items(), key=lambda item: int(item[0]))
+    ]
+
+
+def _check_names(search: Search) -> None:
+    for scheme in search.schemes:
+        _ = SCHEMES[scheme]
+    for policy in search.sharing:
+        _ = POLICIES[policy]
+
+
+def _check_validation(search: Search, backbone: Run) -> None:
+    dataset = DATASETS[backbone.config.dataset["name"]]
+    if not len(search.data.load(dataset, backbone.config.split_seed).validation):
+        raise EnsembleError(
+            f"The run {str(backbone.path)!r} held out no validation data to compare trials on: "
+            "pretrain one that does, such as with a validation share of 0.1."
+        )
+
+
 def _check_settings(out: Path, search: Search, backbone: Run, resume: bool) -> None:
-    """Starts the folder of a search, or checks that the one there is of the same search."""
+    """Creates the folder of a search, or checks that the one to resume is of the same search."""
     path = out / "search.json"
     settings = json.loads(
         json.dumps({**asdict(search), "data": search.data.to_json(), "backbone": backbone.digest})
@@ -244,23 +269,23 @@ def _check_settings(out: Path, search: Search, backbone: Run, resume: bool) -> N
     if path.is_file():
         if not resume:
             raise EnsembleError(
-                f"--out {str(out)!r} holds a search already: go on with --resume, or choose "
+                f"`out` {str(out)!r} holds a search already: go on with `resume=True`, or choose "
                 "another directory."
             )
         before = json.loads(path.read_text(encoding="utf-8"))
         for name, value in settings.items():
             if before.get(name) != value:
                 raise EnsembleError(
-                    f"--resume: the search in {str(out)!r} was started with {name} = "
-                    f"{before.get(name)!r}, not {value!r}: repeat the arguments it was started "
-                    "with, or choose another --out."
+                    f"The search in {str(out)!r} can't be resumed: it was started with {name} = "
+                    f"{before.get(name)!r}, not {value!r}. Repeat the arguments that it was "
+                    "started with, or choose another `out`."
                 )
         return
     if out.is_file():
-        raise EnsembleError(f"--out {str(out)!r} is a file: choose a new directory.")
+        raise EnsembleError(f"`out` {str(out)!r} is a file: choose a new directory.")
     if out.is_dir() and any(out.iterdir()):
         raise EnsembleError(
-            f"--out {str(out)!r} holds other files, but no search (search.json): choose a new or "
-            "an empty directory, or for --resume that of a search."
+            f"`out` {str(out)!r} holds other files, but no search (search.json): choose a new or "
+            "an empty directory, or to resume a search, its own."
         )
     write_text(path, json.dumps(settings, indent=2) + "\n")

@@ -2,71 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
 
-class NumberList(click.ParamType):
-    """Numbers with commas between: `1,4,9` -> `(1.0, 4.0, 9.0)`."""
+class CommaSeparated(click.ParamType):
+    """Values with commas between, as a tuple: `1,4,9` -> `(1, 4, 9)`.
 
-    name = "numbers"
+    # Arguments
+        name: what `--help` calls the list.
+        item: click's type of each value.
+        what: what the values are, with an example, for the error.
+        collect: sorts them, or leaves some out.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        item: click.ParamType,
+        what: str,
+        collect: Callable[[list[Any]], Iterable[Any]] = tuple,
+    ) -> None:
+        self.name = name
+        self._item, self._what, self._collect = item, what, collect
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, ...]:
+    ) -> tuple[Any, ...]:
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(float(number) for number in value.split(","))
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers such as 1,4,9.", param, ctx)
+            values = [self._item.convert(each, param, ctx) for each in value.split(",")]
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a list of {self._what}.", param, ctx)
+        return tuple(self._collect(values))
 
 
-class NameList(click.ParamType):
-    """Names with commas between: `fusion,voting` -> `("fusion", "voting")`."""
-
-    name = "names"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        return value if isinstance(value, tuple) else tuple(dict.fromkeys(value.split(",")))
-
-
-class MemberCounts(click.ParamType):
-    """Numbers of members, such as `1,2,4`, as an ascending tuple."""
-
-    name = "M,M,..."
-
-    def convert(
-        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
-    ) -> tuple[int, ...]:
-        if isinstance(value, tuple):
-            return value
-        try:
-            counts = {int(part) for part in value.split(",")}
-        except ValueError:
-            counts = {0}
-        if min(counts) < 1:
-            self.fail(f"{value!r} is no list of whole numbers from 1 on, such as 2,4.")
-        return tuple(sorted(counts))
-
-
-member_counts = MemberCounts()
+numbers = CommaSeparated("N,N,...", click.FLOAT, "numbers such as 1,4,9")
+names = CommaSeparated("NAME,...", click.STRING, "names such as fusion,voting", dict.fromkeys)
+#: Numbers of members, each once and in ascending order.
+member_counts = CommaSeparated(
+    "M,M,...",
+    click.IntRange(1),
+    "whole numbers from 1 on such as 2,4",
+    lambda counts: sorted(set(counts)),
+)
 
 seed_option = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
-    help="Of everything that is random.",
+    help="Seed of everything random.",
 )
 
 data_dir_option = click.option(
     "--data-dir",
     metavar="DIR",
-    help="Where TensorFlow Datasets keeps its data  [default: ~/tensorflow_datasets]",
+    help="Folder of TensorFlow Datasets  [default: ~/tensorflow_datasets]",
 )
 
 limit_test_option = click.option(

@@ -1,4 +1,4 @@
-"""What a command prints: tables for people, JSON for programs."""
+"""Output of a command: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ json_option = click.option(
 
 
 class Report:
-    """Collects the result of a command and prints for people."""
+    """The result of a command, and printing for people."""
 
     def __init__(self) -> None:
         self.result: dict[str, Any] = {}
@@ -39,9 +39,9 @@ class Report:
             table.add_column(column, justify="left" if index == 0 else "right")
         for row in rows:
             table.add_row(*(cell(value) for value in row))
-        # Not a terminal: as wide as the table needs, so that logs keep every column.
+        # Off the terminal the table is as wide as it needs, so that logs keep every column.
         console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
-        self.line(title)  # rich would wrap it to the width of the table
+        self.line(title)  # as a title of the table it would be wrapped to its width
         console.print(table)
 
     def line(self, text: str) -> None:
@@ -50,7 +50,7 @@ class Report:
 
 
 def cell(value: Any) -> str:
-    """A value as a table shows it: `-` for `None`, two decimals, thousands separated."""
+    """A value as text: `-` for `None`, two decimals (four below 1), thousands separated."""
     if value is None:
         return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -62,16 +62,16 @@ def cell(value: Any) -> str:
 
 @contextlib.contextmanager
 def reporting(json_target: str | None) -> Iterator[Report]:
-    """Runs a command's body and writes its result as JSON when it has succeeded.
+    """Runs the body of a command and writes its result as JSON if it succeeds.
 
-    For `-` everything else that the process prints, libraries written in C++ included, goes to
-    standard error.
+    With `-` everything else that the process prints goes to standard error, the output of C++
+    libraries included.
 
     # Arguments
         json_target: a file, `-` or `None`.
 
     # Raises
-        EnsembleError: at once, if the file can't be written.
+        EnsembleError: before the body runs, if the file can't be written.
     """
     report = Report()
     if json_target != "-":
@@ -93,7 +93,7 @@ def reporting(json_target: str | None) -> Iterator[Report]:
 
 
 def keras_verbosity() -> int:
-    """Keras's progress bar on a terminal, one line an epoch elsewhere."""
+    """Keras's `verbose`: a progress bar on a terminal, a line for each epoch elsewhere."""
     return 1 if sys.stdout.isatty() else 2
 
 

@@ -1,1 +1,1 @@
-"""Data sets with the constants that travel with every run trained on them."""
+"""Data sets: images, labels, splits, normalization."""

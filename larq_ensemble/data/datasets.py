@@ -1,4 +1,4 @@
-"""Datasets by name, with the constants that travel with every run trained on them."""
+"""Data sets by name, with the constants that every run trained on them records."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.registry import Registry
 
@@ -28,42 +29,44 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What is known of a dataset without reading its images.
+    """A data set: its constants, and how to read its images.
 
     # Arguments
+        name: as in `DATASETS`.
+        classes: how many.
         input_shape: (height, width, channels) of the uint8 images.
-        mean, std: per channel, of pixels on the scale 0..1; a network sees (x / 255 - mean) / std.
-        read: (data_dir) -> ((train images, labels), (test images, labels)).
-        class_names: in the order of the labels. TensorFlow Datasets knows those of CIFAR only
-            once it has downloaded the images.
+        normalization: from pixels to the input of a network.
+        augmentation: of training images.
+        read: (data_dir) -> (training split, test split).
+        class_names: in the order of the labels. They stand here because TensorFlow Datasets knows
+            those of CIFAR only once it has downloaded the images.
         source: where the constants come from.
+
+    # Raises
+        EnsembleError: if the normalization is for another number of channels.
     """
 
     name: str
     classes: int
     input_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    normalization: Normalization
     augmentation: Augmentation
     read: Callable[[str | None], tuple[Split, Split]]
     class_names: tuple[str, ...]
     source: str
 
-    def normalize(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [n, h, w, c] -> float32, (x / 255 - mean) / std per channel."""
-        mean = np.asarray(self.mean, np.float32)
-        std = np.asarray(self.std, np.float32)
-        return (images.astype(np.float32) / np.float32(255) - mean) / std
+    def __post_init__(self) -> None:
+        self.normalization.check_channels(self.input_shape[-1])
 
     def constants(self) -> dict[str, Any]:
-        """What a run records of its dataset, enough to use the network without the data."""
+        """What a run records of its data set: enough to use the network without the data."""
         return {
             "name": self.name,
             "classes": self.classes,
             "class_names": list(self.class_names),
             "input_shape": list(self.input_shape),
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": list(self.normalization.mean),
+            "std": list(self.normalization.std),
             "augmentation": asdict(self.augmentation),
         }
 
@@ -101,9 +104,12 @@ class DataOptions:
     # Arguments
         data_dir: where TensorFlow Datasets keeps its data; `None`: its own choice.
         validation: share of the training data held out, at least 0 and below 1.
-        limit_train, limit_test: use only so many examples, drawn by the seed from the training
-            data (training and validation split together) and from the start of the test data; with
-            no test examples nothing is evaluated on them.
+        limit_train: how many examples of the training data to use, drawn by the seed; training
+            and validation split together. `None`: all.
+        limit_test: use only the first so many test examples; 0: none are evaluated. `None`: all.
+
+    # Raises
+        EnsembleError: for a validation share out of range.
     """
 
     data_dir: str | None = None
@@ -118,15 +124,19 @@ class DataOptions:
             )
 
     def load(self, dataset: Dataset, seed: int) -> Splits:
-        """Reads a dataset and cuts a validation split from its training data by `seed`.
+        """Reads a data set and cuts a validation split from its training data.
+
+        # Arguments
+            dataset: what to read.
+            seed: decides which examples are held out, and which a limit keeps.
 
         # Raises
-            EnsembleError: if the data are not there and can't be downloaded.
+            EnsembleError: if the data can't be read or downloaded, or none are left to train on.
         """
         train, test = dataset.read(self.data_dir)
         order = np.random.default_rng(seed).permutation(len(train))
         held_out = round(len(order) * self.validation)
-        # Cut before any limit: no limit moves an image from one split to the other.
+        # The cut comes before the limit, so no limit moves an image to the other split.
         validation, training = order[:held_out], order[held_out:]
         if self.limit_train is not None:
             limited = round(self.limit_train * self.validation)
@@ -144,14 +154,14 @@ class DataOptions:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """All but the place of the data, which may differ where a run is taken up again."""
+        """All but `data_dir`, which may differ when a run is resumed on another machine."""
         values = asdict(self)
         del values["data_dir"]
         return values
 
 
 def _read_digits(data_dir: str | None) -> tuple[Split, Split]:
-    """scikit-learn's digits, 1,797 images of 8x8; a third, drawn class by class, is the test."""
+    """scikit-learn's digits: 1,797 images of 8x8. The test split is a stratified third."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -164,7 +174,7 @@ def _read_digits(data_dir: str | None) -> tuple[Split, Split]:
     return Split(train_images, train_labels), Split(test_images, test_labels)
 
 
-def _cifar_reader(name: str) -> Callable[[str | None], tuple[Split, Split]]:
+def _tfds_reader(name: str) -> Callable[[str | None], tuple[Split, Split]]:
     def read(data_dir: str | None) -> tuple[Split, Split]:
         builder = _tfds_builder(name, data_dir)
         try:
@@ -177,7 +187,7 @@ def _cifar_reader(name: str) -> Callable[[str | None], tuple[Split, Split]]:
         except Exception as error:  # TFDS raises whatever its downloader and readers raise.
             raise EnsembleError(
                 f"Can't read {name} from {str(builder.data_path)!r} and can't download it "
-                f"({_first_line(error)}): give the folder that holds `{name}/` with --data-dir, "
+                f"({_first_line(error)}): give the folder that holds `{name}/` as `data_dir`, "
                 "or connect to the internet once."
             ) from error
         return train, test
@@ -189,7 +199,7 @@ def _tfds_builder(name: str, data_dir: str | None) -> Any:
     if data_dir is not None and not Path(data_dir).is_dir():
         raise EnsembleError(
             f"The data directory {data_dir!r} does not exist: give the folder that holds "
-            f"`{name}/`, or leave --data-dir out to download."
+            f"`{name}/`, or leave `data_dir` out to download."
         )
     import tensorflow_datasets as tfds
 
@@ -236,8 +246,7 @@ DATASETS.register(
         name="digits",
         classes=10,
         input_shape=(8, 8, 1),
-        mean=(0.3054,),
-        std=(0.3758,),
+        normalization=Normalization(mean=(0.3054,), std=(0.3758,)),
         augmentation=Augmentation(pad=1),
         read=_read_digits,
         class_names=tuple(map(str, range(10))),
@@ -252,10 +261,11 @@ for _name, _names in (("cifar10", _CIFAR10), ("cifar100", _CIFAR100)):
             name=_name,
             classes=len(_names),
             input_shape=(32, 32, 3),
-            mean=(0.4914, 0.4822, 0.4465),
-            std=(0.2023, 0.1994, 0.2010),
+            normalization=Normalization(
+                mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)
+            ),
             augmentation=Augmentation(pad=4, flip=True),
-            read=_cifar_reader(_name),
+            read=_tfds_reader(_name),
             class_names=_names,
             source="the code of Kim et al. 2022, which uses one set for both CIFARs",
         ),

@@ -21,7 +21,7 @@ import json, sys
 from larq_ensemble.cli import main
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
-MODELS.register("tiny", Architecture(residual_block, (4, 8), (1, 1)))
+MODELS.register("tiny", Architecture(residual_block, (4,), (1,)))
 for arguments in json.loads(sys.argv[1]):
     try:
         main(arguments)
@@ -258,11 +258,11 @@ def test_help_names_everything_that_is_registered(call):
         ("predict ensemble.tflite", "Missing argument 'IMAGE...'"),
         ("predict ensemble.tflite image.png --power-mode turbo", "power-saver"),
         ("calibrate ensemble.tflite --accuracy-loss 1 --mean-members 2", "not both"),
-        ("benchmark ensemble.tflite --members 0", "'0' is no list of whole numbers from 1 on"),
+        ("benchmark ensemble.tflite --members 0", "'0' is not a list of whole numbers from 1 on"),
         ("convert fusion", "Missing option '--out'"),
         ("reproduce table1", "Missing option '--out'"),
         ("reproduce table1 --out new --epochs 3", "counted, not trained: leave out --epochs"),
-        ("reproduce fig7b --out new --members 2,x", "'2,x' is no list of whole numbers"),
+        ("reproduce fig7b --out new --members 2,x", "'2,x' is not a list of whole numbers"),
     ],
 )
 def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, message):
@@ -289,7 +289,10 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("train --pretrained fusion --out new", "is of kind 'ensemble', but 'backbone' is needed"),
         ("pretrain --from-real missing --out new", "No run at 'missing'"),
         ("pretrain --from-real fusion --out new", "is of kind 'ensemble', but 'backbone' is"),
-        ("pretrain --from-real backbone --out new", "is not the real-valued twin of 'resnet20'"),
+        (
+            "pretrain --from-real backbone --out new",
+            "--from-real 'backbone' is not the real-valued twin of 'resnet20'",
+        ),
         ("pretrain --teacher missing --out new", "No run at 'missing'"),
         ("pretrain --teacher fusion --dataset cifar10 --out new", "has input_shape = [8, 8, 1]"),
         ("convert missing --out ensemble.tflite", "No run at 'missing'"),
@@ -309,7 +312,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ),
         (
             "train --pretrained backbone --recipe short --patience 2 --out new",
-            "`patience` does not go with",
+            "--patience does not go with",
         ),
         (
             "train --pretrained backbone --recipe short --initial random --out new",
@@ -320,7 +323,10 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
             "Unknown sharing 's'. Known: ",
         ),
         ("frontier backbone missing --out new", "No run at 'missing'"),
-        ("tune --pretrained backbone --out tuned", "'tuned' holds a search already"),
+        (
+            "tune --pretrained backbone --out tuned",
+            "--out 'tuned' holds a search already: go on with --r",
+        ),
         ("tune --pretrained fusion --out new", "is of kind 'ensemble', but 'backbone' is needed"),
         ("train --pretrained backbone --recipe r.json --out new", "recipe file 'r.json' can't be"),
         ("reproduce fig1 --out new", "Unknown table or figure 'fig1'. Known: fig5a, "),
@@ -330,17 +336,29 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("storage --model vgg", "Unknown model 'vgg'. Known: "),
         ("storage --sharing s", "Unknown sharing 's'. Known: "),
         # Values out of range, data that do not fit or are not there.
-        ("evaluate fusion --dataset cifar100", "has 100 classes, but the run 'fusion'"),
+        (
+            "evaluate fusion --dataset cifar100",
+            "--dataset 'cifar100' has 100 classes, but the run 'fusion'",
+        ),
         ("evaluate fusion --members 3", "--members must be from 1 to 2"),
-        ("predict ensemble.tflite image.png --members 3", "3"),
-        ("predict ensemble.tflite image.png --members 2 --power-mode balanced", "Give one of"),
-        ("calibrate ensemble.tflite --mean-members 3", "from 1 to 2"),
+        (
+            "predict ensemble.tflite image.png --members 3",
+            "--members must be an integer from 1 to 2",
+        ),
+        (
+            "predict ensemble.tflite image.png --members 2 --power-mode balanced",
+            "Give one of --members, --max-latency-ms and --power-mode",
+        ),
+        ("calibrate ensemble.tflite --mean-members 3", "--mean-members must be from 1 to 2"),
         ("calibrate text.txt", "text.txt"),
-        ("pretrain --out new --lr -1", "`lr` must be at least 0, got -1.0"),
-        ("pretrain --out new --validation 1", "`validation` must be at least 0 and below 1"),
-        ("pretrain --out new --width 0.01", "`width` 0.01 leaves a stage without channels"),
+        ("pretrain --out new --lr -1", "--lr must be at least 0, got -1.0"),
+        ("pretrain --out new --validation 1", "--validation must be at least 0 and below 1"),
+        ("pretrain --out new --width 0.01", "--width 0.01 leaves a stage without channels"),
         ("pretrain --out new --teacher backbone --distill-weight 2", "from 0 to 1, got 2.0"),
-        ("pretrain --out new --distribute multiworker", "needs the environment variable TF_CONFIG"),
+        (
+            "pretrain --out new --distribute multiworker",
+            "--distribute multiworker needs the environment variable TF_CONFIG",
+        ),
         ("evaluate fusion --dataset cifar10 --data-dir missing", "images of (32, 32, 3)"),
         # Files that are none.
         ("inspect text.txt", "text.txt"),
@@ -353,7 +371,10 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("predict ensemble.tflite text.txt", "text.txt"),
         ("predict ensemble.tflite missing.png", "missing.png"),
         # Places that are taken or can't be written to.
-        ("pretrain --out backbone --epochs 0", "--out 'backbone' holds a run already"),
+        (
+            "pretrain --out backbone --epochs 0",
+            "--out 'backbone' holds a run already: go on with --resume",
+        ),
         ("pretrain --out text.txt --epochs 0", "--out 'text.txt' is a file"),
         ("pretrain --out . --epochs 0", "--out '.' holds other files"),
         (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import replacing, write_text
+from larq_ensemble.files import replacing, write_csv, write_text
 
 
 def test_the_target_appears_when_the_block_has_ended(tmp_path) -> None:
@@ -44,3 +46,13 @@ def test_a_folder_that_cannot_be(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EnsembleError, match=r"Can't create the folder .*file"):
         write_text(tmp_path / "file" / "a", "x")
+
+
+def test_objects_become_rows(tmp_path):
+    @dataclasses.dataclass
+    class Row:
+        name: str
+        top1: float | None
+
+    write_csv(tmp_path / "rows.csv", [Row("fusion, M = 4", 51.5), Row("none", None)])
+    assert (tmp_path / "rows.csv").read_text() == 'name,top1\n"fusion, M = 4",51.5\nnone,\n'

@@ -80,7 +80,7 @@ def test_a_run_of_another_kind(saved: Path) -> None:
 
 def test_an_unfinished_run(tmp_path) -> None:
     run = create_run(tmp_path / "run", CONFIG)
-    with pytest.raises(EnsembleError, match=r"has no model\.keras: .*--resume"):
+    with pytest.raises(EnsembleError, match=r"has no model\.keras: .* Resume it"):
         _ = load_run(run.path).model
 
 
@@ -100,7 +100,7 @@ def test_truncated_weights(tmp_path, saved: Path, kept: float) -> None:
         ("", "is not JSON"),
         ("[]", "is not a configuration of format 1"),
         ('{"format": 2, "kind": "backbone"}', "is not a configuration of format 1"),
-        ('{"format": 1, "kind": "backbone"}', "is no complete configuration"),
+        ('{"format": 1, "kind": "backbone"}', "is not a complete configuration"),
         (json.dumps({**CONFIG.to_json(), "kind": "cat"}), "has kind 'cat', expected one of"),
     ],
 )
@@ -119,14 +119,16 @@ def test_a_configuration_that_is_no_text(tmp_path) -> None:
 def test_nothing_is_overwritten(tmp_path, saved: Path) -> None:
     run = copy_of(saved, tmp_path / "run")
     before = {file.name: file.read_bytes() for file in run.iterdir()}
-    with pytest.raises(EnsembleError, match="holds a run already: go on with --resume"):
+    with pytest.raises(
+        EnsembleError, match=r"`out` .*run' holds a run already: go on with `resume=True`"
+    ):
         create_run(run, CONFIG)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("x")
     for resume in (False, True):
-        with pytest.raises(EnsembleError, match="holds other files"):
+        with pytest.raises(EnsembleError, match=r"`out` .*other' holds other files"):
             create_run(tmp_path / "other", CONFIG, resume=resume)
-        with pytest.raises(EnsembleError, match="is a file"):
+        with pytest.raises(EnsembleError, match=r"`out` .* is a file"):
             create_run(tmp_path / "other" / "thesis.tex", CONFIG, resume=resume)
     assert {file.name: file.read_bytes() for file in run.iterdir()} == before
     assert [file.name for file in (tmp_path / "other").iterdir()] == ["thesis.tex"]

@@ -87,7 +87,7 @@ def test_members_boosted_together_and_interrupted(
     top1 = np.mean((first + second).argmax(1) == held_out.labels)
     assert row["val_accuracy"] == pytest.approx(top1)
     assert result["validation_top1"] == pytest.approx(100 * top1)
-    probabilities = run.model.predict(dataset.normalize(held_out.images), verbose=0)[-1]
+    probabilities = run.model.predict(dataset.normalization(held_out.images), verbose=0)[-1]
     np.testing.assert_allclose(probabilities, softmax(0.5 * (first + second)), rtol=1e-4)
 
 

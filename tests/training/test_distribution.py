@@ -15,6 +15,7 @@ from larq_ensemble.keras import tf
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
 from larq_ensemble.runs import load_run
+from larq_ensemble.training import distribution
 from larq_ensemble.training.distillation import Distillation
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.ensemble import train_ensemble
@@ -42,6 +43,7 @@ from larq_ensemble.network.architectures.resnet import residual_block
 from larq_ensemble.runs import load_run
 from larq_ensemble.training import fit
 from larq_ensemble.data.datasets import DataOptions
+from larq_ensemble.training import distribution
 from larq_ensemble.training.distillation import Distillation
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.pretrain import pretrain
@@ -214,20 +216,20 @@ def test_two_devices_train_as_one_and_take_turns_with_it(
 
 
 def test_batches_that_can_not_be_divided():
-    distribution = Distribution()
-    distribution.replicas = 2
+    devices = Distribution()
+    devices.replicas = 2
     stream = tf.data.Dataset.range(10).batch(5)
-    with pytest.raises(EnsembleError, match="--batch-size 5 can't be divided among 2 devices"):
-        distribution.split(Batches(stream, 2, 5))
+    with pytest.raises(EnsembleError, match="`batch_size` 5 can't be divided among 2 devices"):
+        devices.split(Batches(stream, 2, 5))
 
 
 def test_one_device_changes_nothing(one_device, stem, tmp_path):
     """`mirrored` finds one CPU here."""
-    distribution = Distribution("mirrored")
-    assert distribution.replicate(one_device.model) is one_device.model
+    devices = Distribution("mirrored")
+    assert devices.replicate(one_device.model) is one_device.model
     stream = tf.data.Dataset.range(10).batch(5)
-    assert distribution.split(Batches(stream, 2, 5)) is stream
-    assert distribution.shard(stream) is stream
+    assert devices.split(Batches(stream, 2, 5)) is stream
+    assert devices.shard(stream) is stream
     with pytest.raises(UnknownNameError, match=r"'tpu'\. Known: mirrored, multiworker"):
         Distribution("tpu")
 
@@ -245,15 +247,42 @@ def test_one_device_changes_nothing(one_device, stem, tmp_path):
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}',
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}',
         '{"cluster": {"worker": [1]}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "first"}}',
+        '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
+        '{"cluster": {"worker": ["a:1"]}, "task": 0}',
     ],
 )
 def test_tf_config_is_missing_or_unusable(tf_config, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if tf_config is not None:
         monkeypatch.setenv("TF_CONFIG", tf_config)
-    message = "TF_CONFIG '.+' can't be used" if tf_config else "needs the environment variable"
+    message = (
+        "TF_CONFIG '.+' can't be used"
+        if tf_config
+        else "`distribute='multiworker'` needs the environment variable"
+    )
     with pytest.raises(EnsembleError, match=rf'{message}.*for example \{{"cluster": '):
         Distribution("multiworker")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "task", "expected"),
+    [
+        ({"worker": ["a:1"]}, ("worker", 0), (True, 1)),
+        ({"worker": ["a:1", "b:1"]}, ("worker", 0), (True, 2)),
+        ({"worker": ["a:1", "b:1"]}, ("worker", 1), (False, 2)),
+        ({"worker": ["a:1", "b:1"]}, ("worker", "1"), (False, 2)),
+        # With a chief, the first worker is none.
+        ({"chief": ["c:1"], "worker": ["a:1", "b:1"]}, ("chief", 0), (True, 3)),
+        ({"chief": ["c:1"], "worker": ["a:1", "b:1"]}, ("worker", 0), (False, 3)),
+        # Others are in the cluster, but don't train.
+        ({"worker": ["a:1"], "evaluator": ["e:1"]}, ("worker", 0), (True, 1)),
+    ],
+)
+def test_the_chief_and_the_number_of_hosts(cluster, task, expected, monkeypatch):
+    of_process = {"type": task[0], "index": task[1]}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": of_process}))
+    assert distribution._task() == expected
 
 
 def test_hosts_have_to_be_a_program_s_first_use_of_tensorflow(monkeypatch):

@@ -87,7 +87,7 @@ def test_a_trained_ensemble(
     assert model.output_names == ["member_0", "member_1", *first, "ensemble"]
     test = digits[1].first(64)
     dataset = DATASETS["digits"]
-    *logits, probabilities = outputs(model, dataset.normalize(test.images))
+    *logits, probabilities = outputs(model, dataset.normalization(test.images))
     expected = combined(np.stack(logits), scheme)
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
     for recorded, scores in zip(
@@ -97,7 +97,7 @@ def test_a_trained_ensemble(
     single = json.loads((backbone.path / "result.json").read_text())
     assert result["backbone_top1"] == single["test_top1"]
     held_out = few.load(dataset, backbone.config.seed).validation
-    *logits, _ = outputs(model, dataset.normalize(held_out.images))
+    *logits, _ = outputs(model, dataset.normalization(held_out.images))
     validation = combined(np.stack(logits), scheme).argmax(1) == held_out.labels
     assert result["validation_top1"] == pytest.approx(100 * validation.mean())
 

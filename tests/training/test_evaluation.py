@@ -27,7 +27,7 @@ def ensemble(backbone, few, recipe, tmp_path_factory):
 def logits(ensemble, digits):
     """[3, 599, 10], through Keras's own means."""
     model = keras.models.load_model(ensemble.path / "model.keras")
-    outputs = model.predict(DATASETS["digits"].normalize(digits[1].images), verbose=0)
+    outputs = model.predict(DATASETS["digits"].normalization(digits[1].images), verbose=0)
     return np.stack(outputs[:3]).astype(np.float64)
 
 
@@ -95,22 +95,30 @@ def test_a_backbone_is_an_ensemble_of_one(backbone, digits):
     result = evaluate(backbone, limit=64)
     assert result["members"] == 1
     assert result["disagreement"] == 0
-    logits = backbone.model.predict(DATASETS["digits"].normalize(digits[1].images[:64]), verbose=0)
+    logits = backbone.model.predict(
+        DATASETS["digits"].normalization(digits[1].images[:64]), verbose=0
+    )
     expected = recomputed(logits[None].astype(np.float64), digits[1].labels[:64])
     assert {name: result[name] for name in expected} == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("members", [0, 4, -1])
 def test_members_out_of_range(ensemble, members, no_data):
-    with pytest.raises(EnsembleError, match=f"--members must be from 1 to 3 .*, got {members}"):
+    with pytest.raises(EnsembleError, match=f"`members` must be from 1 to 3 .*, got {members}"):
         evaluate(ensemble, members=members)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("cifar100", "'cifar100' has 100 classes, but the run .* for the 10 of 'digits'"),
-        ("cifar10", r"'cifar10' has images of \(32, 32, 3\), but the run .* takes \(8, 8, 1\)"),
+        (
+            "cifar100",
+            "`dataset_name` 'cifar100' has 100 classes, but the run .* for the 10 of 'digits'",
+        ),
+        (
+            "cifar10",
+            r"`dataset_name` 'cifar10' has images of \(32, 32, 3\), but .* takes \(8, 8, 1\)",
+        ),
         ("mnist", "Unknown dataset 'mnist'. Known: cifar10, cifar100, digits"),
     ],
 )

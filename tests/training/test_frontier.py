@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import write_csv
 from larq_ensemble.runs import Run, RunConfig
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.frontier import frontier, pareto_front
-from larq_ensemble.training.paper.figures import write_csv
 from larq_ensemble.training.plots import draw_frontier, save
 
 # The network `tiny` on digits, by hand. Shared: stem, binary filters with their scales, shortcut.

@@ -25,7 +25,7 @@ def noise(count: int, shape: tuple[int, int, int]) -> Split:
 
 def numbers_of(x: np.ndarray) -> np.ndarray:
     """The pixel values of unaugmented `numbered` images."""
-    pixels = (x[:, 0, 0, 0] * DIGITS.std[0] + DIGITS.mean[0]) * 255
+    pixels = (x[:, 0, 0, 0] * DIGITS.normalization.std[0] + DIGITS.normalization.mean[0]) * 255
     np.testing.assert_allclose(pixels, np.round(pixels), atol=1e-3)
     return np.round(pixels).astype(int)
 
@@ -86,7 +86,7 @@ def test_augmented_images_are_padded_crops_and_flips_each_with_its_own_draw(name
                 for column in range(2 * pad + 1):
                     crop = padded[label, row : row + height, column : column + width]
                     for mirrored in (False, True)[: 1 + flip]:
-                        candidate = dataset.normalize(crop[:, ::-1] if mirrored else crop)
+                        candidate = dataset.normalization(crop[:, ::-1] if mirrored else crop)
                         if np.allclose(image[:3, :3], candidate[:3, :3], atol=1e-5) and np.allclose(
                             image, candidate, atol=1e-5
                         ):
@@ -108,7 +108,7 @@ def test_without_augmentation_training_sees_normalized_originals():
     data = noise(12, (8, 8, 1))
     for x, y in elements(training_batches(data, PLAIN, batch_size=4, epochs=1)):
         assert x.dtype == np.float32
-        np.testing.assert_allclose(x, DIGITS.normalize(data.images[y]), atol=1e-5)
+        np.testing.assert_allclose(x, DIGITS.normalization(data.images[y]), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -224,4 +224,4 @@ def test_evaluation_batches_are_normalized_and_in_order(inputs):
     assert np.array_equal(np.concatenate([y for _, y in batches]), data.labels)
     for stream in range(inputs):
         x = np.concatenate([x[stream] if inputs > 1 else x for x, _ in batches])
-        np.testing.assert_allclose(x, DIGITS.normalize(data.images), atol=1e-5)
+        np.testing.assert_allclose(x, DIGITS.normalization(data.images), atol=1e-5)

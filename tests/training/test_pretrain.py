@@ -28,7 +28,7 @@ def test_the_run_directory_holds_everything(backbone, recipe):
     assert config["data"] == {"validation": 0.1, "limit_train": 80, "limit_test": 64}
     assert config["dataset"]["classes"] == len(config["dataset"]["class_names"]) == 10
     assert config["dataset"]["input_shape"] == [8, 8, 1]
-    assert config["dataset"]["mean"] == list(DATASETS["digits"].mean)
+    assert config["dataset"]["mean"] == list(DATASETS["digits"].normalization.mean)
     assert config["versions"]["larq"].startswith("0.")
     assert list(run.path.glob("tensorboard/train/events*"))
     assert list(run.path.glob("tensorboard/validation/events*"))
@@ -50,10 +50,10 @@ def test_recorded_accuracies_are_those_of_the_saved_model(backbone, digits, few)
     model = keras.models.load_model(backbone.path / "model.keras")
     result = json.loads((backbone.path / "result.json").read_text())
     test = digits[1].first(64)
-    logits = model.predict(dataset.normalize(test.images), verbose=0)
+    logits = model.predict(dataset.normalization(test.images), verbose=0)
     assert result["test_top1"] == pytest.approx(100 * np.mean(logits.argmax(1) == test.labels))
     validation = few.load(dataset, 0).validation
-    logits = model.predict(dataset.normalize(validation.images), verbose=0)
+    logits = model.predict(dataset.normalization(validation.images), verbose=0)
     expected = 100 * np.mean(logits.argmax(1) == validation.labels)
     assert result["validation_top1"] == pytest.approx(expected)
     assert result["epochs"] == 3

@@ -150,7 +150,7 @@ def test_boosting_fits_residuals_and_goes_on_after_interruptions(
     assert result["validation_top1"] == pytest.approx(100 * rows[3]["val_accuracy"])
     assert EnsembleView(expected.model).weights == (0.5, 0.5)
     probabilities = expected.model.predict(
-        DATASETS["digits"].normalize(splits.validation.images), verbose=0
+        DATASETS["digits"].normalization(splits.validation.images), verbose=0
     )[-1]
     np.testing.assert_allclose(probabilities, softmax(0.5 * (first + second)), rtol=1e-4)
     assert_shared_is_the_backbone_s(expected, backbone)
@@ -251,7 +251,7 @@ def test_adversarial_members_see_a_hundredth_of_the_range(backbone):
         trained.epsilon, [0.01 / 0.2023, 0.01 / 0.1994, 0.01 / 0.2010], rtol=1e-5
     )
     image = np.full((1, 1, 1, 3), 100)
-    change = cifar.normalize(image + 2.55) - cifar.normalize(image)
+    change = cifar.normalization(image + 2.55) - cifar.normalization(image)
     np.testing.assert_allclose(trained.epsilon, change.ravel(), rtol=1e-4)
 
 

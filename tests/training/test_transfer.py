@@ -107,7 +107,7 @@ def test_only_latent_weights_are_clipped_and_other_shapes_left_alone():
 def test_a_run_of_another_network_is_refused(real, change, message):
     model = {**real.config.model, "name": "tiny"}
     check_twin(real, model)
-    with pytest.raises(EnsembleError, match=rf"--from-real '.*real' is not .*{message}"):
+    with pytest.raises(EnsembleError, match=rf"`from_real` '.*real' is not .*{message}"):
         check_twin(real, {**model, **change})
 
 
@@ -116,9 +116,9 @@ def test_no_run_is_trained_on_what_another_holds_out(real, backbone):
     assert split_seed([], "digits", data, 5) == 5
     assert split_seed([real], "digits", data, 5) == 3
     assert split_seed([real], "cifar10", data, 5) == 5
-    with pytest.raises(EnsembleError, match=r"held out different images .* same --seed"):
+    with pytest.raises(EnsembleError, match=r"held out different images .* same `seed`"):
         split_seed([real, backbone], "digits", data, 5)
-    with pytest.raises(EnsembleError, match=r"--validation 0.2 would hold out images .* at most 0"):
+    with pytest.raises(EnsembleError, match=r"`validation` 0.2 would hold out images .* at most 0"):
         split_seed([real], "digits", DataOptions(validation=0.2), 5)
 
 

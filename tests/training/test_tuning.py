@@ -13,7 +13,7 @@ import pytest
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.training import tuning
-from larq_ensemble.training.recipes import TunedRecipe
+from larq_ensemble.training.recipes import Recipe, TunedRecipe
 from larq_ensemble.training.tuning import Search, tune
 
 
@@ -27,15 +27,21 @@ def search():
 def trainings(monkeypatch):
     """The trainings asked for, each a dictionary; what they reach is a formula of the settings.
 
-    `trainings.stop_at` names the one that Ctrl-C interrupts.
+    `trainings.stop_at` names the one that Ctrl-C interrupts. Before each of them the networks of
+    the one before are freed, here only on paper: among all that tests load that takes 0.2 s.
     """
 
     class Trainings(list):
         stop_at = None
+        freed = 0
 
     asked = Trainings()
 
+    def free():
+        asked.freed += 1
+
     def train(backbone, out, *, recipe, scheme, sharing, **arguments):
+        assert asked.freed == len(asked) + 1
         asked.append({"out": out.name, "scheme": scheme, "sharing": sharing, "recipe": recipe})
         assert arguments["resume"] is True
         assert arguments["data"].limit_test == 0
@@ -44,6 +50,7 @@ def trainings(monkeypatch):
         distance = abs(math.log(recipe.lr / 3e-3)) + (scheme == "voting") + (sharing == "c2")
         return None, {"validation_top1": 90 - 5 * distance, "test_top1": None}
 
+    monkeypatch.setattr(tuning, "free_networks", free)
     monkeypatch.setattr(tuning, "train_ensemble", train)
     return asked
 
@@ -60,7 +67,7 @@ def test_a_search_that_was_killed_goes_on_as_if_nothing_had_happened(
 
     for stop_at in (1, 4):  # in the very first trial, and later
         trainings.clear()
-        trainings.stop_at = stop_at
+        trainings.freed, trainings.stop_at = 0, stop_at
         out = tmp_path / f"b{stop_at}"
         with pytest.raises(KeyboardInterrupt):
             tune(backbone, out, search, trials=5, progress=told.append)
@@ -108,6 +115,7 @@ def test_a_trial_that_diverges_fails_alone(backbone, search, monkeypatch, tmp_pa
             return None, {"validation_top1": 30.0}
         raise EnsembleError("Training has diverged: the loss is nan.")
 
+    monkeypatch.setattr(tuning, "free_networks", lambda: None)
     monkeypatch.setattr(tuning, "train_ensemble", train)
     best, trials = tune(backbone, tmp_path / "some", search, trials=6)
     assert best.tuned["trial"] == 2
@@ -131,16 +139,20 @@ def test_other_errors_end_the_search(backbone, search, monkeypatch, tmp_path):
 
 def test_searches_do_not_mix(backbone, search, trainings, tmp_path):
     tune(backbone, tmp_path / "s", search, trials=1)
-    with pytest.raises(EnsembleError, match="s' holds a search already: go on with --resume"):
+    with pytest.raises(
+        EnsembleError, match=r"`out` .*s' holds a search already: go on with `resume=True`"
+    ):
         tune(backbone, tmp_path / "s", search, trials=1)
     with pytest.raises(EnsembleError, match="was started with members = 2, not 3"):
         tune(backbone, tmp_path / "s", replace(search, members=3), trials=1, resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("mine")
     for resume in (False, True):
-        with pytest.raises(EnsembleError, match=r"other' holds other files, but no search \(sea"):
+        with pytest.raises(
+            EnsembleError, match=r"`out` .*other' holds other files, but no search \(sea"
+        ):
             tune(backbone, tmp_path / "other", search, trials=1, resume=resume)
-    with pytest.raises(EnsembleError, match="file' is a file: choose a new directory"):
+    with pytest.raises(EnsembleError, match=r"`out` .*file' is a file: choose a new directory"):
         tune(backbone, tmp_path / "other" / "file", search, trials=1)
     with pytest.raises(EnsembleError, match=re.escape("Unknown scheme 'stacking'. Known: ")):
         tune(backbone, tmp_path / "new", replace(search, schemes=("stacking",)), trials=1)
@@ -155,7 +167,15 @@ def test_searches_do_not_mix(backbone, search, trainings, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"retrain": {"epochs": 1}})])
 def test_files_that_are_no_recipe(tmp_path, text):
     (tmp_path / "r.json").write_text(text)
-    with pytest.raises(EnsembleError, match=r"r\.json' is no recipe file"):
+    with pytest.raises(EnsembleError, match=r"r\.json' is not a recipe file"):
         TunedRecipe.read(tmp_path / "r.json")
     with pytest.raises(EnsembleError, match=r"missing\.json' can't be read \(No such file"):
         TunedRecipe.read(tmp_path / "missing.json")
+
+
+def test_a_recipe_file_with_a_value_out_of_range_says_which(tmp_path):
+    retrain = Recipe(epochs=1, batch_size=1, lr=0.1, dropout=0.0, source="test").to_json()
+    values = {"scheme": "fusion", "sharing": "fusion", "retrain": {**retrain, "lr": -1}}
+    (tmp_path / "r.json").write_text(json.dumps(values))
+    with pytest.raises(EnsembleError, match=r"r\.json': `lr` must be at least 0, got -1"):
+        TunedRecipe.read(tmp_path / "r.json")

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from larq_ensemble.console.options import data_dir_option, limit_test_option
-from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.console.reporting import Report, json_option, reporting
 
-_ROWS = 12  # of the frontier, in the table; the JSON and the plot have all
+if TYPE_CHECKING:
+    from larq_ensemble.data.datasets import Split, Splits
+    from larq_ensemble.runtime import EnsembleInterpreter
+    from larq_ensemble.runtime.calibration import Calibration, Score
+    from larq_ensemble.runtime.metadata import EnsembleMetadata
+
+_ROWS = 12  # of the frontier in the table; the JSON and the plot have all
 
 
 @click.command("calibrate", short_help="Thresholds for adaptive prediction, into the file.")
@@ -16,13 +25,13 @@ _ROWS = 12  # of the frontier, in the table; the JSON and the plot have all
     "--accuracy-loss",
     type=click.FloatRange(0),
     metavar="POINTS",
-    help="Stop as early as loses no more top-1 against all members  [default: 0.2]",
+    help="Stop as early as loses at most so much top-1 against all members  [default: 0.2]",
 )
 @click.option(
     "--mean-members",
     type=click.FloatRange(1),
     metavar="m",
-    help="Instead: lose as little as m members an image, on average, allow.",
+    help="Instead: lose as little top-1 as m members per image, on average, allow.",
 )
 @click.option("--plot", metavar="STEM", help="Write STEM.png and STEM.svg; needs matplotlib.")
 @click.option(
@@ -41,53 +50,34 @@ def command(
     limit_test: int | None,
     json_target: str | None,
 ) -> None:
-    """Fit temperatures and stopping thresholds, and write them into the file's metadata.
+    """Fit temperatures and stopping thresholds and write them into the file's metadata.
 
-    They are fitted on the images that training held out for validation. Test images then show what
-    they do; nothing is chosen by those. Nothing but the metadata changes in the file.
+    They are fitted on the images that training held out for validation. The test images only show
+    the result. Nothing else in the file changes.
 
     \b
     Examples:
       larq-ensemble calibrate ensemble.tflite
       larq-ensemble calibrate ensemble.tflite --mean-members 2 --plot cascade
     """
+    if accuracy_loss is not None and mean_members is not None:
+        raise click.UsageError("Give --accuracy-loss or --mean-members, not both.")
     from larq_ensemble.errors import EnsembleError
     from larq_ensemble.runtime import EnsembleInterpreter
     from larq_ensemble.runtime.calibration import calibrate
-    from larq_ensemble.runtime.combination import combine
-    from larq_ensemble.runtime.metrics import negative_log_likelihood
 
     with reporting(json_target) as report:
-        if accuracy_loss is not None and mean_members is not None:
-            raise click.UsageError("Give --accuracy-loss or --mean-members, not both.")
         ensemble = EnsembleInterpreter(tflite, threads=threads)
-        metadata, total = ensemble.metadata, ensemble.max_members
+        total = ensemble.max_members
         if mean_members is not None and mean_members > total:
             raise EnsembleError(
-                f"--mean-members must be from 1 to {total}, the members of {tflite!r}. "
+                f"`mean_members` must be from 1 to {total}, the members of {tflite!r}. "
                 f"Received: {mean_members:g}."
             )
-        split = metadata.validation_split
-        if metadata.dataset is None or not {"seed", "share"} <= split.keys():
-            raise EnsembleError(
-                f"{tflite!r} doesn't say which images its training held out: convert it from a "
-                "run, or call larq_ensemble.runtime.calibration.calibrate with images of your own."
-            )
-        if plot is not None:  # without matplotlib, say so before the work
+        if plot is not None:  # fails before the work if matplotlib is missing
             from larq_ensemble.training.plots import draw_cascade, save
-        from larq_ensemble.data.datasets import DATASETS, DataOptions
-
-        limit_train = split.get("limit_train")
-        options = DataOptions(
-            data_dir,
-            validation=split["share"],
-            limit_train=None if limit_train is None else int(limit_train),
-            limit_test=limit_test,
-        )
-        splits = options.load(DATASETS[metadata.dataset], int(split["seed"]))
+        splits = _splits(ensemble.metadata, tflite, data_dir, limit_test)
         validation, test = splits.validation, splits.test
-        if not len(validation):
-            raise EnsembleError(f"The training of {tflite!r} held out no validation images.")
         report.line(
             f"{total} members on {len(validation):,} validation and {len(test):,} test images ..."
         )
@@ -99,51 +89,79 @@ def command(
             mean_members=mean_members,
             threads=threads,
         )
-        logits = ensemble.predict_logits(test.images)
-        fixed = [found.score_fixed(logits, test.labels, m) for m in range(1, total + 1)]
-        adaptive = [found.score(logits, test.labels, point) for point in found.frontier]
-        chosen = adaptive[found.frontier.index(found.chosen)]
-        shown = range(0, len(adaptive), max(1, len(adaptive) // _ROWS))
-        report.table(
-            f"{tflite}: {len(test):,} test images of {metadata.dataset}",
-            ["members", "mean members", "top-1 %", "against all"],
-            [
-                [name, score.mean_members, score.top1, score.top1 - fixed[-1].top1]
-                for name, score in [
-                    *((f"first {m}", score) for m, score in enumerate(fixed, 1)),
-                    *(("adaptive", adaptive[index]) for index in shown),
-                    ("in the file", chosen),
-                ]
-            ],
+        scores = _scores(found, ensemble, test)
+        report.result = {**scores.to_json(found), "validation_images": len(validation)}
+        _print(report, tflite, found, scores, ensemble.metadata)
+        if plot is not None:
+            dataset = str(ensemble.metadata.dataset)
+            canvas = draw_cascade(scores.adaptive, scores.fixed, scores.chosen, dataset=dataset)
+            png, svg = save(canvas, plot)
+            report.line(f"Wrote {png} and {svg}.")
+            report.result |= {"png": str(png), "svg": str(svg)}
+
+
+def _splits(
+    metadata: EnsembleMetadata, tflite: str, data_dir: str | None, limit_test: int | None
+) -> Splits:
+    """The data of the training that the file comes from, split as it was.
+
+    # Raises
+        EnsembleError: if the file doesn't say how, or no validation images were held out.
+    """
+    from larq_ensemble.data.datasets import DATASETS, DataOptions
+    from larq_ensemble.errors import EnsembleError
+
+    split = metadata.validation_split
+    if metadata.dataset is None or not {"seed", "share"} <= split.keys():
+        raise EnsembleError(
+            f"{tflite!r} doesn't say which images its training held out: convert it from a run, or "
+            "call larq_ensemble.runtime.calibrate with images of your own."
         )
-        plain, calibrated = (
-            [negative_log_likelihood(predict(logits[:m]), test.labels) for m in range(1, total + 1)]
-            for predict in (
-                lambda rows: combine(rows, metadata.scheme, metadata.weights),
-                found.predict,
-            )
-        )
-        report.table(
-            "Temperatures, and the negative log-likelihood of the test labels (nats)",
-            ["members", "temperature", "as trained", "calibrated"],
-            zip(map(str, range(1, total + 1)), found.temperatures, plain, calibrated),
-        )
-        report.line(
-            f"Wrote into {tflite}: the temperatures, and thresholds for "
-            f"{found.chosen.mean_members:.2f} members an image, on average, which are expected to "
-            f"lose {found.chosen.expected_loss:.2f} points of top-1."
-        )
-        report.result = {
+    limit_train = split.get("limit_train")
+    options = DataOptions(
+        data_dir,
+        validation=split["share"],
+        limit_train=None if limit_train is None else int(limit_train),
+        limit_test=limit_test,
+    )
+    splits = options.load(DATASETS[metadata.dataset], int(split["seed"]))
+    if not len(splits.validation):
+        raise EnsembleError(f"The training of {tflite!r} held out no validation images.")
+    return splits
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What the calibration does on the test images.
+
+    # Arguments
+        fixed: of the first m members, for each m.
+        adaptive: of the cascades of the frontier.
+        chosen: of the cascade in the file.
+        nll_as_trained, nll: negative log-likelihood of the labels for each m, in nats, before and
+            after the calibration.
+        images: how many.
+    """
+
+    fixed: list[Score]
+    adaptive: list[Score]
+    chosen: Score
+    nll_as_trained: list[float]
+    nll: list[float]
+    images: int
+
+    def to_json(self, found: Calibration) -> dict[str, Any]:
+        return {
             "temperatures": found.temperatures,
             "thresholds": found.chosen.cascade.thresholds,
             "expected_mean_members": found.chosen.mean_members,
             "expected_loss": found.chosen.expected_loss,
-            "mean_members": chosen.mean_members,
-            "top1": chosen.top1,
-            "stopped": chosen.stopped,
-            "top1_by_members": [score.top1 for score in fixed],
-            "nll_as_trained": plain,
-            "nll": calibrated,
+            "mean_members": self.chosen.mean_members,
+            "top1": self.chosen.top1,
+            "stopped": self.chosen.stopped,
+            "top1_by_members": [score.top1 for score in self.fixed],
+            "nll_as_trained": self.nll_as_trained,
+            "nll": self.nll,
             "frontier": [
                 {
                     "thresholds": point.cascade.thresholds,
@@ -152,13 +170,63 @@ def command(
                     "mean_members": score.mean_members,
                     "top1": score.top1,
                 }
-                for point, score in zip(found.frontier, adaptive)
+                for point, score in zip(found.frontier, self.adaptive)
             ],
-            "validation_images": len(validation),
-            "test_images": len(test),
+            "test_images": self.images,
         }
-        if plot is not None:
-            canvas = draw_cascade(adaptive, fixed, chosen, dataset=metadata.dataset)
-            png, svg = save(canvas, plot)
-            report.line(f"Wrote {png} and {svg}.")
-            report.result |= {"png": str(png), "svg": str(svg)}
+
+
+def _scores(found: Calibration, ensemble: EnsembleInterpreter, test: Split) -> _Scores:
+    from larq_ensemble.runtime.combination import combine
+    from larq_ensemble.runtime.metrics import negative_log_likelihood
+
+    metadata, labels = ensemble.metadata, test.labels
+    logits = ensemble.predict_logits(test.images)
+    counts = range(1, ensemble.max_members + 1)
+    adaptive = [found.score(logits, labels, point) for point in found.frontier]
+    return _Scores(
+        fixed=[found.score_fixed(logits, labels, count) for count in counts],
+        adaptive=adaptive,
+        chosen=adaptive[found.frontier.index(found.chosen)],
+        nll_as_trained=[
+            negative_log_likelihood(
+                combine(logits[:count], metadata.scheme, metadata.weights), labels
+            )
+            for count in counts
+        ],
+        nll=[negative_log_likelihood(found.predict(logits[:count]), labels) for count in counts],
+        images=len(labels),
+    )
+
+
+def _print(
+    report: Report, tflite: str, found: Calibration, scores: _Scores, metadata: EnsembleMetadata
+) -> None:
+    adaptive = scores.adaptive[:: max(1, len(scores.adaptive) // _ROWS)]
+    report.table(
+        f"{tflite}: {scores.images:,} test images of {metadata.dataset}",
+        ["members", "mean members", "top-1 %", "against all"],
+        [
+            [name, score.mean_members, score.top1, score.top1 - scores.fixed[-1].top1]
+            for name, score in [
+                *((f"first {count}", score) for count, score in enumerate(scores.fixed, 1)),
+                *(("adaptive", score) for score in adaptive),
+                ("in the file", scores.chosen),
+            ]
+        ],
+    )
+    report.table(
+        "Temperatures, and the negative log-likelihood of the test labels (nats)",
+        ["members", "temperature", "as trained", "calibrated"],
+        [
+            [str(count), *row]
+            for count, row in enumerate(
+                zip(found.temperatures, scores.nll_as_trained, scores.nll), 1
+            )
+        ],
+    )
+    report.line(
+        f"Wrote the temperatures and thresholds into {tflite}. On average an image takes "
+        f"{found.chosen.mean_members:.2f} members, for an expected loss of "
+        f"{found.chosen.expected_loss:.2f} points of top-1."
+    )

@@ -17,14 +17,16 @@ from larq_ensemble.console.reporting import json_option, reporting
     help="Only the first m members  [default: each m from 1 to all]",
 )
 @click.option(
-    "--dataset", "dataset_name", help="Another data set of the same shape  [default: the run's]"
+    "--dataset",
+    "dataset_name",
+    help="Another data set of the same image shape  [default: the run's]",
 )
 @click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
     default="test",
     show_default=True,
-    help="Compare settings on validation; use test for the final figure.",
+    help="validation to compare settings, test for the final figure.",
 )
 @data_dir_option
 @limit_test_option

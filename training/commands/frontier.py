@@ -17,14 +17,14 @@ from larq_ensemble.console.reporting import json_option, reporting
     "--out",
     required=True,
     metavar="DIR",
-    help="For frontier.csv, .png and .svg, and evaluations/, which are not done twice.",
+    help="For frontier.csv, .png and .svg, and evaluations/, which are used again.",
 )
 @click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
     default="test",
     show_default=True,
-    help="Choose among runs on validation; use test for the final figure.",
+    help="validation to choose among runs, test for the final figure.",
 )
 @data_dir_option
 @limit_test_option
@@ -37,11 +37,11 @@ def command(
     limit_test: int | None,
     json_target: str | None,
 ) -> None:
-    """Plot top-1 against storage and compute, for the first m members of each RUN, each m.
+    """Plot top-1 against storage and compute, for the first m members of each RUN and each m.
 
     Storage is all that a device keeps. Compute is m times the multiply-accumulates of one member,
-    and m times 1.92 mJ, the paper's energy model (XNOR-Net on ImageNet). A point that no other
-    beats at its cost is marked.
+    and by the paper's energy model m times 1.92 mJ (XNOR-Net on ImageNet). Points on the Pareto
+    front are marked.
 
     \b
     Examples:
@@ -58,7 +58,7 @@ def command(
         )
         report.table(
             f"{points[0].samples:,} {split} images of {points[0].dataset}; "
-            "* where no other point is as good for less",
+            "* on the Pareto front",
             ["network", "m", "top-1 %", "bytes", "MACs", "of them real", "paper's mJ"],
             [
                 [
@@ -74,7 +74,7 @@ def command(
                 for point in points
             ],
         )  # fmt: skip
-        from larq_ensemble.training.paper.figures import write_csv
+        from larq_ensemble.files import write_csv
         from larq_ensemble.training.plots import draw_frontier, save
 
         stem = Path(out) / "frontier"

@@ -1,4 +1,4 @@
-"""Options that several commands for training share."""
+"""Options that several training commands share."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ recipe_options = _all(
         "recipe_name",
         default="paper",
         show_default=True,
-        help="paper (Kim et al. 2022), short (2 CPU cores), or for train the file that tune wrote; "
-        "the options below override it.",
+        help="paper (Kim et al. 2022), short (2 CPU cores), or for train a file that tune wrote. "
+        "The options below override its values.",
     ),
-    click.option("--epochs", type=click.IntRange(0), help="0: an untrained run, without data."),
+    click.option(
+        "--epochs", type=click.IntRange(0), help="0: an untrained run, which reads no data."
+    ),
     click.option("--batch-size", type=click.IntRange(1), help="Images a step."),
     click.option("--lr", type=float, help="Learning rate at the first step."),
     click.option("--end-lr", type=float, help="Learning rate after the last step."),
@@ -47,7 +49,10 @@ recipe_options = _all(
 
 run_options = _all(
     click.option(
-        "--out", required=True, metavar="RUN", help="The run directory to write; never overwritten."
+        "--out",
+        required=True,
+        metavar="RUN",
+        help="The run directory to write. Nothing is overwritten.",
     ),
     click.option(
         "--resume",
@@ -59,7 +64,7 @@ run_options = _all(
 distribute_option = click.option(
     "--distribute",
     metavar="STRATEGY",
-    help="mirrored (all GPUs of this host) or multiworker (start the same command on each of the "
-    "hosts in TF_CONFIG, with an --out that all see). --batch-size counts the images on all of "
-    "them.  [default: one device]",
+    help="mirrored (all GPUs of this host) or multiworker (start the same command on every host of "
+    "TF_CONFIG, with an --out that they share). --batch-size counts the images of all devices.  "
+    "[default: one device]",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from larq_ensemble.console.messages import Command
 from larq_ensemble.console.options import seed_option
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 from larq_ensemble.network.commands.options import model_option
@@ -15,7 +16,12 @@ from larq_ensemble.training.commands.options import (
 )
 
 
-@click.command("pretrain", short_help="Train a backbone.")
+@click.command(
+    "pretrain",
+    cls=Command,
+    arguments={"weight": "distill_weight"},
+    short_help="Train a backbone.",
+)
 @model_option
 @click.option(
     "--dataset",
@@ -37,32 +43,34 @@ from larq_ensemble.training.commands.options import (
 @click.option(
     "--pad-values",
     type=click.Choice(["0", "1"]),
-    help="What pads binary convolutions  [default: 0, the paper's; 1 in deploynet9]",
+    help="Padding of binary convolutions  [default: 0, as the paper; 1 in deploynet9]",
 )
 @click.option(
     "--estimator",
     type=click.Choice(["ste_sign", "approx_sign"]),
-    help="Gradient of the sign of activations  [default: ste_sign, the paper's; approx_sign in "
+    help="Gradient of the sign of activations  [default: ste_sign, as the paper; approx_sign in "
     "reactnet10, which has no other]",
 )
 @click.option(
     "--from-real",
     metavar="RUN",
-    help="Start from the weights of this run of the real-valued twin, clipped to [-1, 1] where "
-    "they are binarized.",
+    help="Start from the weights of this run of the real-valued twin; those to be binarized are "
+    "clipped to [-1, 1].",
 )
 @click.option(
     "--teacher",
     metavar="RUN",
-    help="Learn from the logits of this run as well (knowledge distillation), of the same classes "
-    "and image shape.",
+    help="Also learn from the logits of this run, of the same classes and image shape (knowledge "
+    "distillation).",
 )
 @click.option(
     "--distill-weight",
     type=float,
-    help="Share of the teacher in the loss, 0 to 1; the labels have the rest.  [default: 0.9]",
+    help="Share of the teacher in the loss, 0 to 1; the rest is the labels'.  [default: 0.9]",
 )
-@click.option("--temperature", type=float, help="Softens what the teacher says.  [default: 4]")
+@click.option(
+    "--temperature", type=float, help="Divides the logits in the teacher's loss.  [default: 4]"
+)
 @distribute_option
 @seed_option
 @run_options
@@ -95,9 +103,8 @@ def command(
 ) -> None:
     """Train a backbone, the network whose filters an ensemble shares.
 
-    Writes a run directory: config.json, model.keras, log.csv, tensorboard/ and checkpoints/. A
-    training that was interrupted goes on with the same command and --resume, on as many devices
-    as there are then.
+    Writes a run directory: config.json, model.keras, log.csv, tensorboard/ and checkpoints/. The
+    same command with --resume goes on after an interruption, on any number of devices.
 
     \b
     Examples:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from larq_ensemble.console.options import NumberList, seed_option
+from larq_ensemble.console.options import numbers, seed_option
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 from larq_ensemble.training.commands.options import (
     data_options,
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--prefix-weights",
-    type=NumberList(),
+    type=numbers,
     metavar="W,...",
     help="For nested fusion: how much the loss of the first m members counts, for each m "
     "from 1 to M  [default: 1,4,9,... in proportion to m^2]",

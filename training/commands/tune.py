@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from larq_ensemble.console.options import NameList, data_dir_option, seed_option
+from larq_ensemble.console.options import data_dir_option, names, seed_option
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 
 
@@ -21,7 +21,7 @@ from larq_ensemble.console.reporting import json_option, keras_verbosity, report
     type=click.IntRange(1),
     default=20,
     show_default=True,
-    help="How many trainings in all; more with --resume go on with the same search.",
+    help="How many trainings in all; --resume with more of them continues the search.",
 )
 @click.option(
     "--epochs-max",
@@ -32,7 +32,7 @@ from larq_ensemble.console.reporting import json_option, keras_verbosity, report
 )
 @click.option(
     "--schemes",
-    type=NameList(),
+    type=names,
     default="fusion,voting,bagging",
     show_default=True,
     metavar="S,...",
@@ -40,18 +40,18 @@ from larq_ensemble.console.reporting import json_option, keras_verbosity, report
 )
 @click.option(
     "--sharing",
-    type=NameList(),
+    type=names,
     default="fusion,all_frozen,c1,c2,c3",
     show_default=True,
     metavar="P,...",
-    help="Policies to choose from: those whose storage the device can afford.",
+    help="Sharing policies to choose from: those whose storage the device can afford.",
 )
 @click.option(
     "--recipe",
     "recipe_name",
     default="paper",
     show_default=True,
-    help="paper or short: for what is not searched, such as the batch size.",
+    help="paper or short: for all that is not searched, such as the batch size.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Images a step.")
 @data_dir_option
@@ -85,9 +85,8 @@ def command(
 ) -> None:
     """Search learning rate, epochs, dropout, jitter, scheme and sharing with KerasTuner.
 
-    Trials are compared by the ensemble's top-1 on the validation split of the pretrained run; the
-    test split is not used. The best settings are written to DIR/recipe.json, which `train
-    --recipe` takes.
+    Trials are compared by the ensemble's top-1 on the validation split of the pretrained run. The
+    test split is not used. `train --recipe` takes the best settings from DIR/recipe.json.
 
     \b
     Examples:
@@ -101,7 +100,7 @@ def command(
 
     with reporting(json_target) as report:
         backbone = load_run(pretrained, kind="backbone")
-        from larq_ensemble.training.paper.figures import write_csv
+        from larq_ensemble.files import write_csv
         from larq_ensemble.training.tuning import Search, tune
 
         validation = backbone.config.data["validation"]

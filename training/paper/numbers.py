@@ -15,7 +15,7 @@ def paper() -> dict[str, Any]:
 
 
 def accuracies(dataset: str, model: str, *, scheme: str, sharing: str) -> dict[int, float]:
-    """Test top-1 in percent of the paper's ensembles, by M; empty if it has none of the kind."""
+    """Test top-1 in percent of the paper's ensembles, by M; empty if it has none of this kind."""
     network = paper()["accuracy"].get(dataset, {}).get(model, {})
     if sharing == "fusion":
         values = network.get("schemes", {}).get(scheme, [])
@@ -32,11 +32,11 @@ def single_accuracy(dataset: str, model: str) -> float | None:
 
 
 def block_bits(model: str, classes: int) -> dict[str, int]:
-    """Bits of each block's weights in one network, Table 1 (`resnet20`) or 2 (`resnet18`)."""
+    """Bits of the weights of one network by block: Table 1 (`resnet20`) or 2 (`resnet18`)."""
     blocks = paper()["storage"][model]
     return {**blocks, "linear": blocks["linear"][str(classes)]}
 
 
 def energy_mj(members: int) -> float:
-    """Millijoule for an image by the paper's model: M times XNOR-Net's figure on ImageNet."""
+    """Energy of an image in mJ by the paper's model: M times that of XNOR-Net on ImageNet."""
     return members * paper()["compute"]["energy"]["xnornet"]

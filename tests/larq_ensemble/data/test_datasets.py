@@ -14,8 +14,8 @@ def as_rows(split: Split) -> list[bytes]:
 def test_digits_constants_are_those_of_its_training_split(digits):
     scaled = digits[0].images.astype(np.float64) / 255
     dataset = DATASETS["digits"]
-    assert dataset.mean == (pytest.approx(scaled.mean(), abs=5e-5),)
-    assert dataset.std == (pytest.approx(scaled.std(), abs=5e-5),)
+    assert dataset.normalization.mean == (pytest.approx(scaled.mean(), abs=5e-5),)
+    assert dataset.normalization.std == (pytest.approx(scaled.std(), abs=5e-5),)
 
 
 def test_digits_are_scikit_learns(digits):
@@ -95,7 +95,7 @@ def test_nothing_left_to_train_on():
 def test_normalize():
     dataset = DATASETS["cifar100"]
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    normalized = dataset.normalize(images)
+    normalized = dataset.normalization(images)
     assert normalized.dtype == np.float32
     for channel, (mean, std) in enumerate([(0.4914, 0.2023), (0.4822, 0.1994), (0.4465, 0.2010)]):
         expected = (images[..., channel] / 255.0 - mean) / std
@@ -107,8 +107,8 @@ def test_unknown_dataset_lists_the_names():
         DATASETS["mnist"]
 
 
-def test_data_dir_that_does_not_exist_names_the_option(tmp_path):
-    with pytest.raises(EnsembleError, match=r"missing' does not exist.*--data-dir"):
+def test_data_dir_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(EnsembleError, match=r"missing' does not exist.*`data_dir`"):
         DataOptions(data_dir=str(tmp_path / "missing")).load(DATASETS["cifar10"], seed=0)
 
 
@@ -123,7 +123,7 @@ def test_a_download_that_fails_is_one_clear_error(tmp_path, monkeypatch):
         DataOptions(data_dir=str(tmp_path)).load(DATASETS["cifar100"], seed=0)
     message = str(error.value)
     assert str(tmp_path) in message
-    assert "--data-dir" in message
+    assert "`data_dir`" in message
     assert "Name or service not known" in message
     assert "\n" not in message
 
@@ -154,4 +154,6 @@ def test_cifar100():
         assert split.labels.dtype == np.int32
         assert np.array_equal(np.bincount(split.labels), np.full(100, size // 100))
     # The paper's code uses CIFAR-10's constants for both; they are close, not equal.
-    np.testing.assert_allclose(train.images.mean((0, 1, 2)) / 255, dataset.mean, atol=0.02)
+    np.testing.assert_allclose(
+        train.images.mean((0, 1, 2)) / 255, dataset.normalization.mean, atol=0.02
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.calibration import fit, fit_frontier, fit_temperature
 from larq_ensemble.runtime.cascade import log_margin
-from larq_ensemble.runtime.combination import softmax
+from larq_ensemble.runtime.combination import combine, softmax
 from larq_ensemble.runtime.metrics import top_k_accuracy
 
 M, N, CLASSES = 3, 3000, 10
@@ -61,6 +63,39 @@ def test_the_temperature_has_the_least_negative_log_likelihood(
     for factor in (0.5, 0.9, 0.99, 1.01, 1.1, 2):
         others = tuple(factor * t for t in calibration.temperatures)
         assert cost(others) >= best - 1e-6
+
+
+@pytest.mark.parametrize("scheme", ["fusion", "voting", "hard_voting"])
+def test_at_the_likeliest_temperature_the_scores_have_their_expected_mean(
+    held_out: tuple[np.ndarray, np.ndarray], scheme: str
+) -> None:
+    """The derivative by 1 / T is mean(s_label) - mean(sum_k p_k s_k): there it is 0."""
+    logits, labels = held_out
+    predicted = combine(logits, scheme).astype(np.float64)
+    scores = predicted if scheme == "hard_voting" else np.log(predicted)
+
+    def derivative(temperature: float) -> float:
+        p = np.exp(scores / temperature)
+        p /= p.sum(axis=1, keepdims=True)
+        return float((scores[np.arange(N), labels] - (p * scores).sum(axis=1)).mean())
+
+    found = fit_temperature(predicted, labels, scheme)
+    assert derivative(found * (1 - 3e-4)) < 0 < derivative(found * (1 + 3e-4))
+
+
+def test_labels_that_are_all_predicted_do_not_freeze_the_ensemble() -> None:
+    """Without a mistake every lower temperature is likelier; 0 would be sure of anything."""
+    labels = np.arange(200) % CLASSES
+    probabilities = softmax(5 * np.eye(CLASSES)[labels])
+    temperature = fit_temperature(probabilities, labels, "fusion")
+    assert 0.1 < temperature < 1
+    assert softmax(np.log(probabilities) / temperature).max() > 0.9999
+
+
+def test_scipy_is_not_imported_before_a_temperature_is_fitted() -> None:
+    code = "import sys, larq_ensemble.runtime.calibration; print('scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_a_sum_of_logits_has_a_higher_temperature_than_their_mean(

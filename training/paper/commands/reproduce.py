@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from larq_ensemble.console.options import member_counts, seed_option
 from larq_ensemble.console.reporting import Report, json_option, keras_verbosity, reporting
 from larq_ensemble.training.commands.options import data_options
 
 if TYPE_CHECKING:
-    from larq_ensemble.training.paper.figures import Point
+    from larq_ensemble.training.paper.points import Point
 
 
 @click.command("reproduce", short_help="A table or figure of the paper: ours next to its own.")
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 @click.option(
     "--members",
     type=member_counts,
-    metavar="M,M,...",
     help="Values of M  [default: the paper's, 2,4,6,8,10 where it has them]",
 )
 @click.option(
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--pretrain-epochs", type=click.IntRange(1), help="Of each backbone  [default: the recipe's]"
 )
-@click.option("--width", type=float, help="Multiplies channels  [default: 1.0]")
+@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies channels.")
 @click.option(
     "--dataset",
     "dataset_name",
@@ -52,7 +52,9 @@ if TYPE_CHECKING:
 @click.option(
     "--validation",
     type=float,
-    help="Share of the training images held out  [default: 0.0, as the paper]",
+    default=0.0,
+    show_default=True,
+    help="Share of the training images held out; the paper's is 0.",
 )
 @seed_option
 @json_option
@@ -63,12 +65,12 @@ def command(
     recipe_name: str,
     epochs: int | None,
     pretrain_epochs: int | None,
-    width: float | None,
+    width: float,
     dataset_name: str | None,
     data_dir: str | None,
     limit_train: int | None,
     limit_test: int | None,
-    validation: float | None,
+    validation: float,
     seed: int,
     json_target: str | None,
 ) -> None:
@@ -87,9 +89,9 @@ def command(
       fig9    ResNet-18, Bi-Real-Net-18, ReActNet-10
               under fusion, voting, bagging         31
 
-    The panels are assigned by content; each row of the CSV says exactly what it is. What is
-    missing is trained, what was interrupted goes on with the same command, and what is finished
-    is used again, by other figures with the same --out too.
+    Panels are named by their content, and each row of the CSV says what it holds. Missing runs are
+    trained. The same command resumes a run that was interrupted. Finished runs are used again, by
+    other figures with the same --out too.
 
     \b
     Examples:
@@ -98,15 +100,10 @@ def command(
       larq-ensemble reproduce fig6 --recipe short --members 2,4 --out figures
     """
     from larq_ensemble.data.datasets import DataOptions
-    from larq_ensemble.training.paper.figures import (
-        FIGURES,
-        AccuracyFigure,
-        BlockTable,
-        Settings,
-        counted_points,
-        trained_points,
-        write_csv,
-    )
+    from larq_ensemble.files import write_csv
+    from larq_ensemble.training.paper.figures import FIGURES, AccuracyFigure, BlockTable
+    from larq_ensemble.training.paper.library import Settings
+    from larq_ensemble.training.paper.points import counted_points, trained_points
 
     with reporting(json_target) as report:
         figure = FIGURES[name]
@@ -119,8 +116,8 @@ def command(
                     epochs=epochs,
                     pretrain_epochs=pretrain_epochs,
                     dataset=dataset_name,
-                    data=DataOptions(data_dir, validation or 0.0, limit_train, limit_test),
-                    width=1.0 if width is None else width,
+                    data=DataOptions(data_dir, validation, limit_train, limit_test),
+                    width=width,
                     seed=seed,
                 ),
                 members=members,
@@ -129,25 +126,15 @@ def command(
             )
             _accuracy_table(report, figure.title, points)
         else:
-            unused = {
-                "--epochs": epochs, "--pretrain-epochs": pretrain_epochs, "--width": width,
-                "--dataset": dataset_name, "--data-dir": data_dir, "--limit-train": limit_train,
-                "--limit-test": limit_test, "--validation": validation,
-                "--members": members if isinstance(figure, BlockTable) else None,
-            }  # fmt: skip
-            for option, value in unused.items():
-                if value is not None:
-                    raise click.UsageError(
-                        f"{name} is counted, not trained: leave out {option}.",
-                        click.get_current_context(),
-                    )
+            _refuse_options_of_training(name, has_members=not isinstance(figure, BlockTable))
             points = counted_points(name, members)
             report.result["equal"] = _bits_table(report, figure.title, points)
             if isinstance(figure, BlockTable):
                 report.line(figure.note)
         folder = Path(out)
         write_csv(folder / f"{name}.csv", points)
-        from larq_ensemble.training.plots import draw, save
+        from larq_ensemble.training.paper.plots import draw
+        from larq_ensemble.training.plots import save
 
         png, svg = save(draw(figure, points), folder / name)
         report.line(f"Wrote {folder / name}.csv, .png and .svg.")
@@ -160,8 +147,21 @@ def command(
         }
 
 
+def _refuse_options_of_training(name: str, *, has_members: bool) -> None:
+    """A table that is counted has no epochs, and one of a single network no members."""
+    context = click.get_current_context()
+    allowed = {"name", "out", "recipe_name", "seed", "json_target"}
+    allowed |= {"members"} if has_members else set()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name not in allowed:
+            raise click.UsageError(
+                f"{name} is counted, not trained: leave out {parameter.opts[0]}.", context
+            )
+
+
 def _pairs(points: Sequence[Point]) -> dict[tuple[Any, ...], dict[str, float]]:
-    """The values of both origins, by what they are of."""
+    """Our value and the paper's, by network, curve and M."""
     pairs: dict[tuple[Any, ...], dict[str, float]] = {}
     for point in points:
         key = (point.model, point.label, point.members)

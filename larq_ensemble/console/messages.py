@@ -1,0 +1,64 @@
+"""Library errors in the words of the command line: `` `limit_train` `` becomes --limit-train.
+
+The library names Python arguments in backticks, alone or with a value. What is no option of the
+running command stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+_ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
+_QUOTES = "'\""
+
+
+class Command(click.Command):
+    """A command whose function hands some options to library arguments of other names.
+
+    # Arguments
+        arguments: the option's parameter by the library's argument, such as
+            `{"weight": "distill_weight"}`.
+    """
+
+    def __init__(self, *args: Any, arguments: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.arguments = arguments
+
+
+def in_options(message: str, command: click.Command) -> str:
+    """Replaces the backticked arguments in a message by the options of a command.
+
+    `` `lr` `` becomes `--lr`, `` `resume=True` `` `--resume`, `` `initial='random'` ``
+    `--initial random`.
+
+    # Arguments
+        message: of an `EnsembleError`.
+        command: the one that failed.
+    """
+    options = _options(command)
+
+    def replace(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if name not in options:
+            return match[0]
+        if value in (None, "True"):
+            return options[name]
+        return f"{options[name]} {value.strip(_QUOTES)}"
+
+    return _ARGUMENT.sub(replace, message)
+
+
+def _options(command: click.Command) -> dict[str, str]:
+    """Options by the names that the library and the command's function have for them."""
+    options = {}
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name:
+            option = max(parameter.opts, key=len)
+            options[parameter.name] = options[option.lstrip("-").replace("-", "_")] = option
+    if isinstance(command, Command):
+        options |= {name: options[parameter] for name, parameter in command.arguments.items()}
+    return options

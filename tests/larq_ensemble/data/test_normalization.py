@@ -1,0 +1,61 @@
+"""Normalization against exact arithmetic, and the same in NumPy and TensorFlow."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.errors import EnsembleError
+
+CIFAR = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+
+
+def test_every_pixel_against_fractions():
+    pixels = np.arange(256, dtype=np.uint8)
+    normalized = CIFAR(np.repeat(pixels[:, np.newaxis], 3, axis=1))
+    assert (normalized.dtype, normalized.shape) == (np.float32, (256, 3))
+    for channel, (mean, std) in enumerate(zip(CIFAR.mean, CIFAR.std)):
+        for pixel in range(256):
+            exact = (Fraction(pixel, 255) - Fraction(mean)) / Fraction(std)
+            assert normalized[pixel, channel] == pytest.approx(float(exact), abs=1e-6)
+
+
+def test_scale_and_offset_by_hand():
+    normalization = Normalization([0.5, 0.25], [0.25, 0.5])
+    np.testing.assert_allclose(normalization.scale, [4 / 255, 2 / 255], rtol=1e-7)
+    np.testing.assert_array_equal(normalization.offset, np.float32([-2, -0.5]))
+    assert normalization.scale.dtype == normalization.offset.dtype == np.float32
+    assert normalization == Normalization((0.5, 0.25), (0.25, 0.5))
+
+
+def test_tensorflow_rounds_as_numpy_does():
+    from larq_ensemble.keras import tf
+
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3), dtype=np.uint8)
+    normalize = tf.function(lambda x: CIFAR(tf.cast(x, tf.float32)))
+    np.testing.assert_array_equal(normalize(images).numpy(), CIFAR(images))
+
+
+def test_channels():
+    CIFAR.check_channels(3)
+    with pytest.raises(EnsembleError, match=r"`mean` must hold 1 numbers.*\[0\.4914, 0\.4822"):
+        CIFAR.check_channels(1)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        ([0.1, float("nan")], [1, 1], r"`mean` must hold 2 numbers, finite and.*nan"),
+        ([0.1], [float("inf")], r"`std` must hold 1 numbers, finite and.*inf"),
+        ([], [], r"`mean` must hold numbers, finite and one a channel.*\[\]"),
+        (0.5, [1], r"`mean` must hold numbers, finite and one a channel.*0\.5"),
+        ([0.1, 0.2], [0.1, 0.0], r"`std` must be positive.*\[0\.1, 0\.0\]"),
+        ([0.1], [-0.1], r"`std` must be positive"),
+        ([0.1, 0.2], [0.1], r"`std` must hold 2 numbers.*\[0\.1\]"),
+        ([0.1], [0.1, 0.2], r"`mean` must hold 2 numbers.*\[0\.1\]"),
+    ],
+)
+def test_unusable_numbers(mean, std, message):
+    with pytest.raises(EnsembleError, match=message):
+        Normalization(mean, std)

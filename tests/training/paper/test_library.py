@@ -1,0 +1,108 @@
+"""Trainings of figures on a network of one block: each is done once."""
+
+import dataclasses
+import json
+
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.network.architectures import MODELS
+from larq_ensemble.runs import load_run
+from larq_ensemble.training.paper.figures import FIGURES
+from larq_ensemble.training.paper.library import RunLibrary
+from larq_ensemble.training.paper.plots import draw
+from larq_ensemble.training.paper.points import SINGLE, trained_points
+from larq_ensemble.training.recipes import RECIPES
+
+
+def test_what_is_finished_is_not_trained_again(
+    small, by_origin, tmp_path, epochs_begun, interrupt_at_step
+):
+    told = []
+    arguments = {"members": [1], "progress": told.append, "verbose": 0}
+    # Killed while it trains the ensemble: 64 images are one step.
+    longer = dataclasses.replace(small, epochs=2)
+    interrupt_at_step(2)
+    with pytest.raises(KeyboardInterrupt):
+        trained_points("fig5b", tmp_path, longer, **arguments)
+    assert epochs_begun == [0, 0, 1]
+    interrupt_at_step(None)
+    points = trained_points("fig5b", tmp_path, longer, **arguments)
+    assert epochs_begun == [0, 0, 1, 1]
+    folder = tmp_path / "runs" / "resnet20-cifar100-1epochs-seed0"
+    assert told == [
+        f"1 of 2: resnet20 on cifar100, 1 epochs: training, {folder}/backbone",
+        "2 of 2: fusion of 1 resnet20 on cifar100, sharing fusion, 2 epochs: training, "
+        f"{folder}/fusion-fusion-m1-2epochs",
+        f"1 of 2: resnet20 on cifar100, 1 epochs: finished already, {folder}/backbone",
+        "2 of 2: fusion of 1 resnet20 on cifar100, sharing fusion, 2 epochs: going on, "
+        f"{folder}/fusion-fusion-m1-2epochs",
+    ]
+
+    # Another figure with the same runs and one more trains that one.
+    others = trained_points("fig7a", tmp_path, longer, **arguments)
+    assert epochs_begun == [0, 0, 1, 1, 0, 1]
+    assert len(told) == 7
+    assert trained_points("fig7a", tmp_path, longer, **arguments) == others
+    assert len(epochs_begun) == 6
+
+    ours, theirs = by_origin(points)
+    run = load_run(folder / "fusion-fusion-m1-2epochs", kind="ensemble")
+    result = json.loads(run.result_path.read_text())
+    single = json.loads((folder / "backbone" / "result.json").read_text())
+    assert ours == {
+        (SINGLE, 1): single["test_top1"],
+        ("fusion", 1): result["test_top1"],
+    }
+    assert theirs == {
+        (SINGLE, 1): 49.16,
+        **{("fusion", m): v for m, v in zip((2, 4, 6, 8, 10), (51.52, 53.8, 55.0, 55.76, 56.74))},
+    }
+    assert {p.label for p in others} == {
+        SINGLE, "shared filters (fusion)", "independent filters (none)"
+    }  # fmt: skip
+    (point,) = [p for p in points if p.origin == "ours" and p.label == "fusion"]
+    assert (point.pretrain_epochs, point.epochs, point.limit_train) == (1, 2, 64)
+    assert point.source == str(run.path)
+
+    # With other settings the runs that are there are another experiment.
+    wider = dataclasses.replace(longer, width=2.0)
+    with pytest.raises(EnsembleError, match=r"started with model.width = 1\.0, not 2\.0"):
+        trained_points("fig5b", tmp_path, wider, **arguments)
+    draw(FIGURES["fig7a"], others)
+
+
+def test_a_recipe_that_starts_from_the_real_valued_network(
+    small, one_block, tmp_path, epochs_begun, monkeypatch
+):
+    twin = dataclasses.replace(one_block, binary=False)
+    monkeypatch.setitem(MODELS._entries, "resnet20_real", twin)
+
+    def two_steps(classes, model_name="resnet20", scheme="fusion"):
+        from_real = not model_name.endswith("_real")
+        return dataclasses.replace(short(classes, model_name, scheme), from_real=from_real)
+
+    short = RECIPES["short"]
+    monkeypatch.setitem(RECIPES._entries, "short", two_steps)
+    told = []
+
+    def backbone():
+        library = RunLibrary(tmp_path, small, 2, told.append, verbose=0)
+        return library.backbone("resnet20", "cifar100")[0]
+
+    binary = backbone()
+    real = load_run(tmp_path / "resnet20_real-cifar100-1epochs-seed0" / "backbone")
+    assert told == [
+        f"1 of 2: resnet20_real on cifar100, 1 epochs: training, {real.path}",
+        f"2 of 2: resnet20 on cifar100, 1 epochs, from the real-valued: training, {binary.path}",
+    ]
+    assert binary.config.transfer == {"from_real": real.digest}
+    assert epochs_begun == [0, 0]
+    backbone()
+    assert told[3].endswith(f"finished already, {binary.path}")
+    assert epochs_begun == [0, 0]
+
+    # A backbone that was trained without is another one.
+    monkeypatch.setitem(RECIPES._entries, "short", short)
+    with pytest.raises(EnsembleError, match="was started with transfer"):
+        backbone()

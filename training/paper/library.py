@@ -1,0 +1,169 @@
+"""The trainings behind the figures. Each is done once and found again by its directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from larq_ensemble.data.datasets import DATASETS, DataOptions
+from larq_ensemble.runs import Run, load_run
+from larq_ensemble.training.paper.figures import Curve
+from larq_ensemble.training.recipes import RECIPES, Recipe, Recipes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the networks of a figure are trained.
+
+    # Arguments
+        data: place, validation split and limits of the data. The paper holds nothing out.
+        recipe: name of the recipes.
+        epochs, pretrain_epochs: of ensembles and backbones, in place of the recipe's.
+        dataset: in place of the figure's; the paper has no values for another.
+        width: multiplies the channels of every network.
+        seed: of everything that is random.
+    """
+
+    data: DataOptions
+    recipe: str = "paper"
+    epochs: int | None = None
+    pretrain_epochs: int | None = None
+    dataset: str | None = None
+    width: float = 1.0
+    seed: int = 0
+
+    def recipes(self, model: str, dataset: str, scheme: str = "fusion") -> Recipes:
+        """The recipes for a network on a data set, with the epochs asked for."""
+        recipes = RECIPES[self.recipe](DATASETS[dataset].classes, model, scheme)
+        return replace(
+            recipes,
+            pretrain=recipes.pretrain.override(epochs=self.pretrain_epochs),
+            retrain=recipes.retrain.override(epochs=self.epochs),
+        )
+
+
+class RunLibrary:
+    """Runs by what was trained; a run that is missing is trained when it is asked for.
+
+    The ensembles of a backbone are beside it: `{model}-{dataset}-{epochs}epochs-seed{seed}/` holds
+    `backbone/` and `{scheme}-{sharing}-m{M}-{epochs}epochs/`. So figures with the same folder
+    share their runs.
+
+    # Arguments
+        folder: where the run directories are.
+        settings: how networks are trained.
+        total: how many runs will be asked for, for the lines of `progress`.
+        progress: called with a line before each training.
+        verbose: Keras's verbosity.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        total: int,
+        progress: Callable[[str], None],
+        verbose: int | str,
+    ) -> None:
+        self._total = total
+        self._folder = folder
+        self._settings = settings
+        self._progress = progress
+        self._verbose = verbose
+        self._backbones: dict[Path, tuple[Run, dict[str, Any]]] = {}
+        self._asked = 0
+
+    def backbone(self, model: str, dataset: str) -> tuple[Run, dict[str, Any]]:
+        """The backbone and its result; before it the real-valued twin, if the recipe has one."""
+        settings = self._settings
+        recipes = settings.recipes(model, dataset)
+        recipe = recipes.pretrain
+        group = f"{model}-{dataset}-{recipe.epochs}epochs-seed{settings.seed}"
+        path = self._folder / group / "backbone"
+        if path not in self._backbones:
+            what = f"{model} on {dataset}, {recipe.epochs} epochs"
+            twin = None
+            if recipes.from_real:
+                twin, _ = self.backbone(f"{model}_real", dataset)
+                what += ", from the real-valued"
+
+            def train() -> tuple[Run, dict[str, Any]]:
+                from larq_ensemble.training.graphs import free_networks
+                from larq_ensemble.training.pretrain import pretrain
+
+                free_networks()  # of the training before; the twin is loaded again
+                return pretrain(
+                    model, dataset, path, recipe=recipe, seed=settings.seed,
+                    width=settings.width, data=settings.data,
+                    from_real=load_run(twin.path) if twin else None,
+                    resume=True, verbose=self._verbose,
+                )  # fmt: skip
+
+            self._backbones[path] = self._get(path, recipe, what, train, twin)
+        return self._backbones[path]
+
+    def ensemble(self, backbone: Run, curve: Curve, members: int) -> tuple[Run, dict[str, Any]]:
+        """The ensemble of `members` from the backbone, and its result."""
+        settings = self._settings
+        dataset = backbone.config.dataset["name"]
+        recipe = settings.recipes(curve.model, dataset, curve.scheme).retrain
+        path = backbone.path.parent / (
+            f"{curve.scheme}-{curve.sharing}-m{members}-{recipe.epochs}epochs"
+        )
+
+        def train() -> tuple[Run, dict[str, Any]]:
+            from larq_ensemble.training.ensemble import train_ensemble
+            from larq_ensemble.training.graphs import free_networks
+
+            free_networks()  # of the training before; the backbone is loaded again
+            return train_ensemble(
+                load_run(backbone.path), path, members=members, scheme=curve.scheme,
+                sharing=curve.sharing, recipe=recipe, seed=settings.seed, data=settings.data,
+                resume=True, verbose=self._verbose,
+            )  # fmt: skip
+
+        what = (
+            f"{curve.scheme} of {members} {curve.model} on {dataset}, "
+            f"sharing {curve.sharing}, {recipe.epochs} epochs"
+        )
+        return self._get(path, recipe, what, train)
+
+    def _get(
+        self,
+        path: Path,
+        recipe: Recipe,
+        what: str,
+        train: Callable[[], tuple[Run, dict[str, Any]]],
+        twin: Run | None = None,
+    ) -> tuple[Run, dict[str, Any]]:
+        self._asked += 1
+        head = f"{self._asked} of {self._total}: {what}"
+        finished = self._finished(path, recipe, twin)
+        if finished is not None:
+            self._progress(f"{head}: finished already, {path}")
+            return finished
+        self._progress(f"{head}: {'going on' if path.exists() else 'training'}, {path}")
+        return train()
+
+    def _finished(
+        self, path: Path, recipe: Recipe, twin: Run | None
+    ) -> tuple[Run, dict[str, Any]] | None:
+        """The run if it has finished with these settings; does not load its network."""
+        if not (path / "config.json").is_file():
+            return None
+        run = load_run(path)
+        if not (run.result_path.is_file() and run.model_path.is_file()):
+            return None
+        config, data = run.config, self._settings.data.to_json()
+        same = (
+            config.recipe == recipe.to_json()
+            and config.seed == self._settings.seed
+            and config.transfer == ({"from_real": twin.digest} if twin else {})
+            and config.model["width"] == self._settings.width
+            and all(config.data[key] == value for key, value in data.items())
+        )
+        # With other settings, `open_run` says which of them differs.
+        return (run, json.loads(run.result_path.read_text(encoding="utf-8"))) if same else None

@@ -1,0 +1,242 @@
+"""The values of a table or figure: ours next to the paper's.
+
+Tables 1 and 2 and Fig. 7b are counted from the layers, exactly and without TensorFlow. The values
+of the other figures come from trainings (`larq_ensemble.training.paper.library`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from larq_ensemble.data.datasets import DATASETS
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.network.architectures import trace_model
+from larq_ensemble.network.storage import account
+from larq_ensemble.training.paper import numbers as paper
+from larq_ensemble.training.paper.figures import (
+    FIGURES,
+    AccuracyFigure,
+    BlockTable,
+    Curve,
+    StorageFigure,
+)
+from larq_ensemble.training.paper.library import RunLibrary, Settings
+
+OURS = "ours"
+PAPER = "paper"
+SINGLE = "single network"
+TOP1 = "test top-1"
+WEIGHTS = "weights"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a table or figure, a row of its CSV; a field that does not apply is `None`.
+
+    # Arguments
+        name: of the table or figure.
+        origin: `"ours"` or `"paper"`.
+        quantity, value, unit: what was counted or measured.
+        label: of the curve.
+        source: the run directory, or the place in the literature.
+    """
+
+    name: str
+    origin: str
+    quantity: str
+    value: float
+    unit: str
+    label: str
+    model: str
+    source: str
+    dataset: str | None = None
+    classes: int | None = None
+    block: str | None = None
+    scheme: str | None = None
+    sharing: str | None = None
+    members: int | None = None
+    recipe: str | None = None
+    pretrain_epochs: int | None = None
+    epochs: int | None = None
+    width: float | None = None
+    seed: int | None = None
+    limit_train: int | None = None
+    limit_test: int | None = None
+
+
+def counted_points(name: str, members: Sequence[int] | None = None) -> list[Point]:
+    """The points of a table or figure of storage, which need no training.
+
+    # Arguments
+        name: of a `BlockTable` or `StorageFigure`.
+        members: the values of M of a figure; `None`: the paper's.
+
+    # Raises
+        EnsembleError: for an unknown name, or a figure that has to be trained.
+    """
+    figure = FIGURES[name]
+    if isinstance(figure, BlockTable):
+        return _block_points(name, figure)
+    if isinstance(figure, StorageFigure):
+        return _storage_points(name, figure, members or paper.paper()["members"])
+    raise EnsembleError(f"{name!r} has to be trained: it can't be counted.")
+
+
+def _block_points(name: str, table: BlockTable) -> list[Point]:
+    points: dict[tuple[str, str], Point] = {}
+    for classes in table.classes:
+        graph = trace_model(table.model, classes=classes)
+        sizes = account(graph, members=1).blocks
+        ours = {block: size.paper_bits for block, size in sizes.items() if size.paper_bits}
+        theirs = paper.block_bits(table.model, classes)
+        for origin, bits in ((OURS, ours), (PAPER, theirs)):
+            bits = {**bits, "all": sum(bits.values())}
+            for block, value in bits.items():
+                depends = block in ("linear", "all")
+                label = f"{block}, {classes} classes" if depends else block
+                points[origin, label] = Point(
+                    name, origin, WEIGHTS, value, "bits", label, table.model,
+                    _counted_source(origin), classes=classes if depends else None, block=block,
+                )  # fmt: skip
+    return list(points.values())
+
+
+def _storage_points(name: str, figure: StorageFigure, counts: Sequence[int]) -> list[Point]:
+    points = []
+    for curve in figure.curves:
+        classes = DATASETS[curve.dataset].classes
+        graph = trace_model(curve.model, classes=classes)
+        blocks = paper.block_bits(curve.model, classes)
+        own = sum(blocks.values()) if curve.sharing == "none" else blocks["linear"]
+        for members in counts:
+            counted = account(graph, members=members, sharing=curve.sharing)
+            theirs = sum(blocks.values()) + (members - 1) * own
+            for origin, bits in ((OURS, counted.paper_total_bits), (PAPER, theirs)):
+                points.append(
+                    Point(
+                        name, origin, WEIGHTS, bits, "bits", curve.label, curve.model,
+                        _counted_source(origin),
+                        classes=classes, sharing=curve.sharing, members=members,
+                    )
+                )  # fmt: skip
+    return points
+
+
+def _counted_source(origin: str) -> str:
+    if origin == OURS:
+        return "counted from the layers"
+    return f"tables 1 and 2 of {paper.paper()['source']}"
+
+
+def trained_points(
+    name: str,
+    out: str | os.PathLike[str],
+    settings: Settings,
+    *,
+    members: Sequence[int] | None = None,
+    progress: Callable[[str], None] = print,
+    verbose: int | str = "auto",
+) -> list[Point]:
+    """The points of a figure of accuracy; trains what is missing below `out`/runs.
+
+    # Arguments
+        name: of an `AccuracyFigure`.
+        out: the folder.
+        settings: how networks are trained.
+        members: the values of M to train; `None`: those that the paper has, curve by curve.
+        progress: called with a line before each training.
+        verbose: Keras's verbosity.
+
+    # Raises
+        EnsembleError: for unknown names, missing data, or a run there with other settings.
+    """
+    figure = FIGURES[name]
+    if not isinstance(figure, AccuracyFigure):
+        raise EnsembleError(f"{name!r} is counted, not trained.")
+    curves = [replace(curve, dataset=settings.dataset or curve.dataset) for curve in figure.curves]
+    wanted = {
+        curve: list(members or _paper_accuracies(of_paper) or paper.paper()["members"])
+        for curve, of_paper in zip(curves, figure.curves)
+    }
+    backbones = {(curve.model, curve.dataset) for curve in curves}
+    total = sum(1 + settings.recipes(*backbone).from_real for backbone in backbones)
+    total += sum(map(len, wanted.values()))
+    library = RunLibrary(Path(out) / "runs", settings, total, progress, verbose)
+    points: list[Point] = []
+    for curve in curves:
+        points += _our_points(name, curve, wanted[curve], library, settings)
+        if settings.dataset is None:
+            points += _paper_points(name, curve)
+    return list(dict.fromkeys(points))  # the curves of one network share its single network
+
+
+def _our_points(
+    name: str, curve: Curve, counts: Sequence[int], library: RunLibrary, settings: Settings
+) -> list[Point]:
+    backbone, single = library.backbone(curve.model, curve.dataset)
+    common = {
+        **_accuracy(name, curve, OURS),
+        "recipe": settings.recipe,
+        "pretrain_epochs": single["epochs"],
+        "width": settings.width,
+        "seed": settings.seed,
+        "limit_train": settings.data.limit_train,
+        "limit_test": settings.data.limit_test,
+    }
+    points = [
+        Point(
+            **common,
+            label=SINGLE,
+            members=1,
+            value=single["test_top1"],
+            source=str(backbone.path),
+        )
+    ]
+    for count in counts:
+        run, result = library.ensemble(backbone, curve, count)
+        points.append(
+            Point(
+                **common,
+                **_kind(curve),
+                members=count,
+                value=result["test_top1"],
+                epochs=result["epochs"],
+                source=str(run.path),
+            )
+        )
+    return points
+
+
+def _paper_points(name: str, curve: Curve) -> list[Point]:
+    common = {**_accuracy(name, curve, PAPER), "source": paper.paper()["source"]}
+    single = paper.single_accuracy(curve.dataset, curve.model)
+    points = [] if single is None else [Point(**common, label=SINGLE, members=1, value=single)]
+    return points + [
+        Point(**common, **_kind(curve), members=count, value=value)
+        for count, value in _paper_accuracies(curve).items()
+    ]
+
+
+def _accuracy(name: str, curve: Curve, origin: str) -> dict[str, Any]:
+    """What all points of a curve have in common, its single network included."""
+    return {
+        "name": name,
+        "origin": origin,
+        "quantity": TOP1,
+        "unit": "%",
+        "model": curve.model,
+        "dataset": curve.dataset,
+        "classes": DATASETS[curve.dataset].classes,
+    }
+
+
+def _kind(curve: Curve) -> dict[str, Any]:
+    return {"label": curve.label, "scheme": curve.scheme, "sharing": curve.sharing}
+
+
+def _paper_accuracies(curve: Curve) -> dict[int, float]:
+    return paper.accuracies(curve.dataset, curve.model, scheme=curve.scheme, sharing=curve.sharing)
