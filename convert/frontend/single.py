@@ -5,12 +5,12 @@ What an ensemble file is measured against: M such files, one a member.
 
 from __future__ import annotations
 
-from larq_ensemble.convert.lce import convert_function
+from larq_ensemble.convert.frontend.lce import convert_function
 from larq_ensemble.keras import keras, tf
 
 
 def convert_single(network: keras.Model) -> bytes:
-    """Converts a network without tables, packing or input normalization.
+    """Converts a network without tables, passes or input normalization.
 
     # Arguments
         network: a functional model with one image as input, for example `EnsembleView.member(0)`.

@@ -1,7 +1,7 @@
-"""How layers of members' own are computed from looked-up values.
+"""Lowerings: how a layer that members own is computed from looked-up values.
 
-`larq_ensemble.convert.member_graph` makes one graph for all members; what a layer looks up, and what it computes
-with that, its type's `Handler` says.
+`larq_ensemble.convert.frontend.member_indexed` makes one graph for all members. A layer type's
+`Lowering` says which values differ between members, and what the layer computes from one member's.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Values = dict[str, np.ndarray]
 Rows = Mapping[str, tf.Tensor]
 
 
-class Handler(ABC):
-    """How a layer type of a member's own is computed from looked-up values.
+class Lowering(ABC):
+    """How a layer type is computed from looked-up values.
 
-    A new layer type is added with `HANDLERS[LayerType] = SomeHandler()`.
+    A new layer type is added with `LOWERINGS[LayerType] = SomeLowering()`.
     """
 
     @abstractmethod
@@ -42,7 +42,7 @@ class Handler(ABC):
         """The layer's output in inference, from one member's `values` as tensors."""
 
 
-class BatchNormalizationHandler(Handler):
+class BatchNormalizationLowering(Lowering):
     """`x * scale + offset`, `scale = gamma / sqrt(var + eps)`, `offset = beta - mean * scale`."""
 
     def values(self, layer: keras.layers.BatchNormalization) -> Values:
@@ -55,8 +55,8 @@ class BatchNormalizationHandler(Handler):
         return x * rows["scale"] + rows["offset"]
 
 
-class PReLUHandler(Handler):
-    """`relu(x) - alpha * relu(-x)`, which packing turns into one PRELU."""
+class PReLULowering(Lowering):
+    """`relu(x) - alpha * relu(-x)`, which `passes.prelu_fusion` turns into one PRELU."""
 
     def values(self, layer: keras.layers.PReLU) -> Values:
         alpha = layer.alpha.numpy()
@@ -67,7 +67,7 @@ class PReLUHandler(Handler):
         return tf.nn.relu(x) - rows["alpha"] * tf.nn.relu(-x)
 
 
-class RSignHandler(Handler):
+class RSignLowering(Lowering):
     """`sign(x + offset)`, `offset = -threshold`: an addition of a row is cheaper than a SUB."""
 
     def values(self, layer: RSign) -> Values:
@@ -77,7 +77,7 @@ class RSignHandler(Handler):
         return lq.quantizers.approx_sign(x + rows["offset"])
 
 
-class RPReLUHandler(Handler):
+class RPReLULowering(Lowering):
     """`prelu(x + shift, slope) + offset` with the layer's shift negated."""
 
     def values(self, layer: RPReLU) -> Values:
@@ -92,7 +92,7 @@ class RPReLUHandler(Handler):
         return tf.nn.relu(shifted) - rows["slope"] * tf.nn.relu(-shifted) + rows["offset"]
 
 
-class DenseHandler(Handler):
+class DenseLowering(Lowering):
     """`activation(x W + b)`; W is stored transposed, as FULLY_CONNECTED reads it.
 
     Of a binarized W the signs and each unit's scale are looked up.
@@ -118,7 +118,7 @@ class DenseHandler(Handler):
         return layer.activation(tf.reshape(outputs, [*x.shape[:-1], layer.units]))
 
 
-class Int8DenseHandler(DenseHandler):
+class Int8DenseLowering(DenseLowering):
     """`activation((x Q) * scale + b)`: integers Q from -127 to 127, a scale for each output.
 
     The rounded weights are the only loss: inputs, products and sums stay float32.
@@ -137,12 +137,13 @@ class Int8DenseHandler(DenseHandler):
         return {**values, "filter_scale": scale[:, 0]}
 
 
-class Conv2DHandler(Handler):
+class Conv2DLowering(Lowering):
     """A 2D convolution; filters are stored as `[out, h, w, in]`, as CONV_2D reads them.
 
     Of a binarized convolution the signs of its filters are looked up, int8 here and one bit each
-    after packing. It is computed with them as floats, because LceBconv2d reads its filters only
-    once; the layouts without a lookup make an LceBconv2d of it, see `larq_ensemble.convert.layouts`.
+    after `passes.sign_packing`. It is computed with them as floats, because LceBconv2d reads its
+    filters only once; in layouts without a lookup `passes.bit_packed_convolutions` makes an
+    LceBconv2d of it.
     """
 
     def values(self, layer: keras.layers.Conv2D) -> Values:
@@ -178,7 +179,7 @@ class Conv2DHandler(Handler):
         return layer.activation(outputs)
 
 
-class DepthwiseConv2DHandler(Handler):
+class DepthwiseConv2DLowering(Lowering):
     """A real-valued convolution of each channel by itself; filters as `[h, w, channels, n]`."""
 
     def values(self, layer: keras.layers.DepthwiseConv2D) -> Values:
@@ -202,18 +203,35 @@ class DepthwiseConv2DHandler(Handler):
         return layer.activation(outputs)
 
 
-#: Layer type -> how a member's own layer of exactly this type is converted.
-HANDLERS: dict[type, Handler] = {
-    keras.layers.BatchNormalization: BatchNormalizationHandler(),
-    keras.layers.PReLU: PReLUHandler(),
-    RSign: RSignHandler(),
-    RPReLU: RPReLUHandler(),
-    keras.layers.Dense: DenseHandler(),
-    lq.layers.QuantDense: DenseHandler(),
-    keras.layers.Conv2D: Conv2DHandler(),
-    lq.layers.QuantConv2D: Conv2DHandler(),
-    keras.layers.DepthwiseConv2D: DepthwiseConv2DHandler(),
+#: How a layer of exactly this type is computed where members own it.
+LOWERINGS: dict[type, Lowering] = {
+    keras.layers.BatchNormalization: BatchNormalizationLowering(),
+    keras.layers.PReLU: PReLULowering(),
+    RSign: RSignLowering(),
+    RPReLU: RPReLULowering(),
+    keras.layers.Dense: DenseLowering(),
+    lq.layers.QuantDense: DenseLowering(),
+    keras.layers.Conv2D: Conv2DLowering(),
+    lq.layers.QuantConv2D: Conv2DLowering(),
+    keras.layers.DepthwiseConv2D: DepthwiseConv2DLowering(),
 }
+
+
+def lowering_of(layer: keras.layers.Layer) -> Lowering:
+    """The lowering of a layer that members own.
+
+    # Raises
+        EnsembleError: if there is none for its type.
+    """
+    lowering = LOWERINGS.get(type(layer))
+    if lowering is None:
+        refuse(
+            layer,
+            f"there is no lowering that looks up the weights of a {type(layer).__name__} by member",
+            "share it, or add a larq_ensemble.convert.frontend.lowerings.Lowering for its type to "
+            "LOWERINGS",
+        )
+    return lowering
 
 
 def folded_norm(layer: keras.layers.BatchNormalization) -> Values:

@@ -210,7 +210,7 @@ def _others(
 ) -> dict[str, Predict]:
     """What a run's members would be shipped as otherwise; converts up to `members` of them."""
     from larq_ensemble.convert.conversion import convert_run, ensemble_of
-    from larq_ensemble.convert.single import convert_single
+    from larq_ensemble.convert.frontend.single import convert_single
     from larq_ensemble.convert.verification import check_same
     from larq_ensemble.ensembles.building import EnsembleView
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from larq_ensemble.convert.handlers import Handler, Rows, Values, folded_norm
+from larq_ensemble.convert.frontend.lowerings import Lowering, Rows, Values, folded_norm
 from larq_ensemble.keras import keras, lq, tf
 
 _SIGNS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
@@ -54,7 +54,7 @@ def comparison(
     return direction, -direction * threshold
 
 
-class ThresholdHandler(Handler):
+class ThresholdLowering(Lowering):
     """`direction * x + summand` in place of a batch norm, or a PReLU and a batch norm.
 
     # Arguments
@@ -69,8 +69,8 @@ class ThresholdHandler(Handler):
     @classmethod
     def of(
         cls, copies: Sequence[keras.layers.Layer], *, through_prelu: bool
-    ) -> ThresholdHandler | None:
-        """The handler of the members' copies of a batch norm; `None` if they need another one.
+    ) -> ThresholdLowering | None:
+        """The lowering of the members' copies of a batch norm; `None` if they need another one.
 
         # Arguments
             copies: layers of any type, one a member.

@@ -14,8 +14,8 @@ own middle and step, which all members share as half floats:
     v = middle + step * (2 q - (2^B - 1)),   q = 0 ... 2^B - 1
       = middle + step * sum_k 2^k b_k,       b_k = +1 or -1, bit k of q
 
-The B planes of signs b_k are looked up and multiplied; `larq_ensemble.convert.packing` stores them as bits, and
-the shared half floats as such.
+The B planes of signs b_k are looked up and multiplied. `passes.sign_packing` stores them as bits,
+`passes.float16_constants` the shared half floats as such.
 """
 
 from __future__ import annotations
