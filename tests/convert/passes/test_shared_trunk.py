@@ -24,7 +24,7 @@ from larq_ensemble.runtime import lce as interpreters
 from larq_ensemble.runtime.cascade import Cascade, log_margin
 from larq_ensemble.runtime.file import read_ensemble, seal, with_metadata, with_one_subgraph
 
-from .conftest import (
+from ..conftest import (
     Converted,
     converted,
     pixels,
@@ -79,7 +79,7 @@ def test_the_stem_is_computed_once(sharing: str, layout: str, tmp_path: Path) ->
         assert set(rest.inputs) == set(graph.inputs) - {"image"} | {"features_0"}
     assert_same_bits(case.path, (16, 16, 3))
     inspection = inspect_file(case.path)
-    ops = {name: n for name, n in inspection.prefix_ops.items() if name not in ("RESHAPE", "TILE")}
+    ops = {name: n for name, n in inspection.trunk_ops.items() if name not in ("RESHAPE", "TILE")}
     assert ops == {"MUL": 1, "ADD": 1, "CONV_2D": 1}
     # The prefix and the rest make the complete graph, none of whose operators are in both.
     model = read_model(case.path.read_bytes())
@@ -117,7 +117,7 @@ def test_nothing_to_share_where_the_stem_is_a_member_s_own(
     case = converted(small_ensemble(2, sharing=sharing), tmp_path, layout=layout)
     file = read_ensemble(case.path)
     assert (file.prefix, file.rests) == (None, ())
-    assert inspect_file(case.path).prefix_ops == {}
+    assert inspect_file(case.path).trunk_ops == {}
     assert_same_bits(case.path, (16, 16, 3))
 
 
@@ -138,9 +138,9 @@ def test_a_deeper_prefix(layout: str, tmp_path: Path) -> None:
     )
     case = converted(randomized(model), tmp_path, layout=layout)
     inspection = inspect_file(case.path)
-    assert inspection.prefix_ops["LceBconv2d"] == 1
-    assert inspection.prefix_ops["DEPTHWISE_CONV_2D"] == 2
-    assert inspection.prefix_ops["MAX_POOL_2D"] == 1
+    assert inspection.trunk_ops["LceBconv2d"] == 1
+    assert inspection.trunk_ops["DEPTHWISE_CONV_2D"] == 2
+    assert inspection.trunk_ops["MAX_POOL_2D"] == 1
     assert_same_bits(case.path, (24, 24, 3))
     prefix = read_ensemble(case.path).prefix
     assert prefix is not None

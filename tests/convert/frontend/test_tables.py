@@ -7,26 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from larq_ensemble.convert import tables
-from larq_ensemble.convert.flatbuffer import operator_names, read_model, schema
+from larq_ensemble.convert.frontend import tables
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.convert.tables import COMPACT_BITS, compacted
+from larq_ensemble.convert.ir.flatbuffer import read
+from larq_ensemble.convert.frontend.tables import COMPACT_BITS, compacted
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.runtime import EnsembleInterpreter
 
-from .conftest import Converted, converted, pixels, randomized, small_backbone, small_ensemble
+from ..conftest import Converted, converted, pixels, randomized, small_backbone, small_ensemble
 
 
-def constants(path: Path, tensor_type: str) -> list[tuple[int, ...]]:
-    """Shapes of the file's constants of a type, e.g. `"INT8"`."""
-    model = read_model(path.read_bytes())
-    wanted = getattr(schema().TensorType, tensor_type)
+def constants(path: Path, dtype: str) -> list[tuple[int, ...]]:
+    """Shapes of the file's constants of a type, e.g. `"int8"`."""
     return [
-        tuple(tensor.shape.tolist())
-        for tensor in model.subgraphs[0].tensors
-        if tensor.type == wanted and model.buffers[tensor.buffer].data is not None
+        tensor.shape
+        for tensor in read(path.read_bytes()).graphs[0].tensors
+        if tensor.dtype == dtype and tensor.data is not None
     ]
 
 
@@ -50,7 +48,7 @@ def test_int8_heads(sharing: str, tmp_path: Path) -> None:
     ours = EnsembleInterpreter(case.path).predict_logits(images)
     close = np.isclose(ours, np.stack(case.logits(images)), rtol=1e-3, atol=1e-3).all(axis=-1)
     assert close.mean() > 0.7
-    assert constants(case.path, "INT8") == [(2, 7, 16) if own else (7, 16)]
+    assert constants(case.path, "int8") == [(2, 7, 16) if own else (7, 16)]
     assert inspect_file(case.path).metadata["heads"] == "int8"
 
 
@@ -109,8 +107,8 @@ def test_compact_tables_are_bits_and_half_floats(tmp_path: Path) -> None:
     assert metadata["precision"] == "compact"
     columns = sum(metadata["columns"].values())
     # Tables of one row a member, as words of 32 bits; middle and step are common to all.
-    assert (3, COMPACT_BITS, -(-columns // 32)) in constants(case.path, "INT32")
-    assert constants(case.path, "FLOAT16") == [(columns,), (columns,)]
+    assert (3, COMPACT_BITS, -(-columns // 32)) in constants(case.path, "int32")
+    assert constants(case.path, "float16") == [(columns,), (columns,)]
     # int8 weights, but their scales are vectors like biases.
     assert metadata["columns"]["heads"] == 7 + 7
     parts = metadata["theory_parts"]
@@ -120,21 +118,19 @@ def test_compact_tables_are_bits_and_half_floats(tmp_path: Path) -> None:
 
 def norms_and_scales(case: Converted) -> tuple[int, int]:
     """How many ADD and MUL with looked-up rows the file has."""
-    model = read_model(case.path.read_bytes())
-    names = operator_names(model)
-    graph = model.subgraphs[0]
-    (split,) = (op for op in graph.operators if names[op.opcodeIndex] == "SPLIT_V")
-    rows = set(split.outputs.tolist())
+    graph = read(case.path.read_bytes()).graphs[0]
+    (split,) = graph.find("SPLIT_V")
+    rows = set(split.outputs)
     counts = {"ADD": 0, "MUL": 0}
     for op in graph.operators:
-        name, read = names[op.opcodeIndex], rows & set(op.inputs.tolist())
-        if read and name in ("RESHAPE", "TILE"):  # rows of several pixels
-            rows.update(op.outputs.tolist())
-        elif read and name in counts:
-            if read.issuperset(op.inputs.tolist()):  # two rows are added up
-                rows.update(op.outputs.tolist())
+        operands = rows.intersection(op.operands)
+        if operands and op.name in ("RESHAPE", "TILE"):  # rows of several pixels
+            rows.update(op.outputs)
+        elif operands and op.name in counts:
+            if operands.issuperset(op.operands):  # two rows are added up
+                rows.update(op.outputs)
             else:
-                counts[name] += 1
+                counts[op.name] += 1
     return counts["ADD"], counts["MUL"]
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.convert.thresholds import LARGEST_THRESHOLD, comparison
+from larq_ensemble.convert.frontend.thresholds import LARGEST_THRESHOLD, comparison
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.keras import keras
 
-from .conftest import assert_members_agree, converted, pixels, randomized, small_backbone
+from ..conftest import assert_members_agree, converted, pixels, randomized, small_backbone
 
 
 def original(x: np.ndarray, scale: float, offset: float, slope: float) -> np.ndarray:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from larq_ensemble.convert import benchmark as module
-from larq_ensemble.convert.benchmark import BRANCHES, ONE_MEMBER, SEPARATE, benchmark
+from larq_ensemble.convert import benchmarking as module
+from larq_ensemble.convert.benchmarking import BRANCHES, ONE_MEMBER, SEPARATE, benchmark
 from larq_ensemble.convert.conversion import convert_run
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -121,7 +121,7 @@ def test_errors(fusion: Converted, tmp_path: Path) -> None:
 def test_a_file_alone_needs_no_tensorflow(fusion: Converted) -> None:
     code = """
 import sys
-from larq_ensemble.convert.benchmark import benchmark
+from larq_ensemble.convert import benchmark
 benchmark(sys.argv[1], repetitions=1)
 assert "tensorflow" not in sys.modules
 """
