@@ -42,6 +42,14 @@ class Step:
     run: Pass
     layouts: tuple[str, ...] = LAYOUTS
 
+    def __call__(self, module: Module) -> Counter[str]:
+        """Runs the pass if it is for the module's layout."""
+        if module.layout not in (*self.layouts, "auto"):
+            return Counter()
+        counts = self.run(module)
+        module.update_operator_codes()
+        return counts
+
 
 #: Layouts in which a member's values are constants.
 _CONSTANTS = ("subgraphs", "branches")
@@ -89,7 +97,5 @@ def run_pipeline(module: Module) -> Counter[str]:
     """
     counts: Counter[str] = Counter()
     for step in PIPELINE:
-        if module.layout in (*step.layouts, "auto"):
-            counts.update(step.run(module))
-            module.update_operator_codes()
+        counts.update(step(module))
     return counts

@@ -14,7 +14,8 @@ Left alone: real-valued inputs, groups, an activation that LceBconv2d lacks, a s
 the image (LceBconv2d reads it at its first run only), and zero padding around an input that is
 smaller than the filter, which LCE 0.16.0 miscomputes.
 
-Exact: sums of signs are whole numbers, of which float32 holds all up to 2^24.
+Exact without a scale: sums of signs are whole numbers, of which float32 holds all up to 2^24. With
+one, LCE's kernel rounds the product in another way than MUL.
 """
 
 from __future__ import annotations

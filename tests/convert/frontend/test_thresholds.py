@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.convert.frontend.thresholds import LARGEST_THRESHOLD, comparison
+from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.keras import keras
 

@@ -48,9 +48,7 @@ def module_of(
         padded = (1, size + total, size + total, CHANNELS)
         x = build.op("PADV2", x, added, build.constant(1.0), shape=padded)
     words = build.lookup(bit_packed(SIGNS), member, "int32")
-    filters = build.op(
-        "LceDequantize", words, shape=SIGNS.shape[1:], dtype="float32", custom=b""
-    )
+    filters = build.op("LceDequantize", words, shape=SIGNS.shape[1:], dtype="float32", custom=b"")
     out = -(-size // stride) if padding == SAME or ones else (size - 3) // stride + 1
     y = build.op(
         "CONV_2D",
@@ -102,7 +100,7 @@ def test_it_computes_the_same(options: dict[str, Any]) -> None:
     left = names(module.graph)
     assert not {"CONV_2D", "LceDequantize", "PADV2"} & set(left)
     # Zero padding leaves no room for a ReLU, and a scale of the image none for a multiplier.
-    follows = "scale_of_image" in options or options.get("activation") and "padding" in options
+    follows = "scale_of_image" in options or (options.get("activation") and "padding" in options)
     assert ("MUL" in left) == bool(follows)
     assert ("RELU" in left) == (options == {"activation": RELU, "padding": SAME})
     for ours, before in zip(outputs(module, size), expected, strict=True):
@@ -151,7 +149,9 @@ def test_others_stay(options: dict[str, Any]) -> None:
     assert len(outputs(module, size)) == MEMBERS
 
 
-@pytest.mark.parametrize(("options", "layout"), [({}, "subgraphs"), ({"real_valued": True}, "indexed")])
+@pytest.mark.parametrize(
+    ("options", "layout"), [({}, "subgraphs"), ({"real_valued": True}, "indexed")]
+)
 def test_the_layout_follows(options: dict[str, Any], layout: str) -> None:
     module = module_of(**options)
     module.layout = "auto"

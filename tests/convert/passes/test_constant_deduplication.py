@@ -30,7 +30,9 @@ def test_the_shape_of_a_scalar_stays_a_constant() -> None:
     build = Builder()
     member = build.member()
     scalar = build.op("RESHAPE", member, build.constant([], "int32"), shape=())
-    module = build.module(logits=build.op("RESHAPE", scalar, build.constant([1], "int32"), shape=[1]))
+    module = build.module(
+        logits=build.op("RESHAPE", scalar, build.constant([1], "int32"), shape=[1])
+    )
     constant_deduplication.run(module)
     shape = read(write(module)).graph.operators[0].operands[1]
     assert shape.data is not None

@@ -1,4 +1,4 @@
-"""Prefix and rest compute the bits of the complete graph; the prefix is as long as can be."""
+"""Trunk and rest compute the bits of the complete graph; the trunk is as long as can be."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert.cutting import cut_file
-from larq_ensemble.convert.flatbuffer import operator_names, read_model, write_model
+from larq_ensemble.convert.frontend.lce import convert_function
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.convert.layouts import lay_out
-from larq_ensemble.convert.lce import convert_function
-from larq_ensemble.convert.packing import renumbered, share, simplify
-from larq_ensemble.convert.prefix import add_prefix, drop_prefix
+from larq_ensemble.convert.ir.flatbuffer import read
+from larq_ensemble.convert.ir.graph import Graph, Module
+from larq_ensemble.convert.ir.verifier import verify
+from larq_ensemble.convert.passes import constant_deduplication, shared_trunk
+from larq_ensemble.convert.passes.shared_trunk import drop_parts, trunk_of
+from larq_ensemble.convert.pipeline import run_pipeline
+from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import tf
@@ -24,6 +27,7 @@ from larq_ensemble.runtime import lce as interpreters
 from larq_ensemble.runtime.cascade import Cascade, log_margin
 from larq_ensemble.runtime.file import read_ensemble, seal, with_metadata, with_one_subgraph
 
+from ..builder import Builder, names, normal, of_member, run
 from ..conftest import (
     Converted,
     converted,
@@ -58,13 +62,17 @@ def assert_same_bits(path: Path, shape: tuple[int, int, int]) -> None:
         assert len({logits.tobytes() for logits in ours}) == len(ours)
 
 
-def without_prefix(path: Path, out: Path) -> Path:
+def without_trunk(path: Path, out: Path) -> Path:
     """The file as it would be without the two kinds of graphs."""
-    model = read_model(path.read_bytes())
-    assert drop_prefix(model)
-    share(model)
-    out.write_bytes(seal(write_model(model)))
+    module = read(path.read_bytes())
+    assert drop_parts(module)
+    constant_deduplication.run(module)
+    out.write_bytes(seal(write(module)))
     return out
+
+
+def places_of_outputs(graph: Graph) -> list[list[int]]:
+    return [[graph.tensors.index(tensor) for tensor in op.outputs] for op in graph.operators]
 
 
 @BOTH
@@ -81,23 +89,23 @@ def test_the_stem_is_computed_once(sharing: str, layout: str, tmp_path: Path) ->
     inspection = inspect_file(case.path)
     ops = {name: n for name, n in inspection.trunk_ops.items() if name not in ("RESHAPE", "TILE")}
     assert ops == {"MUL": 1, "ADD": 1, "CONV_2D": 1}
-    # The prefix and the rest make the complete graph, none of whose operators are in both.
-    model = read_model(case.path.read_bytes())
-    complete, prefix, rest = (
-        [op.outputs.tolist() for op in model.subgraphs[graph.index].operators]
+    # The trunk and the rest make the complete graph, none of whose operators are in both.
+    graphs = read(case.path.read_bytes()).graphs
+    complete, trunk, rest = (
+        places_of_outputs(graphs[graph.index])
         for graph in (file.graphs[-1], file.prefix, file.rests[-1])
     )
-    assert sorted(prefix + rest) == sorted(complete)
+    assert sorted(trunk + rest) == sorted(complete)
     assert inspection.graph_ops == len(complete)
 
 
 @BOTH
 def test_its_graphs_take_few_bytes(layout: str, tmp_path: Path) -> None:
     case = converted(small_ensemble(3), tmp_path, layout=layout)
-    before = without_prefix(case.path, tmp_path / "before.tflite")
+    before = without_trunk(case.path, tmp_path / "before.tflite")
     size, graphs = before.stat().st_size, 3 if layout == "subgraphs" else 1
     operators = inspect_file(case.path).graph_ops
-    # The lists of operators once, that of the prefix's tensors, and for each graph its description
+    # The lists of operators once, that of the trunk's tensors, and for each graph its description
     # and its signature.
     assert case.path.stat().st_size - size < 4 * (operators + 128) + 200 * (1 + graphs)
     categories = inspect_file(case.path).categories
@@ -121,16 +129,16 @@ def test_nothing_to_share_where_the_stem_is_a_member_s_own(
     assert_same_bits(case.path, (16, 16, 3))
 
 
-def test_one_branch_a_member_has_a_prefix_in_it(fusion: Converted, tmp_path: Path) -> None:
+def test_branches_have_the_trunk_in_them(fusion: Converted, tmp_path: Path) -> None:
     case = converted(fusion.model, tmp_path, layout="branches")
     assert read_ensemble(case.path).prefix is None
 
 
 @BOTH
-def test_a_deeper_prefix(layout: str, tmp_path: Path) -> None:
+def test_a_deeper_trunk(layout: str, tmp_path: Path) -> None:
     """All of a QuickNet is shared but its last section: much of it, binary layers too, runs once.
 
-    The shortcut around the member's first convolution starts in the prefix.
+    The shortcut around the member's first convolution starts in the trunk.
     """
     last = ("section1", "logits")
     model = build_ensemble(
@@ -148,25 +156,25 @@ def test_a_deeper_prefix(layout: str, tmp_path: Path) -> None:
     assert set(prefix.outputs) == {"features_0", "features_1"}
 
 
-def test_prefixes_of_any_size_run(tmp_path: Path) -> None:
-    """LCE's Python binding crashes for a prefix of some size if nothing is done about it."""
+def test_trunks_of_any_size_run(tmp_path: Path) -> None:
+    """LCE's Python binding crashes for a trunk of some size if nothing is done about it."""
     fusion = converted(randomized(build_ensemble(small_backbone(size=8), 3)), tmp_path)
     images, path = pixels(2, (8, 8, 3)), tmp_path / "moved.tflite"
     expected = EnsembleInterpreter(fusion.path).predict_logits(images)
     for count in range(108, 132):
-        model = read_model(fusion.path.read_bytes())
-        (old,) = model.subgraphs[1].outputs.tolist()
-        drop_prefix(model)
-        (graph,) = model.subgraphs
+        module = read(fusion.path.read_bytes())
+        trunk = trunk_of(module)
+        place = trunk.tensors.index(trunk.outputs[0])
+        drop_parts(module)
+        graph, module.members = module.graph, 3
         assert len(graph.tensors) < 108
         # The stem's output becomes the tensor of that number, with unused ones before it.
-        graph.tensors += [graph.tensors[old]] * (count - len(graph.tensors))
-        moved = {number: number for number in range(-1, count)} | {old: count - 1}
-        for op in graph.operators:
-            op.inputs, op.outputs = renumbered(op.inputs, moved), renumbered(op.outputs, moved)
-        add_prefix(model, 3)
-        share(model)
-        path.write_bytes(seal(write_model(model)))
+        stem = graph.tensors[place]
+        unused = [dataclasses.replace(stem) for _ in range(count - len(graph.tensors))]
+        graph.tensors[place] = unused.pop()
+        graph.tensors += [*unused, stem]
+        shared_trunk.run(module)
+        path.write_bytes(seal(write(module)))
         ours = EnsembleInterpreter(path, kernel="default")
         for _ in range(3):
             assert ours.predict_logits(images).tobytes() == expected.tobytes()
@@ -188,18 +196,13 @@ def test_members_that_read_the_image_too(layout: str, tmp_path: Path) -> None:
         tf.TensorSpec([1], tf.int32, name="member"),
     ]
     function = tf.function(compute, input_signature=signature)
-    model = read_model(convert_function(function, []))
-    simplify(model)
-    lay_out(model, layout, 2)
-    add_prefix(model, 2)
-    share(model)
-    (first, *_), last = model.signatureDefs, model.signatureDefs[-1]
-    assert {entry.name for entry in last.inputs} == {
-        b"features_0", *(entry.name for entry in first.inputs)
-    }  # fmt: skip
-    names = operator_names(model)
-    assert [names[op.opcodeIndex] for op in model.subgraphs[-1].operators].count("CONV_2D") == 0
-    tflite = tf.lite.Interpreter(model_content=write_model(model))
+    module = read(convert_function(function, []))
+    module.members, module.layout = 2, layout
+    run_pipeline(module)
+    first, last = module.graphs[0], module.graphs[-1]
+    assert last.signature.inputs.keys() == {"features_0", *first.signature.inputs}
+    assert not last.find("CONV_2D")
+    tflite = tf.lite.Interpreter(model_content=write(module))
     image = draw.uniform(0, 255, (1, 6, 6, 3)).astype(np.float32)
     common = tflite.get_signature_runner("prefix")(image=image)
     for member in range(2):
@@ -228,12 +231,12 @@ def test_a_shared_scale_is_unpacked_where_it_is_read(tmp_path: Path) -> None:
         tf.TensorSpec([1, 12, 12, 3], tf.float32, name="image"),
         tf.TensorSpec([1], tf.int32, name="member"),
     ]
-    model = read_model(convert_function(tf.function(compute, input_signature=signature), []))
-    simplify(model)
-    add_prefix(model, 2)
-    names = operator_names(model)
-    for graph in model.subgraphs:
-        assert [names[op.opcodeIndex] for op in graph.operators].count("DEQUANTIZE") == 1
+    module = read(convert_function(tf.function(compute, input_signature=signature), []))
+    module.members = 2
+    run_pipeline(module)
+    assert len(module.graphs) == 3
+    for graph in module.graphs:
+        assert len(graph.find("DEQUANTIZE")) == 1
 
 
 @BOTH
@@ -250,11 +253,11 @@ def test_a_cut_file_has_what_a_conversion_of_fewer_has(layout: str, tmp_path: Pa
 
 
 @BOTH
-def test_files_without_a_prefix_run_as_before(layout: str, tmp_path: Path) -> None:
+def test_files_without_a_trunk_run_as_before(layout: str, tmp_path: Path) -> None:
     case = converted(small_ensemble(3), tmp_path, layout=layout)
     images = pixels(3, (16, 16, 3))
     expected = EnsembleInterpreter(case.path).predict_logits(images)
-    before = without_prefix(case.path, tmp_path / "before.tflite")
+    before = without_trunk(case.path, tmp_path / "before.tflite")
     assert read_ensemble(before).prefix is None
     assert EnsembleInterpreter(before).predict_logits(images).tobytes() == expected.tobytes()
     cut_file(before, tmp_path / "cut.tflite", 2)
@@ -264,7 +267,7 @@ def test_files_without_a_prefix_run_as_before(layout: str, tmp_path: Path) -> No
 
 
 @BOTH
-def test_the_prefix_runs_once_an_image(
+def test_the_trunk_runs_once_an_image(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = converted(small_ensemble(3), tmp_path, layout=layout)
@@ -282,33 +285,68 @@ def test_the_prefix_runs_once_an_image(
             self._model = model
 
         def predict(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-            runs.append("prefix" if (1, 16, 16, 3) in {x.shape for x in inputs} else "rest")
+            runs.append("trunk" if (1, 16, 16, 3) in {x.shape for x in inputs} else "rest")
             return self._model.predict(inputs)
 
     monkeypatch.setattr(interpreters, "load_model", lambda *arguments: Counted(load(*arguments)))
     ensemble = EnsembleInterpreter(case.path, kernel="default")
     ensemble.predict(images)
-    assert runs == 8 * ["prefix", "rest", "rest", "rest"]
+    assert runs == 8 * ["trunk", "rest", "rest", "rest"]
     runs.clear()
     adaptive = ensemble.predict_adaptive(images)
     assert sorted(adaptive.members) == 4 * [1] + 4 * [3]
-    assert (runs.count("prefix"), runs.count("rest")) == (8, 4 * 1 + 4 * 3)
+    assert (runs.count("trunk"), runs.count("rest")) == (8, 4 * 1 + 4 * 3)
 
 
 @pytest.mark.parametrize("what", ["feature", "prefix", "rest", "order"])
 def test_parts_that_do_not_fit_are_refused(fusion: Converted, tmp_path: Path, what: str) -> None:
-    model = read_model(fusion.path.read_bytes())
-    complete, prefix, rest = model.signatureDefs
+    module = read(fusion.path.read_bytes())
+    _, trunk, rest = (graph.signature for graph in module.graphs)
     if what == "feature":
-        (entry,) = (entry for entry in rest.inputs if entry.name == b"features_0")
-        entry.name = b"features_1"
+        rest.inputs["features_1"] = rest.inputs.pop("features_0")
     elif what == "order":
-        complete.subgraphIndex, rest.subgraphIndex = 2, 0
-        complete.inputs, rest.inputs = rest.inputs, complete.inputs
+        module.graphs.reverse()
     else:
-        {"prefix": prefix, "rest": rest}[what].signatureKey = b"other"
-    share(model)
+        {"prefix": trunk, "rest": rest}[what].key = "other"
     path = tmp_path / "other.tflite"
-    path.write_bytes(seal(write_model(model)))
+    path.write_bytes(seal(write(module)))
     with pytest.raises(EnsembleError, match="doesn't have the layout 'indexed'"):
         read_ensemble(path)
+
+
+def indexed(*, costly: bool = True, members: int = 2) -> Module:
+    """A convolution of the image, scaled by each member's own values."""
+    build = Builder()
+    image, member = build.input("image", 1, 4, 4, 2), build.member()
+    common = image
+    if costly:
+        filters, bias = build.constant(normal(3, 3, 3, 2)), build.constant(normal(3))
+        common = build.op("CONV_2D", image, filters, bias, shape=(1, 4, 4, 3), strideH=1, strideW=1)
+    common = build.op("RELU", common)
+    scaled = build.op("MUL", common, build.lookup(normal(members, common.shape[-1]), member))
+    return build.module(members=members, logits=build.op("TANH", scaled))
+
+
+def test_the_graph_is_divided() -> None:
+    module = indexed()
+    assert shared_trunk.run(module)["trunk_operators"] == 2
+    verify(module, no_dead_code=True)
+    complete, trunk, rest = module.graphs
+    assert names(trunk) == ["CONV_2D", "RELU"]
+    assert names(rest) == ["RESHAPE", "GATHER", "MUL", "TANH"]
+    assert [graph.signature.key for graph in module.graphs] == ["serving_default", "prefix", "rest"]
+    image = normal(1, 4, 4, 2, seed=1)
+    features = run(module, 1, image=image)
+    for member in range(2):
+        ours = run(module, 2, member=of_member(member), **features)["logits"]
+        expected = run(module, image=image, member=of_member(member))["logits"]
+        assert ours.tobytes() == expected.tobytes()
+    assert drop_parts(module)
+    assert module.graphs == [complete]
+
+
+@pytest.mark.parametrize("options", [{"costly": False}, {"members": 1}])
+def test_nothing_to_divide(options) -> None:
+    module = indexed(**options)
+    assert not shared_trunk.run(module)
+    assert len(module.graphs) == 1
