@@ -17,11 +17,11 @@ from collections import Counter
 from pathlib import Path
 
 import click
-import numpy as np
 from arm_cost import KERNELS, instructions
 
 from larq_ensemble.console.reporting import json_option, reporting
-from larq_ensemble.convert.flatbuffer import operator_names, read_model, write_model
+from larq_ensemble.convert.ir.flatbuffer import read
+from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.file import read_ensemble, with_one_subgraph
 
@@ -40,8 +40,7 @@ def main(file: str, counter: str, kernel: str, xnnpack: bool, json_target: str |
     with reporting(json_target) as report:
         ensemble = read_ensemble(file)
         graph = with_one_subgraph(ensemble.data, ensemble.graphs[0].index)
-        names = operator_names(whole := read_model(graph))
-        operators = [names[op.opcodeIndex] for op in whole.subgraphs[0].operators]
+        operators = [op.name for op in read(graph).graph.operators]
         of_name: Counter[str] = Counter()
         before = 0
         with tempfile.TemporaryDirectory() as folder:
@@ -70,12 +69,12 @@ def cut_behind(graph: bytes, place: int) -> bytes:
 
     Its output is that of the last one; what that does not read stays, and runs.
     """
-    model = read_model(graph)
-    (only,) = model.subgraphs
-    only.operators = only.operators[: place + 1]
-    only.outputs = np.array([only.operators[-1].outputs[0]], np.int32)
-    model.signatureDefs, model.metadata = None, None
-    return write_model(model)
+    module = read(graph)
+    only = module.graph
+    only.rebuild(only.operators[: place + 1])
+    only.outputs = [only.operators[-1].outputs[0]]
+    only.signature, module.metadata = None, {}
+    return write(module)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def main(model: str, classes: int, sharing: str, members: str) -> None:
     """Print the table of sizes."""
     from larq_ensemble.convert.conversion import convert_ensemble
     from larq_ensemble.convert.cutting import cut_file
-    from larq_ensemble.convert.single import convert_single
+    from larq_ensemble.convert.frontend.single import convert_single
     from larq_ensemble.ensembles.building import build_ensemble
     from larq_ensemble.models import build_model
 

@@ -1,1 +1,45 @@
-"""From a trained Keras ensemble to one `.tflite` file, and back to what is in it."""
+"""From a trained Keras ensemble to one `.tflite` file, and back to what is in it.
+
+Keras model -> front end -> passes -> back end -> file. Names are imported when they are first used:
+to cut, inspect and benchmark a file takes no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from larq_ensemble.convert.benchmarking import benchmark
+    from larq_ensemble.convert.conversion import convert_ensemble, convert_run
+    from larq_ensemble.convert.cutting import cut_file
+    from larq_ensemble.convert.inspection import inspect_file
+    from larq_ensemble.convert.verification import verify
+
+_MODULES = {
+    "benchmark": "benchmarking",
+    "convert_ensemble": "conversion",
+    "convert_run": "conversion",
+    "cut_file": "cutting",
+    "inspect_file": "inspection",
+    "verify": "verification",
+}
+
+__all__ = [
+    "benchmark",
+    "convert_ensemble",
+    "convert_run",
+    "cut_file",
+    "inspect_file",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

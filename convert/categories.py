@@ -1,4 +1,4 @@
-"""What the bytes of a file are for: one set of names for what is there and what theory needs."""
+"""What the bytes of a file are for: the same names for a file and for its lower bound."""
 
 from __future__ import annotations
 

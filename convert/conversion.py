@@ -1,27 +1,23 @@
-"""One Keras ensemble in, one packed `.tflite` out."""
+"""One Keras ensemble in, one `.tflite` out: front end, pipeline, back end."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import metadata as package_metadata
 
 from larq_ensemble.convert.cutting import cut
-from larq_ensemble.convert.flatbuffer import add_metadata, read_model, write_model
-from larq_ensemble.convert.layouts import default_layout, lay_out
-from larq_ensemble.convert.lce import convert_function
-from larq_ensemble.convert.member_graph import MemberGraph
-from larq_ensemble.convert.packing import share, simplify
-from larq_ensemble.convert.prefix import add_prefix
+from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork
+from larq_ensemble.convert.pipeline import REWRITES, run_pipeline
 from larq_ensemble.convert.report import ConversionReport, check_target, write_file
-from larq_ensemble.convert.rewrites import rewrite
+from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.ensembles.building import EnsembleView, build_ensemble
 from larq_ensemble.errors import UnknownNameError
 from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run
-from larq_ensemble.runtime.file import seal
-from larq_ensemble.runtime.metadata import ENTRY, HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
+from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
 
 _TOOLS = ("larq-ensemble", "larq-compute-engine", "tensorflow")
 
@@ -52,20 +48,21 @@ def convert_ensemble(
         mean, std: the training data's constants on the scale 0..1, one number a channel; the file
             computes `(pixel / 255 - mean) / std`.
         members: convert only the first of so many; `None`: all.
-        layout: how the members lie in the file, one of `larq_ensemble.runtime.metadata.LAYOUTS`, see
-            `larq_ensemble.convert.layouts`; `"auto"`: `"subgraphs"` where members own binary filters, else
-            `"indexed"`.
+        layout: how the members lie in the file. `"indexed"`: one graph that looks a member's
+            values up by its number; `"subgraphs"`: a graph a member; `"branches"`: one graph with
+            all members; `"auto"`: `"subgraphs"` where members own binary filters, else `"indexed"`.
         heads: number format of the last linear layer's weights: `"float32"`, or `"int8"` with a
             scale for each class.
         precision: of all other values that members own: `"float32"`, or `"compact"`, which stores
-            a few bits a value; see `larq_ensemble.convert.tables`. Filters of members' own stay as they are.
+            a few bits a value; see `larq_ensemble.convert.frontend.tables`. Members' own filters
+            stay as they are.
         class_names: one name a class.
         dataset: name of the data set, for the file's description.
         validation_split: which of its images were held out, see `EnsembleMetadata`.
         run_hash: SHA-256 of the weights' file, for the file's description.
 
     # Returns
-        Size in bytes, against theory, and duration.
+        Size in bytes, against the lower bound, and duration.
 
     # Raises
         EnsembleError: if the model is no ensemble, can't be converted, or `path` can't be written.
@@ -86,35 +83,28 @@ def convert_ensemble(
         if value not in known:
             raise UnknownNameError(argument, value, known)
     view = EnsembleView(model)
-    graph = MemberGraph(view, mean=mean, std=std, heads=heads, precision=precision)
-    flatbuffer = read_model(convert_function(graph.signature, graph.shared_variables))
-    simplify(flatbuffer)
-    if layout == "auto":
-        layout = default_layout(flatbuffer)
-    rewrites = graph.rewrites + rewrite(flatbuffer, layout, view.members)
-    lay_out(flatbuffer, layout, view.members)
-    add_prefix(flatbuffer, view.members)
+    network = MemberIndexedNetwork(view, mean=mean, std=std, heads=heads, precision=precision)
+    module = network.to_module(layout)
+    counts = run_pipeline(module)
     description = EnsembleMetadata(
         scheme=view.scheme.name,
         members=view.members,
         classes=view.classes,
-        input_shape=graph.input_shape,
+        input_shape=network.input_shape,
         class_names=None if class_names is None else tuple(map(str, class_names)),
         dataset=dataset,
         validation_split=validation_split or {},
         heads=heads,
         precision=precision,
-        columns=graph.tables.columns,
+        columns=network.tables.columns,
         run_hash=run_hash,
-        layout=layout,
-        theory_parts=graph.theory_parts,
+        layout=module.layout,
+        theory_parts=network.lower_bound_parts,
         weights=view.weights,
-        rewrites=rewrites,
+        rewrites=network.rewrites + Counter({name: counts[name] for name in REWRITES}),
         tools=_tool_versions(),
     )
-    add_metadata(flatbuffer, ENTRY, description.to_json())
-    share(flatbuffer)
-    data = seal(write_model(flatbuffer))
+    data = write_ensemble(module, description)
     if members is not None:
         description = description.first(members)
         data = cut(data, description)

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
 
-import numpy as np
-
-from larq_ensemble.convert.flatbuffer import (
-    add_buffer,
-    content,
-    operator_names,
-    read_model,
-    write_model,
-)
-from larq_ensemble.convert.packing import drop_unread, share
-from larq_ensemble.convert.prefix import add_prefix, drop_prefix
+from larq_ensemble.convert.ir.flatbuffer import read
+from larq_ensemble.convert.ir.graph import Module
+from larq_ensemble.convert.passes import constant_deduplication, shared_trunk
 from larq_ensemble.convert.report import ConversionReport, check_target, write_file
-from larq_ensemble.runtime.file import read_ensemble, seal
-from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
+from larq_ensemble.convert.targets.lce import write_ensemble
+from larq_ensemble.runtime.file import read_ensemble
+from larq_ensemble.runtime.metadata import EnsembleMetadata
 
 
 def cut_file(
@@ -52,45 +44,40 @@ def cut(data: bytes, metadata: EnsembleMetadata) -> bytes:
         data: a whole file.
         metadata: what `EnsembleMetadata.first` gives of the file's.
     """
-    model = read_model(data)
-    had_prefix = drop_prefix(model)
-    _CUTS[metadata.layout](model, metadata.members)
-    if had_prefix:
-        add_prefix(model, metadata.members)
-    (entry,) = (entry for entry in model.metadata if entry.name == ENTRY.encode())
-    entry.buffer = add_buffer(model, np.frombuffer(metadata.to_json(), np.uint8))
-    share(model)
-    return seal(write_model(model))
+    module = read(data)
+    module.members, module.layout = metadata.members, metadata.layout
+    had_trunk = shared_trunk.drop_parts(module)
+    _CUTS[metadata.layout](module)
+    if had_trunk:
+        shared_trunk.run(module)
+    constant_deduplication.run(module)
+    return write_ensemble(module, metadata)
 
 
-def _cut_tables(model: Any, members: int) -> None:
+def _cut_tables(module: Module) -> None:
     """Keeps the first rows of the tables that GATHER reads by the member's number."""
-    (graph,), (signature,) = model.subgraphs, model.signatureDefs
-    names = operator_names(model)
-    numbers = {entry.tensorIndex for entry in signature.inputs if entry.name == b"member"}
-    for op in graph.operators:
-        if numbers.isdisjoint(op.inputs.tolist()):
-            continue
-        if names[op.opcodeIndex] != "GATHER":
-            numbers.update(op.outputs.tolist())
-            continue
-        table = graph.tensors[int(op.inputs[0])]
-        rows = content(model, table)
-        assert rows is not None  # what is looked up by the member's number is constant
-        table.buffer = add_buffer(model, rows[:members])
-        table.shape = np.array([members, *rows.shape[1:]], np.int32)
+    graph = module.graph
+    number = graph.input("member")
+    assert number is not None  # `read_ensemble` has seen it
+    of_member = graph.computed_from([number])
+    for lookup in graph.find("GATHER"):
+        table, index = lookup.operands
+        if index in of_member:
+            table.set_values(table.values[: module.members])
 
 
-def _cut_subgraphs(model: Any, members: int) -> None:
-    del model.subgraphs[members:], model.signatureDefs[members:]
+def _cut_subgraphs(module: Module) -> None:
+    del module.graphs[module.members :]
 
 
-def _cut_branches(model: Any, members: int) -> None:
-    (graph,), (signature,) = model.subgraphs, model.signatureDefs
-    kept = {f"logits_{member}".encode() for member in range(members)}
-    signature.outputs = [entry for entry in signature.outputs if entry.name in kept]
-    graph.outputs = np.array([entry.tensorIndex for entry in signature.outputs], np.int32)
-    drop_unread(model)
+def _cut_branches(module: Module) -> None:
+    graph = module.graph
+    assert graph.signature is not None  # `read_ensemble` has seen it
+    outputs = graph.signature.outputs
+    kept = [f"logits_{member}" for member in range(module.members)]
+    graph.signature.outputs = {name: tensor for name, tensor in outputs.items() if name in kept}
+    graph.outputs = list(graph.signature.outputs.values())
+    graph.eliminate_dead_code()
 
 
 _CUTS = {"indexed": _cut_tables, "subgraphs": _cut_subgraphs, "branches": _cut_branches}

@@ -1,4 +1,4 @@
-"""Writing a converted file, and what it has come to."""
+"""Writing a converted file, and how large it is."""
 
 from __future__ import annotations
 
@@ -20,24 +20,27 @@ class ConversionReport:
     # Arguments
         tflite: path of the file.
         bytes: its size.
-        theory_bytes: the least bytes that hold the ensemble's values.
+        lower_bound_bytes: the least bytes that hold the ensemble's values: no graph, names or
+            padding.
         layout: how members lie in the file.
         seconds: duration, from the Keras model in memory to the file.
     """
 
     tflite: str
     bytes: int
-    theory_bytes: int
+    lower_bound_bytes: int
     layout: str
     seconds: float
 
     @property
     def ratio(self) -> float:
-        """`bytes / theory_bytes`."""
-        return self.bytes / self.theory_bytes
+        """`bytes / lower_bound_bytes`."""
+        return self.bytes / self.lower_bound_bytes
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ratio": self.ratio}
+        """As `convert --json` gives it."""
+        values = asdict(self)
+        return {**values, "theory_bytes": values.pop("lower_bound_bytes"), "ratio": self.ratio}
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
@@ -62,7 +65,7 @@ def write_file(
     return ConversionReport(
         tflite=str(path),
         bytes=len(data),
-        theory_bytes=metadata.theory_bytes,
+        lower_bound_bytes=metadata.theory_bytes,
         layout=metadata.layout,
         seconds=time.perf_counter() - start,
     )

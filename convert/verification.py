@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.building import EnsembleView
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
@@ -77,7 +78,7 @@ def verify(
     if not len(images):
         raise EnsembleError("`images` is empty: give at least one image to compare.")
     ours = interpreter.predict_logits(images)
-    normalized = ((images / 255.0 - np.asarray(mean)) / np.asarray(std)).astype(np.float32)
+    normalized = Normalization(mean, std)(images)
     outputs = model.predict([normalized] * len(model.inputs), verbose=0)
     logits = np.stack(outputs[: interpreter.max_members])
     same = logits.argmax(-1) == ours.argmax(-1)

@@ -50,7 +50,7 @@ def command(
       larq-ensemble benchmark ensemble.tflite
       larq-ensemble benchmark ensemble.tflite --members 1,4 --run runs/fusion --json -
     """
-    from larq_ensemble.convert.benchmark import benchmark
+    from larq_ensemble.convert.benchmarking import benchmark
     from larq_ensemble.runs import load_run
 
     with reporting(json_target) as report:

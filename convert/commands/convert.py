@@ -83,7 +83,7 @@ def command(
         report.result = converted.to_dict()
         report.line(
             f"Wrote {out}: {converted.bytes:,} bytes, {converted.ratio:.3f} times the "
-            f"{converted.theory_bytes:,} bytes of theory, in {converted.seconds:.1f} s."
+            f"lower bound of {converted.lower_bound_bytes:,} bytes, in {converted.seconds:.1f} s."
         )
 
 

@@ -23,27 +23,27 @@ def command(tflite: str, json_target: str | None) -> None:
     with reporting(json_target) as report:
         inspection = inspect_file(tflite)
         report.result = inspection.to_dict()
-        theory = {**(inspection.theory or {}), "sum": inspection.theory_bytes}
+        bound = {**(inspection.lower_bound or {}), "sum": inspection.lower_bound_bytes}
         report.table(
             tflite,
-            ["category", "bytes", "% of file", "bytes in theory"],
+            ["category", "bytes", "% of file", "lower bound"],
             [
-                [name.replace("_", " "), size, 100 * size / inspection.bytes, theory.get(name)]
+                [name.replace("_", " "), size, 100 * size / inspection.bytes, bound.get(name)]
                 for name, size in [*inspection.categories.items(), ("sum", inspection.bytes)]
             ],
         )
         report.table("Operators", ["operator", "count"], inspection.ops.items())
-        if inspection.prefix_ops:
+        if inspection.trunk_ops:
             report.line(
-                f"Once an image for all members, by the signature `prefix`: "
-                f"{sum(inspection.prefix_ops.values())} of the {inspection.graph_ops} operators "
-                f"from the image to logits ({', '.join(inspection.prefix_ops)})."
+                f"The trunk that members share, run once an image by the signature `prefix`: "
+                f"{sum(inspection.trunk_ops.values())} of the {inspection.graph_ops} operators "
+                f"from the image to logits ({', '.join(inspection.trunk_ops)})."
             )
         metadata = inspection.metadata
         if metadata is not None and metadata.get("rewrites"):
             report.table(
-                "Ways to compute with fewer instructions that applied, in the graph of a member",
-                ["way", "operators"],
+                "Passes that save instructions, in the graph of a member",
+                ["pass", "applied"],
                 [[name.replace("_", " "), n] for name, n in metadata["rewrites"].items()],
             )
         if metadata is None:
@@ -53,7 +53,7 @@ def command(tflite: str, json_target: str | None) -> None:
                 f"{metadata['members']} members, scheme {metadata['scheme']}, "
                 f"{metadata['classes']} classes, input {metadata['input_shape']}, layout "
                 f"{metadata['layout']}; {inspection.bytes / metadata['theory_bytes']:.3f} times "
-                f"the {metadata['theory_bytes']:,} bytes of theory."
+                f"the lower bound of {metadata['theory_bytes']:,} bytes."
             )
         report.line(
             f"{len(inspection.binary_filters)} different bit-packed filters, each at most "

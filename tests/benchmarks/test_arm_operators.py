@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from larq_ensemble.convert.flatbuffer import operator_names, read_model
+from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.runtime.file import read_ensemble, with_one_subgraph
 from larq_ensemble.runtime.lce import load_model
 
@@ -19,9 +19,7 @@ def test_shares_add_up(script, counter, tflite, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     assert sum(result["operators"].values()) == result["instructions"]
-    model = read_model(tflite.read_bytes())
-    names = operator_names(model)
-    used = {names[op.opcodeIndex] for op in model.subgraphs[0].operators}
+    used = {op.name for op in read(tflite.read_bytes()).graphs[0].operators}
     assert set(result["operators"]) == used - {"BITCAST"}
     assert "LceBconv2d" in result["operators"]
 
@@ -32,12 +30,11 @@ def test_a_cut_computes_what_the_graph_does(tflite) -> None:
     cut_behind = load("arm_operators").cut_behind
     ensemble = read_ensemble(tflite)
     graph = with_one_subgraph(ensemble.data, ensemble.graphs[0].index)
-    names = operator_names(model := read_model(graph))
-    operators = [names[op.opcodeIndex] for op in model.subgraphs[0].operators]
-    shapes = [model.subgraphs[0].tensors[int(i)] for i in model.subgraphs[0].inputs]
+    whole = read(graph).graph
+    operators = [op.name for op in whole.operators]
     inputs = [
         np.ones(tensor.shape, np.float32) if len(tensor.shape) > 1 else np.zeros(1, np.int32)
-        for tensor in shapes
+        for tensor in whole.inputs
     ]
     expected = load_model(graph, 1, "default").predict(inputs)
     for place in range(0, len(operators), 7):

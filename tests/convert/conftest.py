@@ -6,6 +6,8 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from larq_ensemble.convert import pipeline
 from larq_ensemble.convert.conversion import ConversionReport, convert_ensemble
+from larq_ensemble.convert.ir.graph import Module
+from larq_ensemble.convert.ir.verifier import verify
+from larq_ensemble.convert.passes import (
+    constant_deduplication,
+    dead_code,
+    member_branches,
+    member_subgraphs,
+    shared_trunk,
+)
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.models.keras_layers import KerasLayers
@@ -21,6 +33,31 @@ from larq_ensemble.network.architectures.resnet import resnet
 from larq_ensemble.runtime import EnsembleInterpreter
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+
+
+#: Passes that leave no dead code behind.
+LEAVE_NO_DEAD_CODE = {
+    module.run
+    for module in (
+        *(constant_deduplication, dead_code),
+        *(member_branches, member_subgraphs, shared_trunk),
+    )
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _verified_passes() -> Iterator[None]:
+    """Every conversion in these tests verifies the graph after each pass."""
+    run = pipeline.Step.__call__
+
+    def run_and_verify(step: pipeline.Step, module: Module) -> Counter[str]:
+        counts = run(step, module)
+        verify(module, no_dead_code=step.run in LEAVE_NO_DEAD_CODE)
+        return counts
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.Step, "__call__", run_and_verify)
+        yield
 
 
 def randomized(model: keras.Model, seed: int = 0) -> keras.Model:

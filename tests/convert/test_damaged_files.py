@@ -17,13 +17,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from larq_ensemble.convert.flatbuffer import add_metadata, read_model, schema, write_model
 from larq_ensemble.convert.inspection import inspect_file
+from larq_ensemble.convert.ir.flatbuffer import read as read_module
+from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Signature, Tensor
+from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.cascade import Cascade
 from larq_ensemble.runtime.file import Subgraph, metadata_of, read_ensemble, seal, with_metadata
-from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
+from larq_ensemble.runtime.metadata import EnsembleMetadata
 
 METADATA = EnsembleMetadata(
     scheme="adaboost",
@@ -41,37 +43,15 @@ METADATA = EnsembleMetadata(
 
 def small_file() -> bytes:
     """A file with everything that the readers follow; no operator, so that it is small."""
-    tflite = schema()
-
-    def tensor(buffer: int, *shape: int) -> Any:
-        made = tflite.TensorT()
-        made.shape, made.buffer, made.name = np.array(shape, np.int32), buffer, "tensor"
-        return made
-
-    def signature_entry(name: str, index: int) -> Any:
-        entry = tflite.TensorMapT()
-        entry.name, entry.tensorIndex = name, index
-        return entry
-
-    graph = tflite.SubGraphT()
-    graph.tensors = [tensor(0, 1, 4, 4, 1), tensor(0, 1), tensor(0, 1, 2), tensor(1, 8)]
-    graph.inputs, graph.outputs = np.array([0, 1], np.int32), np.array([2], np.int32)
-    operator, code = tflite.OperatorT(), tflite.OperatorCodeT()
-    operator.inputs, operator.outputs = np.array([0, 3], np.int32), np.array([2], np.int32)
-    code.customCode = "LceQuantize"
-    graph.operators = [operator]
-    signature = tflite.SignatureDefT()
-    signature.signatureKey = "serving_default"
-    signature.inputs = [signature_entry("member", 1), signature_entry("image", 0)]
-    signature.outputs = [signature_entry("logits", 2)]
-    buffer = tflite.BufferT()
-    buffer.data = np.arange(32, dtype=np.uint8)
-    model = tflite.ModelT()
-    model.version = 3
-    model.operatorCodes, model.subgraphs = [code], [graph]
-    model.buffers, model.signatureDefs = [tflite.BufferT(), buffer], [signature]
-    add_metadata(model, ENTRY, METADATA.to_json())
-    return seal(write_model(model))
+    image, member, logits = (
+        Tensor(shape, "float32", name="tensor") for shape in ((1, 4, 4, 1), (1,), (1, 2))
+    )
+    weights = Tensor.constant(np.arange(8, dtype=np.float32))
+    signature = Signature("serving_default", {"member": member, "image": image}, {"logits": logits})
+    operator = Operator("LceQuantize", (image, weights), (logits,))
+    tensors = [image, member, logits, weights]
+    graph = Graph(tensors, [operator], [image, member], [logits], signature)
+    return write_ensemble(Module([graph]), METADATA)
 
 
 FILE = small_file()
@@ -115,7 +95,7 @@ def test_the_file_is_whole(tmp_path: Path) -> None:
     file = read_ensemble(path)
     assert file.graphs == (Subgraph(0, {"member": 1, "image": 0}, {"logits": 0}),)
     assert file.metadata.cascade == METADATA.cascade
-    assert len(read_model(FILE).subgraphs) == 1
+    assert len(read_module(FILE).graphs) == 1
 
 
 @MANY
@@ -147,10 +127,10 @@ def test_damage_under_a_right_checksum(tmp_path: Path, edits: list[tuple[str, in
 
 @MANY
 @given(edits=DAMAGE)
-def test_the_packer_s_reader(edits: list[tuple[str, int, Any]]) -> None:
+def test_the_converter_s_reader(edits: list[tuple[str, int, Any]]) -> None:
     data = damaged(FILE, edits)
     start = time.process_time()
-    for read in (read_model, metadata_of):
+    for read in (read_module, metadata_of):
         with contextlib.suppress(EnsembleError):
             read(data)
     assert time.process_time() - start < 5

@@ -24,4 +24,4 @@ def test_norms_before_signs_are_thresholds(tmp_path) -> None:
     assert report.ops["LceBconv2d"] == 7
     # One value a channel of the norm before a sign, two of the others.
     norms = 7 * 32 + 2 * (32 + 7 * 32)
-    assert report.categories["batch_norm"] <= 2 * 4 * norms < report.theory["batch_norm"]
+    assert report.categories["batch_norm"] <= 2 * 4 * norms < report.lower_bound["batch_norm"]

@@ -58,17 +58,17 @@ def test_categories_by_hand(fusion: Converted) -> None:
     assert sizes["filter_scales"] == 4 * 2 * (8 + 16) + 4 * 8
 
 
-def test_theory_by_category(fusion: Converted) -> None:
-    """What is stored is what theory asks for, but for padding and the converter's zeros."""
+def test_lower_bound_by_category(fusion: Converted) -> None:
+    """What is stored is what the lower bound counts, but for padding and the converter's zeros."""
     inspection = inspect_file(fusion.path)
-    assert sum(inspection.theory.values()) == inspection.theory_bytes
+    assert sum(inspection.lower_bound.values()) == inspection.lower_bound_bytes
     zeros = {"filter_scales": 4 * 8, "shortcuts": 4 * 16}
-    theory = dict(inspection.theory)
+    bound = dict(inspection.lower_bound)
     # Stem norm; three norms a block, the first of the second stage 8 wide; shortcut norm.
-    assert theory.pop("batch_norm") == 3 * 4 * 2 * (8 + 3 * 8 + (8 + 16 + 16) + 16)
+    assert bound.pop("batch_norm") == 3 * 4 * 2 * (8 + 3 * 8 + (8 + 16 + 16) + 16)
     # Slopes within thresholds are not stored.
-    assert theory.pop("activations") == 3 * 4 * 6
-    for name, size in theory.items():
+    assert bound.pop("activations") == 3 * 4 * 6
+    for name, size in bound.items():
         assert inspection.categories[name] == size + zeros.get(name, 0), name
 
 
@@ -77,7 +77,7 @@ def test_what_the_file_says(fusion: Converted) -> None:
     assert inspection.metadata is not None
     assert inspection.metadata["members"] == 3
     assert inspection.metadata["class_names"][6] == "class 6"
-    assert inspection.theory_bytes == fusion.report.theory_bytes
+    assert inspection.lower_bound_bytes == fusion.report.lower_bound_bytes
     assert inspection.ops["LceBconv2d"] == 4
     assert inspection.binary_filter_copies == 1
     assert [item.shape for item in inspection.binary_filters].count((16, 3, 3, 1)) == 2
@@ -94,9 +94,9 @@ def test_a_model_of_other_origin(tmp_path: Path) -> None:
     path.write_bytes(lce.convert_keras_model(small_backbone()))
     inspection = inspect_file(path)
     assert inspection.metadata is None
-    assert inspection.theory_bytes is None
+    assert inspection.lower_bound_bytes is None
     assert sum(inspection.categories.values()) == inspection.bytes
-    assert inspection.theory is None
+    assert inspection.lower_bound is None
     assert inspection.categories["other"] < 100
     assert inspection.categories["binary_filters"] == 9 * (8 * 8 + 8 * 8 + 8 * 16 + 16 * 16) // 8
     assert inspection.categories["heads"] == 4 * 16 * 7

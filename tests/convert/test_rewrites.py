@@ -1,4 +1,4 @@
-"""Each way to compute with fewer instructions applies where it can, and decides as before."""
+"""Each pass that saves instructions applies where it can, and members decide as before."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from larq_ensemble.convert import rewrites
-from larq_ensemble.convert.flatbuffer import operator_names, read_model
+from larq_ensemble.convert import pipeline
 from larq_ensemble.convert.inspection import inspect_file
+from larq_ensemble.convert.ir.flatbuffer import read
+from larq_ensemble.convert.passes import long_rows
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import RPReLU, RSign
@@ -44,7 +45,9 @@ def test_long_rows_change_no_bit(
     # The signs of 5 channels don't fill an integer.
     assert (widths[0] in (8, 16)) == ("narrow_signs" in count)
     ours = EnsembleInterpreter(case.path).predict_logits(images)
-    monkeypatch.setattr(rewrites, "widen_rows", lambda model: {})
+    without = tuple(step for step in pipeline.PIPELINE if step.run is not long_rows.run)
+    assert len(without) == len(pipeline.PIPELINE) - 1
+    monkeypatch.setattr(pipeline, "PIPELINE", without)
     plain = converted(model, tmp_path, layout=layout)
     assert "long_rows" not in applied(plain)
     assert EnsembleInterpreter(plain.path).predict_logits(images).tobytes() == ours.tobytes()
@@ -86,10 +89,8 @@ def norm(name: str) -> keras.layers.Layer:
 
 def ops_on_maps(case: Converted) -> list[str]:
     """The operators of a member's graph that make maps."""
-    model = read_model(case.path.read_bytes())
-    graph, names = model.subgraphs[0], operator_names(model)
-    shape = {i: len(tensor.shape) for i, tensor in enumerate(graph.tensors)}
-    return [names[op.opcodeIndex] for op in graph.operators if shape[int(op.outputs[0])] == 4]
+    graph = read(case.path.read_bytes()).graphs[0]
+    return [op.name for op in graph.operators if len(op.outputs[0].shape) == 4]
 
 
 @pytest.mark.parametrize("use_bias", [False, True])

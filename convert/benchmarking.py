@@ -1,0 +1,239 @@
+"""How long an ensemble file takes on this machine, by number of members, against other ways.
+
+What else a machine does comes and goes. So the contenders take turns: every repetition times each
+of them once, in random order, and a ratio is formed within a repetition, where both met the same
+load. Ratios come with their quartiles; times in milliseconds say less.
+
+```python
+report = benchmark("ensemble.tflite", members=[1, 4])
+report.latency_ms  # {1: 12.1, 4: 48.3}
+```
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.runs import Run
+from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.combination import combine
+from larq_ensemble.runtime.lce import load_model
+
+#: What gives the ensemble's prediction of one image by the first m members.
+Predict = Callable[[int], Any]
+
+THIS_FILE = "this file"
+SEPARATE = "separate models"
+BRANCHES = "branches layout"
+ONE_MEMBER = "m times one member"
+
+DEFAULT_SECONDS = 10.0
+MIN_REPETITIONS = 10
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles of repeated measurements."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Spread:
+        low, median, high = np.percentile(values, [25, 50, 75])
+        return cls(float(median), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Ours against another way to get the prediction of the same m members.
+
+    # Arguments
+        against: the other way.
+        members: m.
+        ratio: our time over the other's within a repetition; below 1, ours is faster.
+        latency_ms: of ours; `other_ms`: of the other's.
+    """
+
+    against: str
+    members: int
+    ratio: Spread
+    latency_ms: Spread
+    other_ms: Spread
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """Times of one image on this machine, in milliseconds.
+
+    # Arguments
+        latency_ms: median for the first m members, by m.
+        relative: median of the ratio to `relative_to`, by m.
+        relative_to: `"separate models"`, or `"m times one member"` where they weren't given.
+        comparisons: every ratio with its spread.
+        threads: of each interpreter.
+        repetitions: how often everything was timed.
+    """
+
+    latency_ms: dict[int, float]
+    relative: dict[int, float]
+    relative_to: str
+    comparisons: tuple[Comparison, ...]
+    threads: int
+    repetitions: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def benchmark(
+    tflite: str | os.PathLike[str],
+    members: Sequence[int] | None = None,
+    *,
+    run: Run | None = None,
+    threads: int = 1,
+    repetitions: int | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> BenchmarkReport:
+    """Times the prediction of one image with LCE's interpreter.
+
+    Larq Compute Engine has optimized kernels for ARM only: on x86 the ratios hold among files that
+    run the same operators, the times say nothing about a device.
+
+    # Arguments
+        tflite: the file.
+        members: numbers of members; by default 1, the powers of two, and all.
+        run: the run that the file comes from. Each of its members is then also converted by
+            itself, as one would ship M separate models, and all of them to the layout `branches`,
+            whose every run costs all M (needs TensorFlow).
+        threads: of each interpreter.
+        repetitions: how often to time everything, at least 1; by default what takes 10 seconds,
+            and no fewer than 10.
+        progress: receives a line now and then.
+
+    # Raises
+        EnsembleError: if the file can't be run, a number of members is out of range, or the run
+            is another one's.
+    """
+    ours = EnsembleInterpreter(tflite, threads=threads)
+    counts = _default_counts(ours.max_members) if members is None else sorted(set(members))
+    for count in counts:
+        ours.members = count  # raises for a number out of range
+    image = np.random.default_rng(0).integers(0, 256, (1, *ours.input_shape), np.uint8)
+    others = (
+        {} if run is None else _others(ours, tflite, run, max(counts), threads, image, progress)
+    )
+    contenders = {THIS_FILE: _by_interpreter(ours, image), **others}
+    times = _milliseconds(contenders, sorted({1, *counts}), repetitions, progress)
+    comparisons = []
+    for count in counts:
+        mine = times[THIS_FILE, count]
+        baselines = {name: times[name, count] for name in others}
+        for name, other in (baselines or {ONE_MEMBER: count * times[THIS_FILE, 1]}).items():
+            spreads = map(Spread.of, (mine / other, mine, other))
+            comparisons.append(Comparison(name, count, *spreads))
+    relative_to = SEPARATE if others else ONE_MEMBER
+    return BenchmarkReport(
+        latency_ms={count: Spread.of(times[THIS_FILE, count]).median for count in counts},
+        relative={
+            item.members: item.ratio.median for item in comparisons if item.against == relative_to
+        },
+        relative_to=relative_to,
+        comparisons=tuple(comparisons),
+        threads=threads,
+        repetitions=len(times[THIS_FILE, 1]),
+    )
+
+
+def _default_counts(members: int) -> list[int]:
+    """1, 2, 4, ... and M."""
+    return [*(1 << power for power in range((members - 1).bit_length())), members]
+
+
+def _milliseconds(
+    contenders: Mapping[str, Predict],
+    counts: Sequence[int],
+    repetitions: int | None,
+    progress: Callable[[str], None],
+) -> dict[tuple[str, int], np.ndarray]:
+    """Times `[repetitions]` of each contender at each number of members."""
+    for predict in contenders.values():
+        predict(max(counts))  # the first run of an interpreter packs its filters
+    jobs = [(name, count) for count in counts for name in contenders]
+    draw = np.random.default_rng(0)
+
+    def repetition() -> np.ndarray:
+        times = np.empty(len(jobs))
+        for job in draw.permutation(len(jobs)):
+            name, count = jobs[job]
+            start = time.perf_counter()
+            contenders[name](count)
+            times[job] = 1000 * (time.perf_counter() - start)
+        return times
+
+    if repetitions is None:
+        fitting = int(1000 * DEFAULT_SECONDS / repetition().sum())
+        repetitions = max(fitting, MIN_REPETITIONS)
+    times = np.empty((repetitions, len(jobs)))
+    for done in range(repetitions):
+        times[done] = repetition()
+        if 4 * (done + 1) // repetitions > 4 * done // repetitions:
+            progress(f"{done + 1:,} of {repetitions:,} repetitions")
+    return dict(zip(jobs, times.T, strict=True))
+
+
+def _by_interpreter(interpreter: EnsembleInterpreter, image: np.ndarray) -> Predict:
+    def predict(members: int) -> np.ndarray:
+        interpreter.members = members
+        return interpreter.predict(image)
+
+    return predict
+
+
+def _others(
+    ours: EnsembleInterpreter,
+    tflite: str | os.PathLike[str],
+    run: Run,
+    members: int,
+    threads: int,
+    image: np.ndarray,
+    progress: Callable[[str], None],
+) -> dict[str, Predict]:
+    """What a run's members would be shipped as otherwise; converts up to `members` of them."""
+    from larq_ensemble.convert.conversion import convert_run, ensemble_of
+    from larq_ensemble.convert.frontend.single import convert_single
+    from larq_ensemble.convert.verification import check_same
+    from larq_ensemble.ensembles.building import EnsembleView
+
+    view = EnsembleView(ensemble_of(run))
+    check_same(view, ours, tflite, run.digest)
+    separate = []
+    for member in range(members):
+        progress(f"converting member {member} by itself")
+        separate.append(load_model(convert_single(view.member(member)), threads, ours.kernel))
+    dataset = run.config.dataset  # that they don't normalize while timed counts in their favour
+    normalized = [Normalization(dataset["mean"], dataset["std"])(image)]
+
+    def by_separate_models(members: int) -> np.ndarray:
+        logits = np.stack([model.predict(normalized)[0] for model in separate[:members]])
+        return combine(logits, ours.scheme, ours.weights)
+
+    others: dict[str, Predict] = {SEPARATE: by_separate_models}
+    if ours.metadata.layout != "branches":
+        progress("converting all members to the layout branches")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "branches.tflite")
+            convert_run(run, path, layout="branches")
+            branches = EnsembleInterpreter(path, threads=threads, kernel=ours.kernel)
+            others[BRANCHES] = _by_interpreter(branches, image)
+    return others

@@ -1,0 +1,58 @@
+"""The least bytes that hold an ensemble's values: what a file is measured against."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from larq_ensemble.convert.categories import category_of
+from larq_ensemble.convert.frontend.tables import COMPACT_BITS
+from larq_ensemble.ensembles.building import EnsembleView, own_name
+from larq_ensemble.network.graph import Content, LayerGraph, LayerNode, Role, Stored
+
+#: What members own as vectors, one value a channel or a class.
+_VECTORS = {Content.NORM, Content.ACTIVATION, Content.BIAS, Content.FILTER_SCALE}
+
+
+def lower_bound_parts(
+    graph: LayerGraph, view: EnsembleView, heads: str, precision: str
+) -> dict[str, int]:
+    """Bytes by owner and category, as the storage accounting counts them.
+
+    1 bit a binary weight, 4 bytes a float; batch normalization folded to two values a channel.
+    With int8 heads 1 byte a weight of the head and one more float a class; with the precision
+    `compact` `COMPACT_BITS` for a value of a member's vector and 4 bytes a column that all share.
+
+    # Arguments
+        graph: the first member's layers.
+        view: the ensemble.
+        heads, precision: number formats, see `larq_ensemble.convert.convert_ensemble`.
+
+    # Returns
+        `shared_{category}`, stored once, and `member_{category}`, of all members together.
+    """
+    bits: Counter[str] = Counter()
+    for node in graph:
+        role = graph.roles[node.name]
+        is_own = node.name.startswith(own_name(0, ""))
+        for item in _stored(node, role, view.classes, heads):
+            category = category_of(node, role, item.content).value
+            if is_own and precision == "compact" and item.content in _VECTORS:
+                bits[f"member_{category}"] += item.count * COMPACT_BITS
+                bits[f"shared_{category}"] += item.count * 32
+            else:
+                bits[f"{'member' if is_own else 'shared'}_{category}"] += item.total_bits
+    return {
+        name: -(-count // 8) * (view.members if name.startswith("member_") else 1)
+        for name, count in bits.items()
+    }
+
+
+def _stored(node: LayerNode, role: Role, classes: int, heads: str) -> Iterator[Stored]:
+    """What a file stores of a layer."""
+    is_int8 = heads == "int8" and role is Role.HEAD
+    for item in node.stored:
+        yield replace(item, bits=8) if is_int8 and item.content is Content.LINEAR else item
+    if is_int8:
+        yield Stored(Content.BIAS, classes, 32)

@@ -1,0 +1,305 @@
+"""Lowerings: how a layer that members own is computed from looked-up values.
+
+`larq_ensemble.convert.frontend.member_indexed` makes one graph for all members. A layer type's
+`Lowering` says which values differ between members, and what the layer computes from one member's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import NoReturn
+
+import numpy as np
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.layers import RPReLU, RSign
+
+Values = dict[str, np.ndarray]
+Rows = Mapping[str, tf.Tensor]
+
+
+class Lowering(ABC):
+    """How a layer type is computed from looked-up values.
+
+    A new layer type is added with `LOWERINGS[LayerType] = SomeLowering()`.
+    """
+
+    @abstractmethod
+    def values(self, layer: keras.layers.Layer) -> Values:
+        """What differs between members, by name.
+
+        Arrays of rank 1 share one table; every other array gets a table of its own. A name and
+        its shape must be the same for each member's copy of the layer.
+
+        # Raises
+            EnsembleError: for a configuration that can't be converted.
+        """
+
+    @abstractmethod
+    def apply(self, layer: keras.layers.Layer, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        """The layer's output in inference, from one member's `values` as tensors."""
+
+
+class BatchNormalizationLowering(Lowering):
+    """`x * scale + offset`, `scale = gamma / sqrt(var + eps)`, `offset = beta - mean * scale`."""
+
+    def values(self, layer: keras.layers.BatchNormalization) -> Values:
+        axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
+        if axis not in (-1, layer.input_spec.ndim - 1):
+            refuse(layer, f"it normalizes axis {axis}, not the last one", "use axis=-1")
+        return {name: value.astype(np.float32) for name, value in folded_norm(layer).items()}
+
+    def apply(self, layer: keras.layers.Layer, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        return x * rows["scale"] + rows["offset"]
+
+
+class PReLULowering(Lowering):
+    """`relu(x) - alpha * relu(-x)`, which `passes.prelu_fusion` turns into one PRELU."""
+
+    def values(self, layer: keras.layers.PReLU) -> Values:
+        alpha = layer.alpha.numpy()
+        # An alpha that is shared over height and width is a vector, or one number.
+        return {"alpha": alpha.reshape(-1) if alpha.size == alpha.shape[-1] else alpha}
+
+    def apply(self, layer: keras.layers.Layer, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        return tf.nn.relu(x) - rows["alpha"] * tf.nn.relu(-x)
+
+
+class RSignLowering(Lowering):
+    """`sign(x + offset)`, `offset = -threshold`: an addition of a row is cheaper than a SUB."""
+
+    def values(self, layer: RSign) -> Values:
+        return {"offset": -layer.threshold.numpy()}
+
+    def apply(self, layer: RSign, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        return lq.quantizers.approx_sign(x + rows["offset"])
+
+
+class RPReLULowering(Lowering):
+    """`prelu(x + shift, slope) + offset` with the layer's shift negated."""
+
+    def values(self, layer: RPReLU) -> Values:
+        return {
+            "shift": -layer.shift.numpy(),
+            "slope": layer.slope.numpy(),
+            "offset": layer.offset.numpy(),
+        }
+
+    def apply(self, layer: RPReLU, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        shifted = x + rows["shift"]
+        return tf.nn.relu(shifted) - rows["slope"] * tf.nn.relu(-shifted) + rows["offset"]
+
+
+class DenseLowering(Lowering):
+    """`activation(x W + b)`; W is stored transposed, as FULLY_CONNECTED reads it.
+
+    Of a binarized W the signs and each unit's scale are looked up.
+    """
+
+    def values(self, layer: keras.layers.Dense) -> Values:
+        values = (
+            _signs_and_scales(layer) if is_binary(layer) else {"kernel": layer.kernel.numpy().T}
+        )
+        if layer.use_bias:
+            values["bias"] = layer.bias.numpy()
+        return values
+
+    def apply(self, layer: keras.layers.Dense, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        x = quantized_input(layer, x)
+        rows_of_inputs = tf.reshape(x, [-1, x.shape[-1]])
+        kernel = tf.cast(rows["kernel"], x.dtype)
+        outputs = tf.linalg.matmul(rows_of_inputs, kernel, transpose_b=True)
+        if "filter_scale" in rows:
+            outputs *= rows["filter_scale"]
+        if layer.use_bias:
+            outputs += rows["bias"]
+        return layer.activation(tf.reshape(outputs, [*x.shape[:-1], layer.units]))
+
+
+class Int8DenseLowering(DenseLowering):
+    """`activation((x Q) * scale + b)`: integers Q from -127 to 127, a scale for each output.
+
+    The rounded weights are the only loss: inputs, products and sums stay float32.
+    """
+
+    def values(self, layer: keras.layers.Dense) -> Values:
+        if is_binary(layer):
+            raise EnsembleError(
+                f"Layer {layer.name!r} ({type(layer).__name__}) can't have int8 weights: it is "
+                'binarized. Convert with heads="float32".'
+            )
+        values = super().values(layer)
+        largest = np.abs(values["kernel"]).max(axis=1, keepdims=True)
+        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+        values["kernel"] = np.rint(values["kernel"] / scale).astype(np.int8)
+        return {**values, "filter_scale": scale[:, 0]}
+
+
+class Conv2DLowering(Lowering):
+    """A 2D convolution; filters are stored as `[out, h, w, in]`, as CONV_2D reads them.
+
+    Of a binarized convolution the signs of its filters are looked up, int8 here and one bit each
+    after `passes.sign_packing`. It is computed with them as floats, because LceBconv2d reads its
+    filters only once; in layouts without a lookup `passes.bit_packed_convolutions` makes an
+    LceBconv2d of it.
+    """
+
+    def values(self, layer: keras.layers.Conv2D) -> Values:
+        if layer.groups != 1:
+            refuse(layer, f"it has {layer.groups} groups", "share it")
+        if layer.data_format != "channels_last":
+            refuse(layer, f"its data format is {layer.data_format}", "use channels_last")
+        if is_binary(layer):
+            values = _signs_and_scales(layer)
+        else:
+            values = {"kernel": layer.kernel.numpy().transpose(3, 0, 1, 2)}
+        if layer.use_bias:
+            values["bias"] = layer.bias.numpy()
+        return values
+
+    def apply(self, layer: keras.layers.Conv2D, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        x, padding = quantized_input(layer, x), layer.padding.upper()
+        if padding == "SAME" and getattr(layer, "pad_values", 0):
+            x = tf.pad(x, same_paddings(layer, x), constant_values=layer.pad_values)
+            padding = "VALID"
+        outputs = tf.nn.conv2d(
+            x,
+            # The converter transposes back: the two cancel out and leave the gathered filter.
+            tf.transpose(tf.cast(rows["kernel"], x.dtype), [1, 2, 3, 0]),
+            strides=layer.strides,
+            padding=padding,
+            dilations=layer.dilation_rate,
+        )
+        if "filter_scale" in rows:
+            outputs *= rows["filter_scale"]
+        if layer.use_bias:
+            outputs += rows["bias"]
+        return layer.activation(outputs)
+
+
+class DepthwiseConv2DLowering(Lowering):
+    """A real-valued convolution of each channel by itself; filters as `[h, w, channels, n]`."""
+
+    def values(self, layer: keras.layers.DepthwiseConv2D) -> Values:
+        if layer.data_format != "channels_last":
+            refuse(layer, f"its data format is {layer.data_format}", "use channels_last")
+        values = {"kernel": layer.depthwise_kernel.numpy()}
+        if layer.use_bias:
+            values["bias"] = layer.bias.numpy()
+        return values
+
+    def apply(self, layer: keras.layers.DepthwiseConv2D, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        outputs = tf.nn.depthwise_conv2d(
+            x,
+            rows["kernel"],
+            strides=[1, *layer.strides, 1],
+            padding=layer.padding.upper(),
+            dilations=layer.dilation_rate,
+        )
+        if layer.use_bias:
+            outputs += rows["bias"]
+        return layer.activation(outputs)
+
+
+#: How a layer of exactly this type is computed where members own it.
+LOWERINGS: dict[type, Lowering] = {
+    keras.layers.BatchNormalization: BatchNormalizationLowering(),
+    keras.layers.PReLU: PReLULowering(),
+    RSign: RSignLowering(),
+    RPReLU: RPReLULowering(),
+    keras.layers.Dense: DenseLowering(),
+    lq.layers.QuantDense: DenseLowering(),
+    keras.layers.Conv2D: Conv2DLowering(),
+    lq.layers.QuantConv2D: Conv2DLowering(),
+    keras.layers.DepthwiseConv2D: DepthwiseConv2DLowering(),
+}
+
+
+def lowering_of(layer: keras.layers.Layer) -> Lowering:
+    """The lowering of a layer that members own.
+
+    # Raises
+        EnsembleError: if there is none for its type.
+    """
+    lowering = LOWERINGS.get(type(layer))
+    if lowering is None:
+        refuse(
+            layer,
+            f"there is no lowering that looks up the weights of a {type(layer).__name__} by member",
+            "share it, or add a larq_ensemble.convert.frontend.lowerings.Lowering for its type to "
+            "LOWERINGS",
+        )
+    return lowering
+
+
+def folded_norm(layer: keras.layers.BatchNormalization) -> Values:
+    """Inference's scale and offset in float64, `[channels]` each."""
+    mean = layer.moving_mean.numpy().astype(np.float64)
+    scale = 1 / np.sqrt(layer.moving_variance.numpy().astype(np.float64) + layer.epsilon)
+    if layer.scale:
+        scale *= layer.gamma.numpy()
+    offset = -mean * scale
+    if layer.center:
+        offset += layer.beta.numpy()
+    return {"scale": scale, "offset": offset}
+
+
+def quantized_input(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+    quantizer = getattr(layer, "input_quantizer", None)
+    return x if quantizer is None else quantizer(x)
+
+
+def same_paddings(layer: keras.layers.Conv2D, x: tf.Tensor) -> list[list[int]]:
+    """What padding="same" adds before and behind each axis of `x`."""
+    paddings = [[0, 0]]
+    for size, stride, extent in zip(
+        x.shape[1:3], layer.strides, filter_extents(layer), strict=True
+    ):
+        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        paddings.append([total // 2, total - total // 2])
+    return [*paddings, [0, 0]]
+
+
+def filter_extents(layer: keras.layers.Conv2D) -> list[int]:
+    """Height and width that a dilated filter covers."""
+    sizes = zip(layer.kernel_size, layer.dilation_rate, strict=True)
+    return [(size - 1) * dilation + 1 for size, dilation in sizes]
+
+
+def is_binary(layer: keras.layers.Layer) -> bool:
+    return any(
+        getattr(layer, name, None) is not None
+        for name in ("kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer")
+    )
+
+
+def _signs_and_scales(layer: lq.layers.QuantConv2D | lq.layers.QuantDense) -> Values:
+    """Signs int8 `[out, ...]` and scales float32 `[out]` whose product is the binary kernel.
+
+    The scales are left out where the quantizer gives nothing but signs.
+
+    # Raises
+        EnsembleError: if the quantizer gives a filter more than one magnitude.
+    """
+    kernel = layer.kernel_quantizer(tf.constant(layer.kernel.numpy())).numpy()
+    kernel = np.moveaxis(kernel, -1, 0)
+    scale = np.abs(kernel).reshape(len(kernel), -1).max(axis=1)
+    if not np.allclose(np.abs(kernel).T, scale, rtol=1e-5, atol=0):
+        refuse(
+            layer,
+            "its kernel quantizer gives weights of several magnitudes in a filter",
+            "binarize it with ste_sign or magnitude_aware_sign, or share it",
+        )
+    values = {"kernel": np.where(kernel < 0, -1, 1).astype(np.int8)}
+    if not isinstance(layer.kernel_quantizer, (lq.quantizers.SteSign, lq.quantizers.ApproxSign)):
+        values["filter_scale"] = scale.astype(np.float32)
+    return values
+
+
+def refuse(layer: keras.layers.Layer, why: str, way_out: str) -> NoReturn:
+    raise EnsembleError(
+        f"Layer {layer.name!r} ({type(layer).__name__}), each member's own, can't be converted: "
+        f"{why}. Way out: {way_out}."
+    )

@@ -1,0 +1,221 @@
+"""The member-indexed network: one member's graph, whose own values are rows of constant tables.
+
+A straight conversion of an M-branch ensemble takes minutes and copies every folded shortcut M
+times. Here the graph of *one* member has a second input, `member`, and everything that differs
+between members is looked up by it:
+
+    scale, offset, ... = rows of tables at `member`
+    y = x * scale + offset          # e.g. batch normalization
+
+so the file has every shared filter once and one graph, whatever M is.
+`larq_ensemble.convert.frontend.tables` has the tables,
+`larq_ensemble.convert.frontend.lowerings` what each layer computes from its values.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from larq_ensemble.convert.categories import Category, category_of
+from larq_ensemble.convert.frontend.lce import convert_function
+from larq_ensemble.convert.frontend.lower_bound import lower_bound_parts
+from larq_ensemble.convert.frontend.lowerings import (
+    BatchNormalizationLowering,
+    Int8DenseLowering,
+    Lowering,
+    Values,
+    lowering_of,
+)
+from larq_ensemble.convert.frontend.tables import Tables
+from larq_ensemble.convert.frontend.thresholds import ThresholdLowering, prelu_before
+from larq_ensemble.convert.frontend.workarounds import (
+    hidden,
+    is_miscomputed,
+    is_padding_of_strided_convolution,
+    one_padded,
+    padded_in_two_steps,
+)
+from larq_ensemble.convert.ir.flatbuffer import read
+from larq_ensemble.convert.ir.graph import Module
+from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.ensembles.building import EnsembleView, own_name
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.functional import run_functional
+from larq_ensemble.models.graph import layer_graph
+from larq_ensemble.network.graph import Role
+
+
+class MemberIndexedNetwork:
+    """The member-indexed network of an ensemble.
+
+    # Arguments
+        view: the ensemble.
+        mean, std: of the input on the scale 0..1, one number a channel; the graph computes
+            `(image / 255 - mean) / std`.
+        heads: number format of the last linear layer's weights, `"float32"` or `"int8"`.
+        precision: of the members' vectors, `"float32"` or `"compact"`; see
+            `larq_ensemble.convert.frontend.tables`.
+
+    # Attributes
+        function: `tf.function` with the inputs `image` (float32 `[1, h, w, c]`, values 0..255)
+            and `member` (int32 `[1]`) and the output `logits` (float32 `[1, classes]`).
+        variables: all variables that the function reads, those of the shared layers.
+        input_shape: `(height, width, channels)`.
+        tables: the members' own values.
+        lower_bound_parts: see `larq_ensemble.convert.frontend.lower_bound`.
+        rewrites: how often a comparison took the place of a batch norm before a sign
+            (`threshold_norms`), and of a PReLU before it too (`threshold_prelus`); see
+            `larq_ensemble.convert.frontend.thresholds`.
+
+    # Raises
+        EnsembleError: if a member owns a layer that can't be looked up, or the input is no image.
+    """
+
+    def __init__(
+        self,
+        view: EnsembleView,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        heads: str = "float32",
+        precision: str = "float32",
+    ) -> None:
+        network = view.member(0)
+        self.input_shape = _image_shape(network)
+        self._members = view.members
+        self._normalization = Normalization(mean, std)
+        self._normalization.check_channels(self.input_shape[-1])
+        self._network = network
+        self._graph = layer_graph(network)
+        self._int8_head = self._head() if heads == "int8" else None
+        self._precision = precision
+        #: PReLUs that a comparison computes.
+        self._within_thresholds: set[str] = set()
+        self.rewrites: Counter[str] = Counter()
+        self.tables = Tables(precision)
+        self._lookups: dict[str, tuple[Lowering, list[str]]] = {}
+        self.variables = [weight for layer in view.shared_layers() for weight in layer.weights]
+        self._add_own_layers(view)
+        self._shared_head: Values = {}
+        if self._int8_head is not None and self._int8_head.name not in self._lookups:
+            self._shared_head = self._lowering([self._int8_head]).values(self._int8_head)
+        self.lower_bound_parts = lower_bound_parts(self._graph, view, heads, precision)
+        self.function = tf.function(
+            self._logits,
+            input_signature=[
+                tf.TensorSpec([1, *self.input_shape], tf.float32, name="image"),
+                tf.TensorSpec([1], tf.int32, name="member"),
+            ],
+            autograph=False,  # no Python control flow depends on tensors; it would take seconds
+        )
+
+    def to_module(self, layout: str) -> Module:
+        """What LCE's converter makes of the function, for the pipeline.
+
+        # Arguments
+            layout: the one that the pipeline shall bring the members into.
+
+        # Raises
+            EnsembleError: with the converter's reason, if it refuses the graph.
+        """
+        module = read(convert_function(self.function, self.variables))
+        module.members, module.layout = self._members, layout
+        return module
+
+    def _add_own_layers(self, view: EnsembleView) -> None:
+        """Puts the values of all layers that members own into the tables."""
+        own = [
+            {
+                layer.name.removeprefix(own_name(member, "")): layer
+                for layer in view.own_layers(member)
+            }
+            for member in range(view.members)
+        ]
+        copies_of = [[layers[name] for layers in own] for name in own[0]]
+        # All of them first: they decide which PReLUs comparisons compute.
+        lowerings = [self._lowering(copies) for copies in copies_of]
+        for copies, lowering in zip(copies_of, lowerings, strict=True):
+            if copies[0].name not in self._within_thresholds:
+                self._add(copies, lowering)
+
+    def _add(self, copies: Sequence[keras.layers.Layer], lowering: Lowering) -> None:
+        """Puts the values of one layer of the members' own into the tables."""
+        name = copies[0].name
+        each = [lowering.values(copy) for copy in copies]
+        self._lookups[name] = lowering, list(each[0])
+        node = self._graph[name]
+        category = category_of(node, self._graph.roles[name])
+        for key in each[0]:
+            table = np.stack([values[key] for values in each])
+            is_scale = node.binary and key == "filter_scale"
+            self.tables.add(
+                f"{name}/{key}", table, Category.FILTER_SCALES if is_scale else category
+            )
+
+    def _head(self) -> keras.layers.Layer:
+        """The last linear layer."""
+        (name,) = (name for name, role in self._graph.roles.items() if role is Role.HEAD)
+        return self._network.get_layer(name)
+
+    def _lowering(self, copies: Sequence[keras.layers.Layer]) -> Lowering:
+        """How the members' copies of a layer are computed."""
+        layer = copies[0]
+        lowering = lowering_of(layer)
+        if type(lowering) is BatchNormalizationLowering:
+            # Behind a PReLU thresholds of members may lie far apart: not for a few bits a value.
+            threshold = ThresholdLowering.of(copies, through_prelu=self._precision == "float32")
+            if threshold is not None:
+                self._note_threshold(threshold, layer)
+                return threshold
+        return Int8DenseLowering() if layer is self._int8_head else lowering
+
+    def _note_threshold(self, lowering: ThresholdLowering, norm: keras.layers.Layer) -> None:
+        self.rewrites["threshold_norms"] += 1
+        prelu = prelu_before(norm) if lowering.behind_prelu else None
+        if prelu is not None:
+            self.rewrites["threshold_prelus"] += 1
+            self._within_thresholds.add(prelu.name)
+
+    def _logits(self, image: tf.Tensor, member: tf.Tensor) -> dict[str, tf.Tensor]:
+        index = tf.reshape(member, [])
+        rows = self.tables.rows(index)
+        zero = tf.minimum(index, 0)
+
+        def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
+            if layer.name in self._within_thresholds:
+                return args[0]
+            if layer.name in self._lookups:
+                lowering, names = self._lookups[layer.name]
+                own = {name: rows[f"{layer.name}/{name}"] for name in names}
+                return lowering.apply(layer, args[0], own)
+            if layer is self._int8_head:
+                shared = {name: hidden(value, zero) for name, value in self._shared_head.items()}
+                return Int8DenseLowering().apply(layer, args[0], shared)
+            if is_miscomputed(layer, args[0]):
+                return one_padded(layer, args[0], zero)
+            if is_padding_of_strided_convolution(layer):
+                return padded_in_two_steps(layer, args[0])
+            if "training" in inspect.signature(layer.call).parameters:
+                kwargs = {**kwargs, "training": False}
+            return layer(*args, **kwargs)
+
+        network = self._network
+        known = {network.inputs[0].ref(): self._normalization(image)}
+        (logits,) = run_functional(network.layers, known, network.outputs, call)
+        return {"logits": logits}
+
+
+def _image_shape(network: keras.Model) -> tuple[int, int, int]:
+    shape = tuple(network.inputs[0].shape[1:])
+    if len(network.inputs) != 1 or len(shape) != 3 or None in shape:
+        raise EnsembleError(
+            "Only networks with one input [n, height, width, channels] of known size can be "
+            f"converted. Received: {[tuple(tensor.shape) for tensor in network.inputs]}."
+        )
+    return shape

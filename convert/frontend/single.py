@@ -1,0 +1,28 @@
+"""One member by itself, as Larq Compute Engine converts any Keras model.
+
+What an ensemble file is measured against: M such files, one a member.
+"""
+
+from __future__ import annotations
+
+from larq_ensemble.convert.frontend.lce import convert_function
+from larq_ensemble.keras import keras, tf
+
+
+def convert_single(network: keras.Model) -> bytes:
+    """Converts a network without tables, passes or input normalization.
+
+    # Arguments
+        network: a functional model with one image as input, for example `EnsembleView.member(0)`.
+
+    # Returns
+        A TFLite flatbuffer with the input `image` (float32 `[1, h, w, c]`, normalized as in
+        training) and the output `logits` (float32 `[1, classes]`).
+    """
+
+    def logits(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": network(image, training=False)}
+
+    image = tf.TensorSpec([1, *network.inputs[0].shape[1:]], tf.float32, name="image")
+    signature = tf.function(logits, input_signature=[image], autograph=False)
+    return convert_function(signature, network.weights)

@@ -1,0 +1,118 @@
+"""The members' own values as constant tables with a row a member, and how a graph reads them.
+
+All values of rank 1 (batch norm, activation parameters, biases) lie side by side in one table, so
+that one GATHER reads a member's and one SPLIT_V hands them out; anything larger has a table of its
+own:
+
+    v_1, v_2, ... = split(vectors[member])
+    kernel = kernels[member]
+
+With the precision `compact` the table of vectors holds B bits a value. Members start from the same
+pretrained values and stay near them, so each column, one channel's value in all members, has its
+own middle and step, which all members share as half floats:
+
+    v = middle + step * (2 q - (2^B - 1)),   q = 0 ... 2^B - 1
+      = middle + step * sum_k 2^k b_k,       b_k = +1 or -1, bit k of q
+
+The B planes of signs b_k are looked up and multiplied. `passes.sign_packing` stores them as bits,
+`passes.float16_constants` the shared half floats as such.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from larq_ensemble.convert.categories import Category
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import tf
+
+#: B, the bits of a value with the precision `compact`.
+COMPACT_BITS = 4
+_LARGEST_HALF = float(np.finfo(np.float16).max)
+
+
+class Tables:
+    """Tables that are being filled, then read by a graph.
+
+    # Arguments
+        precision: `"float32"` or `"compact"`.
+    """
+
+    def __init__(self, precision: str = "float32") -> None:
+        self._precision = precision
+        self._vectors: dict[str, np.ndarray] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+        self._columns: Counter[Category] = Counter()
+
+    def add(self, name: str, values: np.ndarray, category: Category) -> None:
+        """Adds one value of all members.
+
+        # Arguments
+            name: unique.
+            values: `[members, ...]`.
+            category: what the value is for.
+        """
+        if values.ndim == 2:
+            self._vectors[name] = values
+            self._columns[category] += values.shape[1]
+        else:
+            self._arrays[name] = values
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """How many columns of the table of vectors are for what."""
+        return {category.value: count for category, count in self._columns.items()}
+
+    def rows(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
+        """One member's values by name, as tensors of a graph.
+
+        # Arguments
+            index: the member's number, int32 of rank 0.
+        """
+        rows = {name: tf.gather(table, index) for name, table in self._arrays.items()}
+        if self._vectors:
+            table = np.concatenate(list(self._vectors.values()), axis=1)
+            compact = self._precision == "compact"
+            row = _unpacked(table, index) if compact else tf.gather(table, index)
+            sizes = [vectors.shape[1] for vectors in self._vectors.values()]
+            rows.update(zip(self._vectors, tf.split(row, sizes), strict=True))
+        return rows
+
+
+def compacted(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Middle, step and signs of a table in the precision `compact`.
+
+    # Arguments
+        table: float `[members, columns]`.
+
+    # Returns
+        Middles and steps, float16 `[columns]` each, and the signs b_k, int8
+        `[members, COMPACT_BITS, columns]`.
+
+    # Raises
+        EnsembleError: if a value is too large for a half float.
+    """
+    if np.abs(table).max() > _LARGEST_HALF:
+        raise EnsembleError(
+            f"A member's value is {np.abs(table).max():g}, more than half precision can hold: "
+            'convert with `precision="float32"`.'
+        )
+    top = 2**COMPACT_BITS - 1
+    low, high = table.min(axis=0), table.max(axis=0)
+    middle = ((low + high) / 2).astype(np.float16)
+    step = ((high - low) / (2 * top)).astype(np.float16)
+    # Where members agree the step is 0 and any q will do.
+    distance = (table - middle) / np.where(step > 0, step, 1).astype(np.float32)
+    levels = np.clip(np.rint((distance + top) / 2), 0, top).astype(np.int64)
+    bits = levels[:, np.newaxis] >> np.arange(COMPACT_BITS)[:, np.newaxis] & 1
+    return middle, step, (2 * bits - 1).astype(np.int8)
+
+
+def _unpacked(table: np.ndarray, index: tf.Tensor) -> tf.Tensor:
+    middle, step, signs = compacted(table)
+    powers = 2.0 ** np.arange(COMPACT_BITS, dtype=np.float32)[:, np.newaxis]
+    planes = tf.cast(tf.gather(signs, index), tf.float32)
+    total = tf.reduce_sum(planes * powers, axis=0)
+    return middle.astype(np.float32) + step.astype(np.float32) * total

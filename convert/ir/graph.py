@@ -1,0 +1,378 @@
+"""Tensors, operators and graphs, as objects that refer to each other.
+
+A `Module` is a TFLite model: one or more `Graph`s (TFLite's subgraphs) and named metadata. A pass
+reads a graph through `producer`, `consumers` and `uses`, and changes it through `insert`, `erase`,
+`rewrite`, `replace_uses` and `rebuild`. No pass holds an index of a tensor or of an operator, so
+none can go stale; the lists' order is the order in the file.
+
+```python
+graph = module.graph
+for op in graph.find("MUL"):
+    x, factor = op.inputs
+    if factor.data is not None and (factor.values == 1).all():
+        graph.replace_uses(op.outputs[0], x)
+        graph.erase(op)
+```
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A tensor of a graph; two are equal only if they are the same object.
+
+    # Arguments
+        shape: its dimensions; `()` is a scalar.
+        dtype: the schema's `TensorType` in lower case: `"float32"`, `"int8"`, `"float16"`...
+        data: bytes of a constant, uint8 `[n]`, little-endian; `None`: computed at run time.
+        name: of the converter, for people.
+        quantization: the schema's `QuantizationParametersT`, or `None`.
+        shape_signature: the shape with -1 for what may change, or `None`.
+        has_rank: the schema's field of that name.
+        is_variable: whether it keeps its value from one run to the next.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    data: np.ndarray | None = None
+    name: str | None = None
+    quantization: Any = None
+    shape_signature: tuple[int, ...] | None = None
+    has_rank: bool = False
+    is_variable: bool = False
+
+    @classmethod
+    def constant(cls, values: np.ndarray) -> Tensor:
+        """A constant with the values of an array."""
+        values = np.asarray(values)
+        return cls(values.shape, values.dtype.name, as_bytes(values))
+
+    @property
+    def size(self) -> int:
+        """How many values the tensor has."""
+        return int(np.prod(self.shape))
+
+    @property
+    def values(self) -> np.ndarray:
+        """A constant's values, `[*shape]`.
+
+        # Raises
+            ValueError: if it is no constant, or its bytes don't have this shape and type.
+        """
+        if self.data is None:
+            raise ValueError("the tensor is no constant")
+        return self.data.view(self.dtype).reshape(self.shape)
+
+    def set_values(self, values: np.ndarray) -> None:
+        """Makes the tensor a constant of these values, with their shape and type."""
+        self.shape, self.dtype, self.data = values.shape, values.dtype.name, as_bytes(values)
+
+    def is_constant(self, value: Any) -> bool:
+        """Whether the tensor is a constant whose values equal `value`, broadcast."""
+        return self.data is not None and bool(np.all(self.values == value))
+
+
+def as_bytes(values: np.ndarray) -> np.ndarray:
+    """The bytes of an array, uint8 `[n]`."""
+    return np.ascontiguousarray(values).view(np.uint8).reshape(-1)
+
+
+@dataclass(eq=False)
+class Operator:
+    """An operator of a graph. Its graph changes it, see `Graph.rewrite`.
+
+    # Arguments
+        name: of the schema's `BuiltinOperator`, e.g. `"CONV_2D"`, or a custom operator's code,
+            e.g. `"LceBconv2d"`.
+        inputs: `None` stands for an optional input that is left out.
+        outputs: what it computes.
+        options: the schema's table of its options, e.g. a `Conv2DOptionsT`, or `None`.
+        custom_options: of a custom operator: a serialized FlexBuffer, or empty; else `None`.
+        version: of the operator's specification.
+    """
+
+    name: str
+    inputs: tuple[Tensor | None, ...]
+    outputs: tuple[Tensor, ...]
+    options: Any = None
+    custom_options: bytes | None = None
+    version: int = 1
+
+    @property
+    def operands(self) -> list[Tensor]:
+        """The inputs without those that are left out."""
+        return [tensor for tensor in self.inputs if tensor is not None]
+
+    @property
+    def activation(self) -> int:
+        """The fused activation, of the schema's `ActivationFunctionType`; 0: none."""
+        return getattr(self.options, "fusedActivationFunction", 0)
+
+
+@dataclass
+class Signature:
+    """The names by which a program calls a graph.
+
+    # Arguments
+        key: the SignatureDef's name.
+        inputs, outputs: tensors by name. The graph's own lists may have another order.
+    """
+
+    key: str
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+
+
+class Graph:
+    """A subgraph. Several graphs of a module may have tensors and operators in common.
+
+    # Arguments
+        tensors: in the order of the file; inputs, outputs and operands are among them.
+        operators: in an order in which they can run.
+        inputs, outputs: in the order of the interpreter.
+        signature: its SignatureDef, if any.
+        name: for people.
+    """
+
+    def __init__(
+        self,
+        tensors: Iterable[Tensor] = (),
+        operators: Iterable[Operator] = (),
+        inputs: Iterable[Tensor] = (),
+        outputs: Iterable[Tensor] = (),
+        signature: Signature | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.tensors = list(tensors)
+        self.inputs = list(inputs)
+        self.outputs = list(outputs)
+        self.signature = signature
+        self.name = name
+        self._operators = list(operators)
+        self._links: _Links | None = None
+
+    @property
+    def operators(self) -> tuple[Operator, ...]:
+        """The operators as they stand now: editing the graph doesn't disturb a loop over them."""
+        return tuple(self._operators)
+
+    def find(self, name: str) -> list[Operator]:
+        """All operators of a name."""
+        return [op for op in self._operators if op.name == name]
+
+    def producer(self, tensor: Tensor | None, name: str | None = None) -> Operator | None:
+        """The operator that computes a tensor.
+
+        # Arguments
+            tensor: any; `None` has no producer.
+            name: return only an operator of this name.
+        """
+        op = None if tensor is None else self._linked.producers.get(tensor)
+        return op if op is not None and name in (None, op.name) else None
+
+    def consumers(self, tensor: Tensor) -> list[Operator]:
+        """The operators that read a tensor, each once for each operand, in order."""
+        return self._linked.consumers.get(tensor, [])
+
+    def uses(self, tensor: Tensor) -> int:
+        """How often a tensor is read: by operands and as an output of the graph."""
+        return len(self.consumers(tensor)) + self.outputs.count(tensor)
+
+    def computed_from(self, sources: Iterable[Tensor]) -> set[Tensor]:
+        """The sources and all tensors that depend on one of them."""
+        found = set(sources)
+        for op in self._operators:
+            if not found.isdisjoint(op.operands):
+                found.update(op.outputs)
+        return found
+
+    def input(self, name: str) -> Tensor | None:
+        """The input that the signature calls so; `None` if there is none."""
+        return None if self.signature is None else self.signature.inputs.get(name)
+
+    def of_image(self) -> set[Tensor]:
+        """The tensors that depend on the input `image`; all others are weights."""
+        image = self.input("image")
+        return self.computed_from([] if image is None else [image])
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """Adds a tensor at the end of the list and returns it."""
+        self.tensors.append(tensor)
+        return tensor
+
+    def add_like(self, tensor: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+        """Adds a tensor that is computed, of the same type, and of the same shape by default."""
+        shape = tensor.shape if shape is None else tuple(shape)
+        return self.add(dataclasses.replace(tensor, data=None, shape=shape))
+
+    def insert(self, op: Operator, *, after: Operator | None = None) -> None:
+        """Adds an operator behind another one; by default before all others."""
+        place = 0 if after is None else self._operators.index(after) + 1
+        self._operators.insert(place, op)
+        self._links = None
+
+    def erase(self, op: Operator) -> None:
+        """Removes an operator; its tensors stay until dead code is eliminated."""
+        self._operators.remove(op)
+        self._links = None
+
+    def rewrite(self, op: Operator, **fields: Any) -> None:
+        """Changes fields of an operator, which keeps its place.
+
+        A new `name` resets those of `options`, `custom_options` and `version` that aren't given.
+        """
+        if "name" in fields:
+            fields = {"options": None, "custom_options": None, "version": 1, **fields}
+        for name, value in fields.items():
+            setattr(op, name, tuple(value) if name in ("inputs", "outputs") else value)
+        self._links = None
+
+    def replace_uses(self, old: Tensor, new: Tensor) -> None:
+        """Lets everything that reads one tensor read another one."""
+        for op in set(self.consumers(old)):
+            op.inputs = tuple(new if tensor is old else tensor for tensor in op.inputs)
+        self.outputs = [new if tensor is old else tensor for tensor in self.outputs]
+        if self.signature is not None:
+            names = self.signature.outputs
+            names.update({name: new for name, tensor in names.items() if tensor is old})
+        self._links = None
+
+    def rebuild(self, operators: Iterable[Operator], helpers: Iterable[Operator] = ()) -> None:
+        """Replaces the operators.
+
+        # Arguments
+            operators: the new ones; each that stands before what it reads moves behind it.
+            helpers: operators that are placed right before the first one that needs them, or
+                left out if none does.
+        """
+        operators = list(operators)
+        producers = {tensor: op for op in (*helpers, *operators) for tensor in op.outputs}
+        ordered: dict[Operator, None] = {}
+
+        def place(op: Operator) -> None:
+            if op in ordered:
+                return
+            for tensor in op.operands:
+                if tensor in producers:
+                    place(producers[tensor])
+            ordered[op] = None
+
+        for op in operators:
+            place(op)
+        self._operators = list(ordered)
+        self._links = None
+
+    def eliminate_dead_code(self) -> None:
+        """Drops the operators and tensors that no output depends on; all inputs stay."""
+        needed = set(self.outputs)
+        kept: list[Operator] = []
+        for op in reversed(self._operators):
+            if not needed.isdisjoint(op.outputs):
+                needed.update(op.operands)
+                kept.append(op)
+        self._operators = kept[::-1]
+        needed.update(self.inputs, *(op.outputs for op in kept))
+        self.tensors = [tensor for tensor in self.tensors if tensor in needed]
+        self._links = None
+
+    def copy(self, substitute: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Graph:
+        """A graph of new operators.
+
+        # Arguments
+            substitute: gives the tensor to use in place of each; by default the same ones.
+        """
+        new = {tensor: substitute(tensor) for tensor in self.tensors}
+        signature = self.signature and Signature(
+            self.signature.key,
+            {name: new[tensor] for name, tensor in self.signature.inputs.items()},
+            {name: new[tensor] for name, tensor in self.signature.outputs.items()},
+        )
+        return Graph(
+            new.values(),
+            [substituted(op, new) for op in self._operators],
+            [new[tensor] for tensor in self.inputs],
+            [new[tensor] for tensor in self.outputs],
+            signature,
+            self.name,
+        )
+
+    @property
+    def _linked(self) -> _Links:
+        if self._links is None:
+            self._links = _Links.of(self._operators)
+        return self._links
+
+
+def substituted(op: Operator, new: dict[Tensor, Tensor]) -> Operator:
+    """A copy of an operator with other tensors, where `new` has some."""
+    moved = copy.copy(op)
+    moved.inputs = tuple(None if t is None else new.get(t, t) for t in op.inputs)
+    moved.outputs = tuple(new.get(tensor, tensor) for tensor in op.outputs)
+    return moved
+
+
+@dataclass(frozen=True)
+class _Links:
+    """Who produces and who consumes each tensor, until the graph is next changed."""
+
+    producers: dict[Tensor, Operator]
+    consumers: dict[Tensor, list[Operator]]
+
+    @classmethod
+    def of(cls, operators: Sequence[Operator]) -> _Links:
+        producers: dict[Tensor, Operator] = {}
+        consumers: dict[Tensor, list[Operator]] = {}
+        for op in operators:
+            producers.update(dict.fromkeys(op.outputs, op))
+            for tensor in op.operands:
+                consumers.setdefault(tensor, []).append(op)
+        return cls(producers, consumers)
+
+
+@dataclass
+class Module:
+    """A TFLite model, and what the converter knows of it.
+
+    # Arguments
+        graphs: the subgraphs, in the order of the file.
+        members: how many members of an ensemble it holds.
+        layout: how they lie in it, one of `larq_ensemble.runtime.metadata.LAYOUTS`, or how they
+            shall lie once the pipeline has run; `"auto"` until the pipeline chooses.
+        metadata: the bytes of each entry, by name.
+        description: for people.
+        operator_codes: name and version of each operator, in the order of the file.
+        version: of the schema.
+    """
+
+    graphs: list[Graph]
+    members: int = 1
+    layout: str = "auto"
+    metadata: dict[str, bytes] = field(default_factory=dict)
+    description: str | None = None
+    operator_codes: list[tuple[str, int]] = field(default_factory=list)
+    version: int = 3
+
+    @property
+    def graph(self) -> Graph:
+        """The only graph.
+
+        # Raises
+            ValueError: if there are several.
+        """
+        (graph,) = self.graphs
+        return graph
+
+    def update_operator_codes(self) -> None:
+        """Drops the codes that no operator has any more, and adds new ones at the end."""
+        used = {(op.name, op.version): None for graph in self.graphs for op in graph.operators}
+        kept = [code for code in self.operator_codes if code in used]
+        self.operator_codes = [*kept, *(code for code in used if code not in kept)]

@@ -1,0 +1,211 @@
+"""Binarized convolutions that a member owns, as LceBconv2d.
+
+In the member-indexed graph the filters of such a convolution are looked up as bits, unpacked and
+computed with as floats, because LceBconv2d packs its filters for the processor once:
+
+    bits -> LceDequantize (-> PADV2 with ones) -> CONV_2D -> MUL by each filter's scale
+                    looked-up bits -> LceDequantize -^
+
+In a graph of one member the looked-up bits are a constant, and LceBconv2d can have them:
+
+    bits -> LceBconv2d(bits, looked-up bits, scale)
+
+Left alone: real-valued inputs, groups, an activation that LceBconv2d lacks, a scale that depends on
+the image (LceBconv2d reads it at its first run only), and zero padding around an input that is
+smaller than the filter, which LCE 0.16.0 miscomputes.
+
+Exact without a scale: sums of signs are whole numbers, of which float32 holds all up to 2^24. With
+one, LCE's kernel rounds the product in another way than MUL.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flatbuffers import flexbuffers
+
+from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor, as_bytes
+from larq_ensemble.convert.ir.schema import enum
+
+
+def run(module: Module) -> Counter[str]:
+    """Counts `bit_packed_convolutions`."""
+    graph = module.graph
+    found = list(matches(graph))
+    for match in found:
+        _rewrite(graph, match)
+    return Counter(bit_packed_convolutions=len(found))
+
+
+@dataclass(frozen=True)
+class Match:
+    """A convolution of signs by looked-up signs.
+
+    # Arguments
+        last: its last operator: the MUL by the filters' scale, or the CONV_2D if it has none.
+        bits: the packed input.
+        filters: the packed filters.
+        multiplier: the filters' scale `[channels]`; `None`: 1.
+        bias: zeros `[channels]`.
+        options: of the LceBconv2d.
+        relu_follows: whether `last` ends in a ReLU that LceBconv2d can't have.
+    """
+
+    last: Operator
+    bits: Tensor
+    filters: Tensor
+    multiplier: Tensor | None
+    bias: Tensor
+    options: dict[str, int]
+    relu_follows: bool
+
+
+def matches(graph: Graph) -> Iterator[Match]:
+    """The convolutions with looked-up filters that LceBconv2d computes right."""
+    of_image = graph.of_image()
+    for op in graph.find("CONV_2D"):
+        match = _match(graph, op, of_image)
+        if match is not None:
+            yield match
+
+
+def _match(graph: Graph, op: Operator, of_image: set[Tensor]) -> Match | None:
+    x, filters, bias = op.operands
+    padding = graph.producer(x, "PADV2")
+    signs = graph.producer(padding.inputs[0] if padding else x, "LceDequantize")
+    unpacked = graph.producer(filters, "LceDequantize")
+    if signs is None or unpacked is None or filters in of_image:
+        return None
+    shape, kernel = signs.outputs[0].shape, filters.shape
+    if shape[3] != kernel[3] or not bias.is_constant(0):
+        return None
+    axes = _Axis.both(op.options, shape, kernel)
+    pad_value = _pad_value(op, padding, axes)
+    if pad_value is None:
+        return None
+    same = op.options.padding == enum("Padding")["SAME"]
+    activation, relu_follows = op.activation, False
+    if same and activation:
+        # LceBconv2d has no activation with zero padding.
+        if activation != enum("ActivationFunctionType")["RELU"]:
+            return None
+        activation, relu_follows = 0, True
+    scaling, multiplier = op, None
+    if not relu_follows:
+        scaling, multiplier = _scaling(graph, op, of_image)
+    return Match(
+        last=scaling,
+        bits=signs.operands[0],
+        filters=unpacked.operands[0],
+        multiplier=multiplier,
+        bias=bias,
+        options={
+            "channels_in": shape[3],
+            "dilation_height_factor": axes[0].dilation,
+            "dilation_width_factor": axes[1].dilation,
+            "fused_activation_function": activation,
+            "pad_values": pad_value,
+            "padding": enum("Padding")["SAME"] if padding else op.options.padding,
+            "stride_height": axes[0].stride,
+            "stride_width": axes[1].stride,
+        },
+        relu_follows=relu_follows,
+    )
+
+
+def _pad_value(op: Operator, padding: Operator | None, axes: Sequence[_Axis]) -> int | None:
+    """What LceBconv2d has to pad with in place of a CONV_2D; `None` if it can't.
+
+    # Arguments
+        op: the CONV_2D.
+        padding: the PADV2 before it, or `None`.
+    """
+    same = op.options.padding == enum("Padding")["SAME"]
+    if padding is None:
+        # LCE 0.16.0 miscomputes zero padding around an input that is smaller than the filter.
+        return 0 if not same or all(axis.size >= axis.extent for axis in axes) else None
+    # LceBconv2d takes its padding from the sizes: only what "same" adds is possible.
+    _, added, value = padding.operands
+    expected = [(0, 0), *(axis.same_padding for axis in axes), (0, 0)]
+    return 1 if not same and value.is_constant(1) and added.is_constant(expected) else None
+
+
+def _scaling(graph: Graph, op: Operator, of_image: set[Tensor]) -> tuple[Operator, Tensor | None]:
+    """The MUL by a value a channel that alone reads a convolution, and the values.
+
+    # Returns
+        The convolution itself and `None` if there is no such MUL.
+    """
+    output = op.outputs[0]
+    consumers = graph.consumers(output)
+    if graph.uses(output) == len(consumers) == 1 and consumers[0].name == "MUL":
+        product = consumers[0]
+        others = [tensor for tensor in product.operands if tensor is not output]
+        if (
+            len(others) == 1
+            and others[0] not in of_image
+            and others[0].shape == output.shape[-1:]
+            and not product.activation
+        ):
+            return product, others[0]
+    return op, None
+
+
+def _rewrite(graph: Graph, match: Match) -> None:
+    op, multiplier, output = match.last, match.multiplier, match.last.outputs[0]
+    if multiplier is None:
+        ones = as_bytes(np.ones(match.bias.shape, np.float32))
+        multiplier = graph.add(dataclasses.replace(match.bias, data=ones))
+    result = graph.add_like(output) if match.relu_follows else output
+    graph.rewrite(
+        op,
+        name="LceBconv2d",
+        inputs=(match.bits, match.filters, multiplier, match.bias, None),
+        outputs=(result,),
+        custom_options=bytes(flexbuffers.Dumps(match.options)),
+    )
+    if match.relu_follows:
+        graph.insert(Operator("RELU", (result,), (output,)), after=op)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A convolution along the height or the width.
+
+    # Arguments
+        size: of the input.
+        kernel: taps of the filter.
+        stride, dilation: steps between outputs, and between taps.
+    """
+
+    size: int
+    kernel: int
+    stride: int
+    dilation: int
+
+    @classmethod
+    def both(
+        cls, options: Any, shape: tuple[int, ...], kernel: tuple[int, ...]
+    ) -> tuple[_Axis, _Axis]:
+        """Height and width of a CONV_2D of `[n, h, w, in]` by `[out, h, w, in]`."""
+        return (
+            cls(shape[1], kernel[1], options.strideH, options.dilationHFactor),
+            cls(shape[2], kernel[2], options.strideW, options.dilationWFactor),
+        )
+
+    @property
+    def extent(self) -> int:
+        """What the dilated filter covers."""
+        return (self.kernel - 1) * self.dilation + 1
+
+    @property
+    def same_padding(self) -> tuple[int, int]:
+        """What padding "same" adds before and behind."""
+        outputs = -(-self.size // self.stride)
+        total = max((outputs - 1) * self.stride + self.extent - self.size, 0)
+        return total // 2, total - total // 2

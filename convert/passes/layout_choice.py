@@ -1,0 +1,21 @@
+"""The layout `"auto"` becomes the one that suits the network.
+
+`"subgraphs"` if members own filters that can be bit-packed there
+(`larq_ensemble.convert.passes.bit_packed_convolutions`), else `"indexed"`, which is smaller.
+
+Left alone: a layout that was asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from larq_ensemble.convert.ir.graph import Module
+from larq_ensemble.convert.passes.bit_packed_convolutions import matches
+
+
+def run(module: Module) -> Counter[str]:
+    """Counts nothing."""
+    if module.layout == "auto":
+        module.layout = "subgraphs" if any(matches(module.graph)) else "indexed"
+    return Counter()

@@ -1,0 +1,104 @@
+"""Products behind a binary convolution, computed by its multiplier.
+
+    s * conv(x)        becomes  conv(x) with the multiplier m * s and the bias b * s
+    s * prelu(conv(x)) becomes  prelu(conv(x)) likewise, for s > 0
+
+where s has a value a channel. The filters stay shared, and the product over a map is gone: what
+remains is one over channels, which the interpreter computes once where s is a constant.
+
+Only for layouts whose graphs belong to one member: LceBconv2d reads multiplier and bias at its
+first run only, so a looked-up s would be that of the first member that runs.
+
+Left alone: products with a fused activation; maps that are read elsewhere too; behind a PReLU,
+scales that are not positive for every member, or not known.
+
+Not to the bit: products of floats are rounded in another order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from larq_ensemble.convert.ir.evaluation import UnknownOperatorError, evaluate
+from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
+from larq_ensemble.convert.passes.weights import combination, has_multiplier, map_and_vector
+
+
+def run(module: Module) -> Counter[str]:
+    """Counts `folded_scales`."""
+    graph, helpers = module.graph, []
+    found = list(_matches(graph))
+    behind_prelu = [match.scale for match in found if match.behind_prelu]
+    positive = _positive(module, behind_prelu)
+    folded = [match for match in found if not match.behind_prelu or match.scale in positive]
+    for match in folded:
+        x, filters, multiplier, bias, *rest = match.convolution.inputs
+        assert multiplier is not None  # `has_multiplier`
+        assert bias is not None
+        products = [combination(graph, "MUL", multiplier, match.scale)]
+        if not bias.is_constant(0):
+            products.append(combination(graph, "MUL", bias, match.scale))
+            bias = products[1].outputs[0]
+        inputs = (x, filters, products[0].outputs[0], bias, *rest)
+        graph.rewrite(match.convolution, inputs=inputs)
+        helpers += products
+        (scaled,) = (tensor for tensor in match.product.operands if tensor is not match.scale)
+        graph.erase(match.product)
+        graph.replace_uses(match.product.outputs[0], scaled)
+    graph.rebuild(graph.operators, helpers)
+    return Counter(folded_scales=len(folded))
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A product that a convolution can compute.
+
+    # Arguments
+        convolution: an LceBconv2d.
+        product: the MUL of its output, or of that of a PReLU behind it, by the scale.
+        scale: `[channels]`.
+        behind_prelu: whether there is a PReLU between.
+    """
+
+    convolution: Operator
+    product: Operator
+    scale: Tensor
+    behind_prelu: bool
+
+
+def _matches(graph: Graph) -> Iterator[_Match]:
+    of_image = graph.of_image()
+    for convolution in filter(has_multiplier, graph.operators):
+        tensor, behind_prelu = convolution.outputs[0], False
+        while graph.uses(tensor) == 1 and (consumers := graph.consumers(tensor)):
+            (op,) = consumers
+            scaled = map_and_vector(op, "MUL", of_image)
+            if scaled and op.outputs[0] not in graph.outputs:
+                yield _Match(convolution, op, scaled[1], behind_prelu)
+            elif not behind_prelu and op.name == "PRELU" and op.inputs[0] is tensor:
+                behind_prelu = True
+            else:
+                break
+            tensor = op.outputs[0]
+
+
+def _positive(module: Module, vectors: Sequence[Tensor]) -> set[Tensor]:
+    """Those vectors that hold nothing but positive numbers for every member."""
+    graph = module.graph
+    number = graph.input("member")
+    positive = set(vectors)
+    for member in range(module.members):
+        given = {} if number is None else {number: np.array([member], np.int32)}
+        for vector in list(positive):
+            try:
+                values = evaluate(graph, vector, given)
+            except UnknownOperatorError:
+                positive.discard(vector)
+                continue
+            if not (values > 0).all():
+                positive.discard(vector)
+    return positive
