@@ -75,6 +75,4 @@ def keras_classes(path: Path, images: list[Path]) -> dict[str, np.ndarray]:
     pixels = np.stack([np.asarray(Image.open(image)) for image in images])[..., None]
     ensemble = load_ensemble(path)
     outputs = ensemble.predict((pixels / 255 - 0.3054) / 0.3758, verbose=0)
-    return {
-        name: values.argmax(axis=1) for name, values in zip(ensemble.output_names, outputs)
-    }
+    return {name: values.argmax(axis=1) for name, values in zip(ensemble.output_names, outputs)}
