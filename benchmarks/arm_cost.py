@@ -10,7 +10,8 @@ thread, with integer inputs of zero (so of member 0), and prints a JSON object w
 plugin. A number of instructions is no time, but the same on every machine, and so are ratios.
 
 What members of an image have in common is counted once an image, where the file has a graph of it
-(`larq_ensemble.convert.prefix`); "a member" is what each takes behind it. The counter gets each graph as a file.
+(`larq_ensemble.convert.passes.shared_trunk`); "a member" is what each takes behind it. The counter
+gets each graph as a file.
 
 The reference is what LCE makes of one member of the run as a plain Keras model: M members shipped
 as M such files cost M times that. All members run the same operators on the same shapes, so one of
