@@ -15,12 +15,12 @@ interpreter, and a range of one value for `member`:
 
     --input_layer=member,image --input_layer_shape=1:1,32,32,3 --input_layer_value_range=member,2,2
 
-The file has no names of tensors, so the tool warns that they differ, which is harmless. The tool runs
-the first graph of a file, so each graph is pushed as the only one in a copy of the file. A file of
-the layout `branches` needs none of this: run the tool on it as it is.
+The file has no names of tensors, so the tool warns that they differ, which is harmless. The tool
+runs the first graph of a file, so each graph is pushed as the only one in a copy of the file. A
+file of the layout `branches` needs none of this: run the tool on it as it is.
 
-The latency of m members is the sum of the tool's averages for members 0 to m - 1 and, if the file has
-one, for the shared trunk. The few additions that combine logits are not counted.
+The latency of m members is the sum of the tool's averages for members 0 to m - 1 and, if the file
+has one, for the shared trunk. The few additions that combine logits are not counted.
 """
 
 from __future__ import annotations

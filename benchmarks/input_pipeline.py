@@ -1,9 +1,9 @@
 """The share of a training step that is spent waiting for data.
 
 Trains one network in alternation on the real pipeline (shuffled, augmented, normalized batches) and
-on one batch that is kept in memory. Both are in one process, so that other load on the machine falls
-on both alike. The share is 1 - (repeated batch) / (pipeline), in seconds a step. Making a batch on
-the same cores counts as waiting, too.
+on one batch that is kept in memory. Both are in one process, so that other load on the machine
+falls on both alike. The share is 1 - (repeated batch) / (pipeline), in seconds a step. Making a
+batch on the same cores counts as waiting, too.
 
     python benchmarks/input_pipeline.py
     python benchmarks/input_pipeline.py --data-dir ~/tensorflow_datasets --repetitions 9

@@ -1,7 +1,7 @@
 """Memory of sequential training: what is resident after each member, and at the peak.
 
-Trains an ensemble member after member, one epoch each, on an untrained backbone and random images of
-CIFAR-100's shape. Each M has a process of its own.
+Trains an ensemble member after member, one epoch each, on an untrained backbone and random images
+of CIFAR-100's shape. Each M has a process of its own.
 
     python benchmarks/sequential_memory.py
     python benchmarks/sequential_memory.py --scheme boosting --images 50000 --width 1

@@ -5,8 +5,8 @@
     python examples/battery_app.py ensemble.tflite photos/ --battery 15
 
 The battery's level sets the power mode, and so the number of members
-(`larq_ensemble.runtime.budget`). It is read before each image from /sys/class/power_supply (Linux), or
-given with --battery. No TensorFlow is needed, only what `pip install .` installs.
+(`larq_ensemble.runtime.budget`). It is read before each image from /sys/class/power_supply (Linux),
+or given with --battery. No TensorFlow is needed, only what `pip install .` installs.
 """
 
 from __future__ import annotations
