@@ -109,5 +109,6 @@ def _library() -> griffe.Module:
 
 
 def _modules(module: griffe.Module) -> list[griffe.Module]:
-    below = [item for child in module.modules.values() for item in _modules(child)]
-    return [module, *below]
+    # Not `module.modules`, which has aliases too: a module that imports its package is a cycle.
+    children = [child for child in module.members.values() if isinstance(child, griffe.Module)]
+    return [module, *(item for child in children for item in _modules(child))]
