@@ -12,13 +12,15 @@ UV = uv
 # Exits 0 in Python 3.10 to 3.12 only: larq-compute-engine has wheels for no other.
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help demo test lint constraints clean
+.PHONY: help demo test lint docs serve constraints clean
 .DEFAULT_GOAL = help
 
 help:
 	@echo 'make demo         the whole idea on real data, in a few minutes: writes runs/demo'
 	@echo 'make test         the tests, two at a time; ARGS="-k storage -n 0" goes on to pytest'
-	@echo 'make lint         ruff and mypy'
+	@echo 'make lint         ruff, mypy, the import contracts, vulture'
+	@echo 'make docs         the documentation as a site, strict: writes site/'
+	@echo 'make serve        the same on http://127.0.0.1:8000, anew after each change'
 	@echo 'make constraints  pins the versions of setup.cfg anew (needs uv; ARGS=--upgrade: the newest)'
 	@echo 'make clean        removes .venv and caches, never runs/'
 	@echo
@@ -34,6 +36,14 @@ lint: $(DEV_STAMP)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/vulture
+
+docs: $(DEV_STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+serve: $(DEV_STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict
 
 # uv's own markers repeat everywhere that Python is older than 3.13, which setup.cfg says.
 constraints:
@@ -45,8 +55,8 @@ constraints:
 	@mv constraints.txt.new constraints.txt
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find larq_ensemble training convert tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find larq_ensemble training convert tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installs the extras $(1) and leaves the stamp $@. pip takes a package that it was interrupted in
 # for installed, so after an interruption, which leaves .venv/.installing, it may trust none.

@@ -1,9 +1,9 @@
 """Where a member's arm64 instructions go, by operator.
 
-The graph of the first member is cut behind each of its operators, and each cut is counted: what one
-more operator adds is its share. What an operator takes to hand its output out falls on its
-neighbours (RESHAPE may take nothing then, and the next one more), so shares are rough where
-operators are small; their sum is exact.
+The graph of the first member is cut behind each of its operators, and each cut is counted. The
+share of an operator is what it adds to the cut before. The cost of returning an output falls on
+neighbouring operators (RESHAPE may then cost nothing, and the next operator more). So the shares of
+small operators are rough; the sum is exact.
 
 Needs a counter of instructions, see `arm_cost.py`, and calls it once an operator.
 

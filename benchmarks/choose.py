@@ -1,9 +1,9 @@
-"""What each number of members of a file brings and costs: a table and a figure to choose by.
+"""What each number of members of a file gains and costs: a table and a figure to choose by.
 
 For every m: the accuracy of the first m members on test images, the bytes of the file cut to them,
-and what an image costs, in arm64 instructions where a counter is given (see arm_cost.py), else in
-members. A file that was calibrated also gets a point for adaptive prediction: all its bytes, the
-mean number of members.
+and the cost of an image, in arm64 instructions if a counter is given (see arm_cost.py), else in
+members. A calibrated file also gets a point for adaptive prediction, at all its bytes and its mean
+number of members.
 
     python benchmarks/choose.py fusion.tflite small.tflite --out choose --data-dir DATA
     python benchmarks/choose.py fusion.tflite --out choose --counter COUNTER --samples 2000

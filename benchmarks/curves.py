@@ -1,6 +1,6 @@
 """Draws the learning curves of runs from their log.csv.
 
-python benchmarks/curves.py runs/backbone runs/fusion --out docs/curves.png
+python benchmarks/curves.py runs/backbone runs/fusion --out docs/reports/curves.png
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What each rule of a network for deployment saves in arm64 instructions.
 
 Starts with the paper's network, whose batch norms before a sign and whose PReLUs may have learned
-negative scales and slopes, and adds one rule after the other, up to DeployNet-9. Values don't
-matter to what a network costs, only their signs do, so nothing is trained; where a rule is not
-kept, the first channel of every batch norm has a negative scale and every PReLU negative slopes.
+negative scales and slopes, and adds one rule after the other, up to DeployNet-9. Nothing is
+trained, because the cost depends on the signs of these values only. Where a rule is not kept, the
+first channel of every batch norm has a negative scale, and every PReLU has negative slopes.
 
 Needs a counter of instructions, see `arm_cost.py`. For bytes see `file_sizes.py`.
 

@@ -9,18 +9,18 @@ binaries are among the assets of LCE's releases: `lce_benchmark_model_android_ar
     python benchmarks/device.py ensemble.tflite --tool lce_benchmark_model_aarch64 \\
         --ssh pi@raspberrypi.local --threads 1,4 --run runs/fusion
 
-The tool fills integer inputs with random numbers up to 99 unless told otherwise, and that would
-look up members that aren't there. So it is given names and shapes of all inputs, in the order of
-the interpreter, and a range of one value for `member`:
+By default the tool fills integer inputs with random numbers up to 99, which would look up members
+that are not there. So the script gives it the names and shapes of all inputs, in the order of the
+interpreter, and a range of one value for `member`:
 
     --input_layer=member,image --input_layer_shape=1:1,32,32,3 --input_layer_value_range=member,2,2
 
-The file holds no names of tensors: the tool warns that they differ, which is harmless. Since it
-runs the first graph of a file, each graph is pushed as the only one of a copy of the file. A file
-of the layout `branches` needs none of this: run the tool on it as it is.
+The file has no names of tensors, so the tool warns that they differ, which is harmless. The tool
+runs the first graph of a file, so each graph is pushed as the only one in a copy of the file. A
+file of the layout `branches` needs none of this: run the tool on it as it is.
 
-m members take the sum of the tool's averages for members 0 to m - 1, one image, and for what they
-have in common where the file has a graph of that, without the few additions that combine logits.
+The latency of m members is the sum of the tool's averages for members 0 to m - 1 and, if the file
+has one, for the shared trunk. The few additions that combine logits are not counted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Bytes of one file by number of members and number formats, against theory.
+"""Bytes of one file by number of members and number format, against the lower bound.
 
-Converts an untrained ensemble of the most members in each format and cuts it to fewer, which gives
-the file that a conversion of fewer would. Beside it what LCE's straight conversion of each member
-by itself takes.
+Converts an untrained ensemble of the most members in each format and cuts the file to fewer, which
+gives the file that a conversion of fewer members would. For comparison: the bytes of one file a
+member, by LCE's own conversion.
 
     python benchmarks/file_sizes.py
     python benchmarks/file_sizes.py --sharing c3 --members 1,10

@@ -1,7 +1,7 @@
 """Times the steps of a fusion training in a process of its own, for the benchmarks of training.
 
-It trains as `larq-ensemble train` does, on random images of CIFAR-100's shape, and reports when the
-network was built, when each step ended, and the most memory that was resident by then.
+It trains as `larq-ensemble train` does, on random images of CIFAR-100's shape. It reports when the
+network was built, when each step ended, and the peak resident memory.
 
     python benchmarks/fusion_steps.py '{"members": 4, "batch": 256, "steps": 5}'
 """

@@ -1,9 +1,9 @@
-"""How much of a training step goes to waiting for data.
+"""The share of a training step that is spent waiting for data.
 
-Trains one network alternately on the real pipeline (shuffled, augmented, normalized batches) and
-on one batch that is kept in memory and repeated, in one process, so that other load on the machine
-falls on both alike. The share of a step spent waiting is 1 - (repeated batch) / (pipeline), of
-seconds a step; a batch made beside the training on the same cores counts as waiting too.
+Trains one network in alternation on the real pipeline (shuffled, augmented, normalized batches) and
+on one batch that is kept in memory. Both are in one process, so that other load on the machine
+falls on both alike. The share is 1 - (repeated batch) / (pipeline), in seconds a step. Making a
+batch on the same cores counts as waiting, too.
 
     python benchmarks/input_pipeline.py
     python benchmarks/input_pipeline.py --data-dir ~/tensorflow_datasets --repetitions 9

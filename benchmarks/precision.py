@@ -1,9 +1,9 @@
 """Accuracy of converted ensembles by number format, by LCE's interpreter.
 
-Compares each format with float32 on the same images. A rounded value now and then flips a sign,
-and from there on a network goes its own way: many images change their class, in either direction,
-so a difference of accuracies has a large standard error (given as +-, in points, of the paired
-difference) even where the loss is nil. The negative log-likelihood tells more with fewer images.
+Compares each format with float32 on the same images. Rounding sometimes flips a sign, and a flipped
+sign changes everything after it. Many images then change their class, in either direction, so a
+difference of accuracies has a large standard error even if nothing is lost (+-, in points, of the
+paired difference). The negative log-likelihood needs fewer images.
 
     python benchmarks/precision.py runs/fusion --data-dir DATA
     python benchmarks/precision.py runs/fusion runs/bagging --split test --samples 2000

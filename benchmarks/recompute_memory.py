@@ -1,10 +1,10 @@
 """Memory and time of a training step of fusion, plain and with recomputation per member.
 
-Each measurement is a process of its own: it compiles the ensemble, trains some steps on one batch
-of noise and reports its peak resident memory, less what was resident before the first step (the
-libraries, the weights). Freed memory goes back to the system at once, so that the peak is that of
-what is alive. TensorFlow's graph, which grows with M but not with the batch, is measured with
-batches of two; the rest is activations.
+Each measurement is a process of its own. It compiles the ensemble, trains some steps on one batch
+of noise, and reports its peak resident memory less what was resident before the first step
+(libraries, weights). Freed memory returns to the system at once, so the peak counts only what is
+alive. TensorFlow's graph grows with M but not with the batch: it is measured with batches of two.
+The rest is activations.
 
     python benchmarks/recompute_memory.py
     python benchmarks/recompute_memory.py --model resnet18 --width 0.25 --batch-size 64

@@ -1,7 +1,7 @@
-"""What training a fusion ensemble costs as the number of members M grows: a table and a figure.
+"""The cost of training a fusion ensemble by the number of members M: a table and a figure.
 
 XNOR-ResNet-20, 100 classes, images of 32x32x3, as `larq-ensemble train` trains it: seconds to build
-the ensemble and to the end of the first step, member-images a second, and the most memory. Every
+the ensemble and to the end of the first step, member-images a second, and peak memory. Every
 measurement is a process of its own. Memory grows by about 1 GB a member in batches of 256; smaller
 batches, --bfloat16 or --recompute take less.
 

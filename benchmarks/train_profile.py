@@ -1,9 +1,9 @@
-"""Where a training step of a fusion ensemble goes, and how near each part is to its bound.
+"""Where the time of a fusion training step goes, and how near each part is to its bound.
 
 Trains XNOR-ResNet-20 (100 classes) as `larq-ensemble train` does, on one batch of noise, under
-TensorFlow's profiler. Convolutions are compared with the rate of a large float32 matrix product on
-this machine, in floating-point operations; what moves feature maps, with the rate at which memory
-is read and written by a plain multiplication, in the bytes that have to move at least.
+TensorFlow's profiler. Convolutions are compared with a large float32 matrix product on this
+machine, in floating-point operations a second. Parts that move feature maps are compared with a
+plain multiplication, in bytes a second, of the bytes that have to move at least.
 
     python benchmarks/train_profile.py
     python benchmarks/train_profile.py --members 4 --bfloat16

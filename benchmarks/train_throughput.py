@@ -1,9 +1,9 @@
-"""Training of a fusion ensemble: our `fit` against Ensemble-PyTorch's, in turn, on this machine.
+"""Training of a fusion ensemble: our `fit` against Ensemble-PyTorch's, in alternation.
 
 XNOR-ResNet-20, 100 classes, images of 32x32x3, Adam, one loss on the mean logits; frozen, shared
 convolutions. Ours is what `larq-ensemble train` runs, with its shuffled and augmented batches. The
 peer is `torchensemble.FusionClassifier` with the same network in PyTorch, made as fast as we could
-without compiling it; its batches lie in memory. First it is checked that both compute the same:
+without compiling it; its batches lie in memory. First the script checks that both compute the same:
 logits, gradients, number of trained weights. Kinds:
 
     ours           as it is by default, in float32

@@ -4,9 +4,9 @@
     python examples/battery_app.py ensemble.tflite --camera 0      # needs opencv-python
     python examples/battery_app.py ensemble.tflite photos/ --battery 15
 
-The battery's level is read before each image from /sys/class/power_supply (Linux), or given with
---battery, and decides the power mode; how many members that means stands in
-`larq_ensemble.runtime.budget`. No TensorFlow is needed, only what `pip install .` installs.
+The battery's level sets the power mode, and so the number of members
+(`larq_ensemble.runtime.budget`). It is read before each image from /sys/class/power_supply (Linux),
+or given with --battery. No TensorFlow is needed, only what `pip install .` installs.
 """
 
 from __future__ import annotations

@@ -143,15 +143,18 @@ def test_a_table_by_threads_and_members(script, phone, tool, tflite, tmp_path, w
 
 
 def test_against_separate_models_pinned_to_cores(
-    script, phone, tool, run, tflite, tmp_path
+    device, phone, tool, run, tflite, tmp_path, monkeypatch
 ) -> None:
     taskset = Path(phone["PATH"].split(":")[0], "taskset")
     taskset.write_text('#!/bin/sh\ntest "$1" = f0 && shift && exec "$@"\n')
     taskset.chmod(0o755)
     out = tmp_path / "result.json"
     options = ["--run", run, "--members", "2", "--cores", "f0", "--kernel", "default"]
-    done = script("device", tflite, "--tool", tool, *options, "--json", out, **phone)
-    assert done.returncode == 0, done.stderr
+    for name, value in phone.items():
+        monkeypatch.setenv(name, value)
+    # In this process, which saves to import TensorFlow once more.
+    arguments = [tflite, "--tool", tool, *options, "--json", out]
+    device.main.main(list(map(str, arguments)), standalone_mode=False)
     result = json.loads(out.read_text())
     assert result["relative_to"] == "separate models"
     assert result["rows"][0]["relative"] == pytest.approx((8 + 21) / 16)

@@ -7,8 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
+from typing import Any
 
 import pytest
+
+from larq_ensemble.network.architectures import MODELS, Architecture
+from larq_ensemble.network.architectures.resnet import residual_block
 
 from .conftest import load
 
@@ -25,23 +30,50 @@ def torch_python() -> str | None:
     return None
 
 
-@pytest.mark.parametrize("kind", ["ours", "ours_bfloat16"])
-def test_ours_alone_needs_no_torch(kind, script, tmp_path, request) -> None:
-    if kind == "ours_bfloat16":
-        request.getfixturevalue("bfloat16")
+@pytest.fixture
+def measured(monkeypatch) -> list[Any]:
+    """What was measured, by processes that are made up: M member-images a second more than 10."""
+    steps = load("fusion_steps")
+    trainings = []
+
+    def measure(training: Any, *arguments: Any, **options: Any) -> Any:
+        trainings.append(training)
+        seconds = training.members * training.batch / (10 + training.members)
+        return steps.Measurement(training, 1, 2, (seconds,), 5_000_000)
+
+    monkeypatch.setattr(steps, "measure", measure)
+    return trainings
+
+
+def call(name: str, *arguments: object) -> None:
+    """Calls a script in this process, which saves to import TensorFlow once more."""
+    load(name).main.main(list(map(str, arguments)), standalone_mode=False)
+
+
+def test_ours_alone_needs_no_torch(script, tmp_path) -> None:
     out = tmp_path / "result.json"
     done = script(
         "train_throughput", *SMALL, "--members", "2", "--only", "ours", "--kinds",
-        f"{kind},peer", "--peer-python", "/nowhere", "--json", out,
+        "ours,peer", "--peer-python", "/nowhere", "--json", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = json.loads(out.read_text())["rows"]
-    assert [(row["kind"], row["members"]) for row in rows] == [(kind, 2)]
+    assert [(row["kind"], row["members"]) for row in rows] == [("ours", 2)]
     for row in rows:
         assert row["member_images_per_second"] > 0
         assert 0 < row["build"] < row["first_step"]
         assert 1e8 < row["peak"] < 1e10
         assert row["ratio"] is None
+
+
+def test_kinds_take_turns(measured, tmp_path) -> None:
+    out = tmp_path / "result.json"
+    kinds = ["--kinds", "ours,ours_bfloat16", "--members", "1,4", "--rounds", 2]
+    call("train_throughput", *kinds, "--json", out)
+    order = [(training.members, training.bfloat16) for training in measured]
+    assert order == [(m, bfloat16) for m in (1, 4) for bfloat16 in (False, True, True, False)]
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["member_images_per_second"] for row in rows] == pytest.approx([11, 11, 14, 14])
 
 
 def test_says_what_to_install(script) -> None:
@@ -70,19 +102,18 @@ def test_steps_are_timed_after_the_lead_in(monkeypatch) -> None:
     assert measured.member_images == 2 * 8 / 2
 
 
-def test_cost_by_members(script, tmp_path) -> None:
+def test_cost_by_members(measured, tmp_path) -> None:
     out = tmp_path / "result.json"
-    done = script(
-        "train_cost", *SMALL, "--members", "1,3", "--recompute", "--plot", tmp_path / "cost",
-        "--json", out,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    options = ["--members", "1,3", "--rounds", 1, "--recompute", "--plot", tmp_path / "cost"]
+    call("train_cost", *options, "--json", out)
+    assert [(training.members, training.recompute) for training in measured] == [
+        (1, True),
+        (3, True),
+    ]
     first, last = json.loads(out.read_text())["rows"]
     assert (first["members"], last["members"]) == (1, 3)
     assert first["relative"] == 1
-    assert last["relative"] == pytest.approx(
-        last["member_images_per_second"] / first["member_images_per_second"]
-    )
+    assert last["relative"] == pytest.approx(13 / 11)
     assert (tmp_path / "cost.png").stat().st_size > 10_000
     assert (tmp_path / "cost.svg").exists()
 
@@ -106,10 +137,15 @@ def test_against_the_peer(script, tmp_path) -> None:
     )
 
 
-def test_profile_by_part(script, tmp_path) -> None:
+def test_profile_by_part(tmp_path, monkeypatch) -> None:
+    profile = load("train_profile")
+    monkeypatch.setattr(profile, "matmul_rate", partial(profile.matmul_rate, 256))
+    monkeypatch.setattr(profile, "memory_rate", partial(profile.memory_rate, 2**16))
+    two_blocks = Architecture(residual_block, (8, 16), (1, 1))
+    monkeypatch.setitem(MODELS._entries, "resnet20", two_blocks)
     out = tmp_path / "result.json"
-    done = script("train_profile", "--batch", 4, "--steps", 1, "--width", 0.25, "--json", out)
-    assert done.returncode == 0, done.stderr
+    options = ["--batch", "4", "--steps", "1", "--json", str(out)]
+    profile.main.main(options, standalone_mode=False)
     result = json.loads(out.read_text())
     spent = {part["part"]: part["milliseconds"] for part in result["parts"]}
     for part in ("convolutions, forward", "convolutions, backward", "batch norm", "sign and PReLU"):

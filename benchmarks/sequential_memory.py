@@ -1,10 +1,10 @@
-"""Memory of training in turn: what is resident after each member, and at its peak.
+"""Memory of sequential training: what is resident after each member, and at the peak.
 
-Trains an ensemble member by member for an epoch each on a backbone that is not trained, on random
-images of CIFAR-100's shape, in a process of its own for each M.
+Trains an ensemble member after member, one epoch each, on an untrained backbone and random images
+of CIFAR-100's shape. Each M has a process of its own.
 
-    python benchmarks/in_turn_memory.py
-    python benchmarks/in_turn_memory.py --scheme boosting --images 50000 --width 1
+    python benchmarks/sequential_memory.py
+    python benchmarks/sequential_memory.py --scheme boosting --images 50000 --width 1
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ import click
 @click.option("--members", default="2,4,6", show_default=True, help="M, with commas between.")
 @click.option("--one", is_flag=True, hidden=True, help="Measure M in this process.")
 def main(model_name: str, width: float, scheme: str, images: int, members: str, one: bool) -> None:
-    """Measure the resident memory of training in turn for each M."""
+    """Measure the resident memory of sequential training for each M."""
     if one:
         print(json.dumps(_measure(model_name, width, scheme, images, int(members))))
         return
-    print(f"{model_name}, width {width}, {scheme} in turn, {images} images; memory in MB")
+    print(f"{model_name}, width {width}, sequential {scheme}, {images} images; memory in MB")
     print("  M  peak  after each member")
     arguments = ["--model", model_name, "--width", str(width), "--scheme", scheme]
     arguments += ["--images", str(images)]
