@@ -16,7 +16,7 @@ from larq_ensemble.convert.packing import share, simplify
 from larq_ensemble.convert.prefix import add_prefix
 from larq_ensemble.convert.report import ConversionReport, check_target, write_file
 from larq_ensemble.convert.rewrites import rewrite
-from larq_ensemble.ensembles.building import EnsembleView, build_ensemble
+from larq_ensemble.ensembles import as_ensemble, build_ensemble
 from larq_ensemble.errors import UnknownNameError
 from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run
@@ -85,7 +85,7 @@ def convert_ensemble(
     ):
         if value not in known:
             raise UnknownNameError(argument, value, known)
-    view = EnsembleView(model)
+    view = as_ensemble(model)
     graph = MemberGraph(view, mean=mean, std=std, heads=heads, precision=precision)
     flatbuffer = read_model(convert_function(graph.signature, graph.shared_variables))
     simplify(flatbuffer)
@@ -108,7 +108,7 @@ def convert_ensemble(
         run_hash=run_hash,
         layout=layout,
         theory_parts=graph.theory_parts,
-        weights=view.weights,
+        weights=view.member_weights,
         rewrites=rewrites,
         tools=_tool_versions(),
     )

@@ -35,7 +35,8 @@ from larq_ensemble.convert.handlers import (
 )
 from larq_ensemble.convert.tables import COMPACT_BITS, Tables
 from larq_ensemble.convert.thresholds import ThresholdHandler, prelu_before
-from larq_ensemble.ensembles.building import EnsembleView, own_name
+from larq_ensemble.ensembles import Ensemble
+from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.models.functional import layer_graph, run_functional
@@ -70,7 +71,7 @@ class MemberGraph:
 
     def __init__(
         self,
-        view: EnsembleView,
+        view: Ensemble,
         *,
         mean: Sequence[float],
         std: Sequence[float],
@@ -291,9 +292,7 @@ def _padded_in_two_steps(layer: keras.layers.ZeroPadding2D, x: tf.Tensor) -> tf.
     return tf.pad(tf.pad(x, [[0, 0], rows, [0, 0], [0, 0]]), [[0, 0], [0, 0], columns, [0, 0]])
 
 
-def _theory_parts(
-    graph: LayerGraph, view: EnsembleView, heads: str, precision: str
-) -> dict[str, int]:
+def _theory_parts(graph: LayerGraph, view: Ensemble, heads: str, precision: str) -> dict[str, int]:
     """Bytes of the ensemble's values by owner and purpose, as the storage accounting counts them.
 
     1 bit a binary weight, 4 bytes a float; batch normalization folded to two values a channel.

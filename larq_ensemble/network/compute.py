@@ -43,7 +43,7 @@ def count_macs(model: keras.Model) -> Macs:
 
     # Arguments
         model: a network with one output, channels last. Of an ensemble, count one member
-            (`EnsembleView.member`): the ensemble takes m times as much with m members.
+            (`Ensemble.member`): the ensemble takes m times as much with m members.
     """
     counts = {True: 0, False: 0}
     calls = {layer["name"]: len(layer["inbound_nodes"]) for layer in model.get_config()["layers"]}

@@ -10,7 +10,7 @@ from larq_ensemble.convert.conversion import convert_ensemble
 from larq_ensemble.convert.cutting import cut_file
 from larq_ensemble.convert.flatbuffer import operator_names, read_model, schema
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.ensembles.building import EnsembleView, build_ensemble
+from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import RPReLU, RSign
@@ -61,7 +61,7 @@ def test_quicknet(tmp_path) -> None:
     convolutions = {
         layer.name for layer in backbone.layers if "conv" in type(layer).__name__.lower()
     }
-    shared = {layer.name for layer in EnsembleView(model).shared_layers()}
+    shared = {layer.name for layer in as_ensemble(model).shared_layers()}
     assert shared == convolutions
     assert len(convolutions) == 7
     case = converted(model, tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from larq_ensemble.constraints import AtLeast
-from larq_ensemble.ensembles.building import build_ensemble, compile_arguments
+from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.keras import keras
 from larq_ensemble.models import build_model
 

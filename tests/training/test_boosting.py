@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.data.datasets import DATASETS
-from larq_ensemble.ensembles.building import EnsembleView, build_ensemble, compile_arguments
+from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.training.boosting import PseudoResidualLoss, SoftBoostingLoss
@@ -67,8 +67,8 @@ def test_members_boosted_together_and_interrupted(
     run, result = train_ensemble(backbone, tmp_path / "run", resume=True, **arguments)
     assert epochs_begun == [0, 1, 1]
 
-    view = EnsembleView(run.model)
-    assert view.weights == (0.5, 0.5)
+    view = run.model
+    assert view.member_weights == (0.5, 0.5)
     for layer in view.shared_layers():
         original = backbone.model.get_layer(layer.name)
         np.testing.assert_array_equal(layer.get_weights()[0], original.get_weights()[0])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.data.datasets import DATASETS
-from larq_ensemble.ensembles.building import EnsembleView
+from larq_ensemble.ensembles import as_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import load_run
@@ -102,7 +102,7 @@ def test_a_trained_ensemble(
     assert result["validation_top1"] == pytest.approx(100 * validation.mean())
 
     # Members have left the backbone and each other; what they share is as it was, bit for bit.
-    view = EnsembleView(model)
+    view = as_ensemble(model)
     shared = {layer.name for layer in view.shared_layers()}
     assert shared == set(run.config.ensemble["shared_layers"])
     assert {"conv1", "layer1_0_conv1", "layer2_0_shortcut_conv"} <= shared
@@ -205,7 +205,7 @@ def test_no_epochs_write_a_run_without_reading_data(train, recipe, no_data, back
     assert result["member_top1"] is None
     assert result["members"] == 3
     model = load_run(run.path).model
-    assert EnsembleView(model).members == 3
+    assert as_ensemble(model).members == 3
     assert model.count_params() == 3 * backbone.model.count_params()
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions
-from larq_ensemble.ensembles.building import EnsembleView, build_member, own_layers
+from larq_ensemble.ensembles import as_ensemble, build_member
+from larq_ensemble.ensembles.ensemble import own_layers
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import lq
 from larq_ensemble.runs import load_run
@@ -52,7 +53,7 @@ def softmax(logits):
 
 
 def own_weights(model, member):
-    return [w for layer in EnsembleView(model).own_layers(member) for w in layer.get_weights()]
+    return [w for layer in as_ensemble(model).own_layers(member) for w in layer.get_weights()]
 
 
 def differ(model, *members):
@@ -61,7 +62,7 @@ def differ(model, *members):
 
 
 def assert_shared_is_the_backbone_s(run, backbone):
-    shared = EnsembleView(run.model).shared_layers()
+    shared = run.model.shared_layers()
     assert {layer.name for layer in shared} == set(run.config.ensemble["shared_layers"])
     for layer in shared:
         for weight, original in zip(
@@ -148,7 +149,7 @@ def test_boosting_fits_residuals_and_goes_on_after_interruptions(
         top1 = np.mean((so_far + 0.5 * logits).argmax(1) == splits.validation.labels)
         assert row["val_accuracy"] == pytest.approx(top1)
     assert result["validation_top1"] == pytest.approx(100 * rows[3]["val_accuracy"])
-    assert EnsembleView(expected.model).weights == (0.5, 0.5)
+    assert expected.model.member_weights == (0.5, 0.5)
     probabilities = expected.model.predict(
         DATASETS["digits"].normalize(splits.validation.images), verbose=0
     )[-1]
@@ -181,7 +182,7 @@ def test_boosting_ends_early(train, recipe, few, capsys):
     assert "Member 2 of 4" in out
     assert "Member 3 of 4" not in out
     assert "has the first 1 members, not 4" in out
-    assert result["members"] == EnsembleView(run.model).members == len(result["member_top1"]) == 1
+    assert result["members"] == run.model.members == len(result["member_top1"]) == 1
     assert run.config.ensemble["members"] == load_run(run.path).config.ensemble["members"] == 1
     assert len(evaluate(run)["by_members"]) == 1
     assert train("early", resume=True, **arguments)[1] == result
@@ -272,7 +273,7 @@ def test_adaboost_of_independent_members(train, backbone, digits, recipe):
         weights.append(max(np.log((1 - error) / error) + np.log(9), 1e-3))
         examples = np.where(wrong, examples * np.exp(weights[-1]), examples)
         examples /= examples.sum()
-    assert EnsembleView(run.model).weights == pytest.approx(weights, rel=1e-5)
+    assert run.model.member_weights == pytest.approx(weights, rel=1e-5)
     assert weights[0] != pytest.approx(weights[1])
 
     test = digits[1].first(64)

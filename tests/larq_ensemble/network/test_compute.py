@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from larq_ensemble.ensembles.building import EnsembleView, build_ensemble
+from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.keras import keras
 from larq_ensemble.models import build_model
 from larq_ensemble.network.compute import Macs, count_macs
@@ -59,7 +59,7 @@ def test_against_the_paper(resnet18, resnet20) -> None:
 
 def test_a_member_takes_what_its_backbone_takes(tiny) -> None:
     ensemble = build_ensemble(tiny, 2)
-    assert count_macs(EnsembleView(ensemble).member(1)) == count_macs(tiny)
+    assert count_macs(ensemble.member(1)) == count_macs(tiny)
     # Stem 4 filters on 8x8x3, 5 binary filters with stride 2, linear layer of 3 classes.
     assert count_macs(tiny) == Macs(binary=16 * 9 * 4 * 5, real=64 * 9 * 3 * 4 + 5 * 3)
 
