@@ -86,9 +86,9 @@ class BatchBagging(Scheme):
 def poisson_counts(examples: tf.Tensor, members: int, seed: int) -> tf.Tensor:
     r"""Poisson(1) variables that the bytes of the examples, the seed and the member determine.
 
-    The bytes are hashed to 64 bits, \\( h_m = b_m + \sum_j a_{m,j} x_j \bmod 2^{64} \\), of
-    which the upper 32 are uniform, and independent for any two different examples; with them the
-    distribution function is inverted.
+    The bytes are hashed to 64 bits, \\( h_m = b_m + \sum_j a_{m,j} x_j \bmod 2^{64} \\) with
+    random \\( a, b \\), and mixed, so that examples that differ alike are independent as well. The
+    upper 32 bits are a uniform variable, with which the distribution function is inverted.
 
     # Arguments
         examples: a tensor [n, ...] of any numeric type.
@@ -98,8 +98,9 @@ def poisson_counts(examples: tf.Tensor, members: int, seed: int) -> tf.Tensor:
         float32 [M, n].
 
     # References
-        - Thorup 2015, [High speed hashing for integers and strings](https://arxiv.org/abs/1504.06804),
-          section 3.3.
+        - Thorup 2015, [High speed hashing for integers and
+          strings](https://arxiv.org/abs/1504.06804), section 3.3.
+        - Steele et al. 2014, Fast splittable pseudorandom number generators (SplitMix64's mixing).
     """
     examples = tf.bitcast(examples, tf.int32 if examples.dtype.size == 4 else tf.uint8)
     words = tf.cast(tf.reshape(examples, [tf.shape(examples)[0], -1]), tf.int64)
@@ -107,11 +108,23 @@ def poisson_counts(examples: tf.Tensor, members: int, seed: int) -> tf.Tensor:
         tf.random.stateless_uniform(shape, [seed, part], None, None, dtype=tf.int64)
         for part, shape in enumerate(([tf.shape(words)[1], members], [members]))
     )
-    hashed = tf.matmul(words, coefficients) + offsets
-    # Arithmetic shift: from -2^31 to 2^31 - 1.
-    upper = tf.cast(tf.bitwise.right_shift(hashed, tf.constant(32, tf.int64)), tf.float64)
-    uniform = (upper + 2.0**31 + 0.5) / 2.0**32
+    mixed = _mixed(tf.matmul(words, coefficients) + offsets)
+    uniform = (tf.cast(_shifted(mixed, 32), tf.float64) + 0.5) / 2.0**32
     probabilities = np.exp(-1) / np.array([math.factorial(count) for count in range(15)])
     distribution = tf.constant(probabilities.cumsum(), tf.float64)
     counts = tf.searchsorted(distribution, tf.reshape(uniform, [-1]), side="right")
     return tf.cast(tf.transpose(tf.reshape(counts, tf.shape(uniform))), tf.float32)
+
+
+def _mixed(hashed: tf.Tensor) -> tf.Tensor:
+    """SplitMix64's mixing, one to one on int64."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        signed = tf.constant(factor - 2**64, tf.int64)
+        hashed = tf.bitwise.bitwise_xor(hashed, _shifted(hashed, shift)) * signed
+    return tf.bitwise.bitwise_xor(hashed, _shifted(hashed, 31))
+
+
+def _shifted(values: tf.Tensor, bits: int) -> tf.Tensor:
+    """Shifted to the right as unsigned numbers; of int64 TensorFlow would repeat the sign."""
+    shifted = tf.bitwise.right_shift(values, tf.constant(bits, tf.int64))
+    return tf.bitwise.bitwise_and(shifted, tf.constant(2 ** (64 - bits) - 1, tf.int64))

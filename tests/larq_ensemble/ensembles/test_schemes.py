@@ -158,9 +158,7 @@ def test_unusable_prefix_weights(name: str, weights: tuple[float, ...]) -> None:
 
 
 def test_prefix_weights_are_for_nested_fusion() -> None:
-    with pytest.raises(
-        EnsembleError, match="`prefix_weights` does not go with the scheme 'voting'"
-    ):
+    with pytest.raises(EnsembleError, match=r"`prefix_weights` does not go with .* 'voting'"):
         SCHEMES["voting"].with_prefix_weights((1, 2))
 
 
