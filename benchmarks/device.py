@@ -368,9 +368,8 @@ def _single(run: str) -> bytes:
     loaded = load_run(run)
     from larq_ensemble.convert.conversion import ensemble_of
     from larq_ensemble.convert.frontend.single import convert_single
-    from larq_ensemble.ensembles.building import EnsembleView
 
-    return convert_single(EnsembleView(ensemble_of(loaded)).member(0))
+    return convert_single(ensemble_of(loaded).member(0))
 
 
 def _push_bytes(device: Device, data: bytes, name: str) -> str:

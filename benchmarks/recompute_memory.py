@@ -82,16 +82,13 @@ def _measure(
     model_name: str, width: float, batch_size: int, members: int, steps: int, mode: str
 ) -> tuple[float, float]:
     """Peak memory of the steps in MB, and the median seconds of one."""
-    from larq_ensemble.ensembles.building import build_ensemble, compile_arguments
-    from larq_ensemble.ensembles.recomputation import recompute_members
+    from larq_ensemble.ensembles import build_ensemble
     from larq_ensemble.keras import tf
     from larq_ensemble.models import build_model
 
     backbone = build_model(model_name, input_shape=(32, 32, 3), classes=100, width=width)
     ensemble = build_ensemble(backbone, members)
-    if mode == "recompute":
-        ensemble = recompute_members(ensemble)
-    ensemble.compile("adam", **compile_arguments(ensemble))
+    ensemble.compile("adam", execution="plain", recompute=mode == "recompute")
     train = ensemble.make_train_function()
     images = tf.random.stateless_normal([batch_size, 32, 32, 3], seed=[0, 0])
     labels = tf.random.stateless_uniform([batch_size], [0, 1], 0, 100, dtype=tf.int32)

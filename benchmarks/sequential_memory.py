@@ -59,7 +59,7 @@ def _measure(
     from larq_ensemble.training.ensemble import train_ensemble
     from larq_ensemble.training.pretrain import pretrain
     from larq_ensemble.training.recipes import RECIPES
-    from larq_ensemble.training.sequential import InTurn
+    from larq_ensemble.training.sequential import RunTraining
 
     draw = np.random.default_rng(0)
 
@@ -74,14 +74,14 @@ def _measure(
         DATASETS["cifar100"], read=lambda data_dir: data
     )
     after: list[float] = []
-    train_member = InTurn._train_member
+    train_member = RunTraining.train_member
 
     def measured(self, member):
         result = train_member(self, member)
         after.append(_resident())
         return result
 
-    InTurn._train_member = measured
+    RunTraining.train_member = measured
     options = DataOptions(validation=0.0)
     recipes = RECIPES["short"](100)
     with tempfile.TemporaryDirectory() as folder:

@@ -95,15 +95,14 @@ def profile(
     backbone: Any, members: int, batch: int, steps: int, bfloat16: bool
 ) -> tuple[float, dict[str, float]]:
     """Seconds of a step, and of each of its parts; what is left is `"the rest"`."""
-    from larq_ensemble.ensembles.building import build_ensemble, compile_arguments
-    from larq_ensemble.ensembles.traced import trace_members_once
+    from larq_ensemble.ensembles import build_ensemble
     from larq_ensemble.keras import tf
     from larq_ensemble.training.fit import adam
     from larq_ensemble.training.recipes import RECIPES
 
-    network = trace_members_once(build_ensemble(backbone, members), bfloat16=bfloat16)
+    network = build_ensemble(backbone, members)
     recipe = RECIPES["short"](100).retrain
-    network.compile(adam(recipe, 100), **compile_arguments(network))
+    network.compile(adam(recipe, 100), bfloat16=bfloat16)
     train = network.make_train_function()
     images = tf.random.stateless_normal([batch, 32, 32, 3], [0, 0])
     labels = tf.random.stateless_uniform([batch], [0, 1], 0, 100, tf.int32)

@@ -213,9 +213,9 @@ def _others(
     from larq_ensemble.convert.conversion import convert_run, ensemble_of
     from larq_ensemble.convert.frontend.single import convert_single
     from larq_ensemble.convert.verification import check_same
-    from larq_ensemble.ensembles.building import EnsembleView
+    from larq_ensemble.ensembles import as_ensemble
 
-    view = EnsembleView(ensemble_of(run))
+    view = as_ensemble(ensemble_of(run))
     check_same(view, ours, tflite, run.digest)
     separate = []
     for member in range(members):

@@ -13,7 +13,7 @@ from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork
 from larq_ensemble.convert.pipeline import REWRITES, run_pipeline
 from larq_ensemble.convert.report import ConversionReport, check_target, write_file
 from larq_ensemble.convert.targets.lce import write_ensemble
-from larq_ensemble.ensembles.building import EnsembleView, build_ensemble
+from larq_ensemble.ensembles import as_ensemble, build_ensemble
 from larq_ensemble.errors import UnknownNameError
 from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run
@@ -82,7 +82,7 @@ def convert_ensemble(
     ):
         if value not in known:
             raise UnknownNameError(argument, value, known)
-    view = EnsembleView(model)
+    view = as_ensemble(model)
     network = MemberIndexedNetwork(view, mean=mean, std=std, heads=heads, precision=precision)
     module = network.to_module(layout)
     counts = run_pipeline(module)
@@ -100,7 +100,7 @@ def convert_ensemble(
         run_hash=run_hash,
         layout=module.layout,
         theory_parts=network.lower_bound_parts,
-        weights=view.weights,
+        weights=view.member_weights,
         rewrites=network.rewrites + Counter({name: counts[name] for name in REWRITES}),
         tools=_tool_versions(),
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.data.normalization import Normalization
-from larq_ensemble.ensembles.building import EnsembleView
+from larq_ensemble.ensembles import Ensemble, as_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -72,7 +72,7 @@ def verify(
         EnsembleError: if the file belongs to another ensemble (members, classes, input shape,
             scheme) or another run, or there are no images.
     """
-    view = EnsembleView(model)
+    view = as_ensemble(model)
     interpreter = EnsembleInterpreter(tflite, threads=threads)
     check_same(view, interpreter, tflite, run_hash)
     if not len(images):
@@ -101,7 +101,7 @@ def _top1(classes: np.ndarray, labels: np.ndarray | None) -> float | None:
 
 
 def check_same(
-    view: EnsembleView,
+    view: Ensemble,
     interpreter: EnsembleInterpreter,
     tflite: str | os.PathLike[str],
     run_hash: str | None,
@@ -112,8 +112,8 @@ def check_same(
         ("members", min(view.members, members), members),
         ("classes", view.classes, interpreter.classes),
         ("scheme", view.scheme.name, interpreter.scheme),
-        ("weights", view.weights and view.weights[:members], interpreter.weights),
-        ("input shape", tuple(view.model.inputs[0].shape[1:]), interpreter.input_shape),
+        ("weights", view.member_weights and view.member_weights[:members], interpreter.weights),
+        ("input shape", tuple(view.inputs[0].shape[1:]), interpreter.input_shape),
         ("training", run_hash or file_hash, file_hash or run_hash),
     ):
         if of_model != of_file:

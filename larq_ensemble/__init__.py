@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -18,27 +18,55 @@ __version__ = "0.1.0"
 if "tensorflow" not in sys.modules and importlib.util.find_spec("tf_keras"):
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
+if TYPE_CHECKING:
+    from larq_ensemble.ensembles import (
+        Ensemble,
+        build_ensemble,
+        fit_members,
+        fused_network,
+        load_ensemble,
+    )
+    from larq_ensemble.errors import EnsembleError
+    from larq_ensemble.models import build_model
+    from larq_ensemble.network.storage import account
+    from larq_ensemble.runs import load_run
+    from larq_ensemble.runtime import EnsembleInterpreter
+
+#: Public name -> the module that has it.
 _EXPORTS = {
+    "Ensemble": "ensembles",
     "EnsembleError": "errors",
     "EnsembleInterpreter": "runtime",
-    "EnsembleView": "ensembles.building",
     "account": "network.storage",
-    "build_ensemble": "ensembles.building",
+    "build_ensemble": "ensembles",
     "build_model": "models",
-    "compile_arguments": "ensembles.building",
+    "fit_members": "ensembles",
+    "fused_network": "ensembles",
+    "load_ensemble": "ensembles",
     "load_run": "runs",
-    "one_pass_network": "ensembles.fused_activations",
-    "recompute_members": "ensembles.recomputation",
-    "trace_members_once": "ensembles.traced",
 }
 
-__all__ = ["__version__", *_EXPORTS]
+# Written out for type checkers and editors; a test compares it with the table above.
+__all__ = [
+    "Ensemble",
+    "EnsembleError",
+    "EnsembleInterpreter",
+    "__version__",
+    "account",
+    "build_ensemble",
+    "build_model",
+    "fit_members",
+    "fused_network",
+    "load_ensemble",
+    "load_run",
+]
 
+if not TYPE_CHECKING:  # so that a type checker sees that a name is misspelt
 
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _EXPORTS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:

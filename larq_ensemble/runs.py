@@ -141,22 +141,24 @@ class Run:
 
     @cached_property
     def model(self) -> keras.Model:
-        """The trained Keras model.
+        """The trained Keras model; of an ensemble an `Ensemble`.
 
         # Raises
             EnsembleError: if training has not finished or the file is damaged.
         """
         self._check_has_model()
-        import larq_ensemble.ensembles.building  # noqa: F401 (registers the layers that Keras has to know)
+        from larq_ensemble.ensembles import as_ensemble
         from larq_ensemble.keras import keras
 
         try:
-            return keras.models.load_model(self.model_path, compile=False)
+            model = keras.models.load_model(self.model_path, compile=False)
         except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
             raise EnsembleError(
                 f"{str(self.model_path)!r} can't be read ({_first_line(error)}): it is truncated "
                 "or damaged. Resume its training to write it again, or train again."
             ) from error
+        # A part of a run, a member that was trained by itself, is no ensemble.
+        return as_ensemble(model) if len(model.outputs) > 1 else model
 
     @property
     def digest(self) -> str:

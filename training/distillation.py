@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from larq_ensemble.ensembles.building import EnsembleView
+from larq_ensemble.ensembles import as_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run
@@ -31,9 +31,9 @@ class Distillation:
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
-            raise EnsembleError(f"--distill-weight must be from 0 to 1, got {self.weight}.")
+            raise EnsembleError(f"`distill_weight` must be from 0 to 1, got {self.weight}.")
         if not 0 < self.temperature < float("inf"):
-            raise EnsembleError(f"--temperature must be above 0, got {self.temperature}.")
+            raise EnsembleError(f"`temperature` must be above 0, got {self.temperature}.")
 
     def check_teaches(self, model: dict[str, Any]) -> None:
         """Checks that the teacher has the classes and the input of a network.
@@ -48,7 +48,7 @@ class Distillation:
         for name in ("classes", "input_shape"):
             if taught[name] != model[name]:
                 raise EnsembleError(
-                    f"--teacher {str(self.teacher.path)!r} ({taught['name']}) has {name} = "
+                    f"`teacher` {str(self.teacher.path)!r} ({taught['name']}) has {name} = "
                     f"{taught[name]}, but {model['name']} has {model[name]}: choose a run on a "
                     "data set of the same shape and classes."
                 )
@@ -130,5 +130,5 @@ def teacher_logits(model: keras.Model) -> Teacher:
     """
     if len(model.outputs) == 1:
         return lambda images: model(images, training=False)
-    combined = keras.Model(model.inputs, EnsembleView(model).model.outputs[-1])
+    combined = keras.Model(model.inputs, as_ensemble(model).outputs[-1])
     return lambda images: tf.math.log(combined(images, training=False) + keras.backend.epsilon())

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from larq_ensemble.ensembles.building import copy_weights
+from larq_ensemble.ensembles import copy_weights
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run, RunConfig, create_run, open_run

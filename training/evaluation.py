@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split
-from larq_ensemble.ensembles.building import EnsembleView
+from larq_ensemble.ensembles import as_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run
@@ -18,7 +18,7 @@ from larq_ensemble.training.pipeline import evaluation_batches
 
 def member_logits(model: keras.Model, data: Split, dataset: Dataset) -> np.ndarray:
     """Logits, float32 `[members, n, classes]`, of an ensemble with one input."""
-    logits_only = keras.Model(model.inputs, model.outputs[: EnsembleView(model).members])
+    logits_only = keras.Model(model.inputs, model.outputs[: as_ensemble(model).members])
     logits = logits_only.predict(evaluation_batches(data, dataset), verbose=0)
     return np.stack(logits if isinstance(logits, list) else [logits])
 
@@ -67,9 +67,8 @@ def evaluate(
     if not len(data):
         raise EnsembleError(f"The run {str(run.path)!r} held out no validation data.")
     if config.kind == "ensemble":
-        view = EnsembleView(model)
-        scheme, weights = view.scheme.name, view.weights
         logits = member_logits(model, data, dataset)
+        scheme, weights = model.scheme.name, model.member_weights
     else:
         logits = np.asarray(model.predict(evaluation_batches(data, dataset), verbose=0))[None]
         scheme, weights = "fusion", None

@@ -6,7 +6,7 @@ import csv
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,48 +19,27 @@ from larq_ensemble.training.optimizer import OneOperatorAdam
 from larq_ensemble.training.pipeline import Batches
 from larq_ensemble.training.recipes import Recipe
 
-Course = Literal["linear", "cosine", "triangle"]
+#: (highest, lowest, steps) -> a learning rate over so many steps; `None`: the recipe's.
+LearningRate = Callable[
+    [float, float, int], "keras.optimizers.schedules.LearningRateSchedule | None"
+]
 
 
 def adam(
-    recipe: Recipe, steps_per_epoch: int, *, course: Course = "linear"
+    recipe: Recipe, steps_per_epoch: int, *, learning_rate: LearningRate | None = None
 ) -> keras.optimizers.Optimizer:
     """Adam without weight decay, its rate going between those of the recipe over all its steps.
 
     # Arguments
-        course: how it goes: down on a line, down on half a cosine (Huang et al. 2017, Eq. 2), or
-            up and down again, see `Triangle`.
+        learning_rate: how it goes, as `Scheme.learning_rate`; `None`: down on a line.
     """
     steps = max(1, recipe.epochs * steps_per_epoch)
-    rate = {
-        "linear": lambda: keras.optimizers.schedules.PolynomialDecay(
+    rate = None if learning_rate is None else learning_rate(recipe.lr, recipe.end_lr, steps)
+    if rate is None:
+        rate = keras.optimizers.schedules.PolynomialDecay(
             recipe.lr, decay_steps=steps, end_learning_rate=recipe.end_lr
-        ),
-        "cosine": lambda: keras.optimizers.schedules.CosineDecay(
-            recipe.lr, steps, alpha=recipe.end_lr / recipe.lr if recipe.lr else 0.0
-        ),
-        "triangle": lambda: Triangle(recipe.lr, steps, recipe.end_lr),
-    }[course]()
+        )
     return OneOperatorAdam(rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2)
-
-
-class Triangle(keras.optimizers.schedules.LearningRateSchedule):
-    """A rate that rises linearly to its highest at half the steps and falls again (FGE).
-
-    # Arguments
-        highest, lowest: the rate at half the steps, and at the last one.
-        steps: of the whole triangle.
-    """
-
-    def __init__(self, highest: float, steps: int, lowest: float) -> None:
-        self.highest, self.steps, self.lowest = highest, steps, lowest
-
-    def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        done = (tf.cast(step, tf.float32) + 1) / self.steps
-        return self.lowest + (self.highest - self.lowest) * (1 - tf.abs(2 * done - 1))
-
-    def get_config(self) -> dict[str, Any]:
-        return {"highest": self.highest, "steps": self.steps, "lowest": self.lowest}
 
 
 def set_seed(seed: int, dropout: float) -> None:
@@ -185,7 +164,7 @@ class StopWhenDiverged(keras.callbacks.Callback):
         rate = float(keras.backend.get_value(self.model.optimizer.learning_rate))
         raise EnsembleError(
             f"Training has diverged: {reason}, at a learning rate of {rate:.3g}. "
-            "Train again with a lower --lr and another --out."
+            "Train again with a lower `lr` and another `out`."
         )
 
 
@@ -234,7 +213,7 @@ def _last_readable(manager: tf.train.CheckpointManager) -> str:
         return path
     raise EnsembleError(
         f"None of the checkpoints in {manager.directory!r} can be read: they are truncated or "
-        "damaged. Train again with another --out."
+        "damaged. Train again with another `out`."
     )
 
 

@@ -125,13 +125,12 @@ def _evaluation(
     path = folder / f"{run.digest[:16]}-{split}{'' if limit is None else f'-{limit}'}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
-    from larq_ensemble.ensembles.building import EnsembleView
     from larq_ensemble.models import layer_graph
     from larq_ensemble.network.compute import count_macs
     from larq_ensemble.training.evaluation import evaluate
 
     metrics = evaluate(run, split=split, data_dir=data_dir, limit=limit)
-    member = run.model if run.config.kind == "backbone" else EnsembleView(run.model).member(0)
+    member = run.model if run.config.kind == "backbone" else run.model.member(0)
     macs = count_macs(layer_graph(member))
     metrics = {**metrics, "binary_macs": macs.binary, "real_macs": macs.real}
     write_text(path, json.dumps(metrics, indent=2) + "\n")

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from larq_ensemble.data.datasets import Dataset, Splits
-from larq_ensemble.ensembles.building import copy_weights
+from larq_ensemble.ensembles import copy_weights
 from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run, RunConfig, load_run
 from larq_ensemble.training.distribution import Distribution
-from larq_ensemble.training.fit import Course, adam, fit
+from larq_ensemble.training.fit import LearningRate, adam, fit
 from larq_ensemble.training.pipeline import evaluation_batches, training_batches
 from larq_ensemble.training.recipes import Recipe
 
@@ -19,7 +19,7 @@ Train = Callable[[Run, Splits], tuple[keras.Model, dict[str, Any]]]
 Objective = Callable[[keras.Model], tuple[keras.Model, dict[str, Any]]]
 
 
-def carry_out(
+def train_run(
     out: str | os.PathLike[str],
     config: RunConfig,
     *,
@@ -74,7 +74,7 @@ def fit_images(
     verbose: int | str,
     distribution: Distribution | None = None,
     first_epoch: int = 0,
-    course: Course = "linear",
+    learning_rate: LearningRate | None = None,
     inputs: int = 1,
     **streams: Any,
 ) -> float | None:
@@ -86,7 +86,7 @@ def fit_images(
             everything that it makes has to be made.
         seed: of the images' order and augmentation.
         first_epoch: of the stream of images, which counts its epochs from there.
-        course: the way of the learning rate, as for `larq_ensemble.training.fit.adam`.
+        learning_rate: as for `larq_ensemble.training.fit.adam`.
         inputs, streams: as for `larq_ensemble.training.pipeline.training_batches`.
 
     # Returns
@@ -97,7 +97,7 @@ def fit_images(
     replica = distribution.replicate(model)
     with distribution.scope():
         trained, compiled = objective(replica)
-        optimizer = adam(recipe, len(splits.train) // batch_size, course=course)
+        optimizer = adam(recipe, len(splits.train) // batch_size, learning_rate=learning_rate)
         trained.compile(optimizer, **compiled)
     timing = fit(
         trained,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
-from larq_ensemble.ensembles.fused_activations import one_pass_network
+from larq_ensemble.ensembles.fused_activations import fused_network
 from larq_ensemble.keras import keras
 from larq_ensemble.models import build_model
 from larq_ensemble.network.architectures import MODELS
@@ -23,7 +23,7 @@ from larq_ensemble.training.distillation import (
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.fit import set_seed
 from larq_ensemble.training.graphs import temporary_graphs
-from larq_ensemble.training.job import carry_out, fit_images
+from larq_ensemble.training.job import fit_images, train_run
 from larq_ensemble.training.pipeline import evaluation_batches
 from larq_ensemble.training.recipes import Recipe
 from larq_ensemble.training.transfer import check_twin, split_seed, start_from_real
@@ -108,7 +108,7 @@ def pretrain(
         figures["from_real"] = start_from_real(model, from_real.model)
 
     def objective(network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
-        network = one_pass_network(network)
+        network = fused_network(network)
         loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         if distillation is not None:
             teacher = distribution.replicate(distillation.teacher.model)
@@ -135,7 +135,7 @@ def pretrain(
             "validation_top1": backbone_top1(model, splits.validation, dataset),
         }
 
-    return carry_out(
+    return train_run(
         out,
         RunConfig(
             kind="backbone",

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from larq_ensemble.convert.categories import category_of
 from larq_ensemble.convert.frontend.tables import COMPACT_BITS
-from larq_ensemble.ensembles.building import EnsembleView, own_name
+from larq_ensemble.ensembles import Ensemble
+from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.network.graph import Content, LayerGraph, LayerNode, Role, Stored
 
 #: What members own as vectors, one value a channel or a class.
@@ -16,7 +17,7 @@ _VECTORS = {Content.NORM, Content.ACTIVATION, Content.BIAS, Content.FILTER_SCALE
 
 
 def lower_bound_parts(
-    graph: LayerGraph, view: EnsembleView, heads: str, precision: str
+    graph: LayerGraph, view: Ensemble, heads: str, precision: str
 ) -> dict[str, int]:
     """Bytes by owner and category, as the storage accounting counts them.
 

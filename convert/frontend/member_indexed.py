@@ -43,7 +43,8 @@ from larq_ensemble.convert.frontend.workarounds import (
 from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.data.normalization import Normalization
-from larq_ensemble.ensembles.building import EnsembleView, own_name
+from larq_ensemble.ensembles import Ensemble
+from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.functional import run_functional
@@ -79,7 +80,7 @@ class MemberIndexedNetwork:
 
     def __init__(
         self,
-        view: EnsembleView,
+        view: Ensemble,
         *,
         mean: Sequence[float],
         std: Sequence[float],
@@ -128,7 +129,7 @@ class MemberIndexedNetwork:
         module.members, module.layout = self._members, layout
         return module
 
-    def _add_own_layers(self, view: EnsembleView) -> None:
+    def _add_own_layers(self, view: Ensemble) -> None:
         """Puts the values of all layers that members own into the tables."""
         own = [
             {

@@ -13,7 +13,7 @@ def convert_single(network: keras.Model) -> bytes:
     """Converts a network without tables, passes or input normalization.
 
     # Arguments
-        network: a functional model with one image as input, for example `EnsembleView.member(0)`.
+        network: a functional model with one image as input, for example `Ensemble.member(0)`.
 
     # Returns
         A TFLite flatbuffer with the input `image` (float32 `[1, h, w, c]`, normalized as in

@@ -10,7 +10,7 @@ Algorithm 1 of the paper, and where each of its steps is:
 
 ```python
 ensemble = build_ensemble(backbone, members=4)
-ensemble.compile("adam", **compile_arguments(ensemble))
+ensemble.compile("adam")
 ensemble.fit(images, labels)
 ensemble.save("ensemble.keras")
 ```
@@ -27,8 +27,10 @@ import numpy as np
 
 from larq_ensemble import constraints as _constraints  # noqa: F401 (so that Keras can load them)
 from larq_ensemble import layers as _layers  # noqa: F401
-from larq_ensemble.ensembles.rounding import stochastically_rounded
-from larq_ensemble.ensembles.schemes import SCHEMES, Scheme, member_output
+from larq_ensemble.ensembles.combine import Combine
+from larq_ensemble.ensembles.ensemble import Ensemble, own_layers
+from larq_ensemble.ensembles.names import member_output, own_name
+from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.functional import classifier, map_references
@@ -49,40 +51,6 @@ _RANDOM_LAYERS = (
 )
 
 
-@keras.utils.register_keras_serializable("larq_ensemble")
-class Combine(keras.layers.Layer):
-    """Combines the members' logits to the probabilities of the ensemble.
-
-    # Arguments
-        scheme: the scheme's name.
-        weights: how much each member counts; `None`: all the same.
-
-    # Input shape
-        A list of M tensors [n, classes].
-
-    # Output shape
-        [n, classes].
-    """
-
-    def __init__(self, scheme: str, weights: Sequence[float] | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.scheme = SCHEMES[scheme]
-        # Not `weights`, which is what Keras calls a layer's variables.
-        self.member_weights = None if weights is None else tuple(weights)
-
-    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        # Keras hands the one input of a loaded single-member ensemble over without its list.
-        logits = inputs if isinstance(inputs, (list, tuple)) else [inputs]
-        return self.scheme.combine(logits, self.member_weights)
-
-    def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "scheme": self.scheme.name,
-            "weights": None if self.member_weights is None else [*self.member_weights],
-        }
-
-
 def build_ensemble(
     backbone: keras.Model,
     members: int,
@@ -95,7 +63,7 @@ def build_ensemble(
     independent_inputs: bool = False,
     weights: Sequence[float] | None = None,
     seed: int = 0,
-) -> keras.Model:
+) -> Ensemble:
     """Builds an ensemble of M members from a pretrained classifier (paper, Algorithm 1).
 
     Layers that `sharing` names are one frozen layer object, called by every member; those that
@@ -121,7 +89,7 @@ def build_ensemble(
         seed: of the noise, and of random members.
 
     # Returns
-        A functional Keras model. Outputs: `member_0` to `member_{M-1}`, the logits [n, classes],
+        An `Ensemble`, not compiled. Outputs: `member_0` to `member_{M-1}`, the logits [n, classes],
         and `ensemble`, the combined probabilities [n, classes]; for nested fusion between them
         `first_1` to `first_{M-1}`, the probabilities of the first so many members. Inputs: the
         backbone's, or one each, `member_{i}_{name}`.
@@ -137,8 +105,8 @@ def build_ensemble(
         )
     if independent_inputs and not SCHEMES[scheme].independent:
         raise EnsembleError(
-            f"Independent inputs do not go with the scheme {scheme!r}: its members must see the "
-            "same batch."
+            f"`independent_inputs` does not go with the scheme {scheme!r}, whose members must see "
+            "the same batch: leave it out."
         )
     branches = _build_branches(
         backbone,
@@ -156,7 +124,7 @@ def build_ensemble(
         Combine(scheme, None if weights is None else weights[:count], name=output)(logits[:count])
         for output, count in SCHEMES[scheme].combinations(members).items()
     ]
-    return keras.Model(branches.inputs, [*logits, *combined], name=f"{branches.name}_ensemble")
+    return Ensemble(branches.inputs, [*logits, *combined], name=f"{branches.name}_ensemble")
 
 
 def build_member(
@@ -206,57 +174,6 @@ def check_members(members: object) -> None:
         raise EnsembleError(f"`members` must be a whole number from 1 on, got {members!r}.")
 
 
-def own_name(member: int, layer: str) -> str:
-    """The name of a member's own copy of a backbone's layer."""
-    return f"member_{member}_{layer}"
-
-
-def own_layers(model: keras.Model, member: int) -> list[keras.layers.Layer]:
-    """The layers of a model that only this member uses and that hold weights."""
-    prefix = own_name(member, "")
-    # Names first: Keras collects the weights of a layer anew each time, and M times M is many.
-    return [layer for layer in model.layers if layer.name.startswith(prefix) and layer.weights]
-
-
-def compile_arguments(
-    ensemble: keras.Model, prefix_weights: Sequence[float] | None = None
-) -> dict[str, Any]:
-    """`loss`, `loss_weights` and `metrics` for `Model.compile`, as the scheme demands.
-
-    The metric is the accuracy of each combination; with an input a member, whose labels differ,
-    that of each member.
-
-    # Arguments
-        ensemble: what `build_ensemble` returned.
-        prefix_weights: for nested fusion, see `larq_ensemble.ensembles.schemes.NestedFusion`.
-
-    # Raises
-        EnsembleError: for a scheme that trains its members in turn, and for weights that do not
-            go with the scheme or the number of members.
-    """
-    view = EnsembleView(ensemble)
-    scheme = view.scheme
-    if scheme.training == "in_turn":
-        raise EnsembleError(
-            f"The scheme {scheme.name!r} trains its members in turn, not in one `fit`: use "
-            "`larq-ensemble train`, or `larq_ensemble.training.ensemble.train_ensemble`."
-        )
-    if prefix_weights is not None:
-        scheme = scheme.with_prefix_weights(prefix_weights)
-    measured = (
-        scheme.combinations(view.members)
-        if len(ensemble.inputs) == 1
-        else map(member_output, range(view.members))
-    )
-    return {
-        "loss": scheme.losses(view.members),
-        "loss_weights": scheme.loss_weights(view.members),
-        "metrics": {
-            output: keras.metrics.SparseCategoricalAccuracy(name="accuracy") for output in measured
-        },
-    }
-
-
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
     """Copies the weights of every layer of `source` to the layer of `target` with its name.
 
@@ -266,77 +183,6 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
     for layer in source.layers:
         if layer.weights:
             target.get_layer(layer.name).set_weights(layer.get_weights())
-
-
-def has_losses_of_images(model: keras.Model) -> bool:
-    """Whether layers of the model add to the loss what depends on the images."""
-    # Losses of weights alone, regularization, Keras keeps as functions.
-    of_weights = sum(len(getattr(part, "_callable_losses", ())) for part in model.submodules)
-    return len(model.losses) > of_weights
-
-
-class EnsembleView:
-    """What is where in an ensemble, read off the Keras model alone.
-
-    So an ensemble that Keras saved and loaded needs nothing else to be converted or evaluated.
-
-    # Arguments
-        model: what `build_ensemble` returned, or a copy that Keras loaded.
-
-    # Attributes
-        members: M.
-        scheme: the `Scheme`.
-        weights: how much each member counts; `None`: all the same.
-        classes: number of logits.
-
-    # Raises
-        EnsembleError: if `model` is no ensemble.
-    """
-
-    def __init__(self, model: keras.Model) -> None:
-        last = model.layers[-1] if getattr(model, "layers", None) else None
-        if not isinstance(last, Combine) or len(model.outputs) < 2:
-            raise EnsembleError(
-                f"The model {getattr(model, 'name', model)!r} is not an ensemble: give one that "
-                "`build_ensemble` returned."
-            )
-        self.model = model
-        self.scheme: Scheme = last.scheme
-        self.weights: tuple[float, ...] | None = last.member_weights
-        self.members = sum(not isinstance(tensor.node.layer, Combine) for tensor in model.outputs)
-        self.classes = int(model.outputs[-1].shape[-1])
-
-    def member(self, member: int) -> keras.Model:
-        """The network of one member: image -> logits. Its layers are the ensemble's."""
-        self._check(member)
-        inputs = self.model.inputs
-        return keras.Model(
-            inputs[member] if len(inputs) > 1 else inputs[0],
-            self.model.outputs[member],
-            name=member_output(member),
-        )
-
-    def combine(self, logits: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Logits of all members, each [n, classes] -> what the ensemble returns after them."""
-        combinations = self.scheme.combinations(self.members)
-        return [self.model.get_layer(name)(logits[:n]) for name, n in combinations.items()]
-
-    def own_layers(self, member: int) -> list[keras.layers.Layer]:
-        """The layers that only this member uses and that hold weights."""
-        self._check(member)
-        return own_layers(self.model, member)
-
-    def shared_layers(self) -> list[keras.layers.Layer]:
-        """The layers that all members use and that hold weights."""
-        own = {id(layer) for member in range(self.members) for layer in self.own_layers(member)}
-        return [layer for layer in self.model.layers if layer.weights and id(layer) not in own]
-
-    def _check(self, member: int) -> None:
-        if not 0 <= member < self.members:
-            raise EnsembleError(
-                f"`member` must be from 0 to {self.members - 1} in this ensemble of "
-                f"{self.members}, got {member}."
-            )
 
 
 def _build_branches(
@@ -366,8 +212,9 @@ def _build_branches(
             "less, for example with the policy 'all_frozen'."
         )
     _check_initial(initial, shared, scheme)
-    common = frozenset() if independent_inputs else _common_prefix(backbone, shared)
-    config = _members_config(backbone.get_config(), members, shared, common)
+    head = backbone.outputs[0].node.layer.name
+    trunk = frozenset() if independent_inputs else _trunk(backbone, shared)
+    config = _members_config(backbone.get_config(), members, shared, trunk)
     if dropout is not None:
         _set_dropout(config, dropout)
     branches = keras.Model.from_config(config)
@@ -381,10 +228,13 @@ def _build_branches(
         start = backbone if initial == "pretrained" else _reinitialized(backbone, seed, member)
         for name in own:
             layers[own_name(member, name)].set_weights(start.get_layer(name).get_weights())
-        if scheme.rounded:
-            names = [own_name(member, name) for name in sorted(binary_layers(graph))]
-            _round([layers[name] for name in names], np.random.default_rng([seed, member, 1]))
-        _add_jitter(own_layers(branches, member), jitter, np.random.default_rng([seed, member]))
+        members_own = own_layers(branches, member)
+        _add_jitter(members_own, jitter, np.random.default_rng([seed, member]))
+        scheme.initialize(
+            members_own,
+            layers[own_name(member, head)] if head in own else None,
+            np.random.default_rng([seed, member, 1]),
+        )
     logits = [
         keras.layers.Activation("linear", name=member_output(member))(output)
         for member, output in zip(members, branches.outputs)
@@ -426,32 +276,23 @@ def _reinitialized(backbone: keras.Model, seed: int, member: int) -> keras.Model
     return keras.Model.from_config({**config, "layers": layers})
 
 
-def _round(layers: Iterable[keras.layers.Layer], generator: np.random.Generator) -> None:
-    """Draws the binary filters of these layers, which stay as drawn."""
-    for layer in layers:
-        for weight in layer.weights:
-            if getattr(weight, "precision", None) == 1:
-                weight.assign(stochastically_rounded(weight.numpy(), generator))
-        layer.trainable = False
-
-
-def _common_prefix(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
-    """The layers whose output is the same for every member: they run once."""
-    common: set[str] = set()
+def _trunk(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
+    """The shared trunk: the layers whose output is the same for every member. They run once."""
+    trunk: set[str] = set()
     for node in layer_graph(backbone):
         layer = backbone.get_layer(node.name)
         fixed = node.name in shared or (not layer.weights and not isinstance(layer, _RANDOM_LAYERS))
-        if fixed and all(source in common for source in node.inputs):
-            common.add(node.name)
-    return frozenset(common)
+        if fixed and all(source in trunk for source in node.inputs):
+            trunk.add(node.name)
+    return frozenset(trunk)
 
 
 def _members_config(
-    config: dict[str, Any], members: Sequence[int], shared: Iterable[str], common: Iterable[str]
+    config: dict[str, Any], members: Sequence[int], shared: Iterable[str], trunk: Iterable[str]
 ) -> dict[str, Any]:
     """The functional configuration of the branches of `members` from that of one network.
 
-    A layer in `common` keeps its calls, one in `shared` gets those of all members one after the
+    A layer of the `trunk` keeps its calls, one in `shared` gets those of all members one after the
     other, and every other layer becomes M layers with one member's calls each.
     """
     names = {layer["name"] for layer in config["layers"]}
@@ -459,7 +300,7 @@ def _members_config(
 
     def reference(branch: int, member: int) -> Callable[[str, int, int], list[Any]]:
         def change(name: str, call: int, tensor: int) -> list[Any]:
-            if name in common:
+            if name in trunk:
                 return [name, call, tensor]
             if name in shared:
                 return [name, branch * calls[name] + call, tensor]
@@ -470,7 +311,7 @@ def _members_config(
     layers = []
     for layer in config["layers"]:
         name = layer["name"]
-        if name in common:
+        if name in trunk:
             layers.append(copy.deepcopy(layer))
             continue
         nodes = [

@@ -1,12 +1,12 @@
-"""Activations of binarized networks that read and write their tensors once, for training on CPUs.
+"""Fused activations of binarized networks, for training on CPUs.
 
-TensorFlow computes sign, its straight-through estimator and PReLU as chains of small operators,
-each of which takes a whole feature map from memory and puts one back: together they take as long
-as the convolutions. Here each of them is one loop, forward and backward, which XLA compiles. The
-values are those of the layers that they stand for; only sums are taken in another order.
+TensorFlow computes a sign, its straight-through estimator and PReLU as chains of small operators,
+each of which reads a whole feature map from memory and writes one: together they take as long as
+the convolutions. Here each is one loop, forward and backward, which XLA compiles. The values are
+those of the layers that they stand for; only sums are taken in another order.
 
 ```python
-trained = one_pass_network(backbone)  # its layers are the backbone's
+trained = fused_network(backbone)  # its layers are the backbone's
 trained.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 trained.fit(images, labels)
 backbone.save("backbone.keras")
@@ -27,8 +27,8 @@ Gradient = Callable[[tf.Tensor], Any]
 
 
 @keras.utils.register_keras_serializable("larq_ensemble")
-class OnePassNetwork(keras.Model):
-    """A functional model with one-pass activations in training; `one_pass_network` makes one."""
+class FusedNetwork(keras.Model):
+    """A functional model with fused activations in training; `fused_network` makes one."""
 
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -38,7 +38,7 @@ class OnePassNetwork(keras.Model):
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
             if type(layer) is keras.layers.PReLU:
                 return prelu(args[0], tf.convert_to_tensor(layer.alpha), tf.ones(()))
-            sign = one_pass_sign(layer)
+            sign = fused_sign(layer)
             with given(layer, {} if sign is None else {"input_quantizer": None}):
                 args = args if sign is None else (sign(args[0]), *args[1:])
                 return layer(*args, **with_training(layer, kwargs, training))
@@ -49,9 +49,12 @@ class OnePassNetwork(keras.Model):
         )
 
 
-def one_pass_network(model: keras.Model) -> OnePassNetwork:
-    """The same functional model, on the same layers, to be trained in less time."""
-    return OnePassNetwork(model.inputs, model.outputs, name=model.name)
+def fused_network(model: keras.Model) -> FusedNetwork:
+    """The same functional model, on the same layers, with fused activations in training.
+
+    `Ensemble.compile` does this for ensembles.
+    """
+    return FusedNetwork(model.inputs, model.outputs, name=model.name)
 
 
 def ste_sign(x: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
@@ -167,8 +170,8 @@ def _scaled_gradient(x: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor) -> tf.
     return tf.cast(upstream * scale, x.dtype)
 
 
-def one_pass_sign(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
-    """The one-pass form of a Larq layer's input quantizer, where it has one that is known."""
+def fused_sign(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
+    """The fused form of a Larq layer's input quantizer; `None` if there is none."""
     quantizer = getattr(layer, "input_quantizer", None)
     if quantizer is None or hasattr(quantizer, "flip_ratio"):
         return None
@@ -181,7 +184,7 @@ def one_pass_sign(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
 def given(layer: keras.layers.Layer, values: Mapping[str, Any]) -> Iterator[None]:
     """Lets a layer compute with these values of its attributes.
 
-    Not by `setattr`, from which Keras would learn that the layer has lost its weights.
+    Not by `setattr`: Keras would conclude that the layer has lost its weights.
     """
     attributes = vars(layer)
     before = {name: attributes[name] for name in values}

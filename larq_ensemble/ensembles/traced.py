@@ -1,142 +1,66 @@
-"""Training of many members together, with what they do traced once.
+"""Traced execution: what a member does is traced once, whatever M.
 
 Keras traces the graph of a training step branch by branch, which takes seconds for every member
 before the first step. But the branches are alike. So here one member is a `tf.function` of
 
-    features     what all members have in common, computed once
+    features     the output of the shared trunk, computed once
     shared       the values of the shared layers; their filters are binarized once a step
     own          the values of a member's own weights
 
-which is called M times. In it signs and PReLUs are the loops of `larq_ensemble.ensembles.fused_activations`. Losses,
-gradients, statistics of batch norm and draws of Dropout are those of the plain ensemble but for
-the rounding of sums.
+which is called M times. Its signs and PReLUs are fused, see
+`larq_ensemble.ensembles.fused_activations`. Losses, gradients, statistics of batch norm and draws
+of Dropout are those of the plain ensemble but for the rounding of sums.
 
-```python
-ensemble = build_ensemble(backbone, members=10)
-trained = trace_members_once(ensemble)  # its layers are the ensemble's
-trained.compile("adam", **compile_arguments(trained))
-trained.fit(images, labels)
-ensemble.save("ensemble.keras")
-```
+`Ensemble.compile` chooses it.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from larq_ensemble.ensembles import fused_activations as one_pass
-from larq_ensemble.ensembles.building import EnsembleView, has_losses_of_images, own_name
-from larq_ensemble.ensembles.fused_activations import given, one_pass_sign, with_training
+from larq_ensemble.ensembles import fused_activations
+from larq_ensemble.ensembles.fused_activations import fused_sign, given, with_training
+from larq_ensemble.ensembles.names import own_name
+from larq_ensemble.ensembles.recomputation import has_losses_of_images
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.models.functional import run_functional
 from larq_ensemble.models.graph import layer_graph
 
+if TYPE_CHECKING:
+    from larq_ensemble.ensembles.ensemble import Ensemble
+
+#: Of a layer's weights, by the attributes that hold them.
 Values = dict[str, tf.Tensor]
-"""Of a layer's weights, by the attributes that hold them."""
 
 
-@keras.utils.register_keras_serializable("larq_ensemble")
-class OneTraceEnsemble(keras.Model):
-    """An ensemble whose members are traced once; `trace_members_once` makes one.
-
-    Where its layers do not allow that, or several devices train it, it computes what the plain
-    ensemble does in the way that that does.
-    """
-
-    #: See `trace_members_once`; a copy that Keras loads is trained in float32.
-    bfloat16 = False
-
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        # As in Keras, what has become trainable or frozen since counts from here on.
-        for name in ("_members", "obstacle"):
-            self.__dict__.pop(name, None)
-        super().compile(*args, **kwargs)
-
-    @tf.autograph.experimental.do_not_convert
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if self.obstacle is not None or tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            return super().call(inputs, training=training, mask=mask)
-        logits = self._members.logits(tf.nest.flatten(inputs), bool(training))
-        return [*logits, *self._members.view.combine(logits)]
-
-    @functools.cached_property
-    def obstacle(self) -> str | None:
-        """Why the members can't be traced once; `None` if they can."""
-        try:
-            _ = self._members
-        except EnsembleError as error:
-            return str(error)
-        return None
-
-    @property
-    def has_bfloat16(self) -> bool:
-        """Whether it has layers that `bfloat16` is for."""
-        return any(map(_is_plain_binary_conv, self._members.shared.values()))
-
-    @functools.cached_property
-    def _members(self) -> _Members:
-        return _Members(self, bfloat16=self.bfloat16)
-
-
-def trace_members_once(ensemble: keras.Model, *, bfloat16: bool = False) -> OneTraceEnsemble:
-    """The same ensemble, on the same layers, to be trained and evaluated in less time.
-
-    # Arguments
-        ensemble: what `build_ensemble` returned.
-        bfloat16: in training compute frozen binary convolutions in bfloat16, in less than half of
-            the time on CPUs with AVX512_BF16 or AMX. Their sums of signs are whole numbers, which
-            it holds exactly up to 256 (even ones up to 512; larger ones are rare and rounded by
-            less than 1 %), and they are multiplied by the filters' scales afterwards, in float32.
-            The gradients that go back through them are rounded to 8 bits.
-
-    # Returns
-        A Keras model to compile and fit. Losses, gradients, statistics of batch norm, draws of
-        Dropout, metrics and checkpoints are those of `ensemble`.
-
-    # Raises
-        EnsembleError: if `ensemble` is none, or has nothing that could be computed in bfloat16.
-    """
-    EnsembleView(ensemble)
-    traced = OneTraceEnsemble(ensemble.inputs, ensemble.outputs, name=ensemble.name)
-    traced.bfloat16 = bfloat16
-    if bfloat16 and traced.obstacle is not None:
-        raise EnsembleError(
-            "bfloat16 needs members that can be traced once, and these can't: "
-            f"{traced.obstacle} Leave bfloat16 out."
-        )
-    if bfloat16 and not traced.has_bfloat16:
-        raise EnsembleError(
-            "bfloat16 is for frozen binary convolutions that all members share (QuantConv2D with "
-            "binarized inputs and filters, without bias and activation), and this ensemble has "
-            "none: leave it out."
-        )
-    return traced
-
-
-class _Members:
+class TracedMembers:
     """The members of an ensemble as calls of one function.
 
-    The function runs the layers of member 0, with the values that it is given in the place of
-    their weights.
+    The function runs the layers of member 0, with the values that it is given in place of their
+    weights.
+
+    # Arguments
+        ensemble: whose layers are trainable or frozen as they stay.
+        bfloat16: see `Ensemble.compile`.
 
     # Raises
         EnsembleError: if a layer does not allow that, with the reason.
     """
 
-    def __init__(self, ensemble: keras.Model, *, bfloat16: bool) -> None:
-        self.view = EnsembleView(ensemble)
+    def __init__(self, ensemble: Ensemble, *, bfloat16: bool) -> None:
+        self._members = ensemble.members
         self._bfloat16 = bfloat16
         if has_losses_of_images(ensemble):
             raise EnsembleError("Layers add to the loss what depends on the images.")
         self._inputs = ensemble.inputs
-        network = self.view.member(0)
+        network = ensemble.member(0)
         own = {layer.name for layer in network.layers if layer.name.startswith(own_name(0, ""))}
-        common = _common(network, own) if len(self._inputs) == 1 else set()
-        self._first = [layer for layer in network.layers if layer.name in common]
-        self._rest = [layer for layer in network.layers if layer.name not in common]
-        self._boundary = _boundary(network, self._first, self._rest)
+        trunk = _trunk(network, own) if len(self._inputs) == 1 else set()
+        self._trunk = [layer for layer in network.layers if layer.name in trunk]
+        self._rest = [layer for layer in network.layers if layer.name not in trunk]
+        self._boundary = _boundary(network, self._trunk, self._rest)
         self._output = network.outputs[0]
         self.shared = {
             layer.name: layer for layer in self._rest if layer.weights and layer.name not in own
@@ -153,7 +77,7 @@ class _Members:
 
     def _copies(self, ensemble: keras.Model, layers: Any, own: set[str]) -> dict[str, list[Any]]:
         names = [layer.name for layer in layers if layer.name in own]
-        members = range(self.view.members)
+        members = range(self._members)
         return {
             name: [
                 ensemble.get_layer(own_name(member, name.removeprefix(own_name(0, ""))))
@@ -167,7 +91,7 @@ class _Members:
         shared = {name: _quantized(layer, _values(layer)) for name, layer in self.shared.items()}
         features = None
         logits = []
-        for member in range(self.view.members):
+        for member in range(self._members):
             if features is None or len(inputs) > 1:
                 features = self._features(inputs[member if len(inputs) > 1 else 0], training)
             own = {name: _values(copies[member]) for name, copies in self._own.items()}
@@ -180,13 +104,13 @@ class _Members:
         return logits
 
     def _features(self, images: tf.Tensor, training: bool) -> list[tf.Tensor]:
-        """What the layers before all that members own make of the images."""
+        """The output of the shared trunk."""
 
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
             return layer(*args, **with_training(layer, kwargs, training))
 
         known = {self._inputs[0].ref(): images}
-        return run_functional(self._first, known, self._boundary, call)
+        return run_functional(self._trunk, known, self._boundary, call)
 
     def _noise(self, member: int, images: tf.Tensor) -> Values:
         """The draws of a member's Dropout layers, from 0 to 1, as the layers would make them."""
@@ -213,13 +137,13 @@ class _Members:
 
         def scaled(x: Any) -> Any:
             scale = unscaled.get(x.ref()) if isinstance(x, tf.Tensor) else None
-            return x if scale is None else one_pass.scaled(x, scale)
+            return x if scale is None else fused_activations.scaled(x, scale)
 
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
             values = frozen.get(layer.name) or _quantized(layer, own.get(layer.name, {}))
             if training and type(layer) is keras.layers.PReLU:
                 scale = unscaled.get(args[0].ref(), tf.ones(()))
-                return one_pass.prelu(args[0], values["alpha"], scale)
+                return fused_activations.prelu(args[0], values["alpha"], scale)
             args = tf.nest.map_structure(scaled, args)
             if training and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
                 outputs, statistics[layer.name] = _normalized(layer, args[0], values)
@@ -228,7 +152,7 @@ class _Members:
                 return tf.nn.experimental.general_dropout(
                     args[0], layer.rate, uniform_sampler=lambda *_, **__: noise[layer.name]
                 )
-            sign = one_pass_sign(layer) if training else None
+            sign = fused_sign(layer) if training else None
             if sign is not None:
                 values = {**values, "input_quantizer": None}
                 if self._bfloat16 and layer.name in frozen and _is_plain_binary_conv(layer):
@@ -247,10 +171,30 @@ class _Members:
         return logits, statistics
 
 
+def check_bfloat16(traced: TracedMembers) -> None:
+    """# Raises
+    EnsembleError: if nothing could be computed in bfloat16, or this machine can't do it.
+    """
+    if not any(map(_is_plain_binary_conv, traced.shared.values())):
+        raise EnsembleError(
+            "`bfloat16` is for frozen binary convolutions that all members share (QuantConv2D "
+            "with binarized inputs and filters, without bias and activation), and this ensemble "
+            "has none: leave it out."
+        )
+    try:
+        one = tf.ones([1, 4, 4, 32], tf.bfloat16)
+        tf.nn.conv2d(one, tf.ones([3, 3, 32, 32], tf.bfloat16), 1, "SAME")
+    except tf.errors.OpError as error:
+        raise EnsembleError(
+            f"TensorFlow can't compute convolutions in bfloat16 here ({error.message}): leave "
+            "`bfloat16` out."
+        ) from error
+
+
 def _is_plain_binary_conv(layer: keras.layers.Layer) -> bool:
     return (
         type(layer) is lq.layers.QuantConv2D
-        and one_pass_sign(layer) is not None
+        and fused_sign(layer) is not None
         and getattr(layer.kernel_quantizer, "precision", None) == 1
         and not layer.use_bias
         and layer.activation is keras.activations.linear
@@ -263,13 +207,13 @@ def _signs_and_scale(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(kernel >= 0, one, -one), tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
 
 
-def _common(network: keras.Model, own: set[str]) -> set[str]:
+def _trunk(network: keras.Model, own: set[str]) -> set[str]:
     """The layers that depend on none of a member's own."""
-    common: set[str] = set()
+    trunk: set[str] = set()
     for node in layer_graph(network):
-        if node.name not in own and all(source in common for source in node.inputs):
-            common.add(node.name)
-    return common
+        if node.name not in own and all(source in trunk for source in node.inputs):
+            trunk.add(node.name)
+    return trunk
 
 
 def _boundary(network: keras.Model, first: list[Any], rest: list[Any]) -> list[Any]:

@@ -19,7 +19,7 @@ from larq_ensemble.convert.passes import (
 )
 from larq_ensemble.convert.pipeline import PIPELINE, run_pipeline
 from larq_ensemble.convert.targets.lce import write
-from larq_ensemble.ensembles.building import EnsembleView
+from larq_ensemble.ensembles import as_ensemble
 from larq_ensemble.runtime.lce import load_extension
 
 from .builder import run
@@ -29,7 +29,7 @@ from .conftest import MEAN, STD, pixels, small_ensemble
 @pytest.fixture(scope="module")
 def raw() -> bytes:
     """What LCE's converter makes of two members."""
-    network = MemberIndexedNetwork(EnsembleView(small_ensemble(2)), mean=MEAN, std=STD)
+    network = MemberIndexedNetwork(as_ensemble(small_ensemble(2)), mean=MEAN, std=STD)
     return write(network.to_module("indexed"))
 
 

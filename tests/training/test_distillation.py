@@ -109,10 +109,10 @@ def test_an_ensemble_teaches_by_its_combined_probabilities():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"weight": 1.5}, "--distill-weight must be from 0 to 1, got 1.5"),
-        ({"weight": -0.1}, "--distill-weight must be from 0 to 1, got -0.1"),
-        ({"temperature": 0.0}, "--temperature must be above 0, got 0.0"),
-        ({"temperature": float("nan")}, "--temperature must be above 0, got nan"),
+        ({"weight": 1.5}, "`distill_weight` must be from 0 to 1, got 1.5"),
+        ({"weight": -0.1}, "`distill_weight` must be from 0 to 1, got -0.1"),
+        ({"temperature": 0.0}, "`temperature` must be above 0, got 0.0"),
+        ({"temperature": float("nan")}, "`temperature` must be above 0, got nan"),
     ],
 )
 def test_values_out_of_range(backbone, values, message):
@@ -125,7 +125,7 @@ def test_a_teacher_of_other_classes_is_refused(backbone):
     taught = backbone.config.model
     distillation.check_teaches(taught)
     with pytest.raises(
-        EnsembleError, match=r"--teacher '.*backbone' \(tiny\) has classes = 10, but wide has 100"
+        EnsembleError, match=r"`teacher` '.*backbone' \(tiny\) has classes = 10, but wide has 100"
     ):
         distillation.check_teaches({**taught, "name": "wide", "classes": 100})
     with pytest.raises(EnsembleError, match=r"has input_shape = \[8, 8, 1\], but tiny has \[32,"):

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from larq_ensemble.data.datasets import DATASETS
-from larq_ensemble.ensembles.building import EnsembleView
+from larq_ensemble.ensembles import as_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import load_run
 from larq_ensemble.training.ensemble import train_ensemble
+from larq_ensemble.training.evaluation import member_logits
 from larq_ensemble.training.pretrain import pretrain
 
 SCHEMES = ["fusion", "sampled_nested_fusion", "voting", "hard_voting", "bagging", "batch_bagging"]
@@ -102,8 +103,7 @@ def test_a_trained_ensemble(
     assert result["validation_top1"] == pytest.approx(100 * validation.mean())
 
     # Members have left the backbone and each other; what they share is as it was, bit for bit.
-    view = EnsembleView(model)
-    shared = {layer.name for layer in view.shared_layers()}
+    shared = {layer.name for layer in as_ensemble(model).shared_layers()}
     assert shared == set(run.config.ensemble["shared_layers"])
     assert {"conv1", "layer1_0_conv1", "layer2_0_shortcut_conv"} <= shared
     for layer in backbone.model.layers:
@@ -144,6 +144,48 @@ def test_an_interrupted_ensemble_goes_on_as_if_nothing_had_happened(
     assert recorded == result
 
 
+def test_soft_boosting_goes_on_after_an_interruption(
+    backbone, recipe, few, read_log, tmp_path, epochs_begun, interrupt_at_step
+):
+    arguments = {
+        "members": 2,
+        "scheme": "soft_boosting",
+        "shrinkage": 0.5,
+        "recipe": dataclasses.replace(recipe, epochs=2, dropout=0.3),
+        "data": few,
+        "verbose": 0,
+    }
+    interrupt_at_step(5)
+    with pytest.raises(KeyboardInterrupt):
+        train_ensemble(backbone, tmp_path / "run", **arguments)
+    interrupt_at_step(None)
+    run, result = train_ensemble(backbone, tmp_path / "run", resume=True, **arguments)
+    assert epochs_begun == [0, 1, 1]
+
+    ensemble = run.model
+    assert ensemble.member_weights == (0.5, 0.5)
+    for layer in ensemble.shared_layers():
+        original = backbone.model.get_layer(layer.name)
+        np.testing.assert_array_equal(layer.get_weights()[0], original.get_weights()[0])
+    heads = [run.model.get_layer(f"member_{member}_linear").kernel.numpy() for member in (0, 1)]
+    assert np.abs(heads[0] - heads[1]).max() > 0
+    assert np.abs(heads).max() < 0.1  # from zeros, by six steps of at most 0.01
+
+    dataset = DATASETS["digits"]
+    held_out = few.load(dataset, backbone.config.seed).validation
+    first, second = member_logits(run.model, held_out, dataset)
+    targets = np.eye(10)[held_out.labels]
+    row = read_log(run)[-1]
+    errors = [first - (targets - 0.1), second - (targets - softmax(0.5 * first))]
+    assert row["step"] == 6
+    assert row["val_loss"] == pytest.approx(np.square(errors).mean((1, 2)).sum(), rel=1e-4)
+    top1 = np.mean((first + second).argmax(1) == held_out.labels)
+    assert row["val_ensemble_accuracy"] == pytest.approx(top1)
+    assert result["validation_top1"] == pytest.approx(100 * top1)
+    probabilities = run.model.predict(dataset.normalization(held_out.images), verbose=0)[-1]
+    np.testing.assert_allclose(probabilities, softmax(0.5 * (first + second)), rtol=1e-4)
+
+
 def test_data_that_cannot_be_read_leave_nothing_behind(train, tmp_path, monkeypatch, backbone):
     def read(data_dir):
         raise EnsembleError("No internet.")
@@ -171,7 +213,9 @@ def test_a_training_goes_on_with_recomputation(
     assert epochs_begun == [0, 1, 1]
     assert [row["step"] for row in read_log(run)] == [3, 6]
     assert result["test_top1"] is not None
-    assert type(run.model) is type(keras.Model(run.model.inputs, run.model.outputs))
+    # The file holds a plain Keras model, whatever trained it.
+    saved = keras.models.load_model(run.model_path, compile=False)
+    assert type(saved) is type(keras.Model(saved.inputs, saved.outputs))
 
 
 def test_bfloat16(train, bfloat16) -> None:
@@ -194,7 +238,7 @@ def test_a_machine_without_bfloat16(train, tmp_path, monkeypatch) -> None:
         raise tf.errors.UnimplementedError(None, None, "no kernel")
 
     monkeypatch.setattr(tf.nn, "conv2d", conv2d)
-    with pytest.raises(EnsembleError, match=r"bfloat16 here \(no kernel\): leave --bfloat16 out"):
+    with pytest.raises(EnsembleError, match=r"bfloat16 here \(no kernel\): leave `bfloat16` out"):
         train(bfloat16=True)
     assert not any(tmp_path.iterdir())
 
@@ -205,7 +249,7 @@ def test_no_epochs_write_a_run_without_reading_data(train, recipe, no_data, back
     assert result["member_top1"] is None
     assert result["members"] == 3
     model = load_run(run.path).model
-    assert EnsembleView(model).members == 3
+    assert model.members == 3
     assert model.count_params() == 3 * backbone.model.count_params()
 
 
@@ -228,15 +272,18 @@ def test_seeds_decide_the_noise_on_members(train, recipe, no_data):
         ({"sharing": "re:nothing.*"}, "'nothing.*', which matches no layer"),
         ({"sharing": "re:(unclosed"}, "'\\(unclosed', which is no regular expression"),
         ({"sharing": "re:.*"}, "`sharing` leaves the members nothing of their own"),
-        ({"scheme": "bagging", "in_turn": True, "recompute": True}, "leave --recompute out"),
-        ({"bfloat16": True, "recompute": True}, "leave --bfloat16 out"),
-        ({"bfloat16": True, "scheme": "snapshot"}, "leave --bfloat16 out"),
-        ({"prefix_weights": (1, 2)}, "`prefix_weights` do not go with the scheme 'fusion'"),
+        (
+            {"scheme": "bagging", "in_turn": True, "recompute": True},
+            "`recompute` does not go with the scheme 'bagging', trained sequentially",
+        ),
+        ({"bfloat16": True, "recompute": True}, "leave `bfloat16` out"),
+        ({"bfloat16": True, "scheme": "snapshot"}, "leave `bfloat16` out"),
+        ({"prefix_weights": (1, 2)}, "`prefix_weights` does not go with the scheme 'fusion'"),
         (
             {"scheme": "nested_fusion", "prefix_weights": (1, 2, 3)},
             "`prefix_weights` must be 2 numbers.*Received: \\(1, 2, 3\\)",
         ),
-        ({"independent_data": True}, "Independent inputs do not go with the scheme 'fusion'"),
+        ({"independent_data": True}, "`independent_data` does not go with the scheme 'fusion'"),
     ],
 )
 def test_unusable_arguments_leave_nothing_behind(train, tmp_path, arguments, message):

@@ -181,7 +181,7 @@ def test_no_readable_checkpoint_is_one_clear_error(unfinished, resume):
     for path in unfinished.glob("checkpoints/*.index"):
         damage(path, "truncated")
     before = contents(unfinished)
-    with pytest.raises(EnsembleError, match=r"None of the checkpoints in .* another --out"):
+    with pytest.raises(EnsembleError, match=r"None of the checkpoints in .* another `out`"):
         resume(unfinished)
     assert contents(unfinished) == before
 
@@ -213,7 +213,7 @@ def test_resuming_mends_a_damaged_model_file(backbone, resume, epochs_begun, tmp
 
 def test_a_training_that_diverges_ends_with_one_clear_error(recipe, resume, tmp_path):
     with pytest.raises(
-        EnsembleError, match=r"Training has diverged: .* rate of \S+e\+\d+\. .*--lr"
+        EnsembleError, match=r"Training has diverged: .* rate of \S+e\+\d+\. .*`lr`"
     ):
         resume(tmp_path / "run", recipe=dataclasses.replace(recipe, lr=1e25))
     assert not (tmp_path / "run" / "model.keras").exists()

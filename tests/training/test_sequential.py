@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions
-from larq_ensemble.ensembles.building import EnsembleView, build_member, own_layers
+from larq_ensemble.ensembles import as_ensemble, build_member
+from larq_ensemble.ensembles.ensemble import own_layers
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import lq
 from larq_ensemble.runs import load_run
-from larq_ensemble.training import fit
+from larq_ensemble.training import fit, sequential
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.evaluation import evaluate, member_logits
-from larq_ensemble.training.sequential import AdversarialInTurn, SnapshotInTurn
+from larq_ensemble.training.sequential import RunTraining
 
 # Without validation, whose graphs cost more than the training, where a test doesn't need it.
 UNVALIDATED = DataOptions(limit_train=72, limit_test=64, validation=0)
@@ -52,7 +53,7 @@ def softmax(logits):
 
 
 def own_weights(model, member):
-    return [w for layer in EnsembleView(model).own_layers(member) for w in layer.get_weights()]
+    return [w for layer in as_ensemble(model).own_layers(member) for w in layer.get_weights()]
 
 
 def differ(model, *members):
@@ -61,7 +62,7 @@ def differ(model, *members):
 
 
 def assert_shared_is_the_backbone_s(run, backbone):
-    shared = EnsembleView(run.model).shared_layers()
+    shared = run.model.shared_layers()
     assert {layer.name for layer in shared} == set(run.config.ensemble["shared_layers"])
     for layer in shared:
         for weight, original in zip(
@@ -104,7 +105,7 @@ def earlier_alive(monkeypatch):
     return alive
 
 
-def test_bagging_in_turn_is_joint_bagging_but_for_memory(
+def test_sequential_bagging_is_joint_bagging_but_for_memory(
     train, backbone, read_log, earlier_alive
 ):  # fmt: skip
     """Members with losses of their own do not touch each other, so the order changes nothing."""
@@ -148,7 +149,7 @@ def test_boosting_fits_residuals_and_goes_on_after_interruptions(
         top1 = np.mean((so_far + 0.5 * logits).argmax(1) == splits.validation.labels)
         assert row["val_accuracy"] == pytest.approx(top1)
     assert result["validation_top1"] == pytest.approx(100 * rows[3]["val_accuracy"])
-    assert EnsembleView(expected.model).weights == (0.5, 0.5)
+    assert expected.model.member_weights == (0.5, 0.5)
     probabilities = expected.model.predict(
         DATASETS["digits"].normalization(splits.validation.images), verbose=0
     )[-1]
@@ -181,7 +182,7 @@ def test_boosting_ends_early(train, recipe, few, capsys):
     assert "Member 2 of 4" in out
     assert "Member 3 of 4" not in out
     assert "has the first 1 members, not 4" in out
-    assert result["members"] == EnsembleView(run.model).members == len(result["member_top1"]) == 1
+    assert result["members"] == run.model.members == len(result["member_top1"]) == 1
     assert run.config.ensemble["members"] == load_run(run.path).config.ensemble["members"] == 1
     assert len(evaluate(run)["by_members"]) == 1
     assert train("early", resume=True, **arguments)[1] == result
@@ -189,7 +190,9 @@ def test_boosting_ends_early(train, recipe, few, capsys):
         train("early", resume=True, **{**arguments, "members": 3})
 
 
-def test_snapshots_are_the_minima_of_a_cyclic_learning_rate(train, recipe, read_log, backbone):
+def test_snapshots_are_the_minima_of_a_cyclic_learning_rate(
+    train, recipe, read_log, backbone, splits, monkeypatch
+):  # fmt: skip
     recipe = dataclasses.replace(recipe, epochs=4, lr=0.02)
     run, _ = train("snapshot", scheme="snapshot", recipe=recipe)
     assert_shared_is_the_backbone_s(run, backbone)
@@ -198,17 +201,29 @@ def test_snapshots_are_the_minima_of_a_cyclic_learning_rate(train, recipe, read_
     rates = [0.01 * (np.cos(np.pi * (step % 6) / 6) + 1) for step in (2, 5, 8, 11)]
     assert [row["learning_rate"] for row in read_log(run)] == pytest.approx(rates, rel=1e-5)
     # The second cycle goes on where the first has ended, and not with its images again.
-    arguments = {"sharing": "fusion", "scheme": "snapshot", "seed": 0}
-    trainer = SnapshotInTurn(
-        backbone=backbone.model, dataset=None, members=2, arguments=arguments, recipe=recipe
+    training = RunTraining(
+        backbone.model,
+        2,
+        {"sharing": "fusion", "scheme": "snapshot", "seed": 0},
+        run=run,
+        splits=splits,
+        dataset=DATASETS["digits"],
+        recipe=recipe,
     )
-    trainer.run = run
-    start = trainer._start(1)
+    start = training.start(1)
     for layer in own_layers(start, 1):
         source = run.model.get_layer(layer.name.replace("member_1_", "member_0_"))
         for weight, previous in zip(layer.get_weights(), source.get_weights(), strict=True):
             assert np.array_equal(weight, previous)
-    assert [trainer._schedule(member)["first_epoch"] for member in (0, 1)] == [0, 2]
+    first_epochs = []
+    monkeypatch.setattr(
+        sequential,
+        "fit_images",
+        lambda *_, first_epoch, **options: first_epochs.append(first_epoch),
+    )
+    for member in (0, 1):
+        training.fit(member, start)
+    assert first_epochs == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -240,21 +255,6 @@ def test_rates_of_members_that_go_on_after_an_interruption(
     assert all(differ(run.model, 0, member) for member in range(1, members))
 
 
-def test_adversarial_members_see_a_hundredth_of_the_range(backbone):
-    """Networks see (x / 255 - mean) / std, so a step of 2.55 is one of 0.01 / std to them."""
-    cifar = DATASETS["cifar100"]
-    trainer = AdversarialInTurn(
-        backbone=backbone.model, dataset=cifar, members=2, arguments={}, recipe=None
-    )
-    trained, _ = trainer._objective(1, build_member(backbone.model, 1))
-    np.testing.assert_allclose(
-        trained.epsilon, [0.01 / 0.2023, 0.01 / 0.1994, 0.01 / 0.2010], rtol=1e-5
-    )
-    image = np.full((1, 1, 1, 3), 100)
-    change = cifar.normalization(image + 2.55) - cifar.normalization(image)
-    np.testing.assert_allclose(trained.epsilon, change.ravel(), rtol=1e-4)
-
-
 def test_adaboost_of_independent_members(train, backbone, digits, recipe):
     """BENN: members from scratch, their weights recomputed from their errors in NumPy."""
     recipe = dataclasses.replace(recipe, epochs=4, lr=0.02)
@@ -272,7 +272,7 @@ def test_adaboost_of_independent_members(train, backbone, digits, recipe):
         weights.append(max(np.log((1 - error) / error) + np.log(9), 1e-3))
         examples = np.where(wrong, examples * np.exp(weights[-1]), examples)
         examples /= examples.sum()
-    assert EnsembleView(run.model).weights == pytest.approx(weights, rel=1e-5)
+    assert run.model.member_weights == pytest.approx(weights, rel=1e-5)
     assert weights[0] != pytest.approx(weights[1])
 
     test = digits[1].first(64)
@@ -308,7 +308,7 @@ def test_stochastic_rounding_freezes_what_it_draws(train, backbone):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"in_turn": True}, "Training in turn does not go with the scheme 'fusion'"),
+        ({"in_turn": True}, "`in_turn` does not go with the scheme 'fusion'"),
         ({"shrinkage": 0.5}, "`shrinkage` does not go with the scheme 'fusion'"),
         ({"scheme": "boosting", "shrinkage": 0.0}, "`shrinkage` must be above 0, got 0"),
         ({"scheme": "snapshot", "patience": 2}, "`patience` does not go with the scheme 'snapsh"),
@@ -317,14 +317,19 @@ def test_stochastic_rounding_freezes_what_it_draws(train, backbone):
             {"scheme": "boosting", "patience": 1, "data": DataOptions(validation=0)},
             "`patience` watches the validation accuracy",
         ),
-        ({"scheme": "snapshot"}, "1 are no multiple of 2: use --epochs 2"),
-        ({"scheme": "fast_geometric"}, "'fast_geometric' splits its epochs .* use --epochs 2"),
-        ({"scheme": "snapshot", "independent_data": True}, "Independent data do not go with"),
-        ({"scheme": "soft_boosting", "in_turn": True}, "in turn does not go with the scheme 'soft"),
-        ({"scheme": "soft_boosting", "recompute": True}, "Recomputation does not go with the sche"),
-        ({"scheme": "soft_boosting", "independent_data": True}, "Independent inputs do not go wi"),
+        ({"scheme": "snapshot"}, "`epochs` 1 is no multiple of 2: use 2"),
+        ({"scheme": "fast_geometric"}, "'fast_geometric' splits its epochs .* use 2"),
+        ({"scheme": "snapshot", "independent_data": True}, "`independent_data` does not go with"),
+        (
+            {"scheme": "soft_boosting", "in_turn": True},
+            "`in_turn` does not go with",
+        ),
+        (
+            {"scheme": "soft_boosting", "independent_data": True},
+            "`independent_data` does not go wi",
+        ),
         ({"scheme": "soft_boosting", "shrinkage": -1.0}, "`shrinkage` must be above 0, got -1"),
-        ({"scheme": "boosting", "prefix_weights": (1, 2)}, "`prefix_weights` do not go with"),
+        ({"scheme": "boosting", "prefix_weights": (1, 2)}, "`prefix_weights` does not go with"),
         ({"scheme": "boosting", "members": 0}, "`members` must be a whole number"),
         ({"initial": "random"}, "`initial` 'random' needs the sharing 'none'"),
         ({"initial": "warm"}, "`initial` must be 'pretrained' or 'random', got 'warm'"),

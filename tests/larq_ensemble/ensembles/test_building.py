@@ -9,15 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from larq_ensemble.ensembles.building import (
-    Combine,
-    EnsembleView,
-    build_ensemble,
-    build_member,
-    compile_arguments,
-    copy_weights,
-    own_name,
-)
+from larq_ensemble.ensembles import as_ensemble, build_ensemble, build_member, copy_weights
+from larq_ensemble.ensembles.combine import Combine
+from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, lq, tf
@@ -119,7 +113,7 @@ def assert_same_bits(before: dict, after: dict) -> None:
 
 
 def train(ensemble: keras.Model, *, steps: int = 3, weights=None, rate: float = 0.05) -> None:
-    ensemble.compile(keras.optimizers.Adam(rate), **compile_arguments(ensemble), run_eagerly=True)
+    ensemble.compile(keras.optimizers.Adam(rate), execution="plain", run_eagerly=True)
     ensemble.fit(images(), labels(), batch_size=12 // steps, sample_weight=weights, verbose=0)
 
 
@@ -166,9 +160,8 @@ def is_own(name: str, sharing: str) -> bool:
 @pytest.mark.parametrize("sharing", POLICIES)
 def test_training_leaves_every_bit_of_what_is_shared(sharing: str, small: keras.Model) -> None:
     ensemble = build_ensemble(small, 2, sharing=sharing)
-    view = EnsembleView(ensemble)
-    shared = weights_by_name(view.shared_layers())
-    own = weights_by_name([*view.own_layers(0), *view.own_layers(1)])
+    shared = weights_by_name(ensemble.shared_layers())
+    own = weights_by_name([*ensemble.own_layers(0), *ensemble.own_layers(1)])
     stored = [layer.name for layer in small.layers if layer.weights]
     assert set(shared) == {name for name in stored if not is_own(name, sharing)}
     assert set(own) == {own_name(m, n) for n in stored if is_own(n, sharing) for m in range(2)}
@@ -176,8 +169,8 @@ def test_training_leaves_every_bit_of_what_is_shared(sharing: str, small: keras.
     if sharing == "fusion":
         assert max(np.abs(shared["layer2_0_conv2"][0]).max(), np.abs(shared["conv1"][0]).max()) > 1
     train(ensemble)
-    assert_same_bits(shared, weights_by_name(view.shared_layers()))
-    for name, values in weights_by_name([*view.own_layers(0), *view.own_layers(1)]).items():
+    assert_same_bits(shared, weights_by_name(ensemble.shared_layers()))
+    for name, values in weights_by_name([*ensemble.own_layers(0), *ensemble.own_layers(1)]).items():
         for old, new in zip(own[name], values, strict=True):
             assert (old != new).any(), name
 
@@ -192,10 +185,10 @@ def test_shared_batch_statistics_do_not_move(scheme: str, small: keras.Model) ->
         scheme=scheme,
         sharing=lambda layer: layer.name in kept or isinstance(layer, keras.layers.Conv2D),
     )
-    shared = weights_by_name(EnsembleView(ensemble).shared_layers())
+    shared = weights_by_name(ensemble.shared_layers())
     assert kept < shared.keys()
     train(ensemble)
-    assert_same_bits(shared, weights_by_name(EnsembleView(ensemble).shared_layers()))
+    assert_same_bits(shared, weights_by_name(ensemble.shared_layers()))
 
 
 def test_the_backbone_is_left_alone() -> None:
@@ -242,10 +235,10 @@ def test_independent_members_train_as_if_alone(tiny) -> None:
         model.compile(keras.optimizers.Adam(0.05), **compile_options, run_eagerly=True)
         model.fit(images(), labels(), batch_size=4, shuffle=False, verbose=0)
 
-    train_in_order(together, **compile_arguments(together))
+    train_in_order(together, execution="plain")
     for member in range(2):
         train_in_order(
-            EnsembleView(apart).member(member),
+            apart.member(member),
             loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         )
     for layer in apart.layers:
@@ -256,15 +249,14 @@ def test_independent_members_train_as_if_alone(tiny) -> None:
 def test_fusion_follows_the_gradient_of_one_loss(tiny) -> None:
     x, y = images(), labels()
     ensemble, reference = (build_ensemble(tiny, 2) for _ in range(2))
-    view = EnsembleView(reference)
     with tf.GradientTape() as tape:
-        mean = tf.add_n([view.member(m)(x, training=True) for m in range(2)]) / 2
+        mean = tf.add_n([reference.member(m)(x, training=True) for m in range(2)]) / 2
         log_p = mean - tf.reduce_logsumexp(mean, axis=1, keepdims=True)
         loss = -tf.reduce_mean(tf.reduce_sum(log_p * tf.one_hot(y, CLASSES), axis=1))
     variables = reference.trainable_variables
     for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
         variable.assign_sub(0.1 * gradient)
-    ensemble.compile(keras.optimizers.SGD(0.1), **compile_arguments(ensemble), run_eagerly=True)
+    ensemble.compile(keras.optimizers.SGD(0.1), execution="plain", run_eagerly=True)
     ensemble.train_on_batch(x, y)
     for one, other in zip(ensemble.trainable_variables, variables, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
@@ -282,9 +274,8 @@ def test_nested_fusion_follows_the_gradient_of_the_weighted_losses(weights, tiny
         build_ensemble(tiny, 3, scheme=scheme) for scheme in ("nested_fusion", "fusion")
     )
     *factors, whole = np.array(weights or (1, 4, 9)) / sum(weights or (1, 4, 9))
-    view = EnsembleView(reference)
     with tf.GradientTape() as tape:
-        logits = [view.member(m)(x, training=True) for m in range(3)]
+        logits = [reference.member(m)(x, training=True) for m in range(3)]
         loss = whole * cross_entropy((logits[0] + logits[1] + logits[2]) / 3, y)
         if any(factors):
             loss += factors[0] * cross_entropy(logits[0], y)
@@ -294,7 +285,7 @@ def test_nested_fusion_follows_the_gradient_of_the_weighted_losses(weights, tiny
     for variable in variables:
         variable.assign_sub(0.1 * gradients[variable.name])
     nested.compile(
-        keras.optimizers.SGD(0.1), **compile_arguments(nested, weights), run_eagerly=True
+        keras.optimizers.SGD(0.1), prefix_weights=weights, execution="plain", run_eagerly=True
     )
     logs = nested.train_on_batch(x, y, return_dict=True)
     assert logs["loss"] == pytest.approx(float(loss), rel=1e-5)
@@ -317,7 +308,7 @@ def test_outputs_of_nested_fusion(tiny, tmp_path) -> None:
     ensemble = keras.models.load_model(tmp_path / "nested.keras")
     names = ["member_0", "member_1", "member_2", "first_1", "first_2", "ensemble"]
     assert ensemble.output_names == names
-    assert EnsembleView(ensemble).members == 3
+    assert ensemble.members == 3
     outputs = [output.numpy() for output in ensemble(images())]
     for count, probabilities in enumerate(outputs[3:], start=1):
         expected = combine(np.stack(outputs[:count]), "nested_fusion")
@@ -329,7 +320,7 @@ def test_plain_fit_save_and_load(scheme: str, tiny, tmp_path) -> None:
     """Nothing but Keras: compile, fit, evaluate, save, load, and fit again."""
     x, y = images(), labels()
     ensemble = build_ensemble(tiny, 2, scheme=scheme)
-    ensemble.compile("adam", **compile_arguments(ensemble))
+    ensemble.compile("adam")
     history = ensemble.fit(x, y, batch_size=6, validation_data=(x, y), verbose=0).history
     accuracy = np.mean(ensemble.predict(x, verbose=0)[-1].argmax(axis=1) == y)
     assert history["val_ensemble_accuracy"][0] == pytest.approx(accuracy)
@@ -337,9 +328,9 @@ def test_plain_fit_save_and_load(scheme: str, tiny, tmp_path) -> None:
     loaded = keras.models.load_model(tmp_path / "ensemble.keras")
     for one, other in zip(ensemble(x), loaded(x), strict=True):
         np.testing.assert_array_equal(one, other)
-    frozen = weights_by_name(EnsembleView(loaded).shared_layers())
+    frozen = weights_by_name(loaded.shared_layers())
     loaded.fit(x, y, batch_size=6, verbose=0)
-    assert_same_bits(frozen, weights_by_name(EnsembleView(loaded).shared_layers()))
+    assert_same_bits(frozen, weights_by_name(loaded.shared_layers()))
     assert int(loaded.optimizer.iterations) == 4
 
 
@@ -377,10 +368,9 @@ def test_an_ensemble_comes_back_as_it_was(scheme: str, members: int, tiny, tmp_p
     x = images()
     for one, other in zip(ensemble(x), loaded(x), strict=True):
         np.testing.assert_array_equal(one, other)
-    view = EnsembleView(loaded)
-    assert (view.members, view.scheme.name, view.classes) == (members, scheme, CLASSES)
-    assert [layer.trainable for layer in view.shared_layers()] == [False, False]
-    logits = np.stack([view.member(member)(x) for member in range(members)])
+    assert (loaded.members, loaded.scheme.name, loaded.classes) == (members, scheme, CLASSES)
+    assert [layer.trainable for layer in loaded.shared_layers()] == [False, False]
+    logits = np.stack([loaded.member(member)(x) for member in range(members)])
     np.testing.assert_allclose(loaded(x)[-1], combine(logits, scheme), rtol=1e-5, atol=1e-6)
 
 
@@ -419,11 +409,10 @@ def test_each_member_is_the_network_with_its_own_weights(name: str, tmp_path) ->
         np.testing.assert_allclose(centred, expected, rtol=1e-4, atol=1e-4)
 
     ensemble = build_ensemble(backbone, 3, jitter=0)
-    view = EnsembleView(ensemble)
     for member in range(3):
-        randomize(view.member(member), seed=10)  # The shared layers are the same each time ...
+        randomize(ensemble.member(member), seed=10)  # The shared layers are the same each time ...
     for member in range(3):
-        for layer in view.own_layers(member):  # ... and members' own are not.
+        for layer in ensemble.own_layers(member):  # ... and members' own are not.
             for weight in layer.weights:
                 weight.assign(weight * (1 + 0.3 * member))
     ensemble.save(tmp_path / "a.keras")
@@ -440,13 +429,12 @@ def test_each_member_is_the_network_with_its_own_weights(name: str, tmp_path) ->
 @pytest.mark.parametrize("name", ["vgg", "tangled"])
 def test_foreign_networks_train(name: str) -> None:
     ensemble = build_ensemble(NETWORKS[name](), 2)
-    view = EnsembleView(ensemble)
-    shared = weights_by_name(view.shared_layers())
+    shared = weights_by_name(ensemble.shared_layers())
     assert set(shared) == ({"first", "b1", "b2"} if name == "vgg" else {"stem", "twice"})
-    own = weights_by_name(view.own_layers(1))
+    own = weights_by_name(ensemble.own_layers(1))
     train(ensemble)
-    assert_same_bits(shared, weights_by_name(view.shared_layers()))
-    for layer_name, values in weights_by_name(view.own_layers(1)).items():
+    assert_same_bits(shared, weights_by_name(ensemble.shared_layers()))
+    for layer_name, values in weights_by_name(ensemble.own_layers(1)).items():
         assert any((old != new).any() for old, new in zip(own[layer_name], values)), layer_name
 
 
@@ -461,28 +449,27 @@ def test_independent_inputs(tiny) -> None:
     copy_weights(ensemble, one_input)
     np.testing.assert_allclose(one_input(x)[0], first, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(one_input(other)[1], second, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(EnsembleView(ensemble).member(1)(other), second, rtol=1e-5)
+    np.testing.assert_allclose(ensemble.member(1)(other), second, rtol=1e-5)
 
 
 def test_the_view(tiny) -> None:
     ensemble = build_ensemble(tiny, 11)
-    view = EnsembleView(ensemble)
-    assert (view.members, view.classes, view.scheme) == (11, CLASSES, SCHEMES["fusion"])
+    assert (ensemble.members, ensemble.classes, ensemble.scheme) == (11, CLASSES, SCHEMES["fusion"])
     assert ensemble.output_names == [*[f"member_{m}" for m in range(11)], "ensemble"]
     own = ["conv1_bn", "layer1_prelu", "layer1_bn", "linear"]
     for member in (0, 1, 10):
-        assert [layer.name for layer in view.own_layers(member)] == [
+        assert [layer.name for layer in ensemble.own_layers(member)] == [
             own_name(member, name) for name in own
         ]
-    assert [layer.name for layer in view.shared_layers()] == ["conv1", "layer1_conv"]
+    assert [layer.name for layer in ensemble.shared_layers()] == ["conv1", "layer1_conv"]
     outputs = ensemble(images())
     for member in (1, 10):
-        network = view.member(member)
+        network = ensemble.member(member)
         np.testing.assert_allclose(network(images()), outputs[member], rtol=1e-5, atol=1e-6)
         assert len(network.trainable_weights) == 2 + 1 + 2 + 2
     for member in (-1, 11):
         with pytest.raises(EnsembleError, match=f"`member` must be from 0 to 10 .*got {member}"):
-            view.member(member)
+            ensemble.member(member)
 
 
 def test_jitter_is_seeded_and_as_large_as_asked() -> None:
@@ -504,7 +491,7 @@ def test_jitter_is_seeded_and_as_large_as_asked() -> None:
     np.testing.assert_array_equal(norms(5, jitter=0.2, seed=3)[1][0], second[0])
     assert (norms(2, jitter=0.2, seed=4)[0][0] != first[0]).any()
     # In each, a plain fit must not leave members equal for ever.
-    for scheme in (name for name in SCHEMES if SCHEMES[name].training == "joint"):
+    for scheme in (name for name in SCHEMES if not SCHEMES[name].sequential):
         one, other = norms(2, scheme=scheme)
         assert (one[0] != other[0]).any()
     np.testing.assert_array_equal(norms(1, jitter=0)[0][0], gamma)
@@ -550,7 +537,7 @@ def test_random_members_are_independent_and_seeded(tiny) -> None:
 
 def test_rounded_members(tiny) -> None:
     ensemble = build_ensemble(tiny, 2, scheme="stochastic_rounding")
-    assert {layer.name for layer in EnsembleView(ensemble).shared_layers()} == {"conv1"}
+    assert {layer.name for layer in ensemble.shared_layers()} == {"conv1"}
     layers = [ensemble.get_layer(own_name(m, "layer1_conv")) for m in (0, 1)]
     kernels = [layer.get_weights()[0] for layer in layers]
     scales = np.abs(tiny.get_layer("layer1_conv").get_weights()[0]).mean(axis=(0, 1, 2))
@@ -561,9 +548,12 @@ def test_rounded_members(tiny) -> None:
     assert ensemble.get_layer(own_name(0, "linear")).trainable
 
 
-def test_schemes_in_turn_have_no_one_loss(tiny) -> None:
-    with pytest.raises(EnsembleError, match="'boosting' trains its members in turn"):
-        compile_arguments(build_ensemble(tiny, 2, scheme="boosting"))
+@pytest.mark.parametrize("scheme", ["boosting", "snapshot"])
+def test_sequential_schemes_do_not_train_by_fit(scheme: str, tiny) -> None:
+    ensemble = build_ensemble(tiny, 2, scheme=scheme)
+    ensemble.compile("adam")
+    with pytest.raises(EnsembleError, match=f"'{scheme}' trains its members one after .*fit_memb"):
+        ensemble.fit(images(), labels())
 
 
 def test_dropout_of_the_members(tiny) -> None:
@@ -586,7 +576,7 @@ def test_dropout_of_the_members(tiny) -> None:
         ({"dropout": 1.0}, r"`dropout` must be at least 0 and below 1, got 1\.0"),
         ({"weights": (1, 2, 3)}, r"`weights` must be 2 positive.*got \(1, 2, 3\)"),
         ({"weights": (1, 0)}, "`weights` must be 2 positive, finite numbers"),
-        ({"independent_inputs": True}, "Independent inputs do not go with the scheme 'fusion'"),
+        ({"independent_inputs": True}, "`independent_inputs` does not go with the scheme 'fusion'"),
         ({"sharing": [".*"]}, "`sharing` leaves the members nothing of their own"),
         ({"sharing": ["no_such_layer"]}, "'no_such_layer', which matches no layer with weights"),
     ],
@@ -610,7 +600,7 @@ def test_what_is_no_backbone_and_what_is_no_ensemble(tiny) -> None:
         build_ensemble(keras.Model(image, flat), 2)
     for model in (tiny, build_ensemble(tiny, 2).layers[-1], None):
         with pytest.raises(EnsembleError, match="is not an ensemble"):
-            EnsembleView(model)
+            as_ensemble(model)
     with pytest.raises(EnsembleError, match="has 1 inputs and 3 outputs"):
         build_ensemble(build_ensemble(tiny, 2), 2)
 

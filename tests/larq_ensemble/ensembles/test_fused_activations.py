@@ -1,11 +1,11 @@
-"""One-pass activations against Larq's and Keras's own, in values and gradients."""
+"""Fused activations against Larq's and Keras's own, in values and gradients."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from larq_ensemble.ensembles import fused_activations as one_pass
+from larq_ensemble.ensembles import fused_activations as fused
 from larq_ensemble.keras import keras, lq, tf
 
 from ..conftest import CLASSES, images, labels, tiny_backbone
@@ -33,8 +33,8 @@ def value_and_gradients(function, x, upstream, variables=()):
 @pytest.mark.parametrize(
     ("sign", "quantizer"),
     [
-        (one_pass.ste_sign, lq.quantizers.SteSign()),
-        (one_pass.approx_sign, lq.quantizers.ApproxSign()),
+        (fused.ste_sign, lq.quantizers.SteSign()),
+        (fused.approx_sign, lq.quantizers.ApproxSign()),
     ],
 )
 def test_signs(sign, quantizer, dtype) -> None:
@@ -59,7 +59,7 @@ def test_prelu(shared_axes) -> None:
     layer.build(x.shape)
     expected = value_and_gradients(layer, x, upstream, [layer.alpha])
     actual = value_and_gradients(
-        lambda x: one_pass.prelu(x, tf.convert_to_tensor(layer.alpha), tf.ones(())),
+        lambda x: fused.prelu(x, tf.convert_to_tensor(layer.alpha), tf.ones(())),
         x,
         upstream,
         [layer.alpha],
@@ -85,7 +85,7 @@ def test_scales_of_filters() -> None:
     for dtype, tolerance in ((np.float32, 1e-6), (tf.bfloat16.as_numpy_dtype, 1 / 256)):
         signs = x.astype(dtype)
         y, of_x, of_alpha = value_and_gradients(
-            lambda x: one_pass.prelu(x, tf.convert_to_tensor(alpha), scale),
+            lambda x: fused.prelu(x, tf.convert_to_tensor(alpha), scale),
             signs,
             upstream,
             [alpha],
@@ -94,18 +94,18 @@ def test_scales_of_filters() -> None:
         np.testing.assert_allclose(y, expected[0], rtol=1e-6)
         np.testing.assert_allclose(of_x.astype(np.float32), expected[1], rtol=tolerance)
         np.testing.assert_allclose(of_alpha, expected[2], rtol=1e-5)
-        multiplied, of_x = value_and_gradients(lambda x: one_pass.scaled(x, scale), signs, upstream)
+        multiplied, of_x = value_and_gradients(lambda x: fused.scaled(x, scale), signs, upstream)
         np.testing.assert_allclose(multiplied, x * scale, rtol=1e-6)
         np.testing.assert_allclose(of_x.astype(np.float32), upstream * scale, rtol=tolerance)
 
 
 def test_signs_that_are_known() -> None:
     conv = lq.layers.QuantConv2D
-    assert one_pass.one_pass_sign(conv(1, 3, input_quantizer="ste_sign")) is one_pass.ste_sign
-    assert one_pass.one_pass_sign(conv(1, 3, input_quantizer="approx_sign")) is one_pass.approx_sign
+    assert fused.fused_sign(conv(1, 3, input_quantizer="ste_sign")) is fused.ste_sign
+    assert fused.fused_sign(conv(1, 3, input_quantizer="approx_sign")) is fused.approx_sign
     for other in (None, "swish_sign", lq.quantizers.SteSign(clip_value=2)):
-        assert one_pass.one_pass_sign(conv(1, 3, input_quantizer=other)) is None
-    assert one_pass.one_pass_sign(keras.layers.Conv2D(1, 3)) is None
+        assert fused.fused_sign(conv(1, 3, input_quantizer=other)) is None
+    assert fused.fused_sign(keras.layers.Conv2D(1, 3)) is None
 
 
 def losses(network: keras.Model, model: keras.Model) -> list[float]:
@@ -120,7 +120,7 @@ def test_a_network_learns_as_before() -> None:
     """The loss curve, and the weights at its end."""
     plain, other = tiny_backbone(), tiny_backbone()
     expected = losses(plain, plain)
-    actual = losses(other, one_pass.one_pass_network(other))
+    actual = losses(other, fused.fused_network(other))
     assert expected[-1] < 0.9 * expected[0]
     np.testing.assert_allclose(actual, expected, rtol=1e-4)
     for weight, wanted in zip(other.get_weights(), plain.get_weights(), strict=True):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from larq_ensemble.ensembles.building import EnsembleView, build_ensemble, compile_arguments
-from larq_ensemble.ensembles.recomputation import RecomputingEnsemble, recompute_members
+from larq_ensemble.ensembles import Ensemble, build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
 
@@ -33,9 +32,13 @@ def trained(scheme: str, *, recompute: bool, eagerly: bool, **arguments):
     """An ensemble with dropout after two steps, and the logs of the second."""
     keras.utils.set_random_seed(3)
     backbone = tiny_backbone(dropout=0.5)
-    ensemble = build_ensemble(backbone, 3, scheme=scheme, **arguments)
-    model = recompute_members(ensemble) if recompute else ensemble
-    model.compile(keras.optimizers.SGD(0.1), **compile_arguments(model), run_eagerly=eagerly)
+    ensemble = model = build_ensemble(backbone, 3, scheme=scheme, **arguments)
+    model.compile(
+        keras.optimizers.SGD(0.1),
+        execution="auto" if recompute else "plain",
+        recompute=recompute,
+        run_eagerly=eagerly,
+    )
     inputs = len(model.inputs)
     x = [images(seed=stream) for stream in range(inputs)] if inputs > 1 else images()
     for _ in range(2):
@@ -52,6 +55,7 @@ def trained(scheme: str, *, recompute: bool, eagerly: bool, **arguments):
         ("nested_fusion", False, {}),
         ("voting", True, {"independent_inputs": True, "sharing": "none"}),
         ("voting", True, {}),
+        ("soft_boosting", True, {}),
     ],
 )
 def test_a_step_is_the_plain_one(scheme, eagerly, arguments, repeatable) -> None:
@@ -93,8 +97,14 @@ def test_regularization_and_a_shared_layer_that_trains() -> None:
     again.set_weights(plain.get_weights())
     again.get_layer("conv").trainable = True
     before = plain.get_layer("conv").get_weights()[0]
-    for model in (plain, recompute_members(again)):
-        model.compile(keras.optimizers.SGD(0.1), **compile_arguments(model), run_eagerly=True)
+    assert isinstance(again, Ensemble)
+    for model in (plain, again):
+        model.compile(
+            keras.optimizers.SGD(0.1),
+            execution="auto" if model is again else "plain",
+            recompute=model is again,
+            run_eagerly=True,
+        )
         model.train_on_batch(images(), labels())
     assert np.abs(plain.get_layer("conv").get_weights()[0] - before).max() > 1e-3
     for weight, expected in zip(again.weights, plain.weights, strict=True):
@@ -106,8 +116,8 @@ def test_members_never_run_side_by_side(tiny) -> None:
 
     The first run of a member waits for the logits before it.
     """
-    model = recompute_members(build_ensemble(tiny, 3))
-    model.compile(keras.optimizers.SGD(0.1), **compile_arguments(model))
+    model = build_ensemble(tiny, 3)
+    model.compile(keras.optimizers.SGD(0.1), recompute=True)
     graph = (
         tf.function(lambda x, y: model.train_step((x, y)))
         .get_concrete_function(images(), labels())
@@ -146,23 +156,23 @@ def test_members_never_run_side_by_side(tiny) -> None:
 
 
 def test_saving(tiny, tmp_path) -> None:
-    model = recompute_members(build_ensemble(tiny, 2, scheme="nested_fusion"))
+    model = build_ensemble(tiny, 2, scheme="nested_fusion")
+    model.compile("sgd", recompute=True)
     model.save(tmp_path / "ensemble.keras")
     loaded = keras.models.load_model(tmp_path / "ensemble.keras")
-    assert isinstance(loaded, RecomputingEnsemble)
-    assert EnsembleView(loaded).members == 2
+    assert isinstance(loaded, Ensemble)
+    assert loaded.members == 2
+    assert loaded._training.recompute
     for one, other in zip(model(images()), loaded(images()), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_what_cannot_be_recomputed(tiny) -> None:
-    with pytest.raises(EnsembleError, match="is not an ensemble"):
-        recompute_members(tiny)
-    with pytest.raises(EnsembleError, match=r"'member_0_dropout' draws: call .*enable_tf_random"):
-        recompute_members(build_ensemble(tiny_backbone(dropout=0.5), 2))
-    recompute_members(build_ensemble(tiny_backbone(dropout=0.5), 2, dropout=0))
+    with pytest.raises(EnsembleError, match=r"'member_0_dropout' draws, .*enable_tf_random"):
+        build_ensemble(tiny_backbone(dropout=0.5), 2).compile(recompute=True)
+    build_ensemble(tiny_backbone(dropout=0.5), 2, dropout=0).compile(recompute=True)
     image = keras.Input(SHAPE)
     x = keras.layers.Flatten()(image)
     x = keras.layers.Dense(CLASSES, activity_regularizer="l2")(x)
     with pytest.raises(EnsembleError, match="without activity_regularizer and add_loss"):
-        recompute_members(build_ensemble(keras.Model(image, x), 2, sharing="none"))
+        build_ensemble(keras.Model(image, x), 2, sharing="none").compile(recompute=True)

@@ -1,4 +1,4 @@
-"""Members traced once: the same as the plain ensemble, in everything that training changes."""
+"""Traced execution: the same as the plain ensemble, in everything that training changes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from larq_ensemble.ensembles.building import build_ensemble, compile_arguments
-from larq_ensemble.ensembles.traced import OneTraceEnsemble, trace_members_once
+from larq_ensemble.ensembles import Ensemble, build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.models import build_model
@@ -26,14 +25,13 @@ def repeatable():
     keras.backend.experimental.disable_tf_random_generator()
 
 
-def trained(backbone, scheme: str, *, once: bool, steps: int = 3, **arguments):
+def trained(backbone, scheme: str, *, execution: str, steps: int = 3, **arguments):
     """An ensemble after some steps, their losses, and what it predicts then."""
-    ensemble = build_ensemble(backbone, MEMBERS, scheme=scheme, **arguments)
-    model = ensemble
-    if once:
-        model = trace_members_once(ensemble)
-        assert model.obstacle is None
-    model.compile(keras.optimizers.SGD(0.1), **compile_arguments(model))
+    ensemble = model = build_ensemble(backbone, MEMBERS, scheme=scheme, **arguments)
+    assert model.obstacle is None
+    assert not model.is_traced
+    model.compile(keras.optimizers.SGD(0.1), execution=execution)
+    assert model.is_traced == (execution == "traced")
     inputs = len(model.inputs)
     x = [images(seed=stream) for stream in range(inputs)] if inputs > 1 else images()
     weights = None
@@ -59,9 +57,11 @@ def trained(backbone, scheme: str, *, once: bool, steps: int = 3, **arguments):
 def test_training_is_the_plain_one(scheme, arguments, repeatable) -> None:
     """Losses, weights, statistics of batch norm and the state of Dropout, after three steps."""
     results = []
-    for once in (False, True):
+    for execution in ("plain", "traced"):
         keras.utils.set_random_seed(3)
-        results.append(trained(tiny_backbone(dropout=0.5), scheme, once=once, **arguments))
+        results.append(
+            trained(tiny_backbone(dropout=0.5), scheme, execution=execution, **arguments)
+        )
     (plain, expected, predictions), (other, actual, again) = results
     for logs, wanted in zip(actual, expected, strict=True):
         assert logs == pytest.approx(wanted, rel=1e-4)
@@ -89,14 +89,16 @@ def gradients(model: keras.Model) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return [output.numpy() for output in outputs], [gradient.numpy() for gradient in taken]
 
 
-@pytest.mark.parametrize(("way", "least", "most"), [("float32", 0, 1e-5), ("bfloat16", 1e-4, 0.05)])
+@pytest.mark.parametrize(
+    ("dtype", "least", "most"), [("float32", 0, 1e-5), ("bfloat16", 1e-4, 0.05)]
+)
 @pytest.mark.parametrize("pad_values", [0.0, 1.0])
-def test_gradients_of_a_residual_network(pad_values, way, least, most, request) -> None:
+def test_gradients_of_a_residual_network(pad_values, dtype, least, most, request) -> None:
     """Float32 gives the same; bfloat16 the same outputs, and gradients but for their rounding.
 
     Scales of filters are powers of two here, so sums are exact in any order and no sign flips.
     """
-    if way == "bfloat16":
+    if dtype == "bfloat16":
         request.getfixturevalue("bfloat16")
     backbone = build_model(
         "resnet20", input_shape=SHAPE, classes=10, width=0.25, pad_values=pad_values
@@ -106,8 +108,9 @@ def test_gradients_of_a_residual_network(pad_values, way, least, most, request) 
         if isinstance(layer, lq.layers.QuantConv2D):
             layer.set_weights([np.sign(weight) * 0.125 for weight in layer.get_weights()])
     outputs, expected = gradients(build_ensemble(backbone, 2))
-    traced = trace_members_once(build_ensemble(backbone, 2), bfloat16=way == "bfloat16")
-    assert traced.obstacle is None
+    traced = build_ensemble(backbone, 2)
+    traced.compile("sgd", bfloat16=dtype == "bfloat16")
+    assert traced.is_traced
     again, actual = gradients(traced)
     for one, two in zip(again, outputs, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
@@ -119,7 +122,8 @@ def test_members_are_one_function(tiny) -> None:
     """The graph of a step holds a call a member, and of the layers what all have in common."""
     sizes = []
     for members in (2, 6):
-        model = trace_members_once(build_ensemble(tiny, members))
+        model = build_ensemble(tiny, members)
+        model.compile("sgd")
         graph = (
             tf.function(lambda x, model=model: model(x, training=True))
             .get_concrete_function(images())
@@ -136,15 +140,17 @@ def test_members_are_one_function(tiny) -> None:
 
 
 def test_saving_and_checkpoints_are_those_of_the_ensemble(tiny, tmp_path) -> None:
-    ensemble = build_ensemble(tiny, 2)
-    model = trace_members_once(ensemble)
+    ensemble = model = build_ensemble(tiny, 2)
+    model.compile("sgd")
     model.save(tmp_path / "ensemble.keras")
     loaded = keras.models.load_model(tmp_path / "ensemble.keras")
-    assert isinstance(loaded, OneTraceEnsemble)
+    assert isinstance(loaded, Ensemble)
+    assert loaded.is_traced
     for one, other in zip(loaded(images()), ensemble(images()), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     tf.train.Checkpoint(model=model).write(str(tmp_path / "checkpoint"))
     plain = build_ensemble(tiny_backbone(seed=7), 2)
+    plain.compile("sgd", execution="plain")
     status = tf.train.Checkpoint(model=plain).read(str(tmp_path / "checkpoint"))
     status.assert_consumed()
     for weight, expected in zip(plain.get_weights(), ensemble.get_weights(), strict=True):
@@ -185,40 +191,55 @@ class Counting(keras.layers.Layer):
         ),
     ],
 )
-def test_what_cannot_be_traced_once_is_as_before(backbone, why) -> None:
+def test_what_cannot_be_traced_runs_plain(backbone, why) -> None:
     """Users' own layers train as ever, the slow way."""
     results = []
-    for once in (False, True):
+    for execution in ("plain", "auto"):
         keras.utils.set_random_seed(2)
         model = ensemble = build_ensemble(backbone(), 2)
-        if once:
-            model = trace_members_once(ensemble)
-            assert model.obstacle is not None
-            assert re.search(why, model.obstacle), model.obstacle
+        assert model.obstacle is not None
+        assert re.search(why, model.obstacle), model.obstacle
         keras.utils.set_random_seed(2)
-        model.compile(keras.optimizers.SGD(0.1), **compile_arguments(model))
+        model.compile(keras.optimizers.SGD(0.1), execution=execution)
+        assert not model.is_traced
         model.train_on_batch(images(), labels())
         results.append(ensemble.get_weights())
+    with pytest.raises(EnsembleError, match=r"Traced execution needs .* these can't: .*" + why):
+        model.compile(execution="traced")
     for one, other in zip(*results, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_bfloat16_where_it_would_do_nothing(tiny) -> None:
     with pytest.raises(EnsembleError, match=r"all members share .* this ensemble has none"):
-        trace_members_once(build_ensemble(tiny, 2, sharing="none"), bfloat16=True)
+        build_ensemble(tiny, 2, sharing="none").compile(bfloat16=True)
     with pytest.raises(EnsembleError, match=r"can't: The layer 'member_0_dropout' .* draws"):
-        trace_members_once(build_ensemble(tiny_backbone(dropout=0.5), 2), bfloat16=True)
+        build_ensemble(tiny_backbone(dropout=0.5), 2).compile(bfloat16=True)
 
 
 def test_a_shared_layer_that_trains(tiny) -> None:
-    ensemble = build_ensemble(tiny, 2)
-    model = trace_members_once(ensemble)
-    assert model.obstacle is None
+    ensemble = model = build_ensemble(tiny, 2)
+    model.compile(keras.optimizers.SGD(0.1))
+    assert model.is_traced
     ensemble.get_layer("layer1_conv").trainable = True
-    model.compile(keras.optimizers.SGD(0.1), **compile_arguments(model))
+    model.compile(keras.optimizers.SGD(0.1))
+    assert not model.is_traced
     assert "'layer1_conv' (QuantConv2D) is shared" in str(model.obstacle)
     before = ensemble.get_layer("layer1_conv").get_weights()[0]
     model.train_on_batch(images(), labels())
     assert (ensemble.get_layer("layer1_conv").get_weights()[0] != before).any()
-    with pytest.raises(EnsembleError, match="is not an ensemble"):
-        trace_members_once(tiny)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"execution": "quick"}, "Unknown execution 'quick'. Known: auto, plain, traced"),
+        ({"recompute": True, "execution": "traced"}, "leave out `execution`, or `recompute`"),
+        ({"recompute": True, "bfloat16": True}, "leave out `bfloat16`, or `recompute`"),
+        ({"bfloat16": True, "execution": "plain"}, "`bfloat16` needs traced execution"),
+        ({"prefix_weights": (1, 2)}, "`prefix_weights` does not go with the scheme 'fusion'"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message, tiny) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        build_ensemble(tiny, 2).compile("sgd", **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from larq_ensemble.ensembles.building import EnsembleView, build_ensemble
+from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.models import layer_graph
@@ -50,7 +50,7 @@ def test_the_paper_counts_little_more() -> None:
 def test_a_member_computes_as_much_as_its_backbone(tiny) -> None:
     ensemble = build_ensemble(tiny, 2)
     of_backbone = count_macs(layer_graph(tiny))
-    assert count_macs(layer_graph(EnsembleView(ensemble).member(1))) == of_backbone
+    assert count_macs(layer_graph(ensemble.member(1))) == of_backbone
     # Stem 4 filters on 8x8x3, 5 binary filters with stride 2, linear layer of 3 classes.
     assert of_backbone == Macs(binary=16 * 9 * 4 * 5, real=64 * 9 * 3 * 4 + 5 * 3)
 

@@ -1,0 +1,43 @@
+"""The layer that combines the members' logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from larq_ensemble.ensembles.schemes import SCHEMES
+from larq_ensemble.keras import keras, tf
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class Combine(keras.layers.Layer):
+    """Combines the members' logits to the probabilities of the ensemble.
+
+    # Arguments
+        scheme: the scheme's name.
+        weights: how much each member counts; `None`: all the same.
+
+    # Input shape
+        A list of M tensors [n, classes].
+
+    # Output shape
+        [n, classes].
+    """
+
+    def __init__(self, scheme: str, weights: Sequence[float] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.scheme = SCHEMES[scheme]
+        # Not `weights`, which is what Keras calls a layer's variables.
+        self.member_weights = None if weights is None else tuple(weights)
+
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
+        # Keras hands over the one input of a loaded single-member ensemble without its list.
+        logits = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+        return self.scheme.combine(logits, self.member_weights)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "scheme": self.scheme.name,
+            "weights": None if self.member_weights is None else [*self.member_weights],
+        }

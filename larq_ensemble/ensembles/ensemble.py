@@ -1,0 +1,461 @@
+"""The ensemble as a Keras model that knows its scheme.
+
+```python
+ensemble = build_ensemble(backbone, members=4, scheme="bagging")
+ensemble.compile("adam")
+ensemble.fit(images, labels, epochs=5)
+ensemble.save("ensemble.keras")
+```
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from larq_ensemble.ensembles.combine import Combine
+from larq_ensemble.ensembles.names import member_output, own_name
+from larq_ensemble.ensembles.recomputation import check_recomputable, recomputed_step
+from larq_ensemble.ensembles.schemes import Scheme
+from larq_ensemble.ensembles.traced import TracedMembers, check_bfloat16
+from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.keras import keras, tf
+
+Execution = Literal["auto", "traced", "plain"]
+
+#: Where an ensemble's configuration keeps what it was compiled with, but for the optimizer.
+_COMPILED = "compile_options"
+
+
+@dataclass(frozen=True)
+class _Training:
+    """How `fit` trains a compiled ensemble."""
+
+    scheme: Scheme
+    seed: int
+    recompute: bool
+    traced: TracedMembers | None
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class Ensemble(keras.Model):
+    """Members that share frozen layers, their logits, and what they say together.
+
+    A functional Keras model; `build_ensemble` makes one. `compile` and `fit` train the scheme
+    that it was built for. What Keras saves of it, `load_ensemble` loads.
+
+    # Input shape
+        float32 [n, height, width, channels]; with independent inputs a list of M of them.
+
+    # Output shape
+        A list: the logits of the members, `member_0` to `member_{M-1}`, then what combines the
+        first m members, `first_m`, where the scheme trains that, and `ensemble`, the
+        probabilities; each [n, classes].
+
+    # Raises
+        EnsembleError: if the outputs are not those of an ensemble.
+    """
+
+    # With exactly these arguments Keras saves and loads it as a functional model.
+    def __init__(
+        self,
+        inputs: Any,
+        outputs: Any,
+        name: str | None = None,
+        trainable: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(inputs, outputs, name=name, trainable=trainable, **kwargs)
+        _check_is_ensemble(self)
+
+    # Structure
+
+    @property
+    def scheme(self) -> Scheme:
+        """How the members are trained and combined."""
+        return self.layers[-1].scheme
+
+    @property
+    def member_weights(self) -> tuple[float, ...] | None:
+        """How much each member counts in the combination; `None`: all the same."""
+        return self.layers[-1].member_weights
+
+    @property
+    def members(self) -> int:
+        """M."""
+        return sum(not isinstance(tensor.node.layer, Combine) for tensor in self.outputs)
+
+    @property
+    def classes(self) -> int:
+        """The number of logits."""
+        return int(self.outputs[-1].shape[-1])
+
+    def member(self, member: int) -> keras.Model:
+        """The network of one member, image -> logits [n, classes], on the ensemble's layers.
+
+        # Raises
+            EnsembleError: if there is no such member.
+        """
+        self._check_member(member)
+        return keras.Model(
+            self.inputs[member] if len(self.inputs) > 1 else self.inputs[0],
+            self.outputs[member],
+            name=member_output(member),
+        )
+
+    def combine(self, logits: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Logits of all members, each [n, classes] -> what the ensemble returns after them."""
+        combinations = self.scheme.combinations(self.members)
+        return [self.get_layer(name)(logits[:count]) for name, count in combinations.items()]
+
+    def own_layers(self, member: int) -> list[keras.layers.Layer]:
+        """The layers that only this member uses and that hold weights.
+
+        # Raises
+            EnsembleError: if there is no such member.
+        """
+        self._check_member(member)
+        return own_layers(self, member)
+
+    def shared_layers(self) -> list[keras.layers.Layer]:
+        """The layers that all members use and that hold weights."""
+        own = {id(layer) for member in range(self.members) for layer in self.own_layers(member)}
+        return [layer for layer in self.layers if layer.weights and id(layer) not in own]
+
+    def _check_member(self, member: int) -> None:
+        if not 0 <= member < self.members:
+            raise EnsembleError(
+                f"`member` must be from 0 to {self.members - 1} in this ensemble of "
+                f"{self.members}, got {member}."
+            )
+
+    # Training
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        metrics: Any = None,
+        loss_weights: Any = None,
+        weighted_metrics: Any = None,
+        *,
+        execution: Execution = "auto",
+        recompute: bool = False,
+        bfloat16: bool = False,
+        prefix_weights: Sequence[float] | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        """Prepares `fit` and `evaluate`.
+
+        # Arguments
+            optimizer: as for `keras.Model.compile`.
+            loss, loss_weights, metrics, weighted_metrics: as there; `None`: the losses of the
+                scheme, and the accuracy of each combination. Ensembles with independent inputs
+                measure the accuracy of each member, since the members' labels differ.
+            execution: `"traced"` traces what a member does once and calls it M times, with fused
+                activations, see `larq_ensemble.ensembles.traced`: the first step comes sooner,
+                and on a CPU steps take less time. `"plain"` runs the layers as Keras does.
+                `"auto"` is traced, or plain where the layers don't allow that: `obstacle` then
+                says why. Several devices always run plain.
+            recompute: trains in the activation memory of one member, in about 4/3 of the time,
+                see `larq_ensemble.ensembles.recomputation`. The results are the same.
+            bfloat16: in training computes frozen binary convolutions that all members share in
+                bfloat16, in less than half of the time on CPUs with AVX512_BF16 or AMX. Their
+                sums of signs are whole numbers, which it holds exactly up to 256 (even ones up
+                to 512; larger ones are rare and rounded by less than 1 %); the filters' scales
+                are multiplied in float32. The gradients through them are rounded to 8 bits.
+                Needs traced execution.
+            prefix_weights: for nested fusion, how much the loss of the first m members counts,
+                m = 1 to M; `None`: in proportion to m^2.
+            seed: of the samples that bagging and sampled nested fusion draw.
+
+        # Raises
+            EnsembleError: for options that don't go together or with the scheme, or that this
+                ensemble's layers or this machine don't allow.
+        """
+        given = {
+            "loss": loss,
+            "metrics": metrics,
+            "loss_weights": loss_weights,
+            "weighted_metrics": weighted_metrics,
+            **kwargs,
+        }
+        if given.pop("from_serialized", False):  # Keras loads an HDF5 file.
+            self._compile_as_saved({"optimizer": optimizer, **given})
+            return
+        scheme = self.scheme
+        if prefix_weights is not None:
+            scheme = scheme.with_prefix_weights(prefix_weights)
+        traced = self._traced_members(execution, recompute, bfloat16)
+        if recompute:
+            check_recomputable(self)
+        if loss is None:
+            loss, loss_weights = scheme.losses(self.members), scheme.loss_weights(self.members)
+        if metrics is None and weighted_metrics is None:
+            metrics = {
+                output: keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+                for output in self._measured_outputs()
+            }
+        # Not by `setattr`, from which Keras would take them for parts of the model to save.
+        self.__dict__["_training"] = _Training(scheme, seed, recompute, traced)
+        self.__dict__["_compile_options"] = {
+            "execution": execution,
+            "recompute": recompute,
+            "bfloat16": bfloat16,
+            "prefix_weights": None if prefix_weights is None else [*map(float, prefix_weights)],
+            "seed": seed,
+            "given": [name for name, value in given.items() if value is not None],
+        }
+        super().compile(
+            optimizer,
+            loss=loss,
+            metrics=metrics,
+            loss_weights=loss_weights,
+            weighted_metrics=weighted_metrics,
+            **kwargs,
+        )
+
+    def _traced_members(
+        self, execution: Execution, recompute: bool, bfloat16: bool
+    ) -> TracedMembers | None:
+        """What runs the members, `None` for Keras itself."""
+        known = ("auto", "traced", "plain")
+        if execution not in known:
+            raise UnknownNameError("execution", execution, known)
+        if recompute and (bfloat16 or execution == "traced"):
+            raise EnsembleError(
+                "`recompute` runs members as Keras does: leave out "
+                f"{'`bfloat16`' if bfloat16 else '`execution`'}, or `recompute`."
+            )
+        if bfloat16 and execution == "plain":
+            raise EnsembleError("`bfloat16` needs traced execution: leave `execution` out.")
+        if recompute or execution == "plain":
+            return None
+        try:
+            traced = TracedMembers(self, bfloat16=bfloat16)
+        except EnsembleError as error:
+            if bfloat16 or execution == "traced":
+                raise EnsembleError(
+                    f"{'`bfloat16`' if bfloat16 else 'Traced execution'} needs members that can "
+                    f"be traced, and these can't: {error} Leave it out."
+                ) from error
+            return None
+        if bfloat16:
+            check_bfloat16(traced)
+        return traced
+
+    def _measured_outputs(self) -> list[str]:
+        if len(self.inputs) == 1:
+            return [*self.scheme.combinations(self.members)]
+        return [member_output(member) for member in range(self.members)]
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the members can't be traced; `None` if they can."""
+        try:
+            TracedMembers(self, bfloat16=False)
+        except EnsembleError as error:
+            return str(error)
+        return None
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether it was compiled for traced execution, and its layers allow that."""
+        training: _Training | None = self.__dict__.get("_training")
+        return training is not None and training.traced is not None
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Mapping[int, float] | None = None,
+        sample_weight: Any = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
+        """As `keras.Model.fit`; trains the scheme that the ensemble was built for.
+
+        Bagging and sampled nested fusion draw how often each member, or each m, sees an example.
+        A `sample_weight` by output is taken for the draw; another one is multiplied with it.
+        With the same seed the draws are the same. Validation is never weighted by them.
+
+        - Bagging on arrays draws an exact bootstrap sample for each member.
+        - On a `tf.data.Dataset`, or by `train_on_batch`, where examples have no numbers, bagging
+          draws Poisson(1) counts from the images' bytes, see
+          `larq_ensemble.ensembles.schemes.bagging.Bagging`.
+        - Batch bagging and sampled nested fusion draw in each step.
+
+        # Raises
+            EnsembleError: for a scheme that trains its members sequentially.
+        """
+        if (
+            self.scheme.fixed_sample
+            and y is not None
+            and not isinstance(sample_weight, Mapping)
+            and not self.scheme.sequential
+        ):
+            if validation_split and validation_data is None:
+                (x, y, sample_weight), validation_data = _split(
+                    (x, y, sample_weight), validation_split
+                )
+            weights = _example_weights(y, class_weight, sample_weight)
+            class_weight = None
+            sample_weight = self._fixed_sample(len(tf.nest.flatten(y)[0]), weights)
+        return super().fit(
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            **kwargs,
+        )
+
+    def _fixed_sample(self, examples: int, weights: np.ndarray | None) -> dict[str, np.ndarray]:
+        """The sample of each member from numbered examples, as weights by output."""
+        function = self.scheme.sample_weights(self.members, examples, self._training.seed)
+        assert function is not None
+        rows = function(tf.range(examples), tf.zeros(2, tf.int64)).numpy()
+        if weights is not None:
+            rows = rows * weights
+        return dict(zip(self.scheme.losses(self.members), rows))
+
+    def make_train_function(self, force: bool = False) -> Any:
+        if self.scheme.sequential:
+            raise EnsembleError(
+                f"The scheme {self.scheme.name!r} trains its members one after the other, not in "
+                "one `fit` of the ensemble: use `larq_ensemble.fit_members`, or the command "
+                "`larq-ensemble train`."
+            )
+        return super().make_train_function(force)
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if not isinstance(sample_weight, Mapping):
+            sample_weight = self._drawn_weights(tf.nest.flatten(x), sample_weight)
+        if self._training.recompute:
+            return recomputed_step(self, x, y, sample_weight)
+        return super().train_step((x, y, sample_weight))
+
+    def _drawn_weights(self, inputs: list[tf.Tensor], sample_weight: Any) -> Any:
+        scheme, seed = self._training.scheme, self._training.seed
+        drawn = scheme.drawn_weights(self.members, inputs, seed, self.optimizer.iterations)
+        if drawn is None:
+            return sample_weight
+        if sample_weight is not None:
+            drawn *= tf.reshape(tf.cast(sample_weight, drawn.dtype), [1, -1])
+        outputs = scheme.losses(self.members)
+        return dict(zip(outputs, tf.unstack(drawn, len(outputs))))
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None
+    ) -> tf.Tensor:
+        inputs = self.scheme.loss_inputs(y_pred, self.member_weights)
+        return super().compute_loss(x, y, inputs, sample_weight)
+
+    @tf.autograph.experimental.do_not_convert
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not self.is_traced or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            return super().call(inputs, training=training, mask=mask)
+        logits = self._training.traced.logits(tf.nest.flatten(inputs), bool(training))
+        return [*logits, *self.combine(logits)]
+
+    # Saving. Keras keeps what it was told at `compile`; the configuration keeps the rest.
+
+    def get_config(self) -> dict[str, Any]:
+        options = self.__dict__.get("_compile_options")
+        return {**super().get_config(), **({_COMPILED: options} if options else {})}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Ensemble:
+        ensemble = super().from_config(config, custom_objects)
+        ensemble.__dict__["_compile_options"] = config.get(_COMPILED)
+        return ensemble
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self._compile_as_saved(keras.saving.deserialize_keras_object(config))
+        if isinstance(self.optimizer, keras.optimizers.Optimizer):
+            self.optimizer.build(self.trainable_variables)
+
+    def _compile_as_saved(self, arguments: dict[str, Any]) -> None:
+        """Compiles with the optimizer and what else a user gave of these arguments."""
+        options = dict(self.__dict__.get("_compile_options") or {})
+        names = ["optimizer", *options.pop("given", ())]
+        self.compile(**{name: arguments[name] for name in names if name in arguments}, **options)
+
+
+# In HDF5 files Keras names a model by its class alone, without the package it is registered under.
+keras.utils.get_custom_objects()["Ensemble"] = Ensemble
+
+
+def as_ensemble(model: Any) -> Ensemble:
+    """A Keras model as an `Ensemble`, on the same layers.
+
+    # Arguments
+        model: an `Ensemble`, which is returned as it is, or a functional model of the same
+            layers, as which run directories keep one.
+
+    # Raises
+        EnsembleError: if `model` is no ensemble.
+    """
+    if isinstance(model, Ensemble):
+        return model
+    _check_is_ensemble(model)
+    return Ensemble(model.inputs, model.outputs, name=model.name)
+
+
+def own_layers(model: keras.Model, member: int) -> list[keras.layers.Layer]:
+    """The layers of a model that only this member uses and that hold weights."""
+    prefix = own_name(member, "")
+    # Names first: Keras collects the weights of a layer anew each time, and M times M is many.
+    return [layer for layer in model.layers if layer.name.startswith(prefix) and layer.weights]
+
+
+def _check_is_ensemble(model: Any) -> None:
+    last = model.layers[-1] if getattr(model, "layers", None) else None
+    if not isinstance(last, Combine) or len(model.outputs) < 2:
+        raise EnsembleError(
+            f"The model {getattr(model, 'name', model)!r} is not an ensemble: give one that "
+            "`build_ensemble` returned."
+        )
+
+
+def _split(arrays: Any, share: float) -> tuple[Any, Any]:
+    """Arrays, some of them `None`, as Keras splits them for `validation_split`."""
+    examples = next(len(array) for array in tf.nest.flatten(arrays) if array is not None)
+    end = math.floor(examples * (1 - share))
+
+    def part(slice_: slice) -> Any:
+        return tf.nest.map_structure(lambda a: None if a is None else a[slice_], arrays)
+
+    return part(slice(None, end)), part(slice(end, None))
+
+
+def _example_weights(
+    labels: Any, class_weight: Mapping[int, float] | None, sample_weight: Any
+) -> np.ndarray | None:
+    """The weight of each example, from its class and from what the user gave."""
+    weights = None if sample_weight is None else np.asarray(sample_weight, np.float32).reshape(-1)
+    if class_weight is None:
+        return weights
+    of_class = np.array(
+        [class_weight.get(int(label), 1.0) for label in np.ravel(tf.nest.flatten(labels)[0])],
+        np.float32,
+    )
+    return of_class if weights is None else weights * of_class

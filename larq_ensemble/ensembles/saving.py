@@ -1,0 +1,40 @@
+"""Ensembles from files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from larq_ensemble.ensembles.ensemble import Ensemble, as_ensemble
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
+
+
+def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ensemble:
+    """Loads an ensemble that Keras saved.
+
+    # Arguments
+        path: a `.keras` or `.h5` file that `Ensemble.save` or `ModelCheckpoint` wrote, or a run
+            directory of `larq-ensemble train`.
+        compile: whether an ensemble that was compiled is so again, with the optimizer's state.
+
+    # Raises
+        EnsembleError: if there is no ensemble at `path`, or the file is damaged.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file /= "model.keras"
+    if not file.is_file():
+        raise EnsembleError(
+            f"No ensemble at {str(path)!r}: give a .keras or .h5 file, or the directory of a run "
+            "that has finished."
+        )
+    try:
+        model = keras.models.load_model(file, compile=compile)
+    except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
+        text = str(error).strip()
+        reason = text.splitlines()[0] if text else type(error).__name__
+        raise EnsembleError(
+            f"{str(file)!r} can't be read ({reason}): it is damaged, or no Keras model."
+        ) from error
+    return as_ensemble(model)

@@ -1,0 +1,544 @@
+"""Sequential training: one member after the other, in the memory that the training of one takes.
+
+```python
+ensemble = fit_members(backbone, images, labels, members=4, scheme="boosting", epochs=5)
+ensemble.save("ensemble.keras")
+```
+
+`SequentialTraining` is the procedure; where members are kept and how one is fitted is up to its
+subclasses: `fit_members` here, on arrays and streams, and `larq_ensemble.training.sequential`, in
+a run directory.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from larq_ensemble.ensembles.building import (
+    Initial,
+    build_ensemble,
+    build_member,
+    check_members,
+    copy_weights,
+)
+from larq_ensemble.ensembles.ensemble import Ensemble
+from larq_ensemble.ensembles.names import member_output, own_name
+from larq_ensemble.ensembles.schemes import SCHEMES, Stage
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import replacing, write_text
+from larq_ensemble.keras import keras, tf
+from larq_ensemble.network.sharing import Sharing
+
+Callbacks = Sequence[keras.callbacks.Callback] | Callable[[int], Sequence[keras.callbacks.Callback]]
+
+
+class SequentialTraining(abc.ABC):
+    """Trains the members of an ensemble one after the other.
+
+    # Arguments
+        backbone: the pretrained network.
+        members: M, the most members.
+        arguments: of `build_member` that are the same for all members, the scheme among them.
+        shrinkage: for boosting, how much each member counts.
+        patience: ends after so many members in a row without a better validation accuracy, and
+            leaves those out; `None`: never.
+        pixel_range: see `Stage`.
+        say: is told what happens, a line each.
+    """
+
+    def __init__(
+        self,
+        backbone: keras.Model,
+        members: int,
+        arguments: dict[str, Any],
+        *,
+        shrinkage: float = 1.0,
+        patience: int | None = None,
+        pixel_range: float | np.ndarray = 1.0,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.backbone, self.members, self.arguments = backbone, members, arguments
+        self.scheme = SCHEMES[arguments["scheme"]]
+        self.shrinkage, self.patience, self.pixel_range = shrinkage, patience, pixel_range
+        self.say = say
+
+    @abc.abstractmethod
+    def finished(self, member: int) -> dict[str, Any] | None:
+        """The result of a member that was trained before; `None` if it wasn't."""
+
+    @abc.abstractmethod
+    def load(self, member: int) -> keras.Model:
+        """The network of a trained member."""
+
+    @abc.abstractmethod
+    def save(self, member: int, network: keras.Model, result: dict[str, Any]) -> None:
+        """Keeps a trained member and its result."""
+
+    @abc.abstractmethod
+    def fit(self, member: int, network: keras.Model) -> dict[str, Any]:
+        """Trains the network of a member; returns what is to be in its result."""
+
+    @abc.abstractmethod
+    def adaptive_weight(self, member: int, network: keras.Model) -> float:
+        """The weight of a trained member from its training errors, for schemes that reweight."""
+
+    @abc.abstractmethod
+    def accuracy(
+        self, member: int, network: keras.Model, results: Sequence[dict[str, Any]]
+    ) -> float | None:
+        """Validation top-1 in percent of the members so far; `None` without validation data."""
+
+    def train(self) -> tuple[Ensemble, list[dict[str, Any]]]:
+        """Trains the members that have not been trained yet.
+
+        # Returns
+            The ensemble, and the results of its members.
+        """
+        results: list[dict[str, Any]] = []
+        accuracies: list[float] = []
+        for member in range(self.members):
+            result = self.finished(member)
+            if result is None:
+                self.say(f"Member {member + 1} of {self.members}")
+                network, result = self.train_member(member)
+            else:
+                network = self.load(member)
+            results.append(result)
+            accuracy = self.accuracy(member, network, results)
+            if accuracy is not None:
+                accuracies.append(accuracy)
+                self.say(
+                    f"Member {member + 1} of {self.members} is trained: validation top-1 of the "
+                    f"ensemble so far {accuracy:.2f} %"
+                )
+            del network  # so that the next member's training finds its memory free
+            best = int(np.argmax(accuracies)) if accuracies else member
+            if self.patience is not None and member - best >= self.patience:
+                results = results[: best + 1]
+                self.say(
+                    f"Stopped: {self.patience} in a row without improvement. The ensemble has the "
+                    f"first {len(results)} members, not {self.members}."
+                )
+                break
+        return self.assemble(results), results
+
+    def train_member(self, member: int) -> tuple[keras.Model, dict[str, Any]]:
+        """Trains and keeps one member.
+
+        # Returns
+            Its network and its result.
+        """
+        network = self.start(member)
+        measured = self.fit(member, network)
+        weight = (
+            self.adaptive_weight(member, network)
+            if self.scheme.reweights
+            else self.scheme.member_weight(self.stage(member))
+        )
+        result = {"weight": weight, **measured}
+        self.save(member, network, result)
+        return network, result
+
+    def start(self, member: int) -> keras.Model:
+        """The network of a member as its training starts."""
+        network = build_member(self.backbone, member, **self.arguments)
+        if member and self.scheme.continues:
+            self.scheme.start(network, member, self.load(member - 1))
+        return network
+
+    def stage(self, member: int) -> Stage:
+        return Stage(
+            member,
+            so_far=lambda: self.assemble([{"weight": self.shrinkage}] * member),
+            shrinkage=self.shrinkage,
+            pixel_range=self.pixel_range,
+        )
+
+    def assemble(self, results: Sequence[dict[str, Any]]) -> Ensemble:
+        """The ensemble of the first members, as many as there are results."""
+        ensemble = build_ensemble(
+            self.backbone,
+            len(results),
+            **self.arguments | {"initial": "pretrained", "jitter": 0.0},
+            weights=combination_weights(results),
+        )
+        for member in range(len(results)):
+            copy_weights(self.load(member), ensemble)
+        return ensemble
+
+
+def combination_weights(results: Sequence[dict[str, Any]]) -> list[float] | None:
+    """How much each member counts; `None`: all the same."""
+    weights = [result["weight"] for result in results]
+    return None if None in weights else weights
+
+
+def fit_members(
+    backbone: keras.Model,
+    x: Any,
+    y: Any = None,
+    *,
+    members: int,
+    scheme: str,
+    sharing: Sharing = "fusion",
+    jitter: float | None = None,
+    dropout: float | None = None,
+    initial: Initial = "pretrained",
+    optimizer: Any = "adam",
+    end_learning_rate: float = 0.0,
+    epochs: int = 1,
+    batch_size: int = 32,
+    validation_data: Any = None,
+    callbacks: Callbacks = (),
+    shrinkage: float | None = None,
+    patience: int | None = None,
+    pixel_range: float | Sequence[float] = 1.0,
+    folder: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    verbose: int | str = "auto",
+) -> Ensemble:
+    """Builds an ensemble and trains its members one after the other.
+
+    For the schemes that are trained so, `boosting`, `adaboost`, `snapshot`, `fast_geometric`,
+    `adversarial` and `stochastic_rounding`, and for independent members, `voting` and `bagging`,
+    in the memory that the training of one takes. The others train by `Ensemble.fit`.
+
+    On a stream `adaboost` runs the members before on each batch, to know what they got wrong; on
+    arrays it keeps a table.
+
+    # Arguments
+        backbone, members, sharing, scheme, jitter, dropout, initial: as for `build_ensemble`.
+        x, y: images and labels as arrays, or as `x` a `tf.data.Dataset` of batches (images,
+            labels), which is read once an epoch.
+        optimizer: as for `keras.Model.compile`; each member gets a new one of its configuration.
+            Its learning rate is the highest for `snapshot` and `fast_geometric`.
+        end_learning_rate: the lowest, for these two.
+        epochs: of each member; for `snapshot` and `fast_geometric` of all together.
+        batch_size: of arrays.
+        validation_data: (images, labels) or a dataset, evaluated after each epoch and member.
+        callbacks: Keras's, for each member's `fit`; or a function from the member's number to
+            them.
+        shrinkage: for `boosting`, how much each member counts; `None`: 1.
+        patience: for `boosting` and `adaboost`, ends after so many members in a row without a
+            better validation accuracy, and leaves those out; `None`: never.
+        pixel_range: for `adversarial`, the difference between the brightest and the darkest pixel
+            in `x`, a number or one a channel.
+        folder: where trained members are kept. A call that is repeated after an interruption
+            goes on with the member that it was at, and the epoch that it was in.
+        seed: of the jitter, the order of arrays and the samples. Dropout follows the seed of
+            Keras (`keras.utils.set_random_seed`).
+        verbose: as for `keras.Model.fit`.
+
+    # Returns
+        The trained ensemble, not compiled.
+
+    # Raises
+        EnsembleError: for options that don't go with the scheme, or a folder of another training.
+    """
+    check_members(members)
+    chosen = SCHEMES[scheme]
+    chosen.check(in_turn=not chosen.sequential, shrinkage=shrinkage, patience=patience)
+    if patience is not None and validation_data is None:
+        raise EnsembleError("`patience` watches the validation accuracy: give `validation_data`.")
+    arguments = {
+        "scheme": scheme,
+        "sharing": sharing,
+        "jitter": jitter,
+        "dropout": dropout,
+        "initial": initial,
+        "seed": seed,
+    }
+    if folder is not None:
+        settings = {
+            **arguments,
+            "members": members,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "shrinkage": shrinkage,
+        }
+        _check_folder(Path(folder), {name: str(value) for name, value in settings.items()})
+    training = _KerasTraining(
+        backbone,
+        members,
+        arguments,
+        shrinkage=1.0 if shrinkage is None else shrinkage,
+        patience=patience,
+        pixel_range=np.asarray(pixel_range, np.float32),
+        say=(lambda text: print(text, flush=True)) if verbose else lambda text: None,
+    )
+    training.data = _Data(x, y, batch_size)
+    training.validation = None if validation_data is None else _validation_batches(validation_data)
+    training.fitting = _Fitting(
+        optimizer, end_learning_rate, chosen.member_epochs(epochs, members), callbacks, verbose
+    )
+    training.folder = None if folder is None else Path(folder)
+    return training.train()[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitting:
+    """How a member is fitted: arguments of `fit_members`."""
+
+    optimizer: Any
+    end_learning_rate: float
+    epochs: int
+    callbacks: Callbacks
+    verbose: int | str
+
+
+class _KerasTraining(SequentialTraining):
+    """Sequential training on arrays and streams; members are kept in memory and in a folder."""
+
+    data: _Data
+    validation: tf.data.Dataset | None
+    fitting: _Fitting
+    folder: Path | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._own: dict[int, dict[str, list[np.ndarray]]] = {}
+        self._reweighting = _Reweighting()
+
+    def finished(self, member: int) -> dict[str, Any] | None:
+        if self.folder is None:
+            return None
+        path = self.folder / member_output(member) / "result.json"
+        if not path.is_file():
+            return None
+        result = json.loads(path.read_text(encoding="utf-8"))
+        network = keras.models.load_model(path.with_name("model.keras"), compile=False)
+        self._keep(member, network)
+        if self.scheme.reweights:
+            self._reweight(network, result["weight"])
+        return result
+
+    def load(self, member: int) -> keras.Model:
+        arguments = self.arguments | {"initial": "pretrained", "jitter": 0.0}
+        network = build_member(self.backbone, member, **arguments)
+        for name, weights in self._own[member].items():
+            network.get_layer(name).set_weights(weights)
+        return network
+
+    def save(self, member: int, network: keras.Model, result: dict[str, Any]) -> None:
+        self._keep(member, network)
+        if self.folder is None:
+            return
+        path = self.folder / member_output(member)
+        path.mkdir(parents=True, exist_ok=True)
+        with replacing(path / "model.keras") as temporary:
+            network.save(temporary, save_format="keras")
+        write_text(path / "result.json", json.dumps(result, indent=2) + "\n")
+
+    def _keep(self, member: int, network: keras.Model) -> None:
+        prefix = own_name(member, "")
+        self._own[member] = {
+            layer.name: layer.get_weights()
+            for layer in network.layers
+            if layer.name.startswith(prefix) and layer.weights
+        }
+
+    def fit(self, member: int, network: keras.Model) -> dict[str, Any]:
+        fitting = self.fitting
+        model, compiled = self.scheme.objective(network, self.stage(member))
+        model.compile(self._optimizer(), **compiled)
+        callbacks = fitting.callbacks
+        callbacks = [*(callbacks(member) if callable(callbacks) else callbacks)]
+        if self.folder is not None:
+            backup = self.folder / member_output(member) / "backup"
+            callbacks.append(keras.callbacks.BackupAndRestore(str(backup)))
+        model.fit(
+            self.data.training(self._weigh(member), seed=self.arguments["seed"] + member),
+            epochs=fitting.epochs,
+            validation_data=self.validation,
+            callbacks=callbacks,
+            verbose=fitting.verbose,
+        )
+        return {}
+
+    def _optimizer(self) -> keras.optimizers.Optimizer:
+        fitting = self.fitting
+        optimizer = keras.optimizers.get(fitting.optimizer)
+        config = optimizer.get_config()
+        if self.scheme.learning_rate(1.0, 0.0, 1) is not None:  # the scheme has one of its own
+            rate, steps = config["learning_rate"], self.data.steps
+            if steps is None:
+                raise EnsembleError(
+                    f"The learning rate of the scheme {self.scheme.name!r} follows the number of "
+                    "steps, but the dataset `x` does not know how many batches it has: use "
+                    "`tf.data.Dataset.apply(tf.data.experimental.assert_cardinality(n))`."
+                )
+            if isinstance(rate, dict):
+                raise EnsembleError(
+                    f"The scheme {self.scheme.name!r} has a learning rate schedule of its own: "
+                    "give `optimizer` a number."
+                )
+            config["learning_rate"] = self.scheme.learning_rate(
+                float(rate), fitting.end_learning_rate, steps * fitting.epochs
+            )
+        return type(optimizer).from_config(config)
+
+    def _weigh(self, member: int) -> Weigh | None:
+        """How much each example of a batch counts for a member; `None`: all the same."""
+        if self.scheme.reweights:
+            return self._reweighting.weigh
+        seed, examples = self.arguments["seed"], self.data.examples
+        numbered = self.scheme.sample_weights(self.members, examples or 0, seed)
+        if numbered is None:
+            return None
+
+        def weigh(images: Any, labels: Any, numbers: Any, draw: Any) -> tf.Tensor:
+            if examples is None:
+                drawn = self.scheme.drawn_weights(self.members, [images], seed, draw)
+                assert drawn is not None
+                return drawn[member]
+            step_seed = tf.stack([tf.constant(seed, tf.int64), draw])
+            return numbered(numbers, step_seed)[member]
+
+        return weigh
+
+    def adaptive_weight(self, member: int, network: keras.Model) -> float:
+        return self._reweight(network, None)
+
+    def _reweight(self, network: keras.Model, known: float | None) -> float:
+        """Adds a trained member to what the next ones' examples are weighed by.
+
+        # Arguments
+            known: the member's weight, if an earlier call has found it.
+        """
+        weights, wrong = [], []
+        run = tf.function(lambda images: network(images, training=False))
+        for images, labels, numbers in self.data.passing():
+            weights.append(self._reweighting.weigh(images, labels, numbers, None).numpy())
+            wrong.append(tf.argmax(run(images), axis=-1).numpy() != np.ravel(labels))
+        before, errors = np.concatenate(weights), np.concatenate(wrong)
+        classes = int(network.outputs[0].shape[-1])
+        alpha, following = self.scheme.reweighted(before, errors, classes)
+        if self.data.examples is not None:
+            self._reweighting.table = tf.constant(following, tf.float32)
+        else:
+            alpha = alpha if known is None else known
+            scale = 1 / np.mean(before * np.exp(alpha * errors))
+            self._reweighting.members.append((network, alpha, float(scale)))
+        return alpha
+
+    def accuracy(
+        self, member: int, network: keras.Model, results: Sequence[dict[str, Any]]
+    ) -> float | None:
+        if self.validation is None:
+            return None
+        ensemble, right, count = self.assemble(results), 0, 0
+        run = tf.function(lambda images: ensemble(images, training=False)[-1])
+        for images, labels in self.validation:
+            right += int(np.sum(tf.argmax(run(images), axis=-1) == np.ravel(labels)))
+            count += len(labels)
+        return 100 * right / count
+
+
+#: (images, labels, the examples' numbers or None, a draw of this step) -> weights [batch].
+Weigh = Callable[[Any, Any, Any, Any], tf.Tensor]
+
+
+class _Reweighting:
+    """The examples' weights for the next member: a table for arrays, for streams a function."""
+
+    def __init__(self) -> None:
+        self.table: tf.Tensor | None = None
+        #: Networks before, each with its weight and the factor that keeps the mean at 1.
+        self.members: list[tuple[keras.Model, float, float]] = []
+
+    def weigh(self, images: Any, labels: Any, numbers: Any, draw: Any) -> tf.Tensor:
+        if self.table is not None:
+            return tf.gather(self.table, numbers)
+        labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
+        weights = tf.ones(tf.shape(labels))
+        for network, alpha, scale in self.members:
+            wrong = tf.argmax(network(images, training=False), axis=-1) != labels
+            weights *= scale * tf.exp(alpha * tf.cast(wrong, tf.float32))
+        return weights
+
+
+class _Data:
+    """Training data: numbered examples of arrays, or a stream of batches.
+
+    # Attributes
+        examples: how many there are; `None`: a stream.
+        steps: batches an epoch; `None`: unknown.
+    """
+
+    def __init__(self, x: Any, y: Any, batch_size: int) -> None:
+        self.examples: int | None = None
+        self.steps: int | None = None
+        if y is None:
+            if not isinstance(x, tf.data.Dataset):
+                raise EnsembleError(
+                    f"`x` must be a tf.data.Dataset where `y` is left out, got {type(x).__name__}."
+                )
+            self._batches = x
+            size = int(x.cardinality())
+            self.steps = size if size >= 0 else None
+            return
+        self.examples = len(x)
+        if len(y) != self.examples:
+            raise EnsembleError(
+                f"`x` and `y` must be of one length, got {self.examples} and {len(y)}."
+            )
+        self.steps = -(-self.examples // batch_size)
+        numbers = np.arange(self.examples, dtype=np.int32)
+        self._examples = tf.data.Dataset.from_tensor_slices((x, y, numbers))
+        self._batch_size = batch_size
+
+    def training(self, weigh: Weigh | None, seed: int) -> tf.data.Dataset:
+        """Batches (x, y), or (x, y, weights), of one epoch, in a new order each time."""
+        if self.examples is None:
+            batches = self._batches.map(lambda x, y: (x, y, ()))
+        else:
+            batches = self._examples.shuffle(self.examples, seed=seed).batch(self._batch_size)
+        if weigh is None:
+            return batches.map(lambda x, y, numbers: (x, y)).prefetch(2)
+        draws = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+        return (
+            tf.data.Dataset.zip((batches, draws))
+            .map(lambda batch, draw: (*batch[:2], weigh(batch[0], batch[1], batch[2], draw)))
+            .prefetch(2)
+        )
+
+    def passing(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Batches (x, y, numbers) of one pass over all examples, those of arrays in order."""
+        if self.examples is None:
+            return ((x, y, None) for x, y in self._batches)
+        return iter(self._examples.batch(250))
+
+
+def _validation_batches(data: Any) -> tf.data.Dataset:
+    if isinstance(data, tf.data.Dataset):
+        return data
+    return tf.data.Dataset.from_tensor_slices(tuple(data)).batch(250)
+
+
+def _check_folder(folder: Path, settings: dict[str, str]) -> None:
+    """Starts the folder of a training, or checks that the one there is of the same training."""
+    path = folder / "fit_members.json"
+    if path.is_file():
+        started = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if started.get(name) != value:
+                raise EnsembleError(
+                    f"The training in the `folder` {str(folder)!r} was started with `{name}` = "
+                    f"{started.get(name)}, not {value}: repeat its arguments, or choose another "
+                    "folder."
+                )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise EnsembleError(
+            f"`folder` {str(folder)!r} holds other files: choose a new or an empty one."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(settings, indent=2) + "\n")
