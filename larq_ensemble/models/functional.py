@@ -1,14 +1,13 @@
 """Functional Keras models: checking, cutting, rewiring and running them layer by layer.
 
 `Model.get_config()` of a functional model lists the layers with all their calls. A call refers to
-its input tensors as `[layer, call, tensor]`. `references` and `map_references` read and change
-these references.
+its input tensors as `[layer, call, tensor]`; `map_references` changes these references.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from larq_ensemble.errors import EnsembleError
@@ -126,19 +125,6 @@ def map_references(
     if isinstance(value, dict):
         return {key: map_references(item, names, change) for key, item in value.items()}
     return copy.deepcopy(value)
-
-
-def references(value: Any, names: set[str]) -> Iterator[str]:
-    """Yields the names of the layers that part of a functional configuration refers to."""
-    if _is_reference(value, names):
-        yield value[0]
-        value = value[3:]
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, (list, tuple)):
-        return
-    for item in value:
-        yield from references(item, names)
 
 
 def _is_reference(value: Any, names: set[str]) -> bool:

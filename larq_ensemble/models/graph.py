@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from larq_ensemble.keras import keras, lq
-from larq_ensemble.models.functional import functional_model, references
+from larq_ensemble.models.functional import functional_model
 from larq_ensemble.network import sharing as policies
 from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Stored
 
@@ -54,32 +54,23 @@ def layer_graph(model: keras.Model) -> LayerGraph:
         EnsembleError: for any other model, with what is wrong with it.
     """
     model = functional_model(model)
-    config = model.get_config()
-    inbound = {layer["name"]: layer["inbound_nodes"] for layer in config["layers"]}
-    names = set(inbound)
-    inputs = {name: tuple(dict.fromkeys(references(inbound[name], names))) for name in names}
+    calls = _calls(model)
+    inputs = {name: _input_layers(nodes) for name, nodes in calls.items()}
     # A layer that is called again may depend on itself, but never through first calls alone.
-    first_inputs = {name: tuple(references(inbound[name][:1], names)) for name in names}
-    calls = _nodes_by_layer(model)
-    nodes: dict[str, LayerNode] = {}
-
-    def visit(name: str) -> None:
-        # With a stack, because a deep network would exceed Python's recursion limit.
-        stack = [name]
-        while stack:
-            current = stack[-1]
-            missing = [source for source in first_inputs[current] if source not in nodes]
-            if missing:
-                stack.extend(missing)
-                continue
-            stack.pop()
-            if current not in nodes:
-                layer = model.get_layer(current)
-                nodes[current] = _layer_node(layer, inputs[current], calls[current])
-
-    for name in inbound:
-        visit(name)
-    return LayerGraph(nodes.values())
+    first_inputs = {name: _input_layers(nodes[:1]) for name, nodes in calls.items()}
+    graph: dict[str, LayerNode] = {}
+    # Topological order with a stack: a deep network would exceed Python's recursion limit.
+    pending = [*reversed(calls)]
+    while pending:
+        name = pending[-1]
+        missing = [source for source in first_inputs[name] if source not in graph]
+        if missing:
+            pending += missing
+            continue
+        pending.pop()
+        if name not in graph:
+            graph[name] = _layer_node(model.get_layer(name), inputs[name], calls[name])
+    return LayerGraph(graph.values())
 
 
 def shared_layers(sharing: Sharing, model: keras.Model) -> frozenset[str]:
@@ -104,17 +95,24 @@ def shared_layers(sharing: Sharing, model: keras.Model) -> frozenset[str]:
     return policies.shared_layers(sharing, graph)
 
 
-def _nodes_by_layer(model: keras.Model) -> dict[str, list[Any]]:
+def _calls(model: keras.Model) -> dict[str, list[Any]]:
     """Keras's nodes of the calls that the model's output depends on, by the layer's name."""
-    nodes: dict[str, list[Any]] = {}
-    pending, seen = [model.output.node], set()
+    pending, nodes = [model.output.node], set()
     while pending:
         node = pending.pop()
-        if id(node) not in seen:
-            seen.add(id(node))
-            nodes.setdefault(node.layer.name, []).append(node)
+        if node not in nodes:
+            nodes.add(node)
             pending += [tensor.node for tensor in node.keras_inputs]
-    return nodes
+    return {
+        layer.name: [node for node in layer.inbound_nodes if node in nodes]
+        for layer in model.layers
+    }
+
+
+def _input_layers(calls: list[Any]) -> tuple[str, ...]:
+    """The names of the layers that feed some calls, each once."""
+    tensors = (tensor for node in calls for tensor in node.keras_inputs)
+    return tuple(dict.fromkeys(tensor.node.layer.name for tensor in tensors))
 
 
 def _layer_node(layer: keras.layers.Layer, inputs: tuple[str, ...], calls: list[Any]) -> LayerNode:
