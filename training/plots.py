@@ -119,43 +119,11 @@ _COST_LABELS = {
 def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
     """Top-1 of the first m members of each run against each cost; rings mark the Pareto fronts."""
     canvas, panels = new_figure(len(COSTS))
-    runs = list(dict.fromkeys(point.run for point in points))
-    models = {point.model for point in points}
-    handles: dict[str, Line2D] = {}
-    looks: list[tuple[str, str]] = []
-    for run in runs:
-        curve = [point for point in points if point.run == run]
-        first = curve[0]
-        color, marker = look(first.scheme or None, first.sharing if first.scheme else None)
-        # Runs of the same look, for example of several M, differ by their line styles.
-        lines = ("-", "--", ":", "-.")
-        style: dict[str, Any] = {
-            "color": color,
-            "marker": marker or "*",
-            "markersize": 5 if marker else 9,
-            "linestyle": lines[looks.count((color, marker)) % len(lines)],
-        }
-        looks.append((color, marker))
-        name = f"{TITLES.get(first.model, first.model)}, " if len(models) > 1 else ""
-        for axes, cost in zip(panels, COSTS):
-            scale = _COST_LABELS[cost][1]
-            x = [getattr(point, cost) * scale for point in curve]
-            axes.plot(x, [point.top1 for point in curve], **style)
-            for at, point in zip(x, curve):
-                if cost in point.best_by.split():
-                    axes.plot(
-                        at, point.top1, marker="o", markersize=12, color=BLACK,
-                        markerfacecolor="none", markeredgewidth=0.8,
-                    )  # fmt: skip
-        handles[run] = Line2D([], [], **style, label=f"{name}{first.label}")
+    styles = _styles(points)
     for axes, cost in zip(panels, COSTS):
-        axes.set_xlabel(_COST_LABELS[cost][0])
-        costs = [getattr(point, cost) for point in points]
-        if max(costs) > 20 * min(costs):
-            axes.set_xscale("log")
-        else:
-            axes.set_xlim(left=0)
-        axes.margins(y=0.08)
+        for run, style in styles.items():
+            _draw_run(axes, cost, [point for point in points if point.run == run], style)
+        _scale_costs(axes, cost, points)
     one = points[0]
     panels[0].set_ylabel(f"{one.split} top-1 (%)")
     canvas.suptitle(
@@ -163,12 +131,60 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
         f"{one.samples:,} images\neach curve from left to right: m = 1, 2, ... M",
         fontsize=11,
     )
-    front = Line2D(
-        [], [], linestyle="", color=BLACK, marker="o", markersize=10, markerfacecolor="none",
-        markeredgewidth=0.8, label="Pareto front",
-    )  # fmt: skip
-    canvas.legend(handles=[*handles.values(), front], loc="outside lower center", ncols=3)
+    handles = [Line2D([], [], **style) for style in styles.values()]
+    handles.append(Line2D([], [], linestyle="", label="Pareto front", **_RING, markersize=10))
+    canvas.legend(handles=handles, loc="outside lower center", ncols=3)
     return canvas
+
+
+_RING: dict[str, Any] = {
+    "color": BLACK,
+    "marker": "o",
+    "markerfacecolor": "none",
+    "markeredgewidth": 0.8,
+}
+
+
+def _styles(points: Sequence[FrontierPoint]) -> dict[str, dict[str, Any]]:
+    """The style of each run's curve, with its label."""
+    several_models = len({point.model for point in points}) > 1
+    first_points = {point.run: point for point in reversed(points)}
+    styles: dict[str, dict[str, Any]] = {}
+    looks: list[tuple[str, str]] = []
+    for run in dict.fromkeys(point.run for point in points):
+        first = first_points[run]
+        color, marker = look(first.scheme or None, first.sharing if first.scheme else None)
+        name = f"{TITLES.get(first.model, first.model)}, " if several_models else ""
+        # Runs of the same look, for example of several M, differ by their line styles.
+        lines = ("-", "--", ":", "-.")
+        styles[run] = {
+            "color": color,
+            "marker": marker or "*",
+            "markersize": 5 if marker else 9,
+            "linestyle": lines[looks.count((color, marker)) % len(lines)],
+            "label": f"{name}{first.label}",
+        }
+        looks.append((color, marker))
+    return styles
+
+
+def _draw_run(axes: Axes, cost: str, curve: Sequence[FrontierPoint], style: dict[str, Any]) -> None:
+    scale = _COST_LABELS[cost][1]
+    x = [getattr(point, cost) * scale for point in curve]
+    axes.plot(x, [point.top1 for point in curve], **style)
+    for at, point in zip(x, curve):
+        if cost in point.best_by.split():
+            axes.plot(at, point.top1, **_RING, markersize=12)
+
+
+def _scale_costs(axes: Axes, cost: str, points: Sequence[FrontierPoint]) -> None:
+    axes.set_xlabel(_COST_LABELS[cost][0])
+    costs = [getattr(point, cost) for point in points]
+    if max(costs) > 20 * min(costs):
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(left=0)
+    axes.margins(y=0.08)
 
 
 def draw_cascade(

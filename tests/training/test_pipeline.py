@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.lib.stride_tricks import sliding_window_view
 
 from larq_ensemble.data.datasets import DATASETS, Augmentation, Split
 from larq_ensemble.ensembles.schemes import SCHEMES
@@ -80,17 +81,19 @@ def test_augmented_images_are_padded_crops_and_flips_each_with_its_own_draw(name
     padded = np.pad(data.images, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
     drawn = []
     for x, y in elements(training_batches(data, dataset, batch_size=150, epochs=2, seed=0)):
-        for image, label in zip(x, y):
-            matches = []
-            for row in range(2 * pad + 1):
-                for column in range(2 * pad + 1):
-                    crop = padded[label, row : row + height, column : column + width]
-                    for mirrored in (False, True)[: 1 + flip]:
-                        candidate = dataset.normalization(crop[:, ::-1] if mirrored else crop)
-                        if np.allclose(image[:3, :3], candidate[:3, :3], atol=1e-5) and np.allclose(
-                            image, candidate, atol=1e-5
-                        ):
-                            matches.append((row, column, mirrored))
+        std, mean = dataset.normalization.std, dataset.normalization.mean
+        pixels = np.round((x * np.array(std) + np.array(mean)) * 255)
+        np.testing.assert_allclose(x, dataset.normalization(pixels), atol=1e-5)
+        for image, label in zip(pixels, y):
+            # [row, column of the crop, height, width, channels]
+            crops = np.moveaxis(sliding_window_view(padded[label], (height, width), (0, 1)), 2, -1)
+            matches = [
+                (row, column, mirrored)
+                for mirrored in (False, True)[: 1 + flip]
+                for row, column in np.argwhere(
+                    (crops == (image[:, ::-1] if mirrored else image)).all(axis=(2, 3, 4))
+                )
+            ]
             assert len(matches) == 1, f"image {label} is {len(matches)} of its crops"
             drawn += matches
     rows, columns, mirrored = map(np.array, zip(*drawn))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from larq_ensemble.console.options import data_dir_option, limit_test_option
 from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.training.commands.options import split_options
 
 
 @click.command("evaluate", short_help="Metrics of the first m members, for each m.")
@@ -21,15 +21,7 @@ from larq_ensemble.console.reporting import json_option, reporting
     "dataset_name",
     help="Another data set of the same image shape  [default: the run's]",
 )
-@click.option(
-    "--split",
-    type=click.Choice(["test", "validation"]),
-    default="test",
-    show_default=True,
-    help="validation to compare settings, test for the final figure.",
-)
-@data_dir_option
-@limit_test_option
+@split_options
 @json_option
 def command(
     run: str,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from larq_ensemble.console.options import data_dir_option, limit_test_option
 from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.training.commands.options import split_options
 
 
 @click.command("frontier", short_help="Accuracy of runs against storage and compute.")
@@ -19,15 +19,7 @@ from larq_ensemble.console.reporting import json_option, reporting
     metavar="DIR",
     help="For frontier.csv, .png and .svg, and evaluations/, which are used again.",
 )
-@click.option(
-    "--split",
-    type=click.Choice(["test", "validation"]),
-    default="test",
-    show_default=True,
-    help="validation to choose among runs, test for the final figure.",
-)
-@data_dir_option
-@limit_test_option
+@split_options
 @json_option
 def command(
     runs: tuple[str, ...],

@@ -29,6 +29,23 @@ data_options = _all(
     limit_test_option,
 )
 
+split_options = _all(
+    click.option(
+        "--split",
+        type=click.Choice(["test", "validation"]),
+        default="test",
+        show_default=True,
+        help="validation to compare runs and settings, test for the final figure.",
+    ),
+    data_dir_option,
+    click.option(
+        "--limit-test",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Only the first N images of the split.",
+    ),
+)
+
 recipe_options = _all(
     click.option(
         "--recipe",
