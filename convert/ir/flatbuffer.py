@@ -55,7 +55,6 @@ class _Reader:
     """
 
     def __init__(self, root: Any) -> None:
-        self._root = root
         self._unpacked: dict[tuple[str, int], Any] = {}
         self.codes = [_operator_code(code) for code in self.all_of(root, "OperatorCodes")]
         self.buffers = [buffer.data for buffer in self.all_of(root, "Buffers")]
