@@ -1,8 +1,8 @@
-"""How long an ensemble file takes on this machine, by number of members, against other ways.
+"""Latency of an ensemble file on this machine by number of members, and against alternatives.
 
-What else a machine does comes and goes. So the contenders take turns: every repetition times each
-of them once, in random order, and a ratio is formed within a repetition, where both met the same
-load. Ratios come with their quartiles; times in milliseconds say less.
+Other load on the machine comes and goes. So the contenders take turns: every repetition times each
+of them once, in random order, and ratios are formed within a repetition, where both met the same
+load. Ratios come with their quartiles; they say more than times in milliseconds.
 
 ```python
 report = benchmark("ensemble.tflite", members=[1, 4])
@@ -56,13 +56,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours against another way to get the prediction of the same m members.
+    """This file against an alternative that predicts with the same m members.
 
     # Arguments
-        against: the other way.
+        against: the alternative.
         members: m.
-        ratio: our time over the other's within a repetition; below 1, ours is faster.
-        latency_ms: of ours; `other_ms`: of the other's.
+        ratio: time of this file over that of the alternative within a repetition; below 1, this
+            file is faster.
+        latency_ms, other_ms: time of this file, and of the alternative.
     """
 
     against: str
@@ -209,7 +210,7 @@ def _others(
     image: np.ndarray,
     progress: Callable[[str], None],
 ) -> dict[str, Predict]:
-    """What a run's members would be shipped as otherwise; converts up to `members` of them."""
+    """The alternatives to ship a run's members; converts up to `members` of them."""
     from larq_ensemble.convert.conversion import convert_run, ensemble_of
     from larq_ensemble.convert.frontend.single import convert_single
     from larq_ensemble.convert.verification import check_same

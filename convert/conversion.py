@@ -39,8 +39,11 @@ def convert_ensemble(
 ) -> ConversionReport:
     """Converts an ensemble to one `.tflite` file for Larq Compute Engine.
 
-    The file takes raw pixels and holds every shared filter once, each member's own values, and a
-    description of itself; `larq_ensemble.runtime.EnsembleInterpreter` runs it.
+    The file takes raw pixels. It holds every shared filter once, the values that each member owns,
+    and metadata. `larq_ensemble.runtime.EnsembleInterpreter` runs it. Four steps make it: the front
+    end's member-indexed graph (`larq_ensemble.convert.frontend.member_indexed`), LCE's converter,
+    the passes (`larq_ensemble.convert.pipeline`) and the back end
+    (`larq_ensemble.convert.targets.lce`).
 
     # Arguments
         model: what `larq_ensemble.ensembles.building.build_ensemble` gives, trained or not.

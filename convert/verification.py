@@ -1,7 +1,7 @@
-"""Keras against the interpreter: does the file decide as the trained network does?
+"""Keras against the interpreter: does the file predict the classes that the network predicts?
 
-Float rounding now and then puts a value on the other side of a sign's threshold, and from there
-on a few logits differ by a lot. So the class decisions are compared, not the logits.
+Float rounding now and then flips a sign inside the network, and then a few logits differ by a lot.
+So predicted classes are compared, not logits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class VerificationReport:
         member_argmax_agreement: for each member the share (0..1) of images that both give the
             same class.
         ensemble_argmax_agreement: the same for the combined prediction.
-        flip_rate: the share of all M n decisions of single members that differ.
+        flip_rate: the share of all M n predictions of single members that differ.
         keras_top1, tflite_top1: the ensemble's accuracies in percent, if labels were given.
     """
 
@@ -56,7 +56,7 @@ def verify(
     threads: int = 1,
     run_hash: str | None = None,
 ) -> VerificationReport:
-    """Compares the decisions of a Keras ensemble and of the file converted from it.
+    """Compares the predicted classes of a Keras ensemble and of the file converted from it.
 
     # Arguments
         model: the ensemble.

@@ -41,9 +41,9 @@ def command(
 ) -> None:
     """Time the prediction of one image by the first m members.
 
-    All that is compared takes turns, so that other load on the machine falls on all alike; ratios
-    are of times in the same turn. LCE is fast on ARM only: elsewhere trust the ratios, not the
-    times. docs/deployment.md says how to measure on a phone. Only --run needs TensorFlow.
+    The contenders take turns, so that other load on the machine falls on all alike, and ratios are
+    of times in the same turn. LCE is fast on ARM only: elsewhere trust the ratios, not the times.
+    docs/deployment.md says how to measure on a phone. Only --run needs TensorFlow.
 
     \b
     Examples:

@@ -33,14 +33,14 @@ from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS
     type=click.Choice(HEADS),
     default="float32",
     show_default=True,
-    help="Numbers of the linear layer's weights; int8 has a scale for each class.",
+    help="Number format of the linear layer's weights; int8 has a scale for each class.",
 )
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     default="float32",
     show_default=True,
-    help="Of the members' other values: compact stores a few bits for each.",
+    help="Number format of the members' other values: compact stores a few bits for each.",
 )
 @json_option
 @click.pass_context
@@ -56,9 +56,9 @@ def command(
 ) -> None:
     """Convert a trained run to one .tflite file, or cut such a file to its first members.
 
-    The file takes raw pixels, holds every shared filter once and all members' own values, and
-    says of itself what it is. A backbone becomes an ensemble of one. To cut a file takes no
-    TensorFlow and leaves the members as they are.
+    The file takes raw pixels. It holds every shared filter once, the values that each member owns,
+    and metadata. A backbone becomes an ensemble of one. Cutting a file takes no TensorFlow and
+    leaves the members as they are.
 
     \b
     Examples:

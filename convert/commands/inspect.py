@@ -47,7 +47,7 @@ def command(tflite: str, json_target: str | None) -> None:
                 [[name.replace("_", " "), n] for name, n in metadata["rewrites"].items()],
             )
         if metadata is None:
-            report.line("No ensemble of this package: the file doesn't say what it is.")
+            report.line("No ensemble of this package: the file has no metadata of one.")
         else:
             report.line(
                 f"{metadata['members']} members, scheme {metadata['scheme']}, "

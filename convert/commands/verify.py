@@ -27,10 +27,10 @@ def command(
     data_dir: str | None,
     json_target: str | None,
 ) -> None:
-    """Compare the decisions of a run and of the file converted from it.
+    """Compare the predicted classes of a run and of the file converted from it.
 
-    Float rounding now and then flips a sign inside the network, so decisions are compared: the
-    share of test images for which Keras and the interpreter choose the same class.
+    Float rounding now and then flips a sign inside the network, so classes are compared, not
+    logits: the share of test images for which Keras and the interpreter predict the same class.
 
     \b
     Examples:
@@ -75,6 +75,6 @@ def command(
         )
         report.line(
             f"Ensemble's top-1: Keras {verification.keras_top1:.2f} %, interpreter "
-            f"{verification.tflite_top1:.2f} %. Single decisions that differ: "
+            f"{verification.tflite_top1:.2f} %. Predictions of single members that differ: "
             f"{100 * verification.flip_rate:.3f} %."
         )

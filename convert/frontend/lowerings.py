@@ -39,7 +39,13 @@ class Lowering(ABC):
 
     @abstractmethod
     def apply(self, layer: keras.layers.Layer, x: tf.Tensor, rows: Rows) -> tf.Tensor:
-        """The layer's output in inference, from one member's `values` as tensors."""
+        """The layer's output in inference.
+
+        # Arguments
+            layer: for its configuration; its weights are those of the first member.
+            x: the layer's input.
+            rows: one member's `values` as tensors, by the same names.
+        """
 
 
 class BatchNormalizationLowering(Lowering):
@@ -140,10 +146,10 @@ class Int8DenseLowering(DenseLowering):
 class Conv2DLowering(Lowering):
     """A 2D convolution; filters are stored as `[out, h, w, in]`, as CONV_2D reads them.
 
-    Of a binarized convolution the signs of its filters are looked up, int8 here and one bit each
-    after `passes.sign_packing`. It is computed with them as floats, because LceBconv2d reads its
-    filters only once; in layouts without a lookup `passes.bit_packed_convolutions` makes an
-    LceBconv2d of it.
+    Of a binarized convolution the filters' signs are looked up, as int8 here and as bits after
+    `passes.sign_packing`. The convolution computes with them as floats, because LceBconv2d reads
+    its filters only once. In layouts without a lookup `passes.bit_packed_convolutions` makes it an
+    LceBconv2d.
     """
 
     def values(self, layer: keras.layers.Conv2D) -> Values:
@@ -247,6 +253,7 @@ def folded_norm(layer: keras.layers.BatchNormalization) -> Values:
 
 
 def quantized_input(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+    """The input as the layer's input quantizer gives it, if the layer has one."""
     quantizer = getattr(layer, "input_quantizer", None)
     return x if quantizer is None else quantizer(x)
 
@@ -269,6 +276,7 @@ def filter_extents(layer: keras.layers.Conv2D) -> list[int]:
 
 
 def is_binary(layer: keras.layers.Layer) -> bool:
+    """Whether a layer quantizes its weights."""
     return any(
         getattr(layer, name, None) is not None
         for name in ("kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer")
@@ -299,6 +307,7 @@ def _signs_and_scales(layer: lq.layers.QuantConv2D | lq.layers.QuantDense) -> Va
 
 
 def refuse(layer: keras.layers.Layer, why: str, way_out: str) -> NoReturn:
+    """Raises the `EnsembleError` of a layer that can't be converted."""
     raise EnsembleError(
         f"Layer {layer.name!r} ({type(layer).__name__}), each member's own, can't be converted: "
         f"{why}. Way out: {way_out}."

@@ -75,7 +75,7 @@ class MemberIndexedNetwork:
             `larq_ensemble.convert.frontend.thresholds`.
 
     # Raises
-        EnsembleError: if a member owns a layer that can't be looked up, or the input is no image.
+        EnsembleError: if a member owns a layer that has no lowering, or the input is no image.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class MemberIndexedNetwork:
                 self._add(copies, lowering)
 
     def _add(self, copies: Sequence[keras.layers.Layer], lowering: Lowering) -> None:
-        """Puts the values of one layer of the members' own into the tables."""
+        """Puts the values of one layer that members own into the tables."""
         name = copies[0].name
         each = [lowering.values(copy) for copy in copies]
         self._lookups[name] = lowering, list(each[0])

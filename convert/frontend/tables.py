@@ -1,21 +1,20 @@
-"""The members' own values as constant tables with a row a member, and how a graph reads them.
+"""Constant tables of the values that members own, with one row a member.
 
-All values of rank 1 (batch norm, activation parameters, biases) lie side by side in one table, so
-that one GATHER reads a member's and one SPLIT_V hands them out; anything larger has a table of its
-own:
+All vectors (batch norm, activation parameters, biases) lie side by side in one table: one GATHER
+reads a member's row, one SPLIT_V cuts it into the vectors. A larger value has a table of its own:
 
     v_1, v_2, ... = split(vectors[member])
     kernel = kernels[member]
 
-With the precision `compact` the table of vectors holds B bits a value. Members start from the same
-pretrained values and stay near them, so each column, one channel's value in all members, has its
-own middle and step, which all members share as half floats:
+With the precision `compact` the table of vectors is quantized to B bits a value. Members start from
+the same pretrained values and stay near them. So each column, the values of one channel, has a
+middle and a step of its own, which all members share as half floats:
 
     v = middle + step * (2 q - (2^B - 1)),   q = 0 ... 2^B - 1
       = middle + step * sum_k 2^k b_k,       b_k = +1 or -1, bit k of q
 
-The B planes of signs b_k are looked up and multiplied. `passes.sign_packing` stores them as bits,
-`passes.float16_constants` the shared half floats as such.
+The graph looks up the B planes of signs b_k and multiplies them. `passes.sign_packing` stores the
+signs as bits, `passes.float16_constants` stores middle and step as float16.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 class Tables:
-    """Tables that are being filled, then read by a graph.
+    """Collects the members' values, then makes the tensors that read them.
 
     # Arguments
         precision: `"float32"` or `"compact"`.
@@ -62,7 +61,7 @@ class Tables:
 
     @property
     def columns(self) -> dict[str, int]:
-        """How many columns of the table of vectors are for what."""
+        """Number of columns of the table of vectors by category."""
         return {category.value: count for category, count in self._columns.items()}
 
     def rows(self, index: tf.Tensor) -> dict[str, tf.Tensor]:

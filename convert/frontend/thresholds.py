@@ -1,17 +1,17 @@
 """Batch normalization before a sign, also behind a PReLU, as one comparison a channel.
 
-Only the sign of `scale * prelu(x) + offset` is read. With `scale > 0` and a slope `a >= 0` that is
-a function which never falls, so it has the sign of `x - t`, where
+Only the sign of `scale * prelu(x) + offset` is used. With `scale > 0` and a slope `a >= 0` this
+function never falls, so it has the sign of `x - t`, where
 
     t' = -offset / scale,    t = t'      for t' >= 0
                                  t' / a  for t' < 0
 
-A negative scale turns the comparison around: `t - x`. With a = 0 no negative x makes a difference
-to another, so for t' = 0 or below there may be no threshold in reach. Then t lies far beyond any
-activation, as it does where t' / a does.
+A negative scale turns the comparison around: `t - x`. With a = 0 all negative x give the same sign,
+so for t' <= 0 there may be no finite threshold. Then t lies far beyond any activation, as it does
+where t' / a overflows.
 
-`x - t >= 0` in float32 is exactly the comparison of x with t rounded to float32, because the
-difference of two different floats is never rounded to zero.
+In float32 `x - t >= 0` compares x with the rounded t exactly, since the difference of two different
+floats never rounds to zero.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LARGEST_THRESHOLD = 60_000.0
 def comparison(
     scale: np.ndarray, offset: np.ndarray, slope: np.ndarray | float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What to compare instead of computing `scale * prelu(x, slope) + offset`.
+    """The comparison that has the sign of `scale * prelu(x, slope) + offset`.
 
     # Arguments
         scale: not zero.

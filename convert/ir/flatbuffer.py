@@ -26,7 +26,7 @@ def read(data: bytes) -> Module:
         EnsembleError: if the bytes are damaged.
     """
     with parsing():
-        return _module(schema().ModelT.InitFromObj(schema().Model.GetRootAsModel(data, 0)))
+        return _module(_Reader(schema().Model.GetRootAsModel(data, 0)))
 
 
 @contextlib.contextmanager
@@ -48,24 +48,49 @@ def parsing() -> Iterator[None]:
         ) from error
 
 
-def _module(model: Any) -> Module:
-    codes = [_operator_code(code) for code in model.operatorCodes]
-    buffers = [buffer.data for buffer in model.buffers]
-    graphs = [_graph(graph, codes, buffers) for graph in model.subgraphs]
-    for entry in model.signatureDefs or []:
-        _at(graphs, entry.subgraphIndex).signature = _signature(
-            entry, _at(graphs, entry.subgraphIndex).tensors
-        )
+class _Reader:
+    """A flatbuffer's tables as the schema's objects.
+
+    Files of many members point to the same tables again and again: each is unpacked once.
+    """
+
+    def __init__(self, root: Any) -> None:
+        self._unpacked: dict[tuple[str, int], Any] = {}
+        self.codes = [_operator_code(code) for code in self.all_of(root, "OperatorCodes")]
+        self.buffers = [buffer.data for buffer in self.all_of(root, "Buffers")]
+        self.graphs = [root.Subgraphs(number) for number in range(root.SubgraphsLength())]
+        self.signatures = self.all_of(root, "SignatureDefs")
+        self.metadata = self.all_of(root, "Metadata")
+        self.description, self.version = _text(root.Description()), root.Version()
+
+    def all_of(self, table: Any, name: str) -> list[Any]:
+        """The entries of a vector of tables, e.g. the `TensorT`s of a subgraph's `Tensors`."""
+        entries, length = getattr(table, name), getattr(table, f"{name}Length")
+        return [self._unpack(entries(number)) for number in range(length())]
+
+    def _unpack(self, table: Any) -> Any:
+        kind = type(table).__name__
+        key = kind, table._tab.Pos
+        if key not in self._unpacked:
+            self._unpacked[key] = getattr(schema(), f"{kind}T").InitFromObj(table)
+        return self._unpacked[key]
+
+
+def _module(reader: _Reader) -> Module:
+    graphs = [_graph(graph, reader) for graph in reader.graphs]
+    for entry in reader.signatures:
+        graph = _at(graphs, entry.subgraphIndex)
+        graph.signature = _signature(entry, graph.tensors)
     metadata = {}
-    for entry in model.metadata or []:
-        content = _at(buffers, entry.buffer)
+    for entry in reader.metadata:
+        content = _at(reader.buffers, entry.buffer)
         metadata[_text(entry.name) or ""] = b"" if content is None else content.tobytes()
     return Module(
         graphs,
         metadata=metadata,
-        description=_text(model.description),
-        operator_codes=codes,
-        version=model.version,
+        description=reader.description,
+        operator_codes=reader.codes,
+        version=reader.version,
     )
 
 
@@ -77,21 +102,19 @@ def _operator_code(code: Any) -> tuple[str, int]:
     return enum_names("BuiltinOperator").get(number, f"BUILTIN_{number}"), code.version
 
 
-def _graph(
-    graph: Any, codes: Sequence[tuple[str, int]], buffers: Sequence[np.ndarray | None]
-) -> Graph:
-    tensors = [_tensor(tensor, buffers) for tensor in graph.tensors]
+def _graph(graph: Any, reader: _Reader) -> Graph:
+    tensors = [_tensor(tensor, reader.buffers) for tensor in reader.all_of(graph, "Tensors")]
 
     def listed(indices: Any) -> list[Tensor]:
-        return [_at(tensors, index) for index in indices]
+        return [_at(tensors, index) for index in indices.tolist()]
 
     operators = []
-    for op in graph.operators:
-        name, version = _at(codes, op.opcodeIndex)
+    for op in reader.all_of(graph, "Operators"):
+        name, version = _at(reader.codes, op.opcodeIndex)
         operators.append(
             Operator(
                 name,
-                tuple(None if index == -1 else _at(tensors, index) for index in op.inputs),
+                tuple(None if index == -1 else _at(tensors, index) for index in op.inputs.tolist()),
                 tuple(listed(op.outputs)),
                 op.builtinOptions or op.builtinOptions2,
                 None if op.customOptions is None else op.customOptions.tobytes(),
@@ -99,7 +122,11 @@ def _graph(
             )
         )
     return Graph(
-        tensors, operators, listed(graph.inputs), listed(graph.outputs), name=_text(graph.name)
+        tensors,
+        operators,
+        listed(graph.InputsAsNumpy()),
+        listed(graph.OutputsAsNumpy()),
+        name=_text(graph.Name()),
     )
 
 

@@ -95,7 +95,8 @@ class Operator:
             e.g. `"LceBconv2d"`.
         inputs: `None` stands for an optional input that is left out.
         outputs: what it computes.
-        options: the schema's table of its options, e.g. a `Conv2DOptionsT`, or `None`.
+        options: the schema's table of its options, e.g. a `Conv2DOptionsT`, or `None`. Operators of
+            a file may share one: put another in its place, don't change it.
         custom_options: of a custom operator: a serialized FlexBuffer, or empty; else `None`.
         version: of the operator's specification.
     """
@@ -133,7 +134,10 @@ class Signature:
 
 
 class Graph:
-    """A subgraph. Several graphs of a module may have tensors and operators in common.
+    """A subgraph.
+
+    Several graphs of a module may have tensors and operators in common, so passes change operators
+    only while there is one graph.
 
     # Arguments
         tensors: in the order of the file; inputs, outputs and operands are among them.

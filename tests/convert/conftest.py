@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,10 @@ def quicknet_backbone() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(6, activation="softmax", name="logits")(x))
 
 
+#: A conversion by number of members, sharing and the options of `convert_ensemble`.
+SmallCase = Callable[..., "Converted"]
+
+
 @dataclass(frozen=True)
 class Converted:
     model: keras.Model
@@ -189,6 +194,26 @@ def converted(model: keras.Model, folder: Path, **options: Any) -> Converted:
     path = folder / "ensemble.tflite"
     report = convert_ensemble(model, path, mean=MEAN[:channels], std=STD[:channels], **options)
     return Converted(model, path, report)
+
+
+@functools.cache
+def _small_model(members: int, sharing: str) -> keras.Model:
+    return small_ensemble(members, sharing=sharing)
+
+
+@pytest.fixture(scope="session")
+def small_case(tmp_path_factory: pytest.TempPathFactory) -> SmallCase:
+    """Conversions of `small_ensemble(members, sharing=...)`, each made once.
+
+    Neither the model nor the file may be changed.
+    """
+
+    @functools.cache
+    def case(members: int = 3, sharing: str = "fusion", **options: str) -> Converted:
+        folder = tmp_path_factory.mktemp("case")
+        return converted(_small_model(members, sharing), folder, **options)
+
+    return case
 
 
 def pixels(n: int, shape: tuple[int, int, int], seed: int = 1) -> np.ndarray:

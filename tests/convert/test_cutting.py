@@ -15,7 +15,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.metadata import LAYOUTS
 
-from .conftest import Converted, converted, pixels, small_ensemble
+from .conftest import Converted, SmallCase, converted, pixels
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,10 @@ from .conftest import Converted, converted, pixels, small_ensemble
     [{"layout": layout} for layout in LAYOUTS] + [{"heads": "int8", "precision": "compact"}],
     ids=str,
 )
-def test_first_members_compute_the_same_bits(options: dict[str, str], tmp_path: Path) -> None:
-    case = converted(small_ensemble(3), tmp_path, **options)
+def test_first_members_compute_the_same_bits(
+    options: dict[str, str], small_case: SmallCase, tmp_path: Path
+) -> None:
+    case = small_case(**options)
     images = pixels(4, (16, 16, 3))
     expected = EnsembleInterpreter(case.path).predict_logits(images)
     size = case.path.stat().st_size

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert.categories import Category
+from larq_ensemble.convert.frontend.single import convert_single
 from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
@@ -104,13 +105,11 @@ def test_a_model_of_other_origin(tmp_path: Path) -> None:
 
 def test_copies_are_counted(tmp_path: Path) -> None:
     """Two layers with equal filters are one filter that stands twice in a straight conversion."""
-    import larq_compute_engine as lce
-
     backbone = small_backbone()
     first, second = (backbone.get_layer(f"layer1_0_conv{i}") for i in (1, 2))
     second.set_weights(first.get_weights())
     path = tmp_path / "twice.tflite"
-    path.write_bytes(lce.convert_keras_model(backbone))
+    path.write_bytes(convert_single(backbone))
     filters = inspect_file(path).binary_filters
     # The converter may itself share the constant; then there is one copy of three filters.
     assert len(filters) == 3

@@ -27,6 +27,7 @@ from .conftest import (
     MEAN,
     STD,
     Converted,
+    SmallCase,
     assert_members_agree,
     converted,
     foreign_backbone,
@@ -93,10 +94,9 @@ def test_members_by_need_and_by_time(fusion: Converted, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("sharing", "own"), [("c3", 2), ("none", 4)])
-def test_own_binary_filters(sharing: str, own: int, tmp_path: Path) -> None:
+def test_own_binary_filters(sharing: str, own: int, small_case: SmallCase) -> None:
     """Three members with two blocks, of whose two convolutions each owns the last or both."""
-    model = small_ensemble(3, sharing=sharing)
-    case = converted(model, tmp_path)
+    case = small_case(3, sharing, layout="auto")
     images = pixels(40, (16, 16, 3))
     assert case.report.layout == "subgraphs"
     assert_members_agree(case, images)
@@ -106,21 +106,20 @@ def test_own_binary_filters(sharing: str, own: int, tmp_path: Path) -> None:
     assert len(report.binary_filters) == 4 - own + 3 * own
     assert "GATHER" not in report.ops
     assert "LceDequantize" not in report.ops  # no bits are unpacked to floats
-    branches = converted(model, tmp_path, layout="branches").path
+    branches = small_case(3, sharing, layout="branches").path
     assert (
         EnsembleInterpreter(branches).predict_logits(images).tobytes()
         == EnsembleInterpreter(case.path).predict_logits(images).tobytes()
     )
 
 
-def test_own_filters_with_compact_values(tmp_path: Path) -> None:
+def test_own_filters_with_compact_values(small_case: SmallCase) -> None:
     """LceBconv2d's multiplier is computed in the graph then, and any kernel must read it right."""
-    model = small_ensemble(2, sharing="c3")
     options = {"precision": "compact", "heads": "int8"}
     images = pixels(10, (16, 16, 3))
-    looked_up = converted(model, tmp_path, layout="indexed", **options)
+    looked_up = small_case(2, "c3", layout="indexed", **options)
     expected = EnsembleInterpreter(looked_up.path).predict_logits(images)
-    case = converted(model, tmp_path, **options)
+    case = small_case(2, "c3", **options)
     np.testing.assert_allclose(
         EnsembleInterpreter(case.path).predict_logits(images), expected, rtol=1e-4, atol=1e-4
     )
@@ -131,19 +130,18 @@ def test_own_filters_with_compact_values(tmp_path: Path) -> None:
         np.testing.assert_allclose(np.concatenate(ours)[:, 0], expected[0], rtol=1e-4, atol=1e-4)
 
 
-def test_every_byte_of_subgraphs_is_accounted_for(tmp_path: Path) -> None:
-    model = small_ensemble(3, sharing="c3")
-    indexed = inspect_file(converted(model, tmp_path, layout="indexed").path).categories
-    case = converted(model, tmp_path)
+def test_every_byte_of_subgraphs_is_accounted_for(small_case: SmallCase) -> None:
+    indexed = inspect_file(small_case(3, "c3", layout="indexed").path).categories
+    case = small_case(3, "c3", layout="auto")
     categories = inspect_file(case.path).categories
     assert sum(categories.values()) == case.path.stat().st_size
     for name in ("binary_filters", "filter_padding", "batch_norm", "activations", "heads"):
         assert categories[name] == indexed[name] > 0, name
 
 
-def test_own_binary_filters_by_lookup(tmp_path: Path) -> None:
+def test_own_binary_filters_by_lookup(small_case: SmallCase) -> None:
     """One graph is possible too: own filters are unpacked and computed with as floats."""
-    case = converted(small_ensemble(2, sharing="c3"), tmp_path, layout="indexed")
+    case = small_case(2, "c3", layout="indexed")
     assert_members_agree(case, pixels(40, (16, 16, 3)))
     report = inspect_file(case.path)
     assert report.ops["LceBconv2d"] == 2
@@ -262,8 +260,8 @@ def test_own_binarized_dense_layer(tmp_path: Path) -> None:
     assert 2 * 24 * 128 // 8 in [t.data.size for t in tensors if t.data is not None]
 
 
-def test_subgraphs_share_all_but_constants(tmp_path: Path) -> None:
-    case = converted(small_ensemble(3, sharing="c3"), tmp_path)
+def test_subgraphs_share_all_but_constants(small_case: SmallCase) -> None:
+    case = small_case(3, "c3", layout="auto")
     data = case.path.read_bytes()
     graphs = read(data).graphs
     signatures = [graph.signature for graph in graphs]
@@ -282,7 +280,7 @@ def test_subgraphs_share_all_but_constants(tmp_path: Path) -> None:
     root = schema().Model.GetRootAsModel(data, 0)
     tables = [root.Subgraphs(member).Operators(0) for member in range(3)]
     assert len({table._tab.Pos for table in tables}) == 1
-    sizes = [converted(small_ensemble(m, sharing="c3"), tmp_path).report for m in (2, 3)]
+    sizes = [small_case(members, "c3", layout="auto").report for members in (2, 3)]
     own = sizes[1].lower_bound_bytes - sizes[0].lower_bound_bytes
     # 8 and 16 channels stand in words of 32 bits.
     padding = 9 * (8 * (32 - 8) + 16 * (32 - 16)) // 8
@@ -301,8 +299,8 @@ def test_branches_compute_what_is_shared_once(fusion: Converted, tmp_path: Path)
     assert ops["LceBconv2d"] == 3 * 4
 
 
-def test_members_are_loaded_when_they_are_needed(tmp_path: Path) -> None:
-    case = converted(small_ensemble(3, sharing="none"), tmp_path)
+def test_members_are_loaded_when_they_are_needed(small_case: SmallCase) -> None:
+    case = small_case(3, "none", layout="auto")
     interpreter = EnsembleInterpreter(case.path, members=1)
     image = pixels(1, (16, 16, 3))
     interpreter.predict(image)

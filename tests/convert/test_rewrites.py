@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,17 @@ def applied(case: Converted) -> dict[str, int]:
     return inspect_file(case.path).metadata.get("rewrites", {})
 
 
+@functools.cache
+def ensemble_of_widths(widths: tuple[int, ...]) -> keras.Model:
+    return randomized(build_ensemble(small_backbone(24, widths), 2))
+
+
 @pytest.mark.parametrize("layout", ["indexed", "subgraphs", "branches"])
 @pytest.mark.parametrize("widths", [(8, 16), (16, 24), (5, 32)])
 def test_long_rows_change_no_bit(
     widths: tuple[int, ...], layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = randomized(build_ensemble(small_backbone(24, widths), 2))
+    model = ensemble_of_widths(widths)
     images = pixels(10, (24, 24, 3))
     case = converted(model, tmp_path, layout=layout)
     count = applied(case)
@@ -172,7 +178,7 @@ def test_offsets_meet(layout: str, tmp_path: Path) -> None:
 
 def test_deployment_network(tmp_path: Path) -> None:
     """Widths of 32, one-padding, positive scales: all norms before signs are comparisons."""
-    backbone = build_model("deploynet9", input_shape=(24, 24, 3), classes=5, width=0.5)
+    backbone = build_model("deploynet9", input_shape=(16, 16, 3), classes=5, width=0.5)
     model = randomized(build_ensemble(backbone, 2))
     for layer in model.layers:
         gamma = getattr(layer, "gamma", None)
@@ -180,6 +186,6 @@ def test_deployment_network(tmp_path: Path) -> None:
             gamma.assign(gamma.constraint(gamma))
     for layout in ("indexed", "subgraphs", "branches"):
         case = converted(model, tmp_path / layout, layout=layout)
-        assert_members_agree(case, pixels(30, (24, 24, 3)))
+        assert_members_agree(case, pixels(30, (16, 16, 3)))
         assert applied(case)["threshold_norms"] == 7
         assert "threshold_prelus" not in applied(case)

@@ -23,9 +23,11 @@ def original(x: np.ndarray, scale: float, offset: float, slope: float) -> np.nda
 
 @pytest.mark.parametrize(
     ("scale", "offset", "slope"),
-    itertools.product(
-        [2.0, 0.125, -1.0, -0.5], [0.0, -0.0, 1.0, -1.0, 0.25], [0.0, 0.25, 1.0, 2.0]
-    ),
+    [
+        *itertools.product(
+            [2.0, 0.125, -1.0, -0.5], [0.0, -0.0, 1.0, -1.0, 0.25], [0.0, 0.25, 1.0, 2.0]
+        )
+    ],
 )
 def test_decides_as_the_original(scale: float, offset: float, slope: float) -> None:
     """Powers of two, so that inputs lie exactly on thresholds."""

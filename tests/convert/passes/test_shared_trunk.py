@@ -30,12 +30,12 @@ from larq_ensemble.runtime.file import read_ensemble, seal, with_metadata, with_
 from ..builder import Builder, names, normal, of_member, run
 from ..conftest import (
     Converted,
+    SmallCase,
     converted,
     pixels,
     quicknet_backbone,
     randomized,
     small_backbone,
-    small_ensemble,
 )
 
 BOTH = pytest.mark.parametrize("layout", ["indexed", "subgraphs"])
@@ -77,8 +77,8 @@ def places_of_outputs(graph: Graph) -> list[list[int]]:
 
 @BOTH
 @pytest.mark.parametrize("sharing", ["fusion", "c3"])
-def test_the_stem_is_computed_once(sharing: str, layout: str, tmp_path: Path) -> None:
-    case = converted(small_ensemble(3, sharing=sharing), tmp_path, layout=layout)
+def test_the_stem_is_computed_once(sharing: str, layout: str, small_case: SmallCase) -> None:
+    case = small_case(3, sharing, layout=layout)
     file = read_ensemble(case.path)
     assert file.trunk is not None
     assert (set(file.trunk.inputs), set(file.trunk.outputs)) == ({"image"}, {"features_0"})
@@ -100,8 +100,8 @@ def test_the_stem_is_computed_once(sharing: str, layout: str, tmp_path: Path) ->
 
 
 @BOTH
-def test_its_graphs_take_few_bytes(layout: str, tmp_path: Path) -> None:
-    case = converted(small_ensemble(3), tmp_path, layout=layout)
+def test_its_graphs_take_few_bytes(layout: str, small_case: SmallCase, tmp_path: Path) -> None:
+    case = small_case(layout=layout)
     before = without_trunk(case.path, tmp_path / "before.tflite")
     size, graphs = before.stat().st_size, 3 if layout == "subgraphs" else 1
     operators = inspect_file(case.path).graph_ops
@@ -119,10 +119,10 @@ def test_its_graphs_take_few_bytes(layout: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sharing", ["c1", "none"])
 @BOTH
 def test_nothing_to_share_where_the_stem_is_a_member_s_own(
-    sharing: str, layout: str, tmp_path: Path
+    sharing: str, layout: str, small_case: SmallCase
 ) -> None:
     """What is left, the normalization, isn't worth a graph."""
-    case = converted(small_ensemble(2, sharing=sharing), tmp_path, layout=layout)
+    case = small_case(2, sharing, layout=layout)
     file = read_ensemble(case.path)
     assert (file.trunk, file.rests) == (None, ())
     assert inspect_file(case.path).trunk_ops == {}
@@ -240,8 +240,10 @@ def test_a_shared_scale_is_unpacked_where_it_is_read(tmp_path: Path) -> None:
 
 
 @BOTH
-def test_a_cut_file_has_what_a_conversion_of_fewer_has(layout: str, tmp_path: Path) -> None:
-    case = converted(small_ensemble(3), tmp_path, layout=layout)
+def test_a_cut_file_has_what_a_conversion_of_fewer_has(
+    layout: str, small_case: SmallCase, tmp_path: Path
+) -> None:
+    case = small_case(layout=layout)
     expected = EnsembleInterpreter(case.path).predict_logits(pixels(3, (16, 16, 3)))
     for members in (2, 1):
         cut_file(case.path, tmp_path / "cut.tflite", members)
@@ -253,8 +255,10 @@ def test_a_cut_file_has_what_a_conversion_of_fewer_has(layout: str, tmp_path: Pa
 
 
 @BOTH
-def test_files_without_a_trunk_run_as_before(layout: str, tmp_path: Path) -> None:
-    case = converted(small_ensemble(3), tmp_path, layout=layout)
+def test_files_without_a_trunk_run_as_before(
+    layout: str, small_case: SmallCase, tmp_path: Path
+) -> None:
+    case = small_case(layout=layout)
     images = pixels(3, (16, 16, 3))
     expected = EnsembleInterpreter(case.path).predict_logits(images)
     before = without_trunk(case.path, tmp_path / "before.tflite")
@@ -268,16 +272,16 @@ def test_files_without_a_trunk_run_as_before(layout: str, tmp_path: Path) -> Non
 
 @BOTH
 def test_the_trunk_runs_once_an_image(
-    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    layout: str, small_case: SmallCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = converted(small_ensemble(3), tmp_path, layout=layout)
+    case, path = small_case(layout=layout), tmp_path / "cascade.tflite"
     images, load = pixels(8, (16, 16, 3)), interpreters.load_model
     # Half of the images stop at the first member, the others never.
     margins = log_margin(EnsembleInterpreter(case.path, members=1).predict(images))
     cascade = Cascade((float(np.median(margins)), None))
     file = read_ensemble(case.path)
     metadata = dataclasses.replace(file.metadata, cascade=cascade)
-    case.path.write_bytes(with_metadata(file.data, metadata))
+    path.write_bytes(with_metadata(file.data, metadata))
     runs: list[str] = []
 
     class Counted:
@@ -289,7 +293,7 @@ def test_the_trunk_runs_once_an_image(
             return self._model.predict(inputs)
 
     monkeypatch.setattr(interpreters, "load_model", lambda *arguments: Counted(load(*arguments)))
-    ensemble = EnsembleInterpreter(case.path, kernel="default")
+    ensemble = EnsembleInterpreter(path, kernel="default")
     ensemble.predict(images)
     assert runs == 8 * ["trunk", "rest", "rest", "rest"]
     runs.clear()
