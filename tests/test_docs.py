@@ -15,6 +15,9 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 CALL = r"(?:^ +(?:\w+=\")?|`)larq-ensemble ([a-z]+)([^`#;\n]*)"
 FOLDERS = "larq_ensemble|training|convert|tests|benchmarks|examples|docs|tools"
 
+#: Files that a guide has its reader write.
+TO_WRITE = {"convert/passes/reshape_chains.py", "tests/convert/passes/test_reshape_chains.py"}
+
 
 def ids(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
@@ -27,8 +30,7 @@ def page(request) -> str:
 
 def test_files(page):
     named = re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/.-]*\w)", page)
-    # What a program of the page writes, or a folder of the user.
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    assert [name for name in named if not (ROOT / name).exists() and name not in TO_WRITE] == []
 
 
 def test_modules_and_what_is_in_them(page):
