@@ -62,3 +62,11 @@ def test_commands_and_their_options(page):
                 for option in parameter.opts
             }
             assert set(re.findall(r"(?<!\w)--[a-z0-9-]+", arguments)) <= {*known, "--help"}, line
+
+
+def test_the_readme_lists_every_command():
+    table = re.findall(
+        r"^\| (`[a-z`, ]+`) \|", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    listed = re.findall(r"`([a-z]+)`", " ".join(table))
+    assert sorted(set(listed) & set(COMMANDS)) == sorted(COMMANDS)
