@@ -30,7 +30,7 @@ def pages():
         # Between pages, from the top of the repository and back to it.
         ("docs/a.md", "a.md", "[b](guides/b.md#c)", "[b](guides/b.md#c)"),
         ("CONTRIBUTING.md", "contributing.md", "[a](docs/index.md)", "[a](index.md)"),
-        ("docs/guides/a.md", "guides/a.md", "[c](../../CONTRIBUTING.md#x)", "[c](../contributing.md#x)"),
+        ("docs/guides/a.md", "guides/a.md", "[c](../../CHANGELOG.md#x)", "[c](../changelog.md#x)"),
         # Out of the pages.
         ("docs/a.md", "a.md", "[r](../README.md)", "[r](https://host/blob/main/README.md)"),
         # Nowhere: left for MkDocs to report.
