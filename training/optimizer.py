@@ -11,9 +11,21 @@ from larq_ensemble.keras import keras, tf
 class OneOperatorAdam(keras.optimizers.Adam):
     r"""Keras's Adam, traced in a fraction of the time.
 
-    Keras writes the update of each weight with a dozen operators. An ensemble of ten has 600
-    weights, so most of the time before its first step went there. TensorFlow has the update as one
-    operator, of the same formula and state:
+    Keras writes the update of each weight with a dozen operators or more. An ensemble of ten has
+    600 weights, so most of the time before its first step went there. TensorFlow has the update
+    as one operator, of the same formula and state.
+
+    For 200 weights on a CPU, in seconds of processor time:
+
+    | | operators | tracing | first step | a step |
+    |---|---|---|---|---|
+    | `keras.optimizers.Adam` | 7,806 | 2.7 | 2.0 | 0.014 |
+    | this | 1,814 | 0.8 | 0.3 | 0.006 |
+    | `keras.optimizers.legacy.Adam` | 1,033 | 0.4 | 0.3 | 0.007 |
+
+    The legacy Adam applies the same operator. But it names its state differently in checkpoints,
+    so a training that was started with this one could not be resumed with it; what it saves on
+    the 600 weights is a second in a start of half a minute.
 
     \\[
     m = \beta_1 m + (1 - \beta_1) g, \quad v = \beta_2 v + (1 - \beta_2) g^2, \quad

@@ -4,9 +4,9 @@ Algorithm 1 of the paper, and where each of its steps is:
 
 1. initialize M members from the pretrained weights: `build_ensemble`;
 2. freeze what is shared: `build_ensemble` (`trainable = False` on the shared layers);
-3. train the rest: `Model.fit`;
-4. get the weights, remove the overlap: a shared layer is one object in the model, so saving the
-   model stores its weights once.
+3. train the rest: `Ensemble.fit`, for sequential schemes `larq_ensemble.fit_members`;
+4. get the weights, remove the overlap: a shared layer is one object in the model, so its weights
+   are saved once.
 
 ```python
 ensemble = build_ensemble(backbone, members=4)

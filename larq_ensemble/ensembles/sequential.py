@@ -245,7 +245,12 @@ def fit_members(
     """
     check_members(members)
     chosen = SCHEMES[scheme]
-    chosen.check(in_turn=not chosen.sequential, shrinkage=shrinkage, patience=patience)
+    if "in_turn" in chosen.refusals:
+        raise EnsembleError(
+            f"The scheme {scheme!r} can't train its members one after the other: "
+            f"{chosen.refusals['in_turn']}. Use `build_ensemble` and `Ensemble.fit`."
+        )
+    chosen.check(shrinkage=shrinkage, patience=patience)
     if patience is not None and validation_data is None:
         raise EnsembleError("`patience` watches the validation accuracy: give `validation_data`.")
     arguments = {

@@ -276,8 +276,11 @@ def test_seeds_decide_the_noise_on_members(train, recipe, no_data):
             {"scheme": "bagging", "in_turn": True, "recompute": True},
             "`recompute` does not go with the scheme 'bagging', trained sequentially",
         ),
-        ({"bfloat16": True, "recompute": True}, "leave `bfloat16` out"),
-        ({"bfloat16": True, "scheme": "snapshot"}, "leave `bfloat16` out"),
+        ({"bfloat16": True, "recompute": True}, "leave out `bfloat16`, or `recompute`"),
+        (
+            {"bfloat16": True, "scheme": "snapshot"},
+            "`bfloat16` does not go with the scheme 'snapshot'",
+        ),
         ({"prefix_weights": (1, 2)}, "`prefix_weights` does not go with the scheme 'fusion'"),
         (
             {"scheme": "nested_fusion", "prefix_weights": (1, 2, 3)},
