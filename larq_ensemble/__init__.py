@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         load_ensemble,
     )
     from larq_ensemble.errors import EnsembleError
-    from larq_ensemble.models import build_model
+    from larq_ensemble.models import build_model, layer_graph
+    from larq_ensemble.network.compute import count_macs
     from larq_ensemble.network.storage import account
     from larq_ensemble.runs import load_run
     from larq_ensemble.runtime import EnsembleInterpreter
@@ -40,8 +41,10 @@ _EXPORTS = {
     "account": "network.storage",
     "build_ensemble": "ensembles",
     "build_model": "models",
+    "count_macs": "network.compute",
     "fit_members": "ensembles",
     "fused_network": "ensembles",
+    "layer_graph": "models",
     "load_ensemble": "ensembles",
     "load_run": "runs",
 }
@@ -55,8 +58,10 @@ __all__ = [
     "account",
     "build_ensemble",
     "build_model",
+    "count_macs",
     "fit_members",
     "fused_network",
+    "layer_graph",
     "load_ensemble",
     "load_run",
 ]

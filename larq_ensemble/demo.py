@@ -49,8 +49,7 @@ def command(
 
 
 def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
-    from larq_ensemble.convert.conversion import convert_ensemble
-    from larq_ensemble.convert.verification import verify
+    from larq_ensemble.convert import convert_ensemble, verify
     from larq_ensemble.data.datasets import DATASETS, DataOptions
     from larq_ensemble.ensembles.building import build_ensemble
     from larq_ensemble.training.ensemble import train_ensemble

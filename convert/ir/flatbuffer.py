@@ -34,6 +34,8 @@ def parsing() -> Iterator[None]:
     """Raises `EnsembleError` for what readers raise, depending on where a damaged file leads."""
     try:
         yield
+    except EnsembleError:  # a ValueError that says what is wrong already
+        raise
     except (
         struct.error,
         LookupError,

@@ -34,6 +34,8 @@ def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) 
             return fit_image(ImageOps.exif_transpose(file), input_shape)
     except FileNotFoundError as error:
         raise EnsembleError(f"There is no image file {str(path)!r}: check the path.") from error
+    except EnsembleError:  # a ValueError, but about the network
+        raise
     # Which of these a damaged file raises depends on its format.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise EnsembleError(

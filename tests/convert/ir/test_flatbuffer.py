@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert.frontend.single import convert_single
-from larq_ensemble.convert.ir.flatbuffer import read
+from larq_ensemble.convert.ir.flatbuffer import parsing, read
 from larq_ensemble.convert.ir.graph import Operator
 from larq_ensemble.convert.ir.schema import schema
 from larq_ensemble.convert.targets.lce import write
@@ -78,3 +78,8 @@ def test_constants_that_share_a_buffer_share_their_bytes() -> None:
 def test_truncated(fusion: Converted, size: int) -> None:
     with pytest.raises(EnsembleError, match="can't be parsed"):
         read(fusion.path.read_bytes()[:size])
+
+
+def test_an_error_that_says_what_is_wrong_is_not_called_damage() -> None:
+    with pytest.raises(EnsembleError, match="^say so$"), parsing():
+        raise EnsembleError("say so")
