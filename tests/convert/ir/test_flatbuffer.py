@@ -81,5 +81,5 @@ def test_truncated(fusion: Converted, size: int) -> None:
 
 
 def test_an_error_that_says_what_is_wrong_is_not_called_damage() -> None:
-    with pytest.raises(EnsembleError, match="^say so$"), parsing():
+    with pytest.raises(EnsembleError, match=r"^say so$"), parsing():
         raise EnsembleError("say so")

@@ -90,5 +90,5 @@ def test_other_numbers_of_channels_are_refused() -> None:
 
 def test_a_file_for_another_number_of_channels_is_not_called_unreadable(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "whole.png")
-    with pytest.raises(EnsembleError, match="^Images have 1 or 3 channels, this network takes 5"):
+    with pytest.raises(EnsembleError, match=r"^Images have 1 or 3 channels, this network takes 5"):
         read_image(tmp_path / "whole.png", (4, 4, 5))
