@@ -43,7 +43,7 @@ def command(
 
     The contenders take turns, so that other load on the machine falls on all alike, and ratios are
     of times in the same turn. LCE is fast on ARM only: elsewhere trust the ratios, not the times.
-    docs/deployment.md says how to measure on a phone. Only --run needs TensorFlow.
+    docs/guides/deployment.md says how to measure on a phone. Only --run needs TensorFlow.
 
     \b
     Examples:

@@ -17,7 +17,7 @@ from larq_ensemble.errors import EnsembleError
 from ..builder import Builder, names, normal, of_member, run
 
 MEMBERS = 3
-SCALES, OFFSETS = normal(MEMBERS, 4), normal(MEMBERS, 2, seed=1)
+SCALES = normal(MEMBERS, 4)
 
 
 def indexed() -> Module:
