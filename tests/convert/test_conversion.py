@@ -61,7 +61,7 @@ def test_quicknet(tmp_path) -> None:
     convolutions = {
         layer.name for layer in backbone.layers if "conv" in type(layer).__name__.lower()
     }
-    shared = {layer.name for layer in as_ensemble(model).shared_layers()}
+    shared = {layer.name for layer in model.shared_layers()}
     assert shared == convolutions
     assert len(convolutions) == 7
     case = converted(model, tmp_path)
