@@ -18,7 +18,6 @@ from larq_ensemble.convert.packing import (
     share_tables,
     simplify,
 )
-from larq_ensemble.ensembles.building import EnsembleView
 from larq_ensemble.keras import tf
 from larq_ensemble.runtime.lce import load_extension, load_model
 
@@ -28,7 +27,7 @@ from .conftest import MEAN, STD, pixels, small_ensemble
 @pytest.fixture(scope="module")
 def raw() -> bytes:
     """What LCE's converter writes for two members."""
-    graph = MemberGraph(EnsembleView(small_ensemble(2)), mean=MEAN, std=STD)
+    graph = MemberGraph(small_ensemble(2), mean=MEAN, std=STD)
     return convert_function(graph.signature, graph.shared_variables)
 
 
