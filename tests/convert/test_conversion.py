@@ -13,7 +13,7 @@ from larq_ensemble.convert.frontend import lowerings
 from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.ir.schema import schema
-from larq_ensemble.ensembles import as_ensemble, build_ensemble
+from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import RPReLU, RSign
@@ -69,7 +69,7 @@ def test_quicknet(tmp_path) -> None:
     convolutions = {
         layer.name for layer in backbone.layers if "conv" in type(layer).__name__.lower()
     }
-    shared = {layer.name for layer in as_ensemble(model).shared_layers()}
+    shared = {layer.name for layer in model.shared_layers()}
     assert shared == convolutions
     assert len(convolutions) == 7
     case = converted(model, tmp_path)

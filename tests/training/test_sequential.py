@@ -242,7 +242,6 @@ def test_snapshots_are_the_minima_of_a_cyclic_learning_rate(
     ],
 )
 def test_rates_of_members(
-
     train, recipe, backbone, read_log, epochs_begun, interrupt_in_epoch,
     scheme, members, epochs, rates,
 ):  # fmt: skip
