@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option("--out", required=True, help="The picture to write; its suffix is its format.")
 def main(runs: tuple[str, ...], out: str) -> None:
-    """Training loss and validation accuracy of RUNS by epoch, of members in turn a line each."""
+    """Training loss and validation accuracy of RUNS by epoch, a line for each member of sequential training."""
     figure, (losses, accuracies) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for index, run in enumerate(runs):
         with open(Path(run) / "log.csv", newline="", encoding="utf-8") as file:
@@ -31,7 +31,7 @@ def main(runs: tuple[str, ...], out: str) -> None:
         own = [key for key in rows[0] if re.fullmatch(r"member_\d+_loss", key)] or ["loss"]
         color = f"C{index}"
         final = []
-        # Members trained in turn begin with epoch 0 each: a line for each of them.
+        # In sequential training each member begins with epoch 0: a line for each of them.
         for number, (_, part) in enumerate(groupby(rows, lambda row: row.get("member"))):
             lines = list(part)
             epochs = [int(row["epoch"]) + 1 for row in lines]

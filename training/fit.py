@@ -1,4 +1,4 @@
-"""Training with Keras `fit`: checkpoints, logs, and going on after an interruption."""
+"""Training with Keras `fit`: checkpoints, logs, resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ LearningRate = Callable[
 def adam(
     recipe: Recipe, steps_per_epoch: int, *, learning_rate: LearningRate | None = None
 ) -> keras.optimizers.Optimizer:
-    """Adam without weight decay, its rate going between those of the recipe over all its steps.
+    """Adam without weight decay, with a learning rate schedule over all steps of the recipe.
 
     # Arguments
-        learning_rate: how it goes, as `Scheme.learning_rate`; `None`: down on a line.
+        learning_rate: the schedule, as `Scheme.learning_rate`; `None`: linear decay from `lr` to
+            `end_lr`.
     """
     steps = max(1, recipe.epochs * steps_per_epoch)
     rate = None if learning_rate is None else learning_rate(recipe.lr, recipe.end_lr, steps)
@@ -43,10 +44,10 @@ def adam(
 
 
 def set_seed(seed: int, dropout: float) -> None:
-    """Seeds everything that a network is built from; call it before building the network.
+    """Seeds the initializers and dropout; call it before building the network.
 
-    Dropout draws from a variable then, which a checkpoint can hold. By default Keras hides the
-    state of dropout in the graph, from where no resumed training gets it back.
+    Keras then keeps the random state of dropout in a variable, which a checkpoint can hold. By
+    default that state is in the graph, and a resumed training could not restore it.
     """
     keras.utils.set_random_seed(seed)
     if dropout:
@@ -68,29 +69,28 @@ def fit(
 ) -> dict[str, Any]:
     """Trains a compiled model to `epochs`, from the last checkpoint of `run` if it has one.
 
-    A checkpoint after each epoch holds weights, optimizer (with its step count) and the states
-    of the dropout layers, so a training that was killed loses at most the epoch in progress and
-    goes on as if nothing had happened.
+    After each epoch a checkpoint saves the weights, the optimizer with its step count, and the
+    random states of the dropout layers. A training that was killed loses at most the epoch in
+    progress; resumed, it computes what it would have computed.
 
     # Arguments
         model: built after `set_seed`.
         batches_from: (initial epoch) -> the stream from there.
         validation: evaluated after each epoch.
         run: where logs and checkpoints go.
-        distribution: the devices; `model` is then what its `replicate` returned, compiled in its
-            scope.
+        distribution: the devices. `model` is what its `replicate` returned, compiled in its scope.
 
     # Returns
-        `{"initial_epoch", "steps_per_second"}` of this call; `None` steps a second if there was
-        nothing left to train.
+        `{"initial_epoch", "steps_per_second"}` of this call; the latter is `None` if no epoch was
+        left to train.
 
     # Raises
-        EnsembleError: if training diverges, if there are checkpoints and none can be read, or if
-            batches can't be divided among the devices.
+        EnsembleError: if training diverges, no checkpoint of those that are there can be read, or
+            a batch can't be divided among the devices.
     """
     distribution = distribution or Distribution()
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-    # Keras keeps the generators out of what it tracks itself.
+    # Keras does not track the generators.
     generators = {
         layer.name: layer._random_generator for layer in model.layers if getattr(layer, "rate", 0)
     }
@@ -99,7 +99,7 @@ def fit(
     )
     manager = tf.train.CheckpointManager(checkpoint, str(run.checkpoints_path), max_to_keep=2)
     with distribution.scope():
-        # Now, because a step that makes variables is traced twice.
+        # Before the first step, which would be traced twice if it created variables.
         model.optimizer.build(model.trainable_variables)
         if model.outputs:
             model.compiled_loss.build(model.output)
@@ -114,7 +114,7 @@ def fit(
             keras.callbacks.CSVLogger(str(run.log_path), append=True),
             keras.callbacks.TensorBoard(str(run.tensorboard_path), write_graph=False),
         ]
-    else:  # All hosts take part in saving, but only the chief's checkpoints are kept.
+    else:  # All hosts have to save, but only the chief's checkpoints are kept.
         temporary = tempfile.TemporaryDirectory(prefix="larq-ensemble-")
         manager = tf.train.CheckpointManager(checkpoint, temporary.name, max_to_keep=1)
 
@@ -145,7 +145,7 @@ def fit(
 
 
 class StopWhenDiverged(keras.callbacks.Callback):
-    """Ends training before a loss or a weight that is no finite number reaches a checkpoint.
+    """Ends training before a checkpoint could save a loss or a weight that is not finite.
 
     # Raises
         EnsembleError: in the step of such a loss, or at the end of the epoch of such a weight.
@@ -202,7 +202,7 @@ class EpochTimer(keras.callbacks.Callback):
 
 
 def _last_readable(manager: tf.train.CheckpointManager) -> str:
-    """The newest checkpoint that is whole: a full disk or a crash may have cut off the last."""
+    """The newest intact checkpoint: a full disk or a crash may have truncated the last one."""
     for path in reversed(manager.checkpoints):
         try:
             reader = tf.train.load_checkpoint(path)
@@ -218,7 +218,7 @@ def _last_readable(manager: tf.train.CheckpointManager) -> str:
 
 
 def _keep_rows(run: Run, epochs: int) -> None:
-    """Drops log rows of epochs that no checkpoint covers: they will be trained again."""
+    """Drops the log rows of epochs after the checkpoint: they will be trained again."""
     if not run.log_path.exists():
         return
     with open(run.log_path, newline="", encoding="utf-8") as file:

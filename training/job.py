@@ -1,4 +1,4 @@
-"""What every training has in common: its run directory, its data, its speed."""
+"""What all trainings share: the run directory, the data, the images a second."""
 
 from __future__ import annotations
 
@@ -32,21 +32,20 @@ def train_run(
 ) -> tuple[Run, dict[str, Any]]:
     """Trains and writes the run directory; with `resume` returns a finished run as it is.
 
-    The directory is checked before the data are read, and made after: when they can't be read,
-    nothing is left behind.
+    It checks the directory, reads the data, and only then creates the directory: data that can't be
+    read leave nothing behind.
 
     # Arguments
-        untrained: the network that a run of no epochs holds; it reads no data.
+        untrained: returns the network of a run of 0 epochs; reads no data.
         load: reads the data.
         train: (run, data) -> the trained network and some of the figures.
-        figures: the result of a run of no epochs, all but `"epochs"`.
+        figures: the result of a run of 0 epochs, without `"epochs"`.
 
     # Returns
         The run and its result.
 
     # Raises
-        EnsembleError: for a directory that is taken, data that can't be read, or what `train`
-            raises.
+        EnsembleError: if the directory is in use or the data can't be read, and as `train`.
     """
     run = distribution.open_run(out, config, resume=resume)
     if (finished := run.finished_result()) is not None:
@@ -81,16 +80,16 @@ def fit_images(
     """Compiles a network and trains it by a recipe, from the last checkpoint of `run`.
 
     # Arguments
-        objective: (network) -> the model that `fit` trains in order to train the network, and
-            its loss and metrics. On several devices it is given a replica, in whose scope
-            everything that it makes has to be made.
+        objective: (network) -> a model on the layers of the network, which `fit` trains, and its
+            arguments of `compile`. On several devices it is called in the strategy's scope, with
+            a replica.
         seed: of the images' order and augmentation.
-        first_epoch: of the stream of images, which counts its epochs from there.
+        first_epoch: number of the first epoch in the stream of images.
         learning_rate: as for `larq_ensemble.training.fit.adam`.
         inputs, streams: as for `larq_ensemble.training.pipeline.training_batches`.
 
     # Returns
-        Images a second, or `None` if there was nothing left to train.
+        Images a second; `None` if no epoch was left to train.
     """
     distribution = distribution or Distribution()
     batch_size = min(recipe.batch_size, len(splits.train))

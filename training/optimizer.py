@@ -23,9 +23,11 @@ class OneOperatorAdam(keras.optimizers.Adam):
     | this | 1,814 | 0.8 | 0.3 | 0.006 |
     | `keras.optimizers.legacy.Adam` | 1,033 | 0.4 | 0.3 | 0.007 |
 
-    The legacy Adam applies the same operator. But it names its state differently in checkpoints,
-    so a training that was started with this one could not be resumed with it; what it saves on
-    the 600 weights is a second in a start of half a minute.
+    The legacy Adam applies the same operator. But Keras no longer develops it: its learning rate
+    at a step and the creation of its state, which a training needs before the first step, are
+    private methods there, and its state has other names in checkpoints, so trainings that were
+    started with this one could not be resumed. What it would save on 600 weights is a second in a
+    start of half a minute.
 
     \\[
     m = \beta_1 m + (1 - \beta_1) g, \quad v = \beta_2 v + (1 - \beta_2) g^2, \quad

@@ -150,6 +150,8 @@ def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -
     Two things differ: the paper lowers the rate once an epoch and we at every step, and its
     schedules are of binarized networks only, so a real-valued one takes that of its twin.
     """
+    from larq_ensemble.ensembles.schemes import SCHEMES
+
     if model_name not in MODELS:
         raise UnknownNameError("model", model_name, MODELS)
     name = model_name.removesuffix("_real")
@@ -169,7 +171,7 @@ def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -
         ),
         retrain=Recipe(
             epochs=200,
-            batch_size=values.fusion_batch_size if scheme.endswith("fusion") else 256,
+            batch_size=values.fusion_batch_size if SCHEMES[scheme].combined_loss else 256,
             lr=values.retrain_lr,
             dropout=dropout,
             source=source,

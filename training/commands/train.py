@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 @click.option(
     "--scheme",
     help="fusion, nested_fusion, sampled_nested_fusion, voting, hard_voting, bagging, "
-    "batch_bagging or soft_boosting; in turn: boosting, snapshot, fast_geometric, adversarial, "
-    "adaboost or stochastic_rounding  "
+    "batch_bagging or soft_boosting; sequential, one member after the other: boosting, snapshot, "
+    "fast_geometric, adversarial, adaboost or stochastic_rounding  "
     "[default: fusion, or what a recipe file says]",
 )
 @click.option(
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--in-turn",
     is_flag=True,
-    help="Train the members of voting or bagging one after another, in the memory of one.",
+    help="Train the members of voting or bagging sequentially, in the memory of one.",
 )
 @click.option(
     "--initial",
@@ -129,8 +129,8 @@ def command(
 
     The data set, its validation split and the network come from the pretrained run.
 
-    Schemes that train in turn take --epochs for each member, snapshot and fast_geometric for
-    all together. The learning rate of fast_geometric goes from --end-lr up to --lr and back for
+    Sequential schemes take --epochs for each member, snapshot and fast_geometric for all
+    together. The learning rate of fast_geometric goes from --end-lr up to --lr and back for
     each member. BENN, independent networks from scratch, is --sharing none --initial random
     with the scheme bagging or adaboost.
 

@@ -57,6 +57,7 @@ class Scheme:
         sequential: whether members must be trained one after the other.
         rounded: whether members own their binary filters, drawn by stochastic rounding and
             frozen, whatever the sharing policy says of those layers.
+        combined_loss: whether members are trained by the loss of their combination, as in fusion.
         fixed_sample: whether `sample_weights` weighs each example by its number alone.
         continues: whether a member starts from the one before, see `start`.
         reweights: whether a member is trained on weights that follow from the errors of the
@@ -69,6 +70,7 @@ class Scheme:
     independent: bool = True
     sequential: bool = False
     rounded: bool = False
+    combined_loss: bool = False
     fixed_sample: bool = False
     continues: bool = False
     reweights: bool = False

@@ -25,6 +25,7 @@ class Fusion(Scheme):
     """
 
     name = "fusion"
+    combined_loss = True
     independent = False
     refusals: ClassVar[Mapping[str, str]] = {
         **Scheme.refusals,
