@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
 @click.option("--out", required=True, help="The picture to write; its suffix is its format.")
 def main(runs: tuple[str, ...], out: str) -> None:
-    """Training loss and validation accuracy of RUNS by epoch, a line for each member of sequential training."""
+    """Training loss and validation accuracy of RUNS by epoch, a line a sequential member."""
     figure, (losses, accuracies) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for index, run in enumerate(runs):
         with open(Path(run) / "log.csv", newline="", encoding="utf-8") as file:
