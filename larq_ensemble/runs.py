@@ -197,7 +197,7 @@ class Run:
         if not self.model_path.is_file():
             raise EnsembleError(
                 f"The run {str(self.path)!r} has no model.keras: its training has not finished. "
-                "Resume it."
+                "Resume it, with the arguments that it was started with."
             )
 
 

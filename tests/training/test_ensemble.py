@@ -308,6 +308,6 @@ def test_a_backbone_that_has_not_finished(train, tiny, recipe, tmp_path, no_data
         tiny, "digits", tmp_path / "pretrained", recipe=recipe.override(epochs=0), verbose=0
     )
     (run.path / "model.keras").unlink()
-    with pytest.raises(EnsembleError, match=r"pretrained' has no model\.keras: .*--resume"):
+    with pytest.raises(EnsembleError, match=r"pretrained' has no model\.keras: .*Resume it"):
         train(pretrained=load_run(run.path))
     assert not (tmp_path / "run").exists()

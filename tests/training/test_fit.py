@@ -203,7 +203,7 @@ def test_resuming_mends_a_damaged_model_file(backbone, resume, epochs_begun, tmp
     path = tmp_path / "run"
     shutil.copytree(backbone.path, path)
     damage(path / "model.keras", "truncated")
-    with pytest.raises(EnsembleError, match=r"model.keras' can't be read .*--resume"):
+    with pytest.raises(EnsembleError, match=r"model.keras' can't be read .*Resume its training"):
         _ = load_run(path).model
     run, _ = resume(path)
     assert not epochs_begun

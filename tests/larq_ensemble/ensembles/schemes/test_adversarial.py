@@ -53,7 +53,9 @@ def test_a_step_of_a_linear_classifier(eagerly):
 def test_members_see_a_hundredth_of_the_range(tiny):
     """Networks see (x / 255 - mean) / std, so a step of 2.55 is one of 0.01 / std to them."""
     cifar = DATASETS["cifar100"]
-    stage = Stage(1, so_far=lambda: tiny, pixel_range=1 / np.asarray(cifar.std, np.float32))
+    stage = Stage(
+        1, so_far=lambda: tiny, pixel_range=1 / np.asarray(cifar.normalization.std, np.float32)
+    )
     trained, _ = SCHEMES["adversarial"].objective(build_member(tiny, 1), stage)
     np.testing.assert_allclose(
         trained.epsilon, [0.01 / 0.2023, 0.01 / 0.1994, 0.01 / 0.2010], rtol=1e-5
