@@ -1,6 +1,6 @@
 """From a trained Keras ensemble to one `.tflite` file, and back to what is in it.
 
-Keras model -> front end -> passes -> back end -> file. Names are imported when they are first used:
+Keras model -> front end -> passes -> target -> file. Names are imported when they are first used:
 to cut, inspect and benchmark a file takes no TensorFlow.
 """
 

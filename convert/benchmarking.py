@@ -216,12 +216,12 @@ def _others(
     from larq_ensemble.convert.verification import check_same
     from larq_ensemble.ensembles import as_ensemble
 
-    view = as_ensemble(ensemble_of(run))
-    check_same(view, ours, tflite, run.digest)
+    ensemble = as_ensemble(ensemble_of(run))
+    check_same(ensemble, ours, tflite, run.digest)
     separate = []
     for member in range(members):
         progress(f"converting member {member} by itself")
-        separate.append(load_model(convert_single(view.member(member)), threads, ours.kernel))
+        separate.append(load_model(convert_single(ensemble.member(member)), threads, ours.kernel))
     dataset = run.config.dataset  # that they don't normalize while timed counts in their favour
     normalized = [Normalization(dataset["mean"], dataset["std"])(image)]
 

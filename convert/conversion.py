@@ -1,4 +1,4 @@
-"""One Keras ensemble in, one `.tflite` out: front end, pipeline, back end."""
+"""One Keras ensemble in, one `.tflite` out: front end, pipeline, target."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def convert_ensemble(
     ):
         if value not in known:
             raise UnknownNameError(argument, value, known)
-    view = as_ensemble(model)
-    network = MemberIndexedNetwork(view, mean=mean, std=std, heads=heads, precision=precision)
+    ensemble = as_ensemble(model)
+    network = MemberIndexedNetwork(ensemble, mean=mean, std=std, heads=heads, precision=precision)
     module = network.to_module(layout)
     counts = run_pipeline(module)
     description = EnsembleMetadata(
-        scheme=view.scheme.name,
-        members=view.members,
-        classes=view.classes,
+        scheme=ensemble.scheme.name,
+        members=ensemble.members,
+        classes=ensemble.classes,
         input_shape=network.input_shape,
         class_names=None if class_names is None else tuple(map(str, class_names)),
         dataset=dataset,
@@ -103,7 +103,7 @@ def convert_ensemble(
         run_hash=run_hash,
         layout=module.layout,
         theory_parts=network.lower_bound_parts,
-        weights=view.member_weights,
+        weights=ensemble.member_weights,
         rewrites=network.rewrites + Counter({name: counts[name] for name in REWRITES}),
         tools=_tool_versions(),
     )

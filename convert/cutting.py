@@ -7,7 +7,8 @@ import time
 
 from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.ir.graph import Module
-from larq_ensemble.convert.passes import constant_deduplication, shared_trunk
+from larq_ensemble.convert.passes.shared_trunk import drop_parts
+from larq_ensemble.convert.pipeline import run_after_cutting
 from larq_ensemble.convert.report import ConversionReport, check_target, write_file
 from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.runtime.file import read_ensemble
@@ -46,11 +47,9 @@ def cut(data: bytes, metadata: EnsembleMetadata) -> bytes:
     """
     module = read(data)
     module.members, module.layout = metadata.members, metadata.layout
-    had_trunk = shared_trunk.drop_parts(module)
+    had_trunk = drop_parts(module)
     _CUTS[metadata.layout](module)
-    if had_trunk:
-        shared_trunk.run(module)
-    constant_deduplication.run(module)
+    run_after_cutting(module, with_trunk=had_trunk)
     return write_ensemble(module, metadata)
 
 

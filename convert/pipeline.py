@@ -1,8 +1,7 @@
-"""What becomes of a converted graph, step by step.
+"""The order of the passes.
 
-`PIPELINE` is the one place where the order of the passes stands. It starts from what LCE's
-converter makes of the member-indexed network: one graph, in which a member's own values are rows of
-tables that GATHER reads by the input `member`.
+`PIPELINE` starts from what LCE's converter makes of the member-indexed network: one graph, in which
+GATHER looks up a member's own values in tables, by the input `member`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from larq_ensemble.convert.passes import (
 )
 from larq_ensemble.runtime.metadata import LAYOUTS
 
-#: Changes a module in place; returns how often it applied, by what it did.
+#: Edits a module in place and returns how often it applied, by name.
 Pass = Callable[[Module], Counter[str]]
 
 
@@ -55,29 +54,29 @@ class Step:
 _CONSTANTS = ("subgraphs", "branches")
 
 PIPELINE: tuple[Step, ...] = (
-    # Undo what the front end spelled out for LCE's converter, and store values compactly.
+    # Undo what the front end spelled out for LCE's converter, and store constants in fewer bytes.
     Step(constant_lookups.run),
     Step(prelu_fusion.run),
     Step(sign_packing.run),
     Step(float16_constants.run),
     Step(dead_code.run),
     Step(debug_info.run),
-    # From here on it matters how the members will lie in the file.
+    # What follows depends on the layout.
     Step(layout_choice.run),
-    # Compute the same with fewer instructions.
+    # Save instructions.
     Step(bit_packed_convolutions.run, _CONSTANTS),
     Step(scale_folding.run, _CONSTANTS),
     Step(offset_merging.run),
     Step(long_rows.run),
     Step(dead_code.run),
-    # Lay the members out, and what they share.
+    # Arrange the members in the file, and store what they share once.
     Step(member_subgraphs.run, ("subgraphs",)),
     Step(member_branches.run, ("branches",)),
     Step(shared_trunk.run, ("indexed", "subgraphs")),
     Step(constant_deduplication.run),
 )
 
-#: What the passes do to compute with fewer instructions; the file's metadata say how often.
+#: The counts of passes that save instructions; the file's metadata hold them.
 REWRITES = ("folded_scales", "folded_offsets", "merged_offsets", "long_rows", "narrow_signs")
 
 
@@ -99,3 +98,15 @@ def run_pipeline(module: Module) -> Counter[str]:
     for step in PIPELINE:
         counts.update(step(module))
     return counts
+
+
+def run_after_cutting(module: Module, *, with_trunk: bool) -> None:
+    """Runs the last passes again, for a file that was cut to its first members.
+
+    # Arguments
+        module: complete graphs only.
+        with_trunk: whether the file had a shared trunk; files of version 1 have none.
+    """
+    if with_trunk:
+        shared_trunk.run(module)
+    constant_deduplication.run(module)

@@ -72,9 +72,9 @@ def verify(
         EnsembleError: if the file belongs to another ensemble (members, classes, input shape,
             scheme) or another run, or there are no images.
     """
-    view = as_ensemble(model)
+    ensemble = as_ensemble(model)
     interpreter = EnsembleInterpreter(tflite, threads=threads)
-    check_same(view, interpreter, tflite, run_hash)
+    check_same(ensemble, interpreter, tflite, run_hash)
     if not len(images):
         raise EnsembleError("`images` is empty: give at least one image to compare.")
     ours = interpreter.predict_logits(images)
@@ -83,7 +83,7 @@ def verify(
     logits = np.stack(outputs[: interpreter.max_members])
     same = logits.argmax(-1) == ours.argmax(-1)
     scheme, weights = interpreter.scheme, interpreter.weights
-    is_whole = interpreter.max_members == view.members
+    is_whole = interpreter.max_members == ensemble.members
     keras_classes = (outputs[-1] if is_whole else combine(logits, scheme, weights)).argmax(-1)
     our_classes = combine(ours, scheme, weights).argmax(-1)
     return VerificationReport(
@@ -101,7 +101,7 @@ def _top1(classes: np.ndarray, labels: np.ndarray | None) -> float | None:
 
 
 def check_same(
-    view: Ensemble,
+    ensemble: Ensemble,
     interpreter: EnsembleInterpreter,
     tflite: str | os.PathLike[str],
     run_hash: str | None,
@@ -109,11 +109,15 @@ def check_same(
     """Raises `EnsembleError` if the file is not this ensemble, or its first members."""
     members, file_hash = interpreter.max_members, interpreter.metadata.run_hash
     for name, of_model, of_file in (
-        ("members", min(view.members, members), members),
-        ("classes", view.classes, interpreter.classes),
-        ("scheme", view.scheme.name, interpreter.scheme),
-        ("weights", view.member_weights and view.member_weights[:members], interpreter.weights),
-        ("input shape", tuple(view.inputs[0].shape[1:]), interpreter.input_shape),
+        ("members", min(ensemble.members, members), members),
+        ("classes", ensemble.classes, interpreter.classes),
+        ("scheme", ensemble.scheme.name, interpreter.scheme),
+        (
+            "weights",
+            ensemble.member_weights and ensemble.member_weights[:members],
+            interpreter.weights,
+        ),
+        ("input shape", tuple(ensemble.inputs[0].shape[1:]), interpreter.input_shape),
         ("training", run_hash or file_hash, file_hash or run_hash),
     ):
         if of_model != of_file:

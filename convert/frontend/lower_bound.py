@@ -17,7 +17,7 @@ _VECTORS = {Content.NORM, Content.ACTIVATION, Content.BIAS, Content.FILTER_SCALE
 
 
 def lower_bound_parts(
-    graph: LayerGraph, view: Ensemble, heads: str, precision: str
+    graph: LayerGraph, ensemble: Ensemble, heads: str, precision: str
 ) -> dict[str, int]:
     """Bytes by owner and category, as the storage accounting counts them.
 
@@ -27,7 +27,7 @@ def lower_bound_parts(
 
     # Arguments
         graph: the first member's layers.
-        view: the ensemble.
+        ensemble: the ensemble.
         heads, precision: number formats, see `larq_ensemble.convert.convert_ensemble`.
 
     # Returns
@@ -37,7 +37,7 @@ def lower_bound_parts(
     for node in graph:
         role = graph.roles[node.name]
         is_own = node.name.startswith(own_name(0, ""))
-        for item in _stored(node, role, view.classes, heads):
+        for item in _stored(node, role, ensemble.classes, heads):
             category = category_of(node, role, item.content).value
             if is_own and precision == "compact" and item.content in _VECTORS:
                 bits[f"member_{category}"] += item.count * COMPACT_BITS
@@ -45,7 +45,7 @@ def lower_bound_parts(
             else:
                 bits[f"{'member' if is_own else 'shared'}_{category}"] += item.total_bits
     return {
-        name: -(-count // 8) * (view.members if name.startswith("member_") else 1)
+        name: -(-count // 8) * (ensemble.members if name.startswith("member_") else 1)
         for name, count in bits.items()
     }
 

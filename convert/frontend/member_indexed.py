@@ -56,7 +56,7 @@ class MemberIndexedNetwork:
     """The member-indexed network of an ensemble.
 
     # Arguments
-        view: the ensemble.
+        ensemble: the ensemble.
         mean, std: of the input on the scale 0..1, one number a channel; the graph computes
             `(image / 255 - mean) / std`.
         heads: number format of the last linear layer's weights, `"float32"` or `"int8"`.
@@ -80,16 +80,16 @@ class MemberIndexedNetwork:
 
     def __init__(
         self,
-        view: Ensemble,
+        ensemble: Ensemble,
         *,
         mean: Sequence[float],
         std: Sequence[float],
         heads: str = "float32",
         precision: str = "float32",
     ) -> None:
-        network = view.member(0)
+        network = ensemble.member(0)
         self.input_shape = _image_shape(network)
-        self._members = view.members
+        self._members = ensemble.members
         self._normalization = Normalization(mean, std)
         self._normalization.check_channels(self.input_shape[-1])
         self._network = network
@@ -101,12 +101,12 @@ class MemberIndexedNetwork:
         self.rewrites: Counter[str] = Counter()
         self.tables = Tables(precision)
         self._lookups: dict[str, tuple[Lowering, list[str]]] = {}
-        self.variables = [weight for layer in view.shared_layers() for weight in layer.weights]
-        self._add_own_layers(view)
+        self.variables = [weight for layer in ensemble.shared_layers() for weight in layer.weights]
+        self._add_own_layers(ensemble)
         self._shared_head: Values = {}
         if self._int8_head is not None and self._int8_head.name not in self._lookups:
             self._shared_head = self._lowering([self._int8_head]).values(self._int8_head)
-        self.lower_bound_parts = lower_bound_parts(self._graph, view, heads, precision)
+        self.lower_bound_parts = lower_bound_parts(self._graph, ensemble, heads, precision)
         self.function = tf.function(
             self._logits,
             input_signature=[
@@ -129,14 +129,14 @@ class MemberIndexedNetwork:
         module.members, module.layout = self._members, layout
         return module
 
-    def _add_own_layers(self, view: Ensemble) -> None:
+    def _add_own_layers(self, ensemble: Ensemble) -> None:
         """Puts the values of all layers that members own into the tables."""
         own = [
             {
                 layer.name.removeprefix(own_name(member, "")): layer
-                for layer in view.own_layers(member)
+                for layer in ensemble.own_layers(member)
             }
-            for member in range(view.members)
+            for member in range(ensemble.members)
         ]
         copies_of = [[layers[name] for layers in own] for name in own[0]]
         # All of them first: they decide which PReLUs comparisons compute.

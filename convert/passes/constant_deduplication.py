@@ -7,7 +7,7 @@ Shape and type of a and b may differ, bytes are all that is shared. The empty sh
 bytes, stays a constant: taken for none, it would make what is reshaped dynamic, and TFLite would
 give that new memory at every run and keep XNNPACK away from the graph.
 
-Equal tables and vectors of the flatbuffer are the back end's business
+Equal tables and vectors of the flatbuffer are left to the target, which writes them once
 (`larq_ensemble.convert.targets.lce`).
 """
 

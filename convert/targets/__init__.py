@@ -1,1 +1,1 @@
-"""Back ends: a `Module` as a file that an inference engine runs. None imports TensorFlow."""
+"""Targets: each writes a `Module` as a file for one inference engine. None needs TensorFlow."""

@@ -142,7 +142,7 @@ def names(graph: Graph) -> list[str]:
 
 
 def run(module: Module, graph: int = 0, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-    """The outputs of a graph, by LCE's interpreter of the bytes that the back end writes."""
+    """The outputs of a graph, by LCE's interpreter of the bytes that the target writes."""
     chosen = module.graphs[graph]
     alone = Module([chosen], operator_codes=list(module.operator_codes))
     interpreter = load_extension().LiteInterpreter(write(alone), 1, False, False, False)
