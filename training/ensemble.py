@@ -24,8 +24,8 @@ from larq_ensemble.runtime.metrics import top_k_accuracy
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.evaluation import member_logits
 from larq_ensemble.training.fit import set_seed
-from larq_ensemble.training.graphs import temporary_graphs
 from larq_ensemble.training.job import fit_images, train_run
+from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.pretrain import backbone_top1
 from larq_ensemble.training.recipes import Recipe
 from larq_ensemble.training.sequential import RunTraining

@@ -22,8 +22,8 @@ from larq_ensemble.training.distillation import (
 )
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.fit import set_seed
-from larq_ensemble.training.graphs import temporary_graphs
 from larq_ensemble.training.job import fit_images, train_run
+from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.pipeline import evaluation_batches
 from larq_ensemble.training.recipes import Recipe
 from larq_ensemble.training.transfer import check_twin, split_seed, start_from_real

@@ -30,8 +30,8 @@ from larq_ensemble.runs import Run
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import top_k_accuracy
 from larq_ensemble.training.fit import set_seed
-from larq_ensemble.training.graphs import free_networks, temporary_graphs
 from larq_ensemble.training.job import fit_images
+from larq_ensemble.training.memory import free_networks, temporary_graphs
 from larq_ensemble.training.pipeline import evaluation_batches
 from larq_ensemble.training.recipes import Recipe
 

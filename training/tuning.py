@@ -22,7 +22,7 @@ from larq_ensemble.files import write_text
 from larq_ensemble.network.sharing import POLICIES
 from larq_ensemble.runs import Run, load_run
 from larq_ensemble.training.ensemble import train_ensemble
-from larq_ensemble.training.graphs import free_networks
+from larq_ensemble.training.memory import free_networks
 from larq_ensemble.training.recipes import RECIPES, Recipe, TunedRecipe
 
 import keras_tuner as kt  # isort: skip  (it imports Keras 3, which must not be first)

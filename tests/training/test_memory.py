@@ -4,14 +4,14 @@ import weakref
 import pytest
 
 from larq_ensemble.keras import lq, tf
-from larq_ensemble.training.graphs import registered_gradients, temporary_graphs
+from larq_ensemble.training.memory import registered_gradients, temporary_graphs
 
 
 def test_tensorflow_keeps_its_gradients_where_they_are_removed():
     assert "Conv2D" in registered_gradients(), (
         f"TensorFlow {tf.__version__} has moved its registry of gradients "
         "(tensorflow.python.framework.ops.gradient_registry._registry): "
-        "larq_ensemble.training.graphs no longer frees the graphs of trainings."
+        "larq_ensemble.training.memory no longer frees the graphs of trainings."
     )
 
 

@@ -91,7 +91,7 @@ class RunLibrary:
                 what += ", from the real-valued"
 
             def train() -> tuple[Run, dict[str, Any]]:
-                from larq_ensemble.training.graphs import free_networks
+                from larq_ensemble.training.memory import free_networks
                 from larq_ensemble.training.pretrain import pretrain
 
                 free_networks()  # of the training before; the twin is loaded again
@@ -116,7 +116,7 @@ class RunLibrary:
 
         def train() -> tuple[Run, dict[str, Any]]:
             from larq_ensemble.training.ensemble import train_ensemble
-            from larq_ensemble.training.graphs import free_networks
+            from larq_ensemble.training.memory import free_networks
 
             free_networks()  # of the training before; the backbone is loaded again
             return train_ensemble(
