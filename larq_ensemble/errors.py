@@ -24,3 +24,9 @@ class UnknownNameError(EnsembleError):
 
     def __init__(self, argument: str, value: object, known: Iterable[str]) -> None:
         super().__init__(f"Unknown {argument} {value!r}. Known: {', '.join(sorted(known))}.")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

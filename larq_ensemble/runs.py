@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.files import replacing, write_text
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Run:
             model = keras.models.load_model(self.model_path, compile=False)
         except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
             raise EnsembleError(
-                f"{str(self.model_path)!r} can't be read ({_first_line(error)}): it is truncated "
+                f"{str(self.model_path)!r} can't be read ({first_line(error)}): it is truncated "
                 "or damaged. Resume its training to write it again, or train again."
             ) from error
         # A part of a run, a member that was trained by itself, is no ensemble.
@@ -308,8 +308,3 @@ def _check_same(old: RunConfig, new: RunConfig, path: Path) -> None:
             f"The run {str(path)!r} can't be resumed: it was started with {name} = {value!r}, not "
             f"{other!r}. Repeat the arguments that it was started with, or choose another `out`."
         )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

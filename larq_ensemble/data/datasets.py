@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.data.normalization import Normalization
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.registry import Registry
 
 
@@ -187,7 +187,7 @@ def _tfds_reader(name: str) -> Callable[[str | None], tuple[Split, Split]]:
         except Exception as error:  # TFDS raises whatever its downloader and readers raise.
             raise EnsembleError(
                 f"Can't read {name} from {str(builder.data_path)!r} and can't download it "
-                f"({_first_line(error)}): give the folder that holds `{name}/` as `data_dir`, "
+                f"({first_line(error)}): give the folder that holds `{name}/` as `data_dir`, "
                 "or connect to the internet once."
             ) from error
         return train, test
@@ -205,11 +205,6 @@ def _tfds_builder(name: str, data_dir: str | None) -> Any:
 
     tfds.disable_progress_bar()
     return tfds.builder(name, data_dir=data_dir, try_gcs=False)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 _CIFAR10 = (

@@ -278,13 +278,12 @@ def _reinitialized(backbone: keras.Model, seed: int, member: int) -> keras.Model
 
 def _trunk(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
     """The shared trunk: the layers whose output is the same for every member. They run once."""
-    trunk: set[str] = set()
-    for node in layer_graph(backbone):
-        layer = backbone.get_layer(node.name)
-        fixed = node.name in shared or (not layer.weights and not isinstance(layer, _RANDOM_LAYERS))
-        if fixed and all(source in trunk for source in node.inputs):
-            trunk.add(node.name)
-    return frozenset(trunk)
+    differing = {
+        layer.name
+        for layer in backbone.layers
+        if layer.name not in shared and (layer.weights or isinstance(layer, _RANDOM_LAYERS))
+    }
+    return layer_graph(backbone).independent_of(differing)
 
 
 def _members_config(

@@ -160,8 +160,8 @@ class Ensemble(keras.Model):
             execution: `"traced"` traces what a member does once and calls it M times, with fused
                 activations, see `larq_ensemble.ensembles.traced`: the first step comes sooner,
                 and on a CPU steps take less time. `"plain"` runs the layers as Keras does.
-                `"auto"` is traced, or plain where the layers don't allow that: `obstacle` then
-                says why. Several devices always run plain.
+                `"auto"` is traced, or plain where the layers don't allow that; then
+                `tracing_obstacle` says why. Several devices always run plain.
             recompute: trains in the activation memory of one member, in about 4/3 of the time,
                 see `larq_ensemble.ensembles.recomputation`. The results are the same.
             bfloat16: in training computes frozen binary convolutions that all members share in
@@ -255,7 +255,7 @@ class Ensemble(keras.Model):
         return [member_output(member) for member in range(self.members)]
 
     @property
-    def obstacle(self) -> str | None:
+    def tracing_obstacle(self) -> str | None:
         """Why the members can't be traced; `None` if they can."""
         try:
             TracedMembers(self, bfloat16=False)

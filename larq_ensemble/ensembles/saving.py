@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from larq_ensemble.ensembles.ensemble import Ensemble, as_ensemble
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.keras import keras
 
 
@@ -32,9 +32,7 @@ def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ense
     try:
         model = keras.models.load_model(file, compile=compile)
     except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
-        text = str(error).strip()
-        reason = text.splitlines()[0] if text else type(error).__name__
         raise EnsembleError(
-            f"{str(file)!r} can't be read ({reason}): it is damaged, or no Keras model."
+            f"{str(file)!r} can't be read ({first_line(error)}): it is damaged, or no Keras model."
         ) from error
     return as_ensemble(model)

@@ -245,10 +245,10 @@ def fit_members(
     """
     check_members(members)
     chosen = SCHEMES[scheme]
-    if "in_turn" in chosen.refusals:
+    if "in_turn" in chosen.unsupported:
         raise EnsembleError(
             f"The scheme {scheme!r} can't train its members one after the other: "
-            f"{chosen.refusals['in_turn']}. Use `build_ensemble` and `Ensemble.fit`."
+            f"{chosen.unsupported['in_turn']}. Use `build_ensemble` and `Ensemble.fit`."
         )
     chosen.check(shrinkage=shrinkage, patience=patience)
     if patience is not None and validation_data is None:

@@ -57,7 +57,7 @@ class TracedMembers:
         self._inputs = ensemble.inputs
         network = ensemble.member(0)
         own = {layer.name for layer in network.layers if layer.name.startswith(own_name(0, ""))}
-        trunk = _trunk(network, own) if len(self._inputs) == 1 else set()
+        trunk = layer_graph(network).independent_of(own) if len(self._inputs) == 1 else frozenset()
         self._trunk = [layer for layer in network.layers if layer.name in trunk]
         self._rest = [layer for layer in network.layers if layer.name not in trunk]
         self._boundary = _boundary(network, self._trunk, self._rest)
@@ -205,15 +205,6 @@ def _signs_and_scale(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Binarized filters [h, w, in, out] as signs, bfloat16, times scales [out], float32."""
     one = tf.ones((), tf.bfloat16)
     return tf.where(kernel >= 0, one, -one), tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
-
-
-def _trunk(network: keras.Model, own: set[str]) -> set[str]:
-    """The layers that depend on none of a member's own."""
-    trunk: set[str] = set()
-    for node in layer_graph(network):
-        if node.name not in own and all(source in trunk for source in node.inputs):
-            trunk.add(node.name)
-    return trunk
 
 
 def _boundary(network: keras.Model, first: list[Any], rest: list[Any]) -> list[Any]:

@@ -8,7 +8,7 @@ the name of one of our architectures (`larq_ensemble.network.architectures.trace
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -138,6 +138,14 @@ class LayerGraph:
         if dense:
             roles[dense[-1]] = Role.HEAD
         return roles
+
+    def independent_of(self, names: Collection[str]) -> frozenset[str]:
+        """The layers whose output depends on none of the layers `names`, nor are one of them."""
+        found: set[str] = set()
+        for layer in self:
+            if layer.name not in names and found.issuperset(layer.inputs):
+                found.add(layer.name)
+        return frozenset(found)
 
     def _find_blocks(
         self, roles: dict[str, Role], convs_before: dict[str, dict[str, None]]

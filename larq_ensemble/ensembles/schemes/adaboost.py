@@ -35,8 +35,8 @@ class AdaBoost(Scheme):
     name = "adaboost"
     sequential = True
     reweights = True
-    refusals: ClassVar[Mapping[str, str]] = {
-        name: why for name, why in Scheme.refusals.items() if name != "patience"
+    unsupported: ClassVar[Mapping[str, str]] = {
+        name: why for name, why in Scheme.unsupported.items() if name != "patience"
     }
     MIN_WEIGHT = 1e-3
 

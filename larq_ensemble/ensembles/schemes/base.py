@@ -17,7 +17,7 @@ from larq_ensemble.keras import keras, tf
 SampleWeights = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 #: What sequential training can't do, whatever the scheme, and why.
-SEQUENTIAL_REFUSALS = {
+UNSUPPORTED_SEQUENTIALLY = {
     "recompute": "members are trained one after the other, so memory does not grow with their "
     "number",
     "bfloat16": "it is for members that are trained together",
@@ -62,7 +62,7 @@ class Scheme:
         continues: whether a member starts from the one before, see `start`.
         reweights: whether a member is trained on weights that follow from the errors of the
             members before, see `reweighted`.
-        refusals: training options that the scheme does not support, and why.
+        unsupported: training options that the scheme does not support, and why.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Scheme:
     fixed_sample: bool = False
     continues: bool = False
     reweights: bool = False
-    refusals: ClassVar[Mapping[str, str]] = {
+    unsupported: ClassVar[Mapping[str, str]] = {
         "prefix_weights": "it has no losses of the first m members, as nested_fusion has",
         "shrinkage": "it belongs to 'boosting' and 'soft_boosting'",
         "patience": "it belongs to 'boosting' and 'adaboost', whose members build on those before "
@@ -113,15 +113,15 @@ class Scheme:
         # Raises
             EnsembleError: for one that the scheme, or sequential training, does not support.
         """
-        refusals = dict(self.refusals)
+        unsupported = dict(self.unsupported)
         if self.sequential or in_turn:
-            refusals |= SEQUENTIAL_REFUSALS
+            unsupported |= UNSUPPORTED_SEQUENTIALLY
         for name, value in {"in_turn": in_turn, **options}.items():
-            if value is not None and value is not False and name in refusals:
+            if value is not None and value is not False and name in unsupported:
                 raise EnsembleError(
                     f"`{name}` does not go with the scheme {self.name!r}"
                     f"{', trained sequentially' if self.sequential or in_turn else ''}: "
-                    f"{refusals[name]}. Leave it out."
+                    f"{unsupported[name]}. Leave it out."
                 )
         shrinkage, patience = options.get("shrinkage"), options.get("patience")
         if shrinkage is not None and not 0 < shrinkage < float("inf"):

@@ -36,7 +36,9 @@ class Boosting(Scheme):
 
     name = "boosting"
     sequential = True
-    refusals: ClassVar[Mapping[str, str]] = {"prefix_weights": Scheme.refusals["prefix_weights"]}
+    unsupported: ClassVar[Mapping[str, str]] = {
+        "prefix_weights": Scheme.unsupported["prefix_weights"]
+    }
 
     def combine(
         self, logits: Sequence[tf.Tensor], weights: Sequence[float] | None = None
@@ -90,9 +92,9 @@ class SoftBoosting(Boosting):
     name = "soft_boosting"
     sequential = False
     independent = False
-    refusals: ClassVar[Mapping[str, str]] = {
-        **Boosting.refusals,
-        "patience": Scheme.refusals["patience"],
+    unsupported: ClassVar[Mapping[str, str]] = {
+        **Boosting.unsupported,
+        "patience": Scheme.unsupported["patience"],
         "in_turn": f"{_ON_THE_SAME_IMAGES}, all at once; choose boosting for sequential training",
         "independent_data": _ON_THE_SAME_IMAGES,
     }

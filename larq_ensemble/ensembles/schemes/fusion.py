@@ -27,8 +27,8 @@ class Fusion(Scheme):
     name = "fusion"
     combined_loss = True
     independent = False
-    refusals: ClassVar[Mapping[str, str]] = {
-        **Scheme.refusals,
+    unsupported: ClassVar[Mapping[str, str]] = {
+        **Scheme.unsupported,
         "in_turn": _ONE_LOSS,
         "independent_data": _ONE_LOSS,
     }
@@ -62,8 +62,8 @@ class NestedFusion(Fusion):
     """
 
     name = "nested_fusion"
-    refusals: ClassVar[Mapping[str, str]] = {
-        name: reason for name, reason in Fusion.refusals.items() if name != "prefix_weights"
+    unsupported: ClassVar[Mapping[str, str]] = {
+        name: reason for name, reason in Fusion.unsupported.items() if name != "prefix_weights"
     }
 
     def __init__(self, prefix_weights: Sequence[float] | None = None) -> None:

@@ -30,7 +30,10 @@ class Snapshot(Scheme):
     continues = True
     jitter = 0.0
     independent = False
-    refusals: ClassVar[Mapping[str, str]] = {**Scheme.refusals, "independent_data": _ONE_TRAINING}
+    unsupported: ClassVar[Mapping[str, str]] = {
+        **Scheme.unsupported,
+        "independent_data": _ONE_TRAINING,
+    }
 
     def member_epochs(self, epochs: int, members: int) -> int:
         """# Raises

@@ -28,7 +28,7 @@ def repeatable():
 def trained(backbone, scheme: str, *, execution: str, steps: int = 3, **arguments):
     """An ensemble after some steps, their losses, and what it predicts then."""
     ensemble = model = build_ensemble(backbone, MEMBERS, scheme=scheme, **arguments)
-    assert model.obstacle is None
+    assert model.tracing_obstacle is None
     assert not model.is_traced
     model.compile(keras.optimizers.SGD(0.1), execution=execution)
     assert model.is_traced == (execution == "traced")
@@ -197,8 +197,8 @@ def test_what_cannot_be_traced_runs_plain(backbone, why) -> None:
     for execution in ("plain", "auto"):
         keras.utils.set_random_seed(2)
         model = ensemble = build_ensemble(backbone(), 2)
-        assert model.obstacle is not None
-        assert re.search(why, model.obstacle), model.obstacle
+        assert model.tracing_obstacle is not None
+        assert re.search(why, model.tracing_obstacle), model.tracing_obstacle
         keras.utils.set_random_seed(2)
         model.compile(keras.optimizers.SGD(0.1), execution=execution)
         assert not model.is_traced
@@ -224,7 +224,7 @@ def test_a_shared_layer_that_trains(tiny) -> None:
     ensemble.get_layer("layer1_conv").trainable = True
     model.compile(keras.optimizers.SGD(0.1))
     assert not model.is_traced
-    assert "'layer1_conv' (QuantConv2D) is shared" in str(model.obstacle)
+    assert "'layer1_conv' (QuantConv2D) is shared" in str(model.tracing_obstacle)
     before = ensemble.get_layer("layer1_conv").get_weights()[0]
     model.train_on_batch(images(), labels())
     assert (ensemble.get_layer("layer1_conv").get_weights()[0] != before).any()

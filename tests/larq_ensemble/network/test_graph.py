@@ -202,3 +202,18 @@ def test_the_traced_network_is_the_one_that_keras_builds(name: str) -> None:
     assert {n: r for n, r in built.roles.items() if n != "image"} == {
         n: r for n, r in traced.roles.items() if n != "input"
     }
+
+
+def test_what_is_independent_of_a_layer() -> None:
+    graph = LayerGraph(
+        [
+            other("in", kind=Kind.INPUT),
+            conv("stem", "in"),
+            conv("left", "stem"),
+            other("norm", "stem", kind=Kind.NORM),
+            other("add", "left", "norm", kind=Kind.MERGE),
+        ]
+    )
+    assert graph.independent_of({"norm"}) == {"in", "stem", "left"}
+    assert graph.independent_of({"in"}) == set()
+    assert graph.independent_of(()) == {"in", "stem", "left", "norm", "add"}
