@@ -9,7 +9,7 @@ thread, with integer inputs of zero (so of member 0), and prints a JSON object w
 `instructions`; for example LCE's macOS-arm64 library in an emulator with an instruction-counting
 plugin. A number of instructions is no time, but the same on every machine, and so are ratios.
 
-What members of an image have in common is counted once an image, where the file has a graph of it
+What members of an image have in common is counted once per image, where the file has a graph of it
 (`larq_ensemble.convert.passes.shared_trunk`); "a member" is what each takes behind it. The counter
 gets each graph as a file.
 
@@ -91,7 +91,7 @@ def main(
             "arm64 instructions; ratio to M separately converted members, same kernel",
             [
                 *("file", "layout", "heads", "vectors", "kernel", "XNNPACK", "M"),
-                *("once an image", "a member", "M members", "ratio"),
+                *("once per image", "a member", "M members", "ratio"),
             ],
             [(row | {"ratio": f"{row['ratio']:.4f}"}).values() for row in rows],
         )
@@ -110,7 +110,7 @@ def _single(run: str) -> bytes:
 def counted(
     counter: str, ensemble: EnsembleFile, kernel: str, xnnpack: bool = False
 ) -> tuple[int, int]:
-    """Instructions once an image for all members, and of one member.
+    """Instructions once per image for all members, and of one member.
 
     In the layout `branches`, which runs all members at once, all instructions are of the first
     kind.

@@ -43,7 +43,7 @@ class Choice:
         mean_members: that run for an image, on average.
         bytes: of the file with these members.
         top1: in percent.
-        instructions: arm64 instructions an image, on average, or `None`.
+        instructions: arm64 instructions per image, on average, or `None`.
     """
 
     file: str
@@ -60,7 +60,7 @@ def choices(
     """Every number of members of a file, and adaptive prediction if it was calibrated.
 
     # Arguments
-        counts: instructions once an image and of each member, or `None`.
+        counts: instructions once per image and of each member, or `None`.
     """
     ensemble = EnsembleInterpreter(path)
     metadata = ensemble.metadata
@@ -125,13 +125,13 @@ def main(
 
 
 def draw(found: Sequence[Choice], out: str) -> None:
-    """Top-1 against bytes and against cost: a line a file, a dot an m, a star for adaptive."""
+    """Top-1 against bytes and against cost: a line per file, a dot an m, a star for adaptive."""
     from larq_ensemble.training.plots import new_figure, save
 
     counted = all(choice.instructions is not None for choice in found)
     axis = {
         "bytes": ("file with m members (kB)", 1e-3),
-        "instructions": ("arm64 instructions an image, on average (million)", 1e-6),
+        "instructions": ("arm64 instructions per image, on average (million)", 1e-6),
         "mean_members": ("members an image takes, on average", 1),
     }
     figure, panels = new_figure(2)

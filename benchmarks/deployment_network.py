@@ -53,7 +53,7 @@ def main(counter: str, classes: int, json_target: str | None) -> None:
             report.line(f"{name}: {rows[-1]['default']:,} instructions of a member")
         report.result = {"networks": rows}
         report.table(
-            f"fusion, {classes} classes; arm64 instructions once an image, and of each member",
+            f"fusion, {classes} classes; arm64 instructions once per image, and of each member",
             [
                 "network",
                 *("default: once", "default: a member", "indirect: once", "indirect: a member"),
@@ -98,7 +98,7 @@ def with_signs(network: keras.Model, scales: int, slopes: int) -> keras.Model:
 
 
 def instructions_of(network: keras.Model, counter: str) -> dict[str, int]:
-    """Instructions once an image and of a member, by kernel."""
+    """Instructions once per image and of a member, by kernel."""
     from larq_ensemble.convert.conversion import convert_ensemble
     from larq_ensemble.ensembles.building import build_ensemble
 

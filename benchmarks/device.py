@@ -220,7 +220,7 @@ def pushed_graphs(
     """Pushes what the first members need to the device.
 
     # Returns
-        What runs once an image, if there is such a graph, and what runs for each member.
+        What runs once per image, if there is such a graph, and what runs for each member.
 
     # Raises
         EnsembleError: if the file runs all members at once.
@@ -263,7 +263,7 @@ def table_row(
 
     # Arguments
         threads: of the tool.
-        once: of what runs once an image, if anything.
+        once: of what runs once per image, if anything.
         timings: of each of the m members.
         single_us: of one of the m models that they are compared with.
     """
@@ -336,7 +336,7 @@ def main(
             once = []
             if common is not None:
                 once = [benchmark.timing(common.path, count, common.flags)]
-                report.line(f"threads {count}, once an image: {once[0].average / 1000:.3f} ms")
+                report.line(f"threads {count}, once per image: {once[0].average / 1000:.3f} ms")
                 timings.append({"threads": count, "member": None, **asdict(once[0])})
             each = []
             for member, graph in enumerate(graphs):

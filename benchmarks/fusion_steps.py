@@ -81,7 +81,7 @@ class Training:
 
     # Arguments
         members: M.
-        batch: images a step.
+        batch: images per step.
         steps: timed, after those of the lead-in.
         width: times the channels of XNOR-ResNet-20.
         bfloat16: binary convolutions in bfloat16.
@@ -116,7 +116,7 @@ class Measurement:
 
     @property
     def member_images(self) -> float:
-        """Member-images a second, by the median of the steps."""
+        """Member-images per second, by the median of the steps."""
         return self.training.members * self.training.batch / statistics.median(self.steps)
 
 

@@ -2,7 +2,7 @@
 
 Trains one network in alternation on the real pipeline (shuffled, augmented, normalized batches) and
 on one batch that is kept in memory. Both are in one process, so that other load on the machine
-falls on both alike. The share is 1 - (repeated batch) / (pipeline), in seconds a step. Making a
+falls on both alike. The share is 1 - (repeated batch) / (pipeline), in seconds per step. Making a
 batch on the same cores counts as waiting, too.
 
     python benchmarks/input_pipeline.py

@@ -1,7 +1,7 @@
 """The cost of training a fusion ensemble by the number of members M: a table and a figure.
 
 XNOR-ResNet-20, 100 classes, images of 32x32x3, as `larq-ensemble train` trains it: seconds to build
-the ensemble and to the end of the first step, member-images a second, and peak memory. Every
+the ensemble and to the end of the first step, member-images per second, and peak memory. Every
 measurement is a process of its own. Memory grows by about 1 GB a member in batches of 256; smaller
 batches, --bfloat16 or --recompute take less.
 
@@ -90,7 +90,7 @@ def draw(rows: list[dict[str, Any]], stem: str) -> None:
     members = [row["members"] for row in rows]
     for axes, title, scale, columns in (
         (panels[0], "seconds to the first step's end; below: to build", 1, "first_step build"),
-        (panels[1], "member-images a second", 1, "member_images_per_second"),
+        (panels[1], "member-images per second", 1, "member_images_per_second"),
         (panels[2], "peak memory (GB)", 1e-9, "peak"),
     ):
         for column in columns.split():

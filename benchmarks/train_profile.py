@@ -2,8 +2,8 @@
 
 Trains XNOR-ResNet-20 (100 classes) as `larq-ensemble train` does, on one batch of noise, under
 TensorFlow's profiler. Convolutions are compared with a large float32 matrix product on this
-machine, in floating-point operations a second. Parts that move feature maps are compared with a
-plain multiplication, in bytes a second, of the bytes that have to move at least.
+machine, in floating-point operations per second. Parts that move feature maps are compared with a
+plain multiplication, in bytes per second, of the bytes that have to move at least.
 
     python benchmarks/train_profile.py
     python benchmarks/train_profile.py --members 4 --bfloat16
@@ -73,7 +73,7 @@ def main(
         report.table(
             f"A step of fusion, M = {members}, batch {batch}, width {width}"
             + ", bfloat16" * bfloat16,
-            ["part", "ms a member", "% of the step", "rate", "% of the bound"],
+            ["part", "ms per member", "% of the step", "rate", "% of the bound"],
             [
                 [
                     row["part"], row["milliseconds"], f"{100 * row['share']:.0f}",
@@ -84,7 +84,7 @@ def main(
             ],
         )  # fmt: skip
         report.line(
-            f"{1e3 * seconds / members:,.0f} ms a member and step, "
+            f"{1e3 * seconds / members:,.0f} ms per member and step, "
             f"{members * batch / seconds:,.0f} member-images/s. Bounds on this machine: float32 "
             f"matrix product {bounds['GFLOP/s']:,.0f} GFLOP/s, memory {bounds['GB/s']:,.0f} GB/s."
         )

@@ -1,7 +1,7 @@
 """From a trained Keras ensemble to one `.tflite` file, and back to what is in it.
 
 Keras model -> front end -> passes -> target -> file. Names are imported when they are first used:
-to cut, inspect and benchmark a file takes no TensorFlow.
+cutting, inspecting and benchmarking a file need no TensorFlow.
 """
 
 from __future__ import annotations

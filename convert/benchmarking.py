@@ -1,8 +1,8 @@
 """Latency of an ensemble file on this machine by number of members, and against alternatives.
 
-Other load on the machine comes and goes. So the contenders take turns: every repetition times each
-of them once, in random order, and ratios are formed within a repetition, where both met the same
-load. Ratios come with their quartiles; they say more than times in milliseconds.
+Other load on the machine comes and goes. So every repetition times each contender once, in random
+order, and ratios compare times of the same repetition, under the same load. Trust the ratios, which
+come with quartiles, more than the milliseconds.
 
 ```python
 report = benchmark("ensemble.tflite", members=[1, 4])
@@ -114,9 +114,9 @@ def benchmark(
     # Arguments
         tflite: the file.
         members: numbers of members; by default 1, the powers of two, and all.
-        run: the run that the file comes from. Each of its members is then also converted by
-            itself, as one would ship M separate models, and all of them to the layout `branches`,
-            whose every run costs all M (needs TensorFlow).
+        run: the run that the file was converted from, to compare with two alternatives: its
+            members as M separate models, and the layout `branches`, which always computes all M
+            members (needs TensorFlow).
         threads: of each interpreter.
         repetitions: how often to time everything, at least 1; by default what takes 10 seconds,
             and no fewer than 10.

@@ -39,33 +39,33 @@ def convert_ensemble(
 ) -> ConversionReport:
     """Converts an ensemble to one `.tflite` file for Larq Compute Engine.
 
-    The file takes raw pixels. It holds every shared filter once, the values that each member owns,
-    and metadata. `larq_ensemble.runtime.EnsembleInterpreter` runs it. Four steps make it: the front
-    end's member-indexed graph (`larq_ensemble.convert.frontend.member_indexed`), LCE's converter,
-    the passes (`larq_ensemble.convert.pipeline`) and the back end
-    (`larq_ensemble.convert.targets.lce`).
+    The file takes raw pixels. It holds each shared filter once, the values that members own, and
+    metadata. `larq_ensemble.runtime.EnsembleInterpreter` runs it. Conversion has four steps: the
+    front end makes the member-indexed graph (`larq_ensemble.convert.frontend.member_indexed`), LCE
+    converts it to TFLite operators, the passes rewrite it (`larq_ensemble.convert.pipeline`), and
+    the target writes the file (`larq_ensemble.convert.targets.lce`).
 
     # Arguments
-        model: what `larq_ensemble.ensembles.building.build_ensemble` gives, trained or not.
-        path: where to write; a file that is there is replaced only when all went well.
-        mean, std: the training data's constants on the scale 0..1, one number a channel; the file
+        model: an `Ensemble`, trained or not.
+        path: where to write; an existing file is replaced only on success.
+        mean, std: the training data's constants on the scale 0..1, one number per channel; the file
             computes `(pixel / 255 - mean) / std`.
-        members: convert only the first of so many; `None`: all.
+        members: convert only the first m members; `None`: all.
         layout: how the members lie in the file. `"indexed"`: one graph that looks a member's
-            values up by its number; `"subgraphs"`: a graph a member; `"branches"`: one graph with
+            values up by its number; `"subgraphs"`: a graph per member; `"branches"`: one graph with
             all members; `"auto"`: `"subgraphs"` where members own binary filters, else `"indexed"`.
         heads: number format of the last linear layer's weights: `"float32"`, or `"int8"` with a
             scale for each class.
-        precision: of all other values that members own: `"float32"`, or `"compact"`, which stores
-            a few bits a value; see `larq_ensemble.convert.frontend.tables`. Members' own filters
-            stay as they are.
-        class_names: one name a class.
+        precision: number format of all other values that members own: `"float32"`, or `"compact"`
+            with 4 bits per value, see `larq_ensemble.convert.frontend.tables`. Filters that members
+            own stay as they are.
+        class_names: one name per class.
         dataset: name of the data set, for the file's description.
         validation_split: which of its images were held out, see `EnsembleMetadata`.
         run_hash: SHA-256 of the weights' file, for the file's description.
 
     # Returns
-        Size in bytes, against the lower bound, and duration.
+        The size in bytes, the lower bound, and the duration.
 
     # Raises
         EnsembleError: if the model is no ensemble, can't be converted, or `path` can't be written.

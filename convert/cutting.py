@@ -20,11 +20,11 @@ def cut_file(
 ) -> ConversionReport:
     """Writes a file that holds only the first members of another.
 
-    Each member that stays computes the same bits as before.
+    The members that stay compute the same bits as before.
 
     # Arguments
         tflite: a file that `convert` wrote.
-        path: where to write; a file that is there is replaced only when all went well.
+        path: where to write; an existing file is replaced only on success.
         members: how many members stay, from 1 to all.
 
     # Raises
@@ -43,7 +43,7 @@ def cut(data: bytes, metadata: EnsembleMetadata) -> bytes:
 
     # Arguments
         data: a whole file.
-        metadata: what `EnsembleMetadata.first` gives of the file's.
+        metadata: the file's metadata after `EnsembleMetadata.first`.
     """
     module = read(data)
     module.members, module.layout = metadata.members, metadata.layout

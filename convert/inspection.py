@@ -67,13 +67,13 @@ class Inspection:
         categories: bytes by what they are for, all of
             `larq_ensemble.convert.categories.Category`; the sum is `bytes`.
         lower_bound: the lower bound by category, without those that need no bytes; `None` if
-            unknown. Where a batch norm comes before a sign, the file has one value a channel, the
+            unknown. Where a batch norm comes before a sign, the file has one value per channel, the
             lower bound two.
-        ops: number of operators by name, of what computes all members, or in the layout `"indexed"`
-            one of them, from the image.
-        trunk_ops: those of them that members have in common and that run once an image, as a
-            graph of their own (`larq_ensemble.convert.passes.shared_trunk`); empty without it.
-        graph_ops: how many operators a member takes from the image on.
+        ops: number of operators by name in the complete graphs, which in the layout `"indexed"` is
+            the graph of one member.
+        trunk_ops: number of operators by name in the shared trunk, which runs once per image
+            (`larq_ensemble.convert.passes.shared_trunk`); empty without a trunk.
+        graph_ops: number of operators of a member, from the image to its logits.
         binary_filters: each different bit-packed filter.
         metadata: what the file says of itself; `None` for a model of other origin.
     """
@@ -90,7 +90,7 @@ class Inspection:
 
     @property
     def binary_filter_copies(self) -> int:
-        """How often the most repeated bit-packed filter stands in the file; 1 is ideal."""
+        """The number of copies of the most repeated bit-packed filter; 1 is ideal."""
         return max((item.copies for item in self.binary_filters), default=0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Inspection:
 
 
 def inspect_file(path: str | os.PathLike[str]) -> Inspection:
-    """Takes a `.tflite` file apart, one of ours or any other.
+    """Assigns each byte of a `.tflite` file to a category; the file may be any model.
 
     # Raises
         EnsembleError: if the file is missing, no TFLite flatbuffer, or damaged.
@@ -227,10 +227,10 @@ def _binary_filters(constants: Iterable[_Constant]) -> tuple[BinaryFilter, ...]:
 
 
 class _Network:
-    """A graph as a network of layers, from which what its constants are for can be told.
+    """A graph as a network of layers, which tells what each constant is for.
 
-    What depends on the image is data; all else is weights, on which operators may work too
-    (lookup, conversion, dequantization) before one that has data reads them.
+    A tensor that depends on the image is data, any other is a weight. Operators may look up,
+    convert or dequantize weights before an operator with data reads them.
     """
 
     def __init__(self, graph: Graph) -> None:

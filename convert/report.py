@@ -52,11 +52,11 @@ def check_target(path: str | os.PathLike[str]) -> None:
 def write_file(
     data: bytes, metadata: EnsembleMetadata, path: str | os.PathLike[str], start: float
 ) -> ConversionReport:
-    """Writes an ensemble's file; one that is there is replaced only when all went well.
+    """Writes an ensemble's file; an existing file is replaced only on success.
 
     # Arguments
         data: the bytes.
-        metadata: what they say of themselves.
+        metadata: the ensemble's metadata in `data`.
         path: where to write.
         start: `time.perf_counter()` when the conversion began.
     """

@@ -1,7 +1,7 @@
 """Keras against the interpreter: does the file predict the classes that the network predicts?
 
-Float rounding now and then flips a sign inside the network, and then a few logits differ by a lot.
-So predicted classes are compared, not logits.
+Float rounding sometimes flips a sign inside the network, and then a few logits differ by a lot. So
+`verify` compares predicted classes, not logits.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class VerificationReport:
 
     # Arguments
         samples: n, the number of images.
-        member_argmax_agreement: for each member the share (0..1) of images that both give the
-            same class.
+        member_argmax_agreement: for each member the share (0..1) of images for which both predict
+            the same class.
         ensemble_argmax_agreement: the same for the combined prediction.
         flip_rate: the share of all M n predictions of single members that differ.
         keras_top1, tflite_top1: the ensemble's accuracies in percent, if labels were given.

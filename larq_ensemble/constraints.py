@@ -16,7 +16,7 @@ class AtLeast(keras.constraints.Constraint):
     r"""Raises every weight below `minimum` to it: \\(w \leftarrow \max(w, \text{minimum})\\).
 
     For the scale of a batch normalization before a sign: while the scale is positive, the two are
-    one threshold a channel, \\(x \geq \mu - \beta \sigma / \gamma\\), in every member of an
+    one threshold per channel, \\(x \geq \mu - \beta \sigma / \gamma\\), in every member of an
     ensemble.
 
     ```python

@@ -222,7 +222,7 @@ class _Training(Protocol):
         """The ensemble that training starts from."""
 
     def train(self, run: Run, splits: Splits) -> tuple[Ensemble, float | None]:
-        """Trains; returns the ensemble and its images a second."""
+        """Trains; returns the ensemble and its images per second."""
 
 
 class _Joint:
@@ -243,7 +243,7 @@ class _Joint:
         verbose: int | str,
     ) -> None:
         self._ensemble = build_ensemble(backbone, members, **arguments)
-        #: What is fitted: with independent data it has an input a member.
+        #: What is fitted: with independent data it has an input per member.
         self._fitted = (
             build_ensemble(backbone, members, independent_inputs=True, **arguments)
             if independent_data

@@ -178,7 +178,7 @@ class LearningRateLogger(keras.callbacks.Callback):
 
 
 class EpochTimer(keras.callbacks.Callback):
-    """Measures training steps a second, without the first step, which builds the graph."""
+    """Measures training steps per second, without the first step, which builds the graph."""
 
     def __init__(self) -> None:
         super().__init__()

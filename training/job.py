@@ -1,4 +1,4 @@
-"""What all trainings share: the run directory, the data, the images a second."""
+"""What all trainings share: the run directory, the data, the images per second."""
 
 from __future__ import annotations
 

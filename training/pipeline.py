@@ -45,7 +45,7 @@ def training_batches(
     # Arguments
         data: the training images.
         dataset: its augmentation and normalization.
-        batch_size: images a step; with fewer images, all of them.
+        batch_size: images per step; with fewer images, all of them.
         epochs, initial_epoch: the stream covers the epochs in between.
         seed: of order, crops and flips.
         inputs: number of independent streams, each with its own order and augmentation, for models

@@ -22,7 +22,7 @@ class Recipe:
 
     # Arguments
         epochs: passes over the training split; 0 leaves the network untrained.
-        batch_size: images a step.
+        batch_size: images per step.
         lr, end_lr: learning rate at the first and after the last step.
         dropout: rate before the linear layer.
         jitter: relative size of the noise on each member's initial batch norm; `None`: the
@@ -147,7 +147,7 @@ _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfit
 def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
     """The paper's recipes. Weight decay is 0.
 
-    Two things differ: the paper lowers the rate once an epoch and we at every step, and its
+    Two things differ: the paper lowers the rate once per epoch and we at every step, and its
     schedules are of binarized networks only, so a real-valued one takes that of its twin.
     """
     from larq_ensemble.ensembles.schemes import SCHEMES

@@ -41,8 +41,9 @@ def command(
 ) -> None:
     """Time the prediction of one image by the first m members.
 
-    The contenders take turns, so that other load on the machine falls on all alike, and ratios are
-    of times in the same turn. LCE is fast on ARM only: elsewhere trust the ratios, not the times.
+    Every repetition times all contenders, and ratios compare times of the same repetition, so other
+    load on the machine hardly matters. LCE is fast on ARM only: elsewhere trust the ratios, not the
+    times.
     docs/guides/deployment.md says how to measure on a phone. Only --run needs TensorFlow.
 
     \b

@@ -56,9 +56,9 @@ def command(
 ) -> None:
     """Convert a trained run to one .tflite file, or cut such a file to its first members.
 
-    The file takes raw pixels. It holds every shared filter once, the values that each member owns,
-    and metadata. A backbone becomes an ensemble of one. Cutting a file takes no TensorFlow and
-    leaves the members as they are.
+    The file takes raw pixels. It holds each shared filter once, the values that members own, and
+    metadata. A backbone becomes an ensemble of one member. Cutting a file needs no TensorFlow and
+    leaves the members that stay as they are.
 
     \b
     Examples:

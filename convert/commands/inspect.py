@@ -35,7 +35,7 @@ def command(tflite: str, json_target: str | None) -> None:
         report.table("Operators", ["operator", "count"], inspection.ops.items())
         if inspection.trunk_ops:
             report.line(
-                f"The trunk that members share, run once an image by the signature `prefix`: "
+                f"The trunk that members share, run once per image by the signature `prefix`: "
                 f"{sum(inspection.trunk_ops.values())} of the {inspection.graph_ops} operators "
                 f"from the image to logits ({', '.join(inspection.trunk_ops)})."
             )

@@ -1,6 +1,9 @@
 """From a Keras ensemble to the graph that the passes start from; needs TensorFlow.
 
-`member_indexed` makes a `tf.function` of one member, whose values are looked up; `lowerings` says
-what a layer type looks up and computes, `tables` how the values are stored, `thresholds` when a
-comparison does for a batch norm, `workarounds` what LCE gets wrong; `lce` calls LCE's converter.
+- `member_indexed`: the `tf.function` of one member that looks its values up;
+- `lowerings`: what each layer type looks up and computes;
+- `tables`: how the values are stored;
+- `thresholds`: batch norms that become comparisons;
+- `workarounds`: layers that LCE 0.16 computes wrongly;
+- `lce`: the call of LCE's converter.
 """

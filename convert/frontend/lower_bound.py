@@ -12,7 +12,7 @@ from larq_ensemble.ensembles import Ensemble
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.network.graph import Content, LayerGraph, LayerNode, Role, Stored
 
-#: What members own as vectors, one value a channel or a class.
+#: What members own as vectors, one value per channel or class.
 _VECTORS = {Content.NORM, Content.ACTIVATION, Content.BIAS, Content.FILTER_SCALE}
 
 
@@ -21,9 +21,10 @@ def lower_bound_parts(
 ) -> dict[str, int]:
     """Bytes by owner and category, as the storage accounting counts them.
 
-    1 bit a binary weight, 4 bytes a float; batch normalization folded to two values a channel.
-    With int8 heads 1 byte a weight of the head and one more float a class; with the precision
-    `compact` `COMPACT_BITS` for a value of a member's vector and 4 bytes a column that all share.
+    A binary weight takes 1 bit and a float 4 bytes; batch normalization is folded to two values per
+    channel. With int8 heads a weight of the head takes 1 byte, and each class one more float. With
+    the precision `compact` a value of a member's vector takes `COMPACT_BITS` bits, and its column 4
+    bytes that all members share.
 
     # Arguments
         graph: the first member's layers.

@@ -23,15 +23,15 @@ Rows = Mapping[str, tf.Tensor]
 class Lowering(ABC):
     """How a layer type is computed from looked-up values.
 
-    A new layer type is added with `LOWERINGS[LayerType] = SomeLowering()`.
+    `LOWERINGS[LayerType] = SomeLowering()` adds a layer type.
     """
 
     @abstractmethod
     def values(self, layer: keras.layers.Layer) -> Values:
-        """What differs between members, by name.
+        """The values that differ between members, by name.
 
-        Arrays of rank 1 share one table; every other array gets a table of its own. A name and
-        its shape must be the same for each member's copy of the layer.
+        Arrays of rank 1 share one table; every other array gets its own table. Names and shapes
+        must be the same in each member's copy of the layer.
 
         # Raises
             EnsembleError: for a configuration that can't be converted.
@@ -101,7 +101,7 @@ class RPReLULowering(Lowering):
 class DenseLowering(Lowering):
     """`activation(x W + b)`; W is stored transposed, as FULLY_CONNECTED reads it.
 
-    Of a binarized W the signs and each unit's scale are looked up.
+    If W is binarized, its signs and the scale of each unit are looked up.
     """
 
     def values(self, layer: keras.layers.Dense) -> Values:
@@ -146,10 +146,9 @@ class Int8DenseLowering(DenseLowering):
 class Conv2DLowering(Lowering):
     """A 2D convolution; filters are stored as `[out, h, w, in]`, as CONV_2D reads them.
 
-    Of a binarized convolution the filters' signs are looked up, as int8 here and as bits after
-    `passes.sign_packing`. The convolution computes with them as floats, because LceBconv2d reads
-    its filters only once. In layouts without a lookup `passes.bit_packed_convolutions` makes it an
-    LceBconv2d.
+    A binarized convolution looks up the signs of its filters, as int8 here and as bits after
+    `passes.sign_packing`. It computes with floats, because LceBconv2d reads its filters only once.
+    In layouts without lookups `passes.bit_packed_convolutions` turns it into an LceBconv2d.
     """
 
     def values(self, layer: keras.layers.Conv2D) -> Values:
@@ -286,10 +285,10 @@ def is_binary(layer: keras.layers.Layer) -> bool:
 def _signs_and_scales(layer: lq.layers.QuantConv2D | lq.layers.QuantDense) -> Values:
     """Signs int8 `[out, ...]` and scales float32 `[out]` whose product is the binary kernel.
 
-    The scales are left out where the quantizer gives nothing but signs.
+    There are no scales if the quantizer returns signs only.
 
     # Raises
-        EnsembleError: if the quantizer gives a filter more than one magnitude.
+        EnsembleError: if a filter has weights of several magnitudes.
     """
     kernel = layer.kernel_quantizer(tf.constant(layer.kernel.numpy())).numpy()
     kernel = np.moveaxis(kernel, -1, 0)
@@ -310,5 +309,5 @@ def refuse(layer: keras.layers.Layer, why: str, way_out: str) -> NoReturn:
     """Raises the `EnsembleError` of a layer that can't be converted."""
     raise EnsembleError(
         f"Layer {layer.name!r} ({type(layer).__name__}), each member's own, can't be converted: "
-        f"{why}. Way out: {way_out}."
+        f"{why}. To convert it, {way_out}."
     )

@@ -1,14 +1,14 @@
 """The member-indexed network: one member's graph, whose own values are rows of constant tables.
 
-A straight conversion of an M-branch ensemble takes minutes and copies every folded shortcut M
-times. Here the graph of *one* member has a second input, `member`, and everything that differs
-between members is looked up by it:
+LCE takes minutes to convert an ensemble of M branches, and copies each shortcut M times, because it
+folds batch norm into it. Here the graph of *one* member has a second input, `member`, and looks up
+everything that differs between members:
 
     scale, offset, ... = rows of tables at `member`
     y = x * scale + offset          # e.g. batch normalization
 
-so the file has every shared filter once and one graph, whatever M is.
-`larq_ensemble.convert.frontend.tables` has the tables,
+So the file has one graph and each shared filter once, whatever M is.
+`larq_ensemble.convert.frontend.tables` has the tables, and
 `larq_ensemble.convert.frontend.lowerings` what each layer computes from its values.
 """
 
@@ -57,7 +57,7 @@ class MemberIndexedNetwork:
 
     # Arguments
         ensemble: the ensemble.
-        mean, std: of the input on the scale 0..1, one number a channel; the graph computes
+        mean, std: of the input on the scale 0..1, one number per channel; the graph computes
             `(image / 255 - mean) / std`.
         heads: number format of the last linear layer's weights, `"float32"` or `"int8"`.
         precision: of the members' vectors, `"float32"` or `"compact"`; see
@@ -117,10 +117,10 @@ class MemberIndexedNetwork:
         )
 
     def to_module(self, layout: str) -> Module:
-        """What LCE's converter makes of the function, for the pipeline.
+        """Converts the function with LCE, for the pipeline.
 
         # Arguments
-            layout: the one that the pipeline shall bring the members into.
+            layout: the layout for the pipeline to produce, or `"auto"`.
 
         # Raises
             EnsembleError: with the converter's reason, if it refuses the graph.
@@ -169,7 +169,7 @@ class MemberIndexedNetwork:
         layer = copies[0]
         lowering = lowering_of(layer)
         if type(lowering) is BatchNormalizationLowering:
-            # Behind a PReLU thresholds of members may lie far apart: not for a few bits a value.
+            # Behind a PReLU thresholds of members may lie far apart: not for a few bits per value.
             threshold = ThresholdLowering.of(copies, through_prelu=self._precision == "float32")
             if threshold is not None:
                 self._note_threshold(threshold, layer)

@@ -1,6 +1,6 @@
-"""One member by itself, as Larq Compute Engine converts any Keras model.
+"""One member by itself, converted by Larq Compute Engine as any Keras model.
 
-What an ensemble file is measured against: M such files, one a member.
+The baseline for an ensemble's file: M such files, one per member.
 """
 
 from __future__ import annotations

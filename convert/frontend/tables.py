@@ -1,14 +1,14 @@
-"""Constant tables of the values that members own, with one row a member.
+"""Constant tables of the values that members own, with one row per member.
 
-All vectors (batch norm, activation parameters, biases) lie side by side in one table: one GATHER
-reads a member's row, one SPLIT_V cuts it into the vectors. A larger value has a table of its own:
+All vectors (batch norm, activation parameters, biases) lie side by side in one table. One GATHER
+reads a member's row, and one SPLIT_V cuts it into the vectors. A larger value has its own table:
 
     v_1, v_2, ... = split(vectors[member])
     kernel = kernels[member]
 
-With the precision `compact` the table of vectors is quantized to B bits a value. Members start from
-the same pretrained values and stay near them. So each column, the values of one channel, has a
-middle and a step of its own, which all members share as half floats:
+With the precision `compact` the table of vectors is quantized to B bits per value. Members start
+from the same pretrained values and stay near them. So each column, the values of one channel, has
+its own middle and step, which all members share as half floats:
 
     v = middle + step * (2 q - (2^B - 1)),   q = 0 ... 2^B - 1
       = middle + step * sum_k 2^k b_k,       b_k = +1 or -1, bit k of q

@@ -1,7 +1,7 @@
-"""Batch normalization before a sign, also behind a PReLU, as one comparison a channel.
+"""Batch normalization before a sign, also behind a PReLU, as one comparison per channel.
 
 Only the sign of `scale * prelu(x) + offset` is used. With `scale > 0` and a slope `a >= 0` this
-function never falls, so it has the sign of `x - t`, where
+function is monotonic, so it has the sign of `x - t`, where
 
     t' = -offset / scale,    t = t'      for t' >= 0
                                  t' / a  for t' < 0
@@ -73,7 +73,7 @@ class ThresholdLowering(Lowering):
         """The lowering of the members' copies of a batch norm; `None` if they need another one.
 
         # Arguments
-            copies: layers of any type, one a member.
+            copies: layers of any type, one per member.
             through_prelu: whether a PReLU may be taken along.
         """
         if not all(map(_is_norm_before_sign, copies)):
@@ -128,7 +128,7 @@ def _is_norm_before_sign(layer: keras.layers.Layer) -> bool:
 def _are_monotonic(
     prelus: Sequence[keras.layers.PReLU | None], readers: Sequence[keras.layers.Layer]
 ) -> bool:
-    """Whether all are PReLUs that never fall, with a slope a channel or one, and feed no other."""
+    """Whether all are PReLUs with slopes >= 0, one or one per channel, that feed nothing else."""
     for prelu in prelus:
         if prelu is None or any(node.layer not in readers for node in prelu.outbound_nodes):
             return False

@@ -1,4 +1,4 @@
-"""Layers that LCE's converter or kernels get wrong (LCE 0.16.0), computed by other operators."""
+"""Layers that LCE 0.16.0 converts or computes wrongly, expressed with other operators."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from larq_ensemble.keras import keras, lq, tf
 
 
 def is_miscomputed(layer: keras.layers.Layer, x: tf.Tensor) -> bool:
-    """Whether LCE's kernels get a layer wrong: a binary convolution of a map under its filter.
+    """Whether LCE's kernels compute a layer wrongly.
 
-    They correct the border of zero-padded binary convolutions wrongly, on x86 and on ARM, when the
-    input is smaller than the (dilated) filter. Other sizes and one-padding are right.
+    They correct the border of zero-padded binary convolutions wrongly, on x86 and on ARM, if the
+    input is smaller than the (dilated) filter. Other sizes and padding with ones are right.
     """
     return (
         isinstance(layer, lq.layers.QuantConv2D)
@@ -55,7 +55,7 @@ def one_padded(layer: lq.layers.QuantConv2D, x: tf.Tensor, zero: tf.Tensor) -> t
 
 
 def hidden(constant: np.ndarray, zero: tf.Tensor) -> tf.Tensor:
-    """A constant that the converter takes for a looked-up value and so leaves alone.
+    """A constant as a lookup, which the converter does not fold.
 
     # Arguments
         constant: any array.
@@ -66,10 +66,10 @@ def hidden(constant: np.ndarray, zero: tf.Tensor) -> tf.Tensor:
 
 
 def is_padding_of_strided_convolution(layer: keras.layers.Layer) -> bool:
-    """Whether LCE would get a convolution behind this layer wrong.
+    """Whether LCE would convert a convolution after this layer wrongly.
 
-    It joins zero padding and a convolution without padding to one with padding "same", also where
-    the stride makes "same" pad other sides.
+    It fuses zero padding and a convolution without padding into one with padding "same", even if
+    "same" pads other sides because of the stride.
     """
     return isinstance(layer, keras.layers.ZeroPadding2D) and any(
         isinstance(node.layer, keras.layers.Conv2D) and max(node.layer.strides) > 1
@@ -78,6 +78,6 @@ def is_padding_of_strided_convolution(layer: keras.layers.Layer) -> bool:
 
 
 def padded_in_two_steps(layer: keras.layers.ZeroPadding2D, x: tf.Tensor) -> tf.Tensor:
-    """Zero padding as two operators, which LCE doesn't join to a convolution."""
+    """Zero padding as two operators, which LCE doesn't fuse with a convolution."""
     rows, columns = layer.padding
     return tf.pad(tf.pad(x, [[0, 0], rows, [0, 0], [0, 0]]), [[0, 0], [0, 0], columns, [0, 0]])

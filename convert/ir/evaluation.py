@@ -1,4 +1,4 @@
-"""Computing constants of a graph with NumPy: what a pass has to know of looked-up values.
+"""Constant evaluation with NumPy, for passes that need to know looked-up values.
 
 ```python
 scale = evaluate(graph, tensor, {graph.input("member"): np.array([2], np.int32)})
@@ -19,17 +19,17 @@ Kernel = Callable[[Operator, Values], Values]
 
 
 class UnknownOperatorError(Exception):
-    """A value depends on an operator that can't be computed here, or on an unknown input."""
+    """A value depends on an operator without a kernel here, or on an unknown input."""
 
 
 def evaluate(graph: Graph, tensor: Tensor, known: MutableMapping[Tensor, np.ndarray]) -> np.ndarray:
     """The value of a tensor, as TFLite's kernels compute it.
 
     # Arguments
-        graph: where it is.
-        tensor: depends on constants and on what is known.
-        known: values of inputs; what is computed on the way is added, so that the next call with
-            the same mapping computes nothing twice.
+        graph: the graph of the tensor.
+        tensor: depends only on constants and on what is known.
+        known: values of inputs. Intermediate values are added, so further calls with the same
+            mapping reuse them.
 
     # Raises
         UnknownOperatorError: if it depends on another input, or on an operator not in `KERNELS`.
@@ -106,7 +106,7 @@ def _unpack_bits(op: Operator, inputs: Values) -> Values:
     return [np.where(bits[..., :channels], np.float32(-1), np.float32(1))]
 
 
-#: What the members' tables and what passes make of them need.
+#: Operator name -> kernel, for the operators between the members' tables and their values.
 KERNELS: Mapping[str, Kernel] = {
     "ADD": _elementwise(np.add),
     "CAST": _cast,

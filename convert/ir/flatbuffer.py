@@ -31,7 +31,7 @@ def read(data: bytes) -> Module:
 
 @contextlib.contextmanager
 def parsing() -> Iterator[None]:
-    """Raises `EnsembleError` for what readers raise, depending on where a damaged file leads."""
+    """Turns the errors that reading a damaged file can raise into `EnsembleError`."""
     try:
         yield
     except EnsembleError:  # a ValueError that says what is wrong already

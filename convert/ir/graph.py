@@ -2,8 +2,8 @@
 
 A `Module` is a TFLite model: one or more `Graph`s (TFLite's subgraphs) and named metadata. A pass
 reads a graph through `producer`, `consumers` and `uses`, and changes it through `insert`, `erase`,
-`rewrite`, `replace_uses` and `rebuild`. No pass holds an index of a tensor or of an operator, so
-none can go stale; the lists' order is the order in the file.
+`rewrite`, `replace_uses` and `rebuild`. No pass holds the index of a tensor or an operator, so none
+can go stale. The order of the lists is the order in the file.
 
 ```python
 graph = module.graph
@@ -34,11 +34,11 @@ class Tensor:
         shape: its dimensions; `()` is a scalar.
         dtype: the schema's `TensorType` in lower case: `"float32"`, `"int8"`, `"float16"`...
         data: bytes of a constant, uint8 `[n]`, little-endian; `None`: computed at run time.
-        name: of the converter, for people.
+        name: given by the converter, for people.
         quantization: the schema's `QuantizationParametersT`, or `None`.
         shape_signature: the shape with -1 for what may change, or `None`.
         has_rank: the schema's field of that name.
-        is_variable: whether it keeps its value from one run to the next.
+        is_variable: whether it keeps its value between runs.
     """
 
     shape: tuple[int, ...]
@@ -58,7 +58,7 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """How many values the tensor has."""
+        """The number of values."""
         return int(np.prod(self.shape))
 
     @property
@@ -136,12 +136,12 @@ class Signature:
 class Graph:
     """A subgraph.
 
-    Several graphs of a module may have tensors and operators in common, so passes change operators
-    only while there is one graph.
+    Graphs of one module may share tensors and operators, so passes change operators only while the
+    module has one graph.
 
     # Arguments
         tensors: in the order of the file; inputs, outputs and operands are among them.
-        operators: in an order in which they can run.
+        operators: in topological order.
         inputs, outputs: in the order of the interpreter.
         signature: its SignatureDef, if any.
         name: for people.
@@ -166,19 +166,19 @@ class Graph:
 
     @property
     def operators(self) -> tuple[Operator, ...]:
-        """The operators as they stand now: editing the graph doesn't disturb a loop over them."""
+        """A copy of the list: the graph may be edited in a loop over it."""
         return tuple(self._operators)
 
     def find(self, name: str) -> list[Operator]:
-        """All operators of a name."""
+        """All operators with this name."""
         return [op for op in self._operators if op.name == name]
 
     def producer(self, tensor: Tensor | None, name: str | None = None) -> Operator | None:
         """The operator that computes a tensor.
 
         # Arguments
-            tensor: any; `None` has no producer.
-            name: return only an operator of this name.
+            tensor: any tensor; `None` has no producer.
+            name: return only an operator with this name.
         """
         op = None if tensor is None else self._linked.producers.get(tensor)
         return op if op is not None and name in (None, op.name) else None
@@ -200,7 +200,7 @@ class Graph:
         return found
 
     def input(self, name: str) -> Tensor | None:
-        """The input that the signature calls so; `None` if there is none."""
+        """The input with this name in the signature; `None` if there is none."""
         return None if self.signature is None else self.signature.inputs.get(name)
 
     def of_image(self) -> set[Tensor]:
@@ -214,18 +214,18 @@ class Graph:
         return tensor
 
     def add_like(self, tensor: Tensor, shape: Sequence[int] | None = None) -> Tensor:
-        """Adds a tensor that is computed, of the same type, and of the same shape by default."""
+        """Adds a tensor of the same type without a value; by default of the same shape."""
         shape = tensor.shape if shape is None else tuple(shape)
         return self.add(dataclasses.replace(tensor, data=None, shape=shape))
 
     def insert(self, op: Operator, *, after: Operator | None = None) -> None:
-        """Adds an operator behind another one; by default before all others."""
+        """Adds an operator after another one; by default before all others."""
         place = 0 if after is None else self._operators.index(after) + 1
         self._operators.insert(place, op)
         self._links = None
 
     def erase(self, op: Operator) -> None:
-        """Removes an operator; its tensors stay until dead code is eliminated."""
+        """Removes an operator; its tensors stay until dead-code elimination."""
         self._operators.remove(op)
         self._links = None
 
@@ -241,7 +241,7 @@ class Graph:
         self._links = None
 
     def replace_uses(self, old: Tensor, new: Tensor) -> None:
-        """Lets everything that reads one tensor read another one."""
+        """Replaces a tensor by another one in all operators and outputs that read it."""
         for op in set(self.consumers(old)):
             op.inputs = tuple(new if tensor is old else tensor for tensor in op.inputs)
         self.outputs = [new if tensor is old else tensor for tensor in self.outputs]
@@ -254,9 +254,9 @@ class Graph:
         """Replaces the operators.
 
         # Arguments
-            operators: the new ones; each that stands before what it reads moves behind it.
-            helpers: operators that are placed right before the first one that needs them, or
-                left out if none does.
+            operators: the new operators, sorted topologically; otherwise the order stays.
+            helpers: further operators, each placed right before the first one that needs it, and
+                dropped if none does.
         """
         operators = list(operators)
         producers = {tensor: op for op in (*helpers, *operators) for tensor in op.outputs}
@@ -289,10 +289,10 @@ class Graph:
         self._links = None
 
     def copy(self, substitute: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Graph:
-        """A graph of new operators.
+        """A copy of the graph with new operators.
 
         # Arguments
-            substitute: gives the tensor to use in place of each; by default the same ones.
+            substitute: maps each tensor to the one that the copy uses; by default the same.
         """
         new = {tensor: substitute(tensor) for tensor in self.tensors}
         signature = self.signature and Signature(
@@ -317,7 +317,7 @@ class Graph:
 
 
 def substituted(op: Operator, new: dict[Tensor, Tensor]) -> Operator:
-    """A copy of an operator with other tensors, where `new` has some."""
+    """A copy of an operator with the tensors that are keys of `new` replaced."""
     moved = copy.copy(op)
     moved.inputs = tuple(None if t is None else new.get(t, t) for t in op.inputs)
     moved.outputs = tuple(new.get(tensor, tensor) for tensor in op.outputs)
@@ -326,7 +326,7 @@ def substituted(op: Operator, new: dict[Tensor, Tensor]) -> Operator:
 
 @dataclass(frozen=True)
 class _Links:
-    """Who produces and who consumes each tensor, until the graph is next changed."""
+    """Producer and consumers of each tensor, valid until the graph is changed."""
 
     producers: dict[Tensor, Operator]
     consumers: dict[Tensor, list[Operator]]
@@ -348,9 +348,9 @@ class Module:
 
     # Arguments
         graphs: the subgraphs, in the order of the file.
-        members: how many members of an ensemble it holds.
-        layout: how they lie in it, one of `larq_ensemble.runtime.metadata.LAYOUTS`, or how they
-            shall lie once the pipeline has run; `"auto"` until the pipeline chooses.
+        members: the number of members that it holds.
+        layout: that of the finished file, one of `larq_ensemble.runtime.metadata.LAYOUTS`;
+            `"auto"`: the pipeline chooses.
         metadata: the bytes of each entry, by name.
         description: for people.
         operator_codes: name and version of each operator, in the order of the file.
@@ -376,7 +376,7 @@ class Module:
         return graph
 
     def update_operator_codes(self) -> None:
-        """Drops the codes that no operator has any more, and adds new ones at the end."""
+        """Drops the codes that no operator uses, and adds new ones at the end."""
         used = {(op.name, op.version): None for graph in self.graphs for op in graph.operators}
         kept = [code for code in self.operator_codes if code in used]
         self.operator_codes = [*kept, *(code for code in used if code not in kept)]

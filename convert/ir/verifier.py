@@ -1,7 +1,7 @@
-"""Checks that a graph makes sense: what a pass leaves behind must pass, whatever the pass did.
+"""Checks that a graph is valid, whichever passes have run.
 
-Tests run `verify` after each pass of the pipeline. It knows the operators that BNNs are made of;
-of others it checks who produces their inputs, not their shapes.
+Tests run `verify` after each pass of the pipeline. It knows the operators of BNNs. For any other
+operator it checks the producers of the inputs, but no shapes and types.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ def _unpack(op: Operator) -> None:
     _require_shape(x, (*output.shape[:-1], _words(output.shape[-1])), "the input")
 
 
-#: What an operator's shapes and types have to be, by its name.
+#: Operator name -> check of the operator's shapes and types.
 RULES: Mapping[str, Callable[[Operator], None]] = {
     **dict.fromkeys(("ADD", "SUB", "MUL", "DIV", "MINIMUM", "MAXIMUM"), _broadcast),
     **dict.fromkeys(("RELU", "RELU6", "NEG", "LOGISTIC", "TANH", "SOFTMAX"), _same_shape_and_type),

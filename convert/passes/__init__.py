@@ -1,5 +1,5 @@
-"""Graph transformations, one a file: `run(module)` changes a module in place and counts.
+"""The passes, one per file: `run(module)` edits a module in place and returns counts.
 
-Each docstring says which pattern a pass looks for, what it puts in its place, what it leaves alone,
-and why the result is the same. Their order stands in `larq_ensemble.convert.pipeline`.
+Each docstring shows the pattern that the pass looks for and what replaces it, and says what it
+leaves alone and why the result is the same. `larq_ensemble.convert.pipeline` has their order.
 """

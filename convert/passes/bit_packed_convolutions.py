@@ -1,12 +1,12 @@
-"""Binarized convolutions that a member owns, as LceBconv2d.
+"""Turns binarized convolutions that a member owns into LceBconv2d.
 
-In the member-indexed graph the filters of such a convolution are looked up as bits, unpacked and
-computed with as floats, because LceBconv2d packs its filters for the processor once:
+LceBconv2d packs its filters only once, at its first run. So the member-indexed graph looks the
+filters up as bits, unpacks them and computes with floats:
 
     bits -> LceDequantize (-> PADV2 with ones) -> CONV_2D -> MUL by each filter's scale
                     looked-up bits -> LceDequantize -^
 
-In a graph of one member the looked-up bits are a constant, and LceBconv2d can have them:
+In the graph of one member the looked-up bits are constant, so LceBconv2d can read them:
 
     bits -> LceBconv2d(bits, looked-up bits, scale)
 
@@ -14,8 +14,8 @@ Left alone: real-valued inputs, groups, an activation that LceBconv2d lacks, a s
 the image (LceBconv2d reads it at its first run only), and zero padding around an input that is
 smaller than the filter, which LCE 0.16.0 miscomputes.
 
-Exact without a scale: sums of signs are whole numbers, of which float32 holds all up to 2^24. With
-one, LCE's kernel rounds the product in another way than MUL.
+Exact without a scale: sums of signs are integers, and float32 holds all of them up to 2^24. With a
+scale, LCE's kernel rounds the product differently from MUL.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _match(graph: Graph, op: Operator, of_image: set[Tensor]) -> Match | None:
 
 
 def _pad_value(op: Operator, padding: Operator | None, axes: Sequence[_Axis]) -> int | None:
-    """What LceBconv2d has to pad with in place of a CONV_2D; `None` if it can't.
+    """The padding value of the LceBconv2d that replaces a CONV_2D; `None` if there is none.
 
     # Arguments
         op: the CONV_2D.
@@ -136,7 +136,7 @@ def _pad_value(op: Operator, padding: Operator | None, axes: Sequence[_Axis]) ->
 
 
 def _scaling(graph: Graph, op: Operator, of_image: set[Tensor]) -> tuple[Operator, Tensor | None]:
-    """The MUL by a value a channel that alone reads a convolution, and the values.
+    """The MUL by one value per channel that is the only reader of a convolution, and the values.
 
     # Returns
         The convolution itself and `None` if there is no such MUL.

@@ -1,11 +1,11 @@
-"""Equal constants share one buffer.
+"""Lets equal constants share one buffer.
 
     constant a: bytes X            becomes      constants a, b: the same buffer
     constant b: bytes X
 
-Shape and type of a and b may differ, bytes are all that is shared. The empty shape of a scalar, no
-bytes, stays a constant: taken for none, it would make what is reshaped dynamic, and TFLite would
-give that new memory at every run and keep XNNPACK away from the graph.
+Only the bytes are shared: a and b may differ in shape and type. An empty constant, such as the
+shape of a scalar, stays a constant. Without it the output of the RESHAPE would be dynamic: TFLite
+would allocate it anew at every run and not delegate the graph to XNNPACK.
 
 Equal tables and vectors of the flatbuffer are left to the target, which writes them once
 (`larq_ensemble.convert.targets.lce`).
@@ -21,7 +21,7 @@ from larq_ensemble.convert.ir.graph import Module
 
 
 def run(module: Module) -> Counter[str]:
-    """Counts `shared_buffers`, the buffers that are left over."""
+    """Counts `shared_buffers`, the buffers that are no longer needed."""
     first: dict[bytes, np.ndarray] = {}
     buffers: dict[int, np.ndarray] = {}
     for graph in module.graphs:

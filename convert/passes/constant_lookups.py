@@ -1,12 +1,12 @@
-"""Constants that were looked up only to hide them from the converter are constants again.
+"""Turns lookups in tables of one row back into constants.
 
     table [1, ...] --------------> GATHER -> value        becomes        value = table[0]
     min(number, 0) ------------------^
 
-The front end hides a constant like that where LCE's converter would fold it into something wrong
+The front end hides a constant in this way where LCE's converter would fold it into something wrong
 or larger (`larq_ensemble.convert.frontend.workarounds`).
 
-Left alone: tables of several rows, and lookups by anything that is no `MINIMUM`.
+Left alone: tables of several rows, and lookups whose index is not computed by MINIMUM.
 
 Exact: a table of one row can only be read at 0.
 """

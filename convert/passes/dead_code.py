@@ -1,7 +1,6 @@
-"""Dead-code elimination: what no output of its graph depends on.
+"""Dead-code elimination: drops operators and tensors that no output of their graph depends on.
 
-Dropped are operators and tensors. Inputs stay, and so do all outputs of an operator of which one is
-needed.
+Left alone: inputs, and all outputs of an operator if one of them is needed.
 """
 
 from __future__ import annotations

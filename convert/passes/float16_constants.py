@@ -1,13 +1,13 @@
-"""Large constant factors and summands whose values are half floats, stored as float16.
+"""Stores large constants of ADD and MUL as float16 where that loses nothing.
 
     constant float32 -> ADD or MUL      becomes      constant float16 -> DEQUANTIZE -> ADD or MUL
 
-DEQUANTIZE converts a constant once, when the interpreter runs first.
+DEQUANTIZE converts a constant once, at the interpreter's first run.
 
-Left alone: constants of less than 512 bytes, for which the operator takes more than it saves; those
-with a value that no half float holds; those that another operator reads.
+Left alone: constants below 512 bytes, where the operator costs more bytes than it saves; constants
+with a value that float16 can't hold; constants that another kind of operator reads.
 
-Exact: every half float is a float.
+Exact: float32 holds every float16.
 """
 
 from __future__ import annotations

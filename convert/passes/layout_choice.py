@@ -1,9 +1,9 @@
-"""The layout `"auto"` becomes the one that suits the network.
+"""Chooses the layout where `"auto"` was asked for.
 
 `"subgraphs"` if members own filters that can be bit-packed there
 (`larq_ensemble.convert.passes.bit_packed_convolutions`), else `"indexed"`, which is smaller.
 
-Left alone: a layout that was asked for.
+Left alone: any other layout.
 """
 
 from __future__ import annotations

@@ -1,21 +1,20 @@
-"""Long rows for elementwise operators, and signs of few channels packed fast.
+"""Reshapes maps to long rows, for elementwise operators and for packing signs of few channels.
 
-An elementwise operator with a value for each channel, `[1, h, w, c] + [c]`, begins anew at every
-pixel, which for 16 channels costs more than the additions. LceQuantize is slow where a pixel's
-channels don't fill words of 32 bits. The same numbers in the same order as rows of k pixels cost
-neither, and in memory such a tensor *is* the map: RESHAPE takes no time where the two can share
-their memory.
+An elementwise operator with one value per channel, `[1, h, w, c] + [c]`, starts a new loop at every
+pixel. For 16 channels that costs more than the additions. LceQuantize is slow where the channels of
+a pixel don't fill words of 32 bits. Rows of k pixels avoid both. They have the same numbers in the
+same order in memory, so the RESHAPE is free where its input and output can share memory.
 
     map [1, h, w, c] -> RESHAPE -> [1, 1, n, k c] -> ADD -> LceQuantize -> ...
             vector [c] -> TILE  -> [k c] -------------^
 
 Packed words with the signs of 32 / c pixels (c = 8 or 16) are read as unsigned integers of c bits
-(BITCAST) and widened to a word a pixel (CAST).
+(BITCAST) and widened to a word per pixel (CAST).
 
-Left alone: maps of fewer than 128 pixels, where repeating the vector takes what the long rows save;
-operators that don't win, unless they stand next to one that does: the map keeps its shape then.
+Left alone: maps of fewer than 128 pixels, where repeating the vector costs what long rows save;
+operators that don't gain, unless they are next to one that does, which saves a RESHAPE between.
 
-Exact: every output keeps its bits.
+Exact: every output has the same bits as before.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from larq_ensemble.convert.ir.schema import enum, options
 
 #: Elementwise operators and which of their inputs can be maps.
 _OPERATORS = {"ADD": 2, "MUL": 2, "SUB": 2, "PRELU": 1, "RELU": 1, "LceQuantize": 1}
-#: Rows of at most so many numbers: what it takes to begin one is little then, and so is repeating.
+#: The most numbers in a row. The cost of starting a row is small then, and so are the vectors.
 _LONGEST = 256
 _FEWEST_PIXELS = 128
 _WORD = 32
@@ -38,8 +37,8 @@ _INTEGERS = {8: "uint8", 16: "uint16"}
 
 
 def run(module: Module) -> Counter[str]:
-    """Counts operators with a value a channel (`long_rows`), and LceQuantize of 8 or 16 channels
-    (`narrow_signs`), that have become cheaper."""
+    """Counts the operators that got cheaper: `long_rows` with one value per channel, and
+    `narrow_signs`, LceQuantize of 8 or 16 channels."""
     return _LongRows(module.graph).run()
 
 
@@ -74,7 +73,7 @@ class _LongRows:
         return counts
 
     def _chosen(self) -> tuple[dict[Operator, list[Tensor]], Counter[str]]:
-        """The maps of each operator that gets long rows, and how many win by it."""
+        """The maps of each operator that gets long rows, and how many operators gain by it."""
         candidates = [(op, maps) for op in self._graph.operators if (maps := _maps(op))]
         chosen: dict[Operator, list[Tensor]] = {}
         counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""The layout `"branches"`: one graph, in which all members branch off from what they share.
+"""The layout `"branches"`: one graph with a branch per member after the shared trunk.
 
     image, member -> [GATHER by member] -> logits
 
@@ -7,10 +7,10 @@ becomes
     image -> trunk -> [constants of member 0] -> logits_0
                    -> [constants of member 1] -> logits_1 ...
 
-What no member's value has an effect on is computed once. Raises an `EnsembleError` where the
-member's number is used for more than to look rows up.
+What depends on no member's values is computed once. Raises an `EnsembleError` if the graph uses
+`member` for anything but lookups.
 
-Exact: a constant holds the bits of the row.
+Exact: a constant has the bits of its row.
 """
 
 from __future__ import annotations

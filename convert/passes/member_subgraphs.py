@@ -1,4 +1,4 @@
-"""The layout `"subgraphs"`: a graph a member, whose own values are constants.
+"""The layout `"subgraphs"`: a graph per member, with the member's values as constants.
 
     image, member -> [GATHER by member] -> logits
 
@@ -6,11 +6,11 @@ becomes a graph for each member, with the SignatureDef `member_{i}`:
 
     image -> [constants of member i] -> logits
 
-The graphs have all tensors in common but those constants, so a further one takes little more than
-its values and a list of tensors. Raises an `EnsembleError` where the member's number is used for
-more than to look rows up.
+The graphs share all tensors except these constants, so one more member takes little more than its
+values and a list of tensors. Raises an `EnsembleError` if the graph uses `member` for anything but
+lookups.
 
-Exact: a constant holds the bits of the row.
+Exact: a constant has the bits of its row.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The values that each member owns, taken out of the member-indexed graph."""
+"""Takes the members' own values out of the member-indexed graph, for layouts without lookups."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ MemberValues = dict[Tensor, Sequence[np.ndarray]]
 
 
 def take_member_values(module: Module) -> MemberValues:
-    """Takes the input `member` and all that reads it out of the graph.
+    """Removes the input `member` and its lookups from the graph.
 
     # Returns
-        What was looked up; no operator produces these tensors any more.
+        Every member's value of each looked-up tensor, which now has no producer.
 
     # Raises
-        EnsembleError: if `member` is used for more than to look rows up.
+        EnsembleError: if the graph uses `member` for anything but lookups.
     """
     graph = module.graph
     values: MemberValues = {}
     number = graph.input("member")
     assert number is not None  # the front end's graph has it, and a signature
     assert graph.signature is not None
-    #: What depends on the member's number alone, by member.
+    #: The tensors that depend on nothing but `member`, with their value for each member.
     known: MemberValues = {
         number: [np.array([member], np.int32) for member in range(module.members)]
     }

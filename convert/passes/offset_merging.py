@@ -1,16 +1,16 @@
-"""Offsets, a value a channel each, added together or to a convolution's bias.
+"""Merges per-channel offsets, or adds them to a convolution's bias.
 
     (x + o) + (y + p)  becomes  (x + y) + (o + p)
     conv(x) + o        becomes  conv(x) with the bias b + o
 
-An offset waits until something other than a sum or a mean reads it, and what has met by then is
-added at once. Offsets go into the bias of an LceBconv2d only in layouts whose graphs belong to one
-member, since it reads its bias at its first run only.
+An offset moves down the graph through sums and means, until another operator reads the result. The
+offsets that have met by then are added at once. An LceBconv2d reads its bias only at its first run,
+so it takes offsets only in layouts with one graph per member.
 
-Left alone: sums with a fused activation, and the whole graph where moving its offsets would leave
-as much to add as before.
+Left alone: sums with a fused activation, and the whole graph if moving the offsets saves no
+additions.
 
-Not to the bit: sums of floats are rounded in another order.
+Not bit-exact: floats are summed in another order.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Vectors = tuple[Tensor, ...]
 
 
 def run(module: Module) -> Counter[str]:
-    """Counts sums with a value a channel: `folded_offsets` into biases, `merged_offsets`."""
+    """Counts the offsets that are gone: `folded_offsets` into biases, and `merged_offsets`."""
     return _Offsets(module.graph, into_biases=module.layout != "indexed").run()
 
 
 class _Offsets:
-    """Goes through the graph once; what it makes is kept only if less is left to add.
+    """Visits each operator once; the result is kept only if it saves additions.
 
     # Arguments
         graph: of one member, or member-indexed.
@@ -82,7 +82,7 @@ class _Offsets:
         return [op for op in operators if map_and_vector(op, "ADD", self._of_image)]
 
     def _visit(self, op: Operator) -> None:
-        """Puts what becomes of an operator behind the new ones."""
+        """Adds what replaces an operator to the new operators."""
         with_vector = map_and_vector(op, "ADD", self._of_image)
         if with_vector:
             self._take(op.outputs[0], *with_vector)
@@ -98,7 +98,7 @@ class _Offsets:
         self._emit(dataclasses.replace(op, inputs=inputs))
 
     def _take(self, output: Tensor, x: Tensor, vector: Tensor) -> None:
-        """Lets an offset wait, in place of the sum of it and a map."""
+        """Replaces the sum of a map and an offset by the map with a pending offset."""
         base, vectors = self._pending.get(x, (x, ()))
         if output not in self._graph.outputs and self._fold(base, (vector,)):
             self._folded += 1
@@ -108,7 +108,7 @@ class _Offsets:
         self._uses[base] += self._uses[output] - 1
 
     def _move_behind(self, op: Operator, bases: Sequence[Tensor], vectors: Vectors) -> None:
-        """Lets an operator read what the offsets of its inputs still have to be added to."""
+        """Moves the pending offsets of an operator's inputs behind the operator."""
         (output,) = op.outputs
         base = self._graph.add_like(output)
         self._of_image.add(base)
@@ -124,9 +124,9 @@ class _Offsets:
         self._pending[output] = base, vectors
 
     def _fold(self, tensor: Tensor, vectors: Vectors) -> bool:
-        """Adds vectors to the bias of a convolution that a sum is made of, if that is possible.
+        """Adds vectors to the bias of a convolution that contributes to a tensor, if possible.
 
-        It is where the values without the vectors are read by nothing else.
+        It is possible if nothing else reads the value without the vectors.
         """
         op = self._producers.get(tensor)
         if not self._into_biases or op is None or self._uses[tensor] != 1:
@@ -141,7 +141,7 @@ class _Offsets:
         )
 
     def _add_pending(self, tensor: Tensor) -> None:
-        """Adds what a tensor waits for, because its value is read now."""
+        """Adds a tensor's pending offsets, because its value is read now."""
         base, vectors = self._pending.get(tensor, (tensor, ()))
         if not vectors:
             self._replaced[tensor] = base
@@ -172,7 +172,7 @@ def _additions(operators: Sequence[Operator]) -> int:
 
 
 def _lets_offsets_pass(op: Operator) -> bool:
-    """Whether an offset of its inputs, a value a channel, is one of its output."""
+    """Whether a per-channel offset of its inputs is the same offset of its output."""
     if op.name == "ADD":
         one, other = op.operands
         return not op.activation and one.shape == other.shape

@@ -1,4 +1,4 @@
-"""PReLU as one operator, also where its slope is looked up.
+"""Fuses a PReLU with a looked-up slope into one operator.
 
     x -> RELU ------------------> SUB -> y         becomes         x -> PRELU -> y
     x -> NEG -> RELU -> MUL -------^                      alpha -------^
@@ -6,7 +6,7 @@
 
 LCE's converter finds this pattern only where alpha is a constant.
 
-Left alone: a pattern of which a part is read elsewhere too.
+Left alone: patterns with an intermediate value that something else reads too.
 
 Exact: PRELU computes `x if x >= 0 else alpha * x`, and one of the two terms of
 `relu(x) - alpha * relu(-x)` is zero. Only the sign of a zero may differ, which no comparison sees.

@@ -1,18 +1,18 @@
-"""Products behind a binary convolution, computed by its multiplier.
+"""Folds a per-channel product after a binary convolution into the convolution's multiplier.
 
     s * conv(x)        becomes  conv(x) with the multiplier m * s and the bias b * s
     s * prelu(conv(x)) becomes  prelu(conv(x)) likewise, for s > 0
 
-where s has a value a channel. The filters stay shared, and the product over a map is gone: what
-remains is one over channels, which the interpreter computes once where s is a constant.
+where s has one value per channel. The filters stay shared. The product over the map is gone; the
+product over channels that replaces it is computed once if s is constant.
 
-Only for layouts whose graphs belong to one member: LceBconv2d reads multiplier and bias at its
-first run only, so a looked-up s would be that of the first member that runs.
+Only for layouts with one graph per member: LceBconv2d reads multiplier and bias only at its first
+run, so a looked-up s would stay that of the first member that runs.
 
-Left alone: products with a fused activation; maps that are read elsewhere too; behind a PReLU,
-scales that are not positive for every member, or not known.
+Left alone: products with a fused activation; maps that something else reads too; after a PReLU,
+scales that are not positive for every member, or unknown.
 
-Not to the bit: products of floats are rounded in another order.
+Not bit-exact: floats are multiplied in another order.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _matches(graph: Graph) -> Iterator[_Match]:
 
 
 def _positive(module: Module, vectors: Sequence[Tensor]) -> set[Tensor]:
-    """Those vectors that hold nothing but positive numbers for every member."""
+    """The vectors that are positive in every channel for every member."""
     graph = module.graph
     number = graph.input("member")
     positive = set(vectors)

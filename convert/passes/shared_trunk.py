@@ -1,19 +1,19 @@
-"""The shared trunk: what all members of an image have in common, as a graph that runs once.
+"""Splits off the shared trunk as a graph that runs once per image, whatever the number of members.
 
-A complete graph computes a member from the image, also what no member has an effect on: the
-normalization and, where it is shared, the stem. So the file gets further graphs behind the complete
-ones, each with a SignatureDef:
+A complete graph computes a member from the image on, including what is the same for all members:
+the normalization and, where it is shared, the stem. So the file gets two more kinds of graphs after
+the complete ones, each with a SignatureDef:
 
 | signature | inputs | outputs |
 |---|---|---|
 | `prefix` | `image` | `features_0` and so on: what members read of it |
 | `rest`, in the layout `"subgraphs"` `rest_{i}` | these, and `member` where it was | `logits` |
 
-They consist of the complete graphs' own operators and tensors and take one or two kilobytes. The
-complete graphs stay, and stay first: tools that know no signatures run the first graph of a file.
+They reuse the operators and tensors of the complete graphs and take one or two kilobytes. The
+complete graphs stay first: tools that know no signatures run the first graph of a file.
 
-Left alone: files of one member; the layout `"branches"`, whose graph computes what members have in
-common once already; networks whose members have nothing costly in common.
+Left alone: files of one member; the layout `"branches"`, which computes the trunk once already;
+networks whose trunk has no costly operator.
 
 Exact: the two parts run the operators of the complete graph.
 """
@@ -31,8 +31,8 @@ from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Signature, T
 from larq_ensemble.convert.ir.schema import table_key
 from larq_ensemble.runtime.file import REST, TRUNK
 
-#: More than an operation for each number that is read. A trunk without such an operator would save
-#: no more than it takes to hand its outputs on.
+#: Operators with more than one operation per number that they read. A trunk without any would save
+#: no more than it costs to pass its outputs on.
 _COSTLY = {
     *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "LceBconv2d"),
     *("FULLY_CONNECTED", "BATCH_MATMUL", "RESIZE_BILINEAR"),
@@ -71,7 +71,7 @@ def run(module: Module) -> Counter[str]:
 
 
 def drop_parts(module: Module) -> bool:
-    """Takes trunk and rest out of a module again; returns whether it had them."""
+    """Removes the graphs of trunk and rest; returns whether there were any."""
     complete = complete_graphs(module)
     had = len(complete) < len(module.graphs)
     module.graphs = complete
@@ -84,7 +84,7 @@ def complete_graphs(module: Module) -> list[Graph]:
 
 
 def trunk_of(module: Module) -> Graph | None:
-    """The graph of what members have in common; `None` if there is none."""
+    """The graph of the shared trunk; `None` if there is none."""
     for graph in module.graphs:
         if graph.signature is not None and graph.signature.key == TRUNK:
             return graph
@@ -184,7 +184,7 @@ def _divide(module: Module) -> _Division | None:
 
 
 def _own_tensors(graphs: Sequence[Graph]) -> set[Tensor] | None:
-    """What the members have different values in: their number, or constants of the first graph.
+    """The tensors in which members differ: their number, or constants of the first graph.
 
     # Returns
         `None` if their graphs differ in more than that.

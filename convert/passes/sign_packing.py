@@ -1,4 +1,4 @@
-"""Looked-up signs, int8 values +1 and -1, stored as one bit each.
+"""Packs tables of signs, int8 values +1 and -1, into one bit each.
 
     table int8 [m, ..., n] -> GATHER -> CAST -> float32 [..., n]
 
@@ -8,7 +8,7 @@ becomes
 
 The last axis is packed as LCE packs it: channel c is bit `c mod 32` of word `c // 32`, set for -1.
 
-Left alone: tables with other values, and those that something else reads too.
+Left alone: tables with other values, and tables that something else reads too.
 
 Exact: LceDequantize yields +1.0 and -1.0, as CAST does.
 """

@@ -1,7 +1,7 @@
-"""What the passes have in common that move scales and offsets of maps.
+"""Helpers of the passes that move per-channel scales and offsets.
 
-A map is a tensor that depends on the image; a vector has a value for each of its channels and
-doesn't.
+A map is a tensor that depends on the image. A vector has one value per channel of a map and does
+not depend on the image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def map_and_vector(op: Operator, name: str, of_image: set[Tensor]) -> tuple[Tens
 
 
 def has_multiplier(op: Operator) -> bool:
-    """Whether it is an LceBconv2d with float outputs: a multiplier and a bias a channel."""
+    """Whether it is an LceBconv2d with float outputs: a multiplier and a bias per channel."""
     return op.name == "LceBconv2d" and op.inputs[2] is not None
 
 

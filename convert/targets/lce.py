@@ -1,8 +1,8 @@
 """A module as the flatbuffer that Larq Compute Engine runs.
 
-Equal tables (tensors, operators, options), vectors and strings are written once, whatever points to
-them: the interpreter gives each entry of a list of tensors its own memory, so entries may share a
-description. The ensemble's metadata stand last and hold a checksum of the file.
+Equal tables (tensors, operators, options), vectors and strings are written once. Entries of a list
+of tensors may share one description, because the interpreter gives each entry its own memory. The
+ensemble's metadata come last and hold a checksum of the file.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from larq_ensemble.convert.ir.schema import table_key
 from larq_ensemble.runtime.file import ALIGNMENT, IDENTIFIER, TRUNK, seal
 from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
 
-#: How many tensors TFLite has room for at first.
+#: The number of tensors for which TFLite reserves room.
 _RESERVED_TENSORS = 128
 
 
 def write_ensemble(module: Module, metadata: EnsembleMetadata) -> bytes:
-    """The bytes of an ensemble's file, sealed by a checksum."""
+    """The bytes of an ensemble's file, with a checksum."""
     module.metadata[ENTRY] = metadata.to_json()
     return seal(write(module))
 
@@ -46,14 +46,14 @@ def write(module: Module) -> bytes:
 
 
 def _with_room(graph: Any) -> list[Any]:
-    """The tensors of the shared trunk, as many as a power of two: the last ones are not used.
+    """The tensors of the shared trunk, padded with unused ones to a power of two, at least 128.
 
-    Preparing a convolution adds tensors to TFLite's list, and to have room for some more the list
-    moves in memory, before an operator is prepared or when the graph first runs. LCE's Python
-    binding doesn't survive the latter (LCE 0.16.0: a graph of 112 tensors that ends in a
-    convolution crashes), which is where a trunk may lead, ending in what adds tensors. TFLite
-    reserves room for 128 at first and doubles it: a list that starts out full moves before the
-    first operator is prepared, and has enough room then.
+    This works around a crash of LCE 0.16.0. Preparing a convolution adds tensors to TFLite's list.
+    If the list runs out of room, it moves in memory, either before an operator is prepared or at
+    the graph's first run. LCE's Python binding crashes in the second case, for example for a graph
+    of 112 tensors that ends in a convolution, as a trunk may. TFLite reserves room for 128 tensors
+    and doubles it. A list that is full from the start moves before the first operator is prepared,
+    and then has enough room.
     """
     used = {int(index) for op in graph.operators for index in (*op.inputs, *op.outputs)}
     count = 1 + max(used)
@@ -111,7 +111,7 @@ class DeduplicatingBuilder(flatbuffers.Builder):
         super().PrependUOffsetTRelative(off)
 
     def EndVector(self, *args: Any) -> int:
-        """Takes a vector of tables back if one of the same tables stands already."""
+        """Drops the vector again if an equal vector of tables was written before."""
         vector = super().EndVector(*args)
         offsets, self._vector_offsets = tuple(self._vector_offsets), []
         if not offsets:

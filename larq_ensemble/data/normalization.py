@@ -22,7 +22,7 @@ class Normalization:
     evaluation and the converted file round alike.
 
     # Arguments
-        mean, std: one number a channel, of pixels on the scale 0..1; `std` is positive.
+        mean, std: one number per channel, of pixels on the scale 0..1; `std` is positive.
 
     # Raises
         EnsembleError: for numbers that are not finite, a `std` that is not positive, or different
@@ -86,5 +86,5 @@ class Normalization:
 def _wrong(name: str, expected: str, values: np.ndarray | Sequence[float]) -> EnsembleError:
     received = np.asarray(values).tolist()
     return EnsembleError(
-        f"`{name}` must hold {expected}, finite and one a channel. Received: {received}."
+        f"`{name}` must hold {expected}, finite and one per channel. Received: {received}."
     )

@@ -84,7 +84,7 @@ def build_ensemble(
         dropout: a new rate for the members' Dropout layers; `None` keeps theirs.
         initial: `"pretrained"`: members start from the backbone's weights; `"random"`: each from
             weights that the layers' initializers draw anew, which needs the sharing `"none"`.
-        independent_inputs: one input a member, for members that see different batches.
+        independent_inputs: one input per member, for members that see different batches.
         weights: how much each member counts in the combination, positive; `None`: all the same.
         seed: of the noise, and of random members.
 
@@ -101,7 +101,7 @@ def build_ensemble(
     check_members(members)
     if weights is not None and not are_weights(tuple(weights), members):
         raise EnsembleError(
-            f"`weights` must be {members} positive, finite numbers, one a member, got {weights}."
+            f"`weights` must be {members} positive, finite numbers, one per member, got {weights}."
         )
     if independent_inputs and not SCHEMES[scheme].independent:
         raise EnsembleError(

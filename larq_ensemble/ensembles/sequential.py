@@ -217,7 +217,7 @@ def fit_members(
     # Arguments
         backbone, members, sharing, scheme, jitter, dropout, initial: as for `build_ensemble`.
         x, y: images and labels as arrays, or as `x` a `tf.data.Dataset` of batches (images,
-            labels), which is read once an epoch.
+            labels), which is read once per epoch.
         optimizer: as for `keras.Model.compile`; each member gets a new one of its configuration.
             Its learning rate is the highest for `snapshot` and `fast_geometric`.
         end_learning_rate: the lowest, for these two.
@@ -230,7 +230,7 @@ def fit_members(
         patience: for `boosting` and `adaboost`, ends after so many members in a row without a
             better validation accuracy, and leaves those out; `None`: never.
         pixel_range: for `adversarial`, the difference between the brightest and the darkest pixel
-            in `x`, a number or one a channel.
+            in `x`, a number or one per channel.
         folder: where trained members are kept. A call that is repeated after an interruption
             goes on with the member that it was at, and the epoch that it was in.
         seed: of the jitter, the order of arrays and the samples. Dropout follows the seed of
@@ -475,7 +475,7 @@ class _Data:
 
     # Attributes
         examples: how many there are; `None`: a stream.
-        steps: batches an epoch; `None`: unknown.
+        steps: batches per epoch; `None`: unknown.
     """
 
     def __init__(self, x: Any, y: Any, batch_size: int) -> None:

@@ -4,7 +4,7 @@ Keras traces the graph of a training step branch by branch, which takes seconds 
 before the first step. But the branches are alike. So here one member is a `tf.function` of
 
     features     the output of the shared trunk, computed once
-    shared       the values of the shared layers; their filters are binarized once a step
+    shared       the values of the shared layers; their filters are binarized once per step
     own          the values of a member's own weights
 
 which is called M times. Its signs and PReLUs are fused, see

@@ -158,7 +158,7 @@ def _macs(layer: keras.layers.Layer, calls: list[Any]) -> int | None:
 
 
 def _stored(layer: keras.layers.Layer, kind: Kind) -> Iterator[Stored]:
-    """The values that a device stores of a layer; batch norm is folded to two a channel."""
+    """The values that a device stores of a layer; batch norm is folded to two per channel."""
     if kind is Kind.NORM:
         channels = max((int(weight.shape.num_elements()) for weight in layer.weights), default=0)
         yield Stored(Content.NORM, 2 * channels, 32)

@@ -8,7 +8,7 @@ There are two counts, both in bits:
   weight and 32 bits for a real one. Batch norm, activation parameters, biases and scales don't
   count;
 - what a device stores: these weights, and with 32 bits each the scale of each binary filter, batch
-  norm folded to two values a channel, activation parameters and biases.
+  norm folded to two values per channel, activation parameters and biases.
 
 ```python
 from larq_ensemble.network.architectures import trace_model

@@ -46,8 +46,8 @@ def keras_layer(
 class TracedLayers:
     """Implements `larq_ensemble.network.layers.Layers` by recording each layer that is called.
 
-    Batch norm counts as two values a channel, because scale, offset, mean and variance fold to
-    `scale * x + offset`. A binary filter counts one bit a weight and one float for mean(|W|).
+    Batch norm counts as two values per channel, because scale, offset, mean and variance fold to
+    `scale * x + offset`. A binary filter counts one bit per weight and one float for mean(|W|).
 
     # Arguments
         binary: `False` for the real-valued twin.

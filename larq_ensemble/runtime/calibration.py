@@ -197,7 +197,7 @@ def fit(
     images, classes = combine(logits, scheme, weights).shape
     if labels.shape != (images,) or labels.dtype.kind not in "iu" or not images:
         raise EnsembleError(
-            f"`labels` must be one class index an image, for {images} images and at least one. "
+            f"`labels` must be one class index per image, for {images} images and at least one. "
             f"Received: {labels.dtype} of shape {list(labels.shape)}."
         )
     if labels.min() < 0 or labels.max() >= classes:

@@ -118,7 +118,7 @@ def combine(logits: np.ndarray, scheme: str, weights: Sequence[float] | None = N
 
 
 def are_weights(values: object, members: int) -> bool:
-    """Whether `values` is a tuple of one positive, finite number a member."""
+    """Whether `values` is a tuple of one positive, finite number per member."""
     return (
         isinstance(values, tuple)
         and len(values) == members

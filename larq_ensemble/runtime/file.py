@@ -56,7 +56,7 @@ class EnsembleFile:
         data: the bytes of the file.
         metadata: the file's metadata.
         graphs: the complete graphs, from the image to the logits: one, or in the layout
-            `"subgraphs"` one a member. Inputs are `image`, and in the layout `"indexed"` also
+            `"subgraphs"` one per member. Inputs are `image`, and in the layout `"indexed"` also
             `member`. Outputs are `logits`, or in the layout `"branches"` `logits_0`, `logits_1`
             and so on.
         trunk: the graph that all members of an image share, from `image` to `features_0` and so

@@ -87,7 +87,7 @@ class EnsembleInterpreter:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """One name a class; `None` if the file has no names."""
+        """One name per class; `None` if the file has no names."""
         return self._metadata.class_names
 
     @property

@@ -82,7 +82,7 @@ class MemberInterpreter(ABC):
 
 
 class OneByOneInterpreter(MemberInterpreter):
-    """Runs the trunk, if the file has one, and then one graph for all members or one a member.
+    """Runs the trunk, if the file has one, and then one graph for all members or one per member.
 
     LCE's interpreter runs only the first subgraph of a model and keeps a copy of the model. So each
     graph gets an interpreter when it first runs, which takes the size of the file and an arena of

@@ -40,7 +40,7 @@ class EnsembleMetadata:
         input_shape: `(height, width, channels)` of an image with values 0..255.
         theory_parts: the lower bound of the file's size in bytes, by owner (`shared_`: once;
             `member_`: for all members together) and purpose. The sum is `theory_bytes`.
-        class_names: one name a class, or `None`.
+        class_names: one name per class, or `None`.
         dataset: name of the data set that the ensemble was trained on, or `None`.
         layout: how the file holds its members: `"indexed"`: one graph that looks up the values of
             a member by its number; `"subgraphs"`: a graph for each; `"branches"`: one graph that
@@ -48,7 +48,7 @@ class EnsembleMetadata:
         heads: number format of the last linear layer's weights: `"float32"`, or `"int8"` with a
             float scale for each class.
         precision: number format of the members' other values: `"float32"`, or `"compact"` with a
-            few bits a value.
+            few bits per value.
         columns: number of columns in the table of the members' values, by purpose: batch norm,
             activations, heads and so on; empty if the file has no such table.
         weights: a weight for each member in the combination; `None`: all equal.
@@ -103,9 +103,9 @@ class EnsembleMetadata:
             "class_names",
             self.class_names is None
             or (_is_tuple(self.class_names, self.classes) and _are(self.class_names, str)),
-            f"{self.classes} strings, one a class",
+            f"{self.classes} strings, one per class",
         )
-        for name, per in (("weights", "one a member"), ("temperatures", "one for each m")):
+        for name, per in (("weights", "one per member"), ("temperatures", "one for each m")):
             values = getattr(self, name)
             self._require(
                 name,

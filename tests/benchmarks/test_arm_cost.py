@@ -26,7 +26,7 @@ def test_counts_a_member_and_the_ensemble(script, counter, run, tflite, tmp_path
     assert [row["kernel"] for row in result["files"]] == ["default", "indirect"]
     for row, each in zip(result["files"], (3, 2), strict=True):
         assert row["members"] == 3
-        # What members have in common once an image, then each member.
+        # What members have in common once per image, then each member.
         assert row["instructions_once"] == row["instructions_member"] == each * size
         assert row["instructions_ensemble"] == (1 + 3) * each * size
         assert row["ratio"] == pytest.approx((1 + 3) * size / (3 * single))

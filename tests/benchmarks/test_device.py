@@ -125,7 +125,7 @@ def test_a_table_by_threads_and_members(script, phone, tool, tflite, tmp_path, w
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
     rows = {(row["threads"], row["members"]): row for row in result["rows"]}
-    # 8 ms once an image, then 10, 11 and 12 ms on one thread.
+    # 8 ms once per image, then 10, 11 and 12 ms on one thread.
     assert {key: row["latency_ms"] for key, row in rows.items()} == {
         (1, 1): 18, (1, 3): 41, (2, 1): 9, (2, 3): 20.5
     }  # fmt: skip

@@ -32,7 +32,7 @@ def torch_python() -> str | None:
 
 @pytest.fixture
 def measured(monkeypatch) -> list[Any]:
-    """What was measured, by processes that are made up: M member-images a second more than 10."""
+    """What was measured, by processes that are made up: M member-images per second more than 10."""
     steps = load("fusion_steps")
     trainings = []
 

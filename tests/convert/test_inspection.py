@@ -29,7 +29,7 @@ def test_categories_sum_to_the_file(fusion: Converted) -> None:
 
 
 def values_of_norms(model: keras.Model) -> int:
-    """A scale and an offset a channel; a threshold alone before a sign that no scale turns."""
+    """A scale and an offset per channel; a threshold alone before a sign that no scale turns."""
     norms = [
         layer for layer in model.layers if layer.name.startswith("member_0_") and "bn" in layer.name
     ]

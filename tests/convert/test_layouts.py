@@ -70,7 +70,7 @@ def test_layouts_of_constants_agree_to_the_bit(fusion: Converted, tmp_path: Path
 
 
 def test_members_by_need_and_by_time(fusion: Converted, tmp_path: Path) -> None:
-    """A graph a member can stop early; one graph for all can't, and says so."""
+    """A graph per member can stop early; one graph for all can't, and says so."""
     images, labels = pixels(40, (16, 16, 3)), np.arange(40) % 7
     subgraphs, branches = (
         converted(fusion.model, tmp_path / layout, layout=layout).path
@@ -341,7 +341,7 @@ def test_grouped_filters_of_a_member_are_refused(tmp_path: Path) -> None:
     )(x)
     backbone = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
     model = build_ensemble(backbone, 2, sharing="none")
-    with pytest.raises(EnsembleError, match=r"'member_0_grouped'.*2 groups.*Way out: share it"):
+    with pytest.raises(EnsembleError, match=r"'member_0_grouped'.*2 groups.*To convert it, share it"):
         converted(model, tmp_path)
 
 

@@ -13,7 +13,7 @@ from larq_ensemble.training.plots import draw_frontier, save
 
 # The network `tiny` on digits, by hand. Shared: stem, binary filters with their scales, shortcut.
 SHARED_BYTES = 4 * 9 * 4 + (2 * 9 * 4 * 4 + 9 * 4 * 8 + 9 * 8 * 8) // 8 + 4 * 24 + 4 * 4 * 8
-# Own: seven batch norms of two values a channel, slopes, linear layer.
+# Own: seven batch norms of two values per channel, slopes, linear layer.
 MEMBER_BYTES = 2 * 4 * (4 + 3 * 4 + 4 + 3 * 8) + 4 * 6 + 4 * (8 * 10 + 10)
 BINARY_MACS = 64 * 9 * (2 * 4 * 4) + 16 * 9 * (4 * 8 + 8 * 8)
 REAL_MACS = 64 * 9 * 4 + 16 * 4 * 8 + 8 * 10

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
 @click.option(
     "--recompute",
     is_flag=True,
-    help="Run members one after the other, twice a step: the memory of one member's activations "
+    help="Run members one after the other, twice per step: the memory of one member's activations "
     "whatever M, the same result, about a third more time.",
 )
 @click.option(

@@ -34,7 +34,7 @@ class Stage:
         so_far: returns the ensemble of the members before; call it for `member` above 0 only.
         shrinkage: how much each member counts, for boosting.
         pixel_range: difference between the brightest and the darkest pixel in what the network
-            is given, a number or one a channel.
+            is given, a number or one per channel.
     """
 
     member: int
@@ -53,7 +53,7 @@ class Scheme:
         name: how users call it; the key of its NumPy combination, too.
         jitter: default size of the noise on members' initial weights. Members that start equal
             and see the same batches would stay equal forever.
-        independent: whether members may see different batches (one input a member).
+        independent: whether members may see different batches (one input per member).
         sequential: whether members must be trained one after the other.
         rounded: whether members own their binary filters, drawn by stochastic rounding and
             frozen, whatever the sharing policy says of those layers.
@@ -90,7 +90,7 @@ class Scheme:
 
         # Arguments
             logits: of each member, [n, classes].
-            weights: one positive number a member; `None`: all the same.
+            weights: one positive number per member; `None`: all the same.
 
         # Returns
             Probabilities [n, classes].

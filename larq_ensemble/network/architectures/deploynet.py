@@ -8,7 +8,7 @@ What makes it cheap:
   stage fill half of one. A few wide layers at a low resolution take fewer instructions than many
   narrow layers at a high resolution, and leave fewer elements to quantize, normalize and add.
 - The scale of a batch norm before a sign is kept positive, so for each member the two are one
-  threshold a channel: an addition.
+  threshold per channel: an addition.
 - Binary convolutions are padded with ones (`pad_values=1`), which needs no correction at borders.
 - All stages have one width, so shortcuts need no convolutions. Where the resolution halves, the
   shortcut is the mean of each 2x2 window.
@@ -20,7 +20,7 @@ with a non-negative slope, but slopes learn to be negative.
 # References
     - He et al. 2016, [Identity Mappings](https://arxiv.org/abs/1603.05027) (batch norm and
       activation before the convolution).
-    - Liu et al. 2018, [Bi-Real Net](https://arxiv.org/abs/1808.00278) (a shortcut a convolution).
+    - Liu et al. 2018, [Bi-Real Net](https://arxiv.org/abs/1808.00278) (a shortcut per convolution).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def deploy_block(
     """BN, sign, binary 3x3 conv, PReLU, BN, plus shortcut.
 
     The scales of the first BN are kept positive (`larq_ensemble.constraints.AtLeast`), and the
-    PReLU has one slope a channel. The shortcut is the identity, or the mean of each
+    PReLU has one slope per channel. The shortcut is the identity, or the mean of each
     `strides` x `strides` window. `x` has `filters` channels.
     """
     shortcut = x

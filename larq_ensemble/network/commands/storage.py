@@ -54,7 +54,7 @@ def command(
 
     Paper bits are what Kim et al. 2022 count in Table 1: weights of one network, without batch
     norm, activation parameters, biases and scales. Bytes are all that a device stores, with batch
-    norm folded to two values a channel.
+    norm folded to two values per channel.
 
     \b
     Examples:
@@ -111,7 +111,7 @@ def _print_parts(report: Report, title: str, counted: StorageReport) -> None:
     ):
         report.table(
             f"{title}, by {what}",
-            [what, "paper bits", "shared bytes", "bytes a member", f"bytes, M = {members}"],
+            [what, "paper bits", "shared bytes", "bytes per member", f"bytes, M = {members}"],
             [
                 [
                     name,
@@ -137,7 +137,7 @@ def _print_policies(
     reports[sharing] = counted
     report.table(
         f"M = {members}, by sharing",
-        ["sharing", "shared bytes", "bytes a member", "bytes in all", "% of separate networks"],
+        ["sharing", "shared bytes", "bytes per member", "bytes in all", "% of separate networks"],
         [
             [
                 name,

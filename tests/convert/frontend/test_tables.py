@@ -29,7 +29,7 @@ def constants(path: Path, dtype: str) -> list[tuple[int, ...]]:
 
 
 def rounded_to_int8(kernel: np.ndarray) -> np.ndarray:
-    """A linear layer's kernel `[inputs, classes]` with 255 values a class."""
+    """A linear layer's kernel `[inputs, classes]` with 255 values per class."""
     step = np.abs(kernel).max(axis=0) / 127
     return np.round(kernel / step) * step
 
@@ -106,7 +106,7 @@ def test_compact_tables_are_bits_and_half_floats(tmp_path: Path) -> None:
     metadata = inspect_file(case.path).metadata
     assert metadata["precision"] == "compact"
     columns = sum(metadata["columns"].values())
-    # Tables of one row a member, as words of 32 bits; middle and step are common to all.
+    # Tables of one row per member, as words of 32 bits; middle and step are common to all.
     assert (3, COMPACT_BITS, -(-columns // 32)) in constants(case.path, "int32")
     assert constants(case.path, "float16") == [(columns,), (columns,)]
     # int8 weights, but their scales are vectors like biases.

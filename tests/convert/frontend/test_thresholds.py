@@ -1,4 +1,4 @@
-"""A comparison a channel decides as PReLU, batch norm and sign do."""
+"""A comparison per channel decides as PReLU, batch norm and sign do."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_negative_scales_turn_the_comparison(tmp_path: Path) -> None:
 
 
 def test_compact_values_keep_the_prelu(tmp_path: Path) -> None:
-    """Thresholds of members lie too far apart there for a few bits a value."""
+    """Thresholds of members lie too far apart there for a few bits per value."""
     model = with_slopes(randomized(build_ensemble(small_backbone(), 2)), lambda name: 0.2)
     case = converted(model, tmp_path, precision="compact")
     assert inspect_file(case.path).ops["PRELU"] == 3 * 2

@@ -85,7 +85,7 @@ def test_what_is_not_known() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "compact"])
 def test_all_rows_of_an_ensemble(precision: str) -> None:
-    """What SPLIT_V hands out: from floats, or bits, a step and a middle a column."""
+    """What SPLIT_V hands out: from floats, or bits, a step and a middle per column."""
     network = MemberIndexedNetwork(
         as_ensemble(small_ensemble(2)), mean=MEAN, std=STD, precision=precision
     )

@@ -1,4 +1,4 @@
-"""From rows of tables to constants: a graph a member, or a branch."""
+"""From rows of tables to constants: a graph per member, or a branch."""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ def test_channels():
     [
         ([0.1, float("nan")], [1, 1], r"`mean` must hold 2 numbers, finite and.*nan"),
         ([0.1], [float("inf")], r"`std` must hold 1 numbers, finite and.*inf"),
-        ([], [], r"`mean` must hold numbers, finite and one a channel.*\[\]"),
-        (0.5, [1], r"`mean` must hold numbers, finite and one a channel.*0\.5"),
+        ([], [], r"`mean` must hold numbers, finite and one per channel.*\[\]"),
+        (0.5, [1], r"`mean` must hold numbers, finite and one per channel.*0\.5"),
         ([0.1, 0.2], [0.1, 0.0], r"`std` must be positive.*\[0\.1, 0\.0\]"),
         ([0.1], [-0.1], r"`std` must be positive"),
         ([0.1, 0.2], [0.1], r"`std` must hold 2 numbers.*\[0\.1\]"),

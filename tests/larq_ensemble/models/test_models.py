@@ -182,7 +182,7 @@ def test_react_block(binary: bool, strides: int, size: int) -> None:
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize(("strides", "size"), [(1, 4), (2, 6), (2, 5)])
 def test_deploy_block(binary: bool, strides: int, size: int) -> None:
-    """BN, sign, binary conv padded with ones, PReLU with a slope a channel, BN, plus shortcut."""
+    """BN, sign, binary conv padded with ones, PReLU with a slope per channel, BN, plus shortcut."""
     model = block_model(deploy_block, size, 3, strides, binary=binary, pad_values=1.0)
     x = halves((2, size, size, 3), 2)
 

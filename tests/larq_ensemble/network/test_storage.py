@@ -163,7 +163,7 @@ OWN_VALUES = {
         64 * 128 + 128 * 256 + 256 * 512,
         128 + 256 + 512,
     ),
-    # Two norms a convolution, and a slope a channel.
+    # Two norms per convolution, and a slope per channel.
     "deploynet9": (64 + 7 * 2 * 64, 7 * 64, 0, 0),
 }
 

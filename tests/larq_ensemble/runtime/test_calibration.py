@@ -204,7 +204,7 @@ def test_votes_stop_when_members_agree(held_out: tuple[np.ndarray, np.ndarray]) 
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (np.zeros(3, int), {}, "one class index an image, for 4 images.*Received: int64.*3"),
+        (np.zeros(3, int), {}, "one class index per image, for 4 images.*Received: int64.*3"),
         (np.zeros(4), {}, "Received: float64"),
         (np.full(4, 10), {}, "from 0 to 9.*Received: 10 to 10"),
         (np.full(4, -1), {}, "from 0 to 9"),

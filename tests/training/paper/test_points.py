@@ -16,7 +16,7 @@ from larq_ensemble.training.paper.plots import draw
 from larq_ensemble.training.paper.points import counted_points, trained_points
 from larq_ensemble.training.plots import save
 
-# Binary 3x3 filters, 1 bit a weight, and 1x1 shortcuts, 32 bits.
+# Binary 3x3 filters, 1 bit per weight, and 1x1 shortcuts, 32 bits.
 LAYER_1 = 6 * 9 * 16 * 16
 LAYER_2 = 9 * 16 * 32 + 5 * 9 * 32 * 32 + 32 * 16 * 32
 LAYER_3 = 9 * 32 * 64 + 5 * 9 * 64 * 64 + 32 * 32 * 64
