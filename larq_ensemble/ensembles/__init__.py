@@ -1,6 +1,6 @@
 """Keras ensembles of a backbone: building, schemes, execution, saving.
 
-To import it is enough for `keras.models.load_model` to know the layers of an ensemble.
+Importing it registers the layers of an ensemble for `keras.models.load_model`.
 """
 
 from __future__ import annotations

@@ -66,10 +66,10 @@ def build_ensemble(
 ) -> Ensemble:
     """Builds an ensemble of M members from a pretrained classifier (paper, Algorithm 1).
 
-    Layers that `sharing` names are one frozen layer object, called by every member; those that
-    depend on no member's own layer (the stem) run once. Every other layer is copied for each
-    member, with the pretrained weights, under the name `member_{i}_{name}`. The backbone itself
-    is left as it is.
+    Each layer that `sharing` selects is one frozen layer object, which every member calls. The
+    shared trunk, the layers before the first own layer of a member, runs once. Every other layer is
+    copied for each member, with the pretrained weights, under the name `member_{i}_{name}`. The
+    backbone itself stays unchanged.
 
     # Arguments
         backbone: a functional Keras or Larq classifier that ends in a Dense layer.
@@ -77,22 +77,22 @@ def build_ensemble(
         sharing: which layers are shared, see `larq_ensemble.network.sharing`.
         scheme: how members are trained and combined, see `larq_ensemble.ensembles.schemes`.
         jitter: noise on each member's batch norm, so that members differ: scale * (1 + jitter *
-            N(0, 1)) and offset + jitter * N(0, 1). Without batch norm of its own, a member's
-            linear layer gets noise of `jitter` times its weights' standard deviation, and
-            without that, all its weights do. What a constraint forbids it then corrects.
-            `None`: the scheme's default, and for random members none.
-        dropout: a new rate for the members' Dropout layers; `None` keeps theirs.
+            N(0, 1)) and offset + jitter * N(0, 1). If members have no batch norm of their own,
+            their linear layers get noise of `jitter` times the standard deviation of the weights,
+            and if they have none either, all their weights do. Constraints are applied afterwards.
+            `None`: the scheme's default; 0 for random members.
+        dropout: a new rate for the members' Dropout layers; `None`: unchanged.
         initial: `"pretrained"`: members start from the backbone's weights; `"random"`: each from
             weights that the layers' initializers draw anew, which needs the sharing `"none"`.
         independent_inputs: one input per member, for members that see different batches.
-        weights: how much each member counts in the combination, positive; `None`: all the same.
+        weights: the positive weight of each member in the combination; `None`: all equal.
         seed: of the noise, and of random members.
 
     # Returns
-        An `Ensemble`, not compiled. Outputs: `member_0` to `member_{M-1}`, the logits [n, classes],
-        and `ensemble`, the combined probabilities [n, classes]; for nested fusion between them
-        `first_1` to `first_{M-1}`, the probabilities of the first so many members. Inputs: the
-        backbone's, or one each, `member_{i}_{name}`.
+        An `Ensemble`, not compiled. Outputs: `member_0` to `member_{M-1}`, the logits [n, classes];
+        for nested fusion `first_1` to `first_{M-1}`, the probabilities of the first m members; and
+        `ensemble`, the probabilities of all. Input: the backbone's, or with `independent_inputs`
+        one per member, `member_{i}_{name}`.
 
     # Raises
         EnsembleError: for a member count below 1, a model that can't be made an ensemble, or a
@@ -138,13 +138,13 @@ def build_member(
     initial: Initial = "pretrained",
     seed: int = 0,
 ) -> keras.Model:
-    """Builds the network of one member by itself, as `build_ensemble` would start it.
+    """Builds the network of one member alone, with the initial weights of `build_ensemble`.
 
-    Its layers have the names that they have in the ensemble, so `copy_weights` takes their
-    weights there.
+    Its layers have the same names as in the ensemble, so `copy_weights` can copy them there.
 
     # Arguments
-        member: its number, from 0 on. Others: as for `build_ensemble`.
+        member: its number, from 0 on.
+        backbone, sharing, scheme, jitter, dropout, initial, seed: as for `build_ensemble`.
 
     # Returns
         A functional Keras model: image -> logits [n, classes], the output `member_{i}`.
@@ -258,7 +258,7 @@ def _check_initial(initial: str, shared: Collection[str], scheme: Scheme) -> Non
 
 
 def _reinitialized(backbone: keras.Model, seed: int, member: int) -> keras.Model:
-    """The backbone with weights drawn anew, from (seed, member) alone."""
+    """The backbone with new random weights, which depend on (seed, member) only."""
     seeds = np.random.default_rng([seed, member, 2])
 
     def seeded(value: Any) -> Any:
@@ -277,7 +277,7 @@ def _reinitialized(backbone: keras.Model, seed: int, member: int) -> keras.Model
 
 
 def _trunk(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
-    """The shared trunk: the layers whose output is the same for every member. They run once."""
+    """The shared trunk: the layers whose output is the same for every member."""
     differing = {
         layer.name
         for layer in backbone.layers
@@ -289,10 +289,10 @@ def _trunk(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
 def _members_config(
     config: dict[str, Any], members: Sequence[int], shared: Iterable[str], trunk: Iterable[str]
 ) -> dict[str, Any]:
-    """The functional configuration of the branches of `members` from that of one network.
+    """The functional configuration of the members' branches, from that of one network.
 
-    A layer of the `trunk` keeps its calls, one in `shared` gets those of all members one after the
-    other, and every other layer becomes M layers with one member's calls each.
+    A layer of `trunk` keeps its calls. A layer of `shared` is called by each member in turn. Every
+    other layer becomes M layers, each with the calls of one member.
     """
     names = {layer["name"] for layer in config["layers"]}
     calls = {layer["name"]: max(1, len(layer["inbound_nodes"])) for layer in config["layers"]}
@@ -375,7 +375,7 @@ def _add_jitter(
 
 
 def _assign(weight: tf.Variable, value: np.ndarray) -> None:
-    """As an optimizer would: what the weight's constraint makes of the value."""
+    """Assigns a value and applies the weight's constraint, as optimizers do."""
     weight.assign(value)
     if weight.constraint is not None:
         weight.assign(weight.constraint(weight))

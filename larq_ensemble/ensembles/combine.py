@@ -15,7 +15,7 @@ class Combine(keras.layers.Layer):
 
     # Arguments
         scheme: the scheme's name.
-        weights: how much each member counts; `None`: all the same.
+        weights: the weight of each member; `None`: all equal.
 
     # Input shape
         A list of M tensors [n, classes].

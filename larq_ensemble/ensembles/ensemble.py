@@ -27,7 +27,7 @@ from larq_ensemble.keras import keras, tf
 
 Execution = Literal["auto", "traced", "plain"]
 
-#: Where an ensemble's configuration keeps what it was compiled with, but for the optimizer.
+#: The key of the arguments of `compile`, without the optimizer, in an ensemble's configuration.
 _COMPILED = "compile_options"
 
 
@@ -43,24 +43,24 @@ class _Training:
 
 @keras.utils.register_keras_serializable("larq_ensemble")
 class Ensemble(keras.Model):
-    """Members that share frozen layers, their logits, and what they say together.
+    """An ensemble of members that share frozen layers, as a functional Keras model.
 
-    A functional Keras model; `build_ensemble` makes one. `compile` and `fit` train the scheme
-    that it was built for. What Keras saves of it, `load_ensemble` loads.
+    `build_ensemble` makes one. `compile` and `fit` train the scheme that it was built for.
+    `load_ensemble` loads what Keras saved.
 
     # Input shape
         float32 [n, height, width, channels]; with independent inputs a list of M of them.
 
     # Output shape
-        A list: the logits of the members, `member_0` to `member_{M-1}`, then what combines the
-        first m members, `first_m`, where the scheme trains that, and `ensemble`, the
-        probabilities; each [n, classes].
+        A list of tensors [n, classes]: the logits of the members, `member_0` to `member_{M-1}`;
+        for nested fusion the probabilities of the first m members, `first_1` to `first_{M-1}`;
+        and the probabilities of all, `ensemble`.
 
     # Raises
         EnsembleError: if the outputs are not those of an ensemble.
     """
 
-    # With exactly these arguments Keras saves and loads it as a functional model.
+    # Keras saves and loads a subclass as a functional model only if it has these arguments.
     def __init__(
         self,
         inputs: Any,
@@ -81,12 +81,12 @@ class Ensemble(keras.Model):
 
     @property
     def member_weights(self) -> tuple[float, ...] | None:
-        """How much each member counts in the combination; `None`: all the same."""
+        """The weight of each member in the combination; `None`: all equal."""
         return self.layers[-1].member_weights
 
     @property
     def members(self) -> int:
-        """M."""
+        """The number of members, M."""
         return sum(not isinstance(tensor.node.layer, Combine) for tensor in self.outputs)
 
     @property
@@ -108,7 +108,7 @@ class Ensemble(keras.Model):
         )
 
     def combine(self, logits: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Logits of all members, each [n, classes] -> what the ensemble returns after them."""
+        """The combined outputs, each [n, classes], from the logits of all members."""
         combinations = self.scheme.combinations(self.members)
         return [self.get_layer(name)(logits[:count]) for name, count in combinations.items()]
 
@@ -155,23 +155,22 @@ class Ensemble(keras.Model):
         # Arguments
             optimizer: as for `keras.Model.compile`.
             loss, loss_weights, metrics, weighted_metrics: as there; `None`: the losses of the
-                scheme, and the accuracy of each combination. Ensembles with independent inputs
-                measure the accuracy of each member, since the members' labels differ.
-            execution: `"traced"` traces what a member does once and calls it M times, with fused
-                activations, see `larq_ensemble.ensembles.traced`: the first step comes sooner,
-                and on a CPU steps take less time. `"plain"` runs the layers as Keras does.
+                scheme, and the accuracy of each combination. With independent inputs the labels
+                differ between members, so the default metric is the accuracy of each member.
+            execution: `"traced"` traces one member and calls it M times, with fused activations,
+                see `larq_ensemble.ensembles.traced`. Tracing takes less time, and on a CPU each
+                step does, too. `"plain"` runs the layers as Keras does.
                 `"auto"` is traced, or plain where the layers don't allow that; then
                 `tracing_obstacle` says why. Several devices always run plain.
             recompute: trains in the activation memory of one member, in about 4/3 of the time,
                 see `larq_ensemble.ensembles.recomputation`. The results are the same.
-            bfloat16: in training computes frozen binary convolutions that all members share in
-                bfloat16, in less than half of the time on CPUs with AVX512_BF16 or AMX. Their
-                sums of signs are whole numbers, which it holds exactly up to 256 (even ones up
-                to 512; larger ones are rare and rounded by less than 1 %); the filters' scales
-                are multiplied in float32. The gradients through them are rounded to 8 bits.
-                Needs traced execution.
-            prefix_weights: for nested fusion, how much the loss of the first m members counts,
-                m = 1 to M; `None`: in proportion to m^2.
+            bfloat16: trains with the shared, frozen binary convolutions in bfloat16, in less than
+                half of the time on CPUs with AVX512_BF16 or AMX. Sums of signs are integers, which
+                bfloat16 holds exactly up to 256 (even ones up to 512; larger sums are rare and
+                rounded by less than 1 %). The filters' scales are multiplied in float32. Gradients
+                through these convolutions are rounded to 8 bits. Needs traced execution.
+            prefix_weights: for nested fusion, the weight of the loss of the first m members, for
+                m = 1 to M; `None`: proportional to m^2.
             seed: of the samples that bagging and sampled nested fusion draw.
 
         # Raises
@@ -201,7 +200,7 @@ class Ensemble(keras.Model):
                 output: keras.metrics.SparseCategoricalAccuracy(name="accuracy")
                 for output in self._measured_outputs()
             }
-        # Not by `setattr`, from which Keras would take them for parts of the model to save.
+        # Not by `setattr`, or Keras would save them as parts of the model.
         self.__dict__["_training"] = _Training(scheme, seed, recompute, traced)
         self.__dict__["_compile_options"] = {
             "execution": execution,
@@ -223,7 +222,7 @@ class Ensemble(keras.Model):
     def _traced_members(
         self, execution: Execution, recompute: bool, bfloat16: bool
     ) -> TracedMembers | None:
-        """What runs the members, `None` for Keras itself."""
+        """The traced members; `None` if Keras runs the layers."""
         known = ("auto", "traced", "plain")
         if execution not in known:
             raise UnknownNameError("execution", execution, known)
@@ -265,7 +264,7 @@ class Ensemble(keras.Model):
 
     @property
     def is_traced(self) -> bool:
-        """Whether it was compiled for traced execution, and its layers allow that."""
+        """Whether the compiled ensemble runs traced."""
         training: _Training | None = self.__dict__.get("_training")
         return training is not None and training.traced is not None
 
@@ -286,13 +285,13 @@ class Ensemble(keras.Model):
     ) -> keras.callbacks.History:
         """As `keras.Model.fit`; trains the scheme that the ensemble was built for.
 
-        Bagging and sampled nested fusion draw how often each member, or each m, sees an example.
-        A `sample_weight` by output is taken for the draw; another one is multiplied with it.
-        With the same seed the draws are the same. Validation is never weighted by them.
+        Bagging and sampled nested fusion draw sample weights: how often each member, or each m,
+        sees an example. The seed determines them. A `sample_weight` that is a dictionary by output
+        replaces them; any other is multiplied with them. Validation does not use them.
 
         - Bagging on arrays draws an exact bootstrap sample for each member.
-        - On a `tf.data.Dataset`, or by `train_on_batch`, where examples have no numbers, bagging
-          draws Poisson(1) counts from the images' bytes, see
+        - Bagging on a `tf.data.Dataset` or by `train_on_batch`, where examples have no index, draws
+          Poisson(1) counts from the images' bytes, see
           `larq_ensemble.ensembles.schemes.bagging.Bagging`.
         - Batch bagging and sampled nested fusion draw in each step.
 
@@ -328,7 +327,7 @@ class Ensemble(keras.Model):
         )
 
     def _fixed_sample(self, examples: int, weights: np.ndarray | None) -> dict[str, np.ndarray]:
-        """The sample of each member from numbered examples, as weights by output."""
+        """The bootstrap sample of each member, as weights [examples] by output."""
         function = self.scheme.sample_weights(self.members, examples, self._training.seed)
         assert function is not None
         rows = function(tf.range(examples), tf.zeros(2, tf.int64)).numpy()
@@ -376,7 +375,7 @@ class Ensemble(keras.Model):
         logits = self._training.traced.logits(tf.nest.flatten(inputs), bool(training))
         return [*logits, *self.combine(logits)]
 
-    # Saving. Keras keeps what it was told at `compile`; the configuration keeps the rest.
+    # Saving. Keras saves its own arguments of `compile`; the configuration holds the others.
 
     def get_config(self) -> dict[str, Any]:
         options = self.__dict__.get("_compile_options")
@@ -394,7 +393,7 @@ class Ensemble(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def _compile_as_saved(self, arguments: dict[str, Any]) -> None:
-        """Compiles with the optimizer and what else a user gave of these arguments."""
+        """Compiles with the optimizer and those of Keras's arguments that the user gave."""
         options = dict(self.__dict__.get("_compile_options") or {})
         names = ["optimizer", *options.pop("given", ())]
         self.compile(**{name: arguments[name] for name in names if name in arguments}, **options)
@@ -408,8 +407,8 @@ def as_ensemble(model: Any) -> Ensemble:
     """A Keras model as an `Ensemble`, on the same layers.
 
     # Arguments
-        model: an `Ensemble`, which is returned as it is, or a functional model of the same
-            layers, as which run directories keep one.
+        model: an `Ensemble`, which is returned as it is, or a plain functional model with the
+            layers and outputs of one, as run directories hold.
 
     # Raises
         EnsembleError: if `model` is no ensemble.
@@ -423,7 +422,7 @@ def as_ensemble(model: Any) -> Ensemble:
 def own_layers(model: keras.Model, member: int) -> list[keras.layers.Layer]:
     """The layers of a model that only this member uses and that hold weights."""
     prefix = own_name(member, "")
-    # Names first: Keras collects the weights of a layer anew each time, and M times M is many.
+    # Names first: Keras collects a layer's weights at each access, which adds up for large M.
     return [layer for layer in model.layers if layer.name.startswith(prefix) and layer.weights]
 
 
@@ -437,7 +436,7 @@ def _check_is_ensemble(model: Any) -> None:
 
 
 def _split(arrays: Any, share: float) -> tuple[Any, Any]:
-    """Arrays, some of them `None`, as Keras splits them for `validation_split`."""
+    """Splits arrays (or `None`s) as Keras does for `validation_split`."""
     examples = next(len(array) for array in tf.nest.flatten(arrays) if array is not None)
     end = math.floor(examples * (1 - share))
 
@@ -450,7 +449,7 @@ def _split(arrays: Any, share: float) -> tuple[Any, Any]:
 def _example_weights(
     labels: Any, class_weight: Mapping[int, float] | None, sample_weight: Any
 ) -> np.ndarray | None:
-    """The weight of each example, from its class and from what the user gave."""
+    """The product of class weights and sample weights, float32 [n]; `None`: all 1."""
     weights = None if sample_weight is None else np.asarray(sample_weight, np.float32).reshape(-1)
     if class_weight is None:
         return weights

@@ -1,9 +1,9 @@
 """Fused activations of binarized networks, for training on CPUs.
 
-TensorFlow computes a sign, its straight-through estimator and PReLU as chains of small operators,
-each of which reads a whole feature map from memory and writes one: together they take as long as
-the convolutions. Here each is one loop, forward and backward, which XLA compiles. The values are
-those of the layers that they stand for; only sums are taken in another order.
+TensorFlow computes a sign, its straight-through estimator and PReLU as chains of small operators.
+Each reads and writes a whole feature map, and together they take as long as the convolutions. Here
+each is one loop, forward and backward, compiled by XLA. The values are those of the layers that
+they replace, except that sums are rounded in another order.
 
 ```python
 trained = fused_network(backbone)  # its layers are the backbone's
@@ -62,8 +62,7 @@ def ste_sign(x: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
 
     # Arguments
         x: float32.
-        dtype: of the result, which holds its two values exactly whatever it is; a gradient that
-            comes back has the same.
+        dtype: of the result and of its gradient, for example bfloat16.
     """
 
     @tf.custom_gradient
@@ -85,22 +84,22 @@ def approx_sign(x: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
 
 @tf.custom_gradient
 def prelu(x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """`max(x s, 0) + alpha * min(x s, 0)`; as in Keras no gradient passes where x is 0.
+    """`max(x s, 0) + alpha * min(x s, 0)`, with gradient 0 at x = 0 as in Keras.
 
-    Sums of signs often are, so that matters.
+    The gradient there matters, because sums of signs are often 0.
 
     # Arguments
         x: float32 or bfloat16 [n, ..., channels].
-        alpha: float32 of the shape of one x; an axis that it is shared over has size 1.
-        scale: s, float32 [channels] or 1, a constant: no gradient is taken for it.
+        alpha: float32 of the shape of one x, with size 1 on shared axes.
+        scale: s, float32 [channels] or 1; it gets no gradient.
 
     # Returns
         float32.
     """
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, None]:
-        of_x = _prelu_gradient(x, alpha, scale, upstream)
-        return of_x, tf.reduce_sum(_prelu_alpha_gradients(x, alpha, scale, upstream), 0), None
+        x_gradient = _prelu_gradient(x, alpha, scale, upstream)
+        return x_gradient, tf.reduce_sum(_prelu_alpha_gradients(x, alpha, scale, upstream), 0), None
 
     return _prelu(x, alpha, scale), gradient
 
@@ -142,22 +141,22 @@ def _prelu_gradient(
     x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor
 ) -> tf.Tensor:
     sign = tf.sign(tf.cast(x, tf.float32))
-    # Two selections one in the other would not become vector instructions.
-    of_x = tf.where(sign > 0, upstream, upstream * alpha) * (tf.abs(sign) * scale)
-    return tf.cast(of_x, x.dtype)
+    # Nested selections would not be vectorized.
+    x_gradient = tf.where(sign > 0, upstream, upstream * alpha) * (tf.abs(sign) * scale)
+    return tf.cast(x_gradient, x.dtype)
 
 
 @_compiled
 def _prelu_alpha_gradients(
     x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor
 ) -> tf.Tensor:
-    """For each image by itself: XLA would leave a sum over all to a single thread.
+    """The gradients of alpha for each image: XLA would sum over all images in a single thread.
 
-    A loop of its own: together with the gradient of x it takes longer than the two by themselves.
+    It is a loop of its own, because one loop for this and the gradient of x takes longer than two.
     """
-    of_alpha = tf.minimum(tf.cast(x, tf.float32) * scale, 0) * upstream
+    alpha_gradient = tf.minimum(tf.cast(x, tf.float32) * scale, 0) * upstream
     shared = [axis for axis, size in enumerate(alpha.shape, start=1) if size == 1]
-    return tf.reduce_sum(of_alpha, shared, keepdims=True)
+    return tf.reduce_sum(alpha_gradient, shared, keepdims=True)
 
 
 @_compiled
@@ -182,9 +181,9 @@ def fused_sign(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
 
 @contextlib.contextmanager
 def given(layer: keras.layers.Layer, values: Mapping[str, Any]) -> Iterator[None]:
-    """Lets a layer compute with these values of its attributes.
+    """Replaces attributes of a layer within the block.
 
-    Not by `setattr`: Keras would conclude that the layer has lost its weights.
+    Not by `setattr`, or Keras would untrack the layer's weights.
     """
     attributes = vars(layer)
     before = {name: attributes[name] for name in values}
@@ -198,6 +197,6 @@ def given(layer: keras.layers.Layer, values: Mapping[str, Any]) -> Iterator[None
 def with_training(
     layer: keras.layers.Layer, kwargs: Mapping[str, Any], training: bool
 ) -> dict[str, Any]:
-    """The keyword arguments of a layer's call, and `training` if it takes that."""
+    """The keyword arguments of a layer's call, with `training` if it takes it."""
     takes_it = "training" in inspect.signature(layer.call).parameters
     return {**kwargs, "training": training} if takes_it else {**kwargs}

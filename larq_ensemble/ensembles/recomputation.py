@@ -1,14 +1,13 @@
-"""Training of many members together, in the activation memory of one.
+"""Recomputation: training all members together in the activation memory of one.
 
-Back-propagation through a fusion loss keeps the activations of all M members until the loss is
+Backpropagation through a fusion loss keeps the activations of all M members until the loss is
 known. But members meet only in their logits, which are small. So a step
 
-1. runs the members one after the other and keeps nothing but their logits \\( z_i \\);
-2. takes the loss L and its gradients \\( \\partial L / \\partial z_i \\);
-3. runs the members one after the other again, now to back-propagate from their
-   \\( \\partial L / \\partial z_i \\).
+1. runs the members one after the other and keeps only their logits \\( z_i \\);
+2. computes the loss L and its gradients \\( \\partial L / \\partial z_i \\);
+3. runs each member again and backpropagates from its \\( \\partial L / \\partial z_i \\).
 
-The gradients are those of the plain step. A forward pass more makes a step about 4/3 as long.
+The gradients are those of the plain step. The second forward pass makes a step about 4/3 as long.
 
 `Ensemble.compile(..., recompute=True)` chooses it.
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def recomputed_step(ensemble: Ensemble, x: Any, y: Any, sample_weight: Any) -> dict[str, tf.Tensor]:
-    """A training step of the ensemble that runs each member twice.
+    """A training step of an ensemble that runs each member twice.
 
     # Arguments
         x, y, sample_weight: a batch, as for `keras.Model.compute_loss`.
@@ -54,26 +53,26 @@ def recomputed_step(ensemble: Ensemble, x: Any, y: Any, sample_weight: Any) -> d
         tape.watch(logits)
         y_pred = [*logits, *ensemble.combine(logits)]
         loss = ensemble.compute_loss(x, y, y_pred, sample_weight)
-    # Of the variables themselves the loss knows only the regularization.
-    of_logits, of_variables = tape.gradient(loss, (logits, variables))
+    # The loss depends on the variables themselves only by regularization.
+    logit_gradients, variable_gradients = tape.gradient(loss, (logits, variables))
     gradients = {
         variable.ref(): gradient
-        for variable, gradient in zip(variables, of_variables)
+        for variable, gradient in zip(variables, variable_gradients)
         if gradient is not None
     }
 
-    finished = [gradient for gradient in of_logits if gradient is not None]
-    for network, images, gradient in zip(networks, inputs, of_logits):
+    finished = [gradient for gradient in logit_gradients if gradient is not None]
+    for network, images, gradient in zip(networks, inputs, logit_gradients):
         with tf.GradientTape() as tape:
             output = network(_after(finished, images), training=True)
-        of_member = tape.gradient(output, network.trainable_variables, gradient)
-        finished = [gradient for gradient in of_member if gradient is not None]
-        for variable, part in zip(network.trainable_variables, of_member):
+        member_gradients = tape.gradient(output, network.trainable_variables, gradient)
+        finished = [gradient for gradient in member_gradients if gradient is not None]
+        for variable, part in zip(network.trainable_variables, member_gradients):
             if part is not None:
                 so_far = gradients.get(variable.ref())
                 gradients[variable.ref()] = part if so_far is None else so_far + part
 
-    # Else TensorFlow may update a weight that a gradient has still to pass through.
+    # Otherwise TensorFlow may update a weight before all gradients have passed through it.
     with tf.control_dependencies([tf.group(*gradients.values())]):
         ensemble.optimizer.apply_gradients(
             (gradients.get(variable.ref()), variable) for variable in variables
@@ -83,8 +82,8 @@ def recomputed_step(ensemble: Ensemble, x: Any, y: Any, sample_weight: Any) -> d
 
 def check_recomputable(ensemble: keras.Model) -> None:
     """# Raises
-    EnsembleError: if layers draw what can't be drawn again, or add to the loss what depends on
-        the images.
+    EnsembleError: if layers draw random numbers that can't be repeated, or add losses that
+        depend on the images.
     """
     for layer in ensemble.layers:
         generator = getattr(layer, "_random_generator", None)
@@ -97,30 +96,31 @@ def check_recomputable(ensemble: keras.Model) -> None:
             )
     if has_losses_of_images(ensemble):
         raise EnsembleError(
-            "`recompute` knows the members' logits alone, but layers of this ensemble add to the "
-            "loss what depends on the images: build it without activity_regularizer and add_loss."
+            "`recompute` computes the loss from the members' logits, but layers of this ensemble "
+            "add losses that depend on the images: build it without activity_regularizer and "
+            "add_loss."
         )
 
 
 def has_losses_of_images(model: keras.Model) -> bool:
-    """Whether layers of the model add to the loss what depends on the images."""
-    # Losses of weights alone, regularization, Keras keeps as functions.
+    """Whether layers of the model add losses that depend on the images."""
+    # Keras keeps losses of weights alone, regularization, as functions.
     of_weights = sum(len(getattr(part, "_callable_losses", ())) for part in model.submodules)
     return len(model.losses) > of_weights
 
 
 def _after(results: list[tf.Tensor], images: tf.Tensor) -> tf.Tensor:
-    """The images, for a network that has to wait for these results.
+    """The images, as a tensor that waits for these results.
 
-    TensorFlow would run members side by side. The placeholder is a precaution: without it the graph
-    optimizer could merge the second run with the first, and keep the activations of that.
+    Otherwise TensorFlow would run members in parallel. The placeholder keeps the graph optimizer
+    from merging the second run with the first, which would keep the first run's activations.
     """
     with tf.control_dependencies([tf.group(*results)]):
         return tf.raw_ops.PlaceholderWithDefault(input=images, shape=images.shape)
 
 
 def _states(model: keras.Model) -> list[tf.Variable]:
-    """What a forward pass in training changes: batch norm's statistics, the states of Dropout."""
+    """The variables that a forward pass in training changes: batch norm and Dropout states."""
     states = []
     for layer in model.layers:
         if layer.trainable:

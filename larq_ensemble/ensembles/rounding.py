@@ -12,13 +12,13 @@ def stochastically_rounded(weights: np.ndarray, generator: np.random.Generator) 
     p = \text{clip}\left(\frac{w / a + 1}{2}, 0, 1\right) \\\\ -1 & \text{otherwise}
     \end{cases} \\]
 
-    for each filter, with its scale \\( s = \text{mean}(|W|) \\), so that Larq's
-    `MagnitudeAwareSign` quantizes the result to itself, and with \\( a = \max(|W|) \\).
+    for each filter, with \\( a = \max(|W|) \\) and the scale \\( s = \text{mean}(|W|) \\), so
+    that Larq's `MagnitudeAwareSign` leaves the result unchanged.
 
     Vogel et al. (and the paper) have a = 1: their weights fill [-1, 1]. Latent weights of a
-    trained binarized network are mostly of a size near 0.1, because only their signs matter in
-    training; p would be near 1/2 everywhere and the filters almost pure noise. Divided by their
-    largest value they fill the interval, and their proportions stay.
+    trained binarized network are mostly near 0.1 in size, because only their signs matter in
+    training. With a = 1, p would be near 1/2 everywhere and the filters almost pure noise. Divided
+    by their largest value, the weights fill the interval and keep their proportions.
 
     # Arguments
         weights: floats [..., filters], a filter's weights in all but the last axis.

@@ -1,4 +1,4 @@
-"""Ensembles from files."""
+"""Loading saved ensembles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ense
     # Arguments
         path: a `.keras` or `.h5` file that `Ensemble.save` or `ModelCheckpoint` wrote, or a run
             directory of `larq-ensemble train`.
-        compile: whether an ensemble that was compiled is so again, with the optimizer's state.
+        compile: whether to compile the ensemble as it was saved, with the optimizer's state.
 
     # Raises
         EnsembleError: if there is no ensemble at `path`, or the file is damaged.

@@ -1,13 +1,12 @@
-"""Sequential training: one member after the other, in the memory that the training of one takes.
+"""Sequential training: one member after the other, in the training memory of one.
 
 ```python
 ensemble = fit_members(backbone, images, labels, members=4, scheme="boosting", epochs=5)
 ensemble.save("ensemble.keras")
 ```
 
-`SequentialTraining` is the procedure; where members are kept and how one is fitted is up to its
-subclasses: `fit_members` here, on arrays and streams, and `larq_ensemble.training.sequential`, in
-a run directory.
+`SequentialTraining` is the procedure. Its subclasses store and fit members: `fit_members` here on
+arrays and streams, and `larq_ensemble.training.sequential` in a run directory.
 """
 
 from __future__ import annotations
@@ -45,13 +44,13 @@ class SequentialTraining(abc.ABC):
 
     # Arguments
         backbone: the pretrained network.
-        members: M, the most members.
-        arguments: of `build_member` that are the same for all members, the scheme among them.
-        shrinkage: for boosting, how much each member counts.
-        patience: ends after so many members in a row without a better validation accuracy, and
-            leaves those out; `None`: never.
+        members: M; with `patience` there may be fewer in the end.
+        arguments: the arguments of `build_member` that all members have in common.
+        shrinkage: for boosting, the weight of each member.
+        patience: stop after this many members without a better validation accuracy, and drop them;
+            `None`: never.
         pixel_range: see `Stage`.
-        say: is told what happens, a line each.
+        say: called with a line of progress.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class SequentialTraining(abc.ABC):
 
     @abc.abstractmethod
     def finished(self, member: int) -> dict[str, Any] | None:
-        """The result of a member that was trained before; `None` if it wasn't."""
+        """The result of a member that is trained already, else `None`."""
 
     @abc.abstractmethod
     def load(self, member: int) -> keras.Model:
@@ -80,11 +79,11 @@ class SequentialTraining(abc.ABC):
 
     @abc.abstractmethod
     def save(self, member: int, network: keras.Model, result: dict[str, Any]) -> None:
-        """Keeps a trained member and its result."""
+        """Stores a trained member and its result."""
 
     @abc.abstractmethod
     def fit(self, member: int, network: keras.Model) -> dict[str, Any]:
-        """Trains the network of a member; returns what is to be in its result."""
+        """Trains the network of a member; returns entries of its result."""
 
     @abc.abstractmethod
     def adaptive_weight(self, member: int, network: keras.Model) -> float:
@@ -131,7 +130,7 @@ class SequentialTraining(abc.ABC):
         return self.assemble(results), results
 
     def train_member(self, member: int) -> tuple[keras.Model, dict[str, Any]]:
-        """Trains and keeps one member.
+        """Trains and stores one member.
 
         # Returns
             Its network and its result.
@@ -148,7 +147,7 @@ class SequentialTraining(abc.ABC):
         return network, result
 
     def start(self, member: int) -> keras.Model:
-        """The network of a member as its training starts."""
+        """The untrained network of a member."""
         network = build_member(self.backbone, member, **self.arguments)
         if member and self.scheme.continues:
             self.scheme.start(network, member, self.load(member - 1))
@@ -176,7 +175,7 @@ class SequentialTraining(abc.ABC):
 
 
 def combination_weights(results: Sequence[dict[str, Any]]) -> list[float] | None:
-    """How much each member counts; `None`: all the same."""
+    """The weights of the members in the combination; `None`: all equal."""
     weights = [result["weight"] for result in results]
     return None if None in weights else weights
 
@@ -207,32 +206,33 @@ def fit_members(
 ) -> Ensemble:
     """Builds an ensemble and trains its members one after the other.
 
-    For the schemes that are trained so, `boosting`, `adaboost`, `snapshot`, `fast_geometric`,
-    `adversarial` and `stochastic_rounding`, and for independent members, `voting` and `bagging`,
-    in the memory that the training of one takes. The others train by `Ensemble.fit`.
+    It is for the sequential schemes `boosting`, `adaboost`, `snapshot`, `fast_geometric`,
+    `adversarial` and `stochastic_rounding`. Independent members, those of `voting` and `bagging`,
+    may be trained so to save memory. `Ensemble.fit` trains the other schemes.
 
-    On a stream `adaboost` runs the members before on each batch, to know what they got wrong; on
-    arrays it keeps a table.
+    On arrays `adaboost` keeps a table of sample weights. On a stream it computes them for each
+    batch, from the predictions of the members before.
 
     # Arguments
         backbone, members, sharing, scheme, jitter, dropout, initial: as for `build_ensemble`.
         x, y: images and labels as arrays, or as `x` a `tf.data.Dataset` of batches (images,
             labels), which is read once per epoch.
-        optimizer: as for `keras.Model.compile`; each member gets a new one of its configuration.
-            Its learning rate is the highest for `snapshot` and `fast_geometric`.
-        end_learning_rate: the lowest, for these two.
-        epochs: of each member; for `snapshot` and `fast_geometric` of all together.
-        batch_size: of arrays.
+        optimizer: as for `keras.Model.compile`; each member gets a new one with the same
+            configuration. For `snapshot` and `fast_geometric` its learning rate is the highest of a
+            cycle.
+        end_learning_rate: for these two, the lowest learning rate of a cycle.
+        epochs: epochs of each member; for `snapshot` and `fast_geometric` of all together.
+        batch_size: images per step, for arrays.
         validation_data: (images, labels) or a dataset, evaluated after each epoch and member.
-        callbacks: Keras's, for each member's `fit`; or a function from the member's number to
-            them.
-        shrinkage: for `boosting`, how much each member counts; `None`: 1.
-        patience: for `boosting` and `adaboost`, ends after so many members in a row without a
-            better validation accuracy, and leaves those out; `None`: never.
+        callbacks: Keras callbacks for each member's `fit`, or a function from the member's number
+            to callbacks.
+        shrinkage: for `boosting`, the weight of each member; `None`: 1.
+        patience: for `boosting` and `adaboost`, stop after this many members without a better
+            validation accuracy, and drop them; `None`: never.
         pixel_range: for `adversarial`, the difference between the brightest and the darkest pixel
             in `x`, a number or one per channel.
-        folder: where trained members are kept. A call that is repeated after an interruption
-            goes on with the member that it was at, and the epoch that it was in.
+        folder: where trained members are stored. The same call resumes an interrupted training, at
+            the member and epoch where it stopped.
         seed: of the jitter, the order of arrays and the samples. Dropout follows the seed of
             Keras (`keras.utils.set_random_seed`).
         verbose: as for `keras.Model.fit`.
@@ -300,7 +300,7 @@ class _Fitting:
 
 
 class _KerasTraining(SequentialTraining):
-    """Sequential training on arrays and streams; members are kept in memory and in a folder."""
+    """Sequential training on arrays and streams; stores members in memory and in a folder."""
 
     data: _Data
     validation: tf.data.Dataset | None
@@ -391,7 +391,7 @@ class _KerasTraining(SequentialTraining):
         return type(optimizer).from_config(config)
 
     def _weigh(self, member: int) -> Weigh | None:
-        """How much each example of a batch counts for a member; `None`: all the same."""
+        """A function for the sample weights of a batch; `None`: all equal."""
         if self.scheme.reweights:
             return self._reweighting.weigh
         seed, examples = self.arguments["seed"], self.data.examples
@@ -413,10 +413,10 @@ class _KerasTraining(SequentialTraining):
         return self._reweight(network, None)
 
     def _reweight(self, network: keras.Model, known: float | None) -> float:
-        """Adds a trained member to what the next ones' examples are weighed by.
+        """Updates the sample weights of the next member; returns the weight of this one.
 
         # Arguments
-            known: the member's weight, if an earlier call has found it.
+            known: the member's weight, if it was computed before.
         """
         weights, wrong = [], []
         run = tf.function(lambda images: network(images, training=False))
@@ -452,11 +452,11 @@ Weigh = Callable[[Any, Any, Any, Any], tf.Tensor]
 
 
 class _Reweighting:
-    """The examples' weights for the next member: a table for arrays, for streams a function."""
+    """Sample weights of the next member: a table for arrays, a function for streams."""
 
     def __init__(self) -> None:
         self.table: tf.Tensor | None = None
-        #: Networks before, each with its weight and the factor that keeps the mean at 1.
+        #: The members so far: network, weight, and the factor that scales the mean to 1.
         self.members: list[tuple[keras.Model, float, float]] = []
 
     def weigh(self, images: Any, labels: Any, numbers: Any, draw: Any) -> tf.Tensor:
@@ -529,7 +529,7 @@ def _validation_batches(data: Any) -> tf.data.Dataset:
 
 
 def _check_folder(folder: Path, settings: dict[str, str]) -> None:
-    """Starts the folder of a training, or checks that the one there is of the same training."""
+    """Creates the folder of a training, or checks that it belongs to the same training."""
     path = folder / "fit_members.json"
     if path.is_file():
         started = json.loads(path.read_text(encoding="utf-8"))

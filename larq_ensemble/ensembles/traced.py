@@ -1,15 +1,15 @@
-"""Traced execution: what a member does is traced once, whatever M.
+"""Traced execution: one member is traced, whatever M.
 
-Keras traces the graph of a training step branch by branch, which takes seconds for every member
-before the first step. But the branches are alike. So here one member is a `tf.function` of
+Keras traces the graph of a training step branch by branch, which takes seconds per member before
+the first step. But the branches are alike. So here one member is a `tf.function` of
 
     features     the output of the shared trunk, computed once
     shared       the values of the shared layers; their filters are binarized once per step
     own          the values of a member's own weights
 
-which is called M times. Its signs and PReLUs are fused, see
-`larq_ensemble.ensembles.fused_activations`. Losses, gradients, statistics of batch norm and draws
-of Dropout are those of the plain ensemble but for the rounding of sums.
+and is called M times. Signs and PReLUs are fused, see
+`larq_ensemble.ensembles.fused_activations`. Losses, gradients, batch norm statistics and Dropout
+masks equal those of plain execution, except for the rounding of sums.
 
 `Ensemble.compile` chooses it.
 """
@@ -31,29 +31,28 @@ from larq_ensemble.models.graph import layer_graph
 if TYPE_CHECKING:
     from larq_ensemble.ensembles.ensemble import Ensemble
 
-#: Of a layer's weights, by the attributes that hold them.
+#: Values of a layer's weights, by attribute name.
 Values = dict[str, tf.Tensor]
 
 
 class TracedMembers:
     """The members of an ensemble as calls of one function.
 
-    The function runs the layers of member 0, with the values that it is given in place of their
-    weights.
+    The function runs the layers of member 0 with given values in place of their weights.
 
     # Arguments
-        ensemble: whose layers are trainable or frozen as they stay.
+        ensemble: the ensemble; which of its layers are trainable must not change afterwards.
         bfloat16: see `Ensemble.compile`.
 
     # Raises
-        EnsembleError: if a layer does not allow that, with the reason.
+        EnsembleError: if a layer can't be run in this way, with the reason.
     """
 
     def __init__(self, ensemble: Ensemble, *, bfloat16: bool) -> None:
         self._members = ensemble.members
         self._bfloat16 = bfloat16
         if has_losses_of_images(ensemble):
-            raise EnsembleError("Layers add to the loss what depends on the images.")
+            raise EnsembleError("Layers add losses that depend on the images.")
         self._inputs = ensemble.inputs
         network = ensemble.member(0)
         own = {layer.name for layer in network.layers if layer.name.startswith(own_name(0, ""))}
@@ -67,7 +66,7 @@ class TracedMembers:
         }
         for layer in self._rest:
             _check(layer, own=layer.name in own)
-        #: The copies of each layer of the members' own that holds weights, or that draws.
+        #: All members' copies of each own layer that has weights, or that draws random numbers.
         self._own = self._copies(ensemble, [layer for layer in self._rest if layer.weights], own)
         self._drawing = self._copies(ensemble, filter(_draws, self._rest), own)
         self._functions = {
@@ -87,7 +86,7 @@ class TracedMembers:
         }
 
     def logits(self, inputs: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
-        """The logits of every member, each [n, classes]; in training with all side effects."""
+        """The logits of every member, each [n, classes]; training updates batch norm, too."""
         shared = {name: _quantized(layer, _values(layer)) for name, layer in self.shared.items()}
         features = None
         logits = []
@@ -113,7 +112,7 @@ class TracedMembers:
         return run_functional(self._trunk, known, self._boundary, call)
 
     def _noise(self, member: int, images: tf.Tensor) -> Values:
-        """The draws of a member's Dropout layers, from 0 to 1, as the layers would make them."""
+        """Uniform draws from 0 to 1 of a member's Dropout layers, by their own generators."""
         return {
             name: copies[member]._random_generator._generator.uniform(
                 [images, *copies[member].input_shape[1:]]
@@ -129,7 +128,7 @@ class TracedMembers:
         own: dict[str, Values],
         noise: Values,
     ) -> tuple[tf.Tensor, dict[str, Values]]:
-        """Logits, and the new moving statistics of batch norm."""
+        """One member's logits, and the new moving statistics of its batch norms."""
         statistics: dict[str, Values] = {}
         frozen = tf.nest.map_structure(tf.stop_gradient, shared)
         #: Outputs of convolutions that still have to be multiplied by these scales.
@@ -173,7 +172,7 @@ class TracedMembers:
 
 def check_bfloat16(traced: TracedMembers) -> None:
     """# Raises
-    EnsembleError: if nothing could be computed in bfloat16, or this machine can't do it.
+    EnsembleError: if no layer can run in bfloat16, or this machine can't compute in it.
     """
     if not any(map(_is_plain_binary_conv, traced.shared.values())):
         raise EnsembleError(
@@ -226,7 +225,7 @@ def _outputs(layer: keras.layers.Layer) -> list[Any]:
 
 def _check(layer: keras.layers.Layer, *, own: bool) -> None:
     """# Raises
-    EnsembleError: if the layer can't be computed from values that it is given.
+    EnsembleError: if the layer can't run with given values in place of its weights.
     """
 
     def refuse(why: str) -> NoReturn:
@@ -246,24 +245,24 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
         and layer.noise_shape is None
         and getattr(layer._random_generator, "_generator", None) is not None
     ):
-        refuse("draws what can't be drawn outside it")
+        refuse("draws random numbers that can't be drawn outside it")
     if own and (norm or _draws(layer)) and len(layer.inbound_nodes) > 1:
         refuse("is called more than once")
 
 
 def _attributes(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
-    """The weights of a layer by the attributes that hold them."""
+    """The weights of a layer, by attribute name."""
     weights = {id(weight) for weight in layer.weights}
     return {name: value for name, value in vars(layer).items() if id(value) in weights}
 
 
 def _values(layer: keras.layers.Layer) -> Values:
-    """Latent ones of quantized weights."""
+    """The values of a layer's weights; of quantized weights the latent ones."""
     return {name: tf.convert_to_tensor(value) for name, value in _attributes(layer).items()}
 
 
 def _quantized(layer: keras.layers.Layer, values: Values) -> Values:
-    """What the layer computes with: the values, those of quantized weights quantized."""
+    """The values that the layer computes with: quantized where it has a quantizer."""
     quantizers: dict[str, Any] = {
         name: getattr(weight, "quantizer", None) for name, weight in _attributes(layer).items()
     }

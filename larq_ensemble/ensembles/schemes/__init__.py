@@ -1,4 +1,4 @@
-"""How members are trained and combined, one class a scheme.
+"""How members are trained and combined: one class per scheme.
 
 | scheme | trained on | combined by |
 |---|---|---|

@@ -1,4 +1,4 @@
-"""AdaBoost: each member is trained on what those before it got wrong."""
+"""AdaBoost: each member puts more weight on the examples that those before it got wrong."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from larq_ensemble.ensembles.schemes.base import Scheme
 class AdaBoost(Scheme):
     r"""SAMME, the multi-class AdaBoost, as BENN applies it to binarized networks.
 
-    Member i is trained with a weight for each example. From its weighted error \\( e_i \\) on the
-    training images follow its own weight in the combination, of K classes,
+    Member i is trained with sample weights. Its weighted error \\( e_i \\) on the training images
+    of K classes determines its weight in the combination,
 
     \\[ \alpha_i = \log \frac{1 - e_i}{e_i} + \log(K - 1) \\]
 
-    and the examples' next weights: those that it gets wrong are multiplied by
+    and the next sample weights: those of misclassified examples are multiplied by
     \\( \exp(\alpha_i) \\), then all are scaled to a mean of 1.
 
     Two limits keep every member usable: the error counts as at least half an example

@@ -41,10 +41,10 @@ class Adversarial(Scheme):
 
 
 class AdversarialNetwork(FusedNetwork):
-    """A network whose training step takes the loss of its images and of adversarial ones.
+    """A network whose training step adds the losses of a batch and of its adversarial images.
 
-    The gradients are those of the sum, see `Adversarial`; the `loss` that is logged is the mean
-    of the two, and so comparable with that of the validation.
+    The gradients are those of the sum, see `Adversarial`. The logged `loss` is the mean of the two,
+    so it compares with the validation loss.
 
     # Attributes
         epsilon: the size of the change, one number or one for each channel.
@@ -59,15 +59,15 @@ class AdversarialNetwork(FusedNetwork):
             tape.watch(x)
             y_pred = self(x, training=True)
             loss = self.compute_loss(x, y, y_pred, sample_weight)
-        of_images, gradients = tape.gradient(loss, (x, variables))
-        adversarial = x + self.epsilon * tf.sign(of_images)
+        image_gradient, gradients = tape.gradient(loss, (x, variables))
+        adversarial = x + self.epsilon * tf.sign(image_gradient)
         with tf.GradientTape() as tape:
             loss = self.compute_loss(
                 adversarial, y, self(adversarial, training=True), sample_weight
             )
-        of_adversarial = tape.gradient(loss, variables)
+        adversarial_gradients = tape.gradient(loss, variables)
         self.optimizer.apply_gradients(
             (first + second, variable)
-            for first, second, variable in zip(gradients, of_adversarial, variables)
+            for first, second, variable in zip(gradients, adversarial_gradients, variables)
         )
         return self.compute_metrics(x, y, y_pred, sample_weight)

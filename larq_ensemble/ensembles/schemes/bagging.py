@@ -14,14 +14,14 @@ from larq_ensemble.keras import tf
 class Bagging(Scheme):
     r"""Each member is trained on a bootstrap sample of the training data.
 
-    Member m is trained with the weights \\( c_{m,i} \\): how often example i was drawn when as
-    many examples as there are were drawn with replacement. They are fixed for the training.
+    The sample weight \\( c_{m,i} \\) of member m is the count of example i in n draws with
+    replacement from the n examples. The counts are fixed for the whole training.
 
-    In a stream the examples have neither number nor count. There \\( c_{m,i} \\) is a Poisson(1)
-    variable, the limit of the bootstrap for many examples. It is a function of the image's bytes,
-    the seed and m alone, so that an example keeps its count in every epoch, whatever the order.
-    An image that is augmented anew in each epoch is a new example to it: augment in the network,
-    or train on arrays, if that matters.
+    In a stream n is unknown and examples have no index. There \\( c_{m,i} \\) is a Poisson(1)
+    variable, the limit of the bootstrap for large n. It depends only on the image's bytes, the seed
+    and m, so an example keeps its count in every epoch, in any order. An image that is augmented
+    anew in each epoch counts as a new example: augment in the network, or train on arrays, if that
+    matters.
 
     # References
         - Breiman 1996, Bagging predictors.
@@ -87,8 +87,9 @@ def poisson_counts(examples: tf.Tensor, members: int, seed: int) -> tf.Tensor:
     r"""Poisson(1) variables that the bytes of the examples, the seed and the member determine.
 
     The bytes are hashed to 64 bits, \\( h_m = b_m + \sum_j a_{m,j} x_j \bmod 2^{64} \\) with
-    random \\( a, b \\), and mixed, so that examples that differ alike are independent as well. The
-    upper 32 bits are a uniform variable, with which the distribution function is inverted.
+    random \\( a, b \\), and mixed, so that pairs of examples with equal differences are
+    independent, too. The upper 32 bits are a uniform variable, which the inverse distribution
+    function maps to a count.
 
     # Arguments
         examples: a tensor [n, ...] of any numeric type.
@@ -125,6 +126,6 @@ def _mixed(hashed: tf.Tensor) -> tf.Tensor:
 
 
 def _shifted(values: tf.Tensor, bits: int) -> tf.Tensor:
-    """Shifted to the right as unsigned numbers; of int64 TensorFlow would repeat the sign."""
+    """A logical right shift; TensorFlow's shift of int64 is arithmetic."""
     shifted = tf.bitwise.right_shift(values, tf.constant(bits, tf.int64))
     return tf.bitwise.bitwise_and(shifted, tf.constant(2 ** (64 - bits) - 1, tf.int64))

@@ -1,4 +1,4 @@
-"""What a scheme is."""
+"""The base class of all schemes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from larq_ensemble.keras import keras, tf
 #: (indices int32 [batch], seed int64 [2]) -> float32 [rows, batch], a row for each loss.
 SampleWeights = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
-#: What sequential training can't do, whatever the scheme, and why.
+#: Options that sequential training does not support, whatever the scheme, and why.
 UNSUPPORTED_SEQUENTIALLY = {
     "recompute": "members are trained one after the other, so memory does not grow with their "
     "number",
@@ -27,14 +27,14 @@ UNSUPPORTED_SEQUENTIALLY = {
 
 @dataclass(frozen=True)
 class Stage:
-    """Where sequential training stands when a member's turn comes.
+    """The state of sequential training before it trains a member.
 
     # Arguments
-        member: its number.
+        member: the member's number.
         so_far: returns the ensemble of the members before; call it for `member` above 0 only.
-        shrinkage: how much each member counts, for boosting.
-        pixel_range: difference between the brightest and the darkest pixel in what the network
-            is given, a number or one per channel.
+        shrinkage: for boosting, the weight of each member.
+        pixel_range: difference between the brightest and the darkest pixel of the normalized
+            images, a number or one per channel.
     """
 
     member: int
@@ -44,24 +44,25 @@ class Stage:
 
 
 class Scheme:
-    """How members are trained and combined. The base: independent members, soft vote.
+    """How members are trained and combined. The base class trains independent members, soft vote.
 
-    A scheme of its own is a subclass that overrides what it does differently, registered in
-    `SCHEMES`; its combination for devices goes to `larq_ensemble.runtime.combination`.
+    A subclass overrides what differs and is registered in `SCHEMES`. The NumPy form of its
+    combination, for devices, goes to `larq_ensemble.runtime.combination`.
 
     # Attributes
-        name: how users call it; the key of its NumPy combination, too.
+        name: the key in `SCHEMES` and in `COMBINATIONS`.
         jitter: default size of the noise on members' initial weights. Members that start equal
-            and see the same batches would stay equal forever.
+            and see the same batches would stay equal.
         independent: whether members may see different batches (one input per member).
         sequential: whether members must be trained one after the other.
         rounded: whether members own their binary filters, drawn by stochastic rounding and
             frozen, whatever the sharing policy says of those layers.
-        combined_loss: whether members are trained by the loss of their combination, as in fusion.
-        fixed_sample: whether `sample_weights` weighs each example by its number alone.
-        continues: whether a member starts from the one before, see `start`.
-        reweights: whether a member is trained on weights that follow from the errors of the
-            members before, see `reweighted`.
+        combined_loss: whether the loss is of the members' combination, as in fusion.
+        fixed_sample: whether `sample_weights` depends on the examples' numbers only, not on the
+            step.
+        continues: whether a member starts from the weights of the one before, see `start`.
+        reweights: whether the sample weights of a member follow from the errors of the members
+            before, see `reweighted`.
         unsupported: training options that the scheme does not support, and why.
     """
 
@@ -98,7 +99,7 @@ class Scheme:
         return weighted_mean([tf.nn.softmax(member) for member in logits], weights)
 
     def combinations(self, members: int) -> dict[str, int]:
-        """The outputs that combine members, each with the m of the first m members."""
+        """Output name -> m, for each output that combines the first m members."""
         return {ENSEMBLE_OUTPUT: members}
 
     # Options
@@ -107,7 +108,7 @@ class Scheme:
         """Checks that the scheme supports the training options that are set.
 
         # Arguments
-            in_turn: train members one after the other, though the scheme does not ask for it.
+            in_turn: train members sequentially, although the scheme does not need it.
             options: by name; an option that is `None` or `False` is not set.
 
         # Raises
@@ -146,35 +147,35 @@ class Scheme:
         head: keras.layers.Layer | None,
         generator: np.random.Generator,
     ) -> None:
-        """Prepares the weights of a new member, which are the pretrained ones with jitter.
+        """Changes the initial weights of a member, which are the pretrained ones with jitter.
 
         # Arguments
-            own: the layers of the member's own that hold weights.
-            head: its linear layer, if that is its own.
-            generator: what to draw from.
+            own: the member's own layers that have weights.
+            head: its linear layer; `None` if that is shared.
+            generator: for random numbers.
         """
 
     # Joint training
 
     def losses(self, members: int) -> dict[str, keras.losses.Loss]:
-        """The loss of each output that is trained on, for `Model.compile`."""
+        """The losses by output, for `Model.compile`."""
         return {
             member_output(member): keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             for member in range(members)
         }
 
     def loss_weights(self, members: int) -> dict[str, float] | None:
-        """The weight of each loss in their sum, for `Model.compile`; `None`: all 1."""
+        """The weights of the losses by output, for `Model.compile`; `None`: all 1."""
         return None
 
     def loss_inputs(
         self, outputs: Sequence[tf.Tensor], weights: Sequence[float] | None
     ) -> Sequence[tf.Tensor]:
-        """What the losses are given in place of the ensemble's outputs.
+        """The inputs of the losses, in place of the ensemble's outputs.
 
         # Arguments
             outputs: of the ensemble, the members' logits first.
-            weights: how much each member counts in the combination.
+            weights: the weight of each member in the combination.
         """
         return outputs
 
@@ -215,11 +216,11 @@ class Scheme:
     def learning_rate(
         self, highest: float, lowest: float, steps: int
     ) -> keras.optimizers.schedules.LearningRateSchedule | None:
-        """The learning rate over the `steps` of a member; `None`: any will do."""
+        """The scheme's learning rate schedule over the `steps` of a member; `None`: the user's."""
         return None
 
     def start(self, network: keras.Model, member: int, previous: keras.Model) -> None:
-        """For schemes that continue: sets the weights that a member after the first starts from.
+        """For schemes that continue: sets the initial weights of a member after the first.
 
         # Arguments
             network: of the member, image -> logits.
@@ -228,7 +229,7 @@ class Scheme:
         raise NotImplementedError
 
     def objective(self, network: keras.Model, stage: Stage) -> tuple[keras.Model, dict[str, Any]]:
-        """What to train in order to train a member.
+        """The model to compile and fit in order to train a member.
 
         # Arguments
             network: of the member, image -> logits.
@@ -243,17 +244,17 @@ class Scheme:
         }
 
     def member_weight(self, stage: Stage) -> float | None:
-        """The weight of a trained member in the combination; `None`: all count the same."""
+        """The weight of a trained member in the combination; `None`: all equal."""
         return None
 
     def reweighted(
         self, weights: np.ndarray, wrong: np.ndarray, classes: int
     ) -> tuple[float, np.ndarray]:
-        """For schemes that reweight: a trained member's weight, and the next member's examples.
+        """For schemes that reweight: a member's weight, and the next member's sample weights.
 
         # Arguments
-            weights: floats [n], those that the member was trained with.
-            wrong: booleans [n], the examples that it gets wrong.
+            weights: floats [n], the sample weights of the trained member.
+            wrong: booleans [n], whether it misclassifies the example.
             classes: K.
 
         # Returns

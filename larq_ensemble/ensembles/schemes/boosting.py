@@ -1,4 +1,4 @@
-"""Gradient boosting: each member is fitted to what the members before it leave over."""
+"""Gradient boosting: each member fits the residual of the members before it."""
 
 from __future__ import annotations
 

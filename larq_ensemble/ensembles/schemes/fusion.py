@@ -16,7 +16,7 @@ _ONE_LOSS = "it trains all members on one loss, of their combination"
 
 
 class Fusion(Scheme):
-    r"""Members are trained to be right together.
+    r"""One loss on the softmax of the mean logits.
 
     \\[ L = \mathrm{CE}\Big(y, \mathrm{softmax}\Big(\frac{1}{M} \sum_{i=1}^{M} z_i\Big)\Big) \\]
 
@@ -52,10 +52,10 @@ class NestedFusion(Fusion):
     \\[ L = \sum_{m=1}^{M} w_m \, \mathrm{CE}\Big(y, \mathrm{softmax}\Big(
         \frac{1}{m} \sum_{i=1}^{m} z_i \Big)\Big), \qquad \sum_m w_m = 1 \\]
 
-    The m-th loss reaches the logits of each of its members with the factor w_m / m. With equal
-    weights the first member alone would count most, and the whole ensemble would be worse for it.
-    So by default \\( w_m \propto m^2 \\): to a member, the losses count in proportion to m. The
-    paper has no such scheme; it trains new members for each M.
+    The m-th loss contributes to the gradient of each of its members with the factor w_m / m. With
+    equal weights the loss of the first member would dominate, at the expense of the whole ensemble.
+    So by default \\( w_m \propto m^2 \\), and the losses contribute in proportion to m. The paper
+    has no such scheme; it trains new members for each M.
 
     # Arguments
         prefix_weights: \\( w_1 ... w_M \\) up to a common factor; `None`: the default.

@@ -18,8 +18,8 @@ class Snapshot(Scheme):
 
     \\[ \alpha(t) = \frac{\alpha_0}{2} \left( \cos \frac{\pi (t \bmod T_c)}{T_c} + 1 \right) \\]
 
-    at step t in cycles of \\( T_c \\) steps. Member i is what the network is at the end of cycle
-    i, and where cycle i + 1 starts. The optimizer's moments start anew with each cycle.
+    at step t in cycles of \\( T_c \\) steps. Member i has the weights at the end of cycle i, where
+    cycle i + 1 starts. Each cycle starts with new optimizer moments.
 
     # References
         - Huang et al. 2017, [Snapshot ensembles](https://arxiv.org/abs/1704.00109), Eq. 2.
@@ -71,8 +71,8 @@ class FastGeometric(Snapshot):
     at step t = 0, 1, ... of a cycle of \\( T_c \\) steps: up from \\( \alpha_2 \\) to
     \\( \alpha_1 \\) and down to \\( \alpha_2 \\) at the last step. Otherwise as `Snapshot`.
 
-    The triangle of Garipov et al. begins at its top and so gives the first member half a cycle.
-    Here it begins where the pretrained network stands, and every member gets a whole one.
+    The triangle of Garipov et al. starts at its top, so their first member gets half a cycle. Here
+    it starts at the bottom, from the pretrained network, and every member gets a whole cycle.
 
     # References
         - Garipov et al. 2018, [Loss surfaces, mode connectivity, and fast ensembling of
