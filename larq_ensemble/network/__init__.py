@@ -1,1 +1,1 @@
-"""Networks as plain data, without TensorFlow: layers, sharing policies, storage and compute."""
+"""Networks as data, without TensorFlow: layer graphs, sharing policies, storage and compute."""

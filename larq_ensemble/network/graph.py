@@ -1,8 +1,9 @@
-"""A network as plain data: its layers, what feeds them, what they store and compute.
+"""The layer graph: a network as data.
 
-Sharing policies and the counts of storage and of multiply-accumulates work on this graph. It comes
-from any functional Keras model (`larq_ensemble.models.layer_graph`), or without TensorFlow from
-the name of one of our architectures (`larq_ensemble.network.architectures.trace_model`).
+Sharing policies, storage and multiply-accumulates are computed from it.
+`larq_ensemble.models.layer_graph` reads it from any functional Keras model.
+`larq_ensemble.network.architectures.trace_model` makes it from an architecture's name, without
+TensorFlow.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Kind(str, Enum):
 
 
 class Role(str, Enum):
-    """What a layer is for, as far as sharing policies tell layers apart."""
+    """What a layer is for; sharing policies select layers by role."""
 
     STEM = "stem"
     SHORTCUT = "shortcut"
@@ -39,7 +40,7 @@ class Role(str, Enum):
 
 
 class Content(str, Enum):
-    """What a device stores a value for."""
+    """What a stored value is for."""
 
     BINARY_FILTER = "binary_filter"
     FILTER_SCALE = "filter_scale"
@@ -72,7 +73,7 @@ class LayerNode:
     # Arguments
         name: unique in the network; the part before the first underscore names its block.
         kind: what it does.
-        inputs: names of the layers that feed it.
+        inputs: names of its input layers.
         stored: the values that a device stores for it.
         kernel_size: of a convolution, else empty.
         macs: multiply-accumulates of a convolution or dense layer for one image, over all its
@@ -93,7 +94,7 @@ class LayerNode:
 
     @property
     def bits(self) -> int:
-        """What a device stores of it."""
+        """The bits that a device stores for it."""
         return sum(item.total_bits for item in self.stored)
 
 
@@ -101,7 +102,7 @@ class LayerGraph:
     """The layers of a network with one input and one output, in topological order.
 
     # Arguments
-        layers: each after the layers that feed its first call.
+        layers: each after the input layers of its first call.
     """
 
     def __init__(self, layers: Iterable[LayerNode]) -> None:
@@ -115,7 +116,7 @@ class LayerGraph:
 
     @cached_property
     def roles(self) -> dict[str, Role]:
-        """The role of each layer, by its name. Only the graph decides, not what layers are called.
+        """The role of each layer, by name. It follows from the graph, not from layer names.
 
         - head: the last dense layer;
         - stem: a convolution with no convolution before it;
@@ -140,7 +141,7 @@ class LayerGraph:
         return roles
 
     def independent_of(self, names: Collection[str]) -> frozenset[str]:
-        """The layers whose output depends on none of the layers `names`, nor are one of them."""
+        """The layers that are neither among `names` nor depend on one of them."""
         found: set[str] = set()
         for layer in self:
             if layer.name not in names and found.issuperset(layer.inputs):
@@ -170,7 +171,7 @@ class LayerGraph:
                 half_block = end if len(main) == 1 else None
 
     def _convs_before(self) -> dict[str, dict[str, None]]:
-        """The convolutions that each layer's output depends on, without itself, in order."""
+        """The convolutions before each layer, without the layer itself, in order."""
         before: dict[str, dict[str, None]] = {}
         for layer in self:
             found: dict[str, None] = {}

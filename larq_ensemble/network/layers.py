@@ -1,6 +1,6 @@
-"""The layers that architectures are written with: those of Keras and Larq, by their names.
+"""The namespace of layers that architectures take as an argument, with the names of Keras and Larq.
 
-An architecture is a function of a namespace `layers` and otherwise reads as Keras code does:
+Apart from that argument an architecture reads like Keras code:
 
 ```python
 x = layers.QuantConv2D(filters, 3, strides=strides, name=f"{name}_conv1")(x)
@@ -8,9 +8,9 @@ x = layers.BatchNormalization(name=f"{name}_bn1")(x)
 x = layers.Add(name=f"{name}_add")([x, shortcut])
 ```
 
-`larq_ensemble.models.keras_layers.KerasLayers` holds the layers themselves and so builds a model;
-`larq_ensemble.network.tracing.TracedLayers` records what each layer stores and computes, without
-TensorFlow. `Layers` says what both have, and the defaults that differ from Keras's own.
+`larq_ensemble.models.keras_layers.KerasLayers` holds the Keras and Larq layers and builds a model.
+`larq_ensemble.network.tracing.TracedLayers` records a layer graph without TensorFlow. `Layers` is
+the protocol of both, with the defaults that differ from Keras's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 
 class Tensor(Protocol):
-    """What layers are called on."""
+    """The input and output of a layer: a Keras tensor or a traced one."""
 
     @property
     def shape(self) -> Any:

@@ -14,7 +14,7 @@ layer is each member's own. These are the policies of the paper:
 
 In ReActNet the 1x1 convolutions of the shortcuts are binarized ("downsampling"). No policy of the
 paper shares them, so `c2` equals `fusion` there. The thresholds of RSign and the shifts and slopes
-of RPReLU are activation parameters. Where each convolution has a shortcut of its own (Bi-Real Net,
+of RPReLU are activation parameters. If each convolution has its own shortcut (Bi-Real Net,
 ReActNet), a block of `c3` is two convolutions, see `LayerGraph.roles`.
 
 # References

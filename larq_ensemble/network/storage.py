@@ -164,14 +164,14 @@ def account(
     sharing: Sharing = "fusion",
     own_filters: bool = False,
 ) -> StorageReport:
-    """Counts what an ensemble takes to store.
+    """Counts the storage of an ensemble.
 
     # Arguments
         graph: the backbone, of `larq_ensemble.network.architectures.trace_model`, or of a Keras
             model by `larq_ensemble.models.layer_graph`.
         members: M, at least 1.
         sharing: which layers members share, see `larq_ensemble.network.sharing.shared_layers`.
-        own_filters: each member has binary filters of its own whatever `sharing` says, as in
+        own_filters: each member has its own binary filters, whatever `sharing` says, as with
             stochastic rounding. The scales of the filters stay shared.
 
     # Raises
@@ -205,7 +205,7 @@ def account(
 def compare_systems(
     graph: LayerGraph, real_valued: LayerGraph, *, members: int, sharing: Sharing = "fusion"
 ) -> dict[str, StorageReport]:
-    """Counts what the systems that the paper compares take to store.
+    """Counts the storage of the systems that the paper compares.
 
     - shared filters: this package's ensembles;
     - stochastic rounding: the same, but each member has binary filters of its own;

@@ -1,4 +1,4 @@
-"""The layers of architectures, recorded instead of built: what each stores and computes."""
+"""Records the layer graph of an architecture instead of building a Keras model."""
 
 from __future__ import annotations
 
@@ -190,11 +190,11 @@ def _kernel_weights(x: TracedTensor, filters: int, kernel_size: int) -> int:
 
 
 def _strided(x: TracedTensor, strides: int, channels: int) -> tuple[Any, ...]:
-    """The shape after windows that are `strides` apart, padded to the same size."""
+    """The output shape of a layer with `strides` and padding "same"."""
     _, height, width, _ = x.shape
     return None, -(-height // strides), -(-width // strides), channels
 
 
 def _positions(shape: tuple[Any, ...]) -> int:
-    """How often a kernel is applied for one image."""
+    """The number of output positions for one image."""
     return math.prod(shape[1:-1])

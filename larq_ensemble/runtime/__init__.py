@@ -1,4 +1,4 @@
-"""Running a converted ensemble; needs neither TensorFlow nor Keras.
+"""Runs converted ensembles; needs neither TensorFlow nor Keras.
 
 ```python
 from larq_ensemble.runtime import EnsembleInterpreter, calibrate

@@ -1,11 +1,11 @@
-"""From a budget, a power mode or a latency, to the number of members that answer."""
+"""The number of members that a budget allows: a power mode or a latency."""
 
 from __future__ import annotations
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.registry import Registry
 
-#: Power mode -> share of the members that answer. The names are those of Linux's power profiles.
+#: Power mode -> share of the members to run. The names are those of Linux's power profiles.
 #: `balanced` is half, because the first half of the members brings most of the gain in accuracy.
 POWER_MODES: Registry[float] = Registry("power mode")
 POWER_MODES.register("power-saver", 0.0)
@@ -14,11 +14,11 @@ POWER_MODES.register("performance", 1.0)
 
 
 def members_for_power(power_mode: str, total: int) -> int:
-    """The number of members that answer in a power mode: `ceil(share * total)`, at least 1.
+    """The number of members for a power mode: `ceil(share * total)`, at least 1.
 
     # Arguments
         power_mode: a name of `POWER_MODES`.
-        total: M, the members there are.
+        total: M, the number of members in the file.
 
     # Raises
         UnknownNameError: for an unknown mode.
@@ -30,14 +30,14 @@ def members_for_power(power_mode: str, total: int) -> int:
 def members_for_latency(
     max_latency_ms: float, member_ms: float, total: int, image_ms: float = 0
 ) -> int:
-    """The number of members that answer for an image within a latency, from 1 to `total`.
+    """The number of members that run within a latency per image, from 1 to `total`.
 
         members = floor((max_latency_ms - image_ms) / member_ms)
 
     # Arguments
-        max_latency_ms: latency of an image, in milliseconds.
+        max_latency_ms: the latency allowed per image, in milliseconds.
         member_ms: time of one member on this device, in milliseconds.
-        total: M, the members there are.
+        total: M, the number of members in the file.
         image_ms: time of the shared trunk, in milliseconds.
 
     # Raises

@@ -4,12 +4,11 @@ Temperatures minimize the negative log-likelihood of the labels. Thresholds mini
 
     mean over images of  loss(m) + price * m,    m = the members that run for the image,
 
-where loss(m) = q(c_M) - q(c_m): q is the calibrated prediction of all M members, and c_m the class
-that the first m predict. So loss(m) is the expected accuracy that is lost by stopping after m
-members, according to q. Estimating it takes far fewer images than a difference of accuracies,
-because q holds more information about an image than its label. Each price gives one point on the
-frontier of accuracy against members. The point that meets the user's limit is written into the
-file.
+where loss(m) = q(c_M) - q(c_m), q is the calibrated prediction of all M members, and c_m is the
+class that the first m predict. So loss(m) is the accuracy that stopping after m members is expected
+to lose, according to q. This estimate needs far fewer images than a difference of accuracies,
+because q says more about an image than its label. Each price gives one point of the frontier of
+accuracy against members. The point that meets the user's limit goes into the file.
 
 ```python
 calibration = calibrate("ensemble.tflite", images, labels, mean_members=2)  # held-out images
@@ -232,10 +231,10 @@ def fit(
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, scheme: str) -> float:
-    """The temperature from 0.01 to 100 with the least negative log-likelihood.
+    """The temperature from 0.01 to 100 with the smallest negative log-likelihood.
 
     The negative log-likelihood is convex in 1 / T, so it has one minimum, which Brent's method
-    finds over ln T. A term of 1e-6 (ln T)^2 keeps T from 0 where all labels are predicted right.
+    finds over ln T. A term of 1e-6 (ln T)^2 keeps T away from 0 if all predictions are right.
 
     Needs SciPy: `pip install 'larq-ensemble[calibrate]'`.
 
@@ -279,7 +278,7 @@ def fit_frontier(predictions: np.ndarray) -> list[OperatingPoint]:
     margins = log_margin(predictions[:-1])
     points = [_point([None] * (total - 1), margins, loss)]
     for price in _PRICES:
-        # A higher price stops a little earlier than the last one.
+        # A higher price stops a little earlier, so start from the thresholds of the last one.
         start = points[-1].cascade.thresholds
         points.extend(
             _point(thresholds, margins, loss)

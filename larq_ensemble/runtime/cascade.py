@@ -1,8 +1,8 @@
 """The adaptive cascade: members run one by one until the prediction is confident, in NumPy.
 
-Most images need few members. After m members, the combined prediction of the first m is calibrated
-by their temperature. Images whose log margin reaches the threshold of m are finished; the next
-member runs on the others only.
+Most images need few members. After m members, a temperature calibrates the combined prediction of
+the first m. Images whose log margin reaches the threshold for m are finished; the next member runs
+on the others only.
 
 `larq_ensemble.runtime.calibration` fits temperatures and thresholds and writes them into the file's
 metadata.
@@ -30,10 +30,10 @@ from larq_ensemble.runtime.combination import (
     softmax,
 )
 
-# Sums of many members' logits give some classes tiny probabilities, which a higher floor would cut.
+# With many members some probabilities are tiny; a higher floor would change them.
 _TINY = np.finfo(np.float32).tiny
 
-#: The only rule: by the log margin between the two most probable classes.
+#: The only stopping rule: the log margin between the two most probable classes.
 RULE = "log_margin"
 
 
@@ -78,12 +78,12 @@ def log_margin(probabilities: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cascade:
-    """After how many members an image is finished.
+    """The stopping rule of an adaptive cascade.
 
     # Arguments
         thresholds: for m = 1 to M - 1: an image is finished after m members if the log margin of
             their calibrated prediction is at least the threshold; `None`: never.
-        rule: `"log_margin"`. It is stored so that older readers refuse a later rule.
+        rule: `"log_margin"`. It is stored so that old versions refuse files with a new rule.
 
     # Raises
         EnsembleError: for another rule, or thresholds that are neither numbers nor `None`.

@@ -1,7 +1,7 @@
 """Combining the members' logits into one prediction, in NumPy.
 
-These functions are the reference: the Keras ensemble's `Combine` layer, the runtime and the
-evaluation agree with them.
+The runtime and the evaluation use these functions. Tests compare the schemes of Keras ensembles
+with them.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def combine(logits: np.ndarray, scheme: str, weights: Sequence[float] | None = N
     # Arguments
         logits: floats `[members, n, classes]`, at least one member.
         scheme: a name of `COMBINATIONS`.
-        weights: a positive weight for each member; `None`: all 1. Further weights are ignored, so
-            the weights of all M members also serve the first m.
+        weights: a positive weight for each member; `None`: all 1. Only the first m are used for m
+            members, so the weights of all M may be given.
 
     # Returns
         float32 `[n, classes]`, rows sum to 1.

@@ -1,8 +1,8 @@
 """Reading and checking the `.tflite` file of an ensemble, without TensorFlow.
 
-LCE's interpreter is C++ code that trusts the file: a damaged file may end the process. So this
-module checks the file first: its checksum, every offset that it follows, and that the graphs are
-those of the layout. It reads the flatbuffer without generated code.
+LCE's interpreter is C++ code that trusts the file: a damaged file may crash the process. So this
+module checks the file first: its checksum, every offset that it follows, and that the graphs fit
+the layout. It reads the flatbuffer without generated code.
 
 # References
     - [FlatBuffer internals](https://flatbuffers.dev/internals/)
@@ -21,8 +21,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
 
 IDENTIFIER = b"TFL3"
-#: Constants start at multiples of so many bytes, because TFLite and XNNPACK read them with vector
-#: instructions.
+#: Alignment of constants in bytes: TFLite and XNNPACK read them with vector instructions.
 ALIGNMENT = 16
 _DIGEST_KEY = b'"sha256":"'
 _DIGEST_LENGTH = 64
@@ -30,7 +29,7 @@ _DIGEST_LENGTH = 64
 _SUBGRAPHS, _SIGNATURES = 8, 18
 #: Fields of a SignatureDef.
 _SIGNATURE_KEY, _SUBGRAPH_INDEX = 8, 12
-#: Signature keys of the shared trunk and of the rest of a member, in some layouts with a number.
+#: Signature keys of the shared trunk and of the rest of a member (`rest_{i}` in some layouts).
 TRUNK, REST = "prefix", "rest"
 
 
@@ -59,9 +58,9 @@ class EnsembleFile:
             `"subgraphs"` one per member. Inputs are `image`, and in the layout `"indexed"` also
             `member`. Outputs are `logits`, or in the layout `"branches"` `logits_0`, `logits_1`
             and so on.
-        trunk: the graph that all members of an image share, from `image` to `features_0` and so
-            on; `None` if the file has none.
-        rests: for each of `graphs`, the rest of it after the trunk.
+        trunk: the graph of the shared trunk, from `image` to `features_0` and so on; `None` if the
+            file has none.
+        rests: for each of `graphs`, the part after the trunk.
     """
 
     data: bytes
@@ -138,9 +137,9 @@ def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:
 
 
 def with_one_subgraph(data: bytes, index: int) -> bytes:
-    """Hides all graphs of a file but one, and all signatures but its own.
+    """Hides all graphs of a file but one, and all signatures but that of this graph.
 
-    Every byte stays in its place: the vectors of subgraphs and of signatures get one entry.
+    The other bytes stay in place: only the vectors of subgraphs and signatures shrink to one entry.
 
     # Arguments
         data: a file that `read_ensemble` accepted.
@@ -207,8 +206,7 @@ def seal(data: bytes) -> bytes:
 def with_metadata(data: bytes, metadata: EnsembleMetadata) -> bytes:
     """Replaces the metadata of a finished ensemble file.
 
-    The converter writes the metadata as the last vector of the file, so their length may change
-    and nothing else moves.
+    The converter writes the metadata last, so their length may change while nothing else moves.
 
     # Returns
         A file with a new checksum, equal to `data` up to the metadata.

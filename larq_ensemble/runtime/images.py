@@ -1,4 +1,4 @@
-"""Reading image files as inputs of a network: arrays of its height, width and channels."""
+"""Reads image files as arrays of the size and channels that a network takes."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ ensemble.set_budget(max_latency_ms=20)  # as many members as this device runs in
 ensemble.predict(images, adaptive=True)  # as many members as each image needs
 ```
 
-Batches run image by image, because the graphs in the file take one image, as a camera gives it.
+Batches run image by image, because the graphs in the file take one image.
 
-An interpreter serves one thread at a time, so give each thread its own. LCE's Python binding holds
-the global interpreter lock while it runs: to use several cores, raise `threads` or start
-processes. The binding also copies the file's bytes, so mapping the file into memory would save
-nothing; in C++, `FlatBufferModel::BuildFromFile` maps it.
+An interpreter is not thread-safe, so give each thread its own. LCE's Python binding holds the
+global interpreter lock while it runs: to use several cores, raise `threads` or start processes.
+The binding also copies the file's bytes, so mapping the file into memory would save nothing. In
+C++, `FlatBufferModel::BuildFromFile` maps it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class EnsembleInterpreter:
 
     # Arguments
         path: the `.tflite` file that `larq-ensemble convert` wrote.
-        members: number of members that answer, the first ones of the file; `None`: all.
+        members: run the first m members of the file; `None`: all.
         threads: number of threads of a convolution.
         max_latency_ms, power_mode: instead of `members`, as for `set_budget`.
         kernel: LCE's kernel of binary convolutions, `"indirect"` or `"default"`, whose results are
@@ -92,7 +92,7 @@ class EnsembleInterpreter:
 
     @property
     def scheme(self) -> str:
-        """How members are combined: a name of `larq_ensemble.runtime.combination.COMBINATIONS`."""
+        """The scheme, a name of `larq_ensemble.runtime.combination.COMBINATIONS`."""
         return self._metadata.scheme
 
     @property
@@ -112,7 +112,7 @@ class EnsembleInterpreter:
 
     @property
     def members(self) -> int:
-        """Number of members that answer, the first ones of the file; can be set between calls."""
+        """How many of the first members run; can be set between calls."""
         return self._members
 
     @members.setter
@@ -126,15 +126,14 @@ class EnsembleInterpreter:
         max_latency_ms: float | None = None,
         power_mode: str | None = None,
     ) -> None:
-        """Sets the number of members that answer, from the next call on.
+        """Sets the number of members to run, from the next call on.
 
-        Without an argument all members answer.
+        Without an argument all members run.
 
         # Arguments
             members: the number itself.
-            max_latency_ms: as many members as answer for one image within this time. The time of a
-                member is measured now, on this device. At least one member answers, with a warning
-                if it takes longer.
+            max_latency_ms: as many members as run within this time per image, at least one. It
+                measures the time of a member now, on this device, and warns if one takes longer.
             power_mode: a name of `larq_ensemble.runtime.budget.POWER_MODES`.
 
         # Raises
@@ -164,8 +163,8 @@ class EnsembleInterpreter:
     def measure_latency_ms(self, repetitions: int = 5) -> float:
         """Measures the time of one member for one image, with the trunk: the median, in ms.
 
-        A first run, which packs the filters, doesn't count. In the layout `"branches"` it is the
-        time of all members.
+        The first run, which packs the filters, is not counted. In the layout `"branches"` it is
+        the time of all members.
         """
         return sum(self._measured_ms(repetitions))
 
@@ -205,7 +204,7 @@ class EnsembleInterpreter:
         return self._predicted(self.predict_logits(images))
 
     def predict_adaptive(self, images: np.ndarray) -> AdaptivePrediction:
-        """As `predict` with `adaptive`, with the number of members that ran for each image.
+        """As `predict` with `adaptive`; also returns how many members ran for each image.
 
         # Arguments
             images: as for `predict`.

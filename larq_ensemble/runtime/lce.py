@@ -85,8 +85,8 @@ class OneByOneInterpreter(MemberInterpreter):
     """Runs the trunk, if the file has one, and then one graph for all members or one per member.
 
     LCE's interpreter runs only the first subgraph of a model and keeps a copy of the model. So each
-    graph gets an interpreter when it first runs, which takes the size of the file and an arena of
-    memory. In the layout `"indexed"` one graph serves all members.
+    graph gets its own interpreter at its first run, which takes the memory of the file and of an
+    arena. In the layout `"indexed"` all members use one graph.
     """
 
     def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
@@ -176,7 +176,7 @@ def open_interpreter(file: EnsembleFile, threads: int, kernel: str | None) -> Me
 
     for candidate in candidates:
         seconds(candidate)  # the first run packs the filters
-    # In alternation, and by the minimum: other load on the machine only adds to a time.
+    # Alternate and take the minimum, since other load on the machine only adds time.
     rounds = [[seconds(candidate) for candidate in candidates] for _ in range(_ROUNDS)]
     return candidates[int(np.min(rounds, axis=0).argmin())]
 

@@ -30,7 +30,7 @@ LAYOUTS = ("indexed", "subgraphs", "branches")
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleMetadata:
-    """Everything about an ensemble file that its graphs don't say.
+    """What the runtime needs to know about a file besides its graphs.
 
     # Arguments
         scheme: how members are combined, a name of
@@ -58,12 +58,12 @@ class EnsembleMetadata:
         validation_split: `seed`, `share` and `limit_train` of the split that held images out from
             training, for `larq-ensemble calibrate`; empty: unknown.
         run_hash: SHA-256 of the file of the trained weights, or `None`.
-        rewrites: how often the converter applied each of its rewrites to the graph of a member, by
+        rewrites: how often each pass that saves instructions applied to the graph of a member, by
             name; empty: never, or unknown.
         tools: versions of the programs that wrote the file.
         version: version of the file format and of this metadata.
-        sha256: checksum of the file, computed with these 64 characters replaced by zeros. It tells
-            damaged files before the interpreter opens them.
+        sha256: checksum of the file, computed with these 64 characters replaced by zeros. It
+            detects damaged files before the interpreter opens them.
 
     # Raises
         EnsembleError: for an invalid value; the message names the field.

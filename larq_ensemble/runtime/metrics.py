@@ -13,7 +13,7 @@ TINY = 1e-12
 def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, *, k: int) -> float:
     """The share of examples whose label is among the `k` highest scores, in percent.
 
-    Of equal scores, that of the lower class index counts as higher.
+    Ties go to the lower class index.
 
     # Arguments
         scores: floats `[n, classes]`, logits or probabilities.

@@ -341,7 +341,7 @@ def test_grouped_filters_of_a_member_are_refused(tmp_path: Path) -> None:
     )(x)
     backbone = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
     model = build_ensemble(backbone, 2, sharing="none")
-    with pytest.raises(EnsembleError, match=r"'member_0_grouped'.*2 groups.*To convert it, share it"):
+    with pytest.raises(EnsembleError, match=r"'member_0_grouped'.*2 groups.*, share it"):
         converted(model, tmp_path)
 
 

@@ -15,13 +15,13 @@ from larq_ensemble.runtime.budget import POWER_MODES
     "--members",
     type=click.IntRange(1),
     metavar="m",
-    help="Only the first m members answer  [default: all]",
+    help="Run only the first m members  [default: all]",
 )
 @click.option(
     "--max-latency-ms",
     type=click.FloatRange(0, min_open=True),
     metavar="T",
-    help="As many members as answer for an image within T ms on this device.",
+    help="As many members as run within T ms per image on this device.",
 )
 @click.option("--power-mode", type=click.Choice(list(POWER_MODES)), help="1, half or all members.")
 @click.option(
