@@ -1,1 +1,1 @@
-"""Training on data sets: pipeline, recipes, backbones, ensembles, evaluation, tuning."""
+"""Training of run directories on data sets: recipes, backbones, ensembles, evaluation, tuning."""

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a trained network teaches another one (Hinton et al. 2015)."""
+"""Knowledge distillation (Hinton et al. 2015): learning from the logits of a trained network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Teacher = Callable[[tf.Tensor], tf.Tensor]
 
 @dataclass(frozen=True)
 class Distillation:
-    """Who teaches, and how much.
+    """A teacher, and the hyperparameters of `DistillationLoss`.
 
     # Arguments
         teacher: any trained run for the same classes and images; an ensemble teaches by its
@@ -31,7 +31,7 @@ class Distillation:
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight <= 1:
-            raise EnsembleError(f"`distill_weight` must be from 0 to 1, got {self.weight}.")
+            raise EnsembleError(f"`weight` must be from 0 to 1, got {self.weight}.")
         if not 0 < self.temperature < float("inf"):
             raise EnsembleError(f"`temperature` must be above 0, got {self.temperature}.")
 
@@ -56,12 +56,12 @@ class Distillation:
 
 @keras.utils.register_keras_serializable("larq_ensemble")
 class DistillationLoss(keras.losses.Loss):
-    r"""Cross-entropy with the labels, and with what the teacher says.
+    r"""Cross-entropy with the labels, plus KL divergence from the teacher's predictions.
 
     \\( (1 - w) \, \mathrm{CE}(y, \mathrm{softmax}(z)) + w \, T^2 \,
     \mathrm{KL}(\mathrm{softmax}(z_t / T) \,\|\, \mathrm{softmax}(z / T)) \\)
 
-    \\( T^2 \\) keeps the gradient of the second term of one size whatever T is.
+    \\( T^2 \\) keeps the size of the second term's gradient independent of T.
 
     # Arguments
         weight: w.
@@ -99,8 +99,8 @@ class DistillationLoss(keras.losses.Loss):
 class Student(keras.Model):
     """A functional classifier that `fit` trains with `DistillationLoss`.
 
-    The layers are those of the network that it is made from; the teacher is no part of it, so
-    neither checkpoints nor `trainable_weights` hold it.
+    It has the layers of the given network. The teacher is not part of it, so neither checkpoints
+    nor `trainable_weights` hold the teacher.
 
     # Arguments
         student: the network to train: image -> logits.
@@ -126,7 +126,7 @@ class Student(keras.Model):
 def teacher_logits(model: keras.Model) -> Teacher:
     """A function from images to the logits [n, classes] of a backbone or of an ensemble.
 
-    An ensemble's are the logarithms of its combined probabilities.
+    For an ensemble they are the logarithms of its combined probabilities.
     """
     if len(model.outputs) == 1:
         return lambda images: model(images, training=False)

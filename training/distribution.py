@@ -1,9 +1,9 @@
 """Training on several devices or hosts by `tf.distribute`, step for step as on one device.
 
-Every process makes the same global batches, which follow from seed, epoch and step, and each
+Every process makes the same global batches, which depend on seed, epoch and step only, and each
 replica takes its slice. Gradients are summed over the replicas, and batch norm uses the statistics
-of the global batch. So losses equal those of one device but for rounding, and a run can be resumed
-on another number of devices.
+of the global batch. So losses equal those of one device except for rounding, and a run can be
+resumed on another number of devices.
 
 # References
     - [tf.distribute](https://www.tensorflow.org/guide/distributed_training), and "Multi-worker
@@ -40,9 +40,9 @@ _EXAMPLE = (
 class Distribution:
     """The devices and hosts of a training.
 
-    With `multiworker` every host runs the same command, and this object has to be created before
-    TensorFlow is used for anything else. One host, the chief, writes the run directory. The others
-    read it, so it has to be on a file system that all hosts share.
+    With `multiworker` every host runs the same command, and this object must be created before
+    anything else uses TensorFlow. One host, the chief, writes the run directory. The others read
+    it, so it must be on a shared file system.
 
     # Arguments
         name: `None` (one device), `"mirrored"` (all GPUs of this host, or else its logical CPU

@@ -63,21 +63,21 @@ def train_ensemble(
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
         independent_data: each member its own order and augmentation.
         prefix_weights: for nested fusion, see `larq_ensemble.ensembles.schemes.NestedFusion`.
-        in_turn: train the members of voting or bagging sequentially, in the memory that one
-            takes. Some schemes always are, see `larq_ensemble.ensembles.schemes`. The recipe's
-            epochs are those of each member, for `snapshot` and `fast_geometric` of all.
+        in_turn: train the members of voting or bagging sequentially, in the memory of one. Other
+            schemes always train so, see `larq_ensemble.ensembles.schemes`. The recipe's epochs are
+            for each member; for `snapshot` and `fast_geometric` they are for all together.
         initial: as for `build_ensemble`.
-        shrinkage: for boosting, sequential or soft, how much each member counts; `None`: 1.
-        patience: for boosting and AdaBoost, ends after so many members in a row without a better
-            validation accuracy, and leaves those out; `None`: never.
+        shrinkage: for `boosting` and `soft_boosting`, the weight of each member; `None`: 1.
+        patience: for `boosting` and `adaboost`, stop after this many members without a better
+            validation accuracy, and drop them; `None`: never.
         distribute: see `larq_ensemble.training.distribution`.
         recompute, bfloat16: see `Ensemble.compile`. A run may be resumed with or without
-            `recompute`, for the result is the same but for rounding.
+            `recompute`, because the results are the same except for rounding.
 
     # Returns
         The run and `{"test_top1", "member_top1", "backbone_top1", "validation_top1", "epochs",
         "images_per_second", "members"}`; accuracies in percent, `None` where nothing was
-        evaluated; `members` as many as the ensemble has, which `patience` may make fewer.
+        evaluated. `members` is the number of trained members, which may be fewer with `patience`.
 
     # Raises
         EnsembleError: for unusable values or data, a damaged run, or a taken directory.
@@ -106,7 +106,7 @@ def train_ensemble(
     check_members(members)
     chosen.member_epochs(recipe.epochs, members)
     dataset = DATASETS[backbone.config.dataset["name"]]
-    network = backbone.model  # read first, for that draws from the generators too
+    network = backbone.model  # before the seed is set, because loading draws random numbers
     set_seed(seed, recipe.dropout)
     arguments: dict[str, Any] = {
         "sharing": parse_sharing(sharing),
@@ -186,7 +186,7 @@ def train_ensemble(
                 "independent_data": independent_data,
                 "prefix_weights": None if prefix_weights is None else [*prefix_weights],
                 "backbone": backbone.digest,
-                # Only what is not as in runs of before these options, which can be resumed so.
+                # Only if not the default, so that runs from before these options can be resumed.
                 **({"in_turn": True} if in_turn or chosen.sequential else {}),
                 **({"initial": initial} if initial != "pretrained" else {}),
                 **({"shrinkage": shrinkage} if shrinkage is not None else {}),

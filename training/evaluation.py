@@ -37,8 +37,7 @@ def evaluate(
     # Arguments
         run: a backbone counts as an ensemble of one.
         members: this m alone; `None`: each m from 1 to all.
-        dataset_name: another data set of the same image shape and number of classes; `None`: the
-            run's.
+        dataset_name: another data set with the same image shape and classes; `None`: the run's.
         split: `"test"`, or `"validation"`: the examples that its training held out.
         data_dir: the folder of TensorFlow Datasets; `None`: its default.
         limit: how many examples, the first of the split; `None`: all.

@@ -70,8 +70,8 @@ def fit(
     """Trains a compiled model to `epochs`, from the last checkpoint of `run` if it has one.
 
     After each epoch a checkpoint saves the weights, the optimizer with its step count, and the
-    random states of the dropout layers. A training that was killed loses at most the epoch in
-    progress; resumed, it computes what it would have computed.
+    random states of the dropout layers. A killed training loses at most the epoch in progress, and
+    resuming it gives the same result as no interruption.
 
     # Arguments
         model: built after `set_seed`.
@@ -85,8 +85,8 @@ def fit(
         left to train.
 
     # Raises
-        EnsembleError: if training diverges, no checkpoint of those that are there can be read, or
-            a batch can't be divided among the devices.
+        EnsembleError: if training diverges, no existing checkpoint can be read, or a batch can't be
+            divided among the devices.
     """
     distribution = distribution or Distribution()
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -145,10 +145,10 @@ def fit(
 
 
 class StopWhenDiverged(keras.callbacks.Callback):
-    """Ends training before a checkpoint could save a loss or a weight that is not finite.
+    """Stops training when the loss or a weight is not finite, before a checkpoint saves it.
 
     # Raises
-        EnsembleError: in the step of such a loss, or at the end of the epoch of such a weight.
+        EnsembleError: after the step with such a loss, or after the epoch with such a weight.
     """
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float]) -> None:
@@ -158,7 +158,7 @@ class StopWhenDiverged(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         for weight in self.model.weights:
             if not np.isfinite(weight.numpy()).all():
-                self._fail(f"{weight.name!r} holds values that are no finite numbers")
+                self._fail(f"{weight.name!r} holds values that are not finite")
 
     def _fail(self, reason: str) -> None:
         rate = float(keras.backend.get_value(self.model.optimizer.learning_rate))

@@ -107,7 +107,7 @@ def frontier(
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
-    """Which points no other beats by being as cheap and better, or as good and cheaper."""
+    """The Pareto front: points that no other beats, as cheap and better, or as good and cheaper."""
     front = [False] * len(costs)
     best: tuple[float, float] | None = None
     for index in sorted(range(len(costs)), key=lambda index: (costs[index], -values[index])):

@@ -1,4 +1,4 @@
-"""What all trainings share: the run directory, the data, the images per second."""
+"""The steps that all trainings share: open the run directory, read the data, fit, write the run."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def train_run(
 ) -> tuple[Run, dict[str, Any]]:
     """Trains and writes the run directory; with `resume` returns a finished run as it is.
 
-    It checks the directory, reads the data, and only then creates the directory: data that can't be
-    read leave nothing behind.
+    It checks the directory, reads the data, and only then creates the directory, so an error in
+    reading leaves nothing behind.
 
     # Arguments
         untrained: returns the network of a run of 0 epochs; reads no data.
         load: reads the data.
-        train: (run, data) -> the trained network and some of the figures.
+        train: (run, data) -> the trained network, and entries of the result.
         figures: the result of a run of 0 epochs, without `"epochs"`.
 
     # Returns
@@ -80,9 +80,8 @@ def fit_images(
     """Compiles a network and trains it by a recipe, from the last checkpoint of `run`.
 
     # Arguments
-        objective: (network) -> a model on the layers of the network, which `fit` trains, and its
-            arguments of `compile`. On several devices it is called in the strategy's scope, with
-            a replica.
+        objective: (network) -> the model to fit, on the layers of the network, and its arguments
+            of `compile`. On several devices it is called in the strategy's scope, with a replica.
         seed: of the images' order and augmentation.
         first_epoch: number of the first epoch in the stream of images.
         learning_rate: as for `larq_ensemble.training.fit.adam`.

@@ -1,4 +1,4 @@
-"""Memory of trainings that follow one another in a process."""
+"""Freeing memory between trainings in one process."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from larq_ensemble.keras import keras
 
 @contextlib.contextmanager
 def temporary_graphs() -> Iterator[None]:
-    """Lets TensorFlow free the graphs that are traced within, once their models are gone.
+    """Lets TensorFlow free the graphs traced within the block, once their models are gone.
 
-    Each use of `tf.custom_gradient` in a graph registers a gradient under a name of its own, for
-    the life of the process, and that gradient holds the graph. Larq's quantizers are such uses, so
-    the graph of every binarized network that was ever trained would stay in memory. At the end of
-    the block the gradients registered within it are removed: a training step looks them up only
-    while it is traced.
+    Each use of `tf.custom_gradient` in a graph registers a gradient for the life of the process,
+    and the gradient holds the graph. Larq's quantizers use it, so the graphs of all binarized
+    networks would stay in memory. At the end of the block the gradients registered within it are
+    removed: a training step looks them up only while it is traced.
 
     # References
         - TensorFlow's issues [27492](https://github.com/tensorflow/tensorflow/issues/27492) and
@@ -37,8 +36,8 @@ def temporary_graphs() -> Iterator[None]:
 def registered_gradients() -> dict[str, Any]:
     """TensorFlow's registry of gradients by name, which is private.
 
-    Empty where another version of TensorFlow keeps it elsewhere: then graphs stay in memory, and
-    nothing else changes.
+    Empty if this version of TensorFlow keeps it elsewhere. Then graphs stay in memory, and nothing
+    else changes.
     """
     try:
         from tensorflow.python.framework.ops import gradient_registry
@@ -49,6 +48,6 @@ def registered_gradients() -> dict[str, Any]:
 
 
 def free_networks() -> None:
-    """Frees what Keras keeps of networks, and networks that only reference cycles keep."""
+    """Clears Keras's global state, and collects networks that only reference cycles keep alive."""
     keras.backend.clear_session()
     gc.collect()

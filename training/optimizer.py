@@ -1,4 +1,4 @@
-"""Adam as one operator for each weight."""
+"""Adam with one operator per weight."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from larq_ensemble.keras import keras, tf
 class OneOperatorAdam(keras.optimizers.Adam):
     r"""Keras's Adam, traced in a fraction of the time.
 
-    Keras writes the update of each weight with a dozen operators or more. An ensemble of ten has
-    600 weights, so most of the time before its first step went there. TensorFlow has the update
-    as one operator, of the same formula and state.
+    Keras composes the update of each weight from a dozen operators or more. An ensemble of ten
+    members has 600 weights, so this took most of the time before the first step. TensorFlow has the
+    update as one operator, with the same formula and state.
 
     For 200 weights on a CPU, in seconds of processor time:
 
@@ -23,11 +23,11 @@ class OneOperatorAdam(keras.optimizers.Adam):
     | this | 1,814 | 0.8 | 0.3 | 0.006 |
     | `keras.optimizers.legacy.Adam` | 1,033 | 0.4 | 0.3 | 0.007 |
 
-    The legacy Adam applies the same operator. But Keras no longer develops it: its learning rate
-    at a step and the creation of its state, which a training needs before the first step, are
-    private methods there, and its state has other names in checkpoints, so trainings that were
-    started with this one could not be resumed. What it would save on 600 weights is a second in a
-    start of half a minute.
+    The legacy Adam applies the same operator, but Keras no longer develops it. Training needs the
+    learning rate at a step, and creates the optimizer's state before the first step; both are
+    private methods there. Its state has other names in checkpoints, so trainings that were started
+    with this optimizer could not be resumed. It would save one second of half a minute before the
+    first step with 600 weights.
 
     \\[
     m = \beta_1 m + (1 - \beta_1) g, \quad v = \beta_2 v + (1 - \beta_2) g^2, \quad

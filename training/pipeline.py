@@ -1,8 +1,7 @@
-"""Batches for training and evaluation, the same in every run with the same seed.
+"""Input pipelines for training and evaluation, deterministic for a seed.
 
-The order, crops and flips of an epoch follow from (seed, epoch, step, stream) alone, by stateless
-random numbers. So a resumed training sees the batches that it would have seen without the
-interruption.
+Stateless random numbers determine order, crops and flips from (seed, epoch, step, stream) only. So
+a resumed training sees the same batches as one without interruption.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ def training_batches(
         inputs: number of independent streams, each with its own order and augmentation, for models
             with an input for each member. 1: all outputs see the same batch.
         outputs: names of the outputs that get labels (and weights); none: plain (x, y) pairs.
-        sample_weights: (indices int32 [batch], seed int64 [2]) -> float32 [members, batch], how
-            much each image counts for each member (bagging). Row i weighs `outputs[i]`; with
-            several inputs it is taken for the indices of stream i.
+        sample_weights: (indices int32 [batch], seed int64 [2]) -> float32 [members, batch], the
+            sample weights of each member (bagging). Row i is for `outputs[i]`; with several inputs
+            it is for the indices of stream i.
 
     # Returns
         Elements (x, y) or (x, y, weights): x float32 [batch, h, w, c] or a tuple of `inputs` of

@@ -105,7 +105,7 @@ class RecipesFor(Protocol):
 
 @dataclass(frozen=True)
 class PaperValues:
-    """What the paper and its authors' logs say of one network.
+    """The hyperparameters of one network from the paper and its authors' logs.
 
     # Arguments
         pretrain_epochs, pretrain_lr: of the backbone.

@@ -2,11 +2,11 @@
 
 Each member is trained in a directory of its own in the run:
 
-    member_2/model.keras    the trained member: it is never trained again
+    member_2/model.keras    the trained member
     member_2/result.json    its weight in the combination, and its speed
-    member_2/log.csv, tensorboard/, checkpoints/    while and as it was trained
+    member_2/log.csv, tensorboard/, checkpoints/    logs and state of its training
 
-At the end their own layers are put together to the ensemble, and the run's `log.csv` holds the
+At the end the ensemble is assembled from the members' own layers, and the run's `log.csv` gets the
 rows of all members.
 """
 
@@ -106,7 +106,7 @@ class RunTraining(SequentialTraining):
             objective=lambda network: self.scheme.objective(network, self.stage(member)),
             seed=self._seed(member) if self.independent_data else self.arguments["seed"],
             verbose=self.verbose,
-            # A scheme that continues goes on with the images, too.
+            # A scheme that continues also continues the stream of images.
             first_epoch=member * epochs if self.scheme.continues else 0,
             learning_rate=self.scheme.learning_rate,
             outputs=() if sample_weights is None else (member_output(member),),
@@ -118,7 +118,7 @@ class RunTraining(SequentialTraining):
         return int(np.random.default_rng([self.arguments["seed"], member]).integers(2**31))
 
     def _sample_weights(self, member: int) -> SampleWeights | None:
-        """How much each image counts: a function to [1, batch], as `Scheme.sample_weights`."""
+        """The sample weights of a member, [1, batch], as `Scheme.sample_weights`."""
         if self.scheme.reweights:
             table = tf.constant(self._weights_for(member), tf.float32)
             return lambda indices, seed: tf.gather(table, indices)[tf.newaxis]

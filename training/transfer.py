@@ -35,7 +35,7 @@ def check_twin(run: Run, model: dict[str, Any]) -> None:
 def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: int) -> int:
     """The seed that cuts the validation split of a run that learns from others.
 
-    What it holds out none of them may have been trained on, so it takes their seed.
+    None of them may have been trained on what it holds out, so it takes their seed.
 
     # Arguments
         sources: the runs that it starts from or learns from.

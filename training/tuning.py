@@ -135,7 +135,7 @@ def tune(
     # Arguments
         backbone: the pretrained run, which must have held out validation data.
         out: the folder: search/ is KerasTuner's, trials/ holds a run directory for each trial.
-        search: what to search.
+        search: the search space.
         trials: how many in all; a resumed search may be given more than before.
         resume: go on with the search in `out`, in the middle of a trial if need be.
         progress: called with a line before and after each trial.

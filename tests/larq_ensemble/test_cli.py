@@ -354,7 +354,10 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("pretrain --out new --lr -1", "--lr must be at least 0, got -1.0"),
         ("pretrain --out new --validation 1", "--validation must be at least 0 and below 1"),
         ("pretrain --out new --width 0.01", "--width 0.01 leaves a stage without channels"),
-        ("pretrain --out new --teacher backbone --distill-weight 2", "from 0 to 1, got 2.0"),
+        (
+            "pretrain --out new --teacher backbone --distill-weight 2",
+            "--distill-weight must be from 0 to 1, got 2.0",
+        ),
         (
             "pretrain --out new --distribute multiworker",
             "--distribute multiworker needs the environment variable TF_CONFIG",

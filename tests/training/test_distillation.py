@@ -109,8 +109,8 @@ def test_an_ensemble_teaches_by_its_combined_probabilities():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"weight": 1.5}, "`distill_weight` must be from 0 to 1, got 1.5"),
-        ({"weight": -0.1}, "`distill_weight` must be from 0 to 1, got -0.1"),
+        ({"weight": 1.5}, "`weight` must be from 0 to 1, got 1.5"),
+        ({"weight": -0.1}, "`weight` must be from 0 to 1, got -0.1"),
         ({"temperature": 0.0}, "`temperature` must be above 0, got 0.0"),
         ({"temperature": float("nan")}, "`temperature` must be above 0, got nan"),
     ],

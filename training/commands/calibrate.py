@@ -25,13 +25,13 @@ _ROWS = 12  # of the frontier in the table; the JSON and the plot have all
     "--accuracy-loss",
     type=click.FloatRange(0),
     metavar="POINTS",
-    help="Stop as early as loses at most so much top-1 against all members  [default: 0.2]",
+    help="Lose at most this much top-1 against all members  [default: 0.2]",
 )
 @click.option(
     "--mean-members",
     type=click.FloatRange(1),
     metavar="m",
-    help="Instead: lose as little top-1 as m members per image, on average, allow.",
+    help="Instead: run at most m members per image on average.",
 )
 @click.option("--plot", metavar="STEM", help="Write STEM.png and STEM.svg; needs matplotlib.")
 @click.option(
@@ -52,8 +52,8 @@ def command(
 ) -> None:
     """Fit temperatures and stopping thresholds and write them into the file's metadata.
 
-    They are fitted on the images that training held out for validation. The test images only show
-    the result. Nothing else in the file changes.
+    They are fitted on the validation images that training held out, and evaluated on the test
+    images. Nothing else in the file changes.
 
     \b
     Examples:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--independent-data",
     is_flag=True,
-    help="Each member its own order and augmentation of the images (not for fusion).",
+    help="Give each member its own order and augmentation of the images (not for fusion).",
 )
 @click.option(
     "--in-turn",
@@ -63,15 +63,15 @@ if TYPE_CHECKING:
     "--patience",
     type=click.IntRange(1),
     metavar="N",
-    help="For boosting and adaboost: end after N members in a row that did not improve the "
-    "validation accuracy, and leave those out.",
+    help="For boosting and adaboost: stop after N members in a row that did not improve the "
+    "validation accuracy, and drop those.",
 )
 @click.option(
     "--prefix-weights",
     type=numbers,
     metavar="W,...",
-    help="For nested fusion: how much the loss of the first m members counts, for each m "
-    "from 1 to M  [default: 1,4,9,... in proportion to m^2]",
+    help="For nested fusion: the weight of the loss of the first m members, for each m from 1 "
+    "to M  [default: 1,4,9,... proportional to m^2]",
 )
 @click.option(
     "--recompute",
@@ -129,8 +129,8 @@ def command(
 
     The data set, its validation split and the network come from the pretrained run.
 
-    Sequential schemes take --epochs for each member, snapshot and fast_geometric for all
-    together. The learning rate of fast_geometric goes from --end-lr up to --lr and back for
+    In sequential schemes --epochs is for each member; in snapshot and fast_geometric it is for
+    all together. The learning rate of fast_geometric goes from --end-lr up to --lr and back for
     each member. BENN, independent networks from scratch, is --sharing none --initial random
     with the scheme bagging or adaboost.
 

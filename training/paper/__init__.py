@@ -1,1 +1,1 @@
-"""What reproduces the tables and figures of Kim et al. 2022."""
+"""Reproduces the tables and figures of Kim et al. 2022."""

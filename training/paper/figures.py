@@ -1,7 +1,6 @@
 """The tables and figures of Kim et al. 2022 by name: what each of them shows.
 
-The paper's panels are named by their content: `fig6` here is what the paper's data of that content
-are about.
+Panels are named by their content, see `docs/reports/reproduction.md`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trainings behind the figures. Each is done once and found again by its directory."""
+"""The trained networks of the figures. Each is trained once; figures share run directories."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Settings:
 
 
 class RunLibrary:
-    """Runs by what was trained; a run that is missing is trained when it is asked for.
+    """Backbones and ensembles by their settings; trains those that are missing.
 
     The ensembles of a backbone are beside it: `{model}-{dataset}-{epochs}epochs-seed{seed}/` holds
     `backbone/` and `{scheme}-{sharing}-m{M}-{epochs}epochs/`. So figures with the same folder
