@@ -7,11 +7,11 @@ Needs a counter: a program that is called as
 runs one inference of MODEL's first subgraph with Larq Compute Engine's arm64 kernels, on one
 thread, with integer inputs of zero (so of member 0), and prints a JSON object with the number of
 `instructions`; for example LCE's macOS-arm64 library in an emulator with an instruction-counting
-plugin. A number of instructions is no time, but the same on every machine, and so are ratios.
+plugin. Instructions are not times, but they are the same on every machine, and so are ratios.
 
-What members of an image have in common is counted once per image, where the file has a graph of it
-(`larq_ensemble.convert.passes.shared_trunk`); "a member" is what each takes behind it. The counter
-gets each graph as a file.
+The shared trunk counts once per image if the file has a graph of it
+(`larq_ensemble.convert.passes.shared_trunk`); "a member" is what each member takes after the trunk.
+The counter gets each graph as a file.
 
 The reference is what LCE makes of one member of the run as a plain Keras model: M members shipped
 as M such files cost M times that. All members run the same operators on the same shapes, so one of

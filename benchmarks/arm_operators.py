@@ -1,11 +1,11 @@
 """Where a member's arm64 instructions go, by operator.
 
-The graph of the first member is cut behind each of its operators, and each cut is counted. The
+The graph of the first member is cut after each of its operators, and each cut is counted. The
 share of an operator is what it adds to the cut before. The cost of returning an output falls on
 neighbouring operators (RESHAPE may then cost nothing, and the next operator more). So the shares of
 small operators are rough; the sum is exact.
 
-Needs a counter of instructions, see `arm_cost.py`, and calls it once an operator.
+Needs a counter of instructions, see `arm_cost.py`, and calls it once per operator.
 
     python benchmarks/arm_operators.py --counter COUNTER --kernel indirect ensemble.tflite
 """

@@ -1,4 +1,4 @@
-"""What each number of members of a file gains and costs: a table and a figure to choose by.
+"""Accuracy and cost of each number of members of a file, as a table and a figure.
 
 For every m: the accuracy of the first m members on test images, the bytes of the file cut to them,
 and the cost of an image, in arm64 instructions if a counter is given (see arm_cost.py), else in

@@ -1,8 +1,8 @@
 """Bytes of one file by number of members and number format, against the lower bound.
 
 Converts an untrained ensemble of the most members in each format and cuts the file to fewer, which
-gives the file that a conversion of fewer members would. For comparison: the bytes of one file a
-member, by LCE's own conversion.
+gives the same file as converting fewer members. For comparison: the bytes of one file per member,
+converted by LCE alone.
 
     python benchmarks/file_sizes.py
     python benchmarks/file_sizes.py --sharing c3 --members 1,10
@@ -37,7 +37,7 @@ def main(model: str, classes: int, sharing: str, members: str) -> None:
     counts = sorted(int(count) for count in members.split(","))
     backbone = build_model(model, input_shape=(32, 32, 3), classes=classes)
     ensemble = build_ensemble(backbone, counts[-1], sharing=sharing)
-    print(f"{model}, {classes} classes, {sharing}: bytes of the file, times theory")
+    print(f"{model}, {classes} classes, {sharing}: bytes of the file, times the lower bound")
     heads = [*(f"M = {count}" for count in counts), " a further member"]
     print(f"{'':20}" + "".join(f"{head:>17}" for head in heads))
     single = len(convert_single(backbone))

@@ -187,7 +187,7 @@ class Counting(keras.layers.Layer):
         (lambda: classifier(keras.layers.BatchNormalization(axis=1)), r"fused"),
         (
             lambda: classifier(keras.layers.Dense(2, activity_regularizer="l2")),
-            "add to the loss",
+            "add losses that depend on the images",
         ),
     ],
 )
