@@ -1,4 +1,4 @@
-"""The console script: finds a command by name and turns errors into one line and an exit code.
+"""The command line: finds a command by name and turns errors into one line and an exit code.
 
 `COMMANDS` names the module of each command. A module is imported when its command is called, and
 imports heavy packages inside its functions, so `--help` answers at once.
@@ -37,7 +37,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is asked for, and words its errors in options."""
+    """A group that imports commands lazily and translates library errors into options."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -83,7 +83,7 @@ def cli(context: click.Context) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line: exits 0 on success, 2 on a usage error, 1 on any other error."""
-    # TensorFlow's start-up messages would bury the one line that says what went wrong.
+    # TensorFlow's start-up messages would hide the error message.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         status = cli.main(arguments, prog_name="larq-ensemble", standalone_mode=False)

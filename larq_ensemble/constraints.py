@@ -1,6 +1,6 @@
 """Weight constraints that Keras does not have.
 
-Once this module is imported, Keras finds them by name, in layers and when it loads a model.
+Importing this module registers them, so that Keras finds them by name in layers and saved models.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from larq_ensemble.keras import keras, lq, tf
 class AtLeast(keras.constraints.Constraint):
     r"""Raises every weight below `minimum` to it: \\(w \leftarrow \max(w, \text{minimum})\\).
 
-    For the scale of a batch normalization before a sign: while the scale is positive, the two are
+    It is for the scale of a batch normalization before a sign: with a positive scale the two are
     one threshold per channel, \\(x \geq \mu - \beta \sigma / \gamma\\), in every member of an
     ensemble.
 
@@ -26,8 +26,8 @@ class AtLeast(keras.constraints.Constraint):
     The constraint is elementwise, so it holds for weights that are stacked as well.
 
     # Arguments
-        minimum: the smallest value that a weight can have. The default is far below the scales
-            that networks learn, and far above what float32 could round to zero.
+        minimum: the smallest value of a weight. The default is far below the scales that networks
+            learn, and far above what float32 rounds to zero.
     """
 
     def __init__(self, minimum: float = 1e-3) -> None:

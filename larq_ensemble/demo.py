@@ -1,4 +1,4 @@
-"""`larq-ensemble demo`: the whole job, so it uses training and converter alike."""
+"""`larq-ensemble demo`: all steps, so it uses both training and convert."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ RETRAIN_EPOCHS = 15
 BATCH_SIZE = 64
 
 
-@click.command("demo", short_help="The whole job on embedded real data, in a few minutes.")
+@click.command("demo", short_help="All steps on embedded real data, in a few minutes.")
 @click.option(
     "--out",
     default="runs/demo",
     show_default=True,
     metavar="DIR",
-    help="Where everything is written. A demo that was interrupted is resumed.",
+    help="Where everything is written. An interrupted demo is resumed.",
 )
 @seed_option
 @json_option

@@ -1,4 +1,4 @@
-"""Errors that a user can cause, each a line that says what is wrong and what to do."""
+"""Errors that users can cause. Each message is one line: what is wrong, and what to do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class UnknownNameError(EnsembleError):
     """A name that is in no registry.
 
     # Arguments
-        argument: what the name is of, such as `"model"`.
+        argument: the argument that takes the name, such as `"model"`.
         value: the name received.
         known: the names that exist.
     """

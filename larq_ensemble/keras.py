@@ -23,9 +23,9 @@ os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TensorFlow's start-up messages off stderr for those who set TF_CPP_MIN_LOG_LEVEL=3.
+    """Hides TensorFlow's start-up messages if TF_CPP_MIN_LOG_LEVEL is 3.
 
-    TensorFlow 2.21 prints some before it looks at that variable.
+    TensorFlow 2.21 prints some of them before it reads that variable.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
         yield

@@ -1,6 +1,6 @@
 """Layers of binarized networks that Larq does not have, for any Keras or Larq network.
 
-Keras finds them by name when it loads a model, once this module is imported.
+Importing this module registers them, so that Keras can load models that use them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class RSign(keras.layers.Layer):
     x = lq.layers.QuantConv2D(64, 3, kernel_quantizer="magnitude_aware_sign", use_bias=False)(x)
     ```
 
-    Larq Compute Engine makes a subtraction, one `LceQuantize` and an `LceBconv2d` of these two.
+    Larq Compute Engine converts these two to a subtraction, an `LceQuantize` and an `LceBconv2d`.
 
     # Weights
         threshold: \\(\alpha\\), float32 [channels], initially 0.

@@ -14,7 +14,7 @@ class Registry(Generic[Entry]):
     """Entries by name.
 
     # Arguments
-        argument: what errors call an entry, such as `"model"`.
+        argument: the name of an entry in errors, such as `"model"`.
     """
 
     def __init__(self, argument: str) -> None:

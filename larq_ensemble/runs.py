@@ -1,11 +1,11 @@
-"""Run directories: a trained network with all that it takes to go on from it.
+"""Run directories: a trained network with its configuration, logs and checkpoints.
 
     config.json     what was trained, on what, how (`RunConfig`)
     model.keras     the Keras model, each weight once, loadable with `keras.models.load_model`
     log.csv         a row for each epoch
     tensorboard/    the same for TensorBoard
     checkpoints/    weights, optimizer and random state after each epoch, to resume from
-    result.json     the result that the command printed
+    result.json     the result of the command
 
 `model.keras` and then `result.json` are written last. A run without them has not finished.
 """
@@ -45,7 +45,7 @@ class _Section(dict):
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The full configuration of a run.
+    """The configuration of a run.
 
     # Arguments
         kind: `"backbone"` or `"ensemble"`.
@@ -53,11 +53,12 @@ class RunConfig:
         dataset: the dataset's constants (name, classes, class names, input shape, mean, std).
         recipe: the training recipe.
         seed: of initialization, data and jitter.
-        transfer: digests of the runs that a backbone started from or learned from, and how.
+        transfer: digests of the real-valued twin and the teacher of a backbone, and how it used
+            them.
         data: validation share and limits of the data.
         ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only);
             `requested_members` if training ended early, with fewer `members`.
-        versions: of the packages that decide what a run contains.
+        versions: of the packages that a run's contents depend on.
     """
 
     kind: str
@@ -72,7 +73,7 @@ class RunConfig:
 
     @property
     def split_seed(self) -> int:
-        """The seed that cut the validation split: that of the first run of the chain."""
+        """The seed of the validation split, which a run takes over from the runs it builds on."""
         return int(self.data.get("split_seed", self.seed))
 
     def to_json(self) -> dict[str, Any]:
@@ -157,7 +158,7 @@ class Run:
                 f"{str(self.model_path)!r} can't be read ({first_line(error)}): it is truncated "
                 "or damaged. Resume its training to write it again, or train again."
             ) from error
-        # A part of a run, a member that was trained by itself, is no ensemble.
+        # A member that was trained sequentially is saved as a plain network.
         return as_ensemble(model) if len(model.outputs) > 1 else model
 
     @property
@@ -185,7 +186,7 @@ class Run:
         write_text(self.result_path, json.dumps(result, indent=2) + "\n")
 
     def finished_result(self) -> dict[str, Any] | None:
-        """What `save_result` wrote; `None` if the run has not finished or is damaged."""
+        """The saved result; `None` if the run has not finished or is damaged."""
         try:
             result = json.loads(self.result_path.read_text(encoding="utf-8"))
             _ = self.model
@@ -227,7 +228,7 @@ def open_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool = F
 
 
 def create_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
-    """Creates a run directory, or with `resume` opens the one that exists.
+    """Creates a run directory, or with `resume` opens an existing one.
 
     # Raises
         EnsembleError: as `open_run`.
@@ -272,7 +273,7 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the installed packages that decide what a run contains."""
+    """Versions of the installed packages that a run's contents depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}

@@ -19,7 +19,7 @@ from larq_ensemble.training.optimizer import OneOperatorAdam
 from larq_ensemble.training.pipeline import Batches
 from larq_ensemble.training.recipes import Recipe
 
-#: (highest, lowest, steps) -> a learning rate over so many steps; `None`: the recipe's.
+#: (highest, lowest, steps) -> a learning rate schedule for `steps`; `None`: the recipe's.
 LearningRate = Callable[
     [float, float, int], "keras.optimizers.schedules.LearningRateSchedule | None"
 ]

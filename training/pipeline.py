@@ -128,7 +128,7 @@ def evaluation_batches(
 
 
 def _seed(seed: int, number: tf.Tensor | int, purpose: int) -> tf.Tensor:
-    """A stateless seed of its own for each purpose (0 order, 1 augmentation, 2 resampling)."""
+    """A separate stateless seed for each purpose (0 order, 1 augmentation, 2 resampling)."""
     number = tf.cast(number, tf.int64)
     return tf.stack([tf.constant(seed, tf.int64), number * 3 + purpose])
 

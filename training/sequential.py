@@ -1,6 +1,6 @@
 """Sequential training in a run directory.
 
-Each member is trained in a directory of its own in the run:
+Each member has its own directory in the run:
 
     member_2/model.keras    the trained member
     member_2/result.json    its weight in the combination, and its speed
@@ -37,7 +37,7 @@ from larq_ensemble.training.recipes import Recipe
 
 
 class RunTraining(SequentialTraining):
-    """Trains the members of a run by a recipe, each in a directory of its own in the run.
+    """Trains the members of a run by a recipe, each in its own directory in the run.
 
     # Arguments
         run: the run directory.

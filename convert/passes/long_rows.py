@@ -32,7 +32,7 @@ _OPERATORS = {"ADD": 2, "MUL": 2, "SUB": 2, "PRELU": 1, "RELU": 1, "LceQuantize"
 _LONGEST = 256
 _FEWEST_PIXELS = 128
 _WORD = 32
-#: The type of an integer with a bit for each of so many channels.
+#: Number of channels -> type of an integer with one bit per channel.
 _INTEGERS = {8: "uint8", 16: "uint16"}
 
 

@@ -146,7 +146,7 @@ class _Places:
 
 
 def _divide(module: Module) -> _Division | None:
-    """The division with the largest trunk; `None` if it isn't worth a graph of its own."""
+    """The division with the largest trunk; `None` if the trunk isn't worth a separate graph."""
     graph = module.graphs[0]
     own, image = _own_tensors(module.graphs), graph.input("image")
     if own is None or image is None:

@@ -1,1 +1,1 @@
-"""What the commands have in common: options, tables, JSON."""
+"""Shared code of the commands: options, tables, JSON, messages."""

@@ -1,7 +1,7 @@
-"""Library errors in the words of the command line: `` `limit_train` `` becomes --limit-train.
+"""Translates library errors for the command line: `` `limit_train` `` becomes --limit-train.
 
-The library names Python arguments in backticks, alone or with a value. What is no option of the
-running command stays as it is.
+The library names Python arguments in backticks, alone or with a value. Names that are not options
+of the running command stay unchanged.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _QUOTES = "'\""
 
 
 class Command(click.Command):
-    """A command whose function hands some options to library arguments of other names.
+    """A command with options whose library arguments have other names.
 
     # Arguments
-        arguments: the option's parameter by the library's argument, such as
+        arguments: library argument -> parameter of the option, such as
             `{"weight": "distill_weight"}`.
     """
 
@@ -53,7 +53,7 @@ def in_options(message: str, command: click.Command) -> str:
 
 
 def _options(command: click.Command) -> dict[str, str]:
-    """Options by the names that the library and the command's function have for them."""
+    """Options by their names in the library and in the command's function."""
     options = {}
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name:

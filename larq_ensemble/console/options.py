@@ -9,13 +9,13 @@ import click
 
 
 class CommaSeparated(click.ParamType):
-    """Values with commas between, as a tuple: `1,4,9` -> `(1, 4, 9)`.
+    """Comma-separated values as a tuple: `1,4,9` -> `(1, 4, 9)`.
 
     # Arguments
-        name: what `--help` calls the list.
+        name: the list's name in `--help`.
         item: click's type of each value.
-        what: what the values are, with an example, for the error.
-        collect: sorts them, or leaves some out.
+        what: the values with an example, for the error message.
+        collect: a function of the list, for example to sort it.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class CommaSeparated(click.ParamType):
 
 numbers = CommaSeparated("N,N,...", click.FLOAT, "numbers such as 1,4,9")
 names = CommaSeparated("NAME,...", click.STRING, "names such as fusion,voting", dict.fromkeys)
-#: Numbers of members, each once and in ascending order.
+#: Numbers of members, ascending and without duplicates.
 member_counts = CommaSeparated(
     "M,M,...",
     click.IntRange(1),

@@ -24,7 +24,7 @@ json_option = click.option(
 
 
 class Report:
-    """The result of a command, and printing for people."""
+    """The result of a command as data, and its printed output."""
 
     def __init__(self) -> None:
         self.result: dict[str, Any] = {}
@@ -39,9 +39,9 @@ class Report:
             table.add_column(column, justify="left" if index == 0 else "right")
         for row in rows:
             table.add_row(*(cell(value) for value in row))
-        # Off the terminal the table is as wide as it needs, so that logs keep every column.
+        # Without a terminal, allow a wide table, so that logs keep every column.
         console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
-        self.line(title)  # as a title of the table it would be wrapped to its width
+        self.line(title)  # rich would wrap a table's title to the table's width
         console.print(table)
 
     def line(self, text: str) -> None:
@@ -64,8 +64,8 @@ def cell(value: Any) -> str:
 def reporting(json_target: str | None) -> Iterator[Report]:
     """Runs the body of a command and writes its result as JSON if it succeeds.
 
-    With `-` everything else that the process prints goes to standard error, the output of C++
-    libraries included.
+    With `-` all other output of the process, including that of C++ libraries, goes to standard
+    error.
 
     # Arguments
         json_target: a file, `-` or `None`.

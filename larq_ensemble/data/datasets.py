@@ -1,4 +1,4 @@
-"""Data sets by name, with the constants that every run trained on them records."""
+"""Data sets by name, with the constants that runs record."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Dataset:
 
     # Arguments
         name: as in `DATASETS`.
-        classes: how many.
+        classes: number of classes.
         input_shape: (height, width, channels) of the uint8 images.
         normalization: from pixels to the input of a network.
         augmentation: of training images.
         read: (data_dir) -> (training split, test split).
-        class_names: in the order of the labels. They stand here because TensorFlow Datasets knows
-            those of CIFAR only once it has downloaded the images.
+        class_names: in the order of the labels. They are listed here because TensorFlow Datasets
+            knows those of CIFAR only after downloading the images.
         source: where the constants come from.
 
     # Raises
@@ -59,7 +59,7 @@ class Dataset:
         self.normalization.check_channels(self.input_shape[-1])
 
     def constants(self) -> dict[str, Any]:
-        """What a run records of its data set: enough to use the network without the data."""
+        """The constants that a run records, enough to use the network without the data."""
         return {
             "name": self.name,
             "classes": self.classes,
@@ -104,9 +104,9 @@ class DataOptions:
     # Arguments
         data_dir: where TensorFlow Datasets keeps its data; `None`: its own choice.
         validation: share of the training data held out, at least 0 and below 1.
-        limit_train: how many examples of the training data to use, drawn by the seed; training
-            and validation split together. `None`: all.
-        limit_test: use only the first so many test examples; 0: none are evaluated. `None`: all.
+        limit_train: number of training examples to use, drawn by the seed, for the training and the
+            validation split together. `None`: all.
+        limit_test: number of test examples to use, the first ones; 0: no evaluation. `None`: all.
 
     # Raises
         EnsembleError: for a validation share out of range.
@@ -136,7 +136,7 @@ class DataOptions:
         train, test = dataset.read(self.data_dir)
         order = np.random.default_rng(seed).permutation(len(train))
         held_out = round(len(order) * self.validation)
-        # The cut comes before the limit, so no limit moves an image to the other split.
+        # Split before the limit, so that no limit moves an image to the other split.
         validation, training = order[:held_out], order[held_out:]
         if self.limit_train is not None:
             limited = round(self.limit_train * self.validation)

@@ -1,4 +1,4 @@
-"""From the pixels of an image to what a network sees."""
+"""Normalization of pixels to the input of a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Normalization:
 
     \\[ y = \frac{x / 255 - \text{mean}}{\text{std}} = x \cdot \text{scale} + \text{offset} \\]
 
-    for pixels x from 0 to 255. The second form is what is computed, in float32, so that training,
+    for pixels x from 0 to 255. The second form is computed, in float32, so that training,
     evaluation and the converted file round alike.
 
     # Arguments
@@ -47,10 +47,10 @@ class Normalization:
             self._check(shorter, max(len(self.mean), len(self.std)))
 
     def check_channels(self, channels: int) -> None:
-        """Checks that it is for images of so many channels.
+        """Checks that it fits images with this number of channels.
 
         # Raises
-            EnsembleError: if it isn't.
+            EnsembleError: if it does not.
         """
         self._check("mean", channels)
 

@@ -152,7 +152,7 @@ def _prelu_alpha_gradients(
 ) -> tf.Tensor:
     """The gradients of alpha for each image: XLA would sum over all images in a single thread.
 
-    It is a loop of its own, because one loop for this and the gradient of x takes longer than two.
+    A separate loop, because a single loop for this and the gradient of x takes longer than two.
     """
     alpha_gradient = tf.minimum(tf.cast(x, tf.float32) * scale, 0) * upstream
     shared = [axis for axis, size in enumerate(alpha.shape, start=1) if size == 1]

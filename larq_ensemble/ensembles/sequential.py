@@ -372,7 +372,7 @@ class _KerasTraining(SequentialTraining):
         fitting = self.fitting
         optimizer = keras.optimizers.get(fitting.optimizer)
         config = optimizer.get_config()
-        if self.scheme.learning_rate(1.0, 0.0, 1) is not None:  # the scheme has one of its own
+        if self.scheme.learning_rate(1.0, 0.0, 1) is not None:  # the scheme has its own
             rate, steps = config["learning_rate"], self.data.steps
             if steps is None:
                 raise EnsembleError(
@@ -382,7 +382,7 @@ class _KerasTraining(SequentialTraining):
                 )
             if isinstance(rate, dict):
                 raise EnsembleError(
-                    f"The scheme {self.scheme.name!r} has a learning rate schedule of its own: "
+                    f"The scheme {self.scheme.name!r} has its own learning rate schedule: "
                     "give `optimizer` a number."
                 )
             config["learning_rate"] = self.scheme.learning_rate(

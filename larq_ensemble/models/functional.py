@@ -110,7 +110,7 @@ def _is_final_activation(layer: keras.layers.Layer) -> bool:
 def map_references(
     value: Any, names: set[str], change: Callable[[str, int, int], list[Any]]
 ) -> Any:
-    """Copies part of a functional configuration with every tensor reference changed.
+    """Copies part of a functional configuration and changes each tensor reference.
 
     # Arguments
         value: `inbound_nodes` or anything inside it.

@@ -1,4 +1,4 @@
-"""Keras models as `LayerGraph`: what the sharing policies and the counts of costs work on.
+"""Reads the `LayerGraph` of a Keras model, for sharing policies, storage and compute.
 
 ```python
 from larq_ensemble.models import layer_graph
@@ -96,7 +96,7 @@ def shared_layers(sharing: Sharing, model: keras.Model) -> frozenset[str]:
 
 
 def _calls(model: keras.Model) -> dict[str, list[Any]]:
-    """Keras's nodes of the calls that the model's output depends on, by the layer's name."""
+    """Layer name -> Keras's nodes of its calls that the model's output depends on."""
     pending, nodes = [model.output.node], set()
     while pending:
         node = pending.pop()
@@ -110,7 +110,7 @@ def _calls(model: keras.Model) -> dict[str, list[Any]]:
 
 
 def _input_layers(calls: list[Any]) -> tuple[str, ...]:
-    """The names of the layers that feed some calls, each once."""
+    """The names of the input layers of some calls, each once."""
     tensors = (tensor for node in calls for tensor in node.keras_inputs)
     return tuple(dict.fromkeys(tensor.node.layer.name for tensor in tensors))
 

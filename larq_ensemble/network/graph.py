@@ -121,7 +121,7 @@ class LayerGraph:
         - head: the last dense layer;
         - stem: a convolution with no convolution before it;
         - shortcut: a 1x1 convolution on the residual path. At an addition of two branches, the
-          branch with fewer convolutions of its own is the residual path;
+          branch with fewer own convolutions is the residual path;
         - downsampling: a shortcut that is binarized;
         - block_end: the last convolution of the other branch, the main path. Where the main path
           is a single convolution (Bi-Real Net, ReActNet), two additions in a row make a block, as

@@ -208,7 +208,7 @@ def compare_systems(
     """Counts the storage of the systems that the paper compares.
 
     - shared filters: this package's ensembles;
-    - stochastic rounding: the same, but each member has binary filters of its own;
+    - stochastic rounding: the same, but each member has its own binary filters;
     - BENN: M independent binarized networks;
     - real-valued: M independent networks with nothing binarized.
 

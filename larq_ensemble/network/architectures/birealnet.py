@@ -1,9 +1,9 @@
 """Bi-Real Nets for small images: Bi-Real-Net-18 and -34.
 
-In Bi-Real-Net-18 each of the 16 binary 3x3 convolutions has a shortcut of its own, so the
-real-valued values before a sign are never lost.
+In Bi-Real-Net-18 each of the 16 binary 3x3 convolutions has its own shortcut, so the real values
+before a sign are never lost.
 
-What the sources leave open, and what this is:
+What the sources leave open, and our choices:
 
 - Kim et al. 2022 do not name an activation for it. Liu et al. 2018 have none besides the sign, so
   there is none here either: no PReLU.

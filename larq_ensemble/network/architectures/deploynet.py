@@ -13,7 +13,7 @@ What makes it cheap:
 - All stages have one width, so shortcuts need no convolutions. Where the resolution halves, the
   shortcut is the mean of each 2x2 window.
 
-Each convolution has a shortcut of its own, as in Bi-Real Net, so real values reach the linear
+Each convolution has its own shortcut, as in Bi-Real Net, so real values reach the linear
 layer. No PReLU stands right before a batch norm and a sign: the three would be one threshold only
 with a non-negative slope, but slopes learn to be negative.
 

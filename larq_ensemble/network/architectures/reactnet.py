@@ -1,16 +1,16 @@
 """ReActNet-10 for small images, as Kim et al. 2022 describe it.
 
 Ten layers: the stem, eight binary 3x3 convolutions in four stages of two, the linear layer. Each of
-the eight has a shortcut of its own, an RSign before and an RPReLU after it. Every two convolutions
-the channels double, and the shortcut goes through a binarized 1x1 convolution ("downsampling"),
+the eight has its own shortcut, an RSign before and an RPReLU after it. Every two convolutions the
+channels double, and the shortcut goes through a binarized 1x1 convolution ("downsampling"),
 which members of an ensemble do not share (`Role.DOWNSAMPLING`).
 
-What the sources leave open, and what this is:
+What the sources leave open, and our choices:
 
 - Kim et al. give the number of layers, not their widths: 64, 128, 256 and 512, as in ResNet-18.
 - Liu et al. build on MobileNet, whose blocks alternate 3x3 and 1x1 convolutions; only the order
   within a block (RSign, convolution, batch norm, shortcut, RPReLU) is theirs.
-- The downsampling binarizes with an RSign of its own, after 2x2 average pooling.
+- The downsampling binarizes with its own RSign, after 2x2 average pooling.
 - The stem is that of the other networks: a 3x3 convolution of stride 1, batch norm.
 - The real-valued twin has no RSign: its nonlinearities are the RPReLUs.
 
