@@ -93,7 +93,7 @@ def main(
                 *("file", "layout", "heads", "vectors", "kernel", "XNNPACK", "M"),
                 *("once per image", "a member", "M members", "ratio"),
             ],
-            [(row | {"ratio": f"{row['ratio']:.4f}"}).values() for row in rows],
+            [[*(row | {"ratio": f"{row['ratio']:.4f}"}).values()] for row in rows],
         )
 
 

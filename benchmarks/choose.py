@@ -118,7 +118,7 @@ def main(
         report.table(
             f"{len(test):,} test images of {name}",
             ["file", "m", "mean m", "bytes", "top-1 %", "arm64 instructions"],
-            [asdict(choice).values() for choice in found],
+            [[*asdict(choice).values()] for choice in found],
         )
         draw(found, out)
         report.result = {"choices": [asdict(choice) for choice in found]}

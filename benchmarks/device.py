@@ -357,7 +357,7 @@ def main(
         report.table(
             f"{tflite} on {name}, {kernel} kernel, one image; ratios to {relative_to}",
             ["threads", "m", "ms", "deviation ms", "ratio", "start and first image ms"],
-            [row.values() for row in rows],
+            [[*row.values()] for row in rows],
         )
 
 

@@ -216,7 +216,7 @@ def train(training: Training) -> Clock:
             super().on_train_batch_end(batch, logs)
             clock.step_ended()
 
-    fit.EpochTimer = StepTimer
+    fit.EpochTimer = StepTimer  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         backbone, _ = pretrain(
             "resnet20", "noise", Path(folder) / "backbone",

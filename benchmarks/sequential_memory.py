@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -76,12 +77,12 @@ def _measure(
     after: list[float] = []
     train_member = RunTraining.train_member
 
-    def measured(self, member):
-        result = train_member(self, member)
+    def measured(training: RunTraining, member: int) -> tuple[Any, dict[str, Any]]:
+        result = train_member(training, member)
         after.append(_resident())
         return result
 
-    RunTraining.train_member = measured
+    RunTraining.train_member = measured  # type: ignore[assignment]
     options = DataOptions(validation=0.0)
     recipes = RECIPES["short"](100)
     with tempfile.TemporaryDirectory() as folder:

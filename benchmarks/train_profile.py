@@ -56,7 +56,7 @@ def main(
         bounds = {"GFLOP/s": matmul_rate(), "GB/s": memory_rate()}
         seconds, parts = profile(backbone, members, batch, steps, bfloat16)
         work = least_work(backbone, batch, bfloat16)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name, spent in parts.items():
             amount, unit = work.get(name, (None, None))
             rate = None if amount is None else members * amount / spent / 1e9
@@ -67,7 +67,7 @@ def main(
                     "share": spent / seconds,
                     "rate": rate,
                     "unit": unit,
-                    "of_bound": None if rate is None else rate / bounds[unit],
+                    "of_bound": None if rate is None or unit is None else rate / bounds[unit],
                 }
             )
         report.table(

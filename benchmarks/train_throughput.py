@@ -137,7 +137,7 @@ def is_ours(kind: str) -> bool:
 
 def summaries(measured: dict[str, list[Measurement]]) -> list[dict[str, Any]]:
     """Of each kind the medians over its processes, the spread, and ratios to the peer."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for kind, runs in measured.items():
         speeds = [run.member_images for run in runs]
         rows.append(

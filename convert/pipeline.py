@@ -108,5 +108,5 @@ def run_after_cutting(module: Module, *, with_trunk: bool) -> None:
         with_trunk: whether the file had a shared trunk; files of version 1 have none.
     """
     if with_trunk:
-        shared_trunk.run(module)
-    constant_deduplication.run(module)
+        Step(shared_trunk.run)(module)
+    Step(constant_deduplication.run)(module)

@@ -121,7 +121,8 @@ class Cascade:
         """
         if not isinstance(values, Mapping) or not isinstance(values.get("thresholds"), list):
             raise EnsembleError(
-                f"Ensemble metadata: `cascade` must hold a rule and thresholds. Got: {values!r}."
+                "Ensemble metadata: `cascade` must hold a rule and thresholds. "
+                f"Received: {values!r}."
             )
         return cls(tuple(values["thresholds"]), values.get("rule", ""))
 
