@@ -51,7 +51,7 @@ def convert_ensemble(
         mean, std: the training data's constants on the scale 0..1, one number per channel; the file
             computes `(pixel / 255 - mean) / std`.
         members: convert only the first m members; `None`: all.
-        layout: how the members lie in the file. `"indexed"`: one graph that looks a member's
+        layout: how the file holds its members. `"indexed"`: one graph that looks a member's
             values up by its number; `"subgraphs"`: a graph per member; `"branches"`: one graph with
             all members; `"auto"`: `"subgraphs"` where members own binary filters, else `"indexed"`.
         heads: number format of the last linear layer's weights: `"float32"`, or `"int8"` with a

@@ -22,7 +22,7 @@ class ConversionReport:
         bytes: its size.
         lower_bound_bytes: the least bytes that hold the ensemble's values: no graph, names or
             padding.
-        layout: how members lie in the file.
+        layout: the layout of the file.
         seconds: duration, from the Keras model in memory to the file.
     """
 

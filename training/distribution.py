@@ -132,7 +132,7 @@ class Distribution:
             EnsembleError: on every host, if the chief raised one or the hosts' arguments differ.
         """
         arguments = {**config.to_json(), "versions": None}
-        self.agree(zlib.crc32(json.dumps(arguments).encode()) >> 4, "what they were told to train")
+        self.agree(zlib.crc32(json.dumps(arguments).encode()) >> 4, "their arguments")
         return self._on_chief(open_run, out, config, resume)
 
     def create_run(
@@ -169,7 +169,7 @@ class Distribution:
 
         # Arguments
             value: the number.
-            what: what it stands for, for the error.
+            what: the name of the value in the error.
 
         # Raises
             EnsembleError: if hosts differ.

@@ -42,7 +42,7 @@ class RunTraining(SequentialTraining):
     # Arguments
         run: the run directory.
         splits: the data.
-        dataset: what they are of.
+        dataset: the data set of the splits.
         recipe: of each member, or of all where the scheme splits the epochs.
         independent_data: each member its own order and augmentation of the images.
         verbose: as for `keras.Model.fit`.

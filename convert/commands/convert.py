@@ -25,7 +25,7 @@ from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS
     type=click.Choice(["auto", *LAYOUTS]),
     default="auto",
     show_default=True,
-    help="How the members lie in the file; auto: subgraphs where members own binary filters, else "
+    help="How the file holds its members; auto: subgraphs where members own binary filters, else "
     "indexed.",
 )
 @click.option(

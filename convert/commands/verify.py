@@ -41,7 +41,7 @@ def command(
     from larq_ensemble.runtime.file import read_ensemble
 
     with reporting(json_target) as report:
-        read_ensemble(tflite)  # a bad file is told before TensorFlow and the data are loaded
+        read_ensemble(tflite)  # refuse a bad file before loading TensorFlow and the data
         loaded = load_run(run)
         from larq_ensemble.convert.conversion import ensemble_of
         from larq_ensemble.convert.verification import verify

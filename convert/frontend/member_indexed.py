@@ -169,7 +169,7 @@ class MemberIndexedNetwork:
         layer = copies[0]
         lowering = lowering_of(layer)
         if type(lowering) is BatchNormalizationLowering:
-            # Behind a PReLU thresholds of members may lie far apart: not for a few bits per value.
+            # After a PReLU members' thresholds may be too far apart for a few bits per value.
             threshold = ThresholdLowering.of(copies, through_prelu=self._precision == "float32")
             if threshold is not None:
                 self._note_threshold(threshold, layer)

@@ -7,7 +7,7 @@ function is monotonic, so it has the sign of `x - t`, where
                                  t' / a  for t' < 0
 
 A negative scale turns the comparison around: `t - x`. With a = 0 all negative x give the same sign,
-so for t' <= 0 there may be no finite threshold. Then t lies far beyond any activation, as it does
+so for t' <= 0 there may be no finite threshold. Then t is far beyond any activation, as it is
 where t' / a overflows.
 
 In float32 `x - t >= 0` compares x with the rounded t exactly, since the difference of two different

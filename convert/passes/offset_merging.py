@@ -43,16 +43,16 @@ class _Offsets:
         self._graph = graph
         self._into_biases = into_biases
         self._of_image = graph.of_image()
-        #: How often each tensor is read, as far as the new operators are known.
+        #: How often each tensor is read, updated for the new operators.
         self._uses = Counter({tensor: graph.uses(tensor) for tensor in graph.tensors})
-        #: The new operators, and who of them produces a tensor.
+        #: The new operators, and the producers among them.
         self._operators: list[Operator] = []
         self._producers: dict[Tensor, Operator] = {}
-        #: By tensor: what stands for it, and the vectors that still have to be added to that.
+        #: Tensor -> the tensor without its offsets, and the pending offsets.
         self._pending: dict[Tensor, tuple[Tensor, Vectors]] = {}
-        #: What is read in place of a tensor of the old graph.
+        #: Old tensor -> the tensor that replaces it.
         self._replaced: dict[Tensor, Tensor] = {}
-        #: Sums of vectors, by what is added up, and the operators that compute them.
+        #: Vectors -> their sum, and the operators that compute the sums.
         self._sums: dict[Vectors, Tensor] = {}
         self._helpers: list[Operator] = []
         #: Vectors for the biases of convolutions.

@@ -31,7 +31,7 @@ class Combine(keras.layers.Layer):
         self.member_weights = None if weights is None else tuple(weights)
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
-        # Keras hands over the one input of a loaded single-member ensemble without its list.
+        # Keras unwraps the list of a loaded ensemble of one member.
         logits = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         return self.scheme.combine(logits, self.member_weights)
 

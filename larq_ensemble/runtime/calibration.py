@@ -313,7 +313,7 @@ def _descend(
     while True:
         runs = _runs(thresholds, margins)
         now = float(cost[runs.sum(axis=0) - 1, np.arange(images)].sum())
-        # Because thresholds are rounded, they could move for ever without a gain.
+        # Thresholds are rounded, so they could move forever without a gain.
         if now >= least:
             return
         least = now

@@ -48,7 +48,7 @@ class Bagging(Scheme):
 
 
 class BatchBagging(Scheme):
-    """As `Bagging`, but each batch is resampled with replacement, for each member anew.
+    """As `Bagging`, but each member resamples every batch with replacement.
 
     # References
         - Ensemble-PyTorch (`torchensemble`), the paper's library, did so up to version 0.1.7.

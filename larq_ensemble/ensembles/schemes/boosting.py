@@ -22,13 +22,13 @@ class Boosting(Scheme):
     Member i regresses, by squared error, the pseudo-residual
     \\( \text{onehot}(y) - \text{softmax}(F_{i-1}(x)) \\), the negative gradient of the
     cross-entropy. The weights of the combination are the shrinkage \\( \nu \\). Members start from
-    the pretrained backbone, but with a linear layer of zeros (where it is their own): the
-    backbone's fits labels, and a member that says 0 leaves the sum as it is.
+    the pretrained backbone, except that a linear layer of their own starts at zero: the backbone's
+    fits labels, not residuals, and a member with zero logits leaves the sum unchanged.
 
-    As in the paper's library, members are added as they were fitted, without a line search.
-    Logits that approximate residuals are less than 1 in size, so a few of them sum to flat
-    probabilities (a poor NLL), and later members see almost the residual of the first. The paper
-    reports the worst accuracy of all its schemes for it, 35 to 37 % on CIFAR-100.
+    As in the paper's library there is no line search. Logits that approximate residuals are below 1
+    in size, so the sum of a few members gives flat probabilities (a poor NLL), and later members
+    see almost the same residual as the first. In the paper it is the worst of all schemes, with 35
+    to 37 % on CIFAR-100.
 
     # References
         - Friedman 2001, Greedy function approximation: a gradient boosting machine.
@@ -142,7 +142,7 @@ def boosted_accuracy(shrinkage: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Te
 
     def accuracy(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         logits, so_far = tf.unstack(y_pred, axis=1)
-        # The logarithm of a softmax is its logits, but for a constant.
+        # The logarithm of a softmax is its logits up to a constant.
         scores = tf.math.log(so_far) + shrinkage * logits
         return keras.metrics.sparse_categorical_accuracy(tf.reshape(y_true, [-1]), scores)
 

@@ -87,7 +87,7 @@ for _name, _architecture in {
     "resnet34": Architecture(residual_block, _WIDE, (3, 4, 6, 3)),
     "birealnet18": Architecture(bireal_block, _WIDE, (2, 2, 2, 2)),
     "birealnet34": Architecture(bireal_block, _WIDE, (3, 4, 6, 3)),
-    # RSign's gradient is approx_sign, whatever is asked for.
+    # RSign always has the gradient of approx_sign.
     "reactnet10": Architecture(react_block, _WIDE, (1, 1, 1, 1), estimators=("approx_sign",)),
     "deploynet9": Architecture(deploy_block, (64, 64), (3, 4), stem=(4, 2), pad_values=1.0),
 }.items():
@@ -104,7 +104,8 @@ def trace_model(
 ) -> LayerGraph:
     """The layer graph of a backbone, without building it: needs no TensorFlow.
 
-    It equals `larq_ensemble.models.layer_graph(build_model(name, ...))`, but for the input's name.
+    It equals `larq_ensemble.models.layer_graph(build_model(name, ...))`, except for the name of the
+    input.
 
     # Arguments
         name: one of `MODELS`.

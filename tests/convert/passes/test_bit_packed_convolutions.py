@@ -10,7 +10,7 @@ from flatbuffers import flexbuffers
 
 from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.ir.verifier import verify
-from larq_ensemble.convert.passes import bit_packed_convolutions, dead_code, layout_choice
+from larq_ensemble.convert.passes import bit_packed_convolutions, dead_code
 from larq_ensemble.convert.passes.sign_packing import bit_packed
 
 from ..builder import Builder, names, normal, of_member, run
@@ -147,16 +147,3 @@ def test_others_stay(options: dict[str, Any]) -> None:
     assert bit_packed_convolutions.run(module)["bit_packed_convolutions"] == 0
     assert names(module.graph) == before
     assert len(outputs(module, size)) == MEMBERS
-
-
-@pytest.mark.parametrize(
-    ("options", "layout"), [({}, "subgraphs"), ({"real_valued": True}, "indexed")]
-)
-def test_the_layout_follows(options: dict[str, Any], layout: str) -> None:
-    module = module_of(**options)
-    module.layout = "auto"
-    layout_choice.run(module)
-    assert module.layout == layout
-    module.layout = "branches"
-    layout_choice.run(module)
-    assert module.layout == "branches"
