@@ -1,7 +1,12 @@
-"""The README's Python examples, on the files of the demo, each in a process of its own."""
+"""The README's Python examples, on the files of the demo.
+
+Training and converting run one after the other in a process of their own, with nothing in common
+but the files and what they import; predicting, as on a device, in one more.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -9,58 +14,69 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-ROOT = Path(__file__).parents[1]
-
-# The demo with 200 images and a network of a few channels: what it leaves has the same form.
-SMALL_DEMO = """
-import dataclasses
 from larq_ensemble import demo
 from larq_ensemble.cli import main
-from larq_ensemble.data.datasets import DATASETS, Split
+from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
 
-def first_images(folder, read=DATASETS["digits"].read):
-    train, test = read(folder)
-    return Split(train.images[:200], train.labels[:200]), Split(test.images[:50], test.labels[:50])
+ROOT = Path(__file__).parents[1]
 
-DATASETS._entries["digits"] = dataclasses.replace(DATASETS["digits"], read=first_images)
-MODELS._entries["resnet20"] = Architecture(residual_block, (4, 8), (1, 1))
-demo.MEMBERS, demo.PRETRAIN_EPOCHS, demo.RETRAIN_EPOCHS = 2, 1, 1
-main(["demo"])
-"""
+# Each program of the command line, with names of its own.
+ONE_AFTER_THE_OTHER = "import sys\nfor program in sys.argv[1:]: exec(program, {})"
 
 
-def run(program: str, folder: Path) -> str:
-    """The standard output of a Python program that runs in `folder`."""
+@pytest.fixture
+def demo_folder(digits, monkeypatch, tmp_path) -> Path:
+    """Where the demo has run, on 200 images and a network of one block."""
+    train, test = digits
+    few = dataclasses.replace(
+        DATASETS["digits"], read=lambda folder: (train.first(200), test.first(50))
+    )
+    small = Architecture(residual_block, (4, 8), (0, 1))
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path)
+        patch.setitem(DATASETS._entries, "digits", few)
+        patch.setitem(MODELS._entries, "resnet20", small)
+        for name, value in (("MEMBERS", 2), ("PRETRAIN_EPOCHS", 1), ("RETRAIN_EPOCHS", 1)):
+            patch.setattr(demo, name, value)
+        with pytest.raises(SystemExit) as ended:
+            main(["demo"])
+        assert not ended.value.code
+    return tmp_path
+
+
+def run(*programs: str, folder: Path) -> str:
+    """The standard output of a process that runs Python programs in `folder`."""
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", ONE_AFTER_THE_OTHER, *programs],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, f"{program}\n{done.stderr}"
+    assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_the_examples_go_on_from_the_demo(tmp_path):
+def test_the_examples_go_on_from_the_demo(demo_folder):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     train, convert, predict = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
 
-    run(SMALL_DEMO, tmp_path)
     # Two members and an epoch: what takes time here is building and tracing.
-    run(train.replace("members=4", "members=2").replace("epochs=5", "epochs=1"), tmp_path)
-    size, ratio = re.match(r"(\d+) bytes, ([\d.]+) times", run(convert, tmp_path)).groups()
-    assert int(size) == (tmp_path / "ensemble.tflite").stat().st_size
+    train = train.replace("members=4", "members=2").replace("epochs=5", "epochs=1")
+    last_line = run(train, convert, folder=demo_folder).splitlines()[-1]
+    size, ratio = re.match(r"(\d+) bytes, ([\d.]+) times", last_line).groups()
+    assert int(size) == (demo_folder / "ensemble.tflite").stat().st_size
     assert 1 <= float(ratio) < 5  # of so small a network most bytes are the graph
-    predicted = run(predict.replace("members=4", "members=2"), tmp_path)
+    predicted = run(predict.replace("members=4", "members=2"), folder=demo_folder)
 
     both, first = (np.array(re.findall(r"\d+", line), int) for line in predicted.splitlines())
-    images = sorted((tmp_path / "runs/demo/images").iterdir())
-    expected = keras_classes(tmp_path / "ensemble.keras", images)
+    images = sorted((demo_folder / "runs/demo/images").iterdir())
+    expected = keras_classes(demo_folder / "ensemble.keras", images)
     # A sign that float rounding flips may change a class.
     assert np.sum(both == expected["ensemble"]) >= len(images) - 1
     assert np.sum(first == expected["member_0"]) >= len(images) - 1

@@ -15,10 +15,14 @@ from larq_ensemble.runtime.file import read_ensemble
 from .conftest import load
 
 
-def test_counts_a_member_and_the_ensemble(script, counter, run, tflite, tmp_path) -> None:
+def called(*arguments: object) -> None:
+    """Calls the script in this process, which saves to import TensorFlow once more."""
+    load("arm_cost").main.main(list(map(str, arguments)), standalone_mode=False)
+
+
+def test_counts_a_member_and_the_ensemble(counter, run, tflite, tmp_path, capsys) -> None:
     out = tmp_path / "result.json"
-    done = script("arm_cost", "--counter", counter, "--run", run, tflite, "--json", out)
-    assert done.returncode == 0, done.stderr
+    called("--counter", counter, "--run", run, tflite, "--json", out)
     result = json.loads(out.read_text())
     size = tflite.stat().st_size
     single = result["single"]["default"] // 3
@@ -30,7 +34,7 @@ def test_counts_a_member_and_the_ensemble(script, counter, run, tflite, tmp_path
         assert row["instructions_once"] == row["instructions_member"] == each * size
         assert row["instructions_ensemble"] == (1 + 3) * each * size
         assert row["ratio"] == pytest.approx((1 + 3) * size / (3 * single))
-    assert "indirect" in done.stdout
+    assert "indirect" in capsys.readouterr().out
 
 
 def test_all_members_at_once(counter, run, tmp_path) -> None:
@@ -44,9 +48,7 @@ def test_xnnpack_is_asked_for_in_all_files(counter, run, tflite, tmp_path) -> No
     results = {}
     for flags in ((), ("--xnnpack",)):
         out = tmp_path / "result.json"
-        arguments = ["--counter", counter, "--run", run, tflite, *flags, "--json", out]
-        # In this process, which saves to import TensorFlow once more.
-        load("arm_cost").main.main(list(map(str, arguments)), standalone_mode=False)
+        called("--counter", counter, "--run", run, tflite, *flags, "--json", out)
         results[flags] = json.loads(out.read_text())
     plain, fast = results.values()
     assert fast["single"]["default"] == plain["single"]["indirect"]

@@ -16,8 +16,8 @@ from larq_ensemble.training.recipes import Recipe
 
 @pytest.fixture(scope="session", autouse=True)
 def tiny():
-    """The architecture `tiny`: a ResNet of two blocks, with one shortcut convolution."""
-    MODELS._entries["tiny"] = Architecture(residual_block, (4, 8), (1, 1))
+    """The architecture `tiny`: a ResNet of one block, with a convolution in its shortcut."""
+    MODELS._entries["tiny"] = Architecture(residual_block, (4, 8), (0, 1))
     yield "tiny"
     del MODELS._entries["tiny"]
 

@@ -105,7 +105,7 @@ def test_a_trained_ensemble(
     # Members have left the backbone and each other; what they share is as it was, bit for bit.
     shared = {layer.name for layer in as_ensemble(model).shared_layers()}
     assert shared == set(run.config.ensemble["shared_layers"])
-    assert {"conv1", "layer1_0_conv1", "layer2_0_shortcut_conv"} <= shared
+    assert {"conv1", "layer2_0_conv1", "layer2_0_shortcut_conv"} <= shared
     for layer in backbone.model.layers:
         if not layer.trainable_weights:
             continue

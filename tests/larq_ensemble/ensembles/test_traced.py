@@ -10,7 +10,8 @@ import pytest
 from larq_ensemble.ensembles import Ensemble, build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.models import build_model
+from larq_ensemble.models.keras_layers import KerasLayers
+from larq_ensemble.network.architectures.resnet import resnet
 
 from ..conftest import CLASSES, SHAPE, images, labels, randomize, tiny_backbone
 
@@ -100,10 +101,16 @@ def test_gradients_of_a_residual_network(pad_values, dtype, least, most, request
     """
     if dtype == "bfloat16":
         request.getfixturevalue("bfloat16")
-    backbone = build_model(
-        "resnet20", input_shape=SHAPE, classes=10, width=0.25, pad_values=pad_values
+    image = keras.Input(SHAPE)
+    logits = resnet(
+        KerasLayers(pad_values=pad_values),
+        image,
+        classes=10,
+        dropout=0,
+        stages=(4, 8),
+        blocks=(2, 1),
     )
-    randomize(backbone)
+    backbone = randomize(keras.Model(image, logits))
     for layer in backbone.layers:
         if isinstance(layer, lq.layers.QuantConv2D):
             layer.set_weights([np.sign(weight) * 0.125 for weight in layer.get_weights()])
