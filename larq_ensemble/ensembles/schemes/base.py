@@ -59,6 +59,9 @@ class Scheme:
             frozen, whatever the sharing policy says of those layers.
         combined_loss: whether members are trained by the loss of their combination, as in fusion.
         fixed_sample: whether `sample_weights` weighs each example by its number alone.
+        draws: whether examples are weighed by what is drawn for each of the `losses`.
+        changes_loss_inputs: whether the losses are given other than the outputs, see
+            `loss_inputs`.
         continues: whether a member starts from the one before, see `start`.
         reweights: whether a member is trained on weights that follow from the errors of the
             members before, see `reweighted`.
@@ -72,6 +75,8 @@ class Scheme:
     rounded: bool = False
     combined_loss: bool = False
     fixed_sample: bool = False
+    draws: bool = False
+    changes_loss_inputs: bool = False
     continues: bool = False
     reweights: bool = False
     refusals: ClassVar[Mapping[str, str]] = {

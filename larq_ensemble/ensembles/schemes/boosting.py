@@ -88,6 +88,7 @@ class SoftBoosting(Boosting):
     """
 
     name = "soft_boosting"
+    changes_loss_inputs = True
     sequential = False
     independent = False
     refusals: ClassVar[Mapping[str, str]] = {
