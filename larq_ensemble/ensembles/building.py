@@ -323,6 +323,8 @@ def _members_config(
         for branch, member in enumerate(members):
             new = {**copy.deepcopy(layer), "inbound_nodes": nodes[branch]}
             new["name"] = new["config"]["name"] = own_name(member, name)
+            if new["config"].get("seed") is not None:  # else all members would draw the same
+                new["config"]["seed"] += member
             layers.append(new)
 
     def ends(references_: Any) -> list[Any]:

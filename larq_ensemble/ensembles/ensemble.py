@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -112,6 +112,18 @@ class Ensemble(keras.Model):
         combinations = self.scheme.combinations(self.members)
         return [self.get_layer(name)(logits[:count]) for name, count in combinations.items()]
 
+    def input_list(self, inputs: Any) -> list[tf.Tensor]:
+        """What `fit` is given as images, in the order and dtypes of the ensemble's inputs.
+
+        # Arguments
+            inputs: a tensor, a list of tensors, or a dictionary of them by the inputs' names.
+        """
+        if isinstance(inputs, Mapping):
+            tensors = [inputs[name] for name in self.input_names]
+        else:
+            tensors = tf.nest.flatten(inputs)
+        return [tf.cast(x, symbol.dtype) for x, symbol in zip(tensors, self.inputs, strict=True)]
+
     def own_layers(self, member: int) -> list[keras.layers.Layer]:
         """The layers that only this member uses and that hold weights.
 
@@ -193,6 +205,8 @@ class Ensemble(keras.Model):
         traced = self._traced_members(execution, recompute, bfloat16)
         if recompute:
             check_recomputable(self)
+        if loss is not None:
+            self._check_loss(loss)
         if loss is None:
             loss, loss_weights = scheme.losses(self.members), scheme.loss_weights(self.members)
         if metrics is None and weighted_metrics is None:
@@ -218,6 +232,23 @@ class Ensemble(keras.Model):
             weighted_metrics=weighted_metrics,
             **kwargs,
         )
+
+    def _check_loss(self, loss: Any) -> None:
+        """# Raises
+        EnsembleError: for losses that the scheme can't train: its sample weights, or what it
+            hands to the losses, are for its own outputs.
+        """
+        scheme, own = self.scheme, [*self.scheme.losses(self.members)]
+        if scheme.changes_loss_inputs:
+            raise EnsembleError(
+                f"The scheme {scheme.name!r} has a loss of its own, of the residuals: leave "
+                "`loss` out."
+            )
+        if scheme.draws and (not isinstance(loss, Mapping) or {*loss} != {*own}):
+            raise EnsembleError(
+                f"The scheme {scheme.name!r} weighs the examples of its own outputs: give `loss` "
+                f"as a dictionary for just {', '.join(own)}."
+            )
 
     def _traced_members(
         self, execution: Execution, recompute: bool, bfloat16: bool
@@ -301,8 +332,9 @@ class Ensemble(keras.Model):
         if (
             self.scheme.fixed_sample
             and y is not None
-            and not isinstance(sample_weight, Mapping)
+            and not _is_by_output(sample_weight)
             and not self.scheme.sequential
+            and "_training" in self.__dict__  # else Keras says that it must be compiled
         ):
             if validation_split and validation_data is None:
                 (x, y, sample_weight), validation_data = _split(
@@ -346,8 +378,8 @@ class Ensemble(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        if not isinstance(sample_weight, Mapping):
-            sample_weight = self._drawn_weights(tf.nest.flatten(x), sample_weight)
+        if not _is_by_output(sample_weight):
+            sample_weight = self._drawn_weights(self.input_list(x), sample_weight)
         if self._training.recompute:
             return recomputed_step(self, x, y, sample_weight)
         return super().train_step((x, y, sample_weight))
@@ -372,10 +404,21 @@ class Ensemble(keras.Model):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not self.is_traced or tf.distribute.get_strategy().num_replicas_in_sync > 1:
             return super().call(inputs, training=training, mask=mask)
-        logits = self._training.traced.logits(tf.nest.flatten(inputs), bool(training))
+        logits = self._training.traced.logits(self.input_list(inputs), bool(training))
         return [*logits, *self.combine(logits)]
 
     # Saving. Keras saves its own arguments of `compile`; the configuration holds the others.
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.save`. A SavedModel keeps the plain execution of the layers."""
+        training: _Training | None = self.__dict__.get("_training")
+        if training is not None:
+            self.__dict__["_training"] = replace(training, traced=None)
+        try:
+            super().save(*args, **kwargs)
+        finally:
+            if training is not None:
+                self.__dict__["_training"] = training
 
     def get_config(self) -> dict[str, Any]:
         options = self.__dict__.get("_compile_options")
@@ -435,10 +478,26 @@ def _check_is_ensemble(model: Any) -> None:
         )
 
 
+def _is_by_output(sample_weight: Any) -> bool:
+    """Whether weights are given for each output, in a dictionary or a list of arrays."""
+    if isinstance(sample_weight, (list, tuple)):
+        return any(np.ndim(weights) > 0 for weights in sample_weight)
+    return isinstance(sample_weight, Mapping)
+
+
 def _split(arrays: Any, share: float) -> tuple[Any, Any]:
-    """Splits arrays (or `None`s) as Keras does for `validation_split`."""
+    """Splits arrays (or `None`s) as Keras does for `validation_split`.
+
+    # Raises
+        EnsembleError: if a part would be empty.
+    """
     examples = next(len(array) for array in tf.nest.flatten(arrays) if array is not None)
     end = math.floor(examples * (1 - share))
+    if not 0 < end < examples:
+        raise EnsembleError(
+            f"`validation_split` {share} of {examples} examples leaves none to train on, or none "
+            "to validate on: use a number between 0 and 1 that leaves some to each."
+        )
 
     def part(slice_: slice) -> Any:
         return tf.nest.map_structure(lambda a: None if a is None else a[slice_], arrays)
@@ -453,8 +512,8 @@ def _example_weights(
     weights = None if sample_weight is None else np.asarray(sample_weight, np.float32).reshape(-1)
     if class_weight is None:
         return weights
-    of_class = np.array(
-        [class_weight.get(int(label), 1.0) for label in np.ravel(tf.nest.flatten(labels)[0])],
-        np.float32,
-    )
+    classes = np.asarray(tf.nest.flatten(labels)[0])
+    one_hot = classes.ndim > 1 and classes.shape[-1] > 1
+    classes = classes.argmax(axis=-1) if one_hot else np.ravel(classes)
+    of_class = np.array([class_weight.get(int(label), 1.0) for label in classes], np.float32)
     return of_class if weights is None else weights * of_class

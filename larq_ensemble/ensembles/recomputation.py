@@ -38,7 +38,8 @@ def recomputed_step(ensemble: Ensemble, x: Any, y: Any, sample_weight: Any) -> d
         The logs of the step.
     """
     networks = [ensemble.member(member) for member in range(ensemble.members)]
-    inputs = x if len(ensemble.inputs) > 1 else [x] * ensemble.members
+    inputs = ensemble.input_list(x)
+    inputs = inputs if len(inputs) > 1 else inputs * ensemble.members
 
     states = _states(ensemble)
     before = [state.read_value() for state in states]

@@ -14,17 +14,17 @@ def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ense
     """Loads an ensemble that Keras saved.
 
     # Arguments
-        path: a `.keras` or `.h5` file that `Ensemble.save` or `ModelCheckpoint` wrote, or a run
-            directory of `larq-ensemble train`.
+        path: a `.keras` or `.h5` file or a SavedModel that `Ensemble.save` or `ModelCheckpoint`
+            wrote, or a run directory of `larq-ensemble train`.
         compile: whether to compile the ensemble as it was saved, with the optimizer's state.
 
     # Raises
         EnsembleError: if there is no ensemble at `path`, or the file is damaged.
     """
     file = Path(path)
-    if file.is_dir():
+    if file.is_dir() and not (file / "saved_model.pb").is_file():
         file /= "model.keras"
-    if not file.is_file():
+    if not file.is_file() and not file.is_dir():
         raise EnsembleError(
             f"No ensemble at {str(path)!r}: give a .keras or .h5 file, or the directory of a run "
             "that has finished."

@@ -34,7 +34,7 @@ from larq_ensemble.ensembles.schemes import SCHEMES, Stage
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import replacing, write_text
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.network.sharing import Sharing
+from larq_ensemble.models.graph import Sharing, shared_layers
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[int], Sequence[keras.callbacks.Callback]]
 
@@ -264,6 +264,8 @@ def fit_members(
     if folder is not None:
         settings = {
             **arguments,
+            # A function has another text in every process.
+            "sharing": sorted(shared_layers(sharing, backbone)) if callable(sharing) else sharing,
             "members": members,
             "epochs": epochs,
             "batch_size": batch_size,

@@ -69,6 +69,7 @@ class TracedMembers:
         #: All members' copies of each own layer that has weights, or that draws random numbers.
         self._own = self._copies(ensemble, [layer for layer in self._rest if layer.weights], own)
         self._drawing = self._copies(ensemble, filter(_draws, self._rest), own)
+        _check_alike(self._copies(ensemble, self._rest, own))
         self._functions = {
             training: tf.function(functools.partial(self._member, training), autograph=False)
             for training in (False, True)
@@ -234,6 +235,8 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
     norm = isinstance(layer, keras.layers.BatchNormalization)
     if layer.trainable_weights and not own:
         refuse("is shared, but not frozen")
+    if layer.compute_dtype != layer.dtype:
+        refuse("computes in another dtype than that of its weights")
     if len(_attributes(layer)) != len(layer.weights):
         refuse("holds weights that are none of its attributes")
     if not norm and any(not weight.trainable for weight in layer.weights):
@@ -246,8 +249,32 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
         and getattr(layer._random_generator, "_generator", None) is not None
     ):
         refuse("draws random numbers that can't be drawn outside it")
+    if _draws(layer) and None in layer.input_shape[1:]:
+        refuse("draws for images whose size is unknown")
     if own and (norm or _draws(layer)) and len(layer.inbound_nodes) > 1:
         refuse("is called more than once")
+
+
+def _check_alike(copies: dict[str, list[keras.layers.Layer]]) -> None:
+    """# Raises
+    EnsembleError: if a layer of a member differs from that of member 0 in more than its weights.
+    """
+
+    def what_it_does(layer: keras.layers.Layer) -> dict[str, Any]:
+        # Keras numbers the dictionaries, such as initializers, while it loads a model.
+        numbers = {
+            name: value for name, value in layer.get_config().items() if not isinstance(value, dict)
+        }
+        return {**numbers, "name": None, "trainable": layer.trainable, "seed": None}
+
+    for first, *others in copies.values():
+        expected = what_it_does(first)
+        for layer in others:
+            if what_it_does(layer) != expected:
+                raise EnsembleError(
+                    f"The layer {layer.name!r} ({type(layer).__name__}) is frozen or configured "
+                    f"otherwise than {first.name!r}."
+                )
 
 
 def _attributes(layer: keras.layers.Layer) -> dict[str, tf.Variable]:

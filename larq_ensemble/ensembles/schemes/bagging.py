@@ -30,6 +30,7 @@ class Bagging(Scheme):
 
     name = "bagging"
     fixed_sample = True
+    draws = True
 
     def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights:
         counts = np.random.default_rng(seed).multinomial(
@@ -55,6 +56,7 @@ class BatchBagging(Scheme):
     """
 
     name = "batch_bagging"
+    draws = True
 
     def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights:
         def resample(indices: tf.Tensor, step_seed: tf.Tensor) -> tf.Tensor:

@@ -60,6 +60,9 @@ class Scheme:
         combined_loss: whether the loss is of the members' combination, as in fusion.
         fixed_sample: whether `sample_weights` depends on the examples' numbers only, not on the
             step.
+        draws: whether `drawn_weights` weighs the examples of each of the `losses`.
+        changes_loss_inputs: whether the losses are given something other than the outputs, see
+            `loss_inputs`.
         continues: whether a member starts from the weights of the one before, see `start`.
         reweights: whether the sample weights of a member follow from the errors of the members
             before, see `reweighted`.
@@ -73,6 +76,8 @@ class Scheme:
     rounded: bool = False
     combined_loss: bool = False
     fixed_sample: bool = False
+    draws: bool = False
+    changes_loss_inputs: bool = False
     continues: bool = False
     reweights: bool = False
     unsupported: ClassVar[Mapping[str, str]] = {

@@ -90,6 +90,7 @@ class SoftBoosting(Boosting):
     """
 
     name = "soft_boosting"
+    changes_loss_inputs = True
     sequential = False
     independent = False
     unsupported: ClassVar[Mapping[str, str]] = {

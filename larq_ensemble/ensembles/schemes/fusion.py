@@ -105,6 +105,7 @@ class SampledNestedFusion(NestedFusion):
     """
 
     name = "sampled_nested_fusion"
+    draws = True
 
     def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights:
         probabilities = tf.constant([*self.loss_weights(members).values()], tf.float32)
