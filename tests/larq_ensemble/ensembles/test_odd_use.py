@@ -59,7 +59,7 @@ def test_members_that_are_not_frozen_alike_are_not_traced() -> None:
 def test_members_that_are_not_configured_alike_are_not_traced() -> None:
     ensemble = ensemble_of()
     ensemble.get_layer("member_1_norm").momentum = 0.9
-    assert "member_1_norm" in str(ensemble.obstacle)
+    assert "member_1_norm" in str(ensemble.tracing_obstacle)
 
 
 def test_inputs_by_name_reach_their_members() -> None:
@@ -115,7 +115,7 @@ def test_other_precisions_are_not_traced() -> None:
         ensemble = compiled(ensemble_of())
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    assert "another dtype" in str(ensemble.obstacle)
+    assert "another dtype" in str(ensemble.tracing_obstacle)
     assert not ensemble.is_traced
 
 
@@ -126,7 +126,7 @@ def test_dropout_of_images_of_any_size_is_not_traced() -> None:
     x = keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(x))
     backbone = keras.Model(image, x)
     ensemble = compiled(build_ensemble(backbone, 2, scheme="voting"), run_eagerly=True)
-    assert "size is unknown" in str(ensemble.obstacle)
+    assert "size is unknown" in str(ensemble.tracing_obstacle)
     ensemble.train_on_batch(X, Y)
 
 
