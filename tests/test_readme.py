@@ -1,8 +1,4 @@
-"""The README's Python examples, on the files of the demo.
-
-Training and converting run one after the other in a process of their own, with nothing in common
-but the files and what they import; predicting, as on a device, in one more.
-"""
+"""The README's Python examples, on the files of the demo, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,9 +19,6 @@ from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
 
 ROOT = Path(__file__).parents[1]
-
-# Each program of the command line, with names of its own.
-ONE_AFTER_THE_OTHER = "import sys\nfor program in sys.argv[1:]: exec(program, {})"
 
 
 @pytest.fixture
@@ -48,17 +41,17 @@ def demo_folder(digits, monkeypatch, tmp_path) -> Path:
     return tmp_path
 
 
-def run(*programs: str, folder: Path) -> str:
-    """The standard output of a process that runs Python programs in `folder`."""
+def run(program: str, folder: Path) -> str:
+    """The standard output of a Python program that runs in `folder`."""
     done = subprocess.run(
-        [sys.executable, "-c", ONE_AFTER_THE_OTHER, *programs],
+        [sys.executable, "-c", program],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, f"{program}\n{done.stderr}"
     return done.stdout
 
 
@@ -67,12 +60,11 @@ def test_the_examples_go_on_from_the_demo(demo_folder):
     train, convert, predict = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
 
     # Two members and an epoch: what takes time here is building and tracing.
-    train = train.replace("members=4", "members=2").replace("epochs=5", "epochs=1")
-    last_line = run(train, convert, folder=demo_folder).splitlines()[-1]
-    size, ratio = re.match(r"(\d+) bytes, ([\d.]+) times", last_line).groups()
+    run(train.replace("members=4", "members=2").replace("epochs=5", "epochs=1"), demo_folder)
+    size, ratio = re.match(r"(\d+) bytes, ([\d.]+) times", run(convert, demo_folder)).groups()
     assert int(size) == (demo_folder / "ensemble.tflite").stat().st_size
     assert 1 <= float(ratio) < 5  # of so small a network most bytes are the graph
-    predicted = run(predict.replace("members=4", "members=2"), folder=demo_folder)
+    predicted = run(predict.replace("members=4", "members=2"), demo_folder)
 
     both, first = (np.array(re.findall(r"\d+", line), int) for line in predicted.splitlines())
     images = sorted((demo_folder / "runs/demo/images").iterdir())
