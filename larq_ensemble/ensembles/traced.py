@@ -262,10 +262,9 @@ def _check_alike(copies: dict[str, list[keras.layers.Layer]]) -> None:
 
     def what_it_does(layer: keras.layers.Layer) -> dict[str, Any]:
         # Keras numbers the dictionaries, such as initializers, while it loads a model.
-        numbers = {
-            name: value for name, value in layer.get_config().items() if not isinstance(value, dict)
-        }
-        return {**numbers, "name": None, "trainable": layer.trainable, "seed": None}
+        config = layer.get_config()
+        settings = {name: value for name, value in config.items() if not isinstance(value, dict)}
+        return {**settings, "name": None, "trainable": layer.trainable, "seed": None}
 
     for first, *others in copies.values():
         expected = what_it_does(first)
