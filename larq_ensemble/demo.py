@@ -49,9 +49,8 @@ def command(
 
 
 def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
-    from larq_ensemble.convert import convert_ensemble, verify
+    from larq_ensemble.convert import convert_run, verify
     from larq_ensemble.data.datasets import DATASETS, DataOptions
-    from larq_ensemble.ensembles.building import build_ensemble
     from larq_ensemble.training.ensemble import train_ensemble
     from larq_ensemble.training.evaluation import evaluate
     from larq_ensemble.training.pretrain import pretrain
@@ -87,18 +86,9 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
     metrics = evaluate(run)
 
     report.line("4/6  Converting to one file for Larq Compute Engine")
-    normalization = dataset.normalization
-    constants = {
-        "mean": normalization.mean,
-        "std": normalization.std,
-        "class_names": run.config.dataset["class_names"],
-        "dataset": dataset.name,
-    }
     path = out / "ensemble.tflite"
-    converted = convert_ensemble(run.model, path, run_hash=run.digest, **constants)
-    separate = convert_ensemble(
-        build_ensemble(backbone.model, 1, jitter=0), out / "single.tflite", **constants
-    )
+    converted = convert_run(run, path)
+    separate = convert_run(backbone, out / "single.tflite")
     report.line("5/6  Comparing Keras with the interpreter on the test images")
     test = data.load(dataset, seed).test
     agreement = verify(
@@ -106,8 +96,8 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
         path,
         test.images,
         test.labels,
-        mean=normalization.mean,
-        std=normalization.std,
+        mean=dataset.normalization.mean,
+        std=dataset.normalization.std,
     )
     report.line("6/6  Classifying image files without TensorFlow")
     _predict_files(report, path, out / "images", test)

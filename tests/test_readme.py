@@ -14,6 +14,7 @@ import pytest
 
 from larq_ensemble import demo
 from larq_ensemble.cli import main
+from larq_ensemble.convert import inspect_file
 from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
@@ -72,6 +73,10 @@ def test_the_examples_go_on_from_the_demo(demo_folder):
     # A sign that float rounding flips may change a class.
     assert np.sum(both == expected["ensemble"]) >= len(images) - 1
     assert np.sum(first == expected["member_0"]) >= len(images) - 1
+
+    # The demo's own file knows what `calibrate` asks for.
+    metadata = inspect_file(demo_folder / "runs/demo/ensemble.tflite").metadata
+    assert metadata["validation_split"] == {"seed": 0, "share": 0.1}
 
 
 def keras_classes(path: Path, images: list[Path]) -> dict[str, np.ndarray]:
