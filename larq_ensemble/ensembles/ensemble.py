@@ -166,9 +166,10 @@ class Ensemble(keras.Model):
 
         # Arguments
             optimizer: as for `keras.Model.compile`.
-            loss, loss_weights, metrics, weighted_metrics: as there; `None`: the losses of the
-                scheme, and the accuracy of each combination. With independent inputs the labels
-                differ between members, so the default metric is the accuracy of each member.
+            loss, loss_weights, metrics, weighted_metrics: as there, losses by output; `None`: the
+                losses of the scheme, and the accuracy of each combination, both for labels that
+                are class numbers [n]. With independent inputs the labels differ between members,
+                so the default metric is the accuracy of each member.
             execution: `"traced"` traces one member and calls it M times, with fused activations,
                 see `larq_ensemble.ensembles.traced`. Tracing takes less time, and on a CPU each
                 step does, too. `"plain"` runs the layers as Keras does.
@@ -236,7 +237,8 @@ class Ensemble(keras.Model):
     def _check_loss(self, loss: Any) -> None:
         """# Raises
         EnsembleError: for losses that the scheme can't train: its sample weights, or what it
-            hands to the losses, are for its own outputs.
+            hands to the losses, are for its own outputs. Also for one loss of logits and
+            probabilities alike.
         """
         scheme, own = self.scheme, [*self.scheme.losses(self.members)]
         if scheme.changes_loss_inputs:
@@ -248,6 +250,12 @@ class Ensemble(keras.Model):
             raise EnsembleError(
                 f"The scheme {scheme.name!r} weighs the examples of its own outputs: give `loss` "
                 f"as a dictionary for just {', '.join(own)}."
+            )
+        if not isinstance(loss, (Mapping, list, tuple)):
+            raise EnsembleError(
+                "No one `loss` fits all outputs, since members give logits and combinations "
+                "probabilities: leave `loss` out for that of the scheme, or give a dictionary by "
+                f"output. Received: {loss!r}."
             )
 
     def _traced_members(
@@ -397,6 +405,8 @@ class Ensemble(keras.Model):
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None
     ) -> tf.Tensor:
+        if "loss" not in self._compile_options["given"]:
+            _check_labels(y)
         inputs = self.scheme.loss_inputs(y_pred, self.member_weights)
         return super().compute_loss(x, y, inputs, sample_weight)
 
@@ -476,6 +486,18 @@ def _check_is_ensemble(model: Any) -> None:
             f"The model {getattr(model, 'name', model)!r} is not an ensemble: give one that "
             "`build_ensemble` returned."
         )
+
+
+def _check_labels(y: Any) -> None:
+    """# Raises
+    ValueError: for one-hot labels. In a graph TensorFlow would hide an `EnsembleError`.
+    """
+    for labels in tf.nest.flatten(y):
+        if isinstance(labels, tf.Tensor) and labels.shape.rank == 2 and labels.shape[-1] != 1:
+            raise ValueError(
+                "The labels `y` must be class numbers [n], not one-hot: give "
+                f"`y.argmax(axis=-1)`. Received: the shape {labels.shape.as_list()}."
+            )
 
 
 def _is_by_output(sample_weight: Any) -> bool:

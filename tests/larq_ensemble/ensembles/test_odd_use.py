@@ -148,6 +148,20 @@ def test_losses_that_the_samples_would_not_weigh(scheme: str, loss: Any) -> None
         ensemble_of(scheme=scheme).compile("sgd", loss=loss)
 
 
+def test_one_loss_for_logits_and_probabilities() -> None:
+    """Keras's usual string would take the members' logits for probabilities."""
+    with pytest.raises(EnsembleError, match="dictionary by output"):
+        ensemble_of(scheme="fusion").compile("sgd", "sparse_categorical_crossentropy")
+
+
+@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"run_eagerly": True}])
+@pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch"])
+def test_one_hot_labels(method: str, options: dict[str, bool]) -> None:
+    one_hot = keras.utils.to_categorical(Y, CLASSES)
+    with pytest.raises(ValueError, match=rf"argmax.*, {CLASSES}\]"):
+        getattr(compiled(ensemble_of(), **options), method)(X, one_hot)
+
+
 def test_soft_boosting_keeps_its_loss() -> None:
     with pytest.raises(EnsembleError, match="loss of its own"):
         ensemble_of(scheme="soft_boosting").compile("sgd", loss={"member_0": "mse"})
