@@ -1,5 +1,7 @@
 """The command line: finds a command by name and turns errors into one line and an exit code.
 
+Warnings are one line, too.
+
 `COMMANDS` names the module of each command. A module is imported when its command is called, and
 imports heavy packages inside its functions, so `--help` answers at once.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -37,7 +40,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports commands lazily and translates library errors into options."""
+    """A group that imports commands lazily and translates library messages into options."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -48,12 +51,19 @@ class LazyGroup(click.Group):
         return importlib.import_module(COMMANDS[name]).command
 
     def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except EnsembleError as error:
+        def in_words(message: object) -> str:
             command = self.get_command(context, context.invoked_subcommand or "")
-            message = in_options(str(error), command) if command else str(error)
-            raise click.ClickException(message) from error
+            return in_options(str(message), command) if command else str(message)
+
+        def show(message: Warning | str, *_: Any, **__: Any) -> None:
+            print(f"larq-ensemble: warning: {in_words(message)}", file=sys.stderr)
+
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = show
+                return super().invoke(context)
+        except EnsembleError as error:
+            raise click.ClickException(in_words(error)) from error
 
 
 @click.group(

@@ -398,6 +398,12 @@ def test_other_errors_are_one_line_and_exit_with_1(call, folder, arguments, mess
     assert contents(folder) == before
 
 
+def test_a_warning_is_one_line_and_names_the_option(call, folder):
+    code, _, err = call("predict", "ensemble.tflite", "image.png", "--max-latency-ms", "1e-9")
+    assert code == 0
+    assert re.fullmatch(r"larq-ensemble: warning: One run takes .* of --max-latency-ms\.\n", err)
+
+
 def test_an_error_after_tensorflow_was_imported_is_one_line_too(folder):
     """In a process of its own, because TensorFlow greets when it is first imported."""
     done = subprocess.run(
