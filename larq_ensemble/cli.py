@@ -9,6 +9,7 @@ imports heavy packages inside its functions, so `--help` answers at once.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -95,6 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line: exits 0 on success, 2 on a usage error, 1 on any other error."""
     # TensorFlow's start-up messages would hide the error message.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A command may build several models; TensorFlow takes them for one that is traced repeatedly.
+    logging.getLogger("tensorflow").addFilter(_is_not_of_retracing)
     try:
         status = cli.main(arguments, prog_name="larq-ensemble", standalone_mode=False)
     except click.UsageError as error:
@@ -111,6 +114,10 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:  # A full disk, a folder without permission, a closed pipe.
         _fail(f"{error}.", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _is_not_of_retracing(record: logging.LogRecord) -> bool:
+    return "tf.function retracing" not in record.getMessage()
 
 
 def _fail(message: str, status: int) -> None:
