@@ -1,5 +1,7 @@
 """The command line: finds a command by name and turns errors into one line and an exit code.
 
+Warnings are one line, too.
+
 `COMMANDS` names the module of each command. A module is imported when its command is called, and
 imports heavy packages inside its functions, so `--help` answers at once.
 """
@@ -7,8 +9,10 @@ imports heavy packages inside its functions, so `--help` answers at once.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -37,7 +41,7 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports commands lazily and translates library errors into options."""
+    """A group that imports commands lazily and translates library messages into options."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -48,12 +52,19 @@ class LazyGroup(click.Group):
         return importlib.import_module(COMMANDS[name]).command
 
     def invoke(self, context: click.Context) -> Any:
-        try:
-            return super().invoke(context)
-        except EnsembleError as error:
+        def in_words(message: object) -> str:
             command = self.get_command(context, context.invoked_subcommand or "")
-            message = in_options(str(error), command) if command else str(error)
-            raise click.ClickException(message) from error
+            return in_options(str(message), command) if command else str(message)
+
+        def show(message: Warning | str, *_: Any, **__: Any) -> None:
+            print(f"larq-ensemble: warning: {in_words(message)}", file=sys.stderr)
+
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = show
+                return super().invoke(context)
+        except EnsembleError as error:
+            raise click.ClickException(in_words(error)) from error
 
 
 @click.group(
@@ -85,6 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line: exits 0 on success, 2 on a usage error, 1 on any other error."""
     # TensorFlow's start-up messages would hide the error message.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # A command may build several models; TensorFlow takes them for one that is traced repeatedly.
+    logging.getLogger("tensorflow").addFilter(_is_not_of_retracing)
     try:
         status = cli.main(arguments, prog_name="larq-ensemble", standalone_mode=False)
     except click.UsageError as error:
@@ -101,6 +114,10 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:  # A full disk, a folder without permission, a closed pipe.
         _fail(f"{error}.", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _is_not_of_retracing(record: logging.LogRecord) -> bool:
+    return "tf.function retracing" not in record.getMessage()
 
 
 def _fail(message: str, status: int) -> None:

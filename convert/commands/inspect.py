@@ -56,6 +56,6 @@ def command(tflite: str, json_target: str | None) -> None:
                 f"the lower bound of {metadata['theory_bytes']:,} bytes."
             )
         report.line(
-            f"{len(inspection.binary_filters)} different bit-packed filters, each at most "
-            f"{inspection.binary_filter_copies} times."
+            f"{len(inspection.binary_filters)} different bit-packed filters; copies of each: at "
+            f"most {inspection.binary_filter_copies}."
         )

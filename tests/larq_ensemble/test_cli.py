@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 import shutil
@@ -396,6 +397,20 @@ def test_other_errors_are_one_line_and_exit_with_1(call, folder, arguments, mess
     assert err.count("\n") == 1, err
     assert message in err
     assert contents(folder) == before
+
+
+def test_a_warning_is_one_line_and_names_the_option(call, folder):
+    code, _, err = call("predict", "ensemble.tflite", "image.png", "--max-latency-ms", "1e-9")
+    assert code == 0
+    assert re.fullmatch(r"larq-ensemble: warning: One run takes .* of --max-latency-ms\.\n", err)
+
+
+def test_tensorflow_does_not_warn_of_retracing(call, caplog):
+    call("storage")
+    logger = logging.getLogger("tensorflow")
+    logger.warning("5 out of the last 12 calls to %s triggered tf.function retracing.", "predict")
+    logger.warning("Another warning.")
+    assert caplog.messages == ["Another warning."]
 
 
 def test_an_error_after_tensorflow_was_imported_is_one_line_too(folder):

@@ -226,7 +226,7 @@ def _print(
         ],
     )
     report.line(
-        f"Wrote the temperatures and thresholds into {tflite}. On average an image takes "
+        f"Wrote the temperatures and thresholds into {tflite}. On average a held-out image takes "
         f"{found.chosen.mean_members:.2f} members, for an expected loss of "
         f"{found.chosen.expected_loss:.2f} points of top-1."
     )

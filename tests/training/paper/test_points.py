@@ -7,13 +7,15 @@ import sys
 
 import pytest
 
+from larq_ensemble.cli import main
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_csv
 from larq_ensemble.runs import Run, RunConfig
+from larq_ensemble.training.paper import points
 from larq_ensemble.training.paper.figures import FIGURES, AccuracyFigure
 from larq_ensemble.training.paper.library import RunLibrary
 from larq_ensemble.training.paper.plots import draw
-from larq_ensemble.training.paper.points import counted_points, trained_points
+from larq_ensemble.training.paper.points import OURS, Point, counted_points, trained_points
 from larq_ensemble.training.plots import save
 
 # Binary 3x3 filters, 1 bit per weight, and 1x1 shortcuts, 32 bits.
@@ -139,3 +141,14 @@ def test_by_default_the_paper_decides_which_members_there_are(small, tmp_path, m
     assert asked[-2:] == ["backbone", "bagging-fusion-m10-1epochs"]
     assert asked.count("backbone") == 4  # ReActNet's starts from the real-valued one
     assert len(asked) == 4 + 2 * (3 + 5 + 5) + 1
+
+
+def test_the_table_says_that_ours_is_of_another_data_set(tmp_path, monkeypatch, capsys) -> None:
+    point = Point(
+        "fig5a", OURS, "top1", 50.0, "%", "fusion", "resnet20", "run", "digits", members=2
+    )
+    monkeypatch.setattr(points, "trained_points", lambda *_, **__: [point])
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", "fig5a", "--dataset", "digits", "--out", str(tmp_path)])
+    assert not end.value.code
+    assert "ResNet-20 on CIFAR-10 (here on digits)\n" in capsys.readouterr().out

@@ -124,7 +124,8 @@ def command(
                 progress=report.line,
                 verbose=keras_verbosity(),
             )
-            _accuracy_table(report, figure.title, points)
+            here = "" if dataset_name is None else f" (here on {dataset_name})"
+            _accuracy_table(report, figure.title + here, points)
         else:
             _refuse_options_of_training(name, has_members=not isinstance(figure, BlockTable))
             points = counted_points(name, members)
