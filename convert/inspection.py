@@ -105,12 +105,12 @@ def inspect_file(path: str | os.PathLike[str]) -> Inspection:
     # Raises
         EnsembleError: if the file is missing, no TFLite flatbuffer, or damaged.
     """
-    data = read_bytes(path)
-    metadata = metadata_of(data)
+    data, name = read_bytes(path), repr(str(path))
+    metadata = metadata_of(data, name)
     if metadata is not None:
         read_ensemble(path)  # compares the checksum
-    module = read(data)
-    with parsing():
+    module = read(data, name)
+    with parsing(name):
         return _inspection(module, len(data), metadata)
 
 

@@ -19,18 +19,22 @@ from larq_ensemble.errors import EnsembleError
 Item = TypeVar("Item")
 
 
-def read(data: bytes) -> Module:
+def read(data: bytes, name: str = "The model") -> Module:
     """The module of a flatbuffer. Tensors that share a buffer share their `data` array.
+
+    # Arguments
+        data: the flatbuffer.
+        name: what an error calls it.
 
     # Raises
         EnsembleError: if the bytes are damaged.
     """
-    with parsing():
+    with parsing(name):
         return _module(_Reader(schema().Model.GetRootAsModel(data, 0)))
 
 
 @contextlib.contextmanager
-def parsing() -> Iterator[None]:
+def parsing(name: str = "The model") -> Iterator[None]:
     """Turns the errors that reading a damaged file can raise into `EnsembleError`."""
     try:
         yield
@@ -46,7 +50,7 @@ def parsing() -> Iterator[None]:
         MemoryError,
     ) as error:
         raise EnsembleError(
-            f"The model is damaged: it can't be parsed ({error}). Copy or convert it again."
+            f"{name} is damaged: it can't be parsed ({error}). Copy or convert it again."
         ) from error
 
 

@@ -225,11 +225,12 @@ def with_metadata(data: bytes, metadata: EnsembleMetadata) -> bytes:
     return seal(file + b"\0" * (-len(file) % ALIGNMENT))
 
 
-def metadata_of(data: bytes) -> EnsembleMetadata | None:
+def metadata_of(data: bytes, name: str = "The model") -> EnsembleMetadata | None:
     """The metadata of a file; `None` if the file holds no ensemble.
 
     # Arguments
         data: a file read by `read_bytes`.
+        name: what an error calls it.
 
     # Raises
         EnsembleError: if the file is damaged or the metadata are not valid.
@@ -238,8 +239,7 @@ def metadata_of(data: bytes) -> EnsembleMetadata | None:
         blob = _metadata_blob(_Table.root(data))
     except (struct.error, _OutOfBounds) as error:
         raise EnsembleError(
-            "The model is damaged: it ends early or points outside itself. "
-            "Copy or convert it again."
+            f"{name} is damaged: it ends early or points outside itself. Copy or convert it again."
         ) from error
     return None if blob is None else EnsembleMetadata.from_json(data[blob[0] : blob[1]])
 

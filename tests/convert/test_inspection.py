@@ -121,7 +121,7 @@ def test_truncated_files(fusion: Converted, tmp_path: Path, kept: float) -> None
     data = fusion.path.read_bytes()
     path = tmp_path / "short.tflite"
     path.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
-    with pytest.raises(EnsembleError, match=r"short\.tflite|The model is damaged"):
+    with pytest.raises(EnsembleError, match=r"short\.tflite"):
         inspect_file(path)
 
 
