@@ -65,7 +65,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes `text` to `path` as UTF-8, as `replacing` does."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # File names that are no UTF-8 stay the bytes that they are.
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -98,23 +99,29 @@ def check_output(path: str | os.PathLike[str], argument: str = "path") -> None:
     # Raises
         EnsembleError: if `path` is a folder, write-protected, or in a place that can't be written.
     """
+    if reason := obstacle(path):
+        raise EnsembleError(
+            f"`{argument}` {os.fspath(path)!r} can't be written ({reason}): "
+            "give the name of a file in another place."
+        )
+
+
+def obstacle(path: str | os.PathLike[str]) -> str | None:
+    """What keeps a file from being written at `path`, in words; `None`: nothing."""
     name, path = os.fspath(path), Path(path)
     if not name:
-        raise EnsembleError(f"`{argument}` is empty: give the name of a file.")
+        return "the name is empty"
     if name.endswith(os.sep) or path.is_dir():
-        raise EnsembleError(
-            f"`{argument}` {name!r} is a directory: give the name of a file to write."
-        )
+        return "it is a directory"
     try:
         present = _status(path)
         if present is not None and not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, "it is write-protected")
+            return "it is write-protected"
         if present is None or not _is_written_through(path, present):
             _check_can_create(Path(os.path.realpath(path)).parent)
     except OSError as error:
-        raise EnsembleError(
-            f"`{argument}` {name!r} can't be written ({_reason(error)}): choose another place."
-        ) from error
+        return _reason(error)
+    return None
 
 
 def check_output_folder(path: str | os.PathLike[str], argument: str = "path") -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from larq_ensemble.console.options import INPUT
 from larq_ensemble.console.reporting import json_option, reporting
 
 
 @click.command("inspect", short_help="What a .tflite file holds, byte by byte.")
-@click.argument("tflite", metavar="F.tflite")
+@click.argument("tflite", type=INPUT, metavar="F.tflite")
 @json_option
 def command(tflite: str, json_target: str | None) -> None:
     """Show where the bytes of a .tflite file go; needs no TensorFlow.

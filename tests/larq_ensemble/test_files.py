@@ -52,6 +52,9 @@ def test_a_failure_leaves_what_was_there(tmp_path, error: type[BaseException]) -
 def test_text_is_utf_8(tmp_path) -> None:
     write_text(tmp_path / "a", "3×3\n")
     assert (tmp_path / "a").read_bytes() == b"3\xc3\x973\n"
+    # A file name that is no UTF-8, as Python holds it.
+    write_text(tmp_path / "a", os.fsdecode(b"\xff"))
+    assert (tmp_path / "a").read_bytes() == b"\xff"
 
 
 def test_a_folder_that_cannot_be(tmp_path) -> None:
@@ -222,11 +225,11 @@ def test_a_check_leaves_nothing(tmp_path, check) -> None:
 
 def test_outputs_that_cannot_be(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(EnsembleError, match=r"`out` '.*' is a directory: give the name of a file"):
+    with pytest.raises(EnsembleError, match=r"`out` '.*' can't be written \(it is a directory\)"):
         check_output(tmp_path, "out")
-    with pytest.raises(EnsembleError, match=r"`path` 'new/' is a directory: give the name of a f"):
+    with pytest.raises(EnsembleError, match=r"`path` 'new/' can't be written \(it is a di"):
         check_output("new/")
-    with pytest.raises(EnsembleError, match=r"`path` is empty"):
+    with pytest.raises(EnsembleError, match=r"`path` '' can't be written \(the name is empty\)"):
         check_output("")
     with pytest.raises(EnsembleError, match=r"`path` is empty"):
         check_output_folder("")

@@ -5,7 +5,14 @@ from __future__ import annotations
 import click
 
 from larq_ensemble.console.messages import Command
-from larq_ensemble.console.options import seed_option
+from larq_ensemble.console.options import (
+    INPUT,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_1,
+    seed_option,
+    width_option,
+)
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 from larq_ensemble.network.commands.options import model_option
 from larq_ensemble.training.commands.options import (
@@ -33,13 +40,13 @@ from larq_ensemble.training.commands.options import (
 @data_options
 @click.option(
     "--validation",
-    type=float,
+    type=SHARE_BELOW_1,
     default=0.1,
     show_default=True,
     help="Share of the training images held out for validation.",
 )
 @recipe_options
-@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies channels.")
+@width_option
 @click.option(
     "--pad-values",
     type=click.Choice(["0", "1"]),
@@ -53,23 +60,25 @@ from larq_ensemble.training.commands.options import (
 )
 @click.option(
     "--from-real",
+    type=INPUT,
     metavar="RUN",
     help="Start from the weights of this run of the real-valued twin; those to be binarized are "
     "clipped to [-1, 1].",
 )
 @click.option(
     "--teacher",
+    type=INPUT,
     metavar="RUN",
     help="Also learn from the logits of this run, of the same classes and image shape (knowledge "
     "distillation).",
 )
 @click.option(
     "--distill-weight",
-    type=float,
+    type=SHARE,
     help="Share of the teacher in the loss, 0 to 1; the rest is the labels'.  [default: 0.9]",
 )
 @click.option(
-    "--temperature", type=float, help="Divides the logits in the teacher's loss.  [default: 4]"
+    "--temperature", type=POSITIVE, help="Divides the logits in the teacher's loss.  [default: 4]"
 )
 @distribute_option
 @seed_option
