@@ -35,6 +35,7 @@ from pathlib import Path
 
 import click
 
+from larq_ensemble.cli import run_command
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
@@ -150,7 +151,4 @@ def instructions(counter: str, model: Path, kernel: str, xnnpack: bool = False) 
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EnsembleError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_command(main)

@@ -19,10 +19,10 @@ from pathlib import Path
 import click
 from arm_cost import KERNELS, instructions
 
+from larq_ensemble.cli import run_command
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.targets.lce import write
-from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.file import read_ensemble, with_one_subgraph
 
 #: LCE's binding can't hand their types out; what they take falls on the operator behind them.
@@ -78,7 +78,4 @@ def cut_behind(graph: bytes, place: int) -> bytes:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EnsembleError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_command(main)

@@ -25,6 +25,8 @@ import click
 import numpy as np
 from arm_cost import counted
 
+from larq_ensemble.cli import run_command
+from larq_ensemble.console.options import INPUT, OutputFile
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.convert.cutting import cut_file
 from larq_ensemble.errors import EnsembleError
@@ -87,8 +89,14 @@ def choices(
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, metavar="F.tflite...")
-@click.option("--out", required=True, metavar="STEM", help="Write STEM.png and STEM.svg.")
+@click.argument("files", nargs=-1, type=INPUT, required=True, metavar="F.tflite...")
+@click.option(
+    "--out",
+    type=OutputFile(".png", ".svg"),
+    required=True,
+    metavar="STEM",
+    help="Write STEM.png and STEM.svg.",
+)
 @click.option("--counter", metavar="PATH", help="Counts arm64 instructions, see arm_cost.py.")
 @click.option("--samples", type=click.IntRange(1), help="The first N test images  [default: all]")
 @click.option("--data-dir", help="Where TensorFlow Datasets keeps its data.")
@@ -155,7 +163,4 @@ def draw(found: Sequence[Choice], out: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EnsembleError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_command(main)

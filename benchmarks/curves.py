@@ -13,19 +13,33 @@ from pathlib import Path
 import click
 import matplotlib
 
+from larq_ensemble.cli import run_command
+from larq_ensemble.console.options import OutputFile
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import replacing
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+plt.rcParams["text.parse_math"] = False  # a run's name may hold two $
 
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, type=click.Path(exists=True, file_okay=False))
-@click.option("--out", required=True, help="The picture to write; its suffix is its format.")
+@click.option(
+    "--out",
+    type=OutputFile(),
+    required=True,
+    help="The picture to write; its suffix is its format.",
+)
 def main(runs: tuple[str, ...], out: str) -> None:
     """Training loss and validation accuracy of RUNS by epoch, a line a sequential member."""
     figure, (losses, accuracies) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for index, run in enumerate(runs):
-        with open(Path(run) / "log.csv", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        log = Path(run) / "log.csv"
+        rows = list(csv.DictReader(log.read_text(encoding="utf-8").splitlines()))
+        if not rows:
+            raise EnsembleError(f"{str(log)!r} has no epochs: train the run first.")
         name = "val_ensemble_accuracy" if "val_ensemble_accuracy" in rows[0] else "val_accuracy"
         # Members trained each on their own loss: the mean of them, not Keras's sum.
         own = [key for key in rows[0] if re.fullmatch(r"member_\d+_loss", key)] or ["loss"]
@@ -48,8 +62,9 @@ def main(runs: tuple[str, ...], out: str) -> None:
     for axes in (losses, accuracies):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-    figure.savefig(out, dpi=110)
+    with replacing(out) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

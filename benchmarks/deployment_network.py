@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 import click
 from arm_cost import KERNELS, counted
 
+from larq_ensemble.cli import run_command
 from larq_ensemble.console.reporting import json_option, reporting
-from larq_ensemble.errors import EnsembleError
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
 from larq_ensemble.runtime.file import read_ensemble
@@ -42,7 +42,7 @@ WIDE = Architecture(residual_block, (64, 64), (2, 2), stem=DEPLOYMENT.stem)
 
 @click.command()
 @click.option("--counter", required=True, metavar="PATH", help="The program that counts.")
-@click.option("--classes", default=100, show_default=True)
+@click.option("--classes", type=click.IntRange(2), default=100, show_default=True)
 @json_option
 def main(counter: str, classes: int, json_target: str | None) -> None:
     """Count the arm64 instructions of networks that keep more and more of the rules."""
@@ -112,7 +112,4 @@ def instructions_of(network: keras.Model, counter: str) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EnsembleError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_command(main)

@@ -42,6 +42,7 @@ from typing import Any
 
 import click
 
+from larq_ensemble.cli import run_command
 from larq_ensemble.console.options import member_counts
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
@@ -380,7 +381,4 @@ def _push_bytes(device: Device, data: bytes, name: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EnsembleError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_command(main)

@@ -20,13 +20,22 @@ from pathlib import Path
 import click
 from formats import FORMATS
 
+from larq_ensemble.cli import run_command
+from larq_ensemble.console.options import member_counts
+
 
 @click.command()
 @click.option("--model", default="resnet20", show_default=True)
-@click.option("--classes", default=100, show_default=True)
+@click.option("--classes", type=click.IntRange(2), default=100, show_default=True)
 @click.option("--sharing", default="fusion", show_default=True)
-@click.option("--members", default="1,2,4,8,10,32", show_default=True, help="M, commas between.")
-def main(model: str, classes: int, sharing: str, members: str) -> None:
+@click.option(
+    "--members",
+    type=member_counts,
+    default="1,2,4,8,10,32",
+    show_default=True,
+    help="M, commas between.",
+)
+def main(model: str, classes: int, sharing: str, members: tuple[int, ...]) -> None:
     """Print the table of sizes."""
     from larq_ensemble.convert.conversion import convert_ensemble
     from larq_ensemble.convert.cutting import cut_file
@@ -34,27 +43,26 @@ def main(model: str, classes: int, sharing: str, members: str) -> None:
     from larq_ensemble.ensembles.building import build_ensemble
     from larq_ensemble.models import build_model
 
-    counts = sorted(int(count) for count in members.split(","))
     backbone = build_model(model, input_shape=(32, 32, 3), classes=classes)
-    ensemble = build_ensemble(backbone, counts[-1], sharing=sharing)
+    ensemble = build_ensemble(backbone, members[-1], sharing=sharing)
     print(f"{model}, {classes} classes, {sharing}: bytes of the file, times the lower bound")
-    heads = [*(f"M = {count}" for count in counts), " a further member"]
+    heads = [*(f"M = {count}" for count in members), " a further member"]
     print(f"{'':20}" + "".join(f"{head:>17}" for head in heads))
     single = len(convert_single(backbone))
-    cells = "".join(f"{single * count:>17,}" for count in counts)
+    cells = "".join(f"{single * count:>17,}" for count in members)
     print(f"{'separate files':20}{cells}{single:>17,}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         whole, part = Path(folder, "whole.tflite"), Path(folder, "part.tflite")
         for name, options in FORMATS.items():
             converted = convert_ensemble(ensemble, whole, mean=[0.5] * 3, std=[0.25] * 3, **options)
-            reports = [cut_file(whole, part, count) for count in counts]
+            reports = [cut_file(whole, part, count) for count in members]
             cells = "".join(f"{report.bytes:>10,} ({report.ratio:.2f})" for report in reports)
-            further = (reports[-1].bytes - reports[0].bytes) / max(counts[-1] - counts[0], 1)
+            further = (reports[-1].bytes - reports[0].bytes) / max(members[-1] - members[0], 1)
             print(f"{name:20}{cells}{further:>17,.0f}", flush=True)
             print(
-                f"  {converted.layout}, M = {counts[-1]} in {converted.seconds:.1f} s", flush=True
+                f"  {converted.layout}, M = {members[-1]} in {converted.seconds:.1f} s", flush=True
             )
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -24,6 +24,7 @@ from typing import Any
 
 import click
 
+from larq_ensemble.console.options import POSITIVE, member_counts
 from larq_ensemble.errors import EnsembleError
 
 #: Steps that are not timed, the first included.
@@ -41,7 +42,7 @@ def process_options(*, members: str, rounds: int) -> Callable[[Callable], Callab
     at_least_1 = click.IntRange(1)
     options = [
         click.option(
-            "--members", callback=_numbers, default=members, show_default=True,
+            "--members", type=member_counts, default=members, show_default=True,
             help="M, commas between.",
         ),
         click.option("--batch", type=at_least_1, default=256, show_default=True, help="Images."),
@@ -53,7 +54,7 @@ def process_options(*, members: str, rounds: int) -> Callable[[Callable], Callab
             help="Processes for each thing that is measured.",
         ),
         click.option(
-            "--width", type=float, default=1.0, show_default=True, help="Times the channels."
+            "--width", type=POSITIVE, default=1.0, show_default=True, help="Times the channels."
         ),
     ]  # fmt: skip
 
@@ -63,16 +64,6 @@ def process_options(*, members: str, rounds: int) -> Callable[[Callable], Callab
         return command
 
     return decorate
-
-
-def _numbers(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    try:
-        found = [int(each) for each in text.split(",")]
-    except ValueError:
-        found = [0]
-    if min(found) < 1:
-        raise click.BadParameter(f"whole numbers from 1 on with commas between, got {text!r}.")
-    return found
 
 
 @dataclass(frozen=True)

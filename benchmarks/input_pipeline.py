@@ -20,6 +20,7 @@ from typing import Any
 import click
 import numpy as np
 
+from larq_ensemble.cli import run_command
 from larq_ensemble.data.datasets import DATASETS, Dataset, Split
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models import build_model
@@ -114,4 +115,4 @@ def _seconds(run: Callable[[], Any], times: int, untimed: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

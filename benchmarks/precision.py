@@ -23,6 +23,8 @@ import click
 import numpy as np
 from formats import FORMATS
 
+from larq_ensemble.cli import run_command
+
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
@@ -81,4 +83,4 @@ def _evaluate(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -22,6 +22,9 @@ import time
 
 import click
 
+from larq_ensemble.cli import run_command
+from larq_ensemble.console.options import POSITIVE, member_counts
+
 # glibc: one arena, and every block from 64 KiB on is a mapping that ends when it is freed.
 ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
@@ -34,24 +37,35 @@ GRAPH_BATCH = 2
 
 @click.command()
 @click.option("--model", "model_name", default="resnet20", show_default=True)
-@click.option("--width", type=float, default=1.0, show_default=True, help="Times the channels.")
+@click.option("--width", type=POSITIVE, default=1.0, show_default=True, help="Times the channels.")
 @click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--members", default="2,4,8", show_default=True, help="M, with commas between.")
+@click.option(
+    "--members",
+    type=member_counts,
+    default="2,4,8",
+    show_default=True,
+    help="M, with commas between.",
+)
 @click.option(
     "--steps", type=click.IntRange(1), default=3, show_default=True, help="Timed, after the first."
 )
 @click.option("--one", hidden=True, help="plain or recompute: measure M in this process.")
 def main(
-    model_name: str, width: float, batch_size: int, members: str, steps: int, one: str | None
+    model_name: str,
+    width: float,
+    batch_size: int,
+    members: tuple[int, ...],
+    steps: int,
+    one: str | None,
 ) -> None:
     """Measure the peak memory and the time of training steps for each M."""
     if one:
-        print(json.dumps(_measure(model_name, width, batch_size, int(members), steps, one)))
+        print(json.dumps(_measure(model_name, width, batch_size, members[0], steps, one)))
         return
     print(f"{model_name}, width {width}, batches of {batch_size}; memory in MB")
     print("  M  mode         peak   graph  activations  ratio  s/step  ratio")
-    for count in members.split(","):
-        arguments = ["--model", model_name, "--width", str(width), "--members", count]
+    for count in members:
+        arguments = ["--model", model_name, "--width", str(width), "--members", str(count)]
         plain: tuple[float, float] | None = None
         for mode in ("plain", "recompute"):
             arguments_of_mode = [*arguments, "--steps", str(steps), "--one", mode]
@@ -110,4 +124,4 @@ def _resident() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

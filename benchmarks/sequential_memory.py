@@ -21,26 +21,37 @@ from typing import Any
 
 import click
 
+from larq_ensemble.cli import run_command
+from larq_ensemble.console.options import POSITIVE, member_counts
+
 
 @click.command()
 @click.option("--model", "model_name", default="resnet20", show_default=True)
-@click.option("--width", type=float, default=0.25, show_default=True, help="Times the channels.")
+@click.option("--width", type=POSITIVE, default=0.25, show_default=True, help="Times the channels.")
 @click.option("--scheme", default="voting", show_default=True)
 @click.option("--images", type=click.IntRange(1), default=10_000, show_default=True)
-@click.option("--members", default="2,4,6", show_default=True, help="M, with commas between.")
+@click.option(
+    "--members",
+    type=member_counts,
+    default="2,4,6",
+    show_default=True,
+    help="M, with commas between.",
+)
 @click.option("--one", is_flag=True, hidden=True, help="Measure M in this process.")
-def main(model_name: str, width: float, scheme: str, images: int, members: str, one: bool) -> None:
+def main(
+    model_name: str, width: float, scheme: str, images: int, members: tuple[int, ...], one: bool
+) -> None:
     """Measure the resident memory of sequential training for each M."""
     if one:
-        print(json.dumps(_measure(model_name, width, scheme, images, int(members))))
+        print(json.dumps(_measure(model_name, width, scheme, images, members[0])))
         return
     print(f"{model_name}, width {width}, sequential {scheme}, {images} images; memory in MB")
     print("  M  peak  after each member")
     arguments = ["--model", model_name, "--width", str(width), "--scheme", scheme]
     arguments += ["--images", str(images)]
-    for count in members.split(","):
+    for count in members:
         done = subprocess.run(
-            [sys.executable, __file__, *arguments, "--members", count, "--one"],
+            [sys.executable, __file__, *arguments, "--members", str(count), "--one"],
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
             stdout=subprocess.PIPE,
             text=True,
@@ -104,4 +115,4 @@ def _resident() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -18,18 +18,21 @@ from typing import Any
 import click
 from fusion_steps import Training, measure, process_options
 
+from larq_ensemble.cli import run_command
+from larq_ensemble.console.options import OutputFile
 from larq_ensemble.console.reporting import json_option, reporting
-from larq_ensemble.errors import EnsembleError
 
 
 @click.command(help=__doc__.replace("\n\n    ", "\n\n\b\n    "))
 @process_options(members="1,2,4,8,16", rounds=1)
 @click.option("--bfloat16", is_flag=True, help="Frozen binary convolutions in bfloat16.")
 @click.option("--recompute", is_flag=True, help="In the activation memory of one member.")
-@click.option("--plot", metavar="STEM", help="Write STEM.png and STEM.svg.")
+@click.option(
+    "--plot", type=OutputFile(".png", ".svg"), metavar="STEM", help="Write STEM.png and STEM.svg."
+)
 @json_option
 def main(
-    members: list[int],
+    members: tuple[int, ...],
     batch: int,
     steps: int,
     rounds: int,
@@ -103,7 +106,4 @@ def draw(rows: list[dict[str, Any]], stem: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EnsembleError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_command(main)

@@ -25,6 +25,8 @@ from typing import Any
 
 import click
 
+from larq_ensemble.cli import run_command
+from larq_ensemble.console.options import POSITIVE
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
 
@@ -43,7 +45,7 @@ PARTS = {
 @click.option("--members", type=click.IntRange(1), default=1, show_default=True, help="M.")
 @click.option("--batch", type=click.IntRange(1), default=256, show_default=True, help="Images.")
 @click.option("--steps", type=click.IntRange(1), default=5, show_default=True, help="Profiled.")
-@click.option("--width", type=float, default=1.0, show_default=True, help="Times the channels.")
+@click.option("--width", type=POSITIVE, default=1.0, show_default=True, help="Times the channels.")
 @click.option("--bfloat16", is_flag=True, help="Frozen binary convolutions in bfloat16.")
 @json_option
 def main(
@@ -224,7 +226,4 @@ def timed(run: Callable[[], Any]) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EnsembleError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_command(main)

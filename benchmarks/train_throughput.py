@@ -37,6 +37,7 @@ from typing import Any
 import click
 from fusion_steps import STEPS, Measurement, Training, last_line, measure, process_options
 
+from larq_ensemble.cli import run_command
 from larq_ensemble.console.reporting import Report, json_option, reporting
 from larq_ensemble.errors import EnsembleError
 
@@ -72,7 +73,7 @@ def names(context: click.Context, parameter: click.Parameter, text: str) -> list
 )  # fmt: skip
 @json_option
 def main(
-    members: list[int],
+    members: tuple[int, ...],
     batch: int,
     steps: int,
     rounds: int,
@@ -201,7 +202,4 @@ def check_equivalence(report: Report, width: float, python: str) -> dict[str, An
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except EnsembleError as error:
-        raise SystemExit(f"error: {error}") from None
+    run_command(main)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from larq_ensemble.console.reporting import visible
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.images import fit_image, read_image
@@ -81,12 +82,20 @@ def camera_images(number: int, shape: tuple[int, int, int]) -> Iterator[tuple[st
         camera.release()
 
 
+def percent(text: str) -> float:
+    """The value of --battery."""
+    level = float(text)
+    if not 0 <= level <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not from 0 to 100")
+    return level
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tflite", help="what `larq-ensemble convert` wrote")
     parser.add_argument("folder", nargs="?", type=Path, help="a folder of images")
     parser.add_argument("--camera", type=int, metavar="N", help="a camera's number instead")
-    parser.add_argument("--battery", type=float, metavar="PERCENT", help="instead of reading it")
+    parser.add_argument("--battery", type=percent, metavar="PERCENT", help="instead of reading it")
     parser.add_argument("--threads", type=int, default=1, metavar="T")
     arguments = parser.parse_args()
     if (arguments.folder is None) == (arguments.camera is None):
@@ -108,9 +117,10 @@ def main() -> None:
             milliseconds = 1000 * (time.perf_counter() - start)
             best = int(probabilities.argmax())
             label = ensemble.class_names[best] if ensemble.class_names else best
+            shown = visible(f"{name}: {label}")
             power = "mains" if level is None else f"{level:.0f} %"
             print(
-                f"{name}: {label} ({100 * probabilities[best]:.0f} %), {ensemble.members} of "
+                f"{shown} ({100 * probabilities[best]:.0f} %), {ensemble.members} of "
                 f"{ensemble.max_members} members, battery {power}, {milliseconds:.1f} ms",
                 flush=True,
             )

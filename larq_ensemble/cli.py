@@ -59,7 +59,7 @@ class LazyGroup(click.Group):
             return in_options(str(message), command) if command else str(message)
 
         def show(message: Warning | str, *_: Any, **__: Any) -> None:
-            _say("warning", in_words(message))
+            _say("larq-ensemble", "warning", in_words(message))
 
         try:
             with warnings.catch_warnings():
@@ -96,6 +96,20 @@ def cli(context: click.Context) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line: exits 0 on success, 2 on a usage error, 1 on any other error."""
+    run_command(cli, arguments, "larq-ensemble")
+
+
+def run_command(
+    command: click.Command, arguments: list[str] | None = None, program: str = ""
+) -> None:
+    """Runs a command and exits, as `main` does: an error is one line on stderr.
+
+    # Arguments
+        command: the command, that of a script for example.
+        arguments: of the command; `None`: those of the process.
+        program: its name in messages; empty: the name of the script.
+    """
+    program = program or os.path.basename(sys.argv[0])
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that has no `ü`, or a file name that is no UTF-8, is no reason to fail.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -103,21 +117,28 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # A command may build several models; TensorFlow takes them for one that is traced repeatedly.
     logging.getLogger("tensorflow").addFilter(_is_not_of_retracing)
+
+    def fail(message: str, status: int) -> None:
+        _say(program, "error", message)
+        sys.exit(status)
+
     try:
-        status = cli.main(arguments, prog_name="larq-ensemble", standalone_mode=False)
+        status = command.main(arguments, prog_name=program, standalone_mode=False)
     except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "larq-ensemble"
-        _fail(f"{error.format_message()} See `{command} --help`.", 2)
+        path = error.ctx.command_path if error.ctx else program
+        fail(f"{error.format_message()} See `{path} --help`.", 2)
     except click.exceptions.Abort:
-        _fail("Interrupted.", 130)
+        fail("Interrupted.", 130)
     except click.ClickException as error:
-        _fail(error.format_message(), 1)
+        fail(error.format_message(), 1)
+    except EnsembleError as error:  # of a script: those of our commands are translated already
+        fail(in_options(str(error), command), 1)
     except ModuleNotFoundError as error:
-        _fail(f"{error}: install what this command needs, `pip install 'larq-ensemble[train]'`.", 1)
+        fail(f"{error}: install what this command needs, `pip install 'larq-ensemble[train]'`.", 1)
     except ImportError as error:
-        _fail(str(error), 1)
+        fail(str(error), 1)
     except OSError as error:  # A full disk, a folder without permission, a closed pipe.
-        _fail(f"{error}.", 1)
+        fail(f"{error}.", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -125,10 +146,5 @@ def _is_not_of_retracing(record: logging.LogRecord) -> bool:
     return "tf.function retracing" not in record.getMessage()
 
 
-def _fail(message: str, status: int) -> None:
-    _say("error", message)
-    sys.exit(status)
-
-
-def _say(kind: str, message: str) -> None:
-    print(f"larq-ensemble: {kind}: {visible(' '.join(message.split()))}", file=sys.stderr)
+def _say(program: str, kind: str, message: str) -> None:
+    print(f"{program}: {kind}: {visible(' '.join(message.split()))}", file=sys.stderr)

@@ -71,6 +71,7 @@ _STYLE: dict[Any, Any] = {
     "lines.markersize": 6,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # a run's or policy's name may hold two $
     "svg.hashsalt": "larq-ensemble",  # the same figure is the same file
     "svg.fonttype": "none",
 }

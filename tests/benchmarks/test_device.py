@@ -211,5 +211,5 @@ def test_without_adb(script, tool, tflite, tmp_path) -> None:
     done = script("device", tflite, "--tool", tool, PATH=str(tmp_path))
     assert (done.returncode, done.stderr) == (
         1,
-        "error: There is no 'adb' on the PATH: install it.\n",
+        "device.py: error: There is no 'adb' on the PATH: install it.\n",
     )

@@ -249,7 +249,7 @@ def test_help_names_everything_that_is_registered(call):
         ("pretrain --out new --lr -1", "-1.0 is not in the range x>=0"),
         ("pretrain --out new --rate 1", "No such option"),
         ("pretrain --out new --temperature 2", "--distill-weight and --temperature need --teacher"),
-        ("train --pretrained backbone --out new --members 0", "0 is not in the range x>=1"),
+        ("train --pretrained backbone --out new --members 0", "0 is not in the range 1<=x<=1000"),
         (
             "train --pretrained backbone --out new --prefix-weights 1,many",
             "'1,many' is not a list of numbers such as 1,4,9",
