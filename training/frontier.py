@@ -146,6 +146,7 @@ def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
         input_shape=tuple(model["input_shape"]),
         classes=model["classes"],
         width=model["width"],
+        revision=model["revision"],
     )
     sharing, scheme = ensemble.get("sharing", "none"), ensemble.get("scheme", "")
     rounded = bool(scheme) and SCHEMES[scheme].rounded

@@ -14,7 +14,7 @@ import numpy as np
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.layers import RPReLU, RSign
+from larq_ensemble.layers import PReLU, RPReLU, RSign
 
 Values = dict[str, np.ndarray]
 Rows = Mapping[str, tf.Tensor]
@@ -212,6 +212,7 @@ class DepthwiseConv2DLowering(Lowering):
 LOWERINGS: dict[type, Lowering] = {
     keras.layers.BatchNormalization: BatchNormalizationLowering(),
     keras.layers.PReLU: PReLULowering(),
+    PReLU: PReLULowering(),
     RSign: RSignLowering(),
     RPReLU: RPReLULowering(),
     keras.layers.Dense: DenseLowering(),
