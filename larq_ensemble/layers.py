@@ -65,6 +65,30 @@ class RSign(keras.layers.Layer):
 
 
 @keras.utils.register_keras_serializable("larq_ensemble")
+class Bias(keras.layers.Layer):
+    r"""Adds a bias: the bias of a dense layer whose weights the members of an ensemble share.
+
+    \\[ y = x + b \\]
+
+    # Weights
+        bias: b, float32 [units], initially 0.
+
+    # Input shape
+        float32 [n, ..., units].
+
+    # Output shape
+        As the input.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        self.bias = self.add_weight(name="bias", shape=input_shape[-1:], initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs + self.bias
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
 class PReLU(keras.layers.PReLU):
     r"""`keras.layers.PReLU` that passes the slope as its gradient at exactly 0, as PyTorch does.
 

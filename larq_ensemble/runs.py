@@ -60,7 +60,8 @@ class RunConfig:
             them.
         data: validation share and limits of the data.
         ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only);
-            `requested_members` if training ended early, with fewer `members`.
+            `requested_members` if training ended early, with fewer `members`; `own_head_bias` if
+            each member has its own bias in a linear layer that is shared.
         versions: of the packages that a run's contents depend on.
     """
 
@@ -78,6 +79,11 @@ class RunConfig:
     def split_seed(self) -> int:
         """The seed of the validation split, which a run takes over from the runs it builds on."""
         return int(self.data.get("split_seed", self.seed))
+
+    @property
+    def own_head_bias(self) -> bool:
+        """Whether each member has its own bias in a linear layer that is shared."""
+        return bool(self.ensemble.get("own_head_bias", False))
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}

@@ -12,7 +12,7 @@ from larq_ensemble.layers import PReLU, RPReLU, RSign
 PReLUGradient = Literal["zero", "slope"]
 
 #: The layer of a PReLU, by its gradient at exactly 0.
-PRELUS: dict[str, type[keras.layers.Layer]] = {"zero": keras.layers.PReLU, "slope": PReLU}
+PRELUS: dict[str, Any] = {"zero": keras.layers.PReLU, "slope": PReLU}
 
 
 class KerasLayers:
