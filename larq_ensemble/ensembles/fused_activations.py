@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.models.functional import run_functional
+from larq_ensemble.models.functional import input_list, run_functional
 
 Gradient = Callable[[tf.Tensor], Any]
 
@@ -36,14 +36,14 @@ class FusedNetwork(keras.Model):
             return super().call(inputs, training=training, mask=mask)
 
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
-            if type(layer) is keras.layers.PReLU:
+            if type(layer) is keras.layers.PReLU and layer.compute_dtype == "float32":
                 return prelu(args[0], tf.convert_to_tensor(layer.alpha), tf.ones(()))
             sign = fused_sign(layer)
             with given(layer, {} if sign is None else {"input_quantizer": None}):
                 args = args if sign is None else (sign(args[0]), *args[1:])
                 return layer(*args, **with_training(layer, kwargs, training))
 
-        known = dict(zip((tensor.ref() for tensor in self.inputs), tf.nest.flatten(inputs)))
+        known = dict(zip((tensor.ref() for tensor in self.inputs), input_list(self, inputs)))
         return tf.nest.pack_sequence_as(
             self.output, run_functional(self.layers, known, self.outputs, call)
         )
@@ -172,7 +172,7 @@ def _scaled_gradient(x: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor) -> tf.
 def fused_sign(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
     """The fused form of a Larq layer's input quantizer; `None` if there is none."""
     quantizer = getattr(layer, "input_quantizer", None)
-    if quantizer is None or hasattr(quantizer, "flip_ratio"):
+    if quantizer is None or hasattr(quantizer, "flip_ratio") or layer.compute_dtype != "float32":
         return None
     if type(quantizer) is lq.quantizers.SteSign and quantizer.clip_value == 1:
         return ste_sign
