@@ -18,6 +18,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from larq_ensemble.errors import install_command
+
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 
@@ -49,7 +51,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"Training and conversion need TensorFlow and tf-keras, which can't be imported ({error}): "
-        'install them with `pip install "larq-ensemble[train]"`.'
+        f"install them: {install_command('train')}."
     ) from error
 
 if not _is_keras_2:
