@@ -21,7 +21,7 @@ import click
 from larq_ensemble import __version__
 from larq_ensemble.console.messages import in_options
 from larq_ensemble.console.reporting import visible
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, install_command
 
 #: The commands in the order of `--help`, each with the module that holds it as `command`.
 COMMANDS = {
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(error.format_message(), 1)
     except ModuleNotFoundError as error:
-        _fail(f"{error}: install what this command needs, `pip install 'larq-ensemble[train]'`.", 1)
+        _fail(f"{error}: install what this command needs: {install_command('train')}.", 1)
     except ImportError as error:
         _fail(str(error), 1)
     except OSError as error:  # A full disk, a folder without permission, a closed pipe.
