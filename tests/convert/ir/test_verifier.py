@@ -9,7 +9,8 @@ import pytest
 
 from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Signature, Tensor
-from larq_ensemble.convert.ir.verifier import RULES, InvalidGraphError, verify
+from larq_ensemble.convert.ir.verifier import InvalidGraphError, verify
+from larq_ensemble.tflite.rules import RULES
 
 from ..builder import Builder, normal
 from ..conftest import Converted
