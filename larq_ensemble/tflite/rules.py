@@ -251,9 +251,10 @@ def _gather(op: Operator) -> None:
     table, index = op.operands
     _require_same_type(table, op.outputs[0])
     require(index.dtype in ("int32", "int64"), "the index should be an integer")
-    if op.options.batchDims:
+    axis, batch = _axis(op.options.axis, len(table.shape)), op.options.batchDims
+    require(0 <= batch <= min(axis, len(index.shape)), f"no {batch} batch dimensions")
+    if batch:
         raise UncheckedError("batch dimensions are not checked")
-    axis = _axis(op.options.axis, len(table.shape))
     _require_shape(op.outputs[0], (*table.shape[:axis], *index.shape, *table.shape[axis:][1:]))
 
 

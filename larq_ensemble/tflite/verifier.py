@@ -17,6 +17,8 @@ from larq_ensemble.tflite.rules import BITS, RULES, InvalidGraphError, Unchecked
 
 #: The most bytes of the tensors that a graph computes, taken together.
 MEMORY_LIMIT = 1 << 31
+#: Of TFLite's schema.
+_VERSION = 3
 #: TFLite's kernels go through so many dimensions at most.
 _RANK_LIMIT = 8
 #: Operators that run another graph of the file, or keep values outside of graphs.
@@ -57,6 +59,8 @@ def problems(model: Model, members: int | None = None) -> Iterator[InvalidGraphE
     """
     for part in model.unread:
         yield InvalidGraphError(f"it has {part}, which no ensemble has")
+    if model.version != _VERSION:
+        yield InvalidGraphError(f"its schema has version {model.version}, not {_VERSION}")
     if not model.graphs:
         yield InvalidGraphError("it has no graph")
     for number, graph in enumerate(model.graphs):
