@@ -18,6 +18,8 @@ Prints a table of outcomes:
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import multiprocessing
 import random
@@ -35,8 +37,8 @@ import flatbuffers
 import numpy as np
 from flatbuffers import flexbuffers
 
+from larq_ensemble.convert.commands.inspect import command as inspect_command
 from larq_ensemble.convert.cutting import cut_file
-from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.convert.ir.schema import schema
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -204,9 +206,16 @@ def cut(path: Path) -> None:
     cut_file(path, path.with_suffix(".cut"), 1)
 
 
+def inspect(path: Path) -> None:
+    """Runs the command `inspect`, and again with `--strict`."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        inspect_command.main([str(path)], standalone_mode=False)
+        inspect_command.main([str(path), "--strict"], standalone_mode=False)
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "open": open_and_run,
-    "inspect": inspect_file,
+    "inspect": inspect,
     "cut": cut,
 }
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from larq_ensemble.console.reporting import json_option, reporting
+
+if TYPE_CHECKING:
+    from larq_ensemble.convert.inspection import Inspection
 
 
 @click.command("inspect", short_help="What a .tflite file holds, byte by byte.")
@@ -67,8 +72,7 @@ def command(tflite: str, strict: bool, json_target: str | None) -> None:
             report.line(
                 f"{metadata['members']} members, scheme {metadata['scheme']}, "
                 f"{metadata['classes']} classes, input {metadata['input_shape']}, layout "
-                f"{metadata['layout']}; {inspection.bytes / metadata['theory_bytes']:.3f} times "
-                f"the lower bound of {metadata['theory_bytes']:,} bytes."
+                f"{metadata['layout']}{_against_bound(inspection)}."
             )
         report.line(
             f"{len(inspection.binary_filters)} different bit-packed filters; copies of each: at "
@@ -76,3 +80,10 @@ def command(tflite: str, strict: bool, json_target: str | None) -> None:
         )
         if strict:
             report.line("Verified: every table, index, shape and operator of the file is in order.")
+
+
+def _against_bound(inspection: Inspection) -> str:
+    bound = inspection.lower_bound_bytes
+    if not bound:
+        return ""
+    return f"; {inspection.bytes / bound:.3f} times the lower bound of {bound:,} bytes"

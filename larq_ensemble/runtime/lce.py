@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
 from larq_ensemble.runtime.file import EnsembleFile, Subgraph, with_one_subgraph
 
 #: LCE's two fast kernels of binary convolutions. Their results are equal; only inside control
@@ -136,7 +136,12 @@ class _NamedModel:
         self._outputs = graph.outputs
 
     def run(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = self._model.predict([values[name] for name in self._inputs])
+        try:
+            outputs = self._model.predict([values[name] for name in self._inputs])
+        except (RuntimeError, MemoryError) as error:
+            raise EnsembleError(
+                f"Larq Compute Engine can't run the model ({first_line(error)}): convert it again."
+            ) from error
         return {name: outputs[place] for name, place in self._outputs.items()}
 
 
@@ -197,7 +202,7 @@ def load_model(data: bytes, threads: int, kernel: str) -> Any:
         return load_extension().LiteInterpreter(
             data, threads, reference, kernel == "indirect", xnnpack
         )
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise EnsembleError(
             f"Larq Compute Engine refuses the model ({error}): convert it again with the "
             "installed version."
