@@ -18,7 +18,7 @@ of RPReLU are activation parameters. If each convolution has its own shortcut (B
 ReActNet), a block of `c3` is two convolutions, see `LayerGraph.roles`.
 
 # References
-    - Kim et al. 2022, Fig. 8 and its configurations.
+    - Kim et al. 2022, Fig. 7 and its configurations.
 """
 
 from __future__ import annotations

@@ -103,11 +103,11 @@ _PAPERS: dict[str, Figure] = {
         "Fig. 6: ensemble schemes, ResNet-20 on CIFAR-10", _by_scheme("resnet20", "cifar10")
     ),
     "fig7a": AccuracyFigure(
-        "Fig. 7a: what members share, accuracy of fusion ensembles of ResNet-20 on CIFAR-100",
+        "Fig. 7a: accuracy by what members share, ResNet-20 on CIFAR-100",
         _BY_SHARING,
     ),
     "fig7b": StorageFigure(
-        "Fig. 7b: what members share, storage of ensembles of ResNet-20, 100 classes", _BY_SHARING
+        "Fig. 7b: storage by what members share, ResNet-20, 100 classes", _BY_SHARING
     ),
     "fig8": AccuracyFigure(
         "Fig. 8: ensemble schemes, Bi-Real-Net-18 on CIFAR-100",
