@@ -18,6 +18,7 @@ from larq_ensemble.console.options import (
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 from larq_ensemble.network.commands.options import model_option
 from larq_ensemble.training.commands.options import (
+    as_begun,
     data_options,
     distribute_option,
     recipe_options,
@@ -151,6 +152,7 @@ def command(
         recipe = recipes.pretrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
         )
+        recipe = as_begun(recipe, out, resume=resume)
         from larq_ensemble.training.distillation import Distillation
         from larq_ensemble.training.pretrain import pretrain
 
