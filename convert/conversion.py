@@ -17,6 +17,7 @@ from larq_ensemble.ensembles import as_ensemble, build_ensemble
 from larq_ensemble.errors import UnknownNameError
 from larq_ensemble.files import check_output
 from larq_ensemble.keras import keras
+from larq_ensemble.models.functional import in_float32
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
 
@@ -86,7 +87,7 @@ def convert_ensemble(
     ):
         if value not in known:
             raise UnknownNameError(argument, value, known)
-    ensemble = as_ensemble(model)
+    ensemble = in_float32(as_ensemble(model))
     network = MemberIndexedNetwork(ensemble, mean=mean, std=std, heads=heads, precision=precision)
     module = network.to_module(layout)
     counts = run_pipeline(module)

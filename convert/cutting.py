@@ -11,6 +11,7 @@ from larq_ensemble.convert.passes.shared_trunk import drop_parts
 from larq_ensemble.convert.pipeline import run_after_cutting
 from larq_ensemble.convert.report import ConversionReport, write_file
 from larq_ensemble.convert.targets.lce import write_ensemble
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import check_output
 from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.runtime.metadata import EnsembleMetadata
@@ -63,6 +64,11 @@ def _cut_tables(module: Module) -> None:
     for lookup in graph.find("GATHER"):
         table, index = lookup.operands
         if index in of_member:
+            if table.data is None:
+                raise EnsembleError(
+                    "The file computes a table of the members' values: convert it again with "
+                    "fewer `members`."
+                )
             table.set_values(table.values[: module.members])
 
 

@@ -21,7 +21,7 @@ import click
 from larq_ensemble import __version__
 from larq_ensemble.console.messages import in_options
 from larq_ensemble.console.reporting import visible
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, install_command
 
 #: The commands in the order of `--help`, each with the module that holds it as `command`.
 COMMANDS = {
@@ -134,7 +134,7 @@ def run_command(
     except EnsembleError as error:  # of a script: those of our commands are translated already
         fail(in_options(str(error), command), 1)
     except ModuleNotFoundError as error:
-        fail(f"{error}: install what this command needs, `pip install 'larq-ensemble[train]'`.", 1)
+        fail(f"{error}: install what this command needs: {install_command('train')}.", 1)
     except ImportError as error:
         fail(str(error), 1)
     except OSError as error:  # A full disk, a folder without permission, a closed pipe.

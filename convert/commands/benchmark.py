@@ -65,6 +65,7 @@ def command(
             progress=report.line,
         )
         report.result = result.to_dict()
+        threads = result.threads
         report.table(
             f"{tflite}, one image, {threads} thread{'s'[: threads > 1]}: medians (quartiles) of "
             f"{result.repetitions:,} repetitions",

@@ -99,7 +99,7 @@ def command(
             validation.labels,
             accuracy_loss=accuracy_loss,
             mean_members=mean_members,
-            threads=threads,
+            threads=ensemble.threads,
         )
         scores = _scores(found, ensemble, test)
         report.result = {**scores.to_json(found), "validation_images": len(validation)}

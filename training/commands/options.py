@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +15,9 @@ from larq_ensemble.console.options import (
     data_dir_option,
     limit_test_option,
 )
+
+if TYPE_CHECKING:
+    from larq_ensemble.training.recipes import Recipe
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -96,3 +100,15 @@ distribute_option = click.option(
     "TF_CONFIG, with an --out that they share). --batch-size counts the images of all devices.  "
     "[default: one device]",
 )
+
+
+def as_begun(recipe: Recipe, out: str, *, resume: bool) -> Recipe:
+    """The recipe for the run in `out`: one that is resumed goes on as it began.
+
+    So a run of before stays with what its recipe was when there was no other.
+    """
+    from larq_ensemble.runs import load_run
+
+    if not resume or not Path(out, "config.json").is_file():
+        return recipe
+    return recipe.as_begun(load_run(out).config.recipe)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from larq_ensemble.console.messages import Command
@@ -16,11 +18,15 @@ from larq_ensemble.console.options import (
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 from larq_ensemble.network.commands.options import model_option
 from larq_ensemble.training.commands.options import (
+    as_begun,
     data_options,
     distribute_option,
     recipe_options,
     run_options,
 )
+
+if TYPE_CHECKING:
+    from larq_ensemble.models import PReLUGradient
 
 
 @click.command(
@@ -57,6 +63,12 @@ from larq_ensemble.training.commands.options import (
     type=click.Choice(["ste_sign", "approx_sign"]),
     help="Gradient of the sign of activations  [default: ste_sign, as the paper; approx_sign in "
     "reactnet10, which has no other]",
+)
+@click.option(
+    "--prelu-gradient",
+    type=click.Choice(["zero", "slope"]),
+    help="Gradient of PReLU where its input is exactly 0: zero, as in Keras, or the slope, as in "
+    "PyTorch  [default: zero]",
 )
 @click.option(
     "--from-real",
@@ -100,6 +112,7 @@ def command(
     width: float,
     pad_values: str | None,
     estimator: str | None,
+    prelu_gradient: PReLUGradient | None,
     from_real: str | None,
     teacher: str | None,
     distill_weight: float | None,
@@ -139,6 +152,7 @@ def command(
         recipe = recipes.pretrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
         )
+        recipe = as_begun(recipe, out, resume=resume)
         from larq_ensemble.training.distillation import Distillation
         from larq_ensemble.training.pretrain import pretrain
 
@@ -160,6 +174,7 @@ def command(
             width=width,
             pad_values=None if pad_values is None else float(pad_values),
             estimator=estimator,
+            prelu_gradient=prelu_gradient,
             data=DataOptions(data_dir, validation, limit_train, limit_test),
             from_real=load_run(from_real, kind="backbone") if from_real else None,
             distillation=distillation,

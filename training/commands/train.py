@@ -16,6 +16,7 @@ from larq_ensemble.console.options import (
 )
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 from larq_ensemble.training.commands.options import (
+    as_begun,
     data_options,
     distribute_option,
     recipe_options,
@@ -177,6 +178,7 @@ def command(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
             jitter=jitter,
         )  # fmt: skip
+        recipe = as_begun(recipe, out, resume=resume)
         from larq_ensemble.training.ensemble import train_ensemble
 
         run, result = train_ensemble(

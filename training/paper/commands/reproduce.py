@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--members",
     type=member_counts,
-    help="Values of M  [default: the paper's, 2,4,6,8,10 where it has them]",
+    help="Values of M  [default: the paper's, 2,4,6,8,10]",
 )
 @click.option(
     "--recipe",
@@ -85,26 +85,27 @@ def command(
 
     \b
     NAME is one of
-      table1  bits of ResNet-20 by block            counted, exact
-      table2  bits of ResNet-18 by block            counted, exact
-      fig5a   fusion by M, ResNet-20, CIFAR-10      6 trainings
-      fig5b   fusion by M, ResNet-20, CIFAR-100     6
-      fig6    fusion, voting, bagging, boosting     21
-      fig7a   shared or independent filters: top-1  11
-      fig7b   shared or independent filters: bits   counted, exact
-      fig8    sharing fusion, all_frozen, c1 to c3  26
-      fig9    ResNet-18, Bi-Real-Net-18, ReActNet-10
-              under fusion, voting, bagging         31
+      table1    bits of ResNet-20 by block                counted, exact
+      table2    bits of ResNet-18 by block                counted, exact
+      fig5a     schemes, ResNet-20, CIFAR-100             16 trainings
+      fig5b     schemes, ResNet-18, CIFAR-100             16
+      fig6      schemes, ResNet-20, CIFAR-10              16
+      fig7a     what members share, ResNet-20: top-1      31
+      fig7b     what members share, ResNet-20: bits       counted, exact
+      fig8      schemes, Bi-Real-Net-18, CIFAR-100        16
+      fig9      schemes, ReActNet-10, CIFAR-100           17
+      boosting  ResNet-20, CIFAR-100; of the paper's text  5
 
-    Panels are named by their content, and each row of the CSV says what it holds. Missing runs are
-    trained. The same command resumes a run that was interrupted. Finished runs are used again, by
-    other figures with the same --out too.
+    Schemes are fusion, voting and bagging, as the paper's library trained them: members of voting
+    and bagging iterate over the data by themselves, and bagging is our batch_bagging. Missing runs
+    are trained. The same command resumes a run that was interrupted. Finished runs are used again,
+    by other figures with the same --out too.
 
     \b
     Examples:
       larq-ensemble reproduce table1 --out figures
-      larq-ensemble reproduce fig5b --out figures --data-dir ~/tensorflow_datasets
-      larq-ensemble reproduce fig6 --recipe short --members 2,4 --out figures
+      larq-ensemble reproduce fig5a --out figures --data-dir ~/tensorflow_datasets
+      larq-ensemble reproduce fig7a --recipe short --members 2,4 --out figures
     """
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.files import write_csv
