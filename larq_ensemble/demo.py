@@ -41,11 +41,15 @@ def command(
     The data are scikit-learn's handwritten digits, 1,797 real images of 8x8 pixels. The backbone
     is a binarized ResNet-20. Four members share its frozen filters, in one .tflite file.
 
+    In DIR it writes the runs backbone/ and fusion/, ensemble.tflite, single.tflite and images/. Run
+    again, it goes on where it was interrupted, or repeats its last steps.
+
     \b
     Examples:
       larq-ensemble demo
       larq-ensemble demo --out runs/demo7 --seed 7 --json result.json
     """
+    _check_folder(Path(out))
     with reporting(json_target) as report:
         report.result = _demo(report, Path(out), seed)
 
@@ -133,6 +137,16 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
         "ensemble_argmax_agreement": agreement.ensemble_argmax_agreement,
         "run": str(run.path),
     }
+
+
+def _check_folder(out: Path) -> None:
+    """Raises if `out` holds files of the demo's names that the demo did not write."""
+    if not (out / "backbone").exists():
+        for name in ("fusion", "ensemble.tflite", "single.tflite", "images"):
+            if (out / name).exists():
+                raise EnsembleError(
+                    f"`out` {str(out)!r} holds {name}, which is not of a demo: give a new folder."
+                )
 
 
 def _predict_files(report: Report, tflite: Path, folder: Path, test: Any) -> None:

@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: What setuptools reads; a copy, because it leaves build/ and *.egg-info where it runs.
-SOURCES = ["larq_ensemble", "training", "convert", "setup.cfg", "pyproject.toml"]
+SOURCES = ["larq_ensemble", "training", "convert", "setup.py", "setup.cfg", "pyproject.toml"]
 SOURCES += ["README.md", "LICENSE", "MANIFEST.in"]
 
 

@@ -135,3 +135,11 @@ def test_the_result_does_not_replace_another_file_of_the_command(
     assert code == 1
     assert f"can't be written (it is the file of {file})" in line
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_the_demo_does_not_replace_files_of_others(refused, tmp_path):
+    (tmp_path / "ensemble.tflite").write_bytes(b"mine")
+    code, line = refused("demo", "--out", ".")
+    assert code == 1
+    assert "--out '.' holds ensemble.tflite, which is not of a demo" in line
+    assert (tmp_path / "ensemble.tflite").read_bytes() == b"mine"
