@@ -8,8 +8,8 @@ import sys
 if not (3, 10) <= sys.version_info[:2] <= (3, 12):
     sys.exit(
         "larq-ensemble needs Python 3.10, 3.11 or 3.12, for which larq-compute-engine has wheels. "
-        f"This is Python {sys.version_info[0]}.{sys.version_info[1]}: install with another, such as "
-        "python3.12 -m pip install ."
+        f"This is Python {sys.version_info[0]}.{sys.version_info[1]}: install with another, such "
+        "as python3.12 -m pip install ."
     )
 
 from setuptools import setup

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import sys
@@ -85,6 +86,8 @@ def cell(value: Any) -> str:
 def reporting(json_target: str | None) -> Iterator[Report]:
     """Runs the body of a command and writes its result as JSON if it succeeds.
 
+    Numbers that are not finite become null: JSON has none.
+
     With `-` all other output of the process, including that of C++ libraries, goes to standard
     error.
 
@@ -148,4 +151,13 @@ def _other_use(target: str) -> str | None:
 
 
 def _dumps(result: dict[str, Any]) -> str:
-    return json.dumps(result, indent=2) + "\n"
+    return json.dumps(_finite(result), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The value with `None` for each number that JSON has not: nan and the infinities."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -28,3 +28,9 @@ def test_a_cascade_is_drawn_from_its_scores(tmp_path):
     png, svg = save(canvas, tmp_path / "cascade")
     assert png.read_bytes().startswith(b"\x89PNG")
     assert "CIFAR-100, 3 members" in svg.read_text()
+
+
+def test_dollars_in_a_name_are_no_mathematics(tmp_path):
+    scores = [Score(1.0, 54.0, ())]
+    canvas = draw_cascade(scores, scores, scores[0], dataset="$_{$photos")
+    assert "$_{$photos, 1 members" in save(canvas, tmp_path / "cascade")[1].read_text()

@@ -42,9 +42,10 @@ def test_the_result_is_written_when_all_went_well(tmp_path, capsys):
     target = tmp_path / "result.json"
     with reporting(str(target)) as report:
         report.line("half way")
-        report.result = {"top1": 33.5, "by_members": [1, 2]}
+        report.result = {"top1": 33.5, "by_members": [1, float("inf")], "nll": {"a": float("nan")}}
         assert not target.exists()
-    assert json.loads(target.read_text()) == {"top1": 33.5, "by_members": [1, 2]}
+    expected = {"top1": 33.5, "by_members": [1, None], "nll": {"a": None}}
+    assert json.loads(target.read_text(), parse_constant=pytest.fail) == expected
     assert capsys.readouterr().out == "half way\n"
     assert list(tmp_path.iterdir()) == [target]
 
