@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,7 +24,20 @@ class FiniteFloat(click.FloatRange):
         return number
 
 
-class OutputFile(click.Path):
+class UserPath(click.Path):
+    """A path with `~` expanded, which shells leave in `--out=~/x`.
+
+    Whether a file is there, and is what it should be, the library says.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return os.path.expanduser(os.fsdecode(super().convert(value, param, ctx)))
+
+
+class OutputFile(UserPath):
     """A file to write, checked before the work.
 
     # Arguments
@@ -37,17 +51,19 @@ class OutputFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value == "-":
             self.fail("Only --json writes to standard output: name a file.", param, ctx)
+        path = super().convert(value, param, ctx)
         for suffix in self._suffixes:
-            check_output(f"{value}{suffix}", _name(param))
-        return value
+            check_output(f"{path}{suffix}", _name(param))
+        return path
 
 
-class OutputFolder(click.Path):
+class OutputFolder(UserPath):
     """A folder to write files into, checked before the work."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        check_output_folder(value, _name(param))
-        return value
+        path = super().convert(value, param, ctx)
+        check_output_folder(path, _name(param))
+        return path
 
 
 def _name(param: click.Parameter | None) -> str:
@@ -86,8 +102,8 @@ class CommaSeparated(click.ParamType):
         return tuple(self._collect(values))
 
 
-#: A path to read. The library reads it, and says what is wrong with it.
-INPUT = click.Path(readable=False)
+#: A path to read.
+INPUT = UserPath()
 POSITIVE = FiniteFloat(0, min_open=True)
 NOT_NEGATIVE = FiniteFloat(0)
 #: A share of a whole, and one that leaves something of it.

@@ -14,12 +14,14 @@ from typing import Any
 
 import click
 
+from larq_ensemble.console.options import UserPath
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import is_same_file, obstacle, write_text
 
 json_option = click.option(
     "--json",
     "json_target",
+    type=UserPath(),
     metavar="FILE",
     help="Write the result as JSON to FILE; - for standard output, with nothing else on it.",
 )
@@ -141,7 +143,7 @@ def _other_use(target: str) -> str | None:
     if context is None:
         return None
     for parameter in context.command.params:
-        if isinstance(parameter.type, click.Path):
+        if isinstance(parameter.type, click.Path) and parameter.name != "json_target":
             values = context.params.get(parameter.name or "") or ()
             for value in (values,) if isinstance(values, str) else values:
                 if is_same_file(target, value):

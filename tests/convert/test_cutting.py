@@ -62,6 +62,12 @@ def test_member_counts_out_of_range(fusion: Converted, tmp_path: Path, members: 
     assert not list(tmp_path.iterdir())
 
 
+def test_the_output_is_checked_before_the_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnsembleError, match=r"`path` '.*' can't be written \(.* is no folder"):
+        cut_file(tmp_path / "missing.tflite", tmp_path / "file" / "cut.tflite", 1)
+
+
 def test_needs_no_tensorflow(fusion: Converted, tmp_path: Path) -> None:
     program = (
         "import sys; from larq_ensemble.cli import main\n"

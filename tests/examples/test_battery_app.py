@@ -102,9 +102,22 @@ def test_a_folder(tflite, tmp_path) -> None:
         (["{}"], 2, "give a folder or --camera"),
         (["{}", "missing"], 1, "'missing' is no folder"),
         (["missing.tflite", "."], 1, "missing.tflite"),
+        (["{}", ".", "--battery", "nan"], 2, "'nan' is not from 0 to 100"),
+        (["{}", ".", "--battery", "120"], 2, "'120' is not from 0 to 100"),
     ],
 )
 def test_errors(tflite, arguments, status, message) -> None:
     done = called(*(argument.format(tflite) for argument in arguments))
     assert (done.returncode, done.stdout) == (status, "")
     assert message in done.stderr.splitlines()[-1]
+
+
+def test_a_reader_that_leaves_and_a_name_that_a_terminal_would_obey(tflite, tmp_path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a\x1b[2J.png")
+    assert called(tflite, tmp_path).stdout.startswith(r"a\x1b[2J.png: ")
+    command = f"{sys.executable} {ROOT / 'examples' / 'battery_app.py'} {tflite} {tmp_path} | true"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, shell=True, env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -143,3 +143,17 @@ def test_the_demo_does_not_replace_files_of_others(refused, tmp_path):
     assert code == 1
     assert "--out '.' holds ensemble.tflite, which is not of a demo" in line
     assert (tmp_path / "ensemble.tflite").read_bytes() == b"mine"
+
+
+def test_the_home_folder_is_found_where_shells_do_not_expand_it(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "folder").mkdir()
+    for arguments in (
+        "inspect a.tflite --json=~/folder",
+        "convert r --out=~/folder",
+        "evaluate ~/folder",
+    ):
+        assert f"'{tmp_path}/folder" in refused(*arguments.split())[1]
+    (tmp_path / "file").write_text("")
+    assert f"--out '{tmp_path}/file' is a file" in refused("frontier", "r", "--out=~/file")[1]
