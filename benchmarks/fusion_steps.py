@@ -276,6 +276,8 @@ def write_reference(path: str, width: float, members: int = 2, images: int = 4) 
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        raise SystemExit(__doc__)  # train_cost.py and train_throughput.py call it
     if sys.argv[1] == "--reference":
         write_reference(sys.argv[2], float(sys.argv[3]))
         print("{}")

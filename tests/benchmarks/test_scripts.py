@@ -1,0 +1,29 @@
+"""What all scripts with a command line have in common."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from larq_ensemble.console.options import FiniteFloat
+
+from .conftest import ROOT, load
+
+# Called by others, or TensorFlow is imported with the module.
+NOT_HERE = {"damaged_files", "formats", "fusion_steps", "fusion_steps_torch", "input_pipeline"}
+SCRIPTS = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - NOT_HERE
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_help_and_numbers_that_are_none(name, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # scripts import each other
+    main = load(name).main
+    assert CliRunner().invoke(main, ["--help"]).exit_code == 0
+    for option in main.params:
+        assert option.type not in (click.FLOAT, click.INT), option.name
+        if isinstance(option.type, (click.FloatRange, click.IntRange)):
+            assert isinstance(option.type, (FiniteFloat, click.IntRange)), option.name
+            done = CliRunner().invoke(main, [option.opts[0], "nan"])
+            assert done.exit_code == 2
+            assert f"Invalid value for '{option.opts[0]}'" in done.output
