@@ -126,7 +126,9 @@ def run_command(
         status = command.main(arguments, prog_name=program, standalone_mode=False)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else program
-        fail(f"{error.format_message()} See `{path} --help`.", 2)
+        message = error.format_message()
+        end = "" if message.endswith((".", "?")) else "."
+        fail(f"{message}{end} See `{path} --help`.", 2)
     except click.exceptions.Abort:
         fail("Interrupted.", 130)
     except click.ClickException as error:

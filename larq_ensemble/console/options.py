@@ -52,7 +52,8 @@ class OutputFile(UserPath):
         if value == "-":
             self.fail("Only --json writes to standard output: name a file.", param, ctx)
         path = super().convert(value, param, ctx)
-        for suffix in self._suffixes:
+        named = bool(os.path.basename(path))  # a stem that is empty or a folder gives hidden files
+        for suffix in self._suffixes if named else ("",):
             check_output(f"{path}{suffix}", _name(param))
         return path
 

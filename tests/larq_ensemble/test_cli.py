@@ -331,7 +331,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ),
         ("tune --pretrained fusion --out new", "is of kind 'ensemble', but 'backbone' is needed"),
         ("train --pretrained backbone --recipe r.json --out new", "recipe file 'r.json' can't be"),
-        ("reproduce fig1 --out new", "Unknown table or figure 'fig1'. Known: fig5a, "),
+        ("reproduce fig1 --out new", "Unknown table or figure 'fig1'. Known: boosting, "),
         ("reproduce fig6 --out new --dataset mnist", "Unknown dataset 'mnist'. Known: cifar10, "),
         ("pretrain --distribute tpu --out new", "Unknown distribute 'tpu'. Known: mirrored, m"),
         ("evaluate fusion --dataset mnist", "Unknown dataset 'mnist'. Known: cifar10, "),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 
 import click
@@ -108,6 +109,21 @@ def test_every_output_is_checked_while_the_command_line_is_read(refused, tmp_pat
         assert f"{option.opts[0]} 'file/new" in line
         assert "can't be written ('file' is no folder)" in line.replace(str(tmp_path) + os.sep, "")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("stem", ["", "new/"])
+def test_a_stem_has_a_name(refused, tmp_path, stem):
+    code, line = refused("calibrate", "a.tflite", "--plot", stem)
+    assert code == 1
+    assert f"--plot '{stem}' can't be written" in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("arguments", ["storage more", "storage --nothing", "nothing"])
+def test_a_usage_error_is_sentences(refused, arguments):
+    code, line = refused(*arguments.split())
+    assert code == 2
+    assert re.search(r"[.?] See `larq-ensemble", line)
 
 
 def test_only_json_writes_to_standard_output(refused):
