@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -58,6 +59,13 @@ def test_battery_level(app, tmp_path) -> None:
     assert app.battery_level(tmp_path) is None
 
 
+def test_a_level_is_a_percentage(app) -> None:
+    assert app.percent("15") == 15
+    for text in ("nan", "-1", "120"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not from 0 to 100"):
+            app.percent(text)
+
+
 @pytest.fixture(scope="module")
 def tflite(tmp_path_factory) -> Path:
     from larq_ensemble.convert.conversion import convert_ensemble
@@ -102,8 +110,6 @@ def test_a_folder(tflite, tmp_path) -> None:
         (["{}"], 2, "give a folder or --camera"),
         (["{}", "missing"], 1, "'missing' is no folder"),
         (["missing.tflite", "."], 1, "missing.tflite"),
-        (["{}", ".", "--battery", "nan"], 2, "'nan' is not from 0 to 100"),
-        (["{}", ".", "--battery", "120"], 2, "'120' is not from 0 to 100"),
     ],
 )
 def test_errors(tflite, arguments, status, message) -> None:
