@@ -204,6 +204,27 @@ def _pad(op: Operator) -> None:
         _require_shape(op.outputs[0], np.add(x.shape, added.values.sum(axis=1)).tolist())
 
 
+def _strided_slice(op: Operator) -> None:
+    x, *bounds = op.operands
+    options = op.options
+    if any(tensor.data is None for tensor in bounds) or (
+        options.ellipsisMask or options.newAxisMask or options.shrinkAxisMask
+    ):
+        return
+    kept = [
+        slice(
+            None if options.beginMask >> axis & 1 else begin,
+            None if options.endMask >> axis & 1 else end,
+            step,
+        )
+        for axis, (begin, end, step) in enumerate(
+            zip(*(tensor.values.tolist() for tensor in bounds), strict=True)
+        )
+    ]
+    sizes = zip(kept, x.shape, strict=True)
+    _require_shape(op.outputs[0], [len(range(*one.indices(size))) for one, size in sizes])
+
+
 def _concatenate(op: Operator) -> None:
     axis = op.options.axis % len(op.outputs[0].shape)
     first = op.operands[0].shape
@@ -330,6 +351,7 @@ RULES: Mapping[str, Callable[[Operator], None]] = {
     "TILE": _tile,
     "GATHER": _gather,
     "SPLIT_V": _split,
+    "STRIDED_SLICE": _strided_slice,
     "CONCATENATION": _concatenate,
     "FULLY_CONNECTED": _fully_connected,
     "LceBconv2d": _binary_convolution,
