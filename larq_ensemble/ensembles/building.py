@@ -238,7 +238,8 @@ def _build_branches(
             np.random.default_rng([seed, member, 1]),
         )
     logits = [
-        keras.layers.Activation("linear", name=member_output(member))(output)
+        # In mixed precision, losses and combinations need logits in full precision.
+        keras.layers.Activation("linear", dtype="float32", name=member_output(member))(output)
         for member, output in zip(members, branches.outputs)
     ]
     return keras.Model(branches.inputs, logits, name=backbone.name)

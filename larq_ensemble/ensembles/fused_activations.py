@@ -23,7 +23,7 @@ from typing import Any
 
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.layers import PReLU
-from larq_ensemble.models.functional import run_functional
+from larq_ensemble.models.functional import input_list, run_functional
 
 Gradient = Callable[[tf.Tensor], Any]
 
@@ -45,7 +45,7 @@ class FusedNetwork(keras.Model):
                 args = args if sign is None else (sign(args[0]), *args[1:])
                 return layer(*args, **with_training(layer, kwargs, training))
 
-        known = dict(zip((tensor.ref() for tensor in self.inputs), tf.nest.flatten(inputs)))
+        known = dict(zip((tensor.ref() for tensor in self.inputs), input_list(self, inputs)))
         return tf.nest.pack_sequence_as(
             self.output, run_functional(self.layers, known, self.outputs, call)
         )
@@ -186,7 +186,9 @@ def _scaled_gradient(x: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor) -> tf.
 
 
 def fused_prelu(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
-    """The fused form of a PReLU: (x, alpha, scale) -> output; `None` for another layer."""
+    """The fused form of a PReLU: (x, alpha, scale) -> output; `None` for another layer or dtype."""
+    if layer.compute_dtype != "float32":
+        return None
     if type(layer) is keras.layers.PReLU:
         return prelu
     return functools.partial(prelu, slope_at_zero=True) if type(layer) is PReLU else None
@@ -195,7 +197,7 @@ def fused_prelu(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
 def fused_sign(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
     """The fused form of a Larq layer's input quantizer; `None` if there is none."""
     quantizer = getattr(layer, "input_quantizer", None)
-    if quantizer is None or hasattr(quantizer, "flip_ratio"):
+    if quantizer is None or hasattr(quantizer, "flip_ratio") or layer.compute_dtype != "float32":
         return None
     if type(quantizer) is lq.quantizers.SteSign and quantizer.clip_value == 1:
         return ste_sign

@@ -69,6 +69,8 @@ class TracedMembers:
         self.shared = {
             layer.name: layer for layer in self._rest if layer.weights and layer.name not in own
         }
+        for layer in network.layers:
+            _check_dtype(layer)
         for layer in self._rest:
             _check(layer, own=layer.name in own)
         #: All members' copies of each own layer that has weights, or that draws random numbers.
@@ -241,8 +243,6 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
     norm = isinstance(layer, keras.layers.BatchNormalization)
     if layer.trainable_weights and not own:
         refuse("is shared, but not frozen")
-    if layer.compute_dtype != layer.dtype:
-        refuse("computes in another dtype than that of its weights")
     if len(_attributes(layer)) != len(layer.weights):
         refuse("holds weights that are none of its attributes")
     if not norm and any(not weight.trainable for weight in layer.weights):
@@ -259,6 +259,17 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
         refuse("draws for images whose size is unknown")
     if own and (norm or _draws(layer)) and len(layer.inbound_nodes) > 1:
         refuse("is called more than once")
+
+
+def _check_dtype(layer: keras.layers.Layer) -> None:
+    """# Raises
+    EnsembleError: if the layer computes in something other than float32, as fused activations do.
+    """
+    if not isinstance(layer, keras.layers.InputLayer) and layer.compute_dtype != "float32":
+        raise EnsembleError(
+            f"The layer {layer.name!r} ({type(layer).__name__}) computes in "
+            f"{layer.compute_dtype}, not in float32."
+        )
 
 
 def _check_alike(copies: dict[str, list[keras.layers.Layer]]) -> None:

@@ -178,4 +178,6 @@ def _stored(layer: keras.layers.Layer, kind: Kind) -> Iterator[Stored]:
             if isinstance(getattr(weight, "quantizer", None), lq.quantizers.MagnitudeAwareSign):
                 yield Stored(Content.FILTER_SCALE, int(weight.shape[-1]), 32)
         else:
-            yield Stored(content, count, precision or 8 * weight.dtype.size)
+            # Files hold floating-point weights as float32, whatever a model trains in.
+            size = 32 if weight.dtype.is_floating else 8 * weight.dtype.size
+            yield Stored(content, count, precision or size)

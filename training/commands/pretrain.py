@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING
 import click
 
 from larq_ensemble.console.messages import Command
-from larq_ensemble.console.options import seed_option
+from larq_ensemble.console.options import (
+    INPUT,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_1,
+    seed_option,
+    width_option,
+)
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 from larq_ensemble.network.commands.options import model_option
 from larq_ensemble.training.commands.options import (
+    as_begun,
     data_options,
     distribute_option,
     recipe_options,
@@ -38,13 +46,13 @@ if TYPE_CHECKING:
 @data_options
 @click.option(
     "--validation",
-    type=float,
+    type=SHARE_BELOW_1,
     default=0.1,
     show_default=True,
     help="Share of the training images held out for validation.",
 )
 @recipe_options
-@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies channels.")
+@width_option
 @click.option(
     "--pad-values",
     type=click.Choice(["0", "1"]),
@@ -64,23 +72,25 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--from-real",
+    type=INPUT,
     metavar="RUN",
     help="Start from the weights of this run of the real-valued twin; those to be binarized are "
     "clipped to [-1, 1].",
 )
 @click.option(
     "--teacher",
+    type=INPUT,
     metavar="RUN",
     help="Also learn from the logits of this run, of the same classes and image shape (knowledge "
     "distillation).",
 )
 @click.option(
     "--distill-weight",
-    type=float,
+    type=SHARE,
     help="Share of the teacher in the loss, 0 to 1; the rest is the labels'.  [default: 0.9]",
 )
 @click.option(
-    "--temperature", type=float, help="Divides the logits in the teacher's loss.  [default: 4]"
+    "--temperature", type=POSITIVE, help="Divides the logits in the teacher's loss.  [default: 4]"
 )
 @distribute_option
 @seed_option
@@ -142,6 +152,7 @@ def command(
         recipe = recipes.pretrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
         )
+        recipe = as_begun(recipe, out, resume=resume)
         from larq_ensemble.training.distillation import Distillation
         from larq_ensemble.training.pretrain import pretrain
 
