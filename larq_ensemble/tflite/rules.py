@@ -303,6 +303,29 @@ def _pad(op: Operator) -> None:
     _require_shape(op.outputs[0], [sum(parts) for parts in sides])
 
 
+def _strided_slice(op: Operator) -> None:
+    x, *parameters = op.operands
+    options = op.options
+    _require_same_type(x, op.outputs[0])
+    if options.ellipsisMask or options.newAxisMask or options.shrinkAxisMask or options.offset:
+        raise UncheckedError("it adds or drops axes, or counts its ends from the start")
+    begins, ends, steps = map(_values, parameters, ("the begins", "the ends", "the strides"))
+    require(len(x.shape) <= _BROADCAST_RANK, "too many dimensions")
+    for tensor in parameters:
+        _require_shape(tensor, [len(x.shape)], "a parameter")
+    require(0 not in steps, "a stride is 0")
+    kept = [
+        slice(
+            None if options.beginMask >> axis & 1 else begin,
+            None if options.endMask >> axis & 1 else end,
+            step,
+        )
+        for axis, (begin, end, step) in enumerate(zip(begins, ends, steps, strict=True))
+    ]
+    sizes = [len(range(size)[one]) for one, size in zip(kept, x.shape, strict=True)]
+    _require_shape(op.outputs[0], sizes)
+
+
 def _concatenate(op: Operator) -> None:
     _require_same_type(*op.operands, *op.outputs)
     require(op.activation == 0, "it fuses no activation")
@@ -550,6 +573,9 @@ RULES: Mapping[str, Rule] = {
     "BITCAST": Rule(_bitcast),
     "TILE": Rule(_tile, (2,)),
     "GATHER": Rule(_gather, (2,), options="GatherOptions"),
+    "STRIDED_SLICE": Rule(
+        _strided_slice, (4,), options="StridedSliceOptions", types=_NUMBERS | {"bool"}
+    ),
     "SPLIT_V": Rule(_split, (3,), outputs=None, options="SplitVOptions"),
     "CONCATENATION": Rule(
         _concatenate, range(1, 1 << 16), options="ConcatenationOptions", types=_NUMBERS

@@ -152,6 +152,14 @@ def pad(b: Builder) -> Tensor:
     return b.op("PADV2", b.input("image", 3), added, b.constant(1.0), shape=(5,))
 
 
+def strided_slice(b: Builder, rows: int = 3, step: int = 2, **masks: int) -> Tensor:
+    """Rows 1, 3, 5 and the columns 0 to 1 of a map of 6 x 4."""
+    bounds = ([0, 1, 0, 0], [1, 6, 2, 3], [1, step, 1, 1])
+    x = b.input("image", 1, 6, 4, 3)
+    constants = [b.constant(values, "int32") for values in bounds]
+    return b.op("STRIDED_SLICE", x, *constants, shape=(1, rows, 2, 3), **masks)
+
+
 def concatenation(b: Builder) -> Tensor:
     x, y = b.input("image", 1, 3), b.input("other", 2, 3)
     return b.op("CONCATENATION", x, y, shape=(1, 6), axis=1)
@@ -177,7 +185,14 @@ def unpack(b: Builder) -> Tensor:
 
 @pytest.mark.parametrize(
     "build_graph",
-    [conv, binary_conv, lambda b: reshape(b, 2, 3, asked=[2, -1])],
+    [
+        conv,
+        binary_conv,
+        strided_slice,
+        lambda b: strided_slice(b, beginMask=0b1001, endMask=0b1011),
+        lambda b: strided_slice(b, 1, shrinkAxisMask=0b0010),  # left to the interpreter
+        lambda b: reshape(b, 2, 3, asked=[2, -1]),
+    ],
 )
 def test_sound_operators(build_graph: Callable[[Builder], Tensor]) -> None:
     build = Builder()
@@ -206,6 +221,9 @@ def test_sound_operators(build_graph: Callable[[Builder], Tensor]) -> None:
         (fully_connected, "the weights take 7 inputs"),
         (mean, r"\[1, 3\]"),
         (pad, r"\[6\]"),
+        (lambda b: strided_slice(b, 4), r"\[1, 3, 2, 3\]"),
+        (lambda b: strided_slice(b, endMask=0b0100), r"\[1, 3, 4, 3\]"),
+        (lambda b: strided_slice(b, step=0), "a stride is 0"),
         (concatenation, "an input should have the shape"),
     ],
 )
