@@ -211,7 +211,7 @@ def _build_branches(
     config = _members_config(backbone.get_config(), members, shared, trunk)
     if dropout is not None:
         _set_dropout(config, dropout)
-    branches = rebuilt(config)
+    branches = rebuilt(backbone, config)
     layers = {layer.name: layer for layer in branches.layers}  # get_layer goes through all of them
     for name in shared:
         layers[name].set_weights(backbone.get_layer(name).get_weights())
@@ -296,7 +296,7 @@ def _reinitialized(backbone: keras.Model, seed: int, member: int) -> keras.Model
 
     config = backbone.get_config()
     layers = [{**layer, "config": seeded(layer["config"])} for layer in config["layers"]]
-    return rebuilt({**config, "layers": layers})
+    return rebuilt(backbone, {**config, "layers": layers})
 
 
 def _trunk(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:

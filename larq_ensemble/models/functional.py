@@ -102,8 +102,12 @@ def functional_model(model: Any) -> keras.Model:
     return model
 
 
-def rebuilt(config: dict[str, Any]) -> keras.Model:
-    """A functional model of new layers, from its configuration.
+def rebuilt(model: keras.Model, config: dict[str, Any]) -> keras.Model:
+    """A functional model of new layers.
+
+    # Arguments
+        model: whose layers the new ones are copies of.
+        config: of the new model.
 
     # Raises
         EnsembleError: if Keras can't rebuild a layer, with its name.
@@ -111,11 +115,11 @@ def rebuilt(config: dict[str, Any]) -> keras.Model:
     try:
         return keras.Model.from_config(config)
     except Exception as error:  # Keras raises whatever a layer raises.
-        for layer in config["layers"]:
+        for layer in model.get_config()["layers"]:
             if not _is_rebuilt(layer):
                 raise _not_copied(layer["config"]["name"], layer["class_name"]) from error
         raise EnsembleError(
-            f"Keras can't rebuild the model {config['name']!r} from the configuration of its "
+            f"Keras can't rebuild the model {model.name!r} from the configuration of its "
             f"layers ({first_line(error)}): {_CAN_BE_COPIED}."
         ) from error
 
