@@ -1,7 +1,8 @@
 """Shared-filter ensembles of binarized neural networks, from Keras `fit` to one `.tflite` file.
 
 Names are imported when they are first used, so that `larq_ensemble.runtime`, which needs no
-TensorFlow, stays light.
+TensorFlow, stays light. Importing the package makes `tf.keras` Keras 2, which Larq needs, unless
+the environment has TF_USE_LEGACY_KERAS=0.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ import numpy as np
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles import Ensemble, build_ensemble, build_member, copy_weights
-from larq_ensemble.ensembles.building import Initial, check_members
+from larq_ensemble.ensembles.building import Initial
 from larq_ensemble.ensembles.ensemble import own_layers
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, check_whole
 from larq_ensemble.keras import keras
 from larq_ensemble.network.sharing import has_own_head_bias, parse_sharing
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
@@ -103,7 +103,7 @@ def train_ensemble(
         )
     if prefix_weights is not None:
         chosen = chosen.with_prefix_weights(prefix_weights)
-    check_members(members)
+    members = check_whole("members", members, 1)
     chosen.member_epochs(recipe.epochs, members)
     dataset = DATASETS[backbone.config.dataset["name"]]
     network = backbone.model  # before the seed is set, because loading draws random numbers

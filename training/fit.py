@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, check_seed
 from larq_ensemble.files import write_text
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run
@@ -69,7 +69,7 @@ def set_seed(seed: int, dropout: float) -> None:
     Keras then keeps the random state of dropout in a variable, which a checkpoint can hold. By
     default that state is in the graph, and a resumed training could not restore it.
     """
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(check_seed(seed))
     if dropout:
         keras.backend.experimental.enable_tf_random_generator()
     else:

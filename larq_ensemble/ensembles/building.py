@@ -31,9 +31,14 @@ from larq_ensemble.ensembles.combine import Combine
 from larq_ensemble.ensembles.ensemble import Ensemble, own_layers
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, check_seed, check_whole, is_number
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.models.functional import classifier, map_references, with_head_bias_apart
+from larq_ensemble.models.functional import (
+    classifier,
+    map_references,
+    rebuilt,
+    with_head_bias_apart,
+)
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
 from larq_ensemble.network.sharing import binary_layers, has_own_head_bias
 from larq_ensemble.runtime.combination import are_weights
@@ -98,11 +103,9 @@ def build_ensemble(
         EnsembleError: for a member count below 1, a model that can't be made an ensemble, or a
             policy that leaves members nothing of their own.
     """
-    check_members(members)
-    if weights is not None and not are_weights(tuple(weights), members):
-        raise EnsembleError(
-            f"`weights` must be {members} positive, finite numbers, one per member, got {weights}."
-        )
+    members = check_whole("members", members, 1)
+    if weights is not None:
+        weights = _checked_weights(weights, members)
     if independent_inputs and not SCHEMES[scheme].independent:
         raise EnsembleError(
             f"`independent_inputs` does not go with the scheme {scheme!r}, whose members must see "
@@ -166,14 +169,6 @@ def build_member(
     return keras.Model(branches.inputs, branches.outputs[0], name=member_output(member))
 
 
-def check_members(members: object) -> None:
-    """# Raises
-    EnsembleError: if `members` can't be a number of members.
-    """
-    if not isinstance(members, (int, np.integer)) or isinstance(members, bool) or members < 1:
-        raise EnsembleError(f"`members` must be a whole number from 1 on, got {members!r}.")
-
-
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
     """Copies the weights of every layer of `source` to the layer of `target` with its name.
 
@@ -198,8 +193,11 @@ def _build_branches(
     seed: int,
 ) -> keras.Model:
     """The networks of these members in one model: image -> the logits of each."""
-    if jitter is not None and not jitter >= 0:
-        raise EnsembleError(f"`jitter` must be at least 0, got {jitter}.")
+    seed = check_seed(seed)
+    if jitter is not None and not (is_number(jitter) and jitter >= 0):
+        raise EnsembleError(f"`jitter` must be at least 0, and finite, got {jitter!r}.")
+    if dropout is not None and not (is_number(dropout) and 0 <= dropout < 1):
+        raise EnsembleError(f"`dropout` must be at least 0 and below 1, got {dropout!r}.")
     backbone = classifier(backbone)
     head = backbone.outputs[0].node.layer.name
     if has_own_head_bias(sharing):
@@ -216,10 +214,11 @@ def _build_branches(
         )
     _check_initial(initial, shared, scheme)
     trunk = frozenset() if independent_inputs else _trunk(backbone, shared)
+    _check_names(shared | trunk, members, scheme)
     config = _members_config(backbone.get_config(), members, shared, trunk)
     if dropout is not None:
         _set_dropout(config, dropout)
-    branches = keras.Model.from_config(config)
+    branches = rebuilt(backbone, config)
     layers = {layer.name: layer for layer in branches.layers}  # get_layer goes through all of them
     for name in shared:
         layers[name].set_weights(backbone.get_layer(name).get_weights())
@@ -243,6 +242,34 @@ def _build_branches(
         for member, output in zip(members, branches.outputs)
     ]
     return keras.Model(branches.inputs, logits, name=backbone.name)
+
+
+def _checked_weights(weights: object, members: int) -> tuple[float, ...]:
+    """# Raises
+    EnsembleError: if they aren't one positive, finite number per member.
+    """
+    numbers = [*weights] if isinstance(weights, Iterable) else []
+    checked = tuple(float(weight) for weight in numbers if is_number(weight))
+    if len(numbers) != members or not are_weights(checked, members):
+        raise EnsembleError(
+            f"`weights` must be {members} positive, finite numbers, one per member, got {weights}."
+        )
+    return checked
+
+
+def _check_names(kept: Iterable[str], members: Sequence[int], scheme: Scheme) -> None:
+    """# Raises
+    EnsembleError: if a layer that all members use has a name like those that tell what is a
+        member's own, or the name of an output.
+    """
+    outputs = {*map(member_output, members), *scheme.combinations(max(members) + 1)}
+    prefixes = tuple(own_name(member, "") for member in members)
+    for name in kept:
+        if name in outputs or name.startswith(prefixes):
+            raise EnsembleError(
+                f"The layer {name!r} has a name that an ensemble gives to outputs, or to layers "
+                "of one member: build the backbone with another `name` for it."
+            )
 
 
 def _check_initial(initial: str, shared: Collection[str], scheme: Scheme) -> None:
@@ -276,7 +303,7 @@ def _reinitialized(backbone: keras.Model, seed: int, member: int) -> keras.Model
 
     config = backbone.get_config()
     layers = [{**layer, "config": seeded(layer["config"])} for layer in config["layers"]]
-    return keras.Model.from_config({**config, "layers": layers})
+    return rebuilt(backbone, {**config, "layers": layers})
 
 
 def _trunk(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
@@ -347,8 +374,6 @@ def _members_config(
 
 
 def _set_dropout(config: dict[str, Any], rate: float) -> None:
-    if not 0 <= rate < 1:
-        raise EnsembleError(f"`dropout` must be at least 0 and below 1, got {rate}.")
     for layer in config["layers"]:
         if layer["class_name"] == "Dropout":
             layer["config"]["rate"] = rate

@@ -11,6 +11,7 @@ ensemble.save("ensemble.keras")
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.recomputation import check_recomputable, recomputed_step
 from larq_ensemble.ensembles.schemes import Scheme
 from larq_ensemble.ensembles.traced import TracedMembers, check_bfloat16
-from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.errors import EnsembleError, UnknownNameError, check_seed, check_whole
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.models.functional import input_list
 
@@ -40,6 +41,8 @@ class _Training:
     seed: int
     recompute: bool
     traced: TracedMembers | None
+    #: The names of the layers that were trainable, which decides what Keras trains.
+    trainable: frozenset[str]
 
 
 @keras.utils.register_keras_serializable("larq_ensemble")
@@ -101,7 +104,7 @@ class Ensemble(keras.Model):
         # Raises
             EnsembleError: if there is no such member.
         """
-        self._check_member(member)
+        member = self._checked_member(member)
         return keras.Model(
             self.inputs[member] if len(self.inputs) > 1 else self.inputs[0],
             self.outputs[member],
@@ -127,20 +130,15 @@ class Ensemble(keras.Model):
         # Raises
             EnsembleError: if there is no such member.
         """
-        self._check_member(member)
-        return own_layers(self, member)
+        return own_layers(self, self._checked_member(member))
 
     def shared_layers(self) -> list[keras.layers.Layer]:
         """The layers that all members use and that hold weights."""
         own = {id(layer) for member in range(self.members) for layer in self.own_layers(member)}
         return [layer for layer in self.layers if layer.weights and id(layer) not in own]
 
-    def _check_member(self, member: int) -> None:
-        if not 0 <= member < self.members:
-            raise EnsembleError(
-                f"`member` must be from 0 to {self.members - 1} in this ensemble of "
-                f"{self.members}, got {member}."
-            )
+    def _checked_member(self, member: int) -> int:
+        return check_whole("member", member, 0, self.members - 1)
 
     # Training
 
@@ -198,6 +196,7 @@ class Ensemble(keras.Model):
             self._compile_as_saved({"optimizer": optimizer, **given})
             return
         check_keras_2(optimizer=optimizer, **given)
+        seed = check_seed(seed)
         scheme = self.scheme
         if prefix_weights is not None:
             scheme = scheme.with_prefix_weights(prefix_weights)
@@ -214,7 +213,9 @@ class Ensemble(keras.Model):
                 for output in self._measured_outputs()
             }
         # Not by `setattr`, or Keras would save them as parts of the model.
-        self.__dict__["_training"] = _Training(scheme, seed, recompute, traced)
+        self.__dict__["_training"] = _Training(
+            scheme, seed, recompute, traced, self._trainable_layers()
+        )
         self.__dict__["_compile_options"] = {
             "execution": execution,
             "recompute": recompute,
@@ -349,6 +350,8 @@ class Ensemble(keras.Model):
             weights = _example_weights(y, class_weight, sample_weight)
             class_weight = None
             sample_weight = self._fixed_sample(len(tf.nest.flatten(y)[0]), weights)
+        check_keras_2(callbacks=callbacks)
+        self._warn_of_changed_layers()
         return super().fit(
             x,
             y,
@@ -381,6 +384,19 @@ class Ensemble(keras.Model):
                 "`larq-ensemble train`."
             )
         return super().make_train_function(force)
+
+    def _trainable_layers(self) -> frozenset[str]:
+        return frozenset(layer.name for layer in self.layers if layer.trainable)
+
+    def _warn_of_changed_layers(self) -> None:
+        training: _Training | None = self.__dict__.get("_training")
+        changed = sorted(training.trainable ^ self._trainable_layers()) if training else []
+        if changed:
+            warnings.warn(
+                f"`trainable` of {len(changed)} layers was changed after `compile` (the first: "
+                f"{changed[0]!r}). It has no effect until `compile` is called again.",
+                stacklevel=3,
+            )
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)

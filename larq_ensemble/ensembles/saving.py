@@ -16,7 +16,9 @@ def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ense
     # Arguments
         path: a `.keras` or `.h5` file or a SavedModel that `Ensemble.save` or `ModelCheckpoint`
             wrote, or a run directory of `larq-ensemble train`.
-        compile: whether to compile the ensemble as it was saved, with the optimizer's state.
+        compile: whether to compile the ensemble as it was saved, with the optimizer's state. One
+            that was saved without, as in run directories, is compiled with the losses and metrics
+            of its scheme and Keras's default optimizer, so `evaluate` works.
 
     # Raises
         EnsembleError: if there is no ensemble at `path`, or the file is damaged.
@@ -35,4 +37,7 @@ def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ense
         raise EnsembleError(
             f"{str(file)!r} can't be read ({first_line(error)}): it is damaged, or no Keras model."
         ) from error
-    return as_ensemble(model)
+    ensemble = as_ensemble(model)
+    if compile and ensemble.optimizer is None:
+        ensemble.compile()
+    return ensemble

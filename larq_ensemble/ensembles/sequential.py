@@ -25,15 +25,14 @@ from larq_ensemble.ensembles.building import (
     Initial,
     build_ensemble,
     build_member,
-    check_members,
     copy_weights,
 )
 from larq_ensemble.ensembles.ensemble import Ensemble
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Stage
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, check_seed, check_whole
 from larq_ensemble.files import replacing, write_text
-from larq_ensemble.keras import keras, tf
+from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.models.graph import Sharing, shared_layers
 from larq_ensemble.network.sharing import has_own_head_bias
 
@@ -244,7 +243,9 @@ def fit_members(
     # Raises
         EnsembleError: for options that don't go with the scheme, or a folder of another training.
     """
-    check_members(members)
+    members = check_whole("members", members, 1)
+    seed = check_seed(seed)
+    check_keras_2(optimizer=optimizer, callbacks=None if callable(callbacks) else [*callbacks])
     chosen = SCHEMES[scheme]
     if "in_turn" in chosen.unsupported:
         raise EnsembleError(

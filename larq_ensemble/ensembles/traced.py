@@ -17,6 +17,7 @@ masks equal those of plain execution, except for the rounding of sums.
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from larq_ensemble.ensembles import fused_activations
@@ -278,10 +279,11 @@ def _check_alike(copies: dict[str, list[keras.layers.Layer]]) -> None:
     """
 
     def what_it_does(layer: keras.layers.Layer) -> dict[str, Any]:
-        # Keras numbers the dictionaries, such as initializers, while it loads a model.
-        config = layer.get_config()
-        settings = {name: value for name, value in config.items() if not isinstance(value, dict)}
-        return {**settings, "name": None, "trainable": layer.trainable, "seed": None}
+        # By name, functions of the same name would be the same.
+        functions = {
+            name: value for name, value in vars(layer).items() if inspect.isfunction(value)
+        }
+        return {**_settings(layer.get_config()), "functions": functions, "on": layer.trainable}
 
     for first, *others in copies.values():
         expected = what_it_does(first)
@@ -291,6 +293,21 @@ def _check_alike(copies: dict[str, list[keras.layers.Layer]]) -> None:
                     f"The layer {layer.name!r} ({type(layer).__name__}) is frozen or configured "
                     f"otherwise than {first.name!r}."
                 )
+
+
+def _settings(config: Any) -> Any:
+    """What of a configuration matters once a layer is built, such as its quantizers' arguments."""
+    if isinstance(config, (list, tuple)):
+        return [*map(_settings, config)]
+    if not isinstance(config, dict):
+        return config
+    # Keras numbers names and shared objects. Own initializers are those of the backbone.
+    ignored = ("name", "trainable", "seed", "shared_object_id", "build_config")
+    return {
+        key: _settings(value)
+        for key, value in config.items()
+        if key not in ignored and not key.endswith("_initializer")
+    }
 
 
 def _attributes(layer: keras.layers.Layer) -> dict[str, tf.Variable]:

@@ -9,7 +9,7 @@ model = build_model("resnet20", input_shape=(32, 32, 3), classes=100)
 
 from __future__ import annotations
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, is_number
 from larq_ensemble.keras import keras
 from larq_ensemble.models.graph import layer_graph
 from larq_ensemble.models.keras_layers import (
@@ -18,7 +18,7 @@ from larq_ensemble.models.keras_layers import (
     KerasLayers,
     PReLUGradient,
 )
-from larq_ensemble.network.architectures import REVISION, architecture
+from larq_ensemble.network.architectures import REVISION, architecture, check_input_shape
 
 __all__ = ["PRELU_GRADIENT", "PReLUGradient", "build_model", "layer_graph"]
 
@@ -66,11 +66,7 @@ def build_model(
         EnsembleError: for sizes that no network can have.
     """
     network = architecture(name, revision)
-    if len(input_shape) != 3 or min(input_shape) < 1:
-        raise EnsembleError(
-            f"`input_shape` must be three positive sizes (height, width, channels), got "
-            f"{tuple(input_shape)}."
-        )
+    input_shape = check_input_shape(input_shape)
     if pad_values is None:
         pad_values = network.pad_values
     if pad_values not in (0, 1):
@@ -78,8 +74,8 @@ def build_model(
             f"`pad_values` must be 0 or 1, got {pad_values}: a binarized input is padded with "
             "zeros or with ones."
         )
-    if not 0 <= dropout < 1:
-        raise EnsembleError(f"`dropout` must be at least 0 and below 1, got {dropout}.")
+    if not is_number(dropout) or not 0 <= dropout < 1:
+        raise EnsembleError(f"`dropout` must be at least 0 and below 1, got {dropout!r}.")
     estimator = estimator or network.estimators[0]
     if estimator not in network.estimators:
         raise EnsembleError(
@@ -90,7 +86,7 @@ def build_model(
         raise EnsembleError(
             f"`prelu_gradient` must be {' or '.join(map(repr, PRELUS))}, got {prelu_gradient!r}."
         )
-    image = keras.Input(tuple(input_shape), name="image")
+    image = keras.Input(input_shape, name="image")
     layers = KerasLayers(
         binary=network.binary,
         pad_values=pad_values,

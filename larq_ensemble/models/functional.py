@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.layers import Bias
 from larq_ensemble.network.graph import bias_name
@@ -105,6 +105,7 @@ def functional_model(model: Any) -> keras.Model:
     try:
         config = model.get_config()
     except NotImplementedError:
+        _check_configurable(model)
         config = {}
     if "input_layers" not in config:
         raise EnsembleError(
@@ -124,6 +125,68 @@ def functional_model(model: Any) -> keras.Model:
             "inner model's layers directly, so that each can be shared or not."
         )
     return model
+
+
+def rebuilt(model: keras.Model, config: dict[str, Any]) -> keras.Model:
+    """A functional model of new layers.
+
+    # Arguments
+        model: whose layers the new ones are copies of.
+        config: of the new model.
+
+    # Raises
+        EnsembleError: if Keras can't rebuild a layer, with its name.
+    """
+    try:
+        return keras.Model.from_config(config)
+    except Exception as error:  # Keras raises whatever a layer raises.
+        for layer in model.get_config()["layers"]:
+            if not _is_rebuilt(layer):
+                raise _not_copied(layer["config"]["name"], layer["class_name"]) from error
+        raise EnsembleError(
+            f"Keras can't rebuild the model {model.name!r} from the configuration of its "
+            f"layers ({first_line(error)}): {_CAN_BE_COPIED}."
+        ) from error
+
+
+def _is_rebuilt(config: dict[str, Any]) -> bool:
+    """Whether Keras makes a layer of the configuration of one; of some it makes a string."""
+    alone = {key: value for key, value in config.items() if key != "inbound_nodes"}
+    try:
+        return isinstance(keras.layers.deserialize(alone), keras.layers.Layer)
+    except Exception:  # Keras raises whatever a layer raises.
+        return False
+
+
+_CAN_BE_COPIED = (
+    "each function or class of yours in it needs "
+    "@keras.utils.register_keras_serializable() and, if it has arguments, `get_config`"
+)
+
+
+def _not_copied(name: str, kind: str) -> EnsembleError:
+    if kind == "Lambda":
+        return EnsembleError(
+            f"The layer {name!r} is a Lambda, whose function can't be copied for each member: "
+            "write it with operators, such as `2 * x` or `tf.nn.relu(x)`, or as a layer class with "
+            "@keras.utils.register_keras_serializable()."
+        )
+    return EnsembleError(
+        f"The layer {name!r} ({kind}) can't be copied for each member, because Keras can't rebuild "
+        f"it from its configuration: {_CAN_BE_COPIED}."
+    )
+
+
+def _check_configurable(model: keras.Model) -> None:
+    """# Raises
+    EnsembleError: if a layer has no configuration, as without `get_config` of a part of it.
+    """
+    for layer in model.layers:
+        try:
+            layer.get_config()
+        except NotImplementedError as error:
+            if not isinstance(layer, keras.Model):
+                raise _not_copied(layer.name, type(layer).__name__) from error
 
 
 def input_list(model: keras.Model, inputs: Any) -> list[tf.Tensor]:
@@ -173,12 +236,17 @@ def _policy_name(dtype: Any) -> Any:
 
 
 def _is_final_activation(layer: keras.layers.Layer) -> bool:
-    if isinstance(layer, keras.layers.Softmax):
+    if isinstance(layer, keras.layers.Softmax) or is_operator(layer, "nn.softmax"):
         return True
     return isinstance(layer, keras.layers.Activation) and layer.activation in (
         keras.activations.linear,
         keras.activations.softmax,
     )
+
+
+def is_operator(layer: keras.layers.Layer, *names: str) -> bool:
+    """Whether a layer stands for one of these TensorFlow functions, called on a Keras tensor."""
+    return not layer.weights and layer.get_config().get("function") in names
 
 
 def map_references(

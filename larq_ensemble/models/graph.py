@@ -16,7 +16,7 @@ from typing import Any
 
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import Bias
-from larq_ensemble.models.functional import functional_model
+from larq_ensemble.models.functional import functional_model, is_operator
 from larq_ensemble.network import sharing as policies
 from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Stored
 
@@ -139,13 +139,9 @@ def _kind(layer: keras.layers.Layer) -> Kind:
         return Kind.BIAS
     if isinstance(layer, _NORMS):
         return Kind.NORM
-    if isinstance(layer, keras.layers.Add) or _is_addition(layer):
+    if isinstance(layer, keras.layers.Add) or is_operator(layer, *_ADDITIONS):
         return Kind.MERGE
     return Kind.ACTIVATION if layer.weights else Kind.OTHER
-
-
-def _is_addition(layer: keras.layers.Layer) -> bool:
-    return layer.get_config().get("function") in _ADDITIONS if not layer.weights else False
 
 
 def _macs(layer: keras.layers.Layer, calls: list[Any]) -> int | None:

@@ -99,6 +99,11 @@ def shared_layers(sharing: Sharing, graph: LayerGraph) -> frozenset[str]:
             "`sharing` is a predicate on Keras layers, which needs a model: give what "
             "`larq_ensemble.models.graph.shared_layers` returns for it."
         )
+    if not isinstance(sharing, Iterable):
+        raise EnsembleError(
+            "`sharing` must be a policy or its name, a list of layers' names, or a function of a "
+            f"layer, got {sharing!r}."
+        )
     with_weights = [layer.name for layer in graph if layer.stored]
     return frozenset(name for pattern in sharing for name in _matches(pattern, with_weights))
 

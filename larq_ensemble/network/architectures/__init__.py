@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, check_whole, is_number
 from larq_ensemble.network.architectures.birealnet import bireal_block, bireal_stem
 from larq_ensemble.network.architectures.deploynet import deploy_block
 from larq_ensemble.network.architectures.reactnet import react_block
@@ -65,8 +66,9 @@ class Architecture:
         # Raises
             EnsembleError: for fewer than two classes, or a stage without channels.
         """
-        if classes < 2:
-            raise EnsembleError(f"`classes` must be at least 2, got {classes}.")
+        classes = check_whole("classes", classes, 2)
+        if not is_number(width) or width <= 0:
+            raise EnsembleError(f"`width` must be a number above 0, got {width!r}.")
         stages = tuple(round(channels * width) for channels in self.stages)
         if min(stages) < 1:
             raise EnsembleError(
@@ -146,6 +148,22 @@ def architecture(name: str, revision: int = REVISION) -> Architecture:
     )
 
 
+def check_input_shape(input_shape: object) -> tuple[int, int, int]:
+    """# Raises
+    EnsembleError: if these are not three positive sizes.
+    """
+    sizes = [*input_shape] if isinstance(input_shape, Iterable) else []
+    wrong = EnsembleError(
+        "`input_shape` must be three positive sizes (height, width, channels), got "
+        f"{tuple(sizes) if sizes else input_shape!r}."
+    )
+    try:
+        height, width, channels = (check_whole("input_shape", size, 1) for size in sizes)
+    except ValueError:  # too few, too many, or one that is no size
+        raise wrong from None
+    return height, width, channels
+
+
 def trace_model(
     name: str,
     *,
@@ -173,6 +191,6 @@ def trace_model(
     """
     network = architecture(name, revision)
     layers = TracedLayers(binary=network.binary)
-    image = layers.Input(input_shape)
+    image = layers.Input(check_input_shape(input_shape))
     network.apply(layers, image, classes=classes, dropout=0.0, width=width)
     return layers.graph

@@ -475,7 +475,9 @@ def test_the_view(tiny) -> None:
         np.testing.assert_allclose(network(images()), outputs[member], rtol=1e-5, atol=1e-6)
         assert len(network.trainable_weights) == 2 + 1 + 2 + 2
     for member in (-1, 11):
-        with pytest.raises(EnsembleError, match=f"`member` must be from 0 to 10 .*got {member}"):
+        with pytest.raises(
+            EnsembleError, match=f"`member` must be a whole number from 0 to 10, got {member}"
+        ):
             ensemble.member(member)
 
 
@@ -578,8 +580,19 @@ def test_dropout_of_the_members(tiny) -> None:
         ({"members": 1.5}, r"got 1\.5"),
         ({"members": True}, "got True"),
         ({"members": "2"}, "got '2'"),
-        ({"jitter": -0.1}, r"`jitter` must be at least 0, got -0\.1"),
-        ({"jitter": float("nan")}, "`jitter` must be at least 0, got nan"),
+        ({"seed": -1}, "`seed` must be a whole number from 0 to 4294967295, got -1"),
+        ({"seed": 2**32}, "got 4294967296"),
+        ({"seed": 1.5}, r"`seed` .* got 1\.5"),
+        ({"seed": True}, "`seed` .* got True"),
+        ({"seed": None}, "`seed` .* got None"),
+        ({"jitter": "much"}, "`jitter` must be at least 0, and finite, got 'much'"),
+        ({"jitter": float("inf")}, "`jitter` .* got inf"),
+        ({"dropout": "some"}, "`dropout` .* got 'some'"),
+        ({"sharing": 3}, "`sharing` must be a policy .* got 3"),
+        ({"weights": 3}, "`weights` must be 2 positive.*got 3"),
+        ({"weights": "ab"}, "`weights` must be 2 positive.*got ab"),
+        ({"jitter": -0.1}, r"`jitter` must be at least 0, and finite, got -0\.1"),
+        ({"jitter": float("nan")}, "`jitter` .* got nan"),
         ({"dropout": 1.0}, r"`dropout` must be at least 0 and below 1, got 1\.0"),
         ({"weights": (1, 2, 3)}, r"`weights` must be 2 positive.*got \(1, 2, 3\)"),
         ({"weights": (1, 0)}, "`weights` must be 2 positive, finite numbers"),
@@ -591,6 +604,79 @@ def test_dropout_of_the_members(tiny) -> None:
 def test_arguments_that_cannot_be(arguments: dict, message: str, tiny) -> None:
     with pytest.raises(EnsembleError, match=message):
         build_ensemble(tiny, **{"members": 2, **arguments})
+
+
+def test_numbers_of_numpy(tiny) -> None:
+    ensemble = build_ensemble(
+        tiny,
+        np.uint8(2),
+        scheme="voting",
+        jitter=np.float32(0.5),
+        weights=np.array([1, 3], np.float32),
+        seed=np.int64(5),
+    )
+    same = build_ensemble(tiny, 2, scheme="voting", jitter=0.5, weights=(1, 3), seed=5)
+    for one, other in zip(ensemble(images()), same(images()), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert ensemble.member(np.int32(1)).name == "member_1"
+    for member in (1.0, True, "1"):
+        with pytest.raises(EnsembleError, match="`member` must be a whole number from 0 to 1"):
+            ensemble.own_layers(member)
+
+
+@pytest.mark.parametrize("name", ["member_1_stem", "member_0", "ensemble"])
+def test_shared_layers_with_names_of_an_ensemble(name: str) -> None:
+    """A member's own layers are told by their names."""
+    image = keras.Input(SHAPE)
+    x = keras.layers.Flatten()(keras.layers.Conv2D(2, 3, name=name)(image))
+    with pytest.raises(EnsembleError, match=f"{name}.*build the backbone with another `name`"):
+        build_ensemble(keras.Model(image, keras.layers.Dense(CLASSES)(x)), 2)
+
+
+class Unregistered(keras.layers.Layer):
+    def build(self, shape) -> None:
+        self.scale = self.add_weight(name="scale", shape=shape[-1:])
+
+    def call(self, x):
+        return x * self.scale
+
+
+class NotConfigured(keras.regularizers.Regularizer):
+    def __call__(self, x):
+        return 0.0
+
+
+def unregistered(x):
+    return 2 * tf.nn.relu(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (lambda: keras.layers.Lambda(lambda x: 2 * x), r"'odd' is a Lambda, .* as a layer class"),
+        (Unregistered, r"'odd' \(Unregistered\) .*register_keras_serializable"),
+        (
+            lambda: keras.layers.Activation(unregistered),
+            r"'odd' \(Activation\) .*register_keras_serializable",
+        ),
+        (
+            lambda: keras.layers.Conv2D(2, 3, kernel_regularizer=NotConfigured()),
+            r"'odd' \(Conv2D\) .*`get_config`",
+        ),
+        # Larq serializes a function by its name alone, which only calling the layer shows.
+        (
+            lambda: lq.layers.QuantConv2D(2, 3, input_quantizer=unregistered),
+            r"can't rebuild the model .*\"odd\" \(type QuantConv2D\).*register_keras_serializable",
+        ),
+    ],
+)
+def test_layers_that_cannot_be_copied(layer, message: str) -> None:
+    image = keras.Input(SHAPE)
+    odd = layer()
+    odd._name = "odd"
+    x = keras.layers.GlobalAveragePooling2D()(odd(keras.layers.Conv2D(3, 3)(image)))
+    with pytest.raises(EnsembleError, match=message):
+        build_ensemble(keras.Model(image, keras.layers.Dense(CLASSES)(x)), 2)
 
 
 def test_unknown_names_list_the_known_ones(tiny) -> None:

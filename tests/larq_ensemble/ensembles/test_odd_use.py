@@ -9,7 +9,7 @@ import pytest
 
 from larq_ensemble.ensembles import Ensemble, build_ensemble, fit_members, load_ensemble
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras, tf
+from larq_ensemble.keras import keras, lq, tf
 
 from ..conftest import CLASSES, SHAPE, images, labels
 
@@ -56,10 +56,67 @@ def test_members_that_are_not_frozen_alike_are_not_traced() -> None:
         ensemble.compile("sgd", execution="traced")
 
 
+def doubled(x: tf.Tensor) -> tf.Tensor:
+    return 2 * x
+
+
+def tripled(x: tf.Tensor) -> tf.Tensor:
+    return 3 * x
+
+
+tripled.__name__ = "doubled"
+
+
 def test_members_that_are_not_configured_alike_are_not_traced() -> None:
+    """Also in what Keras writes as a dictionary, and in functions of one name."""
     ensemble = ensemble_of()
     ensemble.get_layer("member_1_norm").momentum = 0.9
     assert "member_1_norm" in str(ensemble.tracing_obstacle)
+
+    image = keras.Input(SHAPE)
+    x = lq.layers.QuantConv2D(2, 3, input_quantizer=lq.quantizers.SteSign(), name="conv")(image)
+    x = keras.layers.Dense(4, activation="relu", name="dense")(keras.layers.Flatten()(x))
+    backbone = keras.Model(image, keras.layers.Dense(CLASSES, name="linear")(x))
+    ensemble = ensemble_of(backbone=backbone, sharing="none")
+    assert ensemble.tracing_obstacle is None
+    conv, dense = (ensemble.get_layer(f"member_1_{name}") for name in ("conv", "dense"))
+    conv.input_quantizer = lq.quantizers.SteSign(clip_value=2.0)
+    assert "member_1_conv" in str(ensemble.tracing_obstacle)
+    conv.input_quantizer = lq.quantizers.SteSign()
+    ensemble.get_layer("member_0_dense").activation = doubled
+    dense.activation = tripled
+    assert "member_1_dense" in str(ensemble.tracing_obstacle)
+    compiled(ensemble)
+    _, other, _ = ensemble(X)
+    np.testing.assert_allclose(other, ensemble.member(1)(X), atol=1e-5)
+
+
+def test_layers_frozen_or_thawed_after_compile() -> None:
+    """Keras trains what was trainable when the model was compiled, and does not say so."""
+    traced, plain = (compiled(ensemble_of(), execution=kind) for kind in ("traced", "plain"))
+    before = traced.get_weights()
+    for ensemble in (traced, plain):
+        ensemble.get_layer("member_0_norm").trainable = False
+        ensemble.get_layer("conv").trainable = True
+        with pytest.warns(UserWarning, match=r"2 layers .*'conv'.* until `compile` .* again"):
+            ensemble.fit(X, Y, shuffle=False, verbose=0)
+        ensemble.get_layer("member_0_norm").trainable = True
+        ensemble.get_layer("conv").trainable = False
+    assert_same_weights(traced, plain, atol=1e-4)
+    moved = [(old != new).any() for old, new in zip(before, traced.get_weights())]
+    names = [weight.name for weight in traced.weights]
+    assert {name for name, has in zip(names, moved) if not has} == {"conv/kernel:0", "conv/bias:0"}
+
+
+def test_a_run_that_was_saved_without_compiling_can_be_evaluated(tmp_path) -> None:
+    ensemble = ensemble_of()
+    ensemble.save(tmp_path / "model.keras")
+    loaded = load_ensemble(tmp_path)
+    accuracy = np.mean(ensemble(X)[-1].numpy().argmax(axis=1) == Y)
+    measured = loaded.evaluate(X, Y, verbose=0, return_dict=True)
+    assert measured["ensemble_accuracy"] == pytest.approx(accuracy)
+    with pytest.raises(RuntimeError, match="must compile"):
+        load_ensemble(tmp_path, compile=False).evaluate(X, Y, verbose=0)
 
 
 def test_inputs_by_name_reach_their_members() -> None:
@@ -107,16 +164,6 @@ def test_images_of_whole_numbers_in_a_stream(scheme: str) -> None:
     traced.fit(stream, verbose=0)
     plain.fit(stream, verbose=0)
     assert_same_weights(traced, plain, atol=1e-4)
-
-
-def test_other_precisions_are_not_traced() -> None:
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
-        ensemble = compiled(ensemble_of())
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
-    assert "another dtype" in str(ensemble.tracing_obstacle)
-    assert not ensemble.is_traced
 
 
 def test_dropout_of_images_of_any_size_is_not_traced() -> None:

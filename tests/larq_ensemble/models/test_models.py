@@ -408,15 +408,38 @@ def test_parameters_reach_their_layers() -> None:
     [
         ({"input_shape": (8, 8)}, r"`input_shape` must be three positive sizes .*\(8, 8\)"),
         ({"input_shape": (8, 0, 3)}, r"`input_shape` must be three positive sizes"),
-        ({"classes": 1}, "`classes` must be at least 2, got 1"),
+        ({"input_shape": (8.5, 8, 3)}, r"three positive sizes .*\(8\.5, 8, 3\)"),
+        ({"input_shape": (True, 8, 3)}, r"three positive sizes .*\(True, 8, 3\)"),
+        ({"input_shape": (None, None, 3)}, r"three positive sizes .*\(None, None, 3\)"),
+        ({"input_shape": 8}, "three positive sizes .*got 8"),
+        ({"classes": 1}, "`classes` must be a whole number from 2 on, got 1"),
+        ({"classes": 2.5}, r"`classes` .* got 2\.5"),
+        ({"classes": float("nan")}, "`classes` .* got nan"),
+        ({"classes": "ten"}, "`classes` .* got 'ten'"),
         ({"dropout": 1.0}, r"`dropout` must be at least 0 and below 1, got 1\.0"),
         ({"pad_values": 0.5}, r"`pad_values` must be 0 or 1, got 0\.5"),
+        ({"dropout": "half"}, "`dropout` .* got 'half'"),
+        ({"width": float("nan")}, "`width` must be a number above 0, got nan"),
+        ({"width": float("inf")}, "`width` .* got inf"),
+        ({"width": -1}, "`width` .* got -1"),
+        ({"width": "2"}, "`width` .* got '2'"),
+        ({"width": None}, "`width` .* got None"),
         ({"width": 0.01}, r"`width` 0\.01 leaves a stage without channels"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(EnsembleError, match=message):
         build_model("resnet20", **{"input_shape": (8, 8, 3), "classes": 3, **arguments})
+    if not {"dropout", "pad_values"} & {*arguments}:
+        with pytest.raises(EnsembleError, match=message):
+            trace_model("resnet20", **{"classes": 3, **arguments})
+
+
+def test_sizes_of_numpy() -> None:
+    sizes = {"input_shape": np.array([8, 8, 3]), "classes": np.int64(3), "width": np.float32(0.5)}
+    model = build_model("deploynet9", **sizes)
+    assert (model.input_shape, model.output_shape) == ((None, 8, 8, 3), (None, 3))
+    assert model.get_layer("conv1").filters == 32
 
 
 def test_unknown_models_list_the_known_ones() -> None:

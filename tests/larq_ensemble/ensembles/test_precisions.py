@@ -1,0 +1,122 @@
+"""Models that compute in something other than float32, and images that are not float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from larq_ensemble.convert import convert_ensemble
+from larq_ensemble.ensembles import build_ensemble, fit_members, fused_network, load_ensemble
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.functional import in_float32
+from larq_ensemble.models.graph import layer_graph
+from larq_ensemble.runtime import EnsembleInterpreter
+
+from ..conftest import CLASSES, SHAPE, images, labels, tiny_backbone
+
+X, Y = images(), labels()
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.fixture(params=["mixed_float16", "mixed_bfloat16", "float16", "float64"])
+def policy(request) -> Iterator[str]:
+    keras.mixed_precision.set_global_policy(request.param)
+    yield request.param
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def test_ensembles_of_other_precisions(policy: str, tmp_path) -> None:
+    """They train as Keras trains them, their outputs are float32, and so is the file."""
+    backbone = tiny_backbone()
+    ensemble = build_ensemble(backbone, 2)
+    ensemble.compile(keras.optimizers.SGD(0.1))
+    computed = policy.removeprefix("mixed_")
+    assert f"computes in {computed}, not in float32" in str(ensemble.tracing_obstacle)
+    before = ensemble.get_layer("member_1_linear").get_weights()[0]
+    ensemble.train_on_batch(X, Y)
+    assert (ensemble.get_layer("member_1_linear").get_weights()[0] != before).any()
+    assert {output.dtype for output in ensemble.outputs} == {tf.float32}
+    ensemble.save(tmp_path / "a.keras")
+    keras.mixed_precision.set_global_policy("float32")
+
+    loaded = load_ensemble(tmp_path / "a.keras")
+    reference = in_float32(loaded)
+    assert {layer.compute_dtype for layer in reference.layers} == {"float32"}
+    np.testing.assert_allclose(loaded(X)[-1], reference(X)[-1], atol=0.03)
+    convert_ensemble(loaded, tmp_path / "a.tflite", mean=[0.5] * 3, std=[0.25] * 3)
+    pixels = np.random.default_rng(0).integers(0, 256, (8, *SHAPE), np.uint8)
+    expected = reference(((pixels / 255 - 0.5) / 0.25).astype(np.float32))[-1]
+    predicted = EnsembleInterpreter(tmp_path / "a.tflite").predict(pixels)
+    np.testing.assert_allclose(predicted, expected, atol=1e-4)
+
+
+def test_a_float32_model_is_not_copied(tiny) -> None:
+    assert in_float32(tiny) is tiny
+
+
+def test_files_hold_float32_whatever_a_model_trains_in() -> None:
+    layer = keras.layers.Dense(2, dtype="float64", name="last")
+    image = keras.Input((3,))
+    (linear,) = layer_graph(keras.Model(image, layer(image)))["last"].stored[:1]
+    assert (linear.count, linear.bits) == (6, 32)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16"], indirect=True)
+def test_recomputed_gradients_are_scaled_as_keras_scales_them(policy: str) -> None:
+    """Unscaled, they would be 2^15 times too small, and no weight would move."""
+    moved = []
+    for recompute in (False, True):
+        ensemble = build_ensemble(tiny_backbone(), 2)
+        ensemble.compile(keras.optimizers.SGD(0.1), recompute=recompute)
+        head = ensemble.get_layer("member_1_linear")
+        before = head.get_weights()[0]
+        ensemble.train_on_batch(X, Y)
+        moved.append(head.get_weights()[0] - before)
+    assert np.abs(moved[0]).max() > 1e-3
+    np.testing.assert_allclose(moved[1], moved[0], rtol=0.02, atol=1e-5)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16"], indirect=True)
+@pytest.mark.parametrize("scheme", ["boosting", "adversarial"])
+def test_sequential_training_in_mixed_precision(scheme: str, policy: str) -> None:
+    ensemble = fit_members(
+        tiny_backbone(), X, Y, members=1, scheme=scheme, optimizer="sgd", verbose=0
+    )
+    start = build_ensemble(tiny_backbone(), 1, scheme=scheme).get_layer("member_0_linear")
+    head = ensemble.get_layer("member_0_linear").get_weights()[0]
+    assert np.abs(head - start.get_weights()[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float64"])
+def test_images_of_other_dtypes(dtype: str, tiny) -> None:
+    """Keras casts arrays and streams for the plain layers; fused ones must get the same."""
+    pixels = np.random.default_rng(0).integers(0, 4, X.shape).astype(dtype)
+    network = fused_network(tiny_backbone())
+    network.compile("sgd", LOSS)
+    plain = tiny_backbone()
+    plain.compile("sgd", LOSS)
+    stream = tf.data.Dataset.from_tensor_slices((pixels, Y)).batch(len(Y))
+    losses = [model.fit(stream, verbose=0).history["loss"] for model in (network, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    ensemble = build_ensemble(tiny, 2)
+    ensemble.compile("sgd")
+    for call in (ensemble.predict, ensemble.predict_on_batch, ensemble):
+        np.testing.assert_allclose(call(pixels)[-1], ensemble(pixels.astype("float32"))[-1])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_adversarial_images_of_other_dtypes(dtype: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4, X.shape).astype(dtype)
+    stream = tf.data.Dataset.from_tensor_slices((pixels, Y)).batch(len(Y))
+    fit_members(tiny_backbone(), stream, members=1, scheme="adversarial", verbose=0)
+
+
+def test_adversarial_images_of_a_network_for_whole_numbers() -> None:
+    image = keras.Input(SHAPE, dtype="uint8")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(image))
+    backbone = keras.Model(image, keras.layers.Dense(CLASSES)(x))
+    with pytest.raises(EnsembleError, match=r"'adversarial' .* input is uint8"):
+        fit_members(backbone, X, Y, members=1, scheme="adversarial", verbose=0)
