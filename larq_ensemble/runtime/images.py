@@ -50,7 +50,7 @@ def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) 
     try:
         with Image.open(path) as file:
             file.load()  # a PNG may have its EXIF data at the end; of a TIFF Pillow turns it now
-            turn = _UPRIGHT.get(_orientation(file))
+            turn = _UPRIGHT.get(_orientation(file) or 1)
             image = _with_8_bits(file)
             return fit_image(image if turn is None else image.transpose(turn), input_shape)
     except FileNotFoundError as error:
