@@ -23,6 +23,7 @@ account(trace_model("resnet20", classes=100), members=4).total_bits // 8  # byte
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
@@ -178,7 +179,7 @@ def account(
         EnsembleError: for a member count below 1, for a sharing that the graph doesn't allow, or
             if `graph` is a Keras model.
     """
-    if not isinstance(members, int) or isinstance(members, bool) or members < 1:
+    if not isinstance(members, numbers.Integral) or isinstance(members, bool) or members < 1:
         raise EnsembleError(f"`members` must be a whole number from 1 on, got {members!r}.")
     if not isinstance(graph, LayerGraph):
         raise EnsembleError(
@@ -187,7 +188,7 @@ def account(
         )
     shared = shared_layers(sharing, graph)
     return StorageReport(
-        members,
+        int(members),
         tuple(
             StoredPart(
                 layer.name,

@@ -25,7 +25,7 @@ _ROWS = 12  # of the frontier in the table; the JSON and the plot have all
     "--accuracy-loss",
     type=click.FloatRange(0),
     metavar="POINTS",
-    help="Lose at most this much top-1 against all members  [default: 0.2]",
+    help="Expected loss of top-1 against all members, at most  [default: 0.2]",
 )
 @click.option(
     "--mean-members",
@@ -53,7 +53,8 @@ def command(
     """Fit temperatures and stopping thresholds and write them into the file's metadata.
 
     They are fitted on the validation images that training held out, and evaluated on the test
-    images. Nothing else in the file changes.
+    images. Nothing else in the file changes. With few images little changes, and if their labels
+    can't show that the loss stays near --accuracy-loss, no image stops early.
 
     \b
     Examples:
@@ -115,9 +116,9 @@ def _splits(
     split = metadata.validation_split
     if metadata.dataset is None or not {"seed", "share"} <= split.keys():
         raise EnsembleError(
-            f"{tflite!r} doesn't say which images its training held out: it comes from a Keras "
-            "model, an untrained run or an older version. Convert a trained run directory with this "
-            "version, or call larq_ensemble.runtime.calibrate with images of your own."
+            f"{tflite!r} doesn't say which images its training held out: it comes from a "
+            "Keras model, an untrained run or an older version. Convert a trained run directory with "
+            "this version, or call larq_ensemble.runtime.calibrate with images of your own."
         )
     limit_train = split.get("limit_train")
     options = DataOptions(
