@@ -19,6 +19,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.combination import combine
+from larq_ensemble.runtime.metrics import class_indices
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ def verify(
         model: the ensemble.
         tflite: the converted file, of all members or of the first ones.
         images: `[n, height, width, channels]` with values 0..255, n > 0.
-        labels: class indices `[n]`, for accuracies.
+        labels: class indices `[n]`, as `larq_ensemble.runtime.metrics.class_indices` reads them,
+            for accuracies.
         mean, std: the training data's constants on the scale 0..1.
         threads: of the interpreter.
         run_hash: `Run.digest` of the run that the model was loaded from; a file that was
@@ -70,13 +72,16 @@ def verify(
 
     # Raises
         EnsembleError: if the file belongs to another ensemble (members, classes, input shape,
-            scheme) or another run, or there are no images.
+            scheme) or another run, there are no images, or the labels are no class indices of
+            them.
     """
     ensemble = as_ensemble(model)
     interpreter = EnsembleInterpreter(tflite, threads=threads)
     check_same(ensemble, interpreter, tflite, run_hash)
     if not len(images):
         raise EnsembleError("`images` is empty: give at least one image to compare.")
+    if labels is not None:  # before the work
+        labels = class_indices(labels, examples=len(images), classes=interpreter.classes)
     ours = interpreter.predict_logits(images)
     normalized = Normalization(mean, std)(images)
     outputs = model.predict([normalized] * len(model.inputs), verbose=0)

@@ -22,8 +22,8 @@ import numpy as np
 
 from larq_ensemble.console.reporting import visible
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.runtime.images import fit_image, read_image
+from larq_ensemble.runtime import EnsembleInterpreter, read_image
+from larq_ensemble.runtime.images import fit_image
 
 POWER_SUPPLY = Path("/sys/class/power_supply")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 from collections.abc import Iterable
+from typing import Any
 
 
 class EnsembleError(ValueError):
@@ -45,7 +47,7 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def check_whole(argument: str, value: object, least: int, most: int | None = None) -> int:
+def check_whole(argument: str, value: Any, least: int, most: int | None = None) -> int:
     """Checks a whole number, of Python or NumPy.
 
     # Arguments
@@ -59,11 +61,14 @@ def check_whole(argument: str, value: object, least: int, most: int | None = Non
     # Raises
         EnsembleError: if it is none, or outside the range.
     """
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_whole or value < least or (most is not None and value > most):
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least or (most is not None and number > most):
         range_ = f"from {least} on" if most is None else f"from {least} to {most}"
         raise EnsembleError(f"`{argument}` must be a whole number {range_}, got {value!r}.")
-    return int(value)
+    return number
 
 
 def check_seed(seed: object) -> int:
@@ -75,6 +80,6 @@ def check_seed(seed: object) -> int:
     return check_whole("seed", seed, 0, 2**32 - 1)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     """Whether `value` is a finite number, of Python or NumPy, and no boolean."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)

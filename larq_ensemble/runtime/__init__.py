@@ -1,26 +1,29 @@
 """Runs converted ensembles; needs neither TensorFlow nor Keras.
 
 ```python
-from larq_ensemble.runtime import EnsembleInterpreter, calibrate
+from larq_ensemble.runtime import EnsembleInterpreter, calibrate, read_images
 ```
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from larq_ensemble.runtime.interpreter import EnsembleInterpreter
 
 if TYPE_CHECKING:
     from larq_ensemble.runtime.calibration import calibrate as calibrate
+    from larq_ensemble.runtime.images import read_image as read_image
+    from larq_ensemble.runtime.images import read_images as read_images
 
-__all__ = ["EnsembleInterpreter", "calibrate"]
+__all__ = ["EnsembleInterpreter", "calibrate", "read_image", "read_images"]
+
+#: Imported when they are used: few apps calibrate, and with a camera none reads image files.
+_LATE = {"calibrate": "calibration", "read_image": "images", "read_images": "images"}
 
 
 def __getattr__(name: str) -> Any:
-    # Few apps calibrate, and this keeps the start-up of the others short.
-    if name == "calibrate":
-        from larq_ensemble.runtime.calibration import calibrate
-
-        return calibrate
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATE[name]}"), name)

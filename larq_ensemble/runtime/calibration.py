@@ -1,6 +1,8 @@
 """Fitting a cascade on held-out images: a temperature and a threshold for each number of members m.
 
-Temperatures minimize the negative log-likelihood of the labels. Thresholds minimize
+Temperatures minimize the negative log-likelihood of the labels, with a prior that keeps them near 1
+if there are few images. A temperature that isn't likelier than 1 in cross-validation is 1.
+Thresholds minimize
 
     mean over images of  loss(m) + price * m,    m = the members that run for the image,
 
@@ -10,9 +12,13 @@ to lose, according to q. This estimate needs far fewer images than a difference 
 because q says more about an image than its label. Each price gives one point of the frontier of
 accuracy against members. The point that meets the user's limit goes into the file.
 
+How sure that is, the labels say: each fifth of the images goes through a cascade that was fitted on
+the others, and the images that it loses and gains against all members give an upper bound of the
+loss.
+
 ```python
 calibration = calibrate("ensemble.tflite", images, labels, mean_members=2)  # held-out images
-print(calibration.chosen.mean_members, calibration.chosen.expected_loss)
+print(calibration.chosen.mean_members, calibration.chosen.expected_loss, calibration.loss_bound)
 ```
 """
 
@@ -20,25 +26,35 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, install_command
 from larq_ensemble.files import check_output, write_bytes
 from larq_ensemble.runtime import cascade
 from larq_ensemble.runtime.cascade import Cascade, log_margin, stops
 from larq_ensemble.runtime.combination import combine
-from larq_ensemble.runtime.file import read_bytes, with_metadata
+from larq_ensemble.runtime.file import read_ensemble, with_metadata
 from larq_ensemble.runtime.interpreter import EnsembleInterpreter
-from larq_ensemble.runtime.metrics import top_k_accuracy
+from larq_ensemble.runtime.metadata import EnsembleMetadata
+from larq_ensemble.runtime.metrics import class_indices, top_k_accuracy
 
 #: Default limit of the loss in accuracy, in percentage points.
 ACCURACY_LOSS = 0.2
+#: With fewer images `fit` warns.
+FEW_IMAGES = 500
+#: Probability that the true loss is at most `Calibration.loss_bound`.
+CONFIDENCE = 0.95
+#: How far above the limit of the loss the bound may be, in percentage points, for images to stop.
+_TOLERANCE = 1.0
+_FOLDS = 5
+_MANY = 25  # images that are lost or gained
 _PRICES = np.geomspace(1e-5, 1, 61)  # of a member, in accuracy (0..1)
 _TEMPERATURES = (0.01, 100.0)
-_PRIOR = 1e-6  # nats
+_PRIOR = 2.0  # nats: ln T has the standard deviation 1/2, as much as a handful of images say
 _DIGITS = 4  # of temperatures and thresholds in the file
 
 
@@ -81,7 +97,9 @@ class Calibration:
         scheme, weights: how the members are combined.
         temperatures: for each number of members, from 1 to M.
         frontier: points with ever fewer members, from all members for every image to one.
-        chosen: the point of the frontier that meets the limit.
+        chosen: the point of the frontier that meets the limit, or all members for every image.
+        loss_bound: upper bound of the loss of top-1 of `chosen` against all members, in percentage
+            points, at the confidence 95 %, from the labels.
     """
 
     scheme: str
@@ -89,6 +107,7 @@ class Calibration:
     temperatures: tuple[float, ...]
     frontier: tuple[OperatingPoint, ...]
     chosen: OperatingPoint
+    loss_bound: float
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities `[n, classes]` of the members' logits `[m, n, classes]`."""
@@ -101,7 +120,11 @@ class Calibration:
             logits: of all members, `[M, n, classes]`.
             labels: class indices `[n]`.
             point: for example `chosen`.
+
+        # Raises
+            EnsembleError: if the labels are no class indices of the logits.
         """
+        labels = class_indices(labels, examples=logits.shape[1], classes=logits.shape[2])
         answers = cascade.run_cascade(
             point.cascade,
             lambda member, which: logits[member, which],
@@ -135,27 +158,32 @@ def calibrate(
 ) -> Calibration:
     """Fits temperatures and thresholds of an ensemble file and writes them into its metadata.
 
-    Nothing else in the file changes. The file is replaced atomically.
-    Needs SciPy: `pip install 'larq-ensemble[calibrate]'`.
+    Nothing else in the file changes. The file is replaced atomically. Needs SciPy, which comes with
+    the extra `calibrate`.
 
     # Arguments
         path: the `.tflite` file that `larq-ensemble convert` wrote.
         images: as for `EnsembleInterpreter.predict`. They must not be training images, on which
-            the ensemble is overconfident.
+            the ensemble is overconfident. Give some thousands: with fewer than 500 `calibrate`
+            warns, and the fewer there are, the less it changes.
         labels: class indices `[n]`.
         accuracy_loss: the largest expected loss of top-1 against all members, in percentage
-            points. The cascade with the fewest members on average within it is chosen. The default
-            is 0.2.
+            points. The cascade with the fewest members on average within it is chosen. If the
+            labels can't show that the loss is at most a point larger (`Calibration.loss_bound`),
+            no image stops early, and a warning says so. The default is 0.2.
         mean_members: instead of `accuracy_loss`: the largest mean number of members. The cascade
             with the least expected loss within it is chosen.
         threads: of the interpreter.
 
     # Raises
-        EnsembleError: as `EnsembleInterpreter` and `fit`, or if the file can't be written.
+        EnsembleError: as `EnsembleInterpreter` and `fit`, or if the file changed meanwhile or can't
+            be written.
     """
     check_output(path)
     interpreter = EnsembleInterpreter(path, threads=threads)
     metadata = interpreter.metadata
+    labels = class_indices(labels, examples=len(images), classes=metadata.classes)
+    _check_limits(accuracy_loss, mean_members, metadata.members)
     calibration = fit(
         interpreter.predict_logits(images),
         labels,
@@ -164,12 +192,33 @@ def calibrate(
         accuracy_loss=accuracy_loss,
         mean_members=mean_members,
     )
-    found = dataclasses.replace(
-        metadata, temperatures=calibration.temperatures, cascade=calibration.chosen.cascade
-    )
-    data = with_metadata(read_bytes(path), found)
-    write_bytes(path, data)
+    write(path, metadata, calibration)
     return calibration
+
+
+def write(
+    path: str | os.PathLike[str], measured: EnsembleMetadata, calibration: Calibration
+) -> None:
+    """Writes temperatures and thresholds into the metadata of a file.
+
+    # Arguments
+        path: the file.
+        measured: the metadata of the file that the logits are from.
+        calibration: what was fitted to them.
+
+    # Raises
+        EnsembleError: if the file is another one by now, or can't be written.
+    """
+    file = read_ensemble(path)
+    if file.metadata != measured:  # they hold a checksum of the whole file
+        raise EnsembleError(
+            f"{str(path)!r} was changed while it was measured: nothing was written. Calibrate it "
+            "again."
+        )
+    found = dataclasses.replace(
+        measured, temperatures=calibration.temperatures, cascade=calibration.chosen.cascade
+    )
+    write_bytes(path, with_metadata(file.data, found))
 
 
 def fit(
@@ -190,28 +239,18 @@ def fit(
         accuracy_loss, mean_members: as for `calibrate`.
 
     # Raises
-        EnsembleError: if the labels don't fit the logits, or a limit is out of range.
+        EnsembleError: if the logits are not finite, the labels don't fit them, or a limit is out of
+            range.
     """
-    labels, total = np.asarray(labels), len(logits)
-    images, classes = combine(logits, scheme, weights).shape
-    if labels.shape != (images,) or labels.dtype.kind not in "iu" or not images:
+    total = len(logits)
+    _, images, classes = np.shape(logits)
+    labels = class_indices(labels, examples=images, classes=classes)
+    _check_limits(accuracy_loss, mean_members, total)
+    if not images:
+        raise EnsembleError("There are no images to calibrate on: give at least one.")
+    if not np.isfinite(logits).all():
         raise EnsembleError(
-            f"`labels` must be one class index per image, for {images} images and at least one. "
-            f"Received: {labels.dtype} of shape {list(labels.shape)}."
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise EnsembleError(
-            f"`labels` must be from 0 to {classes - 1}, the classes of the file. "
-            f"Received: {labels.min()} to {labels.max()}."
-        )
-    if accuracy_loss is not None and mean_members is not None:
-        raise EnsembleError("Give `accuracy_loss` or `mean_members`, not both.")
-    if accuracy_loss is not None and not accuracy_loss >= 0:
-        raise EnsembleError(f"`accuracy_loss` must be 0 or more. Received: {accuracy_loss!r}.")
-    if mean_members is not None and not 1 <= mean_members <= total:
-        raise EnsembleError(
-            f"`mean_members` must be from 1 to {total}, the members of the file. "
-            f"Received: {mean_members!r}."
+            "Some logits are NaN or infinite: train the ensemble again, or convert it again."
         )
     combined = [combine(logits[:count], scheme, weights) for count in range(1, total + 1)]
     temperatures = tuple(fit_temperature(rows, labels, scheme) for rows in combined)
@@ -219,47 +258,165 @@ def fit(
         [cascade.calibrated(rows, scheme, t) for rows, t in zip(combined, temperatures)]
     )
     frontier = fit_frontier(predictions)
+    allowed = ACCURACY_LOSS if accuracy_loss is None else accuracy_loss
+    chosen = _choose(frontier, allowed, mean_members)
+    bound = _loss_bound(predictions, labels, allowed, mean_members)
+    if mean_members is None and bound > allowed + _TOLERANCE:
+        warnings.warn(
+            f"{images:,} images can't show that the loss stays near the {allowed:g} points of "
+            f"`accuracy_loss` (it may be {bound:.1f}), so no image stops early: give more images "
+            "or a larger `accuracy_loss`.",
+            stacklevel=2,
+        )
+        chosen = OperatingPoint(Cascade((None,) * (total - 1)), float(total), 0.0)
+    elif images < FEW_IMAGES:
+        warnings.warn(
+            f"{images:,} images are few to calibrate on: give {FEW_IMAGES} or more.", stacklevel=2
+        )
+    if not any(threshold is not None for threshold in chosen.cascade.thresholds):
+        bound = 0.0  # it is all members
+    weights = None if weights is None else tuple(weights)
+    return Calibration(scheme, weights, temperatures, tuple(frontier), chosen, bound)
+
+
+def _check_limits(accuracy_loss: object, mean_members: object, total: int) -> None:
+    if accuracy_loss is not None and mean_members is not None:
+        raise EnsembleError("Give `accuracy_loss` or `mean_members`, not both.")
+    numbers = (int, float, np.integer, np.floating)
+    if accuracy_loss is not None and not (
+        isinstance(accuracy_loss, numbers) and accuracy_loss >= 0
+    ):
+        raise EnsembleError(f"`accuracy_loss` must be 0 or more. Received: {accuracy_loss!r}.")
+    if mean_members is not None and not (
+        isinstance(mean_members, numbers) and 1 <= mean_members <= total
+    ):
+        raise EnsembleError(
+            f"`mean_members` must be from 1 to {total}, the members of the file. "
+            f"Received: {mean_members!r}."
+        )
+
+
+def _choose(
+    frontier: Sequence[OperatingPoint], allowed: float, mean_members: float | None
+) -> OperatingPoint:
+    """The point with the least loss for `mean_members`, or with the fewest members."""
     if mean_members is not None:
         affordable = [point for point in frontier if point.mean_members <= mean_members]
-        chosen = min(affordable, key=lambda point: point.expected_loss)
-    else:
-        allowed = ACCURACY_LOSS if accuracy_loss is None else accuracy_loss
-        good = [point for point in frontier if point.expected_loss <= allowed]
-        chosen = min(good, key=lambda point: point.mean_members)
-    weights = None if weights is None else tuple(weights)
-    return Calibration(scheme, weights, temperatures, tuple(frontier), chosen)
+        return min(affordable, key=lambda point: point.expected_loss)
+    good = [point for point in frontier if point.expected_loss <= allowed]
+    return min(good, key=lambda point: point.mean_members)
+
+
+def _folds(images: int) -> np.ndarray:
+    """The fold of each image, int `[n]`; drawn, because images may be in order of their classes."""
+    return np.random.default_rng(0).permutation(images) % _FOLDS
+
+
+def _loss_bound(
+    predictions: np.ndarray, labels: np.ndarray, allowed: float, mean_members: float | None
+) -> float:
+    """An upper bound of the loss of top-1 against all members, by cross-validation, in points.
+
+    Of n images b are lost (only all members are right) and c gained (only the cascade is). If there
+    are at least 25 of them, the bound is that of Agresti and Min for (b - c) / n, which has nearly
+    its nominal coverage then; else the exact one of b / n (Clopper and Pearson 1934).
+
+    # References
+        - Agresti and Min 2005, [Simple improved confidence intervals for comparing matched
+          proportions](https://doi.org/10.1002/sim.1781).
+
+    # Arguments
+        predictions: calibrated, `[M, n, classes]`.
+        labels: `[n]`.
+        allowed, mean_members: the limits.
+    """
+    total, images, _ = predictions.shape
+    if total == 1:
+        return 0.0
+    right = predictions.argmax(axis=-1) == labels
+    margins, folds = log_margin(predictions[:-1]), _folds(images)
+    difference = np.zeros(images, int)
+    for fold in np.unique(folds):
+        here = folds == fold
+        if here.all():  # a single image
+            return 100.0
+        chosen = _choose(fit_frontier(predictions[:, ~here]), allowed, mean_members)
+        last = _runs(chosen.cascade.thresholds, margins[:, here]).sum(axis=0) - 1
+        stopped = np.take_along_axis(right[:, here], last[np.newaxis], axis=0)[0]
+        difference[here] = right[-1, here].astype(int) - stopped
+    lost, gained = int((difference > 0).sum()), int((difference < 0).sum())
+    return 100 * _bound_of_difference(lost, gained, images)
+
+
+def _bound_of_difference(lost: int, gained: int, images: int) -> float:
+    """The bound of `_loss_bound` as a share (0..1)."""
+    from scipy.special import betaincinv, ndtri
+
+    if lost + gained < _MANY:
+        return 1.0 if lost == images else float(betaincinv(lost + 1, images - lost, CONFIDENCE))
+    total, difference = images + 2, lost - gained
+    deviation = np.sqrt(lost + gained + 1 - difference**2 / total)
+    return max(0.0, float(difference + ndtri(CONFIDENCE) * deviation) / total)
 
 
 def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, scheme: str) -> float:
-    """The temperature from 0.01 to 100 with the smallest negative log-likelihood.
+    """The likeliest temperature from 0.01 to 100, or 1 if that isn't better in cross-validation.
 
-    The negative log-likelihood is convex in 1 / T, so it has one minimum, which Brent's method
-    finds over ln T. A term of 1e-6 (ln T)^2 keeps T away from 0 if all predictions are right.
+    It has the smallest negative log-likelihood of the labels, summed, plus 2 (ln T)^2. So T stays
+    near 1 with few images, also if all predictions are right.
+    The likelihood is log-concave in 1 / T, so Brent's method finds its only maximum over ln T. In
+    cross-validation, T is fitted on four fifths of the images and compared with 1 on the others:
+    it has to be better by more than a standard error.
 
-    Needs SciPy: `pip install 'larq-ensemble[calibrate]'`.
+    Needs SciPy, which comes with the extra `calibrate`.
 
     # Arguments
         probabilities: floats `[n, classes]`, as `combine` gives them.
         labels: class indices `[n]`.
         scheme: a name of `COMBINATIONS`.
+
+    # Raises
+        EnsembleError: if SciPy is missing.
     """
-
-    from scipy.optimize import minimize_scalar
-    from scipy.special import logsumexp
-
     # In float64: in float32 the likelihood is so flat at its maximum that T is off by 1e-3.
     scores = cascade.scores(np.asarray(probabilities, np.float64), scheme)
-    of_label = scores[np.arange(len(labels)), labels]
+    gains, folds = np.zeros(len(labels)), _folds(len(labels))
+    for fold in np.unique(folds):
+        rest, here = folds != fold, folds == fold
+        if rest.any():
+            temperature = _likeliest(scores[rest], labels[rest], tolerance=1e-2)
+            before, after = (_nats(scores[here], labels[here], t) for t in (1.0, temperature))
+            gains[here] = before - after
+    is_better = gains.sum() > np.sqrt(np.square(gains).sum())
+    return round(_likeliest(scores, labels), _DIGITS) if is_better else 1.0
+
+
+def _nats(scores: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndarray:
+    """The negative log-likelihood of each label, `[n]`."""
+    scaled = scores / temperature
+    scaled -= scaled.max(axis=-1, keepdims=True)
+    return np.log(np.exp(scaled).sum(axis=-1)) - scaled[np.arange(len(labels)), labels]
+
+
+def _likeliest(scores: np.ndarray, labels: np.ndarray, tolerance: float = 1e-6) -> float:
+    """The temperature with the least negative log-likelihood and prior, up to its tolerance."""
+    try:
+        from scipy.optimize import minimize_scalar
+    except ModuleNotFoundError as error:
+        raise EnsembleError(
+            f"Calibration needs SciPy: install it: {install_command('calibrate')}."
+        ) from error
 
     def cost(log_temperature: float) -> float:
-        inverse = np.exp(-log_temperature)
-        likelihoods = inverse * of_label - logsumexp(inverse * scores, axis=-1)
-        return _PRIOR * log_temperature**2 - float(likelihoods.mean())
+        return (
+            float(_nats(scores, labels, np.exp(log_temperature)).sum())
+            + _PRIOR * log_temperature**2
+        )
 
     found = minimize_scalar(
-        cost, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": 1e-6}
+        cost, bounds=np.log(_TEMPERATURES), method="bounded", options={"xatol": tolerance}
     )
-    return round(float(np.exp(found.x)), _DIGITS)
+    return float(np.exp(found.x))
 
 
 def fit_frontier(predictions: np.ndarray) -> list[OperatingPoint]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime.arguments import integer_in_range
 from larq_ensemble.runtime.cascade import Cascade
 from larq_ensemble.runtime.combination import COMBINATIONS, are_weights
 
@@ -157,11 +158,9 @@ class EnsembleMetadata:
         # Raises
             EnsembleError: if `members` is not from 1 to M.
         """
-        if not _is_positive_int(members) or members > self.members:
-            raise EnsembleError(
-                f"`members` must be from 1 to {self.members}, the members of the ensemble. "
-                f"Received: {members!r}."
-            )
+        members = integer_in_range(
+            "members", members, 1, self.members, "the members of the ensemble"
+        )
         theory_parts = {
             name: size // self.members * members if name.startswith("member_") else size
             for name, size in self.theory_parts.items()

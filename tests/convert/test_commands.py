@@ -130,6 +130,27 @@ def test_predict(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "digit.png" in capsys.readouterr().out
 
 
+def test_one_bad_image_does_not_cost_the_others(folder: Path, tmp_path: Path, capsys) -> None:
+    good, bad, missing = folder / "digit.png", folder / "run/config.json", folder / "none.png"
+    arguments = ["predict", folder / "ensemble.tflite", bad, good, missing, good]
+    assert called(*arguments, "--json", tmp_path / "result.json") == 1
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [answer["image"] for answer in result["predictions"]] == [str(good)] * 2
+    assert [error["image"] for error in result["errors"]] == [str(bad), str(missing)]
+    assert "config.json' as an image" in result["errors"][0]["error"]
+    printed = capsys.readouterr()
+    assert printed.out.count("digit.png") == 2
+    first, second, last = printed.err.splitlines()
+    assert first == f"larq-ensemble: warning: {result['errors'][0]['error']}"
+    assert second == f"larq-ensemble: warning: {result['errors'][1]['error']}"
+    assert last.startswith("larq-ensemble: error: 2 of 4 image files can't be read")
+    # If there is none to answer, there is no result.
+    assert called("predict", folder / "ensemble.tflite", bad, missing, "--json", "-") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "error: None of the image files can be read" in printed.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

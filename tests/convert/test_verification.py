@@ -9,6 +9,7 @@ from larq_ensemble.convert.verification import verify
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
+from larq_ensemble.runtime import EnsembleInterpreter
 
 from .conftest import MEAN, STD, Converted, converted, pixels, small_backbone, small_ensemble
 
@@ -25,6 +26,26 @@ def test_agreement(fusion: Converted) -> None:
     classes = fusion.model.predict(normalized, verbose=0)[-1].argmax(-1)
     assert report.keras_top1 == pytest.approx(100 * (classes == 0).mean())
     assert abs(report.tflite_top1 - report.keras_top1) <= 4
+
+
+def test_labels_in_a_column(fusion: Converted) -> None:
+    images, labels = pixels(20, (16, 16, 3)), np.arange(20) % 7
+    flat, column = (
+        verify(fusion.model, fusion.path, images, given, mean=MEAN, std=STD)
+        for given in (labels, labels[:, np.newaxis].astype(np.uint8))
+    )
+    assert column == flat
+
+
+@pytest.mark.parametrize(
+    "labels", [np.eye(7)[np.zeros(20, int)], np.zeros(19, int), np.full(20, 7)]
+)
+def test_other_labels_are_refused_before_the_work(
+    fusion: Converted, monkeypatch: pytest.MonkeyPatch, labels: np.ndarray
+) -> None:
+    monkeypatch.setattr(EnsembleInterpreter, "predict_logits", None)
+    with pytest.raises(EnsembleError, match="`labels`"):
+        verify(fusion.model, fusion.path, pixels(20, (16, 16, 3)), labels, mean=MEAN, std=STD)
 
 
 def test_disagreement_is_found(fusion: Converted, tmp_path) -> None:

@@ -400,6 +400,16 @@ def test_a_warning_is_one_line_and_names_the_option(call, folder):
     assert re.fullmatch(r"larq-ensemble: warning: One run takes .* of --max-latency-ms\.\n", err)
 
 
+def test_threads_are_bounded_by_the_processors(call, folder):
+    code, _, err = call("predict", "ensemble.tflite", "image.png", "--threads", "3000000000")
+    assert code == 0
+    assert re.fullmatch(
+        r"larq-ensemble: warning: --threads is 3000000000, but this process may use (\d+) "
+        r"processors?: it runs with --threads \1\.\n",
+        err,
+    )
+
+
 def test_tensorflow_does_not_warn_of_retracing(call, caplog):
     call("storage")
     logger = logging.getLogger("tensorflow")

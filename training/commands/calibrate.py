@@ -32,7 +32,7 @@ _ROWS = 12  # of the frontier in the table; the JSON and the plot have all
     "--accuracy-loss",
     type=NOT_NEGATIVE,
     metavar="POINTS",
-    help="Lose at most this much top-1 against all members  [default: 0.2]",
+    help="Expected loss of top-1 against all members, at most  [default: 0.2]",
 )
 @click.option(
     "--mean-members",
@@ -65,7 +65,8 @@ def command(
     """Fit temperatures and stopping thresholds and write them into the file's metadata.
 
     They are fitted on the validation images that training held out, and evaluated on the test
-    images. Nothing else in the file changes.
+    images. Nothing else in the file changes. With few images little changes, and if their labels
+    can't show that the loss stays near --accuracy-loss, no image stops early.
 
     \b
     Examples:
@@ -76,7 +77,7 @@ def command(
         raise click.UsageError("Give --accuracy-loss or --mean-members, not both.")
     from larq_ensemble.errors import EnsembleError
     from larq_ensemble.runtime import EnsembleInterpreter
-    from larq_ensemble.runtime.calibration import calibrate
+    from larq_ensemble.runtime.calibration import fit, write
 
     with reporting(json_target) as report:
         ensemble = EnsembleInterpreter(tflite, threads=threads)
@@ -93,14 +94,15 @@ def command(
         report.line(
             f"{total} members on {len(validation):,} validation and {len(test):,} test images ..."
         )
-        found = calibrate(
-            tflite,
-            validation.images,
+        found = fit(
+            ensemble.predict_logits(validation.images),
             validation.labels,
+            ensemble.scheme,
+            ensemble.weights,
             accuracy_loss=accuracy_loss,
             mean_members=mean_members,
-            threads=ensemble.threads,
         )
+        write(tflite, ensemble.metadata, found)
         scores = _scores(found, ensemble, test)
         report.result = {**scores.to_json(found), "validation_images": len(validation)}
         _print(report, tflite, found, scores, ensemble.metadata)
@@ -126,8 +128,9 @@ def _splits(
     split = metadata.validation_split
     if metadata.dataset is None or not {"seed", "share"} <= split.keys():
         raise EnsembleError(
-            f"{tflite!r} doesn't say which images its training held out: convert it from a run, or "
-            "call larq_ensemble.runtime.calibrate with images of your own."
+            f"{tflite!r} doesn't say which images its training held out: it comes from a "
+            "Keras model, an untrained run or an older version. Convert a trained run directory "
+            "with this version, or call larq_ensemble.runtime.calibrate with images of your own."
         )
     limit_train = split.get("limit_train")
     options = DataOptions(
@@ -168,6 +171,7 @@ class _Scores:
             "thresholds": found.chosen.cascade.thresholds,
             "expected_mean_members": found.chosen.mean_members,
             "expected_loss": found.chosen.expected_loss,
+            "loss_bound": found.loss_bound,
             "mean_members": self.chosen.mean_members,
             "top1": self.chosen.top1,
             "stopped": self.chosen.stopped,
@@ -199,7 +203,7 @@ def _scores(found: Calibration, ensemble: EnsembleInterpreter, test: Split) -> _
     return _Scores(
         fixed=[found.score_fixed(logits, labels, count) for count in counts],
         adaptive=adaptive,
-        chosen=adaptive[found.frontier.index(found.chosen)],
+        chosen=found.score(logits, labels, found.chosen),
         nll_as_trained=[
             negative_log_likelihood(
                 combine(logits[:count], metadata.scheme, metadata.weights), labels
@@ -237,8 +241,13 @@ def _print(
             )
         ],
     )
-    report.line(
-        f"Wrote the temperatures and thresholds into {tflite}. On average a held-out image takes "
-        f"{found.chosen.mean_members:.2f} members, for an expected loss of "
-        f"{found.chosen.expected_loss:.2f} points of top-1."
-    )
+    chosen = found.chosen
+    report.line(f"Wrote the temperatures and thresholds into {tflite}.")
+    if chosen.mean_members == len(scores.fixed):
+        report.line(f"No image stops before all {len(scores.fixed)} members.")
+    else:
+        report.line(
+            f"On average a held-out image takes {chosen.mean_members:.2f} members, for an expected "
+            f"loss of {chosen.expected_loss:.2f} points of top-1; with 95 % confidence it is at "
+            f"most {found.loss_bound:.2f}."
+        )

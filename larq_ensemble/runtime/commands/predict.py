@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from larq_ensemble.console.options import INPUT, POSITIVE
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.runtime.budget import POWER_MODES
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @click.command("predict", short_help="Classes of image files, without TensorFlow.")
@@ -48,7 +53,9 @@ def command(
 ) -> None:
     """Classify image files with a converted ensemble.
 
-    Each image is cropped in the middle to the network's aspect ratio and resized.
+    Each image is cropped in the middle to the network's aspect ratio and resized. Of files that
+    can't be read each gets a warning, and an entry under "errors" of the JSON; the others are
+    answered, and the exit code is 1.
 
     \b
     Examples:
@@ -58,8 +65,8 @@ def command(
     """
     import numpy as np
 
+    from larq_ensemble.errors import EnsembleError
     from larq_ensemble.runtime import EnsembleInterpreter
-    from larq_ensemble.runtime.images import read_images
 
     with reporting(json_target) as report:
         ensemble = EnsembleInterpreter(
@@ -69,7 +76,7 @@ def command(
             max_latency_ms=max_latency_ms,
             power_mode=power_mode,
         )
-        pixels = read_images(images, ensemble.input_shape)
+        pixels, errors = _read(images, ensemble.input_shape)
         if adaptive:
             probabilities, used = ensemble.predict_adaptive(pixels)
         else:
@@ -88,10 +95,19 @@ def command(
                     for index in order[:top]
                 ],
             }
-            for image, row, count in zip(images, probabilities, used, strict=True)
+            for image, row, count in zip(
+                (image for image in images if image not in errors),
+                probabilities,
+                used,
+                strict=True,
+            )
             for order in [(-row).argsort(kind="stable")]
         ]
         report.result = {"predictions": predictions, "members": ensemble.members}
+        if errors:
+            report.result["errors"] = [
+                {"image": image, "error": error} for image, error in errors.items()
+            ]
         report.table(
             f"{tflite}, {'up to ' if adaptive else ''}{ensemble.members} of "
             f"{ensemble.max_members} members",
@@ -107,3 +123,37 @@ def command(
                 for choice in prediction["top"]
             ],
         )
+    if errors:
+        raise EnsembleError(
+            f"{len(errors)} of {len(images)} image files can't be read: the warnings above say why."
+        )
+
+
+def _read(
+    paths: tuple[str, ...], input_shape: tuple[int, int, int]
+) -> tuple[np.ndarray, dict[str, str]]:
+    """The images that can be read, and why the other files can't, by path.
+
+    # Raises
+        EnsembleError: if none can be read.
+    """
+    import warnings
+
+    import numpy as np
+
+    from larq_ensemble.errors import EnsembleError
+    from larq_ensemble.runtime.images import check_channels, read_image
+
+    check_channels(input_shape)
+    images, errors = [], {}
+    for path in paths:
+        try:
+            images.append(read_image(path, input_shape))
+        except EnsembleError as error:
+            if len(paths) == 1:
+                raise
+            errors[path] = str(error)
+            warnings.warn(str(error), stacklevel=1)
+    if not images:
+        raise EnsembleError("None of the image files can be read: the warnings above say why.")
+    return np.stack(images), errors

@@ -333,6 +333,47 @@ def test_calibration_changes_only_the_metadata(path: Path, calibrated: Path) -> 
     assert abs(calibrated.stat().st_size - len(after)) <= 32
 
 
+def test_a_file_swapped_while_it_is_measured_stays_as_it_is(
+    path: Path, calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It got the thresholds of the other file, whatever its members were."""
+    copy = Path(shutil.copy(path, tmp_path))
+    measure = EnsembleInterpreter.predict_logits
+
+    def swapped_meanwhile(ensemble: EnsembleInterpreter, images: np.ndarray) -> np.ndarray:
+        shutil.copy(calibrated, copy)
+        return measure(ensemble, images)
+
+    monkeypatch.setattr(EnsembleInterpreter, "predict_logits", swapped_meanwhile)
+    with pytest.raises(EnsembleError, match=r"ensemble\.tflite' was changed while it was measured"):
+        calibrate(copy, np.zeros((20, *SHAPE), np.uint8), np.arange(20) % CLASSES)
+    assert copy.read_bytes() == calibrated.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (np.eye(CLASSES)[[0, 1]], {}, "not one-hot"),
+        ([0], {}, "for 2 images"),
+        ([0, CLASSES], {}, "from 0 to 3"),
+        ([0, 1], {"mean_members": MEMBERS + 1}, "`mean_members`"),
+    ],
+)
+def test_bad_labels_and_limits_are_refused_before_the_work(
+    path: Path, monkeypatch: pytest.MonkeyPatch, labels: object, options: dict, message: str
+) -> None:
+    monkeypatch.setattr(EnsembleInterpreter, "predict_logits", None)
+    with pytest.raises(EnsembleError, match=message):
+        calibrate(path, np.zeros((2, *SHAPE), np.uint8), labels, **options)
+
+
+def test_logits_that_are_no_numbers_are_refused() -> None:
+    from larq_ensemble.runtime.calibration import fit
+
+    with pytest.raises(EnsembleError, match="NaN or infinite"):
+        fit(np.full((2, 3, 4), np.nan), np.zeros(3, int), "fusion")
+
+
 def test_adaptive_prediction(calibrated: Path) -> None:
     images = np.random.default_rng(3).integers(0, 256, (30, *SHAPE), np.uint8)
     ensemble = EnsembleInterpreter(calibrated)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,8 +49,9 @@ def test_metadata_of_the_first_members() -> None:
     assert metadata.theory_parts == {"shared_stem": 100, "member_heads": 20}
     assert metadata.class_names == VALUES["class_names"]
     for members in (0, 4, True, "2"):
-        with pytest.raises(EnsembleError, match=r"`members` must be from 1 to 3.*Received"):
+        with pytest.raises(EnsembleError, match=r"`members` must be .* from 1 to 3.*Received"):
             EnsembleMetadata(**values).first(members)
+    assert EnsembleMetadata(**values).first(np.uint8(2)) == metadata
 
 
 def test_empty_fields_are_not_written() -> None:
