@@ -23,6 +23,7 @@ _OPTIONS = {
     "SPLIT_V": "SplitVOptions",
     "CONV_2D": "Conv2DOptions",
     "AVERAGE_POOL_2D": "Pool2DOptions",
+    "MAX_POOL_2D": "Pool2DOptions",
     "SUM": "ReducerOptions",
     "MEAN": "ReducerOptions",
 }
