@@ -36,6 +36,11 @@ _QUANTIZED = frozenset({"int8", "uint8", "int16"})
 _REAL = frozenset({"float32"})
 _NUMBERS = frozenset({"float32", "int32", "int64"}) | _QUANTIZED
 _ANY = frozenset(BITS)
+#: The most values in a window with its dilation. LCE's kernel computes as many sums for each
+#: filter before the first run if zeros are padded.
+_WINDOW_LIMIT = 1 << 20
+#: Such sums of all filters.
+_SUMS_LIMIT = 1 << 24
 #: Kernels that broadcast go through so many dimensions.
 _BROADCAST_RANK = 5
 
@@ -364,15 +369,20 @@ def _windowed(
     for sizes, what in ((kernel, "window"), (strides, "stride"), (dilations, "dilation")):
         require(min(sizes) >= 1, f"no {what} of {' x '.join(map(str, sizes))}")
     require(padding in (_SAME, _VALID), f"no padding {padding}")
-    extents = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+    extents = _extents(kernel, dilations)
     sides = tuple(
         -(-size // stride) if padding == _SAME else (size - extent) // stride + 1
         for size, extent, stride in zip(shape[1:3], extents, strides, strict=True)
     )
     require(min(sides) >= 1, f"the window {' x '.join(map(str, extents))} is too large")
     # Padding is computed in 32 bits.
-    require(max(*extents, *strides) < 1 << 24, "the window or the stride is too large")
+    require(max(strides) < 1 << 24, "the stride is too large")
+    require(math.prod(extents) <= _WINDOW_LIMIT, "the window is too large")
     return sides
+
+
+def _extents(kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
+    return [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
 
 
 def _convolution(op: Operator) -> None:
@@ -457,6 +467,9 @@ def _binary_convolution(op: Operator) -> None:
     size = _windowed(x.shape, kernel, strides, dilations, padding)
     require(activation in _ACTIVATIONS, f"no kernel fuses activation {activation}")
     require(pad_value in (0, 1), f"no padding with {pad_value}")
+    sums = math.prod(_extents(kernel, dilations)) * channels
+    has_sums = padding == _SAME and pad_value == 0
+    require(not has_sums or sums <= _SUMS_LIMIT, "the window is too large for padded zeros")
     output = op.outputs[0]
     is_packed, is_float = output.dtype == "int32", output.dtype == "float32"
     require(

@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "damaged_files.py"
 
 def test_a_few_damaged_files() -> None:
     # A process of its own: without TensorFlow, and it may crash.
-    command = [sys.executable, str(SCRIPT), "--count", "60", "--seed", "1", "--verbose"]
+    command = [sys.executable, str(SCRIPT), "--count", "40", "--seed", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     _head, *rows = done.stdout.splitlines()
@@ -19,5 +19,5 @@ def test_a_few_damaged_files() -> None:
     assert set(found) == {"open", "inspect", "cut"}, done.stdout
     for answered, refused, *others in found.values():
         assert answered > 5
-        assert refused > 20
+        assert refused > 10
         assert others == [0, 0, 0]

@@ -203,6 +203,11 @@ def lookup_of(b: Builder, index: int) -> Tensor:
         (lambda b: lookup_of(b, -1), "it looks up -1 to -1 of 2 values"),
         (lambda b: custom_conv(b, stride_height=0), "no stride of 0 x 1"),
         (lambda b: custom_conv(b, dilation_width_factor=0), "no dilation of 1 x 0"),
+        (
+            lambda b: custom_conv(b, pad_values=0, dilation_width_factor=1 << 17),
+            "the window is too large for padded zeros",
+        ),
+        (lambda b: window(b, dilationWFactor=1 << 20), "the window is too large"),
         (lambda b: custom_conv(b, channels_in=0), "no input of 0 channels"),
         (lambda b: custom_conv(b, channels_in=1 << 40), "the option channels_in is 1099511627776"),
         (lambda b: custom_conv(b, padding=3), "no padding 3"),
