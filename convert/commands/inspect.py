@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from larq_ensemble.console.options import INPUT
 from larq_ensemble.console.reporting import json_option, reporting
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect", short_help="What a .tflite file holds, byte by byte.")
-@click.argument("tflite", metavar="F.tflite")
+@click.argument("tflite", type=INPUT, metavar="F.tflite")
 @click.option(
     "--strict",
     is_flag=True,
