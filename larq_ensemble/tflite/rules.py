@@ -295,6 +295,39 @@ def _transpose(op: Operator) -> None:
     _require_shape(op.outputs[0], [x.shape[axis] for axis in axes])
 
 
+def _strided_slice(op: Operator) -> None:
+    x, *bounds = op.operands
+    options, rank = op.options, len(op.operands[0].shape)
+    _require_same_type(x, op.outputs[0])
+    if options.ellipsisMask or options.newAxisMask or options.offset:
+        raise UncheckedError("added axes and offsets are not checked")
+    starts, stops, steps = (_values(tensor, "a bound") for tensor in bounds)
+    require(len(starts) == len(stops) == len(steps) == rank, "it needs bounds for each axis")
+    require(0 not in steps, "no stride of 0")
+    shape = []
+    for axis, size in enumerate(x.shape):
+        start = None if options.beginMask >> axis & 1 else starts[axis]
+        stop = None if options.endMask >> axis & 1 else stops[axis]
+        if options.shrinkAxisMask >> axis & 1:
+            _axis(starts[axis], size)
+        else:
+            shape.append(len(range(*slice(start, stop, steps[axis]).indices(size))))
+    _require_shape(op.outputs[0], shape)
+
+
+def _slice(op: Operator) -> None:
+    x, begin, size = op.operands
+    _require_same_type(x, op.outputs[0])
+    starts, sizes = _values(begin, "the begin"), _values(size, "the size")
+    require(len(starts) == len(sizes) == len(x.shape) <= 5, "it needs bounds for each axis")
+    shape = []
+    for start, count, whole in zip(starts, sizes, x.shape, strict=True):
+        count = whole - start if count == -1 else count
+        require(start >= 0 and 0 < count <= whole - start, f"no {count} values from {start} on")
+        shape.append(count)
+    _require_shape(op.outputs[0], shape)
+
+
 def _pad(op: Operator) -> None:
     x, added, *value = op.operands
     _require_same_type(x, op.outputs[0], *value)
@@ -559,6 +592,10 @@ RULES: Mapping[str, Rule] = {
     "RESHAPE": Rule(_reshape, (1, 2)),
     "EXPAND_DIMS": Rule(_same_values, (2,)),
     "SQUEEZE": Rule(_same_values, options="SqueezeOptions"),
+    "SLICE": Rule(_slice, (3,), types=_NUMBERS | {"bool"}),
+    "STRIDED_SLICE": Rule(
+        _strided_slice, (4,), options="StridedSliceOptions", types=_NUMBERS | {"bool"}
+    ),
     "TRANSPOSE": Rule(_transpose, (2,), types=_NUMBERS | {"bool"}),
     "BITCAST": Rule(_bitcast),
     "TILE": Rule(_tile, (2,)),

@@ -134,6 +134,8 @@ _TABLES = """
     SoftmaxOptions beta:f
     LeakyReluOptions alpha:f
     SqueezeOptions squeezeDims:[i]
+    StridedSliceOptions beginMask:i endMask:i ellipsisMask:i newAxisMask:i shrinkAxisMask:i
+        offset:?
 """
 
 

@@ -174,6 +174,17 @@ def transposed(b: Builder, *order: int) -> Tensor:
     return b.op("TRANSPOSE", b.input("image", 2, 3), b.constant(order, "int32"), shape=(3, 2))
 
 
+def sliced(b: Builder, start: int, stop: int, step: int, *shape: int, **masks: int) -> Tensor:
+    bounds = (b.constant(values, "int32") for values in ([0, start], [2, stop]))
+    steps = b.constant([1, step], "int32")
+    return b.op("STRIDED_SLICE", b.input("image", 2, 9), *bounds, steps, shape=shape, **masks)
+
+
+def cut_out(b: Builder, start: int, size: int) -> Tensor:
+    bounds = (b.constant(values, "int32") for values in ([0, start], [2, size]))
+    return b.op("SLICE", b.input("image", 2, 9), *bounds, shape=(2, 9 - start))
+
+
 def integers(b: Builder, *scales: float, zero_points: int = 0) -> Tensor:
     x = scaled(b.input("image", 3, dtype="int8"), *scales, zero_points=zero_points)
     return scaled(b.op("RELU", x), 1.0)
@@ -219,6 +230,11 @@ def lookup_of(b: Builder, index: int) -> Tensor:
         (control_flow, "no ensemble has control flow"),
         (lambda b: reduced(b, 2), "no axis 2 of 2"),
         (lambda b: transposed(b, 1, 1), r"\[1, 1\] is no order of the axes"),
+        (lambda b: sliced(b, 1, 9, 0, 2, 8), "no stride of 0"),
+        (lambda b: sliced(b, 1, 99, 2, 2, 8), r"\[2, 4\]"),
+        (lambda b: sliced(b, 9, 0, 1, 2, shrinkAxisMask=2), "no axis 9 of 9"),
+        (lambda b: cut_out(b, -1, 9), "no 9 values from -1 on"),
+        (lambda b: cut_out(b, 3, 7), "no 7 values from 3 on"),
         (lambda b: integers(b), "int8 needs a scale"),
         (lambda b: integers(b, 0.0), "a scale is not a positive number"),
         (lambda b: integers(b, float("nan")), "a scale is not a positive number"),
@@ -253,6 +269,10 @@ def test_the_same_operators_without_the_fault() -> None:
         lambda b: reduced(b, -1),
         lambda b: transposed(b, 1, 0),
         lambda b: integers(b, 0.5),
+        lambda b: sliced(b, 1, 99, 2, 2, 4),
+        lambda b: sliced(b, -1, -99, -3, 2, 3),
+        lambda b: sliced(b, 8, 0, 1, 2, shrinkAxisMask=2),
+        lambda b: cut_out(b, 3, 6),
     ):
         build = Builder()
         build.module(logits=build_graph(build))
