@@ -109,8 +109,8 @@ def _check_tensor(tensor: Tensor) -> None:
     require(not tensor.is_variable, "it keeps its value between runs")
     if tensor.data is not None:
         require(tensor.data.size == _bytes(tensor), f"the constant has {tensor.data.size} bytes")
-        width = BITS[tensor.dtype] // 8
-        require(tensor.data.ctypes.data % min(width, 4) == 0, "the constant is not aligned")
+        address, _ = tensor.data.__array_interface__["data"]
+        require(address % min(BITS[tensor.dtype] // 8, 4) == 0, "the constant is not aligned")
     if tensor.quantization is not None:
         _check_quantization(tensor)
 
