@@ -486,7 +486,6 @@ def _binary_convolution(op: Operator) -> None:
     require(x.dtype == filters.dtype == "int32", "input and filters should be packed, int32")
     _require_rank(x, 4, "the input")
     _require_rank(filters, 4, "the filters")
-    require(filters.data is not None, "the filters should be a constant")
     channels, *kernel, words = filters.shape
     require(min(filters.shape) > 0, "the filters are empty")
     require(channels_in > 0, f"no input of {channels_in} channels")
