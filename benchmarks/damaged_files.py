@@ -12,7 +12,7 @@ Prints a table of outcomes:
 - refused: an `EnsembleError`, as it should be;
 - foreign: any other exception;
 - crashed: the process ended by a signal, or was out of its 4 GiB of memory;
-- hung: no answer within 10 seconds.
+- hung: no answer after 10 seconds of the processor.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import json
 import multiprocessing
 import random
 import resource
+import signal
 import struct
 import tempfile
 import traceback
@@ -220,28 +221,38 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def work(files: list[bytes], reader: str, seed: int, pipe: Connection) -> None:
-    """Answers numbers of damages with what the reader did."""
+def work(files: list[bytes], seed: int, pipe: Connection) -> None:
+    """Answers a damage's number and the names of readers with what each reader did."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "damaged.tflite")
         while True:
-            path.write_bytes(damaged(files, pipe.recv(), seed))
-            try:
-                READERS[reader](path)
-            except EnsembleError as error:
-                pipe.send(("refused", str(error)))
-            except Exception:
-                pipe.send(("foreign", traceback.format_exc(limit=-2)))
-            else:
-                pipe.send(("answered", ""))
+            number, readers = pipe.recv()
+            path.write_bytes(damaged(files, number, seed))
+            for reader in readers:
+                # SIGPROF ends the process, in C++ code, too. A busy machine doesn't look like it.
+                signal.setitimer(signal.ITIMER_PROF, SECONDS)
+                outcome = outcome_of(reader, path)
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                pipe.send(outcome)
+
+
+def outcome_of(reader: str, path: Path) -> tuple[str, str]:
+    """What a reader does with a file, and its error."""
+    try:
+        READERS[reader](path)
+    except EnsembleError as error:
+        return "refused", str(error)
+    except Exception:
+        return "foreign", traceback.format_exc(limit=-2)
+    return "answered", ""
 
 
 class Worker:
     """A process that reads damaged files; a new one replaces one that crashed or hangs."""
 
-    def __init__(self, files: list[bytes], reader: str, seed: int) -> None:
-        self._arguments = files, reader, seed
+    def __init__(self, files: list[bytes], seed: int) -> None:
+        self._arguments = files, seed
         self._start()
 
     def _start(self) -> None:
@@ -251,19 +262,23 @@ class Worker:
         self._process.start()
         other.close()
 
-    def outcome(self, number: int) -> tuple[str, str]:
-        """What the reader does with one damaged file, and its error."""
-        self._pipe.send(number)
-        hung = not self._pipe.poll(SECONDS)
-        try:
-            if not hung:
-                return self._pipe.recv()
-        except EOFError:
-            pass
-        self.stop()
-        code = self._process.exitcode
-        self._start()
-        return ("hung", "") if hung else ("crashed", f"exit code {code}")
+    def outcomes(self, number: int, readers: list[str]) -> Iterator[tuple[str, str]]:
+        """What each reader does with one damaged file, and its error."""
+        self._pipe.send((number, readers))
+        for place in range(len(readers)):
+            outcome = "hung", "without using the processor"
+            if self._pipe.poll(30 * SECONDS):
+                try:
+                    outcome = self._pipe.recv()
+                except EOFError:
+                    self._process.join()
+                    code = self._process.exitcode
+                    outcome = "hung" if code == -signal.SIGPROF else "crashed", f"exit code {code}"
+            yield outcome
+            if outcome[0] in ("hung", "crashed"):
+                self.stop()
+                self._start()
+                self._pipe.send((number, readers[place + 1 :]))
 
     def stop(self) -> None:
         """Ends the process."""
@@ -282,16 +297,19 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
     files = [path.read_bytes() for path in arguments.files]
-    print(f"{'reader':>10}", *(f"{name:>9}" for name in OUTCOMES))
-    for reader in arguments.readers.split(","):
-        worker, counts = Worker(files, reader, arguments.seed), Counter[str]()
-        for number in range(arguments.first, arguments.first + arguments.count):
-            outcome, reason = worker.outcome(number)
-            counts[outcome] += 1
-            if arguments.verbose and outcome != "answered" and outcome != "refused":
+    readers = arguments.readers.split(",")
+    worker, counts = Worker(files, arguments.seed), Counter[tuple[str, str]]()
+    for number in range(arguments.first, arguments.first + arguments.count):
+        for reader, (outcome, reason) in zip(
+            readers, worker.outcomes(number, readers), strict=True
+        ):
+            counts[reader, outcome] += 1
+            if arguments.verbose and outcome not in ("answered", "refused"):
                 print(f"{reader} {number}: {outcome} {reason}", flush=True)
-        worker.stop()
-        print(f"{reader:>10}", *(f"{counts[name]:>9}" for name in OUTCOMES), flush=True)
+    worker.stop()
+    print(f"{'reader':>10}", *(f"{name:>9}" for name in OUTCOMES))
+    for reader in readers:
+        print(f"{reader:>10}", *(f"{counts[reader, name]:>9}" for name in OUTCOMES))
 
 
 if __name__ == "__main__":

@@ -245,9 +245,10 @@ def with_metadata(data: bytes, metadata: EnsembleMetadata) -> bytes:
         A file with a new checksum, equal to `data` up to the metadata.
 
     # Raises
-        EnsembleError: if the metadata are not at the end.
+        EnsembleError: if the file is damaged, or the metadata are not at its end.
     """
-    blob = _metadata_blob(_root(data))
+    with parsing():
+        blob = _metadata_blob(_root(data))
     if blob is None or data[blob[1] :].strip(b"\0"):
         raise EnsembleError(
             "The file's metadata can't be changed in place: convert the run again, with the "

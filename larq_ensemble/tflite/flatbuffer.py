@@ -114,13 +114,11 @@ class Table:
 
     def position(self, name: str) -> int | None:
         """The byte of a field; `None` if it is missing."""
-        field = self._fields[name]
-        if field.number >= len(self._offsets):
+        field, offsets = self._fields[name], self._offsets
+        if field.number >= len(offsets) or not offsets[field.number]:
             return None
-        offset = self._offsets[field.number]
-        if not offset:
-            return None
-        if not 4 <= offset <= self._offsets[1] - field.size:
+        offset = offsets[field.number]
+        if not 4 <= offset <= offsets[1] - field.size:
             raise DamagedError(f"{self.kind}.{name} is outside its table")
         return self.at + offset
 
@@ -130,10 +128,10 @@ class Table:
         A field that is missing has its default: `None`, or an empty list for tables.
         """
         field, at = self._fields[name], self.position(name)
-        if field.item:
-            return [] if at is None else self._tables(name, field.item)
         if at is None:
-            return field.default
+            return [] if field.item else field.default
+        if field.item:
+            return self._tables(name, field.item)
         if field.kind in _NUMBERS:
             return self._buffer.number(_NUMBERS[field.kind], at)
         if field.kind == "union":

@@ -98,8 +98,7 @@ class _Reader:
         if key not in self._seen:
             for name in _UNREAD.get(table.kind, ()):
                 # Writers may write empty vectors.
-                value = table[name]
-                if value is not None and np.size(value) and np.any(value):
+                if table.position(name) is not None and np.any(table[name]):
                     self._unread[f"{table.kind}.{name}"] = None
             self._seen[key] = read(table)
         return self._seen[key]

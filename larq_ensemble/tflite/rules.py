@@ -36,6 +36,11 @@ _QUANTIZED = frozenset({"int8", "uint8", "int16"})
 _REAL = frozenset({"float32"})
 _NUMBERS = frozenset({"float32", "int32", "int64"}) | _QUANTIZED
 _ANY = frozenset(BITS)
+#: The most values in a window with its dilation. LCE's kernel computes as many sums for each
+#: filter before the first run if zeros are padded.
+_WINDOW_LIMIT = 1 << 20
+#: Such sums of all filters.
+_SUMS_LIMIT = 1 << 24
 #: Kernels that broadcast go through so many dimensions.
 _BROADCAST_RANK = 5
 
@@ -290,6 +295,39 @@ def _transpose(op: Operator) -> None:
     _require_shape(op.outputs[0], [x.shape[axis] for axis in axes])
 
 
+def _strided_slice(op: Operator) -> None:
+    x, *bounds = op.operands
+    options, rank = op.options, len(op.operands[0].shape)
+    _require_same_type(x, op.outputs[0])
+    if options.ellipsisMask or options.newAxisMask or options.offset:
+        raise UncheckedError("added axes and offsets are not checked")
+    starts, stops, steps = (_values(tensor, "a bound") for tensor in bounds)
+    require(len(starts) == len(stops) == len(steps) == rank, "it needs bounds for each axis")
+    require(0 not in steps, "no stride of 0")
+    shape = []
+    for axis, size in enumerate(x.shape):
+        start = None if options.beginMask >> axis & 1 else starts[axis]
+        stop = None if options.endMask >> axis & 1 else stops[axis]
+        if options.shrinkAxisMask >> axis & 1:
+            _axis(starts[axis], size)
+        else:
+            shape.append(len(range(*slice(start, stop, steps[axis]).indices(size))))
+    _require_shape(op.outputs[0], shape)
+
+
+def _slice(op: Operator) -> None:
+    x, begin, size = op.operands
+    _require_same_type(x, op.outputs[0])
+    starts, sizes = _values(begin, "the begin"), _values(size, "the size")
+    require(len(starts) == len(sizes) == len(x.shape) <= 5, "it needs bounds for each axis")
+    shape = []
+    for start, count, whole in zip(starts, sizes, x.shape, strict=True):
+        count = whole - start if count == -1 else count
+        require(start >= 0 and 0 < count <= whole - start, f"no {count} values from {start} on")
+        shape.append(count)
+    _require_shape(op.outputs[0], shape)
+
+
 def _pad(op: Operator) -> None:
     x, added, *value = op.operands
     _require_same_type(x, op.outputs[0], *value)
@@ -301,29 +339,6 @@ def _pad(op: Operator) -> None:
         require(tensor.size == 1, "the padded value should be one")
     sides = zip(x.shape, amounts[::2], amounts[1::2], strict=True)
     _require_shape(op.outputs[0], [sum(parts) for parts in sides])
-
-
-def _strided_slice(op: Operator) -> None:
-    x, *parameters = op.operands
-    options = op.options
-    _require_same_type(x, op.outputs[0])
-    if options.ellipsisMask or options.newAxisMask or options.shrinkAxisMask or options.offset:
-        raise UncheckedError("it adds or drops axes, or counts its ends from the start")
-    begins, ends, steps = map(_values, parameters, ("the begins", "the ends", "the strides"))
-    require(len(x.shape) <= _BROADCAST_RANK, "too many dimensions")
-    for tensor in parameters:
-        _require_shape(tensor, [len(x.shape)], "a parameter")
-    require(0 not in steps, "a stride is 0")
-    kept = [
-        slice(
-            None if options.beginMask >> axis & 1 else begin,
-            None if options.endMask >> axis & 1 else end,
-            step,
-        )
-        for axis, (begin, end, step) in enumerate(zip(begins, ends, steps, strict=True))
-    ]
-    sizes = [len(range(size)[one]) for one, size in zip(kept, x.shape, strict=True)]
-    _require_shape(op.outputs[0], sizes)
 
 
 def _concatenate(op: Operator) -> None:
@@ -387,15 +402,20 @@ def _windowed(
     for sizes, what in ((kernel, "window"), (strides, "stride"), (dilations, "dilation")):
         require(min(sizes) >= 1, f"no {what} of {' x '.join(map(str, sizes))}")
     require(padding in (_SAME, _VALID), f"no padding {padding}")
-    extents = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+    extents = _extents(kernel, dilations)
     sides = tuple(
         -(-size // stride) if padding == _SAME else (size - extent) // stride + 1
         for size, extent, stride in zip(shape[1:3], extents, strides, strict=True)
     )
     require(min(sides) >= 1, f"the window {' x '.join(map(str, extents))} is too large")
     # Padding is computed in 32 bits.
-    require(max(*extents, *strides) < 1 << 24, "the window or the stride is too large")
+    require(max(strides) < 1 << 24, "the stride is too large")
+    require(math.prod(extents) <= _WINDOW_LIMIT, "the window is too large")
     return sides
+
+
+def _extents(kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
+    return [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
 
 
 def _convolution(op: Operator) -> None:
@@ -466,7 +486,6 @@ def _binary_convolution(op: Operator) -> None:
     require(x.dtype == filters.dtype == "int32", "input and filters should be packed, int32")
     _require_rank(x, 4, "the input")
     _require_rank(filters, 4, "the filters")
-    require(filters.data is not None, "the filters should be a constant")
     channels, *kernel, words = filters.shape
     require(min(filters.shape) > 0, "the filters are empty")
     require(channels_in > 0, f"no input of {channels_in} channels")
@@ -480,6 +499,9 @@ def _binary_convolution(op: Operator) -> None:
     size = _windowed(x.shape, kernel, strides, dilations, padding)
     require(activation in _ACTIVATIONS, f"no kernel fuses activation {activation}")
     require(pad_value in (0, 1), f"no padding with {pad_value}")
+    sums = math.prod(_extents(kernel, dilations)) * channels
+    has_sums = padding == _SAME and pad_value == 0
+    require(not has_sums or sums <= _SUMS_LIMIT, "the window is too large for padded zeros")
     output = op.outputs[0]
     is_packed, is_float = output.dtype == "int32", output.dtype == "float32"
     require(
@@ -569,13 +591,14 @@ RULES: Mapping[str, Rule] = {
     "RESHAPE": Rule(_reshape, (1, 2)),
     "EXPAND_DIMS": Rule(_same_values, (2,)),
     "SQUEEZE": Rule(_same_values, options="SqueezeOptions"),
+    "SLICE": Rule(_slice, (3,), types=_NUMBERS | {"bool"}),
+    "STRIDED_SLICE": Rule(
+        _strided_slice, (4,), options="StridedSliceOptions", types=_NUMBERS | {"bool"}
+    ),
     "TRANSPOSE": Rule(_transpose, (2,), types=_NUMBERS | {"bool"}),
     "BITCAST": Rule(_bitcast),
     "TILE": Rule(_tile, (2,)),
     "GATHER": Rule(_gather, (2,), options="GatherOptions"),
-    "STRIDED_SLICE": Rule(
-        _strided_slice, (4,), options="StridedSliceOptions", types=_NUMBERS | {"bool"}
-    ),
     "SPLIT_V": Rule(_split, (3,), outputs=None, options="SplitVOptions"),
     "CONCATENATION": Rule(
         _concatenate, range(1, 1 << 16), options="ConcatenationOptions", types=_NUMBERS

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _BYTES = {"?": 1, "b": 1, "B": 1, "i": 4, "I": 4, "f": 4, "q": 8, "Q": 8}
 
@@ -136,38 +135,29 @@ _TABLES = """
     SoftmaxOptions beta:f
     LeakyReluOptions alpha:f
     SqueezeOptions squeezeDims:[i]
+    StridedSliceOptions beginMask:i endMask:i ellipsisMask:i newAxisMask:i shrinkAxisMask:i
+        offset:?
 """
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(NamedTuple):
     """A field of a table.
 
     # Arguments
         number: its place in a vtable.
         kind: as described above.
         default: its value where it is missing.
+        size: its bytes in the table.
+        item: of a vector of tables, the table.
+        item_bytes: of a vector, the bytes of an item; a table is an offset.
     """
 
     number: int
     kind: str
     default: Any
-
-    @property
-    def item(self) -> str | None:
-        """Of a vector of tables, the table."""
-        name = self.kind[1:-1]
-        return name if self.kind[0] == "[" and name not in _BYTES else None
-
-    @property
-    def size(self) -> int:
-        """Bytes of the field in the table."""
-        return _BYTES.get(self.kind, 4)
-
-    @property
-    def item_bytes(self) -> int:
-        """Of a vector, the bytes of an item; an item that is a table is an offset."""
-        return _BYTES.get(self.kind[1:-1], 4)
+    size: int
+    item: str | None
+    item_bytes: int
 
 
 def _fields(descriptions: str) -> dict[str, Field]:
@@ -176,8 +166,15 @@ def _fields(descriptions: str) -> dict[str, Field]:
         name, _, kind = description.partition(":")
         kind, _, default = kind.partition("=")
         if name != "_":
-            # After the sizes of the vtable and of the table.
-            fields[name] = Field(number + 2, kind, _default(kind, default))
+            inner = kind[1:-1]
+            fields[name] = Field(
+                number=number + 2,  # after the sizes of the vtable and of the table
+                kind=kind,
+                default=_default(kind, default),
+                size=_BYTES.get(kind, 4),
+                item=inner if kind[0] == "[" and inner not in _BYTES else None,
+                item_bytes=_BYTES.get(inner, 4),
+            )
     return fields
 
 

@@ -7,7 +7,7 @@ within their table; the tensors fit in memory; signatures name the inputs and ou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -63,14 +63,24 @@ def problems(model: Model, members: int | None = None) -> Iterator[InvalidGraphE
         yield InvalidGraphError(f"its schema has version {model.version}, not {_VERSION}")
     if not model.graphs:
         yield InvalidGraphError("it has no graph")
+    passed: set[Hashable] = set()
     for number, graph in enumerate(model.graphs):
         found = f"graph {number}" if graph.signature is None else f"graph {graph.signature.key!r}"
-        for problem in graph_problems(graph, members):
+        for problem in graph_problems(graph, members, passed):
             yield type(problem)(f"{found}: {problem}")
 
 
-def graph_problems(graph: AnyGraph, members: int | None) -> Iterator[InvalidGraphError]:
-    """What is wrong with a graph; at most one problem for each tensor and operator."""
+def graph_problems(
+    graph: AnyGraph, members: int | None, passed: set[Hashable] | None = None
+) -> Iterator[InvalidGraphError]:
+    """What is wrong with a graph; at most one problem for each tensor and operator.
+
+    # Arguments
+        graph: the graph.
+        members: as for `verify`.
+        passed: operators of the model that passed their rule; members' graphs are alike.
+    """
+    passed = set() if passed is None else passed
     known = set(graph.tensors)
     if len(known) < len(graph.tensors):
         yield InvalidGraphError("a tensor is listed twice")
@@ -84,7 +94,8 @@ def graph_problems(graph: AnyGraph, members: int | None) -> Iterator[InvalidGrap
     lookups = _Lookups(graph, members)
     for place, op in enumerate(graph.operators):
         try:
-            _check_operator(op, known, available)
+            _check_order(op, known, available)
+            _check_rule(op, passed)
             lookups.follow(op)
         except InvalidGraphError as error:
             kind = type(error)
@@ -109,8 +120,8 @@ def _check_tensor(tensor: Tensor) -> None:
     require(not tensor.is_variable, "it keeps its value between runs")
     if tensor.data is not None:
         require(tensor.data.size == _bytes(tensor), f"the constant has {tensor.data.size} bytes")
-        width = BITS[tensor.dtype] // 8
-        require(tensor.data.ctypes.data % min(width, 4) == 0, "the constant is not aligned")
+        address, _ = tensor.data.__array_interface__["data"]
+        require(address % min(BITS[tensor.dtype] // 8, 4) == 0, "the constant is not aligned")
     if tensor.quantization is not None:
         _check_quantization(tensor)
 
@@ -149,7 +160,7 @@ def _input_problems(graph: AnyGraph, known: set[Tensor]) -> Iterator[InvalidGrap
                 yield InvalidGraphError("the signature names other tensors")
 
 
-def _check_operator(op: Operator, known: set[Tensor], available: set[Tensor]) -> None:
+def _check_order(op: Operator, known: set[Tensor], available: set[Tensor]) -> None:
     for slot, tensor in enumerate(op.inputs):
         if tensor is None:
             continue
@@ -161,16 +172,32 @@ def _check_operator(op: Operator, known: set[Tensor], available: set[Tensor]) ->
             tensor not in available and tensor not in op.outputs[:slot],
             f"output {slot} is a constant, an input, or has another producer",
         )
+
+
+def _check_rule(op: Operator, passed: set[Hashable]) -> None:
     require(op.name not in _CONTROL_FLOW, "no ensemble has control flow")
     if op.name not in RULES:
         raise UncheckedError("there is no rule for this operator")
-    if all(tensor.dtype in BITS for tensor in (*op.operands, *op.outputs)):
-        try:
-            RULES[op.name](op)
-        except InvalidGraphError:
-            raise
-        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
-            raise InvalidGraphError(str(error)) from error
+    if not all(tensor.dtype in BITS for tensor in (*op.operands, *op.outputs)):
+        return  # the tensor's problem is known
+    key = op.name, id(op.options), op.custom_options, *map(_rule_s_view, (*op.inputs, *op.outputs))
+    if key in passed:
+        return
+    try:
+        RULES[op.name](op)
+    except InvalidGraphError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, LookupError) as error:
+        raise InvalidGraphError(str(error)) from error
+    passed.add(key)
+
+
+def _rule_s_view(tensor: Tensor | None) -> Hashable:
+    """What a rule may look at: of constants, only those of integers can be parameters."""
+    if tensor is None:
+        return None
+    data = tensor.data if tensor.dtype in ("int32", "int64") else tensor.data is not None
+    return tensor.shape, tensor.dtype, id(data), id(tensor.quantization)
 
 
 class _Lookups:

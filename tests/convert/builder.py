@@ -24,6 +24,7 @@ _OPTIONS = {
     "CONV_2D": "Conv2DOptions",
     "STRIDED_SLICE": "StridedSliceOptions",
     "AVERAGE_POOL_2D": "Pool2DOptions",
+    "MAX_POOL_2D": "Pool2DOptions",
     "SUM": "ReducerOptions",
     "MEAN": "ReducerOptions",
 }
