@@ -16,9 +16,12 @@ import numpy as np
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble, as_ensemble
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras
+from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.combination import combine
+
+_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ def verify(
         raise EnsembleError("`images` is empty: give at least one image to compare.")
     ours = interpreter.predict_logits(images)
     normalized = Normalization(mean, std)(images)
-    outputs = model.predict([normalized] * len(model.inputs), verbose=0)
+    batches = tf.data.Dataset.from_tensor_slices((normalized, np.zeros(len(normalized))))
+    batches = batches.batch(_BATCH).map(lambda x, y: ((x,) * len(model.inputs), y))
+    outputs = predict_batches(model, batches, images=len(images), what="running Keras")
     logits = np.stack(outputs[: interpreter.max_members])
     same = logits.argmax(-1) == ours.argmax(-1)
     scheme, weights = interpreter.scheme, interpreter.weights

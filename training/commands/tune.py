@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from larq_ensemble.console.options import data_dir_option, names, seed_option
-from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
+from larq_ensemble.console.reporting import KERAS_VERBOSITY, json_option, reporting
 
 
 @click.command("tune", short_help="Search for the settings of an ensemble's training.")
@@ -120,7 +120,7 @@ def command(
             trials=trials,
             resume=resume,
             progress=report.line,
-            verbose=keras_verbosity(),
+            verbose=KERAS_VERBOSITY,
         )
         report.table(
             f"Top-1 on the validation split of {pretrained}, M = {members}",

@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from larq_ensemble.console.options import member_counts, seed_option
-from larq_ensemble.console.reporting import Report, json_option, keras_verbosity, reporting
+from larq_ensemble.console.reporting import KERAS_VERBOSITY, Report, json_option, reporting
 from larq_ensemble.training.commands.options import data_options
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def command(
                 ),
                 members=members,
                 progress=report.line,
-                verbose=keras_verbosity(),
+                verbose=KERAS_VERBOSITY,
             )
             here = "" if dataset_name is None else f" (here on {dataset_name})"
             _accuracy_table(report, figure.title + here, points)
