@@ -177,7 +177,7 @@ def tune(
     tuned = TunedRecipe(
         scheme=best.scheme,
         sharing=best.sharing,
-        retrain=search.recipe_for(backbone, asdict(best)),
+        retrain=_recipe(search, backbone, out, asdict(best)),
         tuned={
             "pretrained": str(backbone.path),
             "members": search.members,
@@ -218,7 +218,7 @@ class _Training:
             members=search.members,
             scheme=values["scheme"],
             sharing=values["sharing"],
-            recipe=search.recipe_for(self.backbone, values),
+            recipe=_recipe(search, self.backbone, self.out, values),
             seed=search.seed,
             data=search.data,
             resume=True,
@@ -226,6 +226,13 @@ class _Training:
         )
         self.progress(f"{head} validation top-1 {result[OBJECTIVE]:.2f} %")
         return result[OBJECTIVE]
+
+
+def _recipe(search: Search, backbone: Run, out: Path, values: dict[str, Any]) -> Recipe:
+    """The recipe of a trial: as the search began, if the named recipe was another then."""
+    recipe = search.recipe_for(backbone, values)
+    begun = sorted((out / "trials").glob("*/config.json"))
+    return recipe.as_begun(load_run(begun[0].parent).config.recipe) if begun else recipe
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:
