@@ -178,13 +178,14 @@ class Bar:
         if now < self._next or self._estimates.elapsed(outermost(work)) < QUIET / 3:
             return
         self._next = now + _FRAME
+        line = described(work, self._estimates)
         if self._bar is None:
-            self._bar = _new_bar()
+            self._bar = _new_bar(line)
         (task,) = self._bar.task_ids
         self._bar.update(
             task,
             completed=self._estimates.share(work, of=outermost(work)),
-            description=described(work, self._estimates),
+            description=line,
             refresh=True,
         )
 
@@ -195,7 +196,7 @@ class Bar:
             self._bar = None
 
 
-def _new_bar() -> Progress:
+def _new_bar(description: str) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -211,6 +212,6 @@ def _new_bar() -> Progress:
         redirect_stdout=sys.stdout.isatty(),
         redirect_stderr=True,
     )
-    bar.add_task("", total=1.0)
+    bar.add_task(description, total=1.0)
     bar.start()
     return bar

@@ -69,7 +69,7 @@ def test_metrics_for_each_number_of_members(ensemble, logits, digits):
     told = []
     with listening(lambda work: told.append((work.what, work.done, work.total))):
         result = evaluate(ensemble)
-    assert ("evaluating", len(digits), len(digits)) in told
+    assert ("evaluating", 599, 599) in told
     assert (result["dataset"], result["split"], result["samples"]) == ("digits", "test", 599)
     assert len(result["by_members"]) == 3
     for members, row in enumerate(result["by_members"], start=1):
