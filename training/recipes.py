@@ -259,7 +259,7 @@ class TunedRecipe:
             ) from error
         except EnsembleError as error:  # such as a rate below 0
             raise EnsembleError(f"The recipe file {str(path)!r}: {error}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise EnsembleError(
                 f"{str(path)!r} is not a recipe file ({error!r}): give the recipe.json that "
                 "`larq-ensemble tune` wrote."

@@ -35,6 +35,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import replacing, write_text
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.graph import Sharing, shared_layers
+from larq_ensemble.network.sharing import has_own_head_bias
 from larq_ensemble.progress import tracked
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[int], Sequence[keras.callbacks.Callback]]
@@ -263,10 +264,13 @@ def fit_members(
         "seed": seed,
     }
     if folder is not None:
+        # A function has another text in every process.
+        shared = sorted(shared_layers(sharing, backbone)) if callable(sharing) else sharing
+        if has_own_head_bias(sharing):  # a folder of before has members without it
+            shared = f"{shared} with a bias of each member in the linear layer"
         settings = {
             **arguments,
-            # A function has another text in every process.
-            "sharing": sorted(shared_layers(sharing, backbone)) if callable(sharing) else sharing,
+            "sharing": shared,
             "members": members,
             "epochs": epochs,
             "batch_size": batch_size,

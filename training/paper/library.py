@@ -10,6 +10,9 @@ from typing import Any
 
 from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DATASETS, DataOptions
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.network.architectures import REVISION
+from larq_ensemble.network.sharing import has_own_head_bias
 from larq_ensemble.progress import Work
 from larq_ensemble.runs import Run, RunConfig, load_run
 from larq_ensemble.training.paper.figures import Curve
@@ -177,6 +180,7 @@ class RunLibrary:
         if not (path / "config.json").is_file():
             return None
         run = load_run(path)
+        _check_network(run)
         if not (run.result_path.is_file() and run.model_path.is_file()):
             return None
         config, data = run.config, self._settings.data.to_json()
@@ -189,3 +193,17 @@ class RunLibrary:
         )
         # With other settings, `open_run` says which of them differs.
         return (run, json.loads(run.result_path.read_text(encoding="utf-8"))) if same else None
+
+
+def _check_network(run: Run) -> None:
+    """# Raises
+    EnsembleError: if a run is of a network or a sharing of before they were the paper's.
+    """
+    config = run.config
+    if config.model["revision"] != REVISION or (
+        has_own_head_bias(config.ensemble.get("sharing")) and not config.own_head_bias
+    ):
+        raise EnsembleError(
+            f"The run {str(run.path)!r} is of an earlier version of larq-ensemble, whose network "
+            "or sharing differs from the paper's: choose another `out`, or move the runs away."
+        )

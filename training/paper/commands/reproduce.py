@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from larq_ensemble.console.options import member_counts, seed_option
+from larq_ensemble.console.options import (
+    SHARE_BELOW_1,
+    OutputFolder,
+    member_counts,
+    seed_option,
+    width_option,
+)
 from larq_ensemble.console.reporting import KERAS_VERBOSITY, Report, json_option, reporting
 from larq_ensemble.training.commands.options import data_options
 
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 @click.argument("name")
 @click.option(
     "--out",
+    type=OutputFolder(),
     required=True,
     metavar="DIR",
     help="For NAME.csv, NAME.png, NAME.svg, and runs/, where what was trained before is found.",
@@ -42,7 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--pretrain-epochs", type=click.IntRange(1), help="Of each backbone  [default: the recipe's]"
 )
-@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies channels.")
+@width_option
 @click.option(
     "--dataset",
     "dataset_name",
@@ -51,7 +58,7 @@ if TYPE_CHECKING:
 @data_options
 @click.option(
     "--validation",
-    type=float,
+    type=SHARE_BELOW_1,
     default=0.0,
     show_default=True,
     help="Share of the training images held out; the paper's is 0.",
@@ -108,6 +115,10 @@ def command(
 
     with reporting(json_target) as report:
         figure = FIGURES[name]
+        # Before the work, because matplotlib may be missing.
+        from larq_ensemble.training.paper.plots import draw
+        from larq_ensemble.training.plots import save
+
         if isinstance(figure, AccuracyFigure):
             points = trained_points(
                 name,
@@ -135,9 +146,6 @@ def command(
                 report.line(figure.note)
         folder = Path(out)
         write_csv(folder / f"{name}.csv", points)
-        from larq_ensemble.training.paper.plots import draw
-        from larq_ensemble.training.plots import save
-
         png, svg = save(draw(figure, points), folder / name)
         report.line(f"Wrote {folder / name}.csv, .png and .svg.")
         report.result |= {
