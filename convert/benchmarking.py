@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.progress import tracked
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.arguments import integer_in_range
@@ -135,7 +136,7 @@ def benchmark(
     image = np.random.default_rng(0).integers(0, 256, (1, *ours.input_shape), np.uint8)
     others = {} if run is None else _others(ours, tflite, run, max(counts), image, progress)
     contenders = {THIS_FILE: _by_interpreter(ours, image), **others}
-    times = _milliseconds(contenders, sorted({1, *counts}), repetitions, progress)
+    times = _milliseconds(contenders, sorted({1, *counts}), repetitions)
     comparisons = []
     for count in counts:
         mine = times[THIS_FILE, count]
@@ -165,7 +166,6 @@ def _milliseconds(
     contenders: Mapping[str, Predict],
     counts: Sequence[int],
     repetitions: int | None,
-    progress: Callable[[str], None],
 ) -> dict[tuple[str, int], np.ndarray]:
     """Times `[repetitions]` of each contender at each number of members."""
     for predict in contenders.values():
@@ -186,10 +186,8 @@ def _milliseconds(
         fitting = int(1000 * DEFAULT_SECONDS / repetition().sum())
         repetitions = max(fitting, MIN_REPETITIONS)
     times = np.empty((repetitions, len(jobs)))
-    for done in range(repetitions):
+    for done in tracked(range(repetitions), "timing", unit="repetition"):
         times[done] = repetition()
-        if 4 * (done + 1) // repetitions > 4 * done // repetitions:
-            progress(f"{done + 1:,} of {repetitions:,} repetitions")
     return dict(zip(jobs, times.T, strict=True))
 
 

@@ -16,10 +16,13 @@ import numpy as np
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble, as_ensemble
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras
+from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import class_indices
+
+_BATCH = 100
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,9 @@ def verify(
         labels = class_indices(labels, examples=len(images), classes=interpreter.classes)
     ours = interpreter.predict_logits(images)
     normalized = Normalization(mean, std)(images)
-    outputs = model.predict([normalized] * len(model.inputs), verbose=0)
+    batches = tf.data.Dataset.from_tensor_slices((normalized, np.zeros(len(normalized))))
+    batches = batches.batch(_BATCH).map(lambda x, y: ((x,) * len(model.inputs), y))
+    outputs = predict_batches(model, batches, images=len(images), what="running Keras")
     logits = np.stack(outputs[: interpreter.max_members])
     same = logits.argmax(-1) == ours.argmax(-1)
     scheme, weights = interpreter.scheme, interpreter.weights

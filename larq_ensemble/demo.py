@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from larq_ensemble.console.options import OutputFolder, seed_option
-from larq_ensemble.console.reporting import Report, json_option, keras_verbosity, reporting
+from larq_ensemble.console.reporting import KERAS_VERBOSITY, Report, json_option, reporting
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import replacing
 
@@ -75,7 +75,7 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
         seed=seed,
         data=data,
         resume=True,
-        verbose=keras_verbosity(),
+        verbose=KERAS_VERBOSITY,
     )
     report.line(f"2/6  Training {MEMBERS} members that share its frozen filters")
     run, _ = train_ensemble(
@@ -86,7 +86,7 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
         seed=seed,
         data=data,
         resume=True,
-        verbose=keras_verbosity(),
+        verbose=KERAS_VERBOSITY,
     )
     report.line("3/6  Evaluating the first m members on the test split, m = 1 to 4")
     metrics = evaluate(run)

@@ -10,6 +10,7 @@ from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split
 from larq_ensemble.ensembles import as_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
+from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime import metrics
 from larq_ensemble.runtime.combination import combine
@@ -19,8 +20,12 @@ from larq_ensemble.training.pipeline import evaluation_batches
 def member_logits(model: keras.Model, data: Split, dataset: Dataset) -> np.ndarray:
     """Logits, float32 `[members, n, classes]`, of an ensemble with one input."""
     logits_only = keras.Model(model.inputs, model.outputs[: as_ensemble(model).members])
-    logits = logits_only.predict(evaluation_batches(data, dataset), verbose=0)
-    return np.stack(logits if isinstance(logits, list) else [logits])
+    return np.stack(_outputs(logits_only, data, dataset))
+
+
+def _outputs(model: keras.Model, data: Split, dataset: Dataset) -> list[np.ndarray]:
+    batches = evaluation_batches(data, dataset)
+    return predict_batches(model, batches, images=len(data), what="evaluating")
 
 
 def evaluate(
@@ -69,7 +74,7 @@ def evaluate(
         logits = member_logits(model, data, dataset)
         scheme, weights = model.scheme.name, model.member_weights
     else:
-        logits = np.asarray(model.predict(evaluation_batches(data, dataset), verbose=0))[None]
+        logits = np.stack(_outputs(model, data, dataset))
         scheme, weights = "fusion", None
     counts = range(1, total + 1) if members is None else [members]
     by_members = [

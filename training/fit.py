@@ -13,6 +13,7 @@ import numpy as np
 from larq_ensemble.errors import EnsembleError, check_seed
 from larq_ensemble.files import write_text
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.progress import Work, working
 from larq_ensemble.runs import Run
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.optimizer import OneOperatorAdam
@@ -145,22 +146,25 @@ def fit(
     timer = EpochTimer()
     if initial_epoch < epochs:
         batches = batches_from(initial_epoch)
-        model.fit(
-            distribution.split(batches),
-            epochs=epochs,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=batches.steps_per_epoch,
-            validation_data=distribution.shard(validation),
-            verbose=verbose,
-            callbacks=[
-                StopWhenDiverged(),
-                LearningRateLogger(),
-                timer,
-                *callbacks,
-                *logging,
-                keras.callbacks.LambdaCallback(on_epoch_end=save),
-            ],
-        )
+        images = (epochs - initial_epoch) * batches.steps_per_epoch * batches.batch_size
+        with working("training", images, unit="image") as work:
+            model.fit(
+                distribution.split(batches),
+                epochs=epochs,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=batches.steps_per_epoch,
+                validation_data=distribution.shard(validation),
+                verbose=verbose,
+                callbacks=[
+                    StopWhenDiverged(),
+                    LearningRateLogger(),
+                    timer,
+                    ProgressTeller(work, epochs, batches.batch_size),
+                    *callbacks,
+                    *logging,
+                    keras.callbacks.LambdaCallback(on_epoch_end=save),
+                ],
+            )
     return {"initial_epoch": initial_epoch, "steps_per_second": timer.steps_per_second}
 
 
@@ -195,6 +199,20 @@ class LearningRateLogger(keras.callbacks.Callback):
         optimizer = self.model.optimizer
         logs["learning_rate"] = float(keras.backend.get_value(optimizer.learning_rate))
         logs["step"] = int(optimizer.iterations.numpy())
+
+
+class ProgressTeller(keras.callbacks.Callback):
+    """Tells of each training step as progress of `work`, which counts images."""
+
+    def __init__(self, work: Work, epochs: int, batch_size: int) -> None:
+        super().__init__()
+        self._work, self._epochs, self._batch_size = work, epochs, batch_size
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._work.detail = f"epoch {epoch + 1} of {self._epochs}"
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._work.advance(self._batch_size)
 
 
 class EpochTimer(keras.callbacks.Callback):

@@ -14,6 +14,7 @@ from larq_ensemble.files import write_text
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.sharing import parse_sharing
 from larq_ensemble.network.storage import account
+from larq_ensemble.progress import tracked
 from larq_ensemble.runs import Run
 from larq_ensemble.training.paper import numbers as paper
 
@@ -92,7 +93,7 @@ def frontier(
             f"{str(other.path)!r} of {second!r}: their accuracies can't be compared."
         )
     points: list[FrontierPoint] = []
-    for number, run in enumerate(runs, start=1):
+    for number, run in enumerate(tracked(runs, "run", unit="run"), start=1):
         progress(f"{number} of {len(runs)}: {run.path}")
         metrics = _evaluation(run, Path(out) / "evaluations", split, data_dir, limit)
         points += _points(run, metrics)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
-
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles.fused_activations import fused_network
 from larq_ensemble.keras import keras
 from larq_ensemble.models import PRELU_GRADIENT, PReLUGradient, build_model
+from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.network.architectures import MODELS, REVISION
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
@@ -165,5 +164,6 @@ def backbone_top1(model: keras.Model, data: Split, dataset: Dataset) -> float | 
     """Top-1 accuracy of a single network, in percent; `None` without data."""
     if not len(data):
         return None
-    logits = model.predict(evaluation_batches(data, dataset), verbose=0)
-    return top_k_accuracy(np.asarray(logits), data.labels, k=1)
+    batches = evaluation_batches(data, dataset)
+    (logits,) = predict_batches(model, batches, images=len(data), what="evaluating")
+    return top_k_accuracy(logits, data.labels, k=1)

@@ -21,6 +21,7 @@ from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_text
 from larq_ensemble.network.sharing import POLICIES
+from larq_ensemble.progress import Work, working
 from larq_ensemble.runs import Run, load_run
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.memory import free_networks
@@ -162,9 +163,10 @@ def tune(
         max_consecutive_failed_trials=trials + 1,
     )
     oracle.verbose = 0
-    training = _Training(backbone, out, search, trials, progress, verbose)
     try:
-        EnsembleTuner(oracle, training, out).search()
+        with working("trial", trials, unit="trial") as work:
+            training = _Training(backbone, out, search, trials, progress, verbose, work)
+            EnsembleTuner(oracle, training, out).search()
     except kt.errors.FatalError as error:
         raise error.__cause__ or error from None
     done = _trials(oracle, out)
@@ -175,7 +177,7 @@ def tune(
     tuned = TunedRecipe(
         scheme=best.scheme,
         sharing=best.sharing,
-        retrain=search.recipe_for(backbone, asdict(best)),
+        retrain=_recipe(search, backbone, out, asdict(best)),
         tuned={
             "pretrained": str(backbone.path),
             "members": search.members,
@@ -198,6 +200,7 @@ class _Training:
     trials: int
     progress: Callable[[str], None]
     verbose: int | str
+    work: Work
 
     def __call__(self, trial_id: str, values: dict[str, Any]) -> float:
         values, search = _rounded(values), self.search
@@ -207,6 +210,7 @@ class _Training:
             f"{counted(values['epochs'], 'epoch')}, dropout {values['dropout']:g}, "
             f"jitter {values['jitter']:g}"
         )
+        self.work.done = int(trial_id)
         free_networks()  # of the last trial
         _, result = train_ensemble(
             load_run(self.backbone.path),
@@ -214,7 +218,7 @@ class _Training:
             members=search.members,
             scheme=values["scheme"],
             sharing=values["sharing"],
-            recipe=search.recipe_for(self.backbone, values),
+            recipe=_recipe(search, self.backbone, self.out, values),
             seed=search.seed,
             data=search.data,
             resume=True,
@@ -222,6 +226,13 @@ class _Training:
         )
         self.progress(f"{head} validation top-1 {result[OBJECTIVE]:.2f} %")
         return result[OBJECTIVE]
+
+
+def _recipe(search: Search, backbone: Run, out: Path, values: dict[str, Any]) -> Recipe:
+    """The recipe of a trial: as the search began, if the named recipe was another then."""
+    recipe = search.recipe_for(backbone, values)
+    begun = sorted((out / "trials").glob("*/config.json"))
+    return recipe.as_begun(load_run(begun[0].parent).config.recipe) if begun else recipe
 
 
 def _rounded(values: dict[str, Any]) -> dict[str, Any]:

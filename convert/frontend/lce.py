@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import tf
@@ -34,10 +36,28 @@ def convert_function(
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, folder, signatures=function, options=options)
         try:
-            return lce.convert_saved_model(folder)
+            with _without_notes():
+                return lce.convert_saved_model(folder)
         except Exception as error:  # the converter raises a bare Exception for every failure
             reason = next(iter(str(error).strip().splitlines()), "no reason given")
             raise EnsembleError(
                 f"Larq Compute Engine can't convert the network: {reason} "
                 "Check that its layers are among those that TFLite and LCE support."
             ) from error
+
+
+@contextlib.contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keeps the converter's notes from standard error, warnings not; unless the user chose.
+
+    LCE brings a TensorFlow of its own, which reads the variable when it first has to say something.
+    """
+    name = "TF_CPP_MIN_LOG_LEVEL"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[name]

@@ -15,8 +15,12 @@ from typing import Any
 import click
 
 from larq_ensemble.console.options import UserPath
+from larq_ensemble.console.progress import showing_progress
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import is_same_file, obstacle, write_text
+
+#: Keras's `verbose`: a line for each epoch. `larq_ensemble.console.progress` shows the steps.
+KERAS_VERBOSITY = 2
 
 json_option = click.option(
     "--json",
@@ -102,7 +106,8 @@ def reporting(json_target: str | None) -> Iterator[Report]:
     report = Report()
     if json_target != "-":
         _check_target(json_target)
-        yield report
+        with showing_progress():
+            yield report
         if json_target is not None:
             write_text(json_target, _dumps(report.result))
         return
@@ -110,17 +115,13 @@ def reporting(json_target: str | None) -> Iterator[Report]:
     stdout = os.dup(1)
     try:
         os.dup2(2, 1)
-        yield report
+        with showing_progress():
+            yield report
     finally:
         sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
     print(_dumps(report.result), end="", flush=True)
-
-
-def keras_verbosity() -> int:
-    """Keras's `verbose`: a progress bar on a terminal, a line for each epoch elsewhere."""
-    return 1 if sys.stdout.isatty() else 2
 
 
 def _check_target(target: str | None) -> None:

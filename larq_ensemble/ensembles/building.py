@@ -41,6 +41,7 @@ from larq_ensemble.models.functional import (
 )
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
 from larq_ensemble.network.sharing import binary_layers, has_own_head_bias
+from larq_ensemble.progress import TrackedList
 from larq_ensemble.runtime.combination import are_weights
 
 Initial = Literal["pretrained", "random"]
@@ -218,6 +219,7 @@ def _build_branches(
     config = _members_config(backbone.get_config(), members, shared, trunk)
     if dropout is not None:
         _set_dropout(config, dropout)
+    config["layers"] = TrackedList(config["layers"], "building the members", unit="layer")
     branches = rebuilt(backbone, config)
     layers = {layer.name: layer for layer in branches.layers}  # get_layer goes through all of them
     for name in shared:

@@ -35,6 +35,7 @@ from larq_ensemble.files import replacing, write_text
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.models.graph import Sharing, shared_layers
 from larq_ensemble.network.sharing import has_own_head_bias
+from larq_ensemble.progress import tracked
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[int], Sequence[keras.callbacks.Callback]]
 
@@ -103,7 +104,7 @@ class SequentialTraining(abc.ABC):
         """
         results: list[dict[str, Any]] = []
         accuracies: list[float] = []
-        for member in range(self.members):
+        for member in tracked(range(self.members), "member", unit="member"):
             result = self.finished(member)
             if result is None:
                 self.say(f"Member {member + 1} of {self.members}")

@@ -27,6 +27,7 @@ import warnings
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.progress import tracked
 from larq_ensemble.runtime.arguments import bounded_threads, integer_in_range
 from larq_ensemble.runtime.budget import check_latency, members_for_latency, members_for_power
 from larq_ensemble.runtime.cascade import (
@@ -240,7 +241,7 @@ class EnsembleInterpreter:
         answer = AdaptivePrediction(
             np.empty((len(images), self.classes), np.float32), np.zeros(len(images), int)
         )
-        for i, image in enumerate(images):
+        for i, image in enumerate(tracked(images, "running the file", unit="image")):
             probabilities, members = self._run_cascade(image, cascade, most)
             answer.probabilities[i], answer.members[i] = probabilities[0], members[0]
         return answer
@@ -273,7 +274,7 @@ class EnsembleInterpreter:
         members = self.members if members is None else self._checked_members(members)
         images = self._checked_images(images)
         logits = np.empty((members, len(images), self.classes), np.float32)
-        for i, image in enumerate(images):
+        for i, image in enumerate(tracked(images, "running the file", unit="image")):
             logits[:, i] = self._interpreter.logits(_as_input(image), range(members))
         return logits
 

@@ -13,6 +13,7 @@ from larq_ensemble.convert import benchmarking as module
 from larq_ensemble.convert.benchmarking import BRANCHES, ONE_MEMBER, SEPARATE, benchmark
 from larq_ensemble.convert.conversion import convert_run
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.progress import listening
 from larq_ensemble.runtime import EnsembleInterpreter
 
 from .conftest import Converted
@@ -47,8 +48,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_every_repetition_times_everything_once_after_a_run_that_does_not_count(clock) -> None:
     contenders = {"a": clock.work("a", [100, *[1e-3] * 6]), "b": clock.work("b", [9, *[3e-3] * 6])}
-    lines: list[str] = []
-    times = module._milliseconds(contenders, [1, 4], 3, lines.append)
+    told: list[int] = []
+    with listening(lambda work: told.append(work.done)):
+        times = module._milliseconds(contenders, [1, 4], 3)
     expected = {("a", 1): 1, ("b", 1): 3, ("a", 4): 4, ("b", 4): 12}
     assert times.keys() == expected.keys()
     for job, milliseconds in expected.items():
@@ -57,13 +59,13 @@ def test_every_repetition_times_everything_once_after_a_run_that_does_not_count(
     for repetition in range(3):
         calls = clock.calls[2 + 4 * repetition :][:4]
         assert set(calls) == expected.keys()
-    assert lines[-1] == "3 of 3 repetitions"
+    assert told == [0, 1, 2, 3, 3]
 
 
 @pytest.mark.parametrize(("seconds", "repetitions"), [(0.1, 100), (4.0, 10)])
 def test_by_default_it_takes_ten_seconds_or_ten_repetitions(clock, seconds, repetitions) -> None:
     work = clock.work("a", [seconds] * 200)
-    times = module._milliseconds({"a": work}, [1], None, lambda line: None)
+    times = module._milliseconds({"a": work}, [1], None)
     assert len(times["a", 1]) == pytest.approx(repetitions, abs=1)
 
 

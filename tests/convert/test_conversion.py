@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_the_gradient_of_prelu_leaves_no_trace(tmp_path) -> None:
 
 def test_single_member(tmp_path) -> None:
     assert_members_agree(converted(small_ensemble(1), tmp_path), pixels(40, (16, 16, 3)))
+
+
+def test_the_converter_takes_no_notes(tmp_path, monkeypatch, capfd) -> None:
+    """LCE's converter reports each of its steps on standard error, a dozen lines a file."""
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    converted(small_ensemble(1), tmp_path)
+    assert "SavedModel" not in capfd.readouterr().err
+    assert "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 
 
 def test_foreign_larq_model(tmp_path) -> None:

@@ -9,6 +9,7 @@ from larq_ensemble.convert.verification import verify
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
+from larq_ensemble.progress import listening
 from larq_ensemble.runtime import EnsembleInterpreter
 
 from .conftest import MEAN, STD, Converted, converted, pixels, small_backbone, small_ensemble
@@ -17,7 +18,10 @@ from .conftest import MEAN, STD, Converted, converted, pixels, small_backbone, s
 def test_agreement(fusion: Converted) -> None:
     images = pixels(50, (16, 16, 3))
     labels = np.zeros(50, int)
-    report = verify(fusion.model, fusion.path, images, labels, mean=MEAN, std=STD)
+    told = []
+    with listening(lambda work: told.append((work.what, work.done))):
+        report = verify(fusion.model, fusion.path, images, labels, mean=MEAN, std=STD)
+    assert {("running the file", 50), ("running Keras", 50)} <= {*told}
     assert report.samples == 50
     assert len(report.member_argmax_agreement) == 3
     assert min(report.member_argmax_agreement) >= 0.95

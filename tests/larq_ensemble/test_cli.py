@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from larq_ensemble import __version__
-from larq_ensemble.cli import COMMANDS, main
+from larq_ensemble.cli import COMMANDS, cli, main
+from larq_ensemble.training.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 
@@ -169,7 +172,8 @@ def test_json_of_every_command_is_all_there_is_on_standard_output(job):
 def test_help_of_every_command_imports_nothing_heavy():
     code = """
 import sys
-from larq_ensemble.cli import COMMANDS, main
+from larq_ensemble.cli import COMMANDS, cli, main
+from larq_ensemble.training.recipes import RECIPES
 for arguments in [["--help"], *([name, "-h"] for name in COMMANDS)]:
     try:
         main(arguments)
@@ -216,6 +220,32 @@ def test_help_says_how_to_call(call, name):
     assert f"Usage: larq-ensemble {name} " in out
     assert f"  larq-ensemble {name}" in out.split("Examples:")[1]
     assert "--json FILE" in out
+
+
+def test_the_whole_job_of_the_help_takes_minutes(call):
+    """Every command is there, and its options train on fewer images than an epoch of CIFAR has."""
+    out = call("--help")[1]
+    lines = re.findall(r"^ *larq-ensemble (\w+) (.*)$", out, re.MULTILINE)
+    assert {name for name, _ in lines} == JOB.keys() - {
+        *("storage", "inspect", "calibrate", "tune", "reproduce", "frontier")
+    }
+    given = {}
+    for name, arguments in lines:
+        command = cli.get_command(click.Context(cli), name)
+        given[name] = command.make_context(name, arguments.split()).params
+    images = len(load_digits().images)
+    recipes = RECIPES[given["pretrain"]["recipe_name"]](10)
+    assert given["pretrain"]["dataset_name"] == "digits"
+    assert given["pretrain"]["epochs"] is None
+    assert recipes.pretrain.epochs * images < 50_000
+    assert given["train"]["recipe_name"] == given["pretrain"]["recipe_name"]
+    assert recipes.retrain.epochs * given["train"]["members"] * images < 50_000
+    # Each takes what those before it wrote.
+    assert given["train"]["pretrained"] == given["pretrain"]["out"]
+    runs = [given["evaluate"]["run"], given["convert"]["source"], given["verify"]["run"]]
+    assert {*runs} == {given["train"]["out"]}
+    files = [given[name]["tflite"] for name in ("verify", "predict", "benchmark")]
+    assert {*files} == {given["convert"]["out"]}
 
 
 def test_help_names_everything_that_is_registered(call):

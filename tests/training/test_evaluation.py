@@ -7,6 +7,7 @@ import pytest
 from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
+from larq_ensemble.progress import listening
 from larq_ensemble.runs import load_run
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.evaluation import evaluate, member_logits
@@ -65,7 +66,10 @@ def recomputed(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def test_metrics_for_each_number_of_members(ensemble, logits, digits):
-    result = evaluate(ensemble)
+    told = []
+    with listening(lambda work: told.append((work.what, work.done, work.total))):
+        result = evaluate(ensemble)
+    assert ("evaluating", 599, 599) in told
     assert (result["dataset"], result["split"], result["samples"]) == ("digits", "test", 599)
     assert len(result["by_members"]) == 3
     for members, row in enumerate(result["by_members"], start=1):

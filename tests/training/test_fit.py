@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.cli import main
+from larq_ensemble.console import progress
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
@@ -25,6 +27,7 @@ DROPOUT_STATE = "dropout/dropout/_generator/_state_var/.ATTRIBUTES/VARIABLE_VALU
 # The command line, with the network of `conftest.py` among its models.
 COMMAND_LINE = """
 from larq_ensemble.cli import main
+from larq_ensemble.console import progress
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
 MODELS.register("tiny", Architecture(residual_block, (4, 8), (0, 1)))
@@ -125,7 +128,7 @@ def test_dropout_is_in_effect(recipe, resume, backbone, tmp_path):
 
 
 def test_a_command_killed_in_mid_epoch_loses_at_most_that_epoch(
-    tiny, tmp_path, capsys, assert_same_training
+    tiny, tmp_path, capsys, monkeypatch, assert_same_training
 ):
     out = tmp_path / "run"
     settings = {"epochs": 10, "batch-size": 8, "lr": 0.01, "dropout": 0.3}
@@ -149,13 +152,20 @@ def test_a_command_killed_in_mid_epoch_loses_at_most_that_epoch(
     assert not (out / "model.keras").exists()
 
     # Here, which saves to import TensorFlow once more.
+    monkeypatch.setattr(progress, "QUIET", 0)
     with pytest.raises(SystemExit) as ended:
         main(command)
     assert not ended.value.code
     # Keras names the epochs that it trains, from 1.
-    shown = capsys.readouterr().out
-    assert "Epoch 2/10" not in shown
-    assert "Epoch 10/10" in shown
+    captured = capsys.readouterr()
+    assert "Epoch 2/10" not in captured.out
+    assert "Epoch 10/10" in captured.out
+    # Not on a terminal: after two steps of 8 of the 144 images an estimate for all that is left.
+    line = captured.err.splitlines()[0]
+    assert re.fullmatch(
+        r"training, epoch (\d+) of 10: 16 of [\d,]+ images, \S+ images/s, about .* left", line
+    )
+    assert "\r" not in captured.err
 
     recipe = Recipe(epochs=10, batch_size=8, lr=0.01, dropout=0.3, source="test")
     data = DataOptions(limit_train=160, limit_test=32)

@@ -12,6 +12,7 @@ import pytest
 
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import write_text
 from larq_ensemble.training import tuning
 from larq_ensemble.training.recipes import Recipe, TunedRecipe
 from larq_ensemble.training.tuning import Search, tune
@@ -162,6 +163,32 @@ def test_searches_do_not_mix(backbone, search, trainings, tmp_path):
     with pytest.raises(EnsembleError, match="held out no validation data"):
         tune(backbone, tmp_path / "new", nothing, trials=1)
     assert not (tmp_path / "new").exists()
+
+
+def test_too_few_images_to_hold_any_out_is_what_the_error_says(backbone, search, tmp_path):
+    """A tenth of four images is none, although the run held out a tenth of its own."""
+    few = replace(search, data=replace(search.data, limit_train=4))
+    with pytest.raises(
+        EnsembleError, match=r"Of `limit_train=4` images the validation share 0\.1 .* give more"
+    ):
+        tune(backbone, tmp_path / "search", few, trials=1)
+    assert not (tmp_path / "search").exists()
+
+
+def test_trials_have_the_recipe_of_the_day_the_search_began(backbone, search, trainings, tmp_path):
+    """The paper's recipe had no epsilon of its own once, and the run of a first trial says so."""
+    paper = replace(search, recipe="paper")
+    out = tmp_path / "search"
+    tune(backbone, out, paper, trials=1, progress=lambda line: None)
+    first = json.loads((backbone.path / "config.json").read_text())
+    first["recipe"] = {**trainings[0]["recipe"].to_json()}
+    for name in ("epsilon", "decay", "drop_remainder"):
+        del first["recipe"][name]
+    write_text(out / "trials" / "0" / "config.json", json.dumps(first))
+    tune(backbone, out, paper, trials=2, resume=True, progress=lambda line: None)
+    epsilons = [training["recipe"].epsilon for training in trainings]
+    assert epsilons == [1e-8, 1e-7]
+    assert TunedRecipe.read(out / "recipe.json").retrain.epsilon == 1e-7
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"retrain": {"epochs": 1}})])

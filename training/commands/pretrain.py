@@ -15,7 +15,7 @@ from larq_ensemble.console.options import (
     seed_option,
     width_option,
 )
-from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
+from larq_ensemble.console.reporting import KERAS_VERBOSITY, json_option, reporting
 from larq_ensemble.network.commands.options import model_option
 from larq_ensemble.training.commands.options import (
     as_begun,
@@ -180,7 +180,7 @@ def command(
             distillation=distillation,
             distribute=distribute,
             resume=resume,
-            verbose=keras_verbosity(),
+            verbose=KERAS_VERBOSITY,
         )
         report.table(
             f"{run.path}: {model_name} on {dataset_name}",

@@ -14,7 +14,7 @@ from larq_ensemble.console.options import (
     numbers,
     seed_option,
 )
-from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
+from larq_ensemble.console.reporting import KERAS_VERBOSITY, json_option, reporting
 from larq_ensemble.training.commands.options import (
     as_begun,
     data_options,
@@ -200,7 +200,7 @@ def command(
             recompute=recompute,
             bfloat16=bfloat16,
             resume=resume,
-            verbose=keras_verbosity(),
+            verbose=KERAS_VERBOSITY,
         )
         report.result = result
         if recipe.epochs:

@@ -15,7 +15,7 @@ from larq_ensemble.console.options import (
     names,
     seed_option,
 )
-from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
+from larq_ensemble.console.reporting import KERAS_VERBOSITY, json_option, reporting
 from larq_ensemble.training.commands.options import batch_size_option
 
 
@@ -129,7 +129,7 @@ def command(
             trials=trials,
             resume=resume,
             progress=report.line,
-            verbose=keras_verbosity(),
+            verbose=KERAS_VERBOSITY,
         )
         report.table(
             f"Top-1 on the validation split of {pretrained}, M = {members}",

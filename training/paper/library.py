@@ -13,6 +13,7 @@ from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.network.architectures import REVISION
 from larq_ensemble.network.sharing import has_own_head_bias
+from larq_ensemble.progress import Work
 from larq_ensemble.runs import Run, RunConfig, load_run
 from larq_ensemble.training.paper.figures import Curve
 from larq_ensemble.training.recipes import RECIPES, Recipe, Recipes
@@ -62,6 +63,7 @@ class RunLibrary:
         total: how many runs will be asked for, for the lines of `progress`.
         progress: called with a line before each training.
         verbose: Keras's verbosity.
+        work: told of the epochs times members of each training.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class RunLibrary:
         total: int,
         progress: Callable[[str], None],
         verbose: int | str,
+        work: Work,
     ) -> None:
         self._total = total
         self._folder = folder
         self._settings = settings
         self._progress = progress
         self._verbose = verbose
+        self._work = work
         self._backbones: dict[Path, tuple[Run, dict[str, Any]]] = {}
         self._asked = 0
 
@@ -109,7 +113,9 @@ class RunLibrary:
             def same_origin(config: RunConfig) -> bool:
                 return config.transfer == ({"from_real": twin.digest} if twin else {})
 
-            self._backbones[path] = self._get(path, recipe, what, train, same_origin)
+            self._backbones[path] = self._get(
+                path, recipe, what, train, same_origin, epochs=recipe.epochs
+            )
         return self._backbones[path]
 
     def ensemble(self, backbone: Run, curve: Curve, members: int) -> tuple[Run, dict[str, Any]]:
@@ -142,7 +148,7 @@ class RunLibrary:
         def same_origin(config: RunConfig) -> bool:
             return config.ensemble["backbone"] == backbone.digest
 
-        return self._get(path, recipe, what, train, same_origin)
+        return self._get(path, recipe, what, train, same_origin, epochs=recipe.epochs * members)
 
     def _get(
         self,
@@ -151,15 +157,21 @@ class RunLibrary:
         what: str,
         train: Callable[[], tuple[Run, dict[str, Any]]],
         same_origin: Callable[[RunConfig], bool],
+        *,
+        epochs: int,
     ) -> tuple[Run, dict[str, Any]]:
         self._asked += 1
+        self._work.next = epochs
         head = f"{self._asked} of {self._total}: {what}"
         finished = self._finished(path, recipe, same_origin)
         if finished is not None:
             self._progress(f"{head}: finished already, {path}")
+            self._work.total -= epochs
             return finished
         self._progress(f"{head}: {'going on' if path.exists() else 'training'}, {path}")
-        return train()
+        trained = train()
+        self._work.advance(epochs)
+        return trained
 
     def _finished(
         self, path: Path, recipe: Recipe, same_origin: Callable[[RunConfig], bool]

@@ -16,6 +16,7 @@ from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.storage import account
+from larq_ensemble.progress import working
 from larq_ensemble.training.paper import numbers as paper
 from larq_ensemble.training.paper.figures import (
     FIGURES,
@@ -160,14 +161,24 @@ def trained_points(
     curves = [replace(curve, dataset=settings.dataset or curve.dataset) for curve in figure.curves]
     wanted = {curve: list(members or curve.members) for curve in curves}
     backbones = {(curve.model, curve.dataset) for curve in curves}
-    total = sum(1 + settings.recipes(*backbone).from_real for backbone in backbones)
-    total += sum(map(len, wanted.values()))
-    library = RunLibrary(Path(out) / "runs", settings, total, progress, verbose)
+    trainings = [
+        recipes.pretrain.epochs
+        for backbone in backbones
+        for recipes in [settings.recipes(*backbone)]
+        for _ in range(1 + recipes.from_real)
+    ]
+    trainings += [
+        count * settings.recipes(curve.model, curve.dataset, curve.scheme).retrain.epochs
+        for curve, counts in wanted.items()
+        for count in counts
+    ]
     points: list[Point] = []
-    for curve in curves:
-        points += _our_points(name, curve, wanted[curve], library, settings)
-        if settings.dataset is None:
-            points += _paper_points(name, curve)
+    with working(name, sum(trainings), unit="epoch of a network") as work:
+        library = RunLibrary(Path(out) / "runs", settings, len(trainings), progress, verbose, work)
+        for curve in curves:
+            points += _our_points(name, curve, wanted[curve], library, settings)
+            if settings.dataset is None:
+                points += _paper_points(name, curve)
     return list(dict.fromkeys(points))  # the curves of one network share its single network
 
 

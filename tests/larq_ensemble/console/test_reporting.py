@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from larq_ensemble.console.reporting import Report, cell, keras_verbosity, reporting, visible
+from larq_ensemble.console.reporting import Report, cell, reporting, visible
 from larq_ensemble.errors import EnsembleError
 
 ROOT = Path(__file__).parents[3]
@@ -98,12 +98,6 @@ def test_standard_output_stays_empty_on_failure():
     assert done.returncode == 1
     assert done.stdout == ""
     assert "ZeroDivisionError" in done.stderr
-
-
-def test_no_progress_bar_off_the_terminal(capsys, monkeypatch):
-    assert keras_verbosity() == 2
-    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    assert keras_verbosity() == 1
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.progress import listening
 from larq_ensemble.runtime import EnsembleInterpreter, calibrate
 from larq_ensemble.runtime import lce as interpreters
 from larq_ensemble.runtime.combination import combine
@@ -85,6 +86,13 @@ def test_predictions_are_the_combined_logits(path: Path, images: np.ndarray) -> 
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(probabilities, combine(logits, "adaboost", WEIGHTS))
+
+
+def test_each_image_is_told(path: Path, images: np.ndarray) -> None:
+    told: list[tuple[str, int, int]] = []
+    with listening(lambda work: told.append((work.unit, work.done, work.total))):
+        EnsembleInterpreter(path, members=2).predict(images)
+    assert told == [*(("image", done, 6) for done in range(7)), ("image", 6, 6)]
 
 
 def test_members_can_be_set_between_calls(path: Path, images: np.ndarray) -> None:

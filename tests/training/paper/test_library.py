@@ -7,6 +7,7 @@ import pytest
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.network.architectures import MODELS
+from larq_ensemble.progress import Work
 from larq_ensemble.runs import load_run
 from larq_ensemble.training.paper.figures import FIGURES, AccuracyFigure, Curve
 from larq_ensemble.training.paper.library import RunLibrary
@@ -102,7 +103,7 @@ def test_a_recipe_that_starts_from_the_real_valued_network(
     told = []
 
     def backbone():
-        library = RunLibrary(tmp_path, small, 2, told.append, verbose=0)
+        library = RunLibrary(tmp_path, small, 2, told.append, 0, Work("test", "epoch", 2))
         return library.backbone("resnet20", "cifar100")[0]
 
     binary = backbone()

@@ -164,7 +164,7 @@ def asked(monkeypatch):
     """The run directories that are asked for, in place of training them."""
     asked = []
 
-    def trained(self, path, recipe, what, train, same_origin):
+    def trained(self, path, recipe, what, train, same_origin, *, epochs):
         asked.append(path.name)
         dataset = {"name": self._settings.dataset or "cifar100", "classes": 10}
         return Run(path, RunConfig("backbone", {}, dataset, {}, 0)), {

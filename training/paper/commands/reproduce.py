@@ -17,7 +17,7 @@ from larq_ensemble.console.options import (
     seed_option,
     width_option,
 )
-from larq_ensemble.console.reporting import Report, json_option, keras_verbosity, reporting
+from larq_ensemble.console.reporting import KERAS_VERBOSITY, Report, json_option, reporting
 from larq_ensemble.training.commands.options import data_options
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def command(
                 ),
                 members=members,
                 progress=report.line,
-                verbose=keras_verbosity(),
+                verbose=KERAS_VERBOSITY,
             )
             here = "" if dataset_name is None else f" (here on {dataset_name})"
             _accuracy_table(report, figure.title + here, points)
