@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.combination import combine
@@ -222,8 +221,8 @@ def _others(
     for member in range(members):
         progress(f"converting member {member} by itself")
         separate.append(load_model(convert_single(ensemble.member(member)), threads, ours.kernel))
-    dataset = run.config.dataset  # that they don't normalize while timed counts in their favour
-    normalized = [Normalization(dataset["mean"], dataset["std"])(image)]
+    # That they don't normalize while timed counts in their favour.
+    normalized = [run.normalization(image)]
 
     def by_separate_models(members: int) -> np.ndarray:
         logits = np.stack([model.predict(normalized)[0] for model in separate[:members]])

@@ -6,11 +6,14 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import replacing
 from larq_ensemble.runtime.metadata import EnsembleMetadata
+
+if TYPE_CHECKING:
+    from larq_ensemble.convert.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class ConversionReport:
             padding.
         layout: the layout of the file.
         seconds: duration, from the Keras model in memory to the file.
+        agreement: how the file's bytes compare with Keras on a few images, see
+            `larq_ensemble.convert.agreement`; `None` if there was no Keras model.
     """
 
     tflite: str
@@ -31,6 +36,7 @@ class ConversionReport:
     lower_bound_bytes: int
     layout: str
     seconds: float
+    agreement: Agreement | None = None
 
     @property
     def ratio(self) -> float:
@@ -50,7 +56,11 @@ def check_target(path: str | os.PathLike[str]) -> None:
 
 
 def write_file(
-    data: bytes, metadata: EnsembleMetadata, path: str | os.PathLike[str], start: float
+    data: bytes,
+    metadata: EnsembleMetadata,
+    path: str | os.PathLike[str],
+    start: float,
+    agreement: Agreement | None = None,
 ) -> ConversionReport:
     """Writes an ensemble's file; an existing file is replaced only on success.
 
@@ -59,6 +69,7 @@ def write_file(
         metadata: the ensemble's metadata in `data`.
         path: where to write.
         start: `time.perf_counter()` when the conversion began.
+        agreement: for the report.
     """
     with replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -68,4 +79,5 @@ def write_file(
         lower_bound_bytes=metadata.theory_bytes,
         layout=metadata.layout,
         seconds=time.perf_counter() - start,
+        agreement=agreement,
     )

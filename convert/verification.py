@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.convert.conversion import normalization_of
 from larq_ensemble.ensembles import Ensemble, as_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
@@ -51,8 +51,8 @@ def verify(
     images: np.ndarray,
     labels: np.ndarray | None = None,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     threads: int = 1,
     run_hash: str | None = None,
 ) -> VerificationReport:
@@ -63,22 +63,23 @@ def verify(
         tflite: the converted file, of all members or of the first ones.
         images: `[n, height, width, channels]` with values 0..255, n > 0.
         labels: class indices `[n]`, for accuracies.
-        mean, std: the training data's constants on the scale 0..1.
+        mean, std: as for `convert_ensemble`.
         threads: of the interpreter.
         run_hash: `Run.digest` of the run that the model was loaded from; a file that was
             converted from another run is refused then. `None`: not compared.
 
     # Raises
         EnsembleError: if the file belongs to another ensemble (members, classes, input shape,
-            scheme) or another run, or there are no images.
+            scheme) or another run, the normalization is not known, or there are no images.
     """
     ensemble = as_ensemble(model)
     interpreter = EnsembleInterpreter(tflite, threads=threads)
     check_same(ensemble, interpreter, tflite, run_hash)
+    normalization = normalization_of(ensemble, mean, std)
     if not len(images):
         raise EnsembleError("`images` is empty: give at least one image to compare.")
     ours = interpreter.predict_logits(images)
-    normalized = Normalization(mean, std)(images)
+    normalized = normalization(images)
     outputs = model.predict([normalized] * len(model.inputs), verbose=0)
     logits = np.stack(outputs[: interpreter.max_members])
     same = logits.argmax(-1) == ours.argmax(-1)

@@ -19,6 +19,7 @@ if "tensorflow" not in sys.modules and importlib.util.find_spec("tf_keras"):
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 if TYPE_CHECKING:
+    from larq_ensemble.data.normalization import Normalization
     from larq_ensemble.ensembles import (
         Ensemble,
         build_ensemble,
@@ -38,6 +39,7 @@ _EXPORTS = {
     "Ensemble": "ensembles",
     "EnsembleError": "errors",
     "EnsembleInterpreter": "runtime",
+    "Normalization": "data.normalization",
     "account": "network.storage",
     "build_ensemble": "ensembles",
     "build_model": "models",
@@ -54,6 +56,7 @@ __all__ = [
     "Ensemble",
     "EnsembleError",
     "EnsembleInterpreter",
+    "Normalization",
     "__version__",
     "account",
     "build_ensemble",

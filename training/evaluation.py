@@ -17,10 +17,14 @@ from larq_ensemble.training.pipeline import evaluation_batches
 
 
 def member_logits(model: keras.Model, data: Split, dataset: Dataset) -> np.ndarray:
-    """Logits, float32 `[members, n, classes]`, of an ensemble with one input."""
+    """Logits, float32 `[members, n, classes]`, of an ensemble with one input.
+
+    # Raises
+        EnsembleError: if some are not finite.
+    """
     logits_only = keras.Model(model.inputs, model.outputs[: as_ensemble(model).members])
     logits = logits_only.predict(evaluation_batches(data, dataset), verbose=0)
-    return np.stack(logits if isinstance(logits, list) else [logits])
+    return _finite(np.stack(logits if isinstance(logits, list) else [logits]))
 
 
 def evaluate(
@@ -69,7 +73,8 @@ def evaluate(
         logits = member_logits(model, data, dataset)
         scheme, weights = model.scheme.name, model.member_weights
     else:
-        logits = np.asarray(model.predict(evaluation_batches(data, dataset), verbose=0))[None]
+        predicted = model.predict(evaluation_batches(data, dataset), verbose=0)
+        logits = _finite(np.asarray(predicted)[None])
         scheme, weights = "fusion", None
     counts = range(1, total + 1) if members is None else [members]
     by_members = [
@@ -95,6 +100,17 @@ def _metrics(probabilities: np.ndarray, logits: np.ndarray, labels: np.ndarray) 
         "brier": metrics.brier_score(probabilities, labels),
         "disagreement": metrics.disagreement(logits),
     }
+
+
+def _finite(logits: np.ndarray) -> np.ndarray:
+    """The logits; NaN would count as a prediction of class 0."""
+    if not np.isfinite(logits).all():
+        member = int(np.argmin(np.isfinite(logits).all(axis=(1, 2))))
+        raise EnsembleError(
+            f"The logits of member {member} are not all finite: its training has diverged. Train "
+            "again with a lower `lr`, or go back to an earlier checkpoint."
+        )
+    return logits
 
 
 def _check_fits(dataset: Dataset, run: Run) -> None:

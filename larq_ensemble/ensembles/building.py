@@ -27,6 +27,7 @@ import numpy as np
 
 from larq_ensemble import constraints as _constraints  # noqa: F401 (so that Keras can load them)
 from larq_ensemble import layers as _layers  # noqa: F401
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.combine import Combine
 from larq_ensemble.ensembles.ensemble import Ensemble, own_layers
 from larq_ensemble.ensembles.names import member_output, own_name
@@ -35,6 +36,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.functional import classifier, map_references
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
+from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import binary_layers
 from larq_ensemble.runtime.combination import are_weights
 
@@ -62,6 +64,7 @@ def build_ensemble(
     initial: Initial = "pretrained",
     independent_inputs: bool = False,
     weights: Sequence[float] | None = None,
+    normalization: Normalization | None = None,
     seed: int = 0,
 ) -> Ensemble:
     """Builds an ensemble of M members from a pretrained classifier (paper, Algorithm 1).
@@ -86,6 +89,8 @@ def build_ensemble(
             weights that the layers' initializers draw anew, which needs the sharing `"none"`.
         independent_inputs: one input per member, for members that see different batches.
         weights: the positive weight of each member in the combination; `None`: all equal.
+        normalization: from pixels to the backbone's input, see `Ensemble.normalization`. The
+            ensemble keeps it for conversion. `None`: not known.
         seed: of the noise, and of random members.
 
     # Returns
@@ -124,7 +129,9 @@ def build_ensemble(
         Combine(scheme, None if weights is None else weights[:count], name=output)(logits[:count])
         for output, count in SCHEMES[scheme].combinations(members).items()
     ]
-    return Ensemble(branches.inputs, [*logits, *combined], name=f"{branches.name}_ensemble")
+    ensemble = Ensemble(branches.inputs, [*logits, *combined], name=f"{branches.name}_ensemble")
+    ensemble.normalization = normalization
+    return ensemble
 
 
 def build_member(
@@ -198,9 +205,10 @@ def _build_branches(
     seed: int,
 ) -> keras.Model:
     """The networks of these members in one model: image -> the logits of each."""
-    if jitter is not None and not jitter >= 0:
-        raise EnsembleError(f"`jitter` must be at least 0, got {jitter}.")
+    if jitter is not None and not 0 <= jitter < np.inf:
+        raise EnsembleError(f"`jitter` must be at least 0 and finite, got {jitter}.")
     backbone = classifier(backbone)
+    check_weights(backbone)
     graph = layer_graph(backbone)
     shared = shared_layers(sharing, backbone)
     if scheme.rounded:
