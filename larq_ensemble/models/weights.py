@@ -15,6 +15,7 @@ def check_weights(model: keras.Model) -> None:
         EnsembleError: with the first layer for which that is not so.
     """
     for layer in model.layers:
+        norm = isinstance(layer, keras.layers.BatchNormalization)
         for weight in layer.weights:
             values = weight.numpy()
             if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -23,11 +24,9 @@ def check_weights(model: keras.Model) -> None:
                     f"in {_short(weight.name)!r}: its training has diverged. Train again with a "
                     "lower learning rate, or go back to an earlier checkpoint."
                 )
-        if isinstance(layer, keras.layers.BatchNormalization):
-            smallest = layer.moving_variance.numpy().min(initial=np.inf)
-            if smallest + layer.epsilon <= 0:
+            if norm and weight is layer.moving_variance and (values <= -layer.epsilon).any():
                 raise EnsembleError(
-                    f"The layer {layer.name!r} has a moving variance of {smallest:g}, but a "
+                    f"The layer {layer.name!r} has a moving variance of {values.min():g}, but a "
                     "variance is at least 0: its weights are damaged or were set wrongly."
                 )
 

@@ -571,8 +571,9 @@ def test_dropout_of_the_members(tiny) -> None:
         ({"members": 1.5}, r"got 1\.5"),
         ({"members": True}, "got True"),
         ({"members": "2"}, "got '2'"),
-        ({"jitter": -0.1}, r"`jitter` must be at least 0, got -0\.1"),
-        ({"jitter": float("nan")}, "`jitter` must be at least 0, got nan"),
+        ({"jitter": -0.1}, r"`jitter` must be at least 0 and finite, got -0\.1"),
+        ({"jitter": float("inf")}, "`jitter` must be at least 0 and finite, got inf"),
+        ({"jitter": float("nan")}, "`jitter` must be at least 0 and finite, got nan"),
         ({"dropout": 1.0}, r"`dropout` must be at least 0 and below 1, got 1\.0"),
         ({"weights": (1, 2, 3)}, r"`weights` must be 2 positive.*got \(1, 2, 3\)"),
         ({"weights": (1, 0)}, "`weights` must be 2 positive, finite numbers"),
@@ -608,3 +609,16 @@ def test_what_is_no_backbone_and_what_is_no_ensemble(tiny) -> None:
 def test_combine_is_an_ordinary_layer() -> None:
     layer = Combine.from_config(Combine("voting", name="a").get_config())
     assert (layer.name, layer.scheme.name) == ("a", "voting")
+
+
+def test_a_backbone_that_has_diverged_is_named() -> None:
+    backbone = tiny_backbone()
+    layer = next(
+        layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)
+    )
+    layer.moving_variance.assign(layer.moving_variance * np.nan)
+    with pytest.raises(EnsembleError, match=f"'{layer.name}' .* not finite .*'moving_variance'"):
+        build_ensemble(backbone, 2)
+    layer.moving_variance.assign(-tf.ones_like(layer.moving_variance))
+    with pytest.raises(EnsembleError, match=f"'{layer.name}' has a moving variance of -1"):
+        build_ensemble(backbone, 2)

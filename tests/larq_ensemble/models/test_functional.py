@@ -70,6 +70,33 @@ def test_one_sigmoid_becomes_two_logits(ends) -> None:
     np.testing.assert_allclose(logits[:, 1], np.log(probability / (1 - probability)), rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: dense_model(keras.layers.Dense(1)), "has one unit and no sigmoid: .*two units"),
+        (lambda: dense_model(keras.layers.Dense(1, "softmax")), "has one unit and no sigmoid"),
+        (
+            lambda: dense_model(
+                lq.layers.QuantDense(1, activation="sigmoid", kernel_quantizer="ste_sign")
+            ),
+            "one unit and a binarized kernel",
+        ),
+        (lambda: dense_model(keras.layers.Dense(3, "sigmoid")), "has the activation 'sigmoid'"),
+        (
+            lambda: dense_model(keras.layers.Dense(3), keras.layers.Activation("sigmoid")),
+            "has the activation 'sigmoid'",
+        ),
+        (
+            lambda: dense_model(keras.layers.Reshape((2, 3)), keras.layers.Dense(3)),
+            r"outputs of the shape \(None, 2, 3\), but a classifier",
+        ),
+    ],
+)
+def test_outputs_that_are_no_classes(build, message: str) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        classifier(build())
+
+
 def test_a_model_without_softmax_is_kept() -> None:
     model = dense_model(keras.layers.Dense(3))
     np.testing.assert_array_equal(classifier(model)(X), model(X))
@@ -120,23 +147,6 @@ def two_outputs() -> keras.Model:
         (lambda: dense_model(dense_model(keras.layers.Dense(4))), "inner model"),
         (two_inputs, "has 2 inputs and 1 outputs"),
         (two_outputs, "has 1 inputs and 2 outputs"),
-        (lambda: dense_model(keras.layers.Dense(1)), "has one unit and no sigmoid: .*two units"),
-        (lambda: dense_model(keras.layers.Dense(1, "softmax")), "has one unit and no sigmoid"),
-        (
-            lambda: dense_model(
-                lq.layers.QuantDense(1, activation="sigmoid", kernel_quantizer="ste_sign")
-            ),
-            "one unit and a binarized kernel",
-        ),
-        (lambda: dense_model(keras.layers.Dense(3, "sigmoid")), "has the activation 'sigmoid'"),
-        (
-            lambda: dense_model(keras.layers.Dense(3), keras.layers.Activation("sigmoid")),
-            "has the activation 'sigmoid'",
-        ),
-        (
-            lambda: dense_model(keras.layers.Reshape((2, 3)), keras.layers.Dense(3)),
-            r"outputs of the shape \(None, 2, 3\), but a classifier",
-        ),
         (lambda: "model.keras", r"`backbone` must be a tf\.keras \(Keras 2\) model, got str"),
     ],
 )
