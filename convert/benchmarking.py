@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.progress import tracked
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -220,8 +219,8 @@ def _others(
         progress(f"converting member {member} by itself")
         model = convert_single(ensemble.member(member))
         separate.append(load_model(model, ours.threads, ours.kernel))
-    dataset = run.config.dataset  # that they don't normalize while timed counts in their favour
-    normalized = [Normalization(dataset["mean"], dataset["std"])(image)]
+    # That they don't normalize while timed counts in their favour.
+    normalized = [run.normalization(image)]
 
     def by_separate_models(members: int) -> np.ndarray:
         logits = np.stack([model.predict(normalized)[0] for model in separate[:members]])

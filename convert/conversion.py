@@ -8,18 +8,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import metadata as package_metadata
 
+import numpy as np
+
+from larq_ensemble.convert.agreement import check_agreement, check_input_scale, some_images
 from larq_ensemble.convert.cutting import cut
 from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork
 from larq_ensemble.convert.pipeline import REWRITES, run_pipeline
 from larq_ensemble.convert.report import ConversionReport, write_file
 from larq_ensemble.convert.targets.lce import write_ensemble
-from larq_ensemble.ensembles import as_ensemble, build_ensemble
-from larq_ensemble.errors import UnknownNameError
+from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.ensembles import Ensemble, as_ensemble, build_ensemble
+from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.files import check_output
 from larq_ensemble.keras import keras
 from larq_ensemble.models.functional import in_float32
+from larq_ensemble.models.weights import check_weights
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
+from larq_ensemble.runtime.pixels import checked_pixels
 
 _TOOLS = ("larq-ensemble", "larq-compute-engine", "tensorflow")
 
@@ -28,8 +34,9 @@ def convert_ensemble(
     model: keras.Model,
     path: str | os.PathLike[str],
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    images: np.ndarray | None = None,
     members: int | None = None,
     layout: str = "auto",
     heads: str = "float32",
@@ -51,7 +58,10 @@ def convert_ensemble(
         model: an `Ensemble`, trained or not.
         path: where to write; an existing file is replaced only on success.
         mean, std: the training data's constants on the scale 0..1, one number per channel; the file
-            computes `(pixel / 255 - mean) / std`.
+            computes `(pixel / 255 - mean) / std`. `None`: those of `Ensemble.normalization`, which
+            they must not contradict.
+        images: a few images with raw pixels, `[n, height, width, channels]`, on which the file is
+            compared with Keras before it is written; better than the default, random ones.
         members: convert only the first m members; `None`: all.
         layout: how the file holds its members. `"indexed"`: one graph that looks a member's
             values up by its number; `"subgraphs"`: a graph per member; `"branches"`: one graph with
@@ -67,14 +77,19 @@ def convert_ensemble(
         run_hash: SHA-256 of the weights' file, for the file's description.
 
     # Returns
-        The size in bytes, the lower bound, and the duration.
+        The size in bytes, the lower bound, the duration, and how the file agrees with Keras.
 
     # Raises
-        EnsembleError: if the model is no ensemble, can't be converted, or `path` can't be written.
+        EnsembleError: if the model is no ensemble, holds weights that are not finite, or can't be
+            converted, if the normalization is not known or contradicts the model's, if the file
+            would not compute what Keras computes, or if `path` can't be written. It warns if
+            images seem to have been scaled otherwise in training.
 
     # Example
     ```python
-    report = convert_ensemble(model, "ensemble.tflite", mean=[0.5] * 3, std=[0.25] * 3)
+    ensemble = build_ensemble(backbone, 4, normalization=Normalization([0.5] * 3, [0.25] * 3))
+    ...
+    report = convert_ensemble(ensemble, "ensemble.tflite")
     print(report.bytes, report.ratio)
     ```
     """
@@ -87,8 +102,16 @@ def convert_ensemble(
     ):
         if value not in known:
             raise UnknownNameError(argument, value, known)
-    ensemble = in_float32(as_ensemble(model))
-    network = MemberIndexedNetwork(ensemble, mean=mean, std=std, heads=heads, precision=precision)
+    ensemble = as_ensemble(model)
+    normalization = normalization_of(ensemble, mean, std)
+    check_weights(ensemble)
+    ensemble = in_float32(ensemble)
+    network = MemberIndexedNetwork(
+        ensemble, normalization=normalization, heads=heads, precision=precision
+    )
+    shape = network.input_shape
+    compared = some_images(shape) if images is None else checked_pixels(images, shape, stacklevel=3)
+    check_input_scale(ensemble, normalization, compared, are_given=images is not None)
     module = network.to_module(layout)
     counts = run_pipeline(module)
     description = EnsembleMetadata(
@@ -113,7 +136,45 @@ def convert_ensemble(
     if members is not None:
         description = description.first(members)
         data = cut(data, description)
-    return write_file(data, description, path, start)
+    agreement = check_agreement(ensemble, data, normalization, compared)
+    return write_file(data, description, path, start, agreement)
+
+
+def normalization_of(
+    ensemble: Ensemble, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Normalization:
+    """The normalization that an ensemble was trained with.
+
+    # Arguments
+        mean, std: what the caller says; both or none.
+
+    # Raises
+        EnsembleError: if nobody says it, or the caller contradicts the ensemble.
+    """
+    image = ensemble.inputs[0]
+    channels = int(image.shape[-1])
+    if (mean is None) != (std is None):
+        raise EnsembleError("Give both `mean` and `std`, or none of them.")
+    given = None if mean is None or std is None else Normalization(mean, std)
+    known = ensemble.normalization
+    if known is None and image.dtype.is_integer:  # pixels as they are, and nothing else
+        known = Normalization.raw(channels)
+    normalization = known or given
+    if normalization is None:
+        raise EnsembleError(
+            "How images were scaled for this ensemble is not known: set `ensemble.normalization`, "
+            f"to Normalization.raw({channels}) if the network takes pixels from 0 to 255 as they "
+            "are, or give `mean` and `std`."
+        )
+    if given is not None:
+        given.check_channels(channels)
+        if known is not None and not given.is_close(known):
+            raise EnsembleError(
+                f"`mean` {list(given.mean)} and `std` {list(given.std)} contradict the ensemble's "
+                f"normalization, {list(known.mean)} and {list(known.std)}: leave them out, or "
+                "change `ensemble.normalization` if that one is wrong."
+            )
+    return normalization
 
 
 def ensemble_of(run: Run) -> keras.Model:
@@ -124,13 +185,14 @@ def ensemble_of(run: Run) -> keras.Model:
     """
     if run.config.kind == "ensemble":
         return run.model
-    return build_ensemble(run.model, 1, jitter=0)
+    return build_ensemble(run.model, 1, jitter=0, normalization=run.normalization)
 
 
 def convert_run(
     run: Run,
     path: str | os.PathLike[str],
     *,
+    images: np.ndarray | None = None,
     members: int | None = None,
     layout: str = "auto",
     heads: str = "float32",
@@ -147,6 +209,7 @@ def convert_run(
         path,
         mean=dataset["mean"],
         std=dataset["std"],
+        images=images,
         members=members,
         layout=layout,
         heads=heads,

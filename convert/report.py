@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from larq_ensemble.files import write_bytes
 from larq_ensemble.runtime.metadata import EnsembleMetadata
+
+if TYPE_CHECKING:
+    from larq_ensemble.convert.agreement import Agreement
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class ConversionReport:
             padding.
         layout: the layout of the file.
         seconds: duration, from the Keras model in memory to the file.
+        agreement: how the file's bytes compare with Keras on a few images, see
+            `larq_ensemble.convert.agreement`; `None` if there was no Keras model.
     """
 
     tflite: str
@@ -29,6 +34,7 @@ class ConversionReport:
     lower_bound_bytes: int
     layout: str
     seconds: float
+    agreement: Agreement | None = None
 
     @property
     def ratio(self) -> float:
@@ -42,7 +48,11 @@ class ConversionReport:
 
 
 def write_file(
-    data: bytes, metadata: EnsembleMetadata, path: str | os.PathLike[str], start: float
+    data: bytes,
+    metadata: EnsembleMetadata,
+    path: str | os.PathLike[str],
+    start: float,
+    agreement: Agreement | None = None,
 ) -> ConversionReport:
     """Writes an ensemble's file; an existing file is replaced only on success.
 
@@ -51,6 +61,7 @@ def write_file(
         metadata: the ensemble's metadata in `data`.
         path: where to write.
         start: `time.perf_counter()` when the conversion began.
+        agreement: for the report.
     """
     write_bytes(path, data)
     return ConversionReport(
@@ -59,4 +70,5 @@ def write_file(
         lower_bound_bytes=metadata.theory_bytes,
         layout=metadata.layout,
         seconds=time.perf_counter() - start,
+        agreement=agreement,
     )

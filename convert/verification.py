@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.convert.conversion import normalization_of
 from larq_ensemble.ensembles import Ensemble, as_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
@@ -55,8 +55,8 @@ def verify(
     images: np.ndarray,
     labels: np.ndarray | None = None,
     *,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     threads: int = 1,
     run_hash: str | None = None,
 ) -> VerificationReport:
@@ -68,25 +68,26 @@ def verify(
         images: `[n, height, width, channels]` with values 0..255, n > 0.
         labels: class indices `[n]`, as `larq_ensemble.runtime.metrics.class_indices` reads them,
             for accuracies.
-        mean, std: the training data's constants on the scale 0..1.
+        mean, std: as for `convert_ensemble`.
         threads: of the interpreter.
         run_hash: `Run.digest` of the run that the model was loaded from; a file that was
             converted from another run is refused then. `None`: not compared.
 
     # Raises
         EnsembleError: if the file belongs to another ensemble (members, classes, input shape,
-            scheme) or another run, there are no images, or the labels are no class indices of
-            them.
+            scheme) or another run, the normalization is not known, there are no images, or the
+            labels are no class indices of them.
     """
     ensemble = as_ensemble(model)
     interpreter = EnsembleInterpreter(tflite, threads=threads)
     check_same(ensemble, interpreter, tflite, run_hash)
+    normalization = normalization_of(ensemble, mean, std)
     if not len(images):
         raise EnsembleError("`images` is empty: give at least one image to compare.")
     if labels is not None:  # before the work
         labels = class_indices(labels, examples=len(images), classes=interpreter.classes)
     ours = interpreter.predict_logits(images)
-    normalized = Normalization(mean, std)(images)
+    normalized = normalization(images)
     batches = tf.data.Dataset.from_tensor_slices((normalized, np.zeros(len(normalized))))
     batches = batches.batch(_BATCH).map(lambda x, y: ((x,) * len(model.inputs), y))
     outputs = predict_batches(model, batches, images=len(images), what="running Keras")

@@ -18,6 +18,7 @@ if is_undecided():
     choose_keras_2()
 
 if TYPE_CHECKING:
+    from larq_ensemble.data.normalization import Normalization
     from larq_ensemble.ensembles import (
         Ensemble,
         build_ensemble,
@@ -37,6 +38,7 @@ _EXPORTS = {
     "Ensemble": "ensembles",
     "EnsembleError": "errors",
     "EnsembleInterpreter": "runtime",
+    "Normalization": "data.normalization",
     "account": "network.storage",
     "build_ensemble": "ensembles",
     "build_model": "models",
@@ -53,6 +55,7 @@ __all__ = [
     "Ensemble",
     "EnsembleError",
     "EnsembleInterpreter",
+    "Normalization",
     "__version__",
     "account",
     "build_ensemble",

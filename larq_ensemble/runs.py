@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.files import replacing, write_text
 
@@ -169,8 +170,18 @@ class Run:
                 f"{str(self.model_path)!r} can't be read ({first_line(error)}): it is truncated "
                 "or damaged. Resume its training to write it again, or train again."
             ) from error
-        # A member that was trained sequentially is saved as a plain network.
-        return as_ensemble(model) if len(model.outputs) > 1 else model
+        if len(model.outputs) == 1:  # a backbone, or a member that was trained sequentially
+            return model
+        ensemble = as_ensemble(model)
+        if ensemble.normalization is None and "mean" in self.config.dataset:  # of an older version
+            ensemble.normalization = self.normalization
+        return ensemble
+
+    @property
+    def normalization(self) -> Normalization:
+        """From pixels 0..255 to the input that the network was trained on."""
+        dataset = self.config.dataset
+        return Normalization(dataset["mean"], dataset["std"])
 
     @property
     def digest(self) -> str:

@@ -246,7 +246,9 @@ class _Joint:
         distribution: Distribution,
         verbose: int | str,
     ) -> None:
-        self._ensemble = build_ensemble(backbone, members, **arguments)
+        self._ensemble = build_ensemble(
+            backbone, members, normalization=dataset.normalization, **arguments
+        )
         #: What is fitted: with independent data it has an input per member.
         self._fitted = (
             build_ensemble(backbone, members, independent_inputs=True, **arguments)
@@ -309,7 +311,12 @@ class _Sequential:
         return [layer.name for layer in network.layers if layer.weights and layer not in own]
 
     def untrained(self) -> Ensemble:
-        return build_ensemble(self.backbone, self.members, **self.arguments)
+        return build_ensemble(
+            self.backbone,
+            self.members,
+            normalization=self.dataset.normalization,
+            **self.arguments,
+        )
 
     def train(self, run: Run, splits: Splits) -> tuple[Ensemble, float | None]:
         """The speed is that of one member's training."""

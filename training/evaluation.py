@@ -18,9 +18,13 @@ from larq_ensemble.training.pipeline import evaluation_batches
 
 
 def member_logits(model: keras.Model, data: Split, dataset: Dataset) -> np.ndarray:
-    """Logits, float32 `[members, n, classes]`, of an ensemble with one input."""
+    """Logits, float32 `[members, n, classes]`, of an ensemble with one input.
+
+    # Raises
+        EnsembleError: if some are not finite.
+    """
     logits_only = keras.Model(model.inputs, model.outputs[: as_ensemble(model).members])
-    return np.stack(_outputs(logits_only, data, dataset))
+    return _finite(np.stack(_outputs(logits_only, data, dataset)))
 
 
 def _outputs(model: keras.Model, data: Split, dataset: Dataset) -> list[np.ndarray]:
@@ -74,7 +78,7 @@ def evaluate(
         logits = member_logits(model, data, dataset)
         scheme, weights = model.scheme.name, model.member_weights
     else:
-        logits = np.stack(_outputs(model, data, dataset))
+        logits = _finite(np.stack(_outputs(model, data, dataset)))
         scheme, weights = "fusion", None
     counts = range(1, total + 1) if members is None else [members]
     by_members = [
@@ -100,6 +104,17 @@ def _metrics(probabilities: np.ndarray, logits: np.ndarray, labels: np.ndarray) 
         "brier": metrics.brier_score(probabilities, labels),
         "disagreement": metrics.disagreement(logits),
     }
+
+
+def _finite(logits: np.ndarray) -> np.ndarray:
+    """The logits; NaN would count as a prediction of class 0."""
+    if not np.isfinite(logits).all():
+        member = int(np.argmin(np.isfinite(logits).all(axis=(1, 2))))
+        raise EnsembleError(
+            f"The logits of member {member} are not all finite: its training has diverged. Train "
+            "again with a lower `lr`, or go back to an earlier checkpoint."
+        )
+    return logits
 
 
 def _check_fits(dataset: Dataset, run: Run) -> None:

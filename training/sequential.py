@@ -69,6 +69,7 @@ class RunTraining(SequentialTraining):
             arguments,
             # The network sees (x / 255 - mean) / std.
             pixel_range=1 / np.asarray(dataset.normalization.std, np.float32),
+            normalization=dataset.normalization,
             say=(lambda text: print(text, flush=True)) if verbose else lambda text: None,
             **options,
         )

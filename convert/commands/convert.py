@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -13,7 +14,7 @@ from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS
 
 
 @click.command("convert", short_help="One .tflite file for Larq Compute Engine.")
-@click.argument("source", type=INPUT, metavar="RUN|F.tflite")
+@click.argument("source", type=INPUT, metavar="RUN|F.keras|F.tflite")
 @click.option(
     "--out", type=OutputFile(), required=True, metavar="F.tflite", help="The file to write."
 )
@@ -57,44 +58,73 @@ def command(
     precision: str,
     json_target: str | None,
 ) -> None:
-    """Convert a trained run to one .tflite file, or cut such a file to its first members.
+    """Convert a trained ensemble to one .tflite file, or cut such a file to its first members.
 
     The file takes raw pixels. It holds each shared filter once, the values that members own, and
-    metadata. A backbone becomes an ensemble of one member. Cutting a file needs no TensorFlow and
-    leaves the members that stay as they are.
+    metadata. The run of a backbone becomes an ensemble of one member. An ensemble that Keras saved
+    has to know its normalization. Cutting a file needs no TensorFlow and leaves the members that
+    stay as they are.
+
+    Before the file is written, some members' logits are compared with those of Keras on a few
+    random images.
 
     \b
     Examples:
       larq-ensemble convert runs/fusion --out ensemble.tflite
       larq-ensemble convert runs/fusion --out small.tflite --heads int8 --precision compact
+      larq-ensemble convert ensemble.keras --out ensemble.tflite
       larq-ensemble convert ensemble.tflite --members 4 --out four.tflite
     """
     with reporting(json_target) as report:
-        if Path(source).is_file():
+        is_file = Path(source).is_file()
+        if is_file and not _is_keras(source):
             from larq_ensemble.convert.cutting import cut_file
 
             converted = cut_file(source, out, _members_to_cut(context, members))
         else:
-            from larq_ensemble.runs import load_run
+            options: Any = {"layout": layout, "heads": heads, "precision": precision}
+            if is_file:
+                from larq_ensemble.convert.conversion import convert_ensemble
+                from larq_ensemble.ensembles import load_ensemble
 
-            run = load_run(source)
-            from larq_ensemble.convert.conversion import convert_run
+                model = load_ensemble(source, compile=False)
+                converted = convert_ensemble(model, out, members=members, **options)
+            else:
+                from larq_ensemble.runs import load_run
 
-            converted = convert_run(
-                run, out, members=members, layout=layout, heads=heads, precision=precision
-            )
+                run = load_run(source)
+                from larq_ensemble.convert.conversion import convert_run
+
+                converted = convert_run(run, out, members=members, **options)
         report.result = converted.to_dict()
         report.line(
             f"Wrote {out}: {converted.bytes:,} bytes, {converted.ratio:.3f} times the "
             f"lower bound of {converted.lower_bound_bytes:,} bytes, in {converted.seconds:.1f} s."
         )
+        if (agreement := converted.agreement) is not None:
+            report.line(
+                f"On {agreement.images} random images the logits of members "
+                f"{', '.join(map(str, agreement.members))} differ from those of Keras by "
+                f"{max(agreement.deviation):.1g} of their length (at most {agreement.limit} "
+                "passes). `larq-ensemble verify` compares classes on test images."
+            )
+
+
+def _is_keras(source: str) -> bool:
+    """Whether a file is one that Keras saved, `.keras` (a zip archive) or HDF5."""
+    with open(source, "rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"\x89HDF")
 
 
 def _members_to_cut(context: click.Context, members: int | None) -> int:
     """How many members of a file stay, the only option that there is for a file."""
     for option in ("layout", "heads", "precision"):
         if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{option} needs a run: a file can only be cut.")
+            raise click.UsageError(
+                f"--{option} needs a run or a Keras file: a .tflite file can only be cut."
+            )
     if members is None:
-        raise click.UsageError("--members is needed: how many members of the file stay.")
+        raise click.UsageError(
+            "--members is needed for a .tflite file: how many of its members stay."
+        )
     return members

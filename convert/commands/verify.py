@@ -58,8 +58,6 @@ def command(
             tflite,
             test.images,
             test.labels,
-            mean=config.dataset["mean"],
-            std=config.dataset["std"],
             threads=threads,
             run_hash=loaded.digest,
         )

@@ -57,8 +57,7 @@ class MemberIndexedNetwork:
 
     # Arguments
         ensemble: the ensemble.
-        mean, std: of the input on the scale 0..1, one number per channel; the graph computes
-            `(image / 255 - mean) / std`.
+        normalization: from pixels to the members' input; part of the graph.
         heads: number format of the last linear layer's weights, `"float32"` or `"int8"`.
         precision: of the members' vectors, `"float32"` or `"compact"`; see
             `larq_ensemble.convert.frontend.tables`.
@@ -82,16 +81,15 @@ class MemberIndexedNetwork:
         self,
         ensemble: Ensemble,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
+        normalization: Normalization,
         heads: str = "float32",
         precision: str = "float32",
     ) -> None:
         network = ensemble.member(0)
         self.input_shape = _image_shape(network)
         self._members = ensemble.members
-        self._normalization = Normalization(mean, std)
-        self._normalization.check_channels(self.input_shape[-1])
+        self._normalization = normalization
+        normalization.check_channels(self.input_shape[-1])
         self._network = network
         self._graph = layer_graph(network)
         self._int8_head = self._head() if heads == "int8" else None

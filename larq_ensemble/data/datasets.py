@@ -65,8 +65,7 @@ class Dataset:
             "classes": self.classes,
             "class_names": list(self.class_names),
             "input_shape": list(self.input_shape),
-            "mean": list(self.normalization.mean),
-            "std": list(self.normalization.std),
+            **self.normalization.to_json(),
             "augmentation": asdict(self.augmentation),
         }
 

@@ -22,11 +22,18 @@ class Normalization:
     evaluation and the converted file round alike.
 
     # Arguments
-        mean, std: one number per channel, of pixels on the scale 0..1; `std` is positive.
+        mean: one number per channel, from 0 to 1: of pixels on the scale 0..1.
+        std: one number per channel, above 0 and at most 1, on the same scale.
 
     # Raises
-        EnsembleError: for numbers that are not finite, a `std` that is not positive, or different
-            numbers of channels.
+        EnsembleError: for numbers out of range, or different numbers of channels.
+
+    # Example
+    ```python
+    normalization = Normalization(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    ensemble = build_ensemble(backbone, members=4, normalization=normalization)
+    ensemble.fit(normalization(images), labels)
+    ```
     """
 
     mean: Sequence[float]
@@ -34,17 +41,53 @@ class Normalization:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            values = np.asarray(getattr(self, name), np.float64)
+            given = getattr(self, name)
+            try:
+                values = np.asarray(given, np.float64)
+            except (TypeError, ValueError):
+                raise _wrong(name, "numbers", given) from None
             if values.ndim != 1 or not values.size:
-                raise _wrong(name, "numbers", values)
+                raise _wrong(name, "numbers", given)
             if not np.isfinite(values).all():
                 raise _wrong(name, f"{len(values)} numbers", values)
             object.__setattr__(self, name, tuple(values.tolist()))
         if min(self.std) <= 0:
             raise EnsembleError(f"`std` must be positive. Received: {list(self.std)}.")
+        for name, lowest in (("mean", min(self.mean)), ("std", min(self.std))):
+            values = getattr(self, name)
+            if lowest < 0 or max(values) > 1:
+                raise EnsembleError(
+                    f"`{name}` must be that of pixels on the scale 0 to 1: divide that of pixels "
+                    f"from 0 to 255 by 255. Received: {list(values)}."
+                )
         if len(self.mean) != len(self.std):
             shorter = min(("mean", "std"), key=lambda name: len(getattr(self, name)))
             self._check(shorter, max(len(self.mean), len(self.std)))
+
+    @classmethod
+    def raw(cls, channels: int) -> Normalization:
+        """That of a network which takes pixels from 0 to 255 as they are: y = x.
+
+        # Arguments
+            channels: number of channels.
+        """
+        return cls(mean=[0.0] * channels, std=[1 / 255] * channels)
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it leaves pixels as they are."""
+        return bool((self.scale == 1).all() and (self.offset == 0).all())
+
+    def is_close(self, other: Normalization) -> bool:
+        """Whether both give the same, up to rounding."""
+        return len(self.mean) == len(other.mean) and all(
+            np.allclose(mine, others, rtol=1e-4, atol=1e-6)
+            for mine, others in ((self.scale, other.scale), (self.offset, other.offset))
+        )
+
+    def to_json(self) -> dict[str, list[float]]:
+        """`{"mean", "std"}`, the arguments."""
+        return {"mean": list(self.mean), "std": list(self.std)}
 
     def check_channels(self, channels: int) -> None:
         """Checks that it fits images with this number of channels.
@@ -80,11 +123,12 @@ class Normalization:
         """
         if isinstance(images, np.ndarray):
             images = images.astype(np.float32)
-        return images * self.scale + self.offset
+        return images if self.is_raw else images * self.scale + self.offset
 
 
-def _wrong(name: str, expected: str, values: np.ndarray | Sequence[float]) -> EnsembleError:
-    received = np.asarray(values).tolist()
+def _wrong(name: str, expected: str, values: Any) -> EnsembleError:
+    received = values.tolist() if isinstance(values, np.ndarray) else values
+    received = [*received] if isinstance(received, tuple) else received
     return EnsembleError(
-        f"`{name}` must hold {expected}, finite and one per channel. Received: {received}."
+        f"`{name}` must hold {expected}, finite and one per channel. Received: {received!r}."
     )

@@ -27,6 +27,7 @@ import numpy as np
 
 from larq_ensemble import constraints as _constraints  # noqa: F401 (so that Keras can load them)
 from larq_ensemble import layers as _layers  # noqa: F401
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.combine import Combine
 from larq_ensemble.ensembles.ensemble import Ensemble, own_layers
 from larq_ensemble.ensembles.names import member_output, own_name
@@ -40,6 +41,7 @@ from larq_ensemble.models.functional import (
     with_head_bias_apart,
 )
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
+from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import binary_layers, has_own_head_bias
 from larq_ensemble.progress import TrackedList
 from larq_ensemble.runtime.combination import are_weights
@@ -68,6 +70,7 @@ def build_ensemble(
     initial: Initial = "pretrained",
     independent_inputs: bool = False,
     weights: Sequence[float] | None = None,
+    normalization: Normalization | None = None,
     seed: int = 0,
 ) -> Ensemble:
     """Builds an ensemble of M members from a pretrained classifier (paper, Algorithm 1).
@@ -92,6 +95,8 @@ def build_ensemble(
             weights that the layers' initializers draw anew, which needs the sharing `"none"`.
         independent_inputs: one input per member, for members that see different batches.
         weights: the positive weight of each member in the combination; `None`: all equal.
+        normalization: from pixels to the backbone's input, see `Ensemble.normalization`. The
+            ensemble keeps it for conversion. `None`: not known.
         seed: of the noise, and of random members.
 
     # Returns
@@ -128,7 +133,9 @@ def build_ensemble(
         Combine(scheme, None if weights is None else weights[:count], name=output)(logits[:count])
         for output, count in SCHEMES[scheme].combinations(members).items()
     ]
-    return Ensemble(branches.inputs, [*logits, *combined], name=f"{branches.name}_ensemble")
+    ensemble = Ensemble(branches.inputs, [*logits, *combined], name=f"{branches.name}_ensemble")
+    ensemble.normalization = normalization
+    return ensemble
 
 
 def build_member(
@@ -200,6 +207,7 @@ def _build_branches(
     if dropout is not None and not (is_number(dropout) and 0 <= dropout < 1):
         raise EnsembleError(f"`dropout` must be at least 0 and below 1, got {dropout!r}.")
     backbone = classifier(backbone)
+    check_weights(backbone)
     head = backbone.outputs[0].node.layer.name
     if has_own_head_bias(sharing):
         backbone = with_head_bias_apart(backbone)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.keras import keras, tf
 
@@ -16,6 +17,8 @@ class Combine(keras.layers.Layer):
     # Arguments
         scheme: the scheme's name.
         weights: the weight of each member; `None`: all equal.
+        normalization: `mean` and `std` of the ensemble's `Normalization`. The layer only keeps it,
+            because every saved form of an ensemble has this layer. `None`: not known.
 
     # Input shape
         A list of M tensors [n, classes].
@@ -24,11 +27,18 @@ class Combine(keras.layers.Layer):
         float32 [n, classes], whatever the global dtype policy.
     """
 
-    def __init__(self, scheme: str, weights: Sequence[float] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        scheme: str,
+        weights: Sequence[float] | None = None,
+        normalization: Mapping[str, Sequence[float]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{"dtype": "float32", **kwargs})
         self.scheme = SCHEMES[scheme]
         # Not `weights`, which is what Keras calls a layer's variables.
         self.member_weights = None if weights is None else tuple(weights)
+        self.normalization = None if normalization is None else Normalization(**normalization)
 
     def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         # Keras unwraps the list of a loaded ensemble of one member.
@@ -36,8 +46,11 @@ class Combine(keras.layers.Layer):
         return self.scheme.combine(logits, self.member_weights)
 
     def get_config(self) -> dict[str, Any]:
+        known = None if self.normalization is None else self.normalization.to_json()
         return {
             **super().get_config(),
             "scheme": self.scheme.name,
             "weights": None if self.member_weights is None else [*self.member_weights],
+            # Left out where it is not known, so that earlier versions read the file.
+            **({} if known is None else {"normalization": known}),
         }

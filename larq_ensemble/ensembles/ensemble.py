@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.combine import Combine
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.recomputation import check_recomputable, recomputed_step
@@ -87,6 +88,26 @@ class Ensemble(keras.Model):
     def member_weights(self) -> tuple[float, ...] | None:
         """The weight of each member in the combination; `None`: all equal."""
         return self.layers[-1].member_weights
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """From pixels 0..255 to the input that the members were trained on; `None`: not known.
+
+        It is saved with the ensemble. Conversion puts it into the file, which takes raw pixels. It
+        may be set, for example for an ensemble that was saved without. `fit`, `predict` and
+        `evaluate` don't apply it: call `ensemble.normalization(pixels)`, or map it over a
+        `tf.data.Dataset`.
+
+        # Raises
+            EnsembleError: if it is set to that of another number of channels.
+        """
+        return self.layers[-1].normalization
+
+    @normalization.setter
+    def normalization(self, normalization: Normalization | None) -> None:
+        if normalization is not None:
+            normalization.check_channels(self.inputs[0].shape[-1])
+        self.layers[-1].normalization = normalization
 
     @property
     def members(self) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.building import (
     Initial,
     build_ensemble,
@@ -34,6 +35,7 @@ from larq_ensemble.errors import EnsembleError, check_seed, check_whole
 from larq_ensemble.files import replacing, write_text
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.models.graph import Sharing, shared_layers
+from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import has_own_head_bias
 from larq_ensemble.progress import tracked
 
@@ -51,6 +53,7 @@ class SequentialTraining(abc.ABC):
         patience: stop after this many members without a better validation accuracy, and drop them;
             `None`: never.
         pixel_range: see `Stage`.
+        normalization: as for `build_ensemble`.
         say: called with a line of progress.
     """
 
@@ -63,11 +66,13 @@ class SequentialTraining(abc.ABC):
         shrinkage: float = 1.0,
         patience: int | None = None,
         pixel_range: float | np.ndarray = 1.0,
+        normalization: Normalization | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.backbone, self.members, self.arguments = backbone, members, arguments
         self.scheme = SCHEMES[arguments["scheme"]]
         self.shrinkage, self.patience, self.pixel_range = shrinkage, patience, pixel_range
+        self.normalization = normalization
         self.say = say
 
     @abc.abstractmethod
@@ -138,6 +143,7 @@ class SequentialTraining(abc.ABC):
         """
         network = self.start(member)
         measured = self.fit(member, network)
+        check_weights(network)  # a diverged member would be stored as finished
         weight = (
             self.adaptive_weight(member, network)
             if self.scheme.reweights
@@ -169,6 +175,7 @@ class SequentialTraining(abc.ABC):
             len(results),
             **self.arguments | {"initial": "pretrained", "jitter": 0.0},
             weights=combination_weights(results),
+            normalization=self.normalization,
         )
         for member in range(len(results)):
             copy_weights(self.load(member), ensemble)
@@ -201,6 +208,7 @@ def fit_members(
     shrinkage: float | None = None,
     patience: int | None = None,
     pixel_range: float | Sequence[float] = 1.0,
+    normalization: Normalization | None = None,
     folder: str | os.PathLike[str] | None = None,
     seed: int = 0,
     verbose: int | str = "auto",
@@ -232,6 +240,7 @@ def fit_members(
             validation accuracy, and drop them; `None`: never.
         pixel_range: for `adversarial`, the difference between the brightest and the darkest pixel
             in `x`, a number or one per channel.
+        normalization: as for `build_ensemble`. `x` is normalized already.
         folder: where trained members are stored. The same call resumes an interrupted training, at
             the member and epoch where it stopped.
         seed: of the jitter, the order of arrays and the samples. Dropout follows the seed of
@@ -285,6 +294,7 @@ def fit_members(
         shrinkage=1.0 if shrinkage is None else shrinkage,
         patience=patience,
         pixel_range=np.asarray(pixel_range, np.float32),
+        normalization=normalization,
         say=(lambda text: print(text, flush=True)) if verbose else lambda text: None,
     )
     training.data = _Data(x, y, batch_size)

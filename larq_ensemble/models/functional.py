@@ -10,6 +10,8 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.layers import Bias
@@ -21,7 +23,9 @@ _OTHER_FLOATS = ("float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloa
 def classifier(model: keras.Model) -> keras.Model:
     """A classifier as a functional model from the image to the logits.
 
-    A final softmax is removed, whether it is a layer or the activation of the last dense layer.
+    A final softmax is removed, whether it is a layer or the activation of the last dense layer. A
+    dense layer with one unit and a sigmoid, for two classes, becomes one with the two logits
+    (0, z), whose softmax is (1 - sigmoid(z), sigmoid(z)).
 
     # Arguments
         model: a functional or a built sequential Keras model with one input and one output that
@@ -29,17 +33,24 @@ def classifier(model: keras.Model) -> keras.Model:
 
     # Returns
         A functional model that ends in the linear layer. It has the layers of `model` themselves;
-        only a dense layer with a softmax activation is replaced by a copy without.
+        only a dense layer with a softmax activation, or with a sigmoid, is replaced.
 
     # Raises
         EnsembleError: for any other model, with what is wrong with it.
     """
     model = functional_model(model)
     output = model.outputs[0]
+    if len(output.shape) != 2:
+        raise EnsembleError(
+            f"The model {model.name!r} has outputs of the shape {output.shape}, but a classifier "
+            "has [n, classes]: put global pooling or Flatten before its last Dense layer."
+        )
+    is_sigmoid = False
     while True:
         layer = output.node.layer
         if isinstance(layer, keras.layers.Dense):
             break
+        is_sigmoid |= getattr(layer, "activation", None) is keras.activations.sigmoid
         if not _is_final_activation(layer):
             raise EnsembleError(
                 f"No linear layer found at the end of the model {model.name!r}: its last layer "
@@ -47,12 +58,15 @@ def classifier(model: keras.Model) -> keras.Model:
                 "Dense layer (a softmax may follow)."
             )
         output = _input_of(output)
-    if layer.activation is not keras.activations.linear:
-        if layer.activation is not keras.activations.softmax:
+    is_sigmoid |= layer.activation is keras.activations.sigmoid
+    if layer.units == 1:
+        return keras.Model(model.inputs, _two_logits(layer, output, is_sigmoid), name=model.name)
+    if is_sigmoid or layer.activation is not keras.activations.linear:
+        if is_sigmoid or layer.activation is not keras.activations.softmax:
+            activation = "sigmoid" if is_sigmoid else keras.activations.serialize(layer.activation)
             raise EnsembleError(
-                f"The linear layer {layer.name!r} has the activation "
-                f"{keras.activations.serialize(layer.activation)!r}: an ensemble averages logits, "
-                "so it must have none or softmax."
+                f"The linear layer {layer.name!r} has the activation {activation!r}: an ensemble "
+                "averages logits, so it must have none or softmax."
             )
         linear = type(layer).from_config({**layer.get_config(), "activation": "linear"})
         output = linear(_input_of(output))
@@ -81,6 +95,22 @@ def with_head_bias_apart(model: keras.Model) -> keras.Model:
     without.set_weights(weights)
     behind.set_weights([bias])
     return keras.Model(model.inputs, output, name=model.name)
+
+
+def _two_logits(layer: keras.layers.Dense, output: Any, is_sigmoid: bool) -> Any:
+    """The two logits of a network with one output, from a copy of its dense layer."""
+    if not is_sigmoid or getattr(layer, "kernel_quantizer", None) is not None:
+        raise EnsembleError(
+            f"The linear layer {layer.name!r} has one unit"
+            f"{' and a binarized kernel' if is_sigmoid else ' and no sigmoid'}: an ensemble "
+            "classifies. For two classes give it two units, or one unit and the activation sigmoid."
+        )
+    config = {**layer.get_config(), "units": 2, "activation": "linear"}
+    pair = type(layer).from_config(config)
+    logits = pair(_input_of(output))
+    weights = layer.get_weights()
+    pair.set_weights([np.concatenate([np.zeros_like(w), w], axis=-1) for w in weights])
+    return logits
 
 
 def _input_of(output: Any) -> Any:
@@ -240,6 +270,7 @@ def _is_final_activation(layer: keras.layers.Layer) -> bool:
         return True
     return isinstance(layer, keras.layers.Activation) and layer.activation in (
         keras.activations.linear,
+        keras.activations.sigmoid,
         keras.activations.softmax,
     )
 

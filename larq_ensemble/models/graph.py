@@ -83,17 +83,24 @@ def shared_layers(sharing: Sharing, model: keras.Model) -> frozenset[str]:
         model: as for `layer_graph`.
 
     # Returns
-        The names of the shared layers that have weights.
+        The names of the shared layers that have weights. Keras's `Normalization` layers are among
+        them in any case: their mean and variance are those of the data.
 
     # Raises
         EnsembleError: as `layer_graph` and `larq_ensemble.network.sharing.shared_layers`.
     """
     graph = layer_graph(model)
     if callable(sharing):
-        return frozenset(
+        shared = frozenset(
             node.name for node in graph if node.stored and sharing(model.get_layer(node.name))
         )
-    return policies.shared_layers(sharing, graph)
+    else:
+        shared = policies.shared_layers(sharing, graph)
+    return shared | {
+        layer.name
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Normalization) and layer.weights
+    }
 
 
 def _calls(model: keras.Model) -> dict[str, list[Any]]:

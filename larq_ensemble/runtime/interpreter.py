@@ -39,6 +39,7 @@ from larq_ensemble.runtime.cascade import (
 from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.runtime.lce import open_interpreter
 from larq_ensemble.runtime.metadata import EnsembleMetadata
+from larq_ensemble.runtime.pixels import checked_pixels
 
 
 class EnsembleInterpreter:
@@ -285,33 +286,7 @@ class EnsembleInterpreter:
         return integer_in_range("members", members, 1, self.max_members, "the members in the file")
 
     def _checked_images(self, images: np.ndarray) -> np.ndarray:
-        images = np.asarray(images)
-        if images.shape == self.input_shape:
-            images = images[np.newaxis]
-        if images.ndim != 4 or images.shape[1:] != self.input_shape:
-            height, width, channels = self.input_shape
-            raise EnsembleError(
-                f"`images` must have the shape [n, {height}, {width}, {channels}]. "
-                f"Received: {list(images.shape)}."
-            )
-        if images.dtype.kind not in "uif":
-            raise EnsembleError(
-                f"`images` must be uint8, or numbers from 0 to 255. Received: {images.dtype}."
-            )
-        if images.dtype != np.uint8 and images.size:
-            low, high = images.min(), images.max()
-            if not (low >= 0 and high <= 255):
-                raise EnsembleError(
-                    "`images` must be raw pixels from 0 to 255: the file normalizes them itself. "
-                    f"Received: values from {low} to {high}."
-                )
-            if images.dtype.kind == "f" and 0 < high <= 1:
-                warnings.warn(
-                    f"No value of `images` is above {high}: the file expects raw pixels from 0 to "
-                    "255 and normalizes them itself.",
-                    stacklevel=4,
-                )
-        return images
+        return checked_pixels(images, self.input_shape, stacklevel=5)
 
 
 def _as_input(image: np.ndarray) -> np.ndarray:

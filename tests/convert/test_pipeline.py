@@ -19,6 +19,7 @@ from larq_ensemble.convert.passes import (
 )
 from larq_ensemble.convert.pipeline import PIPELINE, run_pipeline
 from larq_ensemble.convert.targets.lce import write
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import as_ensemble
 from larq_ensemble.runtime.lce import load_extension
 
@@ -29,7 +30,8 @@ from .conftest import MEAN, STD, pixels, small_ensemble
 @pytest.fixture(scope="module")
 def raw() -> bytes:
     """What LCE's converter makes of two members."""
-    network = MemberIndexedNetwork(as_ensemble(small_ensemble(2)), mean=MEAN, std=STD)
+    normalization = Normalization(MEAN, STD)
+    network = MemberIndexedNetwork(as_ensemble(small_ensemble(2)), normalization=normalization)
     return write(network.to_module("indexed"))
 
 

@@ -14,6 +14,7 @@ from larq_ensemble.convert.ir.schema import options
 from larq_ensemble.convert.passes import sign_packing
 from larq_ensemble.convert.passes.sign_packing import bit_packed
 from larq_ensemble.convert.pipeline import PIPELINE
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import as_ensemble
 
 from ..builder import Builder, normal, of_member, run
@@ -92,7 +93,7 @@ def test_what_is_not_known() -> None:
 def test_all_rows_of_an_ensemble(precision: str) -> None:
     """What SPLIT_V hands out: from floats, or bits, a step and a middle per column."""
     network = MemberIndexedNetwork(
-        as_ensemble(small_ensemble(2)), mean=MEAN, std=STD, precision=precision
+        as_ensemble(small_ensemble(2)), normalization=Normalization(MEAN, STD), precision=precision
     )
     module = network.to_module("subgraphs")
     for step in PIPELINE:

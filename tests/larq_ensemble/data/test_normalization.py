@@ -54,8 +54,33 @@ def test_channels():
         ([0.1], [-0.1], r"`std` must be positive"),
         ([0.1, 0.2], [0.1], r"`std` must hold 2 numbers.*\[0\.1\]"),
         ([0.1], [0.1, 0.2], r"`mean` must hold 2 numbers.*\[0\.1\]"),
+        ([78], [0.3], r"`mean` must be that of pixels on the scale 0 to 1: .* by 255.*\[78\.0\]"),
+        ([-0.1], [0.3], r"`mean` must be that of pixels on the scale 0 to 1"),
+        ((127,), (57.0,), r"`mean` must be that of pixels.*\[127\.0\]"),
+        ([0.5], [57.0], r"`std` must be that of pixels on the scale 0 to 1.*\[57\.0\]"),
+        ("0.5", [0.3], r"`mean` must hold numbers.*'0\.5'"),
+        (None, [0.3], r"`mean` must hold numbers.*None"),
+        ([[0.5], [0.2, 0.1]], [0.3], r"`mean` must hold numbers"),
     ],
 )
 def test_unusable_numbers(mean, std, message):
     with pytest.raises(EnsembleError, match=message):
         Normalization(mean, std)
+
+
+def test_raw_pixels_stay_as_they_are():
+    raw = Normalization.raw(3)
+    pixels = np.arange(256, dtype=np.uint8).reshape(-1, 1).repeat(3, axis=1)
+    np.testing.assert_array_equal(raw(pixels), pixels)
+    assert raw(pixels).dtype == np.float32
+    assert raw.is_raw
+    assert not Normalization([0.0], [1.0]).is_raw
+    assert not CIFAR.is_raw
+
+
+def test_close_up_to_rounding():
+    assert CIFAR.is_close(Normalization(np.float32(CIFAR.mean), np.float32(CIFAR.std)))
+    assert Normalization(**CIFAR.to_json()) == CIFAR
+    assert not CIFAR.is_close(Normalization(CIFAR.mean, (0.2023, 0.1994, 0.2020)))
+    assert not CIFAR.is_close(Normalization.raw(3))
+    assert not CIFAR.is_close(Normalization.raw(1))

@@ -701,3 +701,16 @@ def test_what_is_no_backbone_and_what_is_no_ensemble(tiny) -> None:
 def test_combine_is_an_ordinary_layer() -> None:
     layer = Combine.from_config(Combine("voting", name="a").get_config())
     assert (layer.name, layer.scheme.name) == ("a", "voting")
+
+
+def test_a_backbone_that_has_diverged_is_named() -> None:
+    backbone = tiny_backbone()
+    layer = next(
+        layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)
+    )
+    layer.moving_variance.assign(layer.moving_variance * np.nan)
+    with pytest.raises(EnsembleError, match=f"'{layer.name}' .* not finite .*'moving_variance'"):
+        build_ensemble(backbone, 2)
+    layer.moving_variance.assign(-tf.ones_like(layer.moving_variance))
+    with pytest.raises(EnsembleError, match=f"'{layer.name}' has a moving variance of -1"):
+        build_ensemble(backbone, 2)

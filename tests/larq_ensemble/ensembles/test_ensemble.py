@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble, as_ensemble, build_ensemble, load_ensemble
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
@@ -283,6 +284,27 @@ def test_a_run_directory_and_its_plain_model_load(fitted, tmp_path) -> None:
     ensemble.fit(X, Y, verbose=0)
     assert_same(plain, ensemble)  # on the same layers
     assert as_ensemble(ensemble) is ensemble
+
+
+def test_the_normalization_stays_with_the_ensemble(tiny, tmp_path) -> None:
+    """In every saved form, and in runs from before ensembles had one."""
+    channels = SHAPE[-1]
+    normalization = Normalization([0.25] * channels, [0.5] * channels)
+    ensemble = build_ensemble(tiny, 2, normalization=normalization)
+    for name in ("a.keras", "a.h5"):
+        ensemble.save(tmp_path / name)
+        assert load_ensemble(tmp_path / name).normalization == normalization
+    assert build_ensemble(tiny, 2).normalization is None
+    constants = {"name": "none", **normalization.to_json()}
+    config = RunConfig("ensemble", {"name": "tiny"}, constants, {"epochs": 1}, seed=0)
+    run = create_run(tmp_path / "run", config)
+    run.save_model(ensemble)
+    assert load_ensemble(run.path).normalization == normalization
+    run.save_model(build_ensemble(tiny, 2))
+    assert load_ensemble(run.path).normalization is None
+    assert run.model.normalization == run.normalization == normalization
+    with pytest.raises(EnsembleError, match=f"`mean` must hold {channels} numbers"):
+        ensemble.normalization = Normalization.raw(channels + 1)
 
 
 def test_what_can_not_be_loaded(tiny, tmp_path) -> None:

@@ -54,6 +54,50 @@ def test_a_final_softmax_is_removed(ends) -> None:
     assert isinstance(classifier(model).layers[-1], keras.layers.Dense)
 
 
+@pytest.mark.parametrize(
+    "ends",
+    [
+        lambda: [keras.layers.Dense(1, activation="sigmoid", bias_initializer="ones")],
+        lambda: [keras.layers.Dense(1, use_bias=False), keras.layers.Activation("sigmoid")],
+    ],
+)
+def test_one_sigmoid_becomes_two_logits(ends) -> None:
+    model = dense_model(*ends())
+    logits = classifier(model)(X).numpy()
+    probability = model(X).numpy()[:, 0]
+    assert logits.shape == (len(X), 2)
+    assert np.ptp(probability) > 0.01
+    np.testing.assert_array_equal(logits[:, 0], 0)
+    np.testing.assert_allclose(logits[:, 1], np.log(probability / (1 - probability)), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: dense_model(keras.layers.Dense(1)), "has one unit and no sigmoid: .*two units"),
+        (lambda: dense_model(keras.layers.Dense(1, "softmax")), "has one unit and no sigmoid"),
+        (
+            lambda: dense_model(
+                lq.layers.QuantDense(1, activation="sigmoid", kernel_quantizer="ste_sign")
+            ),
+            "one unit and a binarized kernel",
+        ),
+        (lambda: dense_model(keras.layers.Dense(3, "sigmoid")), "has the activation 'sigmoid'"),
+        (
+            lambda: dense_model(keras.layers.Dense(3), keras.layers.Activation("sigmoid")),
+            "has the activation 'sigmoid'",
+        ),
+        (
+            lambda: dense_model(keras.layers.Reshape((2, 3)), keras.layers.Dense(3)),
+            r"outputs of the shape \(None, 2, 3\), but a classifier",
+        ),
+    ],
+)
+def test_outputs_that_are_no_classes(build, message: str) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        classifier(build())
+
+
 def test_a_model_without_softmax_is_kept() -> None:
     model = dense_model(keras.layers.Dense(3))
     np.testing.assert_array_equal(classifier(model)(X), model(X))
