@@ -12,6 +12,7 @@ import click
 from larq_ensemble.console.options import seed_option
 from larq_ensemble.console.reporting import Report, json_option, keras_verbosity, reporting
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import usable_directory
 
 MEMBERS = 4
 PRETRAIN_EPOCHS = 40
@@ -45,7 +46,7 @@ def command(
       larq-ensemble demo --out runs/demo7 --seed 7 --json result.json
     """
     with reporting(json_target) as report:
-        report.result = _demo(report, Path(out), seed)
+        report.result = _demo(report, usable_directory(out), seed)
 
 
 def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:

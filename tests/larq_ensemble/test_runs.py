@@ -98,7 +98,7 @@ def test_truncated_weights(tmp_path, saved: Path, kept: float) -> None:
     [
         ('{"format": 1, "kin', "is not JSON .*truncated or damaged"),
         ("", "is not JSON"),
-        ("[]", "is not a configuration of format 1"),
+        ("[]", "holds list, not an object"),
         ('{"format": 2, "kind": "backbone"}', "is not a configuration of format 1"),
         ('{"format": 1, "kind": "backbone"}', "is not a complete configuration"),
         (json.dumps({**CONFIG.to_json(), "kind": "cat"}), "has kind 'cat', expected one of"),

@@ -77,17 +77,16 @@ def test_an_interrupted_training_with_dropout_goes_on_as_if_nothing_had_happened
     interrupt_at_step(None)
 
     # This time between a row of the log and the checkpoint of the same epoch.
-    save = tf.train.CheckpointManager.save
-
-    def killed(self, checkpoint_number):
-        if checkpoint_number == 3:
+    def killed(self, number):
+        if number == 3:
             raise RuntimeError("killed")
-        return save(self, checkpoint_number=checkpoint_number)
+        save(self, number)
 
-    monkeypatch.setattr(tf.train.CheckpointManager, "save", killed)
+    save = fit.Checkpoints.save
+    monkeypatch.setattr(fit.Checkpoints, "save", killed)
     with pytest.raises(RuntimeError, match="killed"):
         resume(tmp_path / "run", recipe=recipe)
-    monkeypatch.setattr(tf.train.CheckpointManager, "save", save)
+    monkeypatch.setattr(fit.Checkpoints, "save", save)
     assert epochs_begun == [0, 1, 1, 2]
     assert len((tmp_path / "run" / "log.csv").read_text().split()) == 1 + 3
     with pytest.raises(EnsembleError, match="training has not finished"):

@@ -69,7 +69,7 @@ def command(
         from larq_ensemble.files import write_csv
         from larq_ensemble.training.plots import draw_frontier, save
 
-        stem = Path(out) / "frontier"
+        stem = Path(out).expanduser() / "frontier"
         write_csv(f"{stem}.csv", points)
         png, svg = save(draw_frontier(points), stem)
         report.line(f"Wrote {stem}.csv, .png and .svg.")

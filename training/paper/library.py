@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import read_json
 from larq_ensemble.runs import Run, load_run
 from larq_ensemble.training.paper.figures import Curve
 from larq_ensemble.training.recipes import RECIPES, Recipe, Recipes
@@ -166,4 +167,9 @@ class RunLibrary:
             and all(config.data[key] == value for key, value in data.items())
         )
         # With other settings, `open_run` says which of them differs.
-        return (run, json.loads(run.result_path.read_text(encoding="utf-8"))) if same else None
+        if not same:
+            return None
+        try:
+            return run, read_json(run.result_path, "resume the training")
+        except EnsembleError:  # damaged: resuming writes it again
+            return None

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import usable_directory
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.storage import account
 from larq_ensemble.training.paper import numbers as paper
@@ -165,7 +165,7 @@ def trained_points(
     backbones = {(curve.model, curve.dataset) for curve in curves}
     total = sum(1 + settings.recipes(*backbone).from_real for backbone in backbones)
     total += sum(map(len, wanted.values()))
-    library = RunLibrary(Path(out) / "runs", settings, total, progress, verbose)
+    library = RunLibrary(usable_directory(out) / "runs", settings, total, progress, verbose)
     points: list[Point] = []
     for curve in curves:
         points += _our_points(name, curve, wanted[curve], library, settings)

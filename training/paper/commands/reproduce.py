@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -100,13 +99,13 @@ def command(
       larq-ensemble reproduce fig6 --recipe short --members 2,4 --out figures
     """
     from larq_ensemble.data.datasets import DataOptions
-    from larq_ensemble.files import write_csv
+    from larq_ensemble.files import usable_directory, write_csv
     from larq_ensemble.training.paper.figures import FIGURES, AccuracyFigure, BlockTable
     from larq_ensemble.training.paper.library import Settings
     from larq_ensemble.training.paper.points import counted_points, trained_points
 
     with reporting(json_target) as report:
-        figure = FIGURES[name]
+        figure, folder = FIGURES[name], usable_directory(out)
         if isinstance(figure, AccuracyFigure):
             points = trained_points(
                 name,
@@ -132,7 +131,6 @@ def command(
             report.result["equal"] = _bits_table(report, figure.title, points)
             if isinstance(figure, BlockTable):
                 report.line(figure.note)
-        folder = Path(out)
         write_csv(folder / f"{name}.csv", points)
         from larq_ensemble.training.paper.plots import draw
         from larq_ensemble.training.plots import save
