@@ -2,14 +2,16 @@
 
 `tf.train.CheckpointManager` knows its checkpoints from an index file only, and begins anew without
 it. It deletes old ones by a glob pattern made from their path, which matches nothing if the path
-has a `[` in it. The files here are its own, and TensorFlow's tools can read them.
+has a `[` in it; TensorFlow's readers do the same. The files here are its own, and TensorFlow's tools can read them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from larq_ensemble.files import leftovers, write_text
 from larq_ensemble.keras import tf
 
 _KEPT = 2
+_GLOB = "[]*?" if os.sep == "\\" else "[]*?\\"
 _INDEX = re.compile(r"ckpt-(\d+)\.index")
 # What TensorFlow writes before it renames, to be removed after a kill.
 _UNFINISHED = re.compile(r"ckpt-\d+_temp.*|ckpt-\d+\..*tempstate\d+|checkpoint\.tmp[0-9a-f]+")
@@ -35,6 +38,7 @@ class Checkpoints:
     def __init__(self, folder: Path, **state: Any) -> None:
         self.folder = folder.absolute()
         self._checkpoint = tf.train.Checkpoint(**state)
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
 
     def numbers(self) -> list[int]:
         """The numbers of the checkpoints there, readable or not, in order."""
@@ -54,16 +58,31 @@ class Checkpoints:
         """
         numbers = self.numbers()
         for number in reversed(numbers):
-            prefix = str(self.folder / f"ckpt-{number}")
+            prefix = self._readable_prefix(number)
             if _readable(prefix):
                 self._checkpoint.read(prefix).assert_existing_objects_matched()
                 return number
         if numbers:
             raise EnsembleError(
                 f"None of the checkpoints in {str(self.folder)!r} can be read: they are truncated "
-                "or damaged. Train again with another `out`."
+                "or damaged. Restore them from a copy, or train again in another directory."
             )
         return None
+
+    def _readable_prefix(self, number: int) -> str:
+        """The prefix of a checkpoint for TensorFlow, which takes what it reads for a glob pattern.
+
+        If it would read another file, it gets a copy. The copy stays as long as this object, since
+        variables that do not exist yet are read when they are created.
+        """
+        prefix = str(self.folder / f"ckpt-{number}")
+        if not any(character in prefix for character in _GLOB):
+            return prefix
+        self._copy = tempfile.TemporaryDirectory(prefix="larq-ensemble-")
+        for path in self.folder.iterdir():
+            if path.name.startswith(f"ckpt-{number}."):
+                shutil.copy(path, self._copy.name)
+        return os.path.join(self._copy.name, f"ckpt-{number}")
 
     def save(self, number: int) -> None:
         """Saves a checkpoint, then deletes all but the newest two.
@@ -111,10 +130,12 @@ def writing(place: Path | str) -> Iterator[None]:
     try:
         yield
     except (OSError, tf.errors.OpError) as error:
+        # TensorFlow's read "PATH; No space left on device [Op:SaveV2]".
         reason = getattr(error, "strerror", None) or first_line(error).rpartition("; ")[2]
+        reason = reason.partition(" [Op:")[0]
         raise EnsembleError(
-            f"Can't write to {str(place)!r} ({reason}): free or choose another place, then go on "
-            "with `resume=True`. What was saved before is still there."
+            f"Can't write to {str(place)!r} ({reason}): make room there or allow it, then resume. "
+            "What was saved before is still there."
         ) from error
 
 

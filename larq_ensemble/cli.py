@@ -8,11 +8,16 @@ imports heavy packages inside its functions, so `--help` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import click
@@ -40,6 +45,14 @@ COMMANDS = {
 }
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that asks the process to end. What it leaves unfinished can be resumed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 class LazyGroup(click.Group):
     """A group that imports commands lazily and translates library messages into options."""
 
@@ -65,6 +78,10 @@ class LazyGroup(click.Group):
                 return super().invoke(context)
         except EnsembleError as error:
             raise click.ClickException(in_words(error)) from error
+        except KeyboardInterrupt as stop:
+            # Commands without --resume always resume.
+            stop.args = (in_words(stop).replace(" with `resume=True`", ""),)
+            raise
 
 
 @click.group(
@@ -98,13 +115,20 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # A command may build several models; TensorFlow takes them for one that is traced repeatedly.
     logging.getLogger("tensorflow").addFilter(_is_not_of_retracing)
+    with _stopping_on_signals():
+        _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> None:
     try:
         status = cli.main(arguments, prog_name="larq-ensemble", standalone_mode=False)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "larq-ensemble"
         _fail(f"{error.format_message()} See `{command} --help`.", 2)
-    except click.exceptions.Abort:
-        _fail("Interrupted.", 130)
+    except click.exceptions.Abort as abort:
+        stop = abort.__cause__
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        _fail(f"{_ENDED.get(number, 'Interrupted')}. {stop or ''}", 128 + number)
     except click.ClickException as error:
         _fail(error.format_message(), 1)
     except ModuleNotFoundError as error:
@@ -114,6 +138,45 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:  # A full disk, a folder without permission, a closed pipe.
         _fail(f"{error}.", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+#: Signals that end a process, those that this system has, and what is said of them.
+_ENDED = {
+    getattr(signal, name): text
+    for name, text in (
+        ("SIGINT", "Interrupted"),
+        ("SIGTERM", "Terminated"),
+        ("SIGHUP", "The terminal was closed"),
+    )
+    if hasattr(signal, name)
+}
+
+
+@contextlib.contextmanager
+def _stopping_on_signals() -> Iterator[None]:
+    """Makes the first signal raise `Stopped`. A second one ends the process at once."""
+    before = {number: signal.getsignal(number) for number in _ENDED}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in changed:
+            signal.signal(each, signal.SIG_DFL)
+        changed.clear()
+        raise Stopped(number)
+
+    changed = [
+        number
+        for number, handler in before.items()
+        # One that is ignored stays so, as under nohup.
+        if handler in (signal.SIG_DFL, signal.default_int_handler)
+        and threading.current_thread() is threading.main_thread()
+    ]
+    for number in changed:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, before[number])
 
 
 def _is_not_of_retracing(record: logging.LogRecord) -> bool:

@@ -61,7 +61,8 @@ seed_option = click.option(
 data_dir_option = click.option(
     "--data-dir",
     metavar="DIR",
-    help="Folder of TensorFlow Datasets  [default: ~/tensorflow_datasets]",
+    help="Folder of TensorFlow Datasets that holds the data set; nothing is downloaded into it  "
+    "[default: ~/tensorflow_datasets, with a download if need be]",
 )
 
 limit_test_option = click.option(

@@ -13,7 +13,7 @@ from larq_ensemble.cli import main
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.runs import load_run
+from larq_ensemble.runs import Run, RunConfig, load_run
 from larq_ensemble.training import fit
 from larq_ensemble.training.pretrain import pretrain
 from larq_ensemble.training.recipes import Recipe
@@ -187,9 +187,49 @@ def test_no_readable_checkpoint_is_one_clear_error(unfinished, resume):
     for path in unfinished.glob("checkpoints/*.index"):
         damage(path, "truncated")
     before = contents(unfinished)
-    with pytest.raises(EnsembleError, match=r"None of the checkpoints in .* another `out`"):
+    with pytest.raises(EnsembleError, match=r"None of the checkpoints in .* another directory"):
         resume(unfinished)
     assert contents(unfinished) == before
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated", "emptied"])
+def test_the_index_file_is_not_needed(unfinished, backbone, resume, epochs_begun, how):
+    path = unfinished / "checkpoints" / "checkpoint"
+    path.write_bytes(b"") if how == "emptied" else damage(path, how)
+    log = (unfinished / "log.csv").read_text()
+    actual, _ = resume(unfinished)
+    assert not epochs_begun  # all three are in the newest checkpoint
+    assert (unfinished / "log.csv").read_text() == log
+    assert np.array_equal(actual.model.get_weights()[0], backbone.model.get_weights()[0])
+
+
+def test_without_checkpoints_a_training_does_not_begin_anew(unfinished, resume, epochs_begun):
+    shutil.rmtree(unfinished / "checkpoints")
+    before = contents(unfinished)
+    with pytest.raises(EnsembleError, match=r"the rows of 3 epochs, but there is no checkpoint"):
+        resume(unfinished)
+    assert not epochs_begun
+    assert contents(unfinished) == before
+
+
+@pytest.mark.parametrize(
+    ("damaged", "kept"),
+    [
+        (b"", 0),
+        (b"\xff\xfe\x00\x00", 0),
+        (b"epoch,loss\n0,1.5\n1,1.2\n2,", 2),
+        (b"epoch,loss\n0,1.5\n1,1.2\n2,1.1\n3,1.0\n", 3),
+    ],
+)
+def test_a_damaged_log_is_mended_as_far_as_it_goes(tmp_path, recwarn, damaged, kept):
+    run = Run(tmp_path, RunConfig("backbone", {}, {}, {}, 0))
+    run.log_path.write_bytes(damaged)
+    fit._keep_rows(run, 3)
+    assert fit.read_log(run.log_path)[1:] == [["0", "1.5"], ["1", "1.2"], ["2", "1.1"]][:kept]
+    assert run.log_path.exists() == bool(kept)
+    lacking = [str(warning.message) for warning in recwarn]
+    assert len(lacking) == (kept < 3)
+    assert all(f"lacks {3 - kept} of the 3 epochs" in message for message in lacking)
 
 
 def test_a_finished_run_is_returned_as_it_is(backbone, resume, no_data, epochs_begun, tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from larq_ensemble.console.options import data_dir_option, limit_test_option
 
@@ -85,3 +86,17 @@ distribute_option = click.option(
     "TF_CONFIG, with an --out that they share). --batch-size counts the images of all devices.  "
     "[default: one device]",
 )
+
+
+def refuse_without_training() -> None:
+    """Refuses the options of training for a run of 0 epochs, in which they have no effect."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name in _OF_TRAINING:
+            raise click.UsageError(
+                f"{parameter.opts[0]} has no effect without training (0 epochs): leave it out."
+            )
+
+
+_OF_TRAINING = ("batch_size", "data_dir", "end_lr", "limit_test", "limit_train", "lr")

@@ -12,6 +12,7 @@ from larq_ensemble.training.commands.options import (
     data_options,
     distribute_option,
     recipe_options,
+    refuse_without_training,
     run_options,
 )
 
@@ -130,6 +131,8 @@ def command(
         recipe = recipes.pretrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
         )
+        if not recipe.epochs:
+            refuse_without_training()
         from larq_ensemble.training.distillation import Distillation
         from larq_ensemble.training.pretrain import pretrain
 

@@ -12,6 +12,7 @@ from larq_ensemble.training.commands.options import (
     data_options,
     distribute_option,
     recipe_options,
+    refuse_without_training,
     run_options,
 )
 
@@ -170,6 +171,8 @@ def command(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
             jitter=jitter,
         )  # fmt: skip
+        if not recipe.epochs:
+            refuse_without_training()
         from larq_ensemble.training.ensemble import train_ensemble
 
         run, result = train_ensemble(

@@ -149,7 +149,7 @@ def command(
 def _refuse_options_of_training(name: str, *, has_members: bool) -> None:
     """A table that is counted has no epochs, and one of a single network no members."""
     context = click.get_current_context()
-    allowed = {"name", "out", "recipe_name", "seed", "json_target"}
+    allowed = {"name", "out", "json_target"}
     allowed |= {"members"} if has_members else set()
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
