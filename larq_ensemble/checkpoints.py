@@ -2,7 +2,7 @@
 
 `tf.train.CheckpointManager` knows its checkpoints from an index file only, and begins anew without
 it. It deletes old ones by a glob pattern made from their path, which matches nothing if the path
-has a `[` in it; TensorFlow's readers do the same. The files here are its own, and TensorFlow's tools can read them.
+has a `[` in it; TensorFlow's readers do the same. The files are TensorFlow's, for its tools, too.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Checkpoints:
     def __init__(self, folder: Path, **state: Any) -> None:
         self.folder = folder.absolute()
         self._checkpoint = tf.train.Checkpoint(**state)
+        self._restored: int | None = None
         self._copy: tempfile.TemporaryDirectory[str] | None = None
 
     def numbers(self) -> list[int]:
@@ -61,6 +62,7 @@ class Checkpoints:
             prefix = self._readable_prefix(number)
             if _readable(prefix):
                 self._checkpoint.read(prefix).assert_existing_objects_matched()
+                self._restored = number
                 return number
         if numbers:
             raise EnsembleError(
@@ -94,15 +96,29 @@ class Checkpoints:
             self.folder.mkdir(exist_ok=True)
             self._remove_unfinished()
             self._checkpoint.write(str(self.folder / f"ckpt-{number}"))
-            numbers = self.numbers()
-            kept = [f'"ckpt-{number}"' for number in numbers[-_KEPT:]]
-            write_text(  # for TensorFlow's tools
-                self.folder / "checkpoint",
-                f"model_checkpoint_path: {kept[-1]}\n"
-                + "".join(f"all_model_checkpoint_paths: {name}\n" for name in kept),
-            )
-            for old in numbers[:-_KEPT]:
-                self._delete(old)
+            self._keep_newest(number)
+
+    def tidy(self) -> None:
+        """Removes what a killed process left: files that it had not finished, or not yet deleted.
+
+        Only one process may do so, after `restore` and before it saves.
+        """
+        if self._restored is not None:
+            with writing(self.folder):
+                self._remove_unfinished()
+                self._keep_newest(self._restored)
+
+    def _keep_newest(self, number: int) -> None:
+        """Deletes all but the newest two and the given one, which can be read."""
+        numbers = self.numbers()
+        kept = [each for each in numbers if each in numbers[-_KEPT:] or each >= number]
+        write_text(  # for TensorFlow's tools
+            self.folder / "checkpoint",
+            f'model_checkpoint_path: "ckpt-{number}"\n'
+            + "".join(f'all_model_checkpoint_paths: "ckpt-{each}"\n' for each in kept),
+        )
+        for old in set(numbers).difference(kept):
+            self._delete(old)
 
     def _delete(self, number: int) -> None:
         # The index first: without it the data are no checkpoint.

@@ -116,6 +116,7 @@ def fit(
     if distribution.chief:
         run.checkpoints_path.parent.mkdir(exist_ok=True)  # of a member
         run.remove_leftovers()
+        checkpoints.tidy()
         _keep_rows(run, initial_epoch)
         logging = [
             _CSVLogger(str(run.log_path), append=True),

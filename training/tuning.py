@@ -202,6 +202,9 @@ def tune(
     out.mkdir(parents=True, exist_ok=True)
     with locked(out), saying_what_is_saved(out):
         _open_search(out, search, backbone, resume)
+        for folder in (out, out / "search", *(out / "search").glob("trial_*")):
+            for file in leftovers(folder, _FILES) if folder.is_dir() else ():
+                file.unlink(missing_ok=True)
         return _search(backbone, out, search, trials, progress, verbose)
 
 
@@ -341,9 +344,6 @@ def _open_search(out: Path, search: Search, backbone: Run, resume: bool) -> None
                     f"{before.get(name)!r}, not {value!r}. Repeat the arguments that it was "
                     "started with, or choose another `out`."
                 )
-        for folder in (out, out / "search", *(out / "search").glob("trial_*")):
-            for file in leftovers(folder, _FILES) if folder.is_dir() else ():
-                file.unlink(missing_ok=True)
         return
     if set(out.iterdir()) - {out / LOCK, *leftovers(out, _FILES)}:
         raise EnsembleError(

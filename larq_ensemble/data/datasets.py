@@ -198,7 +198,7 @@ def _tfds_reader(name: str, url: str) -> Callable[[str | None], tuple[Split, Spl
 
         tfds.disable_progress_bar()
         builder = tfds.builder(name, data_dir=folder, try_gcs=False)
-        if not builder.is_prepared():
+        if not (builder.data_path / "dataset_info.json").exists():
             if folder is not None:
                 raise _not_there(name, folder, str(builder.data_path))
             _download(name, builder, url)

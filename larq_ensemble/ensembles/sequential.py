@@ -299,6 +299,9 @@ def fit_members(
     place.mkdir(parents=True, exist_ok=True)
     with locked(place, "folder"):
         _open_folder(place, {name: str(value) for name, value in settings.items()})
+        for written in (place, *filter(Path.is_dir, place.iterdir())):
+            for file in leftovers(written, _FILES):
+                file.unlink(missing_ok=True)
         return training.train()[0]
 
 
@@ -582,6 +585,9 @@ def _validation_batches(data: Any) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(tuple(data)).batch(250)
 
 
+_FILES = ("fit_members.json", "model.keras", "result.json")
+
+
 def _open_folder(folder: Path, settings: dict[str, str]) -> None:
     """Begins a training in an empty folder, or checks that the folder belongs to the same."""
     path = folder / "fit_members.json"
@@ -594,10 +600,6 @@ def _open_folder(folder: Path, settings: dict[str, str]) -> None:
                     f"{started.get(name)}, not {value}: repeat its arguments, or choose another "
                     "folder."
                 )
-        names = ("fit_members.json", "model.keras", "result.json")
-        for place in (folder, *filter(Path.is_dir, folder.iterdir())):
-            for file in leftovers(place, names):
-                file.unlink(missing_ok=True)
         return
     if set(folder.iterdir()) - {folder / LOCK, *leftovers(folder, [path.name])}:
         raise EnsembleError(

@@ -88,15 +88,15 @@ distribute_option = click.option(
 )
 
 
-def refuse_without_training() -> None:
-    """Refuses the options of training for a run of 0 epochs, in which they have no effect."""
+def refuse_options_of_data() -> None:
+    """Refuses the options of data for a run of 0 epochs, which reads none."""
     context = click.get_current_context()
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-        if given and parameter.name in _OF_TRAINING:
+        if given and parameter.name in _OF_DATA:
             raise click.UsageError(
-                f"{parameter.opts[0]} has no effect without training (0 epochs): leave it out."
+                f"{parameter.opts[0]} has no effect: a run of 0 epochs reads no data. Leave it out."
             )
 
 
-_OF_TRAINING = ("batch_size", "data_dir", "end_lr", "limit_test", "limit_train", "lr")
+_OF_DATA = ("data_dir", "limit_test", "limit_train")

@@ -12,7 +12,7 @@ from larq_ensemble.training.commands.options import (
     data_options,
     distribute_option,
     recipe_options,
-    refuse_without_training,
+    refuse_options_of_data,
     run_options,
 )
 
@@ -132,7 +132,7 @@ def command(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
         )
         if not recipe.epochs:
-            refuse_without_training()
+            refuse_options_of_data()
         from larq_ensemble.training.distillation import Distillation
         from larq_ensemble.training.pretrain import pretrain
 

@@ -12,7 +12,7 @@ from larq_ensemble.training.commands.options import (
     data_options,
     distribute_option,
     recipe_options,
-    refuse_without_training,
+    refuse_options_of_data,
     run_options,
 )
 
@@ -172,7 +172,7 @@ def command(
             jitter=jitter,
         )  # fmt: skip
         if not recipe.epochs:
-            refuse_without_training()
+            refuse_options_of_data()
         from larq_ensemble.training.ensemble import train_ensemble
 
         run, result = train_ensemble(
