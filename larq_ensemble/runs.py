@@ -212,7 +212,10 @@ class Run:
         # Raises
             EnsembleError: if it was deleted or moved.
         """
-        if not self._place.is_dir():
+        # A member's directory is in that of its run, which has the configuration.
+        if not any(
+            (folder / "config.json").is_file() for folder in (self._place, self._place.parent)
+        ):
             raise EnsembleError(
                 f"The directory {str(self.path)!r} is gone: it was deleted or moved while it was "
                 "written. Train again, or resume the training where it is now."
@@ -272,7 +275,7 @@ def create_run(
 
 def _checked(out: str | os.PathLike[str], config: RunConfig, resume: bool) -> Run:
     run = Run(path := Path(out).expanduser(), config)
-    if run.path.is_dir() and run.config_path.is_file():
+    if os.path.isfile(run.config_path):  # `Path.is_file` raises for a name that is too long
         if not resume:
             raise EnsembleError(
                 f"`out` {str(path)!r} holds a run already: go on with `resume=True`, or choose "

@@ -145,7 +145,7 @@ def fit(
                 LearningRateLogger(),
                 timer,
                 *callbacks,
-                keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: run.check_exists()),
+                StopWhenGone(run),
                 *logging,
                 keras.callbacks.LambdaCallback(on_epoch_end=save),
             ],
@@ -175,6 +175,24 @@ class StopWhenDiverged(keras.callbacks.Callback):
             f"Training has diverged: {reason}, at a learning rate of {rate:.3g}. "
             "Train again with a lower `lr` and another `out`."
         )
+
+
+class StopWhenGone(keras.callbacks.Callback):
+    """Stops training when its directory was deleted, before a logger creates it again.
+
+    # Raises
+        EnsembleError: after the epoch in which it was deleted.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        self._run.check_exists()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._run.check_exists()
 
 
 class LearningRateLogger(keras.callbacks.Callback):
@@ -247,7 +265,8 @@ def read_log(path: Path) -> list[list[str]]:
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
-    header, *rows = list(csv.reader(text.splitlines())) or [[]]
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    header, *rows = list(csv.reader(lines)) or [[]]
     complete = [row for row in rows if len(row) == len(header) and row[0].isdigit()]
     return [header, *complete] if header[:1] == ["epoch"] else []
 

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def test_an_interrupted_training_with_dropout_goes_on_as_if_nothing_had_happened
     epochs_begun.clear()
 
     interrupt_at_step(4)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"Every finished epoch is saved in '.*run'"):
         resume(tmp_path / "run", recipe=recipe)
     assert epochs_begun == [0, 1]
     interrupt_at_step(None)
@@ -162,6 +163,33 @@ def test_a_command_killed_in_mid_epoch_loses_at_most_that_epoch(
         tiny, "digits", tmp_path / "expected", recipe=recipe, data=data, verbose=0
     )
     assert_same_training(load_run(out), expected)
+
+
+def test_a_full_disk_and_a_directory_that_is_gone_are_one_clear_error(
+    resume, tmp_path, monkeypatch
+):
+    """The disk is full after the first epoch; when it is resumed, the directory is deleted."""
+    path = tmp_path / "run[1]"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def at_epoch(number, action):
+        monkeypatch.setattr(
+            fit.EpochTimer, "on_epoch_begin", lambda self, epoch, logs: epoch == number and action()
+        )
+
+    at_epoch(1, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1])))
+    try:
+        with pytest.raises(
+            EnsembleError, match=r"Can't write to '.*run\[1\]/.*' \(File too large\)"
+        ):
+            resume(path)
+        assert len(list(path.glob("checkpoints/ckpt-*.index"))) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    at_epoch(1, lambda: shutil.rmtree(path))
+    with pytest.raises(EnsembleError, match=r"run\[1\]' is gone: it was deleted or moved"):
+        resume(path)
+    assert not path.exists()
 
 
 def damage(path: Path, how: str) -> None:

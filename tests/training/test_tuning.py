@@ -12,6 +12,7 @@ import pytest
 
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.locks import locked
 from larq_ensemble.training import tuning
 from larq_ensemble.training.recipes import Recipe, TunedRecipe
 from larq_ensemble.training.tuning import Search, tune
@@ -162,6 +163,32 @@ def test_searches_do_not_mix(backbone, search, trainings, tmp_path):
     with pytest.raises(EnsembleError, match="held out no validation data"):
         tune(backbone, tmp_path / "new", nothing, trials=1)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"start_order": [', "{}"])
+@pytest.mark.parametrize("name", ["search.json", "search/oracle.json", "search/trial_0/trial.json"])
+def test_damaged_files_of_a_search_are_named(
+    backbone, search, trainings, tmp_path, monkeypatch, name, text
+):
+    monkeypatch.setattr(tuning, "_check_validation", lambda search, backbone: None)
+    tune(backbone, tmp_path, search, trials=1, progress=lambda line: None)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(EnsembleError) as error:
+        tune(backbone, tmp_path, search, trials=1, resume=True)
+    if name == "search.json" and text == "{}":
+        assert "was started with members = None" in str(error.value)
+        return
+    assert "search" in str(error.value)
+    assert "damaged" in str(error.value)
+    assert "search again with another `out`" in str(error.value)
+
+
+def test_a_search_has_one_writer_and_says_what_is_saved(backbone, search, trainings, tmp_path):
+    trainings.stop_at = 1
+    with pytest.raises(KeyboardInterrupt, match=r"saved in .*: repeat this with `resume=True`"):
+        tune(backbone, tmp_path, search, trials=1)
+    with locked(tmp_path), pytest.raises(EnsembleError, match="is being written by process"):
+        tune(backbone, tmp_path, search, trials=1, resume=True)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"retrain": {"epochs": 1}})])
