@@ -8,12 +8,17 @@ imports heavy packages inside its functions, so `--help` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import click
@@ -42,6 +47,14 @@ COMMANDS = {
 }
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that asks the process to end. What it leaves unfinished can be resumed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
 class LazyGroup(click.Group):
     """A group that imports commands lazily and translates library messages into options."""
 
@@ -67,6 +80,10 @@ class LazyGroup(click.Group):
                 return super().invoke(context)
         except EnsembleError as error:
             raise click.ClickException(in_words(error)) from error
+        except KeyboardInterrupt as stop:
+            # Commands without --resume always resume.
+            stop.args = (in_words(stop).replace(" with `resume=True`", ""),)
+            raise
 
 
 @click.group(
@@ -119,7 +136,11 @@ def run_command(
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # A command may build several models; TensorFlow takes them for one that is traced repeatedly.
     logging.getLogger("tensorflow").addFilter(_is_not_of_retracing)
+    with _stopping_on_signals():
+        _run(command, arguments, program)
 
+
+def _run(command: click.Command, arguments: list[str] | None, program: str) -> None:
     def fail(message: str, status: int) -> None:
         _say(program, "error", message)
         sys.exit(status)
@@ -131,8 +152,10 @@ def run_command(
         message = error.format_message()
         end = "" if message.endswith((".", "?")) else "."
         fail(f"{message}{end} See `{path} --help`.", 2)
-    except click.exceptions.Abort:
-        fail("Interrupted.", 130)
+    except click.exceptions.Abort as abort:
+        stop = abort.__cause__
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        fail(f"{_ENDED.get(number, 'Interrupted')}. {stop or ''}", 128 + number)
     except click.ClickException as error:
         fail(error.format_message(), 1)
     except EnsembleError as error:  # of a script: those of our commands are translated already
@@ -144,6 +167,45 @@ def run_command(
     except OSError as error:  # A full disk, a folder without permission, a closed pipe.
         fail(f"{error}.", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+#: Signals that end a process, those that this system has, and what is said of them.
+_ENDED = {
+    getattr(signal, name): text
+    for name, text in (
+        ("SIGINT", "Interrupted"),
+        ("SIGTERM", "Terminated"),
+        ("SIGHUP", "The terminal was closed"),
+    )
+    if hasattr(signal, name)
+}
+
+
+@contextlib.contextmanager
+def _stopping_on_signals() -> Iterator[None]:
+    """Makes the first signal raise `Stopped`. A second one ends the process at once."""
+    before = {number: signal.getsignal(number) for number in _ENDED}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in changed:
+            signal.signal(each, signal.SIG_DFL)
+        changed.clear()
+        raise Stopped(number)
+
+    changed = [
+        number
+        for number, handler in before.items()
+        # One that is ignored stays so, as under nohup.
+        if handler in (signal.SIG_DFL, signal.default_int_handler)
+        and threading.current_thread() is threading.main_thread()
+    ]
+    for number in changed:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, before[number])
 
 
 def _is_not_of_retracing(record: logging.LogRecord) -> bool:

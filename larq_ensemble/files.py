@@ -11,13 +11,14 @@ import contextlib
 import csv
 import errno
 import io
+import json
 import os
 import re
 import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -124,27 +125,40 @@ def obstacle(path: str | os.PathLike[str]) -> str | None:
     return None
 
 
-def check_output_folder(path: str | os.PathLike[str], argument: str = "path") -> None:
+#: Endings of the files that commands write: a folder of such a name is a mistake.
+_FILES = (".csv", ".h5", ".json", ".keras", ".npz", ".png", ".svg", ".tflite", ".zip")
+
+
+def check_output_folder(path: str | os.PathLike[str], argument: str = "out") -> Path:
     """Raises if no files can be written into the folder `path`: call it before the work.
 
     # Arguments
         path: a folder, there already or not.
         argument: the name of the argument in the error.
 
+    # Returns
+        The path, with a leading `~` expanded.
+
     # Raises
-        EnsembleError: if `path` is a file, or in a place that can't be written.
+        EnsembleError: if `path` is a file, the name of one, or in a place that can't be written.
     """
-    name, path = os.fspath(path), Path(path)
+    name, path = os.fspath(path), Path(path).expanduser()
     if not name:
         raise EnsembleError(f"`{argument}` is empty: give the name of a folder.")
-    if path.exists() and not path.is_dir():
-        raise EnsembleError(f"`{argument}` {name!r} is a file: give the name of a folder.")
     try:
+        is_folder = path.is_dir()
+        if path.exists() and not is_folder:
+            raise EnsembleError(f"`{argument}` {name!r} is a file: give the name of a folder.")
+        if path.suffix.lower() in _FILES and not is_folder:
+            raise EnsembleError(
+                f"`{argument}` {name!r} is the name of a file: give the name of a folder."
+            )
         _check_can_create(Path(os.path.realpath(path)))
     except OSError as error:
         raise EnsembleError(
             f"`{argument}` {name!r} can't be written ({_reason(error)}): choose another place."
         ) from error
+    return path
 
 
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
@@ -258,3 +272,48 @@ def _check_can_create(folder: Path) -> None:
 def _reason(error: OSError, temporary: Path = Path(), path: Path = Path()) -> str:
     """What went wrong, with the name that the user knows: HDF5 names the file that it opened."""
     return (error.strerror or first_line(error)).replace(str(temporary), str(path))
+
+
+def read_json(path: str | os.PathLike[str], way_out: str) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    # Arguments
+        path: the file.
+        way_out: what to do if it is damaged, for the error, such as `"train again"`.
+
+    # Raises
+        EnsembleError: if it is missing, no JSON or no object.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise EnsembleError(
+            f"{str(path)!r} can't be read ({error.strerror or error}): {way_out}."
+        ) from error
+    except ValueError as error:
+        raise EnsembleError(
+            f"{str(path)!r} is not JSON ({error}): it is truncated or damaged: {way_out}."
+        ) from error
+    if not isinstance(values, dict):
+        raise EnsembleError(
+            f"{str(path)!r} holds {type(values).__name__}, not an object: it is damaged: {way_out}."
+        )
+    return values
+
+
+def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The temporary files that `replacing` left in a folder because its process was killed.
+
+    # Arguments
+        folder: the folder.
+        names: of the files that were to be written, such as `"config.json"`.
+    """
+    temporary = [
+        re.compile(rf"\.{re.escape(name.stem)}-[0-9a-f]{{8}}{re.escape(name.suffix)}")
+        for name in map(Path, names)
+    ]
+    return [
+        path
+        for path in folder.iterdir()
+        if any(pattern.fullmatch(path.name) for pattern in temporary)
+    ]

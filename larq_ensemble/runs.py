@@ -6,12 +6,14 @@
     tensorboard/    the same for TensorBoard
     checkpoints/    weights, optimizer and random state after each epoch, to resume from
     result.json     the result of the command
+    .lock           while a process writes the run
 
 `model.keras` and then `result.json` are written last. A run without them has not finished.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -22,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.errors import EnsembleError, first_line
-from larq_ensemble.files import replacing, write_text
+from larq_ensemble.files import check_output_folder, leftovers, read_json, replacing, write_text
+from larq_ensemble.locks import LOCK, check_unlocked, locked
 
 if TYPE_CHECKING:
     from larq_ensemble.keras import keras
@@ -31,6 +34,8 @@ FORMAT = 1
 KINDS = ("backbone", "ensemble")
 #: Arguments of the model that earlier versions did not write, with what they trained.
 _MODEL_OF_BEFORE = {"prelu_gradient": "zero", "revision": 1}
+#: What is written whole or not at all. A killed process may leave temporary files of these names.
+_FILES = ("config.json", "log.csv", "model.keras", "next_sample_weights.npy", "result.json")
 
 
 class _Section(dict):
@@ -127,30 +132,35 @@ class Run:
 
     path: Path
     config: RunConfig
+    #: The path whatever the working directory becomes.
+    _place: Path = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_place", self.path.absolute())
 
     @property
     def config_path(self) -> Path:
-        return self.path / "config.json"
+        return self._place / "config.json"
 
     @property
     def model_path(self) -> Path:
-        return self.path / "model.keras"
+        return self._place / "model.keras"
 
     @property
     def log_path(self) -> Path:
-        return self.path / "log.csv"
+        return self._place / "log.csv"
 
     @property
     def tensorboard_path(self) -> Path:
-        return self.path / "tensorboard"
+        return self._place / "tensorboard"
 
     @property
     def checkpoints_path(self) -> Path:
-        return self.path / "checkpoints"
+        return self._place / "checkpoints"
 
     @property
     def result_path(self) -> Path:
-        return self.path / "result.json"
+        return self._place / "result.json"
 
     @cached_property
     def model(self) -> keras.Model:
@@ -200,21 +210,43 @@ class Run:
         """Saves the network without its optimizer, each shared weight once."""
         from larq_ensemble.keras import keras
 
+        self.check_exists()
         uncompiled = keras.Model(model.inputs, model.outputs, name=model.name)
         with replacing(self.model_path) as temporary:
             uncompiled.save(temporary, save_format="keras")
 
     def save_result(self, result: dict[str, Any]) -> None:
+        self.check_exists()
         write_text(self.result_path, json.dumps(result, indent=2) + "\n")
 
     def finished_result(self) -> dict[str, Any] | None:
         """The saved result; `None` if the run has not finished or is damaged."""
         try:
-            result = json.loads(self.result_path.read_text(encoding="utf-8"))
+            result = read_json(self.result_path, "resume the training")
             _ = self.model
-        except (OSError, ValueError):  # an `EnsembleError` is a `ValueError`
+        except EnsembleError:
             return None
         return result
+
+    def check_exists(self) -> None:
+        """Checks, while it is written, that the directory is still there.
+
+        # Raises
+            EnsembleError: if it was deleted or moved.
+        """
+        # A member's directory is in that of its run, which has the configuration.
+        if not any(
+            (folder / "config.json").is_file() for folder in (self._place, self._place.parent)
+        ):
+            raise EnsembleError(
+                f"The directory {str(self.path)!r} is gone: it was deleted or moved while it was "
+                "written. Train again, or resume the training where it is now."
+            )
+
+    def remove_leftovers(self) -> None:
+        """Removes temporary files of a killed process; only the holder of the lock may do so."""
+        for path in leftovers(self._place, _FILES):
+            path.unlink(missing_ok=True)
 
     def _check_has_model(self) -> None:
         if not self.model_path.is_file():
@@ -229,41 +261,61 @@ def open_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool = F
 
     # Raises
         EnsembleError: if the directory holds a run already (nothing is overwritten) or other
-            files, or if the run to resume was started with another configuration.
+            files, can't be written to or is being written by another process, or if the run to
+            resume was started with another configuration.
     """
-    path = Path(out)
-    if path.exists() and not path.is_dir():
-        raise EnsembleError(f"`out` {str(path)!r} is a file: choose a new directory.")
-    run = Run(path, config)
-    if run.config_path.exists():
+    run = _checked(out, config, resume)
+    check_unlocked(run.path)
+    return run
+
+
+def create_run(
+    out: str | os.PathLike[str],
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    until: contextlib.ExitStack | None = None,
+) -> Run:
+    """Creates a run directory, or with `resume` opens an existing one.
+
+    # Arguments
+        until: holds the lock of the directory until it is closed; `None`: until this returns.
+
+    # Raises
+        EnsembleError: as `open_run`.
+    """
+    run = _checked(out, config, resume)
+    run.path.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as until_return:
+        (until or until_return).enter_context(locked(run.path))
+        run = _checked(out, config, resume)  # another process may have been faster
+        run.remove_leftovers()
+        if not run.config_path.exists():
+            run.save_config()
+    return run
+
+
+def _checked(out: str | os.PathLike[str], config: RunConfig, resume: bool) -> Run:
+    run = Run(path := Path(out).expanduser(), config)
+    if os.path.isfile(run.config_path):  # `Path.is_file` raises for a name that is too long
         if not resume:
             raise EnsembleError(
                 f"`out` {str(path)!r} holds a run already: go on with `resume=True`, or choose "
                 "another directory."
             )
         _check_same(load_run(path).config, config, path)
-    elif path.is_dir() and any(path.iterdir()):
+        return run
+    check_output_folder(path)
+    if path.is_dir() and set(path.iterdir()) - {path / LOCK, *leftovers(path, _FILES)}:
         raise EnsembleError(
             f"`out` {str(path)!r} holds other files: choose a new or an empty directory."
         )
     return run
 
 
-def create_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False) -> Run:
-    """Creates a run directory, or with `resume` opens an existing one.
-
-    # Raises
-        EnsembleError: as `open_run`.
-    """
-    run = open_run(out, config, resume=resume)
-    if not run.config_path.exists():
-        run.save_config()
-    return run
-
-
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Whether a directory holds the configuration of a run."""
-    return (Path(path) / "config.json").is_file()
+    return os.path.isfile(Path(path).expanduser() / "config.json")
 
 
 def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
@@ -276,19 +328,14 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
     # Raises
         EnsembleError: if there is no run at `path`, or one of another kind.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     config_path = path / "config.json"
     if not is_run(path):
         raise EnsembleError(
             f"No run at {str(path)!r} (no config.json there): give a directory that "
             "`larq-ensemble pretrain` or `larq-ensemble train` wrote."
         )
-    try:
-        values = json.loads(config_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise EnsembleError(
-            f"{str(config_path)!r} is not JSON ({error}): it is truncated or damaged."
-        ) from error
+    values = read_json(config_path, "restore it from a copy, or train again")
     config = RunConfig.from_json(values, config_path)
     if kind is not None and config.kind != kind:
         command = {"backbone": "pretrain", "ensemble": "train"}[kind]

@@ -12,6 +12,7 @@ resumed on another number of devices.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -146,14 +147,19 @@ class Distribution:
         return self._on_chief(open_run, out, config, resume)
 
     def create_run(
-        self, out: str | os.PathLike[str], config: RunConfig, *, resume: bool = False
+        self,
+        out: str | os.PathLike[str],
+        config: RunConfig,
+        *,
+        resume: bool = False,
+        until: contextlib.ExitStack | None = None,
     ) -> Run:
         """`larq_ensemble.runs.create_run` on the chief; the other hosts wait for it.
 
         # Raises
             EnsembleError: on every host, if the chief raised one.
         """
-        return self._on_chief(create_run, out, config, resume)
+        return self._on_chief(functools.partial(create_run, until=until), out, config, resume)
 
     def _on_chief(
         self,
@@ -172,7 +178,7 @@ class Distribution:
             raise error or EnsembleError(
                 f"`out` {os.fspath(out)!r} can't be used: the first host says why."
             )
-        return Run(Path(out), config)
+        return Run(Path(out).expanduser(), config)
 
     def agree(self, value: int, what: str) -> int:
         """Checks that a number below 2**28 is the same on every host, and returns it.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from larq_ensemble.checkpoints import Checkpoints, writing
 from larq_ensemble.errors import EnsembleError, check_seed
 from larq_ensemble.files import write_text
 from larq_ensemble.keras import keras, tf
@@ -106,8 +109,8 @@ def fit(
         left to train.
 
     # Raises
-        EnsembleError: if training diverges, no existing checkpoint can be read, or a batch can't be
-            divided among the devices.
+        EnsembleError: if training diverges, no existing checkpoint can be read, the directory is
+            gone or full, or a batch can't be divided among the devices.
     """
     distribution = distribution or Distribution()
     epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
@@ -115,33 +118,38 @@ def fit(
     generators = {
         layer.name: layer._random_generator for layer in model.layers if getattr(layer, "rate", 0)
     }
-    checkpoint = tf.train.Checkpoint(
-        model=model, optimizer=model.optimizer, epoch=epoch, dropout=generators
-    )
-    manager = tf.train.CheckpointManager(checkpoint, str(run.checkpoints_path), max_to_keep=2)
+    state = {
+        "model": model,
+        "optimizer": model.optimizer,
+        "epoch": epoch,
+        "dropout": generators,
+    }
+    checkpoints = Checkpoints(run.checkpoints_path, **state)
     with distribution.scope():
         # Before the first step, which would be traced twice if it created variables.
         model.optimizer.build(model.trainable_variables)
         if model.outputs:
             model.compiled_loss.build(model.output)
-    if manager.checkpoints:
-        with distribution.scope():
-            checkpoint.restore(_last_readable(manager)).assert_existing_objects_matched()
+    with distribution.scope():
+        checkpoints.restore()
     initial_epoch = distribution.agree(int(epoch.numpy()), "the checkpoints they see")
     logging: list[keras.callbacks.Callback] = []
     if distribution.chief:
+        run.checkpoints_path.parent.mkdir(exist_ok=True)  # of a member
+        run.remove_leftovers()
+        checkpoints.tidy()
         _keep_rows(run, initial_epoch)
         logging = [
-            keras.callbacks.CSVLogger(str(run.log_path), append=True),
-            keras.callbacks.TensorBoard(str(run.tensorboard_path), write_graph=False),
+            _CSVLogger(str(run.log_path), append=True),
+            _TensorBoard(str(run.tensorboard_path), write_graph=False),
         ]
     else:  # All hosts have to save, but only the chief's checkpoints are kept.
         temporary = tempfile.TemporaryDirectory(prefix="larq-ensemble-")
-        manager = tf.train.CheckpointManager(checkpoint, temporary.name, max_to_keep=1)
+        checkpoints = Checkpoints(Path(temporary.name), **state)
 
     def save(index: int, logs: dict[str, float] | None = None) -> None:
         epoch.assign(index + 1)
-        manager.save(checkpoint_number=index + 1)
+        checkpoints.save(index + 1)
 
     timer = EpochTimer()
     if initial_epoch < epochs:
@@ -161,6 +169,7 @@ def fit(
                     timer,
                     ProgressTeller(work, epochs, batches.batch_size),
                     *callbacks,
+                    StopWhenGone(run),
                     *logging,
                     keras.callbacks.LambdaCallback(on_epoch_end=save),
                 ],
@@ -190,6 +199,24 @@ class StopWhenDiverged(keras.callbacks.Callback):
             f"Training has diverged: {reason}, at a learning rate of {rate:.3g}. "
             "Train again with a lower `lr` and another `out`."
         )
+
+
+class StopWhenGone(keras.callbacks.Callback):
+    """Stops training when its directory was deleted, before a logger creates it again.
+
+    # Raises
+        EnsembleError: after the epoch in which it was deleted.
+    """
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self._run = run
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        self._run.check_exists()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._run.check_exists()
 
 
 class LearningRateLogger(keras.callbacks.Callback):
@@ -239,30 +266,71 @@ class EpochTimer(keras.callbacks.Callback):
         return self._steps / self._seconds if self._steps else None
 
 
-def _last_readable(manager: tf.train.CheckpointManager) -> str:
-    """The newest intact checkpoint: a full disk or a crash may have truncated the last one."""
-    for path in reversed(manager.checkpoints):
-        try:
-            reader = tf.train.load_checkpoint(path)
-            for name in reader.get_variable_to_shape_map():
-                reader.get_tensor(name)
-        except (tf.errors.OpError, ValueError, IndexError, RuntimeError):
-            continue
-        return path
-    raise EnsembleError(
-        f"None of the checkpoints in {manager.directory!r} can be read: they are truncated or "
-        "damaged. Train again with another `out`."
-    )
+class _CSVLogger(keras.callbacks.CSVLogger):
+    """The standard logger; its errors name the file."""
+
+    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+        with writing(self.filename):
+            super().on_train_begin(logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        with writing(self.filename):
+            super().on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        with writing(self.filename):
+            super().on_train_end(logs)
+
+
+class _TensorBoard(keras.callbacks.TensorBoard):
+    """The standard logger; its errors name the folder."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        with writing(self.log_dir):
+            super().on_epoch_end(epoch, logs)
+
+    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
+        with writing(self.log_dir):
+            super().on_test_end(logs)
+
+    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+        with writing(self.log_dir):
+            super().on_train_end(logs)
+
+
+def read_log(path: Path) -> list[list[str]]:
+    """The header and the complete rows of a log; a kill may have cut the last one."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\0", "")
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    header, *rows = list(csv.reader(lines)) or [[]]
+    complete = [row for row in rows if len(row) == len(header) and row[0].isdigit()]
+    return [header, *complete] if header[:1] == ["epoch"] else []
 
 
 def _keep_rows(run: Run, epochs: int) -> None:
-    """Drops the log rows of epochs after the checkpoint: they will be trained again."""
-    if not run.log_path.exists():
-        return
-    with open(run.log_path, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    kept = rows[:1] + [row for row in rows[1:] if row and row[0].isdigit() and int(row[0]) < epochs]
-    if epochs == 0:
-        run.log_path.unlink()
-        return
-    write_text(run.log_path, "".join(",".join(row) + "\n" for row in kept))
+    """Drops the log rows of epochs after the checkpoint: they will be trained again.
+
+    # Raises
+        EnsembleError: if there are rows, but no checkpoint.
+    """
+    header, *rows = read_log(run.log_path) or [[]]
+    # A kill may come between a row and its checkpoint.
+    if not epochs and len(rows) > 1:
+        raise EnsembleError(
+            f"{str(run.log_path)!r} has the rows of {len(rows)} epochs, but there is no checkpoint "
+            f"in {str(run.checkpoints_path)!r}: restore them from a copy, or delete "
+            f"{str(run.path)!r} to train again from the start."
+        )
+    kept = [row for row in rows if int(row[0]) < epochs]
+    if len(kept) < epochs:
+        warnings.warn(
+            f"{str(run.log_path)!r} was damaged: it lacks {epochs - len(kept)} of the {epochs} "
+            "epochs that were trained before.",
+            stacklevel=2,
+        )
+    if kept:
+        write_text(run.log_path, "".join(",".join(row) + "\n" for row in [header, *kept]))
+    else:
+        run.log_path.unlink(missing_ok=True)

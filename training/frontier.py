@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import write_text
+from larq_ensemble.files import check_output_folder, read_json, write_text
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.sharing import parse_sharing
 from larq_ensemble.network.storage import account
@@ -83,7 +84,8 @@ def frontier(
         progress: called with a line before each run.
 
     # Raises
-        EnsembleError: if the runs are of several data sets, or one has not finished.
+        EnsembleError: if the runs are of several data sets, one has not finished, or the folder
+            can't be written to.
     """
     datasets = {run.config.dataset["name"]: run for run in runs}
     if len(datasets) > 1:
@@ -92,10 +94,11 @@ def frontier(
             f"The runs are of different data sets, {str(one.path)!r} of {first!r} and "
             f"{str(other.path)!r} of {second!r}: their accuracies can't be compared."
         )
+    out = check_output_folder(out)
     points: list[FrontierPoint] = []
     for number, run in enumerate(tracked(runs, "run", unit="run"), start=1):
         progress(f"{number} of {len(runs)}: {run.path}")
-        metrics = _evaluation(run, Path(out) / "evaluations", split, data_dir, limit)
+        metrics = _evaluation(run, out / "evaluations", split, data_dir, limit)
         points += _points(run, metrics)
     fronts = {
         cost: pareto_front([getattr(p, cost) for p in points], [p.top1 for p in points])
@@ -125,7 +128,8 @@ def _evaluation(
     """Metrics by members and the MACs of a member; from the folder, if they are there."""
     path = folder / f"{run.digest[:16]}-{split}{'' if limit is None else f'-{limit}'}.json"
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+        with contextlib.suppress(EnsembleError):  # damaged: evaluate again
+            return read_json(path, "delete it")
     from larq_ensemble.models import layer_graph
     from larq_ensemble.network.compute import count_macs
     from larq_ensemble.training.evaluation import evaluate

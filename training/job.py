@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from larq_ensemble.data.datasets import Dataset, Splits
@@ -50,19 +52,34 @@ def train_run(
 
     # Raises
         EnsembleError: if the directory is in use or the data can't be read, and as `train`.
+        KeyboardInterrupt: with what is saved as its message.
     """
     run = distribution.open_run(out, config, resume=resume)
     if (finished := run.finished_result()) is not None:
         return run, finished
     epochs = config.recipe["epochs"]
     splits = load() if epochs else None
-    distribution.create_run(out, config, resume=resume)
-    model, measured = (untrained(), {}) if splits is None else train(run, splits)
-    result = {**figures, "epochs": epochs, **measured}
-    if distribution.chief:
-        run.save_model(model)
-        run.save_result(result)
+    with contextlib.ExitStack() as locks, saying_what_is_saved(run.path):
+        distribution.create_run(out, config, resume=resume, until=locks)
+        model, measured = (untrained(), {}) if splits is None else train(run, splits)
+        result = {**figures, "epochs": epochs, **measured}
+        if distribution.chief:
+            run.save_model(model)
+            run.save_result(result)
     return load_run(out), result
+
+
+@contextlib.contextmanager
+def saying_what_is_saved(folder: Path) -> Iterator[None]:
+    """Gives a `KeyboardInterrupt` the message of what is saved, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.args = (
+            f"Every finished epoch is saved in {str(folder)!r}: repeat this with `resume=True` to "
+            "go on.",
+        )
+        raise
 
 
 def fit_images(

@@ -7,6 +7,7 @@ from typing import Any
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles.fused_activations import fused_network
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.models import PRELU_GRADIENT, PReLUGradient, build_model
 from larq_ensemble.models.inference import predict_batches
@@ -83,6 +84,7 @@ def pretrain(
     distribution = Distribution(distribute)
     dataset = DATASETS[dataset_name]
     started = load_run(out).config.model if resume and is_run(out) else {}
+    _refuse_without_effect(model_name, pad_values=pad_values, estimator=estimator)
     set_seed(seed, recipe.dropout)
     arguments: dict[str, Any] = {
         "name": model_name,
@@ -158,6 +160,16 @@ def pretrain(
         distribution=distribution,
         resume=resume,
     )
+
+
+def _refuse_without_effect(model_name: str, **of_binary: Any) -> None:
+    """Refuses arguments that are about binary convolutions for a network without."""
+    for name, value in of_binary.items():
+        if value is not None and not MODELS[model_name].binary:
+            raise EnsembleError(
+                f"`{name}` {value!r} is for binary convolutions, and {model_name!r} has none: "
+                "leave it out."
+            )
 
 
 def backbone_top1(model: keras.Model, data: Split, dataset: Dataset) -> float | None:

@@ -12,10 +12,10 @@ rows of all members.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,13 @@ from larq_ensemble.data.datasets import Dataset, Split, Splits
 from larq_ensemble.ensembles.names import member_output
 from larq_ensemble.ensembles.schemes.base import SampleWeights
 from larq_ensemble.ensembles.sequential import SequentialTraining, combination_weights
+from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.files import replacing, write_text
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import top_k_accuracy
-from larq_ensemble.training.fit import set_seed
+from larq_ensemble.training.fit import read_log, set_seed
 from larq_ensemble.training.job import fit_images
 from larq_ensemble.training.memory import free_networks, temporary_graphs
 from larq_ensemble.training.pipeline import evaluation_batches
@@ -78,7 +79,11 @@ class RunTraining(SequentialTraining):
         self._validation: list[np.ndarray] = []
 
     def finished(self, member: int) -> dict[str, Any] | None:
-        return self._part(member).finished_result()
+        part = self._part(member)
+        result = part.finished_result()
+        if result is not None:  # a kill may come between the result and this
+            shutil.rmtree(part.checkpoints_path, ignore_errors=True)
+        return result
 
     def load(self, member: int) -> keras.Model:
         return self._part(member).model
@@ -147,7 +152,20 @@ class RunTraining(SequentialTraining):
     def _weights_for(self, member: int) -> np.ndarray:
         if not member:
             return np.ones(len(self.splits.train))
-        return np.load(self._part(member - 1).path / "next_sample_weights.npy")
+        path = self._part(member - 1).path / "next_sample_weights.npy"
+        try:
+            weights = np.load(path)
+        except (OSError, ValueError, EOFError) as error:
+            raise self._damaged(path, member - 1, first_line(error)) from error
+        if weights.shape != (len(self.splits.train),):
+            raise self._damaged(path, member - 1, f"its shape is {weights.shape}")
+        return weights
+
+    def _damaged(self, path: Path, member: int, reason: str) -> EnsembleError:
+        return EnsembleError(
+            f"{str(path)!r} can't be read ({reason}): delete {str(self._part(member).path)!r} and "
+            "resume, to train this member again."
+        )
 
     def accuracy(
         self, member: int, network: keras.Model, results: Sequence[dict[str, Any]]
@@ -174,9 +192,8 @@ class RunTraining(SequentialTraining):
         """Writes the rows of the first members' logs to that of the run."""
         lines: list[str] = []
         for member in range(members):
-            with open(self._part(member).log_path, newline="", encoding="utf-8") as file:
-                header, *rows = csv.reader(file)
-            if not lines:
+            header, *rows = read_log(self._part(member).log_path) or [[]]
+            if header and not lines:
                 lines.append(",".join(["member", *header]))
             lines += [",".join([str(member), *row]) for row in rows]
-        write_text(self.run.log_path, "\n".join(lines) + "\n")
+        write_text(self.run.log_path, "".join(line + "\n" for line in lines))

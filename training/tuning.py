@@ -19,11 +19,13 @@ from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import write_text
+from larq_ensemble.files import check_output_folder, leftovers, read_json, write_text
+from larq_ensemble.locks import LOCK, locked
 from larq_ensemble.network.sharing import POLICIES
 from larq_ensemble.progress import Work, working
 from larq_ensemble.runs import Run, load_run
 from larq_ensemble.training.ensemble import train_ensemble
+from larq_ensemble.training.job import saying_what_is_saved
 from larq_ensemble.training.memory import free_networks
 from larq_ensemble.training.recipes import RECIPES, Recipe, TunedRecipe
 
@@ -33,6 +35,7 @@ OBJECTIVE = "validation_top1"
 LEARNING_RATES = (3e-4, 3e-2)
 JITTERS = (0.01, 0.5)  # not 0: members that see the same batches would stay equal
 DROPOUTS = (0.0, 0.5)
+_FILES = ("oracle.json", "recipe.json", "search.json", "trial.json", "trials.csv")
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,47 @@ class Trial:
     run: str
 
 
+_DAMAGED = (
+    "restore it from a copy, or search again with another `out`; the runs of finished trials stay"
+)
+
+
+class _Oracle(kt.oracles.BayesianOptimizationOracle):
+    """KerasTuner's, whose files are written whole or not at all, wherever they are."""
+
+    def save(self) -> None:
+        write_text(self._get_oracle_fname(), json.dumps(self.get_state()))
+
+    def _save_trial(self, trial: Any) -> None:
+        path = Path(self._get_trial_dir(trial.trial_id)) / "trial.json"
+        write_text(path, json.dumps(trial.get_state()))
+
+    def reload(self) -> None:
+        """Takes up the search that `save` wrote; the trial in progress will be repeated.
+
+        KerasTuner looks for trials by a glob pattern made from the path. It also takes up a trial
+        that it saved just before it was killed, without running it.
+        """
+        path = Path(self._get_oracle_fname())
+        state = read_json(path, _DAMAGED)
+        try:
+            for trial_id in state["start_order"]:
+                file = path.parent / f"trial_{trial_id}" / "trial.json"
+                self.trials[trial_id] = kt.engine.trial.Trial.from_state(read_json(file, _DAMAGED))
+            self.set_state(state)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise EnsembleError(
+                f"The search in {str(path.parent)!r} is damaged ({error!r}): {_DAMAGED}."
+            ) from error
+        self._retry_queue += state["ongoing_trials"].values()
+        self.ongoing_trials.clear()
+
+
 class EnsembleTuner(kt.Tuner):
     """Trains an ensemble for each trial and reports its accuracy on the validation split.
 
     KerasTuner finds Keras 3 installed and refuses models of Keras 2, so `run_trial`, which returns
-    the objective, does all the work.
+    the objective, does all the work. All state is the oracle's.
     """
 
     def __init__(
@@ -112,6 +151,15 @@ class EnsembleTuner(kt.Tuner):
             super().__init__(oracle=oracle, directory=str(directory), project_name="search")
         # KerasTuner saves after a trial; this way a search killed in the first one is resumed too.
         self.save()
+
+    def _get_tuner_fname(self) -> str:
+        return self.oracle._get_oracle_fname()
+
+    def save(self) -> None:
+        self.oracle.save()
+
+    def reload(self) -> None:
+        self.oracle.reload()
 
     def run_trial(self, trial: Any) -> dict[str, float]:
         try:
@@ -152,9 +200,25 @@ def tune(
     """
     _check_names(search)
     _check_validation(search, backbone)
-    out = Path(out)
-    _check_settings(out, search, backbone, resume)
-    oracle = kt.oracles.BayesianOptimizationOracle(
+    out = check_output_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out), saying_what_is_saved(out):
+        _open_search(out, search, backbone, resume)
+        for folder in (out, out / "search", *(out / "search").glob("trial_*")):
+            for file in leftovers(folder, _FILES) if folder.is_dir() else ():
+                file.unlink(missing_ok=True)
+        return _search(backbone, out, search, trials, progress, verbose)
+
+
+def _search(
+    backbone: Run,
+    out: Path,
+    search: Search,
+    trials: int,
+    progress: Callable[[str], None],
+    verbose: int | str,
+) -> tuple[TunedRecipe, list[Trial]]:
+    oracle = _Oracle(
         objective=kt.Objective(OBJECTIVE, "max"),
         max_trials=trials,
         num_initial_points=6,
@@ -277,8 +341,8 @@ def _check_validation(search: Search, backbone: Run) -> None:
         )
 
 
-def _check_settings(out: Path, search: Search, backbone: Run, resume: bool) -> None:
-    """Creates the folder of a search, or checks that the one to resume is of the same search."""
+def _open_search(out: Path, search: Search, backbone: Run, resume: bool) -> None:
+    """Begins a search in an empty folder, or checks that the one to resume is of the same."""
     path = out / "search.json"
     settings = json.loads(
         json.dumps({**asdict(search), "data": search.data.to_json(), "backbone": backbone.digest})
@@ -289,7 +353,7 @@ def _check_settings(out: Path, search: Search, backbone: Run, resume: bool) -> N
                 f"`out` {str(out)!r} holds a search already: go on with `resume=True`, or choose "
                 "another directory."
             )
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path, _DAMAGED)
         for name, value in settings.items():
             if before.get(name) != value:
                 raise EnsembleError(
@@ -298,9 +362,7 @@ def _check_settings(out: Path, search: Search, backbone: Run, resume: bool) -> N
                     "started with, or choose another `out`."
                 )
         return
-    if out.is_file():
-        raise EnsembleError(f"`out` {str(out)!r} is a file: choose a new directory.")
-    if out.is_dir() and any(out.iterdir()):
+    if set(out.iterdir()) - {out / LOCK, *leftovers(out, _FILES)}:
         raise EnsembleError(
             f"`out` {str(out)!r} holds other files, but no search (search.json): choose a new or "
             "an empty directory, or to resume a search, its own."

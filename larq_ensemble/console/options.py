@@ -146,7 +146,8 @@ data_dir_option = click.option(
     "--data-dir",
     type=INPUT,
     metavar="DIR",
-    help="Folder of TensorFlow Datasets  [default: ~/tensorflow_datasets]",
+    help="Folder of TensorFlow Datasets that holds the data set; nothing is downloaded into it  "
+    "[default: ~/tensorflow_datasets, with a download if need be]",
 )
 
 limit_test_option = click.option(

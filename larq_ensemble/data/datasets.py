@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -101,7 +104,9 @@ class DataOptions:
     """Which data a run uses.
 
     # Arguments
-        data_dir: where TensorFlow Datasets keeps its data; `None`: its own choice.
+        data_dir: the folder of TensorFlow Datasets that holds the data set. It is read, and nothing
+            is downloaded into it. `None`: TensorFlow Datasets' own folder, with a download if need
+            be.
         validation: share of the training data held out, at least 0 and below 1.
         limit_train: number of training examples to use, drawn by the seed, for the training and the
             validation split together. `None`: all.
@@ -161,6 +166,11 @@ class DataOptions:
 
 def _read_digits(data_dir: str | None) -> tuple[Split, Split]:
     """scikit-learn's digits: 1,797 images of 8x8. The test split is a stratified third."""
+    if data_dir is not None:
+        raise EnsembleError(
+            f"`data_dir` {data_dir!r} has no effect: digits comes with scikit-learn. Leave it out, "
+            "or choose another data set."
+        )
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -173,39 +183,73 @@ def _read_digits(data_dir: str | None) -> tuple[Split, Split]:
     return Split(train_images, train_labels), Split(test_images, test_labels)
 
 
-def _tfds_reader(name: str) -> Callable[[str | None], tuple[Split, Split]]:
+def _tfds_reader(name: str, url: str) -> Callable[[str | None], tuple[Split, Split]]:
+    """A reader of a data set of TensorFlow Datasets, which downloads it from `url`."""
+
     def read(data_dir: str | None) -> tuple[Split, Split]:
-        builder = _tfds_builder(name, data_dir)
+        folder = None if data_dir is None else Path(data_dir).expanduser()
+        if folder is not None and not folder.is_dir():
+            raise EnsembleError(
+                f"The data directory {data_dir!r} does not exist: give the folder that holds "
+                f"`{name}/`, or leave `data_dir` out to download."
+            )
+        import tensorflow_datasets as tfds
+
+        tfds.disable_progress_bar()
+        builder = tfds.builder(name, data_dir=folder, try_gcs=False)
+        if not (builder.data_path / "dataset_info.json").exists():
+            if folder is not None:
+                raise _not_there(name, folder, str(builder.data_path))
+            _download(name, builder, url)
         try:
-            builder.download_and_prepare()
             train, test = (
                 Split(data["image"], data["label"].astype(np.int32))
                 for data in builder.as_dataset(split=["train", "test"], batch_size=-1)
                 for data in [{key: np.asarray(value) for key, value in data.items()}]
             )
-        except Exception as error:  # TFDS raises whatever its downloader and readers raise.
+        except Exception as error:  # TFDS raises whatever its readers raise.
             raise EnsembleError(
-                f"Can't read {name} from {str(builder.data_path)!r} and can't download it "
-                f"({first_line(error)}): give the folder that holds `{name}/` as `data_dir`, "
-                "or connect to the internet once."
+                f"Can't read {name} from {str(builder.data_path)!r} ({first_line(error)}): it is "
+                "damaged. Delete it and leave `data_dir` out to download it again."
             ) from error
         return train, test
 
     return read
 
 
-def _tfds_builder(name: str, data_dir: str | None) -> Any:
-    if data_dir is not None and not Path(data_dir).is_dir():
+def _not_there(name: str, folder: Path, path: str) -> EnsembleError:
+    near = [*folder.absolute().parents[:2], *(each for each in folder.iterdir() if each.is_dir())]
+    holders = [str(each) for each in near if (each / name).is_dir()]
+    advice = (
+        f"Did you mean {holders[0]!r}?"
+        if holders
+        else f"Give the folder that holds `{name}/`, or leave `data_dir` out to download."
+    )
+    return EnsembleError(f"`data_dir` {str(folder)!r} does not hold {name} (no {path!r}). {advice}")
+
+
+def _download(name: str, builder: Any, url: str) -> None:
+    """Downloads a data set into TensorFlow Datasets' own folder.
+
+    # Raises
+        EnsembleError: in seconds if its server can't be reached: TensorFlow Datasets would try for
+            minutes, and leave empty folders.
+    """
+    try:
+        with contextlib.suppress(urllib.error.HTTPError):  # the server answers
+            urllib.request.urlopen(
+                urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_SECONDS
+            ).close()
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS raises whatever its downloader raises.
         raise EnsembleError(
-            f"The data directory {data_dir!r} does not exist: give the folder that holds "
-            f"`{name}/`, or leave `data_dir` out to download."
-        )
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()
-    return tfds.builder(name, data_dir=data_dir, try_gcs=False)
+            f"{name} is not in {str(builder.data_path)!r} and can't be downloaded "
+            f"({first_line(error)}): connect to the internet once, or give the folder that holds "
+            f"`{name}/` as `data_dir`."
+        ) from error
 
 
+_TIMEOUT_SECONDS = 10.0
 _CIFAR10 = (
     "airplane",
     "automobile",
@@ -248,7 +292,10 @@ DATASETS.register(
     ),
 )
 
-for _name, _names in (("cifar10", _CIFAR10), ("cifar100", _CIFAR100)):
+for _name, _names, _archive in (
+    ("cifar10", _CIFAR10, "cifar-10-binary.tar.gz"),
+    ("cifar100", _CIFAR100, "cifar-100-binary.tar.gz"),
+):
     DATASETS.register(
         _name,
         Dataset(
@@ -259,7 +306,7 @@ for _name, _names in (("cifar10", _CIFAR10), ("cifar100", _CIFAR100)):
                 mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)
             ),
             augmentation=Augmentation(pad=4, flip=True),
-            read=_tfds_reader(_name),
+            read=_tfds_reader(_name, f"https://www.cs.toronto.edu/~kriz/{_archive}"),
             class_names=_names,
             source="the code of Kim et al. 2022, which uses one set for both CIFARs",
         ),

@@ -90,7 +90,8 @@ def build_ensemble(
             their linear layers get noise of `jitter` times the standard deviation of the weights,
             and if they have none either, all their weights do. Constraints are applied afterwards.
             `None`: the scheme's default; 0 for random members.
-        dropout: a new rate for the members' Dropout layers; `None`: unchanged.
+        dropout: a new rate for the members' Dropout layers, of which the backbone needs one;
+            `None`: unchanged.
         initial: `"pretrained"`: members start from the backbone's weights; `"random"`: each from
             weights that the layers' initializers draw anew, which needs the sharing `"none"`.
         independent_inputs: one input per member, for members that see different batches.
@@ -384,9 +385,14 @@ def _members_config(
 
 
 def _set_dropout(config: dict[str, Any], rate: float) -> None:
-    for layer in config["layers"]:
-        if layer["class_name"] == "Dropout":
-            layer["config"]["rate"] = rate
+    layers = [layer for layer in config["layers"] if layer["class_name"] == "Dropout"]
+    if rate and not layers:
+        raise EnsembleError(
+            f"`dropout` {rate} has no effect: the backbone has no Dropout layer. Leave it out, or "
+            "give the backbone one."
+        )
+    for layer in layers:
+        layer["config"]["rate"] = rate
 
 
 def _add_jitter(

@@ -15,12 +15,14 @@ import abc
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from larq_ensemble.checkpoints import Checkpoints
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.building import (
     Initial,
@@ -31,9 +33,10 @@ from larq_ensemble.ensembles.building import (
 from larq_ensemble.ensembles.ensemble import Ensemble
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Stage
-from larq_ensemble.errors import EnsembleError, check_seed, check_whole
-from larq_ensemble.files import replacing, write_text
+from larq_ensemble.errors import EnsembleError, check_seed, check_whole, first_line
+from larq_ensemble.files import check_output_folder, leftovers, read_json, replacing, write_text
 from larq_ensemble.keras import check_keras_2, keras, tf
+from larq_ensemble.locks import LOCK, locked
 from larq_ensemble.models.graph import Sharing, shared_layers
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import has_own_head_bias
@@ -251,7 +254,8 @@ def fit_members(
         The trained ensemble, not compiled.
 
     # Raises
-        EnsembleError: for options that don't go with the scheme, or a folder of another training.
+        EnsembleError: for options that don't go with the scheme, or a folder of another training
+            or of one that is running.
     """
     members = check_whole("members", members, 1)
     seed = check_seed(seed)
@@ -273,20 +277,11 @@ def fit_members(
         "initial": initial,
         "seed": seed,
     }
-    if folder is not None:
-        # A function has another text in every process.
-        shared = sorted(shared_layers(sharing, backbone)) if callable(sharing) else sharing
-        if has_own_head_bias(sharing):  # a folder of before has members without it
-            shared = f"{shared} with a bias of each member in the linear layer"
-        settings = {
-            **arguments,
-            "sharing": shared,
-            "members": members,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "shrinkage": shrinkage,
-        }
-        _check_folder(Path(folder), {name: str(value) for name, value in settings.items()})
+    if end_learning_rate and chosen.learning_rate(1.0, 0.0, 1) is None:
+        raise EnsembleError(
+            f"`end_learning_rate` {end_learning_rate} has no effect in the scheme {scheme!r}: "
+            "leave it out, or give `optimizer` a learning rate schedule."
+        )
     training = _KerasTraining(
         backbone,
         members,
@@ -302,8 +297,28 @@ def fit_members(
     training.fitting = _Fitting(
         optimizer, end_learning_rate, chosen.member_epochs(epochs, members), callbacks, verbose
     )
-    training.folder = None if folder is None else Path(folder)
-    return training.train()[0]
+    if folder is None:
+        return training.train()[0]
+    # A function has another text in every process.
+    shared = sorted(shared_layers(sharing, backbone)) if callable(sharing) else sharing
+    if has_own_head_bias(sharing):  # a folder of before has members without it
+        shared = f"{shared} with a bias of each member in the linear layer"
+    settings = {
+        **arguments,
+        "sharing": shared,
+        "members": members,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "shrinkage": shrinkage,
+    }
+    place = training.folder = check_output_folder(folder, "folder").absolute()
+    place.mkdir(parents=True, exist_ok=True)
+    with locked(place, "folder"):
+        _open_folder(place, {name: str(value) for name, value in settings.items()})
+        for written in (place, *filter(Path.is_dir, place.iterdir())):
+            for file in leftovers(written, _FILES):
+                file.unlink(missing_ok=True)
+        return training.train()[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,7 +338,7 @@ class _KerasTraining(SequentialTraining):
     data: _Data
     validation: tf.data.Dataset | None
     fitting: _Fitting
-    folder: Path | None
+    folder: Path | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -333,11 +348,17 @@ class _KerasTraining(SequentialTraining):
     def finished(self, member: int) -> dict[str, Any] | None:
         if self.folder is None:
             return None
-        path = self.folder / member_output(member) / "result.json"
-        if not path.is_file():
+        folder = self.folder / member_output(member)
+        if not (folder / "result.json").is_file():
             return None
-        result = json.loads(path.read_text(encoding="utf-8"))
-        network = keras.models.load_model(path.with_name("model.keras"), compile=False)
+        way_out = f"delete {str(folder)!r} to train this member again"
+        result = read_json(folder / "result.json", way_out)
+        try:
+            network = keras.models.load_model(folder / "model.keras", compile=False)
+        except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
+            raise EnsembleError(
+                f"{str(folder / 'model.keras')!r} can't be read ({first_line(error)}): {way_out}."
+            ) from error
         self._keep(member, network)
         if self.scheme.reweights:
             self._reweight(network, result["weight"])
@@ -355,10 +376,11 @@ class _KerasTraining(SequentialTraining):
         if self.folder is None:
             return
         path = self.folder / member_output(member)
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
         with replacing(path / "model.keras") as temporary:
             network.save(temporary, save_format="keras")
         write_text(path / "result.json", json.dumps(result, indent=2) + "\n")
+        shutil.rmtree(path / "backup", ignore_errors=True)
 
     def _keep(self, member: int, network: keras.Model) -> None:
         prefix = own_name(member, "")
@@ -374,9 +396,11 @@ class _KerasTraining(SequentialTraining):
         model.compile(self._optimizer(), **compiled)
         callbacks = fitting.callbacks
         callbacks = [*(callbacks(member) if callable(callbacks) else callbacks)]
+        begun = 0
         if self.folder is not None:
-            backup = self.folder / member_output(member) / "backup"
-            callbacks.append(keras.callbacks.BackupAndRestore(str(backup)))
+            backup = _Backup(self.folder / member_output(member) / "backup", model)
+            begun = backup.restore()
+            callbacks.append(backup)
         model.fit(
             self.data.training(
                 self._weigh(member),
@@ -384,6 +408,7 @@ class _KerasTraining(SequentialTraining):
                 subsample=self.scheme.subsamples,
             ),
             epochs=fitting.epochs,
+            initial_epoch=begun,
             validation_data=self.validation,
             callbacks=callbacks,
             verbose=fitting.verbose,
@@ -467,6 +492,36 @@ class _KerasTraining(SequentialTraining):
             right += int(np.sum(tf.argmax(run(images), axis=-1) == np.ravel(labels)))
             count += len(labels)
         return 100 * right / count
+
+
+class _Backup(keras.callbacks.Callback):
+    """Keras's `BackupAndRestore`, which loses its backup with an index file or a `[` in its path.
+
+    # Arguments
+        folder: where the backup is, in the format of `BackupAndRestore`.
+        model: the compiled model that will be fitted.
+    """
+
+    def __init__(self, folder: Path, model: keras.Model) -> None:
+        super().__init__()
+        self._epoch = tf.Variable(-1, dtype=tf.int64, trainable=False)
+        self._folder = folder
+        self._checkpoints = Checkpoints(folder / "chief", model=model, ckpt_saved_epoch=self._epoch)
+
+    def restore(self) -> int:
+        """Restores the newest backup; returns how many epochs it has been trained."""
+        self._checkpoints.restore()
+        return int(self._epoch.numpy()) + 1
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._epoch.assign(epoch)
+        if not self._folder.parents[1].is_dir():
+            raise EnsembleError(
+                f"`folder` {str(self._folder.parents[1])!r} is gone: it was deleted or moved while "
+                "it was written."
+            )
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._checkpoints.save(epoch + 1)
 
 
 #: (images, labels, the examples' numbers or None, a draw of this step) -> weights [batch].
@@ -559,11 +614,14 @@ def _validation_batches(data: Any) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(tuple(data)).batch(250)
 
 
-def _check_folder(folder: Path, settings: dict[str, str]) -> None:
-    """Creates the folder of a training, or checks that it belongs to the same training."""
+_FILES = ("fit_members.json", "model.keras", "result.json")
+
+
+def _open_folder(folder: Path, settings: dict[str, str]) -> None:
+    """Begins a training in an empty folder, or checks that the folder belongs to the same."""
     path = folder / "fit_members.json"
     if path.is_file():
-        started = json.loads(path.read_text(encoding="utf-8"))
+        started = read_json(path, "train again with another `folder`")
         for name, value in settings.items():
             if started.get(name) != value:
                 raise EnsembleError(
@@ -572,9 +630,8 @@ def _check_folder(folder: Path, settings: dict[str, str]) -> None:
                     "folder."
                 )
         return
-    if folder.is_dir() and any(folder.iterdir()):
+    if set(folder.iterdir()) - {folder / LOCK, *leftovers(folder, [path.name])}:
         raise EnsembleError(
             f"`folder` {str(folder)!r} holds other files: choose a new or an empty one."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(settings, indent=2) + "\n")

@@ -3,6 +3,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -294,6 +295,16 @@ def test_help_names_everything_that_is_registered(call):
         ("convert fusion", "Missing option '--out'"),
         ("reproduce table1", "Missing option '--out'"),
         ("reproduce table1 --out new --epochs 3", "counted, not trained: leave out --epochs"),
+        ("reproduce table1 --out new --recipe short", "counted, not trained: leave out --recipe"),
+        ("reproduce table1 --out new --seed 1", "counted, not trained: leave out --seed"),
+        (
+            "pretrain --out new --epochs 0 --limit-train 9",
+            "--limit-train has no effect: a run of 0",
+        ),
+        (
+            "train --pretrained backbone --out new --epochs 0 --data-dir empty",
+            "--data-dir has no effect: a run of 0",
+        ),
         ("reproduce fig7b --out new --members 2,x", "'2,x' is not a list of whole numbers"),
     ],
 )
@@ -406,6 +417,22 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ),
         ("pretrain --out text.txt --epochs 0", "--out 'text.txt' is a file"),
         ("pretrain --out . --epochs 0", "--out '.' holds other files"),
+        ("pretrain --out new.png", "--out 'new.png' is the name of a file"),
+        ("pretrain --out text.txt/new", "--out 'text.txt/new' can't be written to"),
+        ("tune --pretrained backbone --out new.tflite", "--out 'new.tflite' is the name of a file"),
+        ("frontier backbone --out text.txt", "--out 'text.txt' is a file"),
+        ("reproduce table1 --out new.csv", "--out 'new.csv' is the name of a file"),
+        ("demo --out text.txt", "--out 'text.txt' is a file"),
+        # Options that have no effect.
+        ("pretrain --out new --data-dir empty", "--data-dir 'empty' has no effect: digits comes"),
+        (
+            "pretrain --out new --model resnet20_real --pad-values 1",
+            "--pad-values 1.0 is for binary convolutions, and 'resnet20_real' has none",
+        ),
+        (
+            "pretrain --out new --model resnet20_real --estimator ste_sign",
+            "--estimator 'ste_sign' is for binary convolutions",
+        ),
         (
             "train --pretrained backbone --recipe short --out fusion",
             "--out 'fusion' holds a run already",
@@ -536,6 +563,11 @@ def test_a_recipe_file_says_what_no_option_does(call, folder):
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "Interrupted."),
+        (
+            KeyboardInterrupt("It is saved: repeat this with `resume=True` to go on."),
+            130,
+            "Interrupted. It is saved: repeat this to go on.",  # storage has no --resume
+        ),
         (OSError(28, "No space left on device"), 1, "[Errno 28] No space left on device."),
         (ModuleNotFoundError("No module named 'larq'"), 1, "No module named 'larq': install"),
     ],
@@ -550,6 +582,42 @@ def test_what_happens_from_outside_is_told_in_a_line(call, monkeypatch, error, c
     # After Ctrl-C, click ends the terminal's line with ^C first.
     assert err.lstrip("\n").startswith(f"larq-ensemble: error: {message}")
     assert err.strip("\n").count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(signal.SIGTERM, "Terminated."), (signal.SIGHUP, "The terminal was")]
+)
+def test_signals_that_end_a_process_are_told_too(call, monkeypatch, number, message):
+    def killed(*arguments, **named):
+        try:
+            signal.raise_signal(number)
+        except KeyboardInterrupt as stop:
+            assert signal.getsignal(number) == signal.SIG_DFL  # a second one ends at once
+            stop.args = ("Saved: repeat this with `resume=True`.",)
+            raise
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(each, signal.getsignal(each)) for each in numbers]
+    monkeypatch.setattr("larq_ensemble.network.architectures.trace_model", killed)
+    status, out, err = call("storage")
+    for each, handler in before:
+        signal.signal(each, handler)
+    assert (status, out) == (128 + number, "")
+    assert err.lstrip("\n").startswith(f"larq-ensemble: error: {message}")
+    assert err.rstrip().endswith("Saved: repeat this.")
+
+
+def test_a_signal_that_is_ignored_stays_so(call, monkeypatch):
+    """As nohup has it."""
+    seen = []
+    monkeypatch.setattr(
+        "larq_ensemble.network.architectures.trace_model",
+        lambda *_, **__: seen.append(signal.getsignal(signal.SIGHUP)) or 1 / 0,
+    )
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with pytest.raises(ZeroDivisionError):
+        call("storage")
+    assert seen == [signal.SIG_IGN] == [signal.signal(signal.SIGHUP, before)]
 
 
 def test_without_a_command_comes_the_overview(call):

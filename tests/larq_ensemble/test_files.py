@@ -231,7 +231,7 @@ def test_outputs_that_cannot_be(tmp_path) -> None:
         check_output("new/")
     with pytest.raises(EnsembleError, match=r"`path` '' can't be written \(the name is empty\)"):
         check_output("")
-    with pytest.raises(EnsembleError, match=r"`path` is empty"):
+    with pytest.raises(EnsembleError, match=r"`out` is empty"):
         check_output_folder("")
     with pytest.raises(EnsembleError, match=r"`out` '.*file' is a file: give the name of a folder"):
         check_output_folder(tmp_path / "file", "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runs import RunConfig, create_run, load_run, package_versions
+from larq_ensemble.runs import RunConfig, create_run, load_run, open_run, package_versions
 
 from .conftest import images
 
@@ -103,7 +104,7 @@ def test_truncated_weights(tmp_path, saved: Path, kept: float) -> None:
     [
         ('{"format": 1, "kin', "is not JSON .*truncated or damaged"),
         ("", "is not JSON"),
-        ("[]", "is not a configuration of format 1"),
+        ("[]", "holds list, not an object"),
         ('{"format": 2, "kind": "backbone"}', "is not a configuration of format 1"),
         ('{"format": 1, "kind": "backbone"}', "is not a complete configuration"),
         (json.dumps({**CONFIG.to_json(), "kind": "cat"}), "has kind 'cat', expected one of"),
@@ -196,3 +197,81 @@ def test_a_value_that_the_configuration_lacks_is_named(tmp_path, saved: Path) ->
         config.dataset["mean"]
     assert config.ensemble.get("members", 1) == 1
     assert create_run(path.parent, CONFIG, resume=True).config.dataset == CONFIG.dataset
+
+
+def test_a_run_has_one_writer(tmp_path, saved: Path) -> None:
+    with contextlib.ExitStack() as training:
+        run = create_run(tmp_path / "run", CONFIG, until=training)
+        for resume in (False, True):
+            for function in (open_run, create_run):
+                with pytest.raises(EnsembleError, match=r"holds a run already|is being written by"):
+                    function(run.path, CONFIG, resume=resume)
+        with pytest.raises(EnsembleError, match=r"`out` '.*run' is being written by process \d+"):
+            open_run(run.path, CONFIG, resume=True)
+    assert open_run(run.path, CONFIG, resume=True) == run
+    assert [path.name for path in run.path.iterdir()] == ["config.json"]
+
+
+def test_what_a_killed_process_leaves_is_removed_and_nothing_else(tmp_path) -> None:
+    """A kill before `config.json` is renamed once made the directory useless."""
+    (tmp_path / ".config-0123abcd.json").write_text("{")
+    (tmp_path / ".lock").write_text("process 1 on a")
+    create_run(tmp_path, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    theirs = [".config-mine.json", ".model-0123abcd.h5", ".notes-0123abcd.txt", "log-0123abcd.csv"]
+    for name in (".model-0123abcd.keras", ".log-89abcdef.csv", *theirs):
+        (tmp_path / name).write_text("x")
+    create_run(tmp_path, CONFIG, resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["config.json", *theirs])
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a\\b", "a*?", "ü ß", "lr0.01", "x" * 255, "a/"])
+def test_names_of_directories(tmp_path, monkeypatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = create_run(name, CONFIG)
+    monkeypatch.chdir("/")
+    run.save_result({"test_top1": 1.5})  # the path was relative
+    assert load_run(tmp_path / name).config.seed == 5
+    assert json.loads((tmp_path / name / "result.json").read_text()) == {"test_top1": 1.5}
+
+
+def test_the_home_directory(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    create_run("~/run", CONFIG)
+    assert load_run("~/run").path == tmp_path / "run"
+    assert not (tmp_path / "~").exists()
+
+
+def test_directories_that_can_not_be_used(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("x")
+    for name, message in {
+        "photo.png": "is the name of a file",
+        "model.KERAS": "is the name of a file",
+        "file/run": r"can't be written to: .*file' is a file",
+        "x" * 256: r"can't be used \(File name too long\)",
+    }.items():
+        with pytest.raises(EnsembleError, match=message):
+            open_run(tmp_path / name, CONFIG)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(EnsembleError, match=rf"can't be written to: '{tmp_path}' is write-prot"):
+        open_run(tmp_path / "a" / "b", CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_directory_that_is_gone_is_not_created_again(tmp_path, tiny) -> None:
+    run = create_run(tmp_path / "run", CONFIG)
+    run.config_path.unlink()
+    run.path.rmdir()
+    for save in (lambda: run.save_model(tiny), lambda: run.save_result({})):
+        with pytest.raises(EnsembleError, match="is gone: it was deleted or moved"):
+            save()
+    assert not run.path.exists()
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "null", '{"a": 1', "\0"])
+def test_a_damaged_result_is_none(tmp_path, saved: Path, text: str) -> None:
+    run = load_run(copy_of(saved, tmp_path / "run"))
+    assert run.finished_result() == {"test_top1": 1.5}
+    run.result_path.write_text(text)
+    assert run.finished_result() is None

@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from larq_ensemble.console import progress
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.runs import load_run
+from larq_ensemble.runs import Run, RunConfig, load_run
 from larq_ensemble.training import fit
 from larq_ensemble.training.pretrain import pretrain
 from larq_ensemble.training.recipes import Recipe
@@ -74,23 +75,22 @@ def test_an_interrupted_training_with_dropout_goes_on_as_if_nothing_had_happened
     epochs_begun.clear()
 
     interrupt_at_step(4)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"Every finished epoch is saved in '.*run'"):
         resume(tmp_path / "run", recipe=recipe)
     assert epochs_begun == [0, 1]
     interrupt_at_step(None)
 
     # This time between a row of the log and the checkpoint of the same epoch.
-    save = tf.train.CheckpointManager.save
-
-    def killed(self, checkpoint_number):
-        if checkpoint_number == 3:
+    def killed(self, number):
+        if number == 3:
             raise RuntimeError("killed")
-        return save(self, checkpoint_number=checkpoint_number)
+        save(self, number)
 
-    monkeypatch.setattr(tf.train.CheckpointManager, "save", killed)
+    save = fit.Checkpoints.save
+    monkeypatch.setattr(fit.Checkpoints, "save", killed)
     with pytest.raises(RuntimeError, match="killed"):
         resume(tmp_path / "run", recipe=recipe)
-    monkeypatch.setattr(tf.train.CheckpointManager, "save", save)
+    monkeypatch.setattr(fit.Checkpoints, "save", save)
     assert epochs_begun == [0, 1, 1, 2]
     assert len((tmp_path / "run" / "log.csv").read_text().split()) == 1 + 3
     with pytest.raises(EnsembleError, match="training has not finished"):
@@ -175,6 +175,33 @@ def test_a_command_killed_in_mid_epoch_loses_at_most_that_epoch(
     assert_same_training(load_run(out), expected)
 
 
+def test_a_full_disk_and_a_directory_that_is_gone_are_one_clear_error(
+    resume, tmp_path, monkeypatch
+):
+    """The disk is full after the first epoch; when it is resumed, the directory is deleted."""
+    path = tmp_path / "run[1]"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def at_epoch(number, action):
+        monkeypatch.setattr(
+            fit.EpochTimer, "on_epoch_begin", lambda self, epoch, logs: epoch == number and action()
+        )
+
+    at_epoch(1, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1])))
+    try:
+        with pytest.raises(
+            EnsembleError, match=r"Can't write to '.*run\[1\]/.*' \(File too large\)"
+        ):
+            resume(path)
+        assert len(list(path.glob("checkpoints/ckpt-*.index"))) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    at_epoch(1, lambda: shutil.rmtree(path))
+    with pytest.raises(EnsembleError, match=r"run\[1\]' is gone: it was deleted or moved"):
+        resume(path)
+    assert not path.exists()
+
+
 def damage(path: Path, how: str) -> None:
     if how == "deleted":
         path.unlink()
@@ -198,9 +225,49 @@ def test_no_readable_checkpoint_is_one_clear_error(unfinished, resume):
     for path in unfinished.glob("checkpoints/*.index"):
         damage(path, "truncated")
     before = contents(unfinished)
-    with pytest.raises(EnsembleError, match=r"None of the checkpoints in .* another `out`"):
+    with pytest.raises(EnsembleError, match=r"None of the checkpoints in .* another directory"):
         resume(unfinished)
     assert contents(unfinished) == before
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated", "emptied"])
+def test_the_index_file_is_not_needed(unfinished, backbone, resume, epochs_begun, how):
+    path = unfinished / "checkpoints" / "checkpoint"
+    path.write_bytes(b"") if how == "emptied" else damage(path, how)
+    log = (unfinished / "log.csv").read_text()
+    actual, _ = resume(unfinished)
+    assert not epochs_begun  # all three are in the newest checkpoint
+    assert (unfinished / "log.csv").read_text() == log
+    assert np.array_equal(actual.model.get_weights()[0], backbone.model.get_weights()[0])
+
+
+def test_without_checkpoints_a_training_does_not_begin_anew(unfinished, resume, epochs_begun):
+    shutil.rmtree(unfinished / "checkpoints")
+    before = contents(unfinished)
+    with pytest.raises(EnsembleError, match=r"the rows of 3 epochs, but there is no checkpoint"):
+        resume(unfinished)
+    assert not epochs_begun
+    assert contents(unfinished) == before
+
+
+@pytest.mark.parametrize(
+    ("damaged", "kept"),
+    [
+        (b"", 0),
+        (b"\xff\xfe\x00\x00", 0),
+        (b"epoch,loss\n0,1.5\n1,1.2\n2,", 2),
+        (b"epoch,loss\n0,1.5\n1,1.2\n2,1.1\n3,1.0\n", 3),
+    ],
+)
+def test_a_damaged_log_is_mended_as_far_as_it_goes(tmp_path, recwarn, damaged, kept):
+    run = Run(tmp_path, RunConfig("backbone", {}, {}, {}, 0))
+    run.log_path.write_bytes(damaged)
+    fit._keep_rows(run, 3)
+    assert fit.read_log(run.log_path)[1:] == [["0", "1.5"], ["1", "1.2"], ["2", "1.1"]][:kept]
+    assert run.log_path.exists() == bool(kept)
+    lacking = [str(warning.message) for warning in recwarn]
+    assert len(lacking) == (kept < 3)
+    assert all(f"lacks {3 - kept} of the 3 epochs" in message for message in lacking)
 
 
 def test_a_finished_run_is_returned_as_it_is(backbone, resume, no_data, epochs_begun, tmp_path):

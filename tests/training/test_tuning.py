@@ -13,6 +13,7 @@ import pytest
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_text
+from larq_ensemble.locks import locked
 from larq_ensemble.training import tuning
 from larq_ensemble.training.recipes import Recipe, TunedRecipe
 from larq_ensemble.training.tuning import Search, tune
@@ -153,7 +154,7 @@ def test_searches_do_not_mix(backbone, search, trainings, tmp_path):
             EnsembleError, match=r"`out` .*other' holds other files, but no search \(sea"
         ):
             tune(backbone, tmp_path / "other", search, trials=1, resume=resume)
-    with pytest.raises(EnsembleError, match=r"`out` .*file' is a file: choose a new directory"):
+    with pytest.raises(EnsembleError, match=r"`out` .*file' is a file: give the name of a folder"):
         tune(backbone, tmp_path / "other" / "file", search, trials=1)
     with pytest.raises(EnsembleError, match=re.escape("Unknown scheme 'stacking'. Known: ")):
         tune(backbone, tmp_path / "new", replace(search, schemes=("stacking",)), trials=1)
@@ -189,6 +190,32 @@ def test_trials_have_the_recipe_of_the_day_the_search_began(backbone, search, tr
     epsilons = [training["recipe"].epsilon for training in trainings]
     assert epsilons == [1e-8, 1e-7]
     assert TunedRecipe.read(out / "recipe.json").retrain.epsilon == 1e-7
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"start_order": [', "{}"])
+@pytest.mark.parametrize("name", ["search.json", "search/oracle.json", "search/trial_0/trial.json"])
+def test_damaged_files_of_a_search_are_named(
+    backbone, search, trainings, tmp_path, monkeypatch, name, text
+):
+    monkeypatch.setattr(tuning, "_check_validation", lambda search, backbone: None)
+    tune(backbone, tmp_path, search, trials=1, progress=lambda line: None)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(EnsembleError) as error:
+        tune(backbone, tmp_path, search, trials=1, resume=True)
+    if name == "search.json" and text == "{}":
+        assert "was started with members = None" in str(error.value)
+        return
+    assert "search" in str(error.value)
+    assert "damaged" in str(error.value)
+    assert "search again with another `out`" in str(error.value)
+
+
+def test_a_search_has_one_writer_and_says_what_is_saved(backbone, search, trainings, tmp_path):
+    trainings.stop_at = 1
+    with pytest.raises(KeyboardInterrupt, match=r"saved in .*: repeat this with `resume=True`"):
+        tune(backbone, tmp_path, search, trials=1)
+    with locked(tmp_path), pytest.raises(EnsembleError, match="is being written by process"):
+        tune(backbone, tmp_path, search, trials=1, resume=True)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"retrain": {"epochs": 1}})])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from larq_ensemble.console.options import (
     NOT_NEGATIVE,
@@ -112,3 +113,17 @@ def as_begun(recipe: Recipe, out: str, *, resume: bool) -> Recipe:
     if not resume or not Path(out, "config.json").is_file():
         return recipe
     return recipe.as_begun(load_run(out).config.recipe)
+
+
+def refuse_options_of_data() -> None:
+    """Refuses the options of data for a run of 0 epochs, which reads none."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name in _OF_DATA:
+            raise click.UsageError(
+                f"{parameter.opts[0]} has no effect: a run of 0 epochs reads no data. Leave it out."
+            )
+
+
+_OF_DATA = ("data_dir", "limit_test", "limit_train")

@@ -22,6 +22,7 @@ from larq_ensemble.training.commands.options import (
     data_options,
     distribute_option,
     recipe_options,
+    refuse_options_of_data,
     run_options,
 )
 
@@ -153,6 +154,8 @@ def command(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
         )
         recipe = as_begun(recipe, out, resume=resume)
+        if not recipe.epochs:
+            refuse_options_of_data()
         from larq_ensemble.training.distillation import Distillation
         from larq_ensemble.training.pretrain import pretrain
 

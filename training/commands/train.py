@@ -20,6 +20,7 @@ from larq_ensemble.training.commands.options import (
     data_options,
     distribute_option,
     recipe_options,
+    refuse_options_of_data,
     run_options,
 )
 
@@ -179,6 +180,8 @@ def command(
             jitter=jitter,
         )  # fmt: skip
         recipe = as_begun(recipe, out, resume=resume)
+        if not recipe.epochs:
+            refuse_options_of_data()
         from larq_ensemble.training.ensemble import train_ensemble
 
         run, result = train_ensemble(

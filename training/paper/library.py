@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import read_json
 from larq_ensemble.network.architectures import REVISION
 from larq_ensemble.network.sharing import has_own_head_bias
 from larq_ensemble.progress import Work
@@ -192,7 +192,12 @@ class RunLibrary:
             and all(config.data[key] == value for key, value in data.items())
         )
         # With other settings, `open_run` says which of them differs.
-        return (run, json.loads(run.result_path.read_text(encoding="utf-8"))) if same else None
+        if not same:
+            return None
+        try:
+            return run, read_json(run.result_path, "resume the training")
+        except EnsembleError:  # damaged: resuming writes it again
+            return None
 
 
 def _check_network(run: Run) -> None:

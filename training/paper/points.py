@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import check_output_folder
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.storage import account
 from larq_ensemble.progress import working
@@ -174,7 +174,8 @@ def trained_points(
     ]
     points: list[Point] = []
     with working(name, sum(trainings), unit="epoch of a network") as work:
-        library = RunLibrary(Path(out) / "runs", settings, len(trainings), progress, verbose, work)
+        folder = check_output_folder(out) / "runs"
+        library = RunLibrary(folder, settings, len(trainings), progress, verbose, work)
         for curve in curves:
             points += _our_points(name, curve, wanted[curve], library, settings)
             if settings.dataset is None:

@@ -1,4 +1,6 @@
 import os
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -112,20 +114,68 @@ def test_data_dir_that_does_not_exist_is_named(tmp_path):
         DataOptions(data_dir=str(tmp_path / "missing")).load(DATASETS["cifar10"], seed=0)
 
 
-def test_a_download_that_fails_is_one_clear_error(tmp_path, monkeypatch):
+@pytest.fixture
+def offline(monkeypatch):
+    """No network; a download without a look at the network first fails the test."""
     import tensorflow_datasets as tfds
 
-    def no_network(*args, **kwargs):
-        raise ConnectionError("Name or service not known\nsecond line")
+    def no_network(request, timeout):
+        assert timeout <= 10
+        raise urllib.error.URLError("Name or service not known\nsecond line")
 
-    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
+    def download(*arguments, **named):
+        raise AssertionError("TensorFlow Datasets was asked for a download.")
+
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", download)
+
+
+def error_of(name, data_dir):
     with pytest.raises(EnsembleError) as error:
-        DataOptions(data_dir=str(tmp_path)).load(DATASETS["cifar100"], seed=0)
-    message = str(error.value)
-    assert str(tmp_path) in message
-    assert "`data_dir`" in message
+        DataOptions(data_dir=None if data_dir is None else str(data_dir)).load(DATASETS[name], 0)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_without_a_network_a_download_fails_at_once_and_leaves_nothing(
+    offline, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    message = error_of("cifar100", None)
+    assert f"cifar100 is not in '{tmp_path}" in message
     assert "Name or service not known" in message
-    assert "\n" not in message
+    assert "as `data_dir`" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_answers_is_asked_for_the_download(offline, monkeypatch, tmp_path):
+    """Whatever it answers: a server may not like HEAD."""
+
+    def refuse(request, timeout):
+        raise urllib.error.HTTPError(request.full_url, 405, "Not allowed", None, None)
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
+    assert "TensorFlow Datasets was asked for a download" in error_of("cifar10", None)
+
+
+def test_nothing_is_downloaded_into_a_folder_that_is_given(offline, tmp_path):
+    message = error_of("cifar100", tmp_path)
+    assert f"`data_dir` '{tmp_path}' does not hold cifar100" in message
+    assert "leave `data_dir` out to download" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["data/cifar10", "data/cifar10/3.0.2", "."])
+def test_a_folder_near_the_right_one(offline, tmp_path, given):
+    folder = tmp_path / "data"
+    (folder / "cifar10" / "3.0.2").mkdir(parents=True)
+    assert f"Did you mean '{folder}'?" in error_of("cifar10", tmp_path / given)
+    assert list(folder.rglob("*")) == [folder / "cifar10", folder / "cifar10" / "3.0.2"]
+
+
+def test_digits_are_in_no_folder(tmp_path):
+    assert f"`data_dir` '{tmp_path}' has no effect" in error_of("digits", tmp_path)
 
 
 def test_class_names_are_known_before_a_download():

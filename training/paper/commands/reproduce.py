@@ -114,7 +114,7 @@ def command(
     from larq_ensemble.training.paper.points import counted_points, trained_points
 
     with reporting(json_target) as report:
-        figure = FIGURES[name]
+        figure, folder = FIGURES[name], Path(out)
         # Before the work, because matplotlib may be missing.
         from larq_ensemble.training.paper.plots import draw
         from larq_ensemble.training.plots import save
@@ -144,7 +144,6 @@ def command(
             report.result["equal"] = _bits_table(report, figure.title, points)
             if isinstance(figure, BlockTable):
                 report.line(figure.note)
-        folder = Path(out)
         write_csv(folder / f"{name}.csv", points)
         png, svg = save(draw(figure, points), folder / name)
         report.line(f"Wrote {folder / name}.csv, .png and .svg.")
@@ -160,7 +159,7 @@ def command(
 def _refuse_options_of_training(name: str, *, has_members: bool) -> None:
     """A table that is counted has no epochs, and one of a single network no members."""
     context = click.get_current_context()
-    allowed = {"name", "out", "recipe_name", "seed", "json_target"}
+    allowed = {"name", "out", "json_target"}
     allowed |= {"members"} if has_members else set()
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
