@@ -179,7 +179,7 @@ def account(
         EnsembleError: for a member count below 1, for a sharing that the graph doesn't allow, or
             if `graph` is a Keras model.
     """
-    if not isinstance(members, numbers.Integral) or isinstance(members, bool) or members < 1:
+    if not isinstance(members, (int, numbers.Integral)) or isinstance(members, bool) or members < 1:
         raise EnsembleError(f"`members` must be a whole number from 1 on, got {members!r}.")
     if not isinstance(graph, LayerGraph):
         raise EnsembleError(

@@ -117,8 +117,8 @@ def _splits(
     if metadata.dataset is None or not {"seed", "share"} <= split.keys():
         raise EnsembleError(
             f"{tflite!r} doesn't say which images its training held out: it comes from a "
-            "Keras model, an untrained run or an older version. Convert a trained run directory with "
-            "this version, or call larq_ensemble.runtime.calibrate with images of your own."
+            "Keras model, an untrained run or an older version. Convert a trained run directory "
+            "with this version, or call larq_ensemble.runtime.calibrate with images of your own."
         )
     limit_train = split.get("limit_train")
     options = DataOptions(
