@@ -11,11 +11,13 @@ from importlib import metadata as package_metadata
 from larq_ensemble.convert.cutting import cut
 from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork
 from larq_ensemble.convert.pipeline import REWRITES, run_pipeline
-from larq_ensemble.convert.report import ConversionReport, check_target, write_file
+from larq_ensemble.convert.report import ConversionReport, write_file
 from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.ensembles import as_ensemble, build_ensemble
 from larq_ensemble.errors import UnknownNameError
+from larq_ensemble.files import check_output
 from larq_ensemble.keras import keras
+from larq_ensemble.models.functional import in_float32
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
 
@@ -77,7 +79,7 @@ def convert_ensemble(
     ```
     """
     start = time.perf_counter()
-    check_target(path)
+    check_output(path)
     for argument, value, known in (
         ("layout", layout, ("auto", *LAYOUTS)),
         ("heads", heads, HEADS),
@@ -85,7 +87,7 @@ def convert_ensemble(
     ):
         if value not in known:
             raise UnknownNameError(argument, value, known)
-    ensemble = as_ensemble(model)
+    ensemble = in_float32(as_ensemble(model))
     network = MemberIndexedNetwork(ensemble, mean=mean, std=std, heads=heads, precision=precision)
     module = network.to_module(layout)
     counts = run_pipeline(module)

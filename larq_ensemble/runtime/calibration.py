@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError, install_command
-from larq_ensemble.files import replacing
+from larq_ensemble.files import check_output, write_bytes
 from larq_ensemble.runtime import cascade
 from larq_ensemble.runtime.cascade import Cascade, log_margin, stops
 from larq_ensemble.runtime.combination import combine
@@ -179,10 +179,11 @@ def calibrate(
         EnsembleError: as `EnsembleInterpreter` and `fit`, or if the file changed meanwhile or can't
             be written.
     """
+    check_output(path)
     interpreter = EnsembleInterpreter(path, threads=threads)
     metadata = interpreter.metadata
     labels = class_indices(labels, examples=len(images), classes=metadata.classes)
-    _check_limits(accuracy_loss, mean_members, metadata.members)
+    check_limits(accuracy_loss, mean_members, metadata.members)
     calibration = fit(
         interpreter.predict_logits(images),
         labels,
@@ -217,9 +218,7 @@ def write(
     found = dataclasses.replace(
         measured, temperatures=calibration.temperatures, cascade=calibration.chosen.cascade
     )
-    data = with_metadata(file.data, found)
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    write_bytes(path, with_metadata(file.data, found))
 
 
 def fit(
@@ -246,7 +245,7 @@ def fit(
     total = len(logits)
     _, images, classes = np.shape(logits)
     labels = class_indices(labels, examples=images, classes=classes)
-    _check_limits(accuracy_loss, mean_members, total)
+    check_limits(accuracy_loss, mean_members, total)
     if not images:
         raise EnsembleError("There are no images to calibrate on: give at least one.")
     if not np.isfinite(logits).all():
@@ -280,7 +279,8 @@ def fit(
     return Calibration(scheme, weights, temperatures, tuple(frontier), chosen, bound)
 
 
-def _check_limits(accuracy_loss: object, mean_members: object, total: int) -> None:
+def check_limits(accuracy_loss: object, mean_members: object, total: int) -> None:
+    """Raises `EnsembleError` for limits that `fit` refuses for `total` members."""
     if accuracy_loss is not None and mean_members is not None:
         raise EnsembleError("Give `accuracy_loss` or `mean_members`, not both.")
     numbers = (int, float, np.integer, np.floating)

@@ -177,7 +177,7 @@ class _GraphRunner:
                 self.open()
             try:
                 outputs = self._model.predict([values[name] for name in self._inputs])
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 raise EnsembleError(
                     f"Larq Compute Engine can't run the model ({_reason(error)}): convert it again "
                     "with the installed version."

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from larq_ensemble.console.options import data_dir_option, limit_test_option
+from larq_ensemble.console.options import (
+    INPUT,
+    NOT_NEGATIVE,
+    FiniteFloat,
+    OutputFile,
+    data_dir_option,
+    limit_test_option,
+)
 from larq_ensemble.console.reporting import Report, json_option, reporting
 
 if TYPE_CHECKING:
@@ -20,20 +27,25 @@ _ROWS = 12  # of the frontier in the table; the JSON and the plot have all
 
 
 @click.command("calibrate", short_help="Thresholds for adaptive prediction, into the file.")
-@click.argument("tflite", metavar="F.tflite")
+@click.argument("tflite", type=INPUT, metavar="F.tflite")
 @click.option(
     "--accuracy-loss",
-    type=click.FloatRange(0),
+    type=NOT_NEGATIVE,
     metavar="POINTS",
     help="Expected loss of top-1 against all members, at most  [default: 0.2]",
 )
 @click.option(
     "--mean-members",
-    type=click.FloatRange(1),
+    type=FiniteFloat(1),
     metavar="m",
     help="Instead: run at most m members per image on average.",
 )
-@click.option("--plot", metavar="STEM", help="Write STEM.png and STEM.svg; needs matplotlib.")
+@click.option(
+    "--plot",
+    type=OutputFile(".png", ".svg"),
+    metavar="STEM",
+    help="Write STEM.png and STEM.svg; needs matplotlib.",
+)
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreter."
 )
@@ -63,18 +75,15 @@ def command(
     """
     if accuracy_loss is not None and mean_members is not None:
         raise click.UsageError("Give --accuracy-loss or --mean-members, not both.")
-    from larq_ensemble.errors import EnsembleError
+    from larq_ensemble.files import check_output
     from larq_ensemble.runtime import EnsembleInterpreter
-    from larq_ensemble.runtime.calibration import fit, write
+    from larq_ensemble.runtime.calibration import check_limits, fit, write
 
     with reporting(json_target) as report:
         ensemble = EnsembleInterpreter(tflite, threads=threads)
         total = ensemble.max_members
-        if mean_members is not None and mean_members > total:
-            raise EnsembleError(
-                f"`mean_members` must be from 1 to {total}, the members of {tflite!r}. "
-                f"Received: {mean_members:g}."
-            )
+        check_limits(accuracy_loss, mean_members, total)
+        check_output(tflite)
         if plot is not None:  # fails before the work if matplotlib is missing
             from larq_ensemble.training.plots import draw_cascade, save
         splits = _splits(ensemble.metadata, tflite, data_dir, limit_test)

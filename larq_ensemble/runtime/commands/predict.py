@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from larq_ensemble.console.options import INPUT, POSITIVE
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.runtime.budget import POWER_MODES
 
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 
 
 @click.command("predict", short_help="Classes of image files, without TensorFlow.")
-@click.argument("tflite", metavar="F.tflite")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("tflite", type=INPUT, metavar="F.tflite")
+@click.argument("images", type=INPUT, nargs=-1, required=True, metavar="IMAGE...")
 @click.option(
     "--members",
     type=click.IntRange(1),
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-latency-ms",
-    type=click.FloatRange(0, min_open=True),
+    type=POSITIVE,
     metavar="T",
     help="As many members as run within T ms per image on this device.",
 )
