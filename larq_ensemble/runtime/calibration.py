@@ -183,7 +183,7 @@ def calibrate(
     interpreter = EnsembleInterpreter(path, threads=threads)
     metadata = interpreter.metadata
     labels = class_indices(labels, examples=len(images), classes=metadata.classes)
-    _check_limits(accuracy_loss, mean_members, metadata.members)
+    check_limits(accuracy_loss, mean_members, metadata.members)
     calibration = fit(
         interpreter.predict_logits(images),
         labels,
@@ -245,7 +245,7 @@ def fit(
     total = len(logits)
     _, images, classes = np.shape(logits)
     labels = class_indices(labels, examples=images, classes=classes)
-    _check_limits(accuracy_loss, mean_members, total)
+    check_limits(accuracy_loss, mean_members, total)
     if not images:
         raise EnsembleError("There are no images to calibrate on: give at least one.")
     if not np.isfinite(logits).all():
@@ -279,7 +279,8 @@ def fit(
     return Calibration(scheme, weights, temperatures, tuple(frontier), chosen, bound)
 
 
-def _check_limits(accuracy_loss: object, mean_members: object, total: int) -> None:
+def check_limits(accuracy_loss: object, mean_members: object, total: int) -> None:
+    """Raises `EnsembleError` for limits that `fit` refuses for `total` members."""
     if accuracy_loss is not None and mean_members is not None:
         raise EnsembleError("Give `accuracy_loss` or `mean_members`, not both.")
     numbers = (int, float, np.integer, np.floating)

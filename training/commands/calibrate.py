@@ -75,18 +75,15 @@ def command(
     """
     if accuracy_loss is not None and mean_members is not None:
         raise click.UsageError("Give --accuracy-loss or --mean-members, not both.")
-    from larq_ensemble.errors import EnsembleError
+    from larq_ensemble.files import check_output
     from larq_ensemble.runtime import EnsembleInterpreter
-    from larq_ensemble.runtime.calibration import fit, write
+    from larq_ensemble.runtime.calibration import check_limits, fit, write
 
     with reporting(json_target) as report:
         ensemble = EnsembleInterpreter(tflite, threads=threads)
         total = ensemble.max_members
-        if mean_members is not None and mean_members > total:
-            raise EnsembleError(
-                f"`mean_members` must be from 1 to {total}, the members of {tflite!r}. "
-                f"Received: {mean_members:g}."
-            )
+        check_limits(accuracy_loss, mean_members, total)
+        check_output(tflite)
         if plot is not None:  # fails before the work if matplotlib is missing
             from larq_ensemble.training.plots import draw_cascade, save
         splits = _splits(ensemble.metadata, tflite, data_dir, limit_test)

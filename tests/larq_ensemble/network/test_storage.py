@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError
@@ -286,6 +287,13 @@ def test_a_keras_model() -> None:
     stem_only = account(graph, members=6, sharing=stem)
     assert stem_only.shared_bits == 32 * 108
     assert stem_only.network_bits == shared + own
+
+
+def test_integers_of_numpy_are_integers() -> None:
+    graph = trace_model("resnet20", classes=10)
+    report = account(graph, members=np.int32(4))
+    assert report == account(graph, members=4)
+    assert type(report.members) is int
 
 
 @pytest.mark.parametrize("members", [0, -1, 2.0, True, "4"])
