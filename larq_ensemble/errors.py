@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable
+from typing import Any
 
 
 class EnsembleError(ValueError):
@@ -34,7 +35,7 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def check_whole(argument: str, value: object, least: int, most: int | None = None) -> int:
+def check_whole(argument: str, value: Any, least: int, most: int | None = None) -> int:
     """Checks a whole number, of Python or NumPy.
 
     # Arguments
@@ -48,7 +49,7 @@ def check_whole(argument: str, value: object, least: int, most: int | None = Non
     # Raises
         EnsembleError: if it is none, or outside the range.
     """
-    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    is_whole = not isinstance(value, bool) and isinstance(value, numbers.Integral)
     if not is_whole or value < least or (most is not None and value > most):
         range_ = f"from {least} on" if most is None else f"from {least} to {most}"
         raise EnsembleError(f"`{argument}` must be a whole number {range_}, got {value!r}.")
@@ -64,6 +65,7 @@ def check_seed(seed: object) -> int:
     return check_whole("seed", seed, 0, 2**32 - 1)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     """Whether `value` is a finite number, of Python or NumPy, and no boolean."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    is_real = not isinstance(value, bool) and isinstance(value, numbers.Real)
+    return is_real and math.isfinite(value)
