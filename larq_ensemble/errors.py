@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -61,14 +60,11 @@ def check_whole(argument: str, value: Any, least: int, most: int | None = None) 
     # Raises
         EnsembleError: if it is none, or outside the range.
     """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least or (most is not None and number > most):
+    is_whole = not isinstance(value, bool) and isinstance(value, numbers.Integral)
+    if not is_whole or value < least or (most is not None and value > most):
         range_ = f"from {least} on" if most is None else f"from {least} to {most}"
         raise EnsembleError(f"`{argument}` must be a whole number {range_}, got {value!r}.")
-    return number
+    return int(value)
 
 
 def check_seed(seed: object) -> int:
@@ -82,4 +78,5 @@ def check_seed(seed: object) -> int:
 
 def is_number(value: Any) -> bool:
     """Whether `value` is a finite number, of Python or NumPy, and no boolean."""
-    return not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
+    is_real = not isinstance(value, bool) and isinstance(value, numbers.Real)
+    return is_real and math.isfinite(value)
