@@ -14,12 +14,14 @@ from larq_ensemble.convert.agreement import check_agreement, check_input_scale, 
 from larq_ensemble.convert.cutting import cut
 from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork
 from larq_ensemble.convert.pipeline import REWRITES, run_pipeline
-from larq_ensemble.convert.report import ConversionReport, check_target, write_file
+from larq_ensemble.convert.report import ConversionReport, write_file
 from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble, as_ensemble, build_ensemble
 from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.files import check_output
 from larq_ensemble.keras import keras
+from larq_ensemble.models.functional import in_float32
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
@@ -92,7 +94,7 @@ def convert_ensemble(
     ```
     """
     start = time.perf_counter()
-    check_target(path)
+    check_output(path)
     for argument, value, known in (
         ("layout", layout, ("auto", *LAYOUTS)),
         ("heads", heads, HEADS),
@@ -103,6 +105,7 @@ def convert_ensemble(
     ensemble = as_ensemble(model)
     normalization = normalization_of(ensemble, mean, std)
     check_weights(ensemble)
+    ensemble = in_float32(ensemble)
     network = MemberIndexedNetwork(
         ensemble, normalization=normalization, heads=heads, precision=precision
     )

@@ -7,16 +7,14 @@ TensorFlow, stays light.
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import os
-import sys
 from typing import TYPE_CHECKING, Any
+
+from larq_ensemble.legacy_keras import choose_keras_2, is_undecided
 
 __version__ = "0.1.0"
 
-# Larq needs Keras 2. A process without tf-keras runs converted files only: leave it alone.
-if "tensorflow" not in sys.modules and importlib.util.find_spec("tf_keras"):
-    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
+if is_undecided():
+    choose_keras_2()
 
 if TYPE_CHECKING:
     from larq_ensemble.data.normalization import Normalization

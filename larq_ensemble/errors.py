@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from collections.abc import Iterable
 
 
@@ -26,7 +28,53 @@ class UnknownNameError(EnsembleError):
         super().__init__(f"Unknown {argument} {value!r}. Known: {', '.join(sorted(known))}.")
 
 
+def install_command(extra: str) -> str:
+    """How to install the packages of one of the extras, for the end of a message.
+
+    No index has larq-ensemble yet, so this is the command for a checkout.
+
+    # Arguments
+        extra: `"calibrate"`, `"convert"` or `"train"`.
+    """
+    return f"in larq-ensemble's checkout, `pip install -c constraints.txt '.[{extra}]'`"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def check_whole(argument: str, value: object, least: int, most: int | None = None) -> int:
+    """Checks a whole number, of Python or NumPy.
+
+    # Arguments
+        argument: its name, such as `"members"`.
+        value: the value received.
+        least, most: the range; `None`: no upper end.
+
+    # Returns
+        The number as an `int`.
+
+    # Raises
+        EnsembleError: if it is none, or outside the range.
+    """
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < least or (most is not None and value > most):
+        range_ = f"from {least} on" if most is None else f"from {least} to {most}"
+        raise EnsembleError(f"`{argument}` must be a whole number {range_}, got {value!r}.")
+    return int(value)
+
+
+def check_seed(seed: object) -> int:
+    """Checks a seed: NumPy's and Keras's global generators take the same range.
+
+    # Raises
+        EnsembleError: if it can't be one.
+    """
+    return check_whole("seed", seed, 0, 2**32 - 1)
+
+
+def is_number(value: object) -> bool:
+    """Whether `value` is a finite number, of Python or NumPy, and no boolean."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)

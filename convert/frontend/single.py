@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from larq_ensemble.convert.frontend.lce import convert_function
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.functional import in_float32
 
 
 def convert_single(network: keras.Model) -> bytes:
@@ -23,6 +24,7 @@ def convert_single(network: keras.Model) -> bytes:
     def logits(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"logits": network(image, training=False)}
 
+    network = in_float32(network)
     image = tf.TensorSpec([1, *network.inputs[0].shape[1:]], tf.float32, name="image")
     signature = tf.function(logits, input_signature=[image], autograph=False)
     return convert_function(signature, network.weights)

@@ -34,10 +34,10 @@ from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.models.functional import classifier, map_references
+from larq_ensemble.models.functional import classifier, map_references, with_head_bias_apart
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
 from larq_ensemble.models.weights import check_weights
-from larq_ensemble.network.sharing import binary_layers
+from larq_ensemble.network.sharing import binary_layers, has_own_head_bias
 from larq_ensemble.runtime.combination import are_weights
 
 Initial = Literal["pretrained", "random"]
@@ -209,6 +209,9 @@ def _build_branches(
         raise EnsembleError(f"`jitter` must be at least 0 and finite, got {jitter}.")
     backbone = classifier(backbone)
     check_weights(backbone)
+    head = backbone.outputs[0].node.layer.name
+    if has_own_head_bias(sharing):
+        backbone = with_head_bias_apart(backbone)
     graph = layer_graph(backbone)
     shared = shared_layers(sharing, backbone)
     if scheme.rounded:
@@ -220,7 +223,6 @@ def _build_branches(
             "less, for example with the policy 'all_frozen'."
         )
     _check_initial(initial, shared, scheme)
-    head = backbone.outputs[0].node.layer.name
     trunk = frozenset() if independent_inputs else _trunk(backbone, shared)
     config = _members_config(backbone.get_config(), members, shared, trunk)
     if dropout is not None:
@@ -244,7 +246,8 @@ def _build_branches(
             np.random.default_rng([seed, member, 1]),
         )
     logits = [
-        keras.layers.Activation("linear", name=member_output(member))(output)
+        # In mixed precision, losses and combinations need logits in full precision.
+        keras.layers.Activation("linear", dtype="float32", name=member_output(member))(output)
         for member, output in zip(members, branches.outputs)
     ]
     return keras.Model(branches.inputs, logits, name=backbone.name)

@@ -24,7 +24,7 @@ class Combine(keras.layers.Layer):
         A list of M tensors [n, classes].
 
     # Output shape
-        [n, classes].
+        float32 [n, classes], whatever the global dtype policy.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Combine(keras.layers.Layer):
         normalization: Mapping[str, Sequence[float]] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dtype": "float32", **kwargs})
         self.scheme = SCHEMES[scheme]
         # Not `weights`, which is what Keras calls a layer's variables.
         self.member_weights = None if weights is None else tuple(weights)

@@ -24,7 +24,8 @@ from larq_ensemble.ensembles.recomputation import check_recomputable, recomputed
 from larq_ensemble.ensembles.schemes import Scheme
 from larq_ensemble.ensembles.traced import TracedMembers, check_bfloat16
 from larq_ensemble.errors import EnsembleError, UnknownNameError
-from larq_ensemble.keras import keras, tf
+from larq_ensemble.keras import check_keras_2, keras, tf
+from larq_ensemble.models.functional import input_list
 
 Execution = Literal["auto", "traced", "plain"]
 
@@ -139,11 +140,7 @@ class Ensemble(keras.Model):
         # Arguments
             inputs: a tensor, a list of tensors, or a dictionary of them by the inputs' names.
         """
-        if isinstance(inputs, Mapping):
-            tensors = [inputs[name] for name in self.input_names]
-        else:
-            tensors = tf.nest.flatten(inputs)
-        return [tf.cast(x, symbol.dtype) for x, symbol in zip(tensors, self.inputs, strict=True)]
+        return input_list(self, inputs)
 
     def own_layers(self, member: int) -> list[keras.layers.Layer]:
         """The layers that only this member uses and that hold weights.
@@ -221,6 +218,7 @@ class Ensemble(keras.Model):
         if given.pop("from_serialized", False):  # Keras loads an HDF5 file.
             self._compile_as_saved({"optimizer": optimizer, **given})
             return
+        check_keras_2(optimizer=optimizer, **given)
         scheme = self.scheme
         if prefix_weights is not None:
             scheme = scheme.with_prefix_weights(prefix_weights)

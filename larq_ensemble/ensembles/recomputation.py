@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from larq_ensemble.ensembles.loss_scaling import scaled_loss, unscaled_gradients
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 
@@ -53,7 +54,7 @@ def recomputed_step(ensemble: Ensemble, x: Any, y: Any, sample_weight: Any) -> d
     with tf.GradientTape() as tape:
         tape.watch(logits)
         y_pred = [*logits, *ensemble.combine(logits)]
-        loss = ensemble.compute_loss(x, y, y_pred, sample_weight)
+        loss = scaled_loss(ensemble.optimizer, ensemble.compute_loss(x, y, y_pred, sample_weight))
     # The loss depends on the variables themselves only by regularization.
     logit_gradients, variable_gradients = tape.gradient(loss, (logits, variables))
     gradients = {
@@ -75,9 +76,9 @@ def recomputed_step(ensemble: Ensemble, x: Any, y: Any, sample_weight: Any) -> d
 
     # Otherwise TensorFlow may update a weight before all gradients have passed through it.
     with tf.control_dependencies([tf.group(*gradients.values())]):
-        ensemble.optimizer.apply_gradients(
-            (gradients.get(variable.ref()), variable) for variable in variables
-        )
+        scaled = [gradients.get(variable.ref()) for variable in variables]
+        unscaled = unscaled_gradients(ensemble.optimizer, scaled)
+        ensemble.optimizer.apply_gradients(zip(unscaled, variables))
     return ensemble.compute_metrics(x, y, y_pred, sample_weight)
 
 

@@ -20,7 +20,12 @@ import functools
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from larq_ensemble.ensembles import fused_activations
-from larq_ensemble.ensembles.fused_activations import fused_sign, given, with_training
+from larq_ensemble.ensembles.fused_activations import (
+    fused_prelu,
+    fused_sign,
+    given,
+    with_training,
+)
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.recomputation import has_losses_of_images
 from larq_ensemble.errors import EnsembleError
@@ -64,6 +69,8 @@ class TracedMembers:
         self.shared = {
             layer.name: layer for layer in self._rest if layer.weights and layer.name not in own
         }
+        for layer in network.layers:
+            _check_dtype(layer)
         for layer in self._rest:
             _check(layer, own=layer.name in own)
         #: All members' copies of each own layer that has weights, or that draws random numbers.
@@ -141,9 +148,10 @@ class TracedMembers:
 
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
             values = frozen.get(layer.name) or _quantized(layer, own.get(layer.name, {}))
-            if training and type(layer) is keras.layers.PReLU:
+            prelu = fused_prelu(layer) if training else None
+            if prelu is not None:
                 scale = unscaled.get(args[0].ref(), tf.ones(()))
-                return fused_activations.prelu(args[0], values["alpha"], scale)
+                return prelu(args[0], values["alpha"], scale)
             args = tf.nest.map_structure(scaled, args)
             if training and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
                 outputs, statistics[layer.name] = _normalized(layer, args[0], values)
@@ -235,8 +243,6 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
     norm = isinstance(layer, keras.layers.BatchNormalization)
     if layer.trainable_weights and not own:
         refuse("is shared, but not frozen")
-    if layer.compute_dtype != layer.dtype:
-        refuse("computes in another dtype than that of its weights")
     if len(_attributes(layer)) != len(layer.weights):
         refuse("holds weights that are none of its attributes")
     if not norm and any(not weight.trainable for weight in layer.weights):
@@ -253,6 +259,17 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
         refuse("draws for images whose size is unknown")
     if own and (norm or _draws(layer)) and len(layer.inbound_nodes) > 1:
         refuse("is called more than once")
+
+
+def _check_dtype(layer: keras.layers.Layer) -> None:
+    """# Raises
+    EnsembleError: if the layer computes in something other than float32, as fused activations do.
+    """
+    if not isinstance(layer, keras.layers.InputLayer) and layer.compute_dtype != "float32":
+        raise EnsembleError(
+            f"The layer {layer.name!r} ({type(layer).__name__}) computes in "
+            f"{layer.compute_dtype}, not in float32."
+        )
 
 
 def _check_alike(copies: dict[str, list[keras.layers.Layer]]) -> None:

@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras, tf
+from larq_ensemble.keras import check_keras_2, keras, tf
+from larq_ensemble.layers import Bias
+from larq_ensemble.network.graph import bias_name
+
+_OTHER_FLOATS = ("float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 
 
 def classifier(model: keras.Model) -> keras.Model:
@@ -86,6 +90,29 @@ def _two_logits(layer: keras.layers.Dense, output: Any, is_sigmoid: bool) -> Any
     return logits
 
 
+def with_head_bias_apart(model: keras.Model) -> keras.Model:
+    """The same classifier with the bias of its linear layer in a `Bias` layer of its own behind it.
+
+    # Arguments
+        model: of `classifier`.
+
+    # Returns
+        A functional model that has the layers of `model` themselves but for the linear layer; that
+        is a copy without bias. A model without that bias comes back as it is.
+    """
+    output = model.outputs[0]
+    head = output.node.layer
+    if not head.use_bias:
+        return model
+    *weights, bias = head.get_weights()
+    without = type(head).from_config({**head.get_config(), "use_bias": False})
+    behind = Bias(name=bias_name(head.name))
+    output = behind(without(_input_of(output)))
+    without.set_weights(weights)
+    behind.set_weights([bias])
+    return keras.Model(model.inputs, output, name=model.name)
+
+
 def _input_of(output: Any) -> Any:
     """The input of the call that made `output`; `layer.input` is that of the layer's first call."""
     return output.node.keras_inputs[0]
@@ -98,6 +125,7 @@ def functional_model(model: Any) -> keras.Model:
         EnsembleError: if it isn't a functional or built sequential Keras 2 model with one input
             and one output, or if a layer of it is a model.
     """
+    check_keras_2(backbone=model)
     if not isinstance(model, keras.Model):
         raise EnsembleError(
             f"`backbone` must be a tf.keras (Keras 2) model, got {type(model).__name__}."
@@ -126,6 +154,52 @@ def functional_model(model: Any) -> keras.Model:
             "inner model's layers directly, so that each can be shared or not."
         )
     return model
+
+
+def input_list(model: keras.Model, inputs: Any) -> list[tf.Tensor]:
+    """What a functional model is called with, in the order and dtypes of its inputs, as Keras does.
+
+    # Arguments
+        inputs: a tensor, a list of tensors, or a dictionary of them by the inputs' names.
+    """
+    if isinstance(inputs, Mapping):
+        tensors = [inputs[name] for name in model.input_names]
+    else:
+        tensors = tf.nest.flatten(inputs)
+    return [tf.cast(x, symbol.dtype) for x, symbol in zip(tensors, model.inputs, strict=True)]
+
+
+def in_float32(model: keras.Model) -> keras.Model:
+    """A functional model whose layers compute in float32, with the weights of `model`.
+
+    # Returns
+        The model itself if its layers compute in float32 already, else a copy.
+    """
+    if not any({layer.dtype, layer.compute_dtype} & {*_OTHER_FLOATS} for layer in model.layers):
+        return model
+    copied = type(model).from_config(_with_float32(model.get_config()))
+    for layer in model.layers:
+        weights = [weight.astype("float32") for weight in layer.get_weights()]
+        copied.get_layer(layer.name).set_weights(weights)
+    return copied
+
+
+def _with_float32(config: Any) -> Any:
+    """A configuration in which every floating-point dtype or policy is float32."""
+    if isinstance(config, dict):
+        return {
+            key: "float32"
+            if key == "dtype" and _policy_name(item) in _OTHER_FLOATS
+            else _with_float32(item)
+            for key, item in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_with_float32, config))
+    return copy.deepcopy(config)
+
+
+def _policy_name(dtype: Any) -> Any:
+    return dtype["config"].get("name") if isinstance(dtype, dict) else dtype
 
 
 def _is_final_activation(layer: keras.layers.Layer) -> bool:

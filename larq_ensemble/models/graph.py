@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from larq_ensemble.keras import keras, lq
+from larq_ensemble.layers import Bias
 from larq_ensemble.models.functional import functional_model
 from larq_ensemble.network import sharing as policies
 from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Stored
@@ -141,6 +142,8 @@ def _kind(layer: keras.layers.Layer) -> Kind:
         return Kind.CONV
     if isinstance(layer, keras.layers.Dense):
         return Kind.DENSE
+    if isinstance(layer, Bias):
+        return Kind.BIAS
     if isinstance(layer, _NORMS):
         return Kind.NORM
     if isinstance(layer, keras.layers.Add) or _is_addition(layer):
@@ -182,4 +185,6 @@ def _stored(layer: keras.layers.Layer, kind: Kind) -> Iterator[Stored]:
             if isinstance(getattr(weight, "quantizer", None), lq.quantizers.MagnitudeAwareSign):
                 yield Stored(Content.FILTER_SCALE, int(weight.shape[-1]), 32)
         else:
-            yield Stored(content, count, precision or 8 * weight.dtype.size)
+            # Files hold floating-point weights as float32, whatever a model trains in.
+            size = 32 if weight.dtype.is_floating else 8 * weight.dtype.size
+            yield Stored(content, count, precision or size)

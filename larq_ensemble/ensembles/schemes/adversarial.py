@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.ensembles.fused_activations import FusedNetwork
+from larq_ensemble.ensembles.loss_scaling import scaled_loss, unscaled_gradients
 from larq_ensemble.ensembles.schemes.base import Scheme, Stage
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.functional import input_list
 
 
 class Adversarial(Scheme):
@@ -34,6 +37,12 @@ class Adversarial(Scheme):
     EPSILON = 0.01
 
     def objective(self, network: keras.Model, stage: Stage) -> tuple[keras.Model, dict[str, Any]]:
+        (image,) = network.inputs
+        if not image.dtype.is_floating:
+            raise EnsembleError(
+                f"The scheme {self.name!r} changes images by fractions, but the backbone's input "
+                f"is {image.dtype.name}: build it with an input of float32."
+            )
         _, compiled = super().objective(network, stage)
         trained = AdversarialNetwork(network.inputs, network.outputs[0], name=network.name)
         trained.epsilon = self.EPSILON * np.asarray(stage.pixel_range, np.float32)
@@ -53,21 +62,21 @@ class AdversarialNetwork(FusedNetwork):
     epsilon: Any
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        images, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        (x,) = input_list(self, images)
         variables = self.trainable_variables
         with tf.GradientTape() as tape:
             tape.watch(x)
             y_pred = self(x, training=True)
-            loss = self.compute_loss(x, y, y_pred, sample_weight)
+            loss = scaled_loss(self.optimizer, self.compute_loss(x, y, y_pred, sample_weight))
         image_gradient, gradients = tape.gradient(loss, (x, variables))
-        adversarial = x + self.epsilon * tf.sign(image_gradient)
+        adversarial = x + tf.cast(self.epsilon, x.dtype) * tf.sign(image_gradient)
         with tf.GradientTape() as tape:
-            loss = self.compute_loss(
-                adversarial, y, self(adversarial, training=True), sample_weight
+            loss = scaled_loss(
+                self.optimizer,
+                self.compute_loss(adversarial, y, self(adversarial, training=True), sample_weight),
             )
         adversarial_gradients = tape.gradient(loss, variables)
-        self.optimizer.apply_gradients(
-            (first + second, variable)
-            for first, second, variable in zip(gradients, adversarial_gradients, variables)
-        )
+        sums = [first + second for first, second in zip(gradients, adversarial_gradients)]
+        self.optimizer.apply_gradients(zip(unscaled_gradients(self.optimizer, sums), variables))
         return self.compute_metrics(x, y, y_pred, sample_weight)

@@ -1,0 +1,44 @@
+"""Makes `tf.keras` Keras 2, which Larq needs, without importing TensorFlow.
+
+TensorFlow 2.16 and later take Keras 3 for `tf.keras` unless TF_USE_LEGACY_KERAS is 1. They read the
+variable twice: while they are imported, to put a folder with `keras` in front of the path of the
+package `tensorflow`, and when `tf.keras` is first used. So as long as nothing has used it, both can
+still be changed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import types
+from pathlib import Path
+
+VARIABLE = "TF_USE_LEGACY_KERAS"
+
+
+def is_undecided() -> bool:
+    """Whether the environment leaves open which Keras `tf.keras` is."""
+    return not os.environ.get(VARIABLE)
+
+
+def choose_keras_2() -> None:
+    """Makes `tf.keras` Keras 2, if tf-keras is installed and nothing has used `tf.keras` yet."""
+    package = importlib.util.find_spec("tf_keras")
+    if package is None or package.origin is None or _is_used():
+        return
+    os.environ[VARIABLE] = "1"
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None:
+        folder = str(Path(package.origin).parent / "api" / "_v2")
+        # For `from tensorflow.keras import layers`, which reads the package's path.
+        tensorflow.__path__ = [folder, *(path for path in tensorflow.__path__ if path != folder)]
+
+
+def _is_used() -> bool:
+    """Whether something has used `tf.keras`: until then TensorFlow has a lazy loader in its place.
+
+    A name that is bound to the loader, as by `from tensorflow import keras`, is no use.
+    """
+    keras = vars(sys.modules.get("tensorflow", types)).get("keras")
+    return type(keras) is types.ModuleType or "tensorflow.keras" in sys.modules
