@@ -13,7 +13,8 @@ from PIL import Image
 from larq_ensemble.cli import main
 from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.ensembles.building import build_ensemble
-from larq_ensemble.runs import Run, RunConfig, create_run
+from larq_ensemble.runs import Run, RunConfig, create_run, load_run
+from larq_ensemble.runtime import EnsembleInterpreter
 
 from .conftest import randomized, small_backbone
 
@@ -100,6 +101,20 @@ def test_a_backbone_becomes_an_ensemble_of_one(tmp_path: Path) -> None:
     assert result_of(tmp_path, "inspect", out)["metadata"]["members"] == 1
 
 
+def test_a_file_that_keras_saved(folder: Path, tmp_path: Path) -> None:
+    """It says how images are normalized, as a run does."""
+    load_run(folder / "run").model.save(tmp_path / "ensemble.keras")
+    out = tmp_path / "ensemble.tflite"
+    result = result_of(tmp_path, "convert", tmp_path / "ensemble.keras", "--out", out)
+    assert result["agreement"]["members"] == [0, 1]
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    ours, of_run = (
+        EnsembleInterpreter(path, kernel="default").predict_logits(images)
+        for path in (out, folder / "ensemble.tflite")
+    )
+    np.testing.assert_array_equal(ours, of_run)
+
+
 def test_inspect(folder: Path, tmp_path: Path) -> None:
     result = result_of(tmp_path, "inspect", folder / "ensemble.tflite")
     assert sum(result["categories"].values()) == result["bytes"]
@@ -162,8 +177,9 @@ def test_one_bad_image_does_not_cost_the_others(folder: Path, tmp_path: Path, ca
         (
             ["convert", "{}/ensemble.tflite", "--out", "{}/x", "--members", "1", "--heads", "int8"],
             2,
-            "--heads needs a run",
+            "--heads needs a run or a Keras file",
         ),
+        (["convert", "{}/run/model.keras", "--out", "{}/x"], 1, "set `ensemble.normalization`"),
         (["convert", "{}/digit.png", "--out", "{}/x", "--members", "1"], 1, "no .tflite model"),
         (["inspect", "{}/none.tflite"], 1, "none.tflite"),
         (["inspect", "{}/digit.png"], 1, "no .tflite model"),
