@@ -256,10 +256,6 @@ def write_reference(path: str, width: float, members: int = 2, images: int = 4) 
             # Binarized to powers of two: sums of them are exact in any order.
             scales = 2.0 ** -draw.integers(1, 5, values[0].shape[-1])
             values = [np.where(values[0] < 0, -scales, scales)]
-        elif layer.name.endswith(("prelu1", "prelu2")):
-            # At a sum of 0, which is common, the gradient of Keras's PReLU is 0, of PyTorch's
-            # the slope. These see sums, and with a slope of 0 both are the same.
-            values = [np.zeros_like(values[0])]
         elif isinstance(layer, (keras.layers.BatchNormalization, keras.layers.PReLU)):
             values = [each + draw.uniform(0, 0.5, each.shape) for each in values]
         layer.set_weights(values)

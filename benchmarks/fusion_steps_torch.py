@@ -150,13 +150,15 @@ class Network(nn.Module):
             return self.logits(images).to(images.dtype)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.conv1_bn(self.conv1(images))
+        x = F.relu(self.conv1_bn(self.conv1(images)))
         for name in self.blocks:
             block = {part: getattr(self, f"{name}_{part}") for part in PARTS}
             y = block["prelu1"](block["conv1"](block["bn1"](x)))
             y = block["bn3"](block["prelu2"](block["conv2"](block["bn2"](y))))
             if hasattr(self, f"{name}_shortcut_conv"):
-                x = getattr(self, f"{name}_shortcut_bn")(getattr(self, f"{name}_shortcut_conv")(x))
+                # From the centre of the first 3x3 convolution, see `BinaryConv`.
+                x = getattr(self, f"{name}_shortcut_conv")(x[:, :, 1:, 1:])
+                x = getattr(self, f"{name}_shortcut_bn")(x)
             x = block["prelu3"](y + x)
         return self.linear(x.mean((2, 3)))
 

@@ -79,7 +79,14 @@ PIPELINE: tuple[Step, ...] = (
 )
 
 #: The counts of passes that save instructions; the file's metadata hold them.
-REWRITES = ("folded_scales", "folded_offsets", "merged_offsets", "long_rows", "narrow_signs")
+REWRITES = (
+    "folded_scales",
+    "folded_offsets",
+    "merged_offsets",
+    "strided_slices",
+    "long_rows",
+    "narrow_signs",
+)
 
 
 def run_pipeline(module: Module) -> Counter[str]:

@@ -12,13 +12,15 @@ from __future__ import annotations
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.models.graph import layer_graph
-from larq_ensemble.models.keras_layers import PRELUS, KerasLayers, PReLUGradient
+from larq_ensemble.models.keras_layers import (
+    PRELU_GRADIENT,
+    PRELUS,
+    KerasLayers,
+    PReLUGradient,
+)
 from larq_ensemble.network.architectures import REVISION, architecture
 
 __all__ = ["PRELU_GRADIENT", "PReLUGradient", "build_model", "layer_graph"]
-
-#: The default of `prelu_gradient`.
-PRELU_GRADIENT: PReLUGradient = "zero"
 
 
 def build_model(
@@ -51,8 +53,8 @@ def build_model(
             default, which is `"ste_sign"`, but `"approx_sign"` in ReActNet, whose RSign has no
             other gradient.
         prelu_gradient: what the gradient of a PReLU is multiplied by where its input is exactly 0,
-            as 4 to 7 % of the inputs behind binary convolutions are: `"zero"`, as in Keras, or
-            `"slope"`, as in PyTorch, see `larq_ensemble.layers.PReLU`.
+            as 4 to 7 % of the inputs behind binary convolutions are: `"slope"`, as in PyTorch and
+            so in the paper's code, see `larq_ensemble.layers.PReLU`, or `"zero"`, as in Keras.
         revision: of the network; 1 for that of runs before the networks had the stem and the
             shortcuts of the original, see `larq_ensemble.network.architectures.architecture`.
 

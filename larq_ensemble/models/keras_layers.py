@@ -11,6 +11,8 @@ from larq_ensemble.layers import PReLU, RPReLU, RSign
 
 PReLUGradient = Literal["zero", "slope"]
 
+#: The default: networks learned a little more with it (docs/reports/results.md).
+PRELU_GRADIENT: PReLUGradient = "slope"
 #: The layer of a PReLU, by its gradient at exactly 0.
 PRELUS: dict[str, Any] = {"zero": keras.layers.PReLU, "slope": PReLU}
 
@@ -51,7 +53,7 @@ class KerasLayers:
         binary: bool = True,
         pad_values: float = 0.0,
         estimator: str = "ste_sign",
-        prelu_gradient: PReLUGradient = "zero",
+        prelu_gradient: PReLUGradient = PRELU_GRADIENT,
     ) -> None:
         self.binary = binary
         self.PReLU = partial(

@@ -83,13 +83,22 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
 
 
 def small_backbone(
-    size: int = 16, widths: tuple[int, ...] = (8, 16), channels: int = 3, classes: int = 7
+    size: int = 16,
+    widths: tuple[int, ...] = (8, 16),
+    channels: int = 3,
+    classes: int = 7,
+    **options: Any,
 ) -> keras.Model:
     """The paper's network with one block a stage, the same at every call."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((size, size, channels))
     outputs = resnet(
-        KerasLayers(), inputs, classes=classes, dropout=0.5, stages=widths, blocks=[1] * len(widths)
+        KerasLayers(**options),
+        inputs,
+        classes=classes,
+        dropout=0.5,
+        stages=widths,
+        blocks=[1] * len(widths),
     )
     return keras.Model(inputs, outputs)
 

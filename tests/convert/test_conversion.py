@@ -51,6 +51,14 @@ def test_policies_that_share_all_binary_filters(sharing: str, tmp_path) -> None:
     assert inspect_file(case.path).binary_filter_copies == 1
 
 
+def test_the_gradient_of_prelu_leaves_no_trace(tmp_path) -> None:
+    files = []
+    for rule in ("zero", "slope"):
+        model = randomized(build_ensemble(small_backbone(prelu_gradient=rule), 2))
+        files.append(converted(model, tmp_path, layout="subgraphs").path.read_bytes())
+    assert files[0] == files[1]
+
+
 def test_single_member(tmp_path) -> None:
     assert_members_agree(converted(small_ensemble(1), tmp_path), pixels(40, (16, 16, 3)))
 

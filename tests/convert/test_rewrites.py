@@ -48,6 +48,7 @@ def test_long_rows_change_no_bit(
     case = converted(model, tmp_path, layout=layout)
     count = applied(case)
     assert count["long_rows"] > 0
+    assert count["strided_slices"] == 1
     # The signs of 5 channels don't fill an integer.
     assert (widths[0] in (8, 16)) == ("narrow_signs" in count)
     ours = EnsembleInterpreter(case.path).predict_logits(images)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.layers import RPReLU, RSign
+from larq_ensemble.layers import Bias, PReLU, RPReLU, RSign
 
 X = np.random.default_rng(0).normal(0, 1.5, (3, 4, 5, 2)).astype(np.float32)
 THRESHOLD = np.array([0.5, -0.25], np.float32)
@@ -54,7 +54,26 @@ def test_rprelu(x: np.ndarray) -> None:
     np.testing.assert_allclose(layer(x), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [RSign, RPReLU])
+def test_bias() -> None:
+    layer = Bias()
+    layer.build((None, 2))
+    layer.set_weights([np.array([0.5, -2])])
+    np.testing.assert_array_equal(layer(np.array([[1.0, 3.0]], np.float32)), [[1.5, 1.0]])
+
+
+def test_prelu_is_saved_as_itself() -> None:
+    """In inference it is Keras's."""
+    layer = PReLU(shared_axes=[1], alpha_initializer=keras.initializers.Constant(0.25), name="a")
+    again = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert type(again) is PReLU
+    again.build((None, 3))
+    assert again.alpha.shape == (1,)
+    for training in (None, False, True):
+        values = again(np.array([[-2.0, 0.0, 3.0]], np.float32), training=training)
+        np.testing.assert_array_equal(values, [[-0.5, 0, 3]])
+
+
+@pytest.mark.parametrize("kind", [RSign, RPReLU, Bias])
 def test_keras_knows_the_layers_and_their_shapes(kind: type[keras.layers.Layer]) -> None:
     layer = keras.layers.deserialize(keras.layers.serialize(kind(name="a")))
     assert type(layer) is kind

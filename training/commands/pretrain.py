@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     "--prelu-gradient",
     type=click.Choice(["zero", "slope"]),
     help="Gradient of PReLU where its input is exactly 0: zero, as in Keras, or the slope, as in "
-    "PyTorch  [default: zero]",
+    "PyTorch and the paper's code  [default: slope]",
 )
 @click.option(
     "--from-real",

@@ -93,8 +93,8 @@ def gradients(model: keras.Model) -> tuple[list[np.ndarray], list[np.ndarray]]:
 @pytest.mark.parametrize(
     ("dtype", "least", "most"), [("float32", 0, 1e-5), ("bfloat16", 1e-4, 0.05)]
 )
-@pytest.mark.parametrize("pad_values", [0.0, 1.0])
-def test_gradients_of_a_residual_network(pad_values, dtype, least, most, request) -> None:
+@pytest.mark.parametrize(("pad_values", "rule"), [(0.0, "zero"), (1.0, "slope")])
+def test_gradients_of_a_residual_network(pad_values, rule, dtype, least, most, request) -> None:
     """Float32 gives the same; bfloat16 the same outputs, and gradients but for their rounding.
 
     Scales of filters are powers of two here, so sums are exact in any order and no sign flips.
@@ -103,7 +103,7 @@ def test_gradients_of_a_residual_network(pad_values, dtype, least, most, request
         request.getfixturevalue("bfloat16")
     image = keras.Input(SHAPE)
     logits = resnet(
-        KerasLayers(pad_values=pad_values),
+        KerasLayers(pad_values=pad_values, prelu_gradient=rule),
         image,
         classes=10,
         dropout=0,
