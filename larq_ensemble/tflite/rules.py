@@ -592,9 +592,6 @@ RULES: Mapping[str, Rule] = {
     "EXPAND_DIMS": Rule(_same_values, (2,)),
     "SQUEEZE": Rule(_same_values, options="SqueezeOptions"),
     "SLICE": Rule(_slice, (3,), types=_NUMBERS | {"bool"}),
-    "STRIDED_SLICE": Rule(
-        _strided_slice, (4,), options="StridedSliceOptions", types=_NUMBERS | {"bool"}
-    ),
     "TRANSPOSE": Rule(_transpose, (2,), types=_NUMBERS | {"bool"}),
     "BITCAST": Rule(_bitcast),
     "TILE": Rule(_tile, (2,)),

@@ -129,8 +129,6 @@ _TABLES = """
     ReducerOptions keepDims:?
     CastOptions inDataType:b outDataType:b
     SplitVOptions numSplits:i
-    StridedSliceOptions beginMask:i endMask:i ellipsisMask:i newAxisMask:i shrinkAxisMask:i
-        offset:?
     ReshapeOptions newShape:[i]
     SoftmaxOptions beta:f
     LeakyReluOptions alpha:f

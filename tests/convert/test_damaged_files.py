@@ -70,7 +70,7 @@ EDITS = st.one_of(
     st.tuples(st.just("end"), st.integers(0, len(FILE) - 1), st.none()),
 )
 DAMAGE = st.lists(EDITS, min_size=1, max_size=4)
-MANY = settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(max_examples=250, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def damaged(data: bytes, edits: list[tuple[str, int, Any]]) -> bytes:

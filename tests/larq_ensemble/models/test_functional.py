@@ -8,7 +8,7 @@ import pytest
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.models import layer_graph
-from larq_ensemble.models.functional import classifier
+from larq_ensemble.models.functional import classifier, with_head_bias_apart
 from larq_ensemble.network.graph import Content, Kind, Role
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
@@ -234,3 +234,18 @@ def test_a_layer_with_a_dictionary_of_outputs() -> None:
     graph = layer_graph(keras.Model(inputs, keras.layers.Dense(3, name="last")(x)))
     assert graph["both"].inputs == ("branches",)
     assert graph["last"].macs == 8 * 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_float16"])
+def test_a_bias_apart_gives_the_same_logits(dtype: str) -> None:
+    """In the precision of the linear layer."""
+    x = keras.Input((4,))
+    head = keras.layers.Dense(3, dtype=dtype, bias_initializer="random_normal", name="head")
+    model = keras.Model(x, head(x))
+    apart = with_head_bias_apart(model)
+    assert [layer.name for layer in apart.layers[1:]] == ["head", "head_bias"]
+    values = np.random.default_rng(0).normal(size=(5, 4))
+    expected, logits = model(values), apart(values)
+    assert logits.dtype == expected.dtype
+    np.testing.assert_array_equal(logits, expected)
+    assert with_head_bias_apart(without := keras.Model(x, apart.layers[1](x))) is without
