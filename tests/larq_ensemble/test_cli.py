@@ -418,7 +418,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("pretrain --out text.txt --epochs 0", "--out 'text.txt' is a file"),
         ("pretrain --out . --epochs 0", "--out '.' holds other files"),
         ("pretrain --out new.png", "--out 'new.png' is the name of a file"),
-        ("pretrain --out text.txt/new", "--out 'text.txt/new' can't be written to"),
+        ("pretrain --out text.txt/new", "--out 'text.txt/new' can't be written ('"),
         ("tune --pretrained backbone --out new.tflite", "--out 'new.tflite' is the name of a file"),
         ("frontier backbone --out text.txt", "--out 'text.txt' is a file"),
         ("reproduce table1 --out new.csv", "--out 'new.csv' is the name of a file"),

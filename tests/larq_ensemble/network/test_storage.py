@@ -368,7 +368,7 @@ def test_command_prints_tables() -> None:
         (["--model", "resnet21"], 1, "Unknown model 'resnet21'. Known: birealnet18, "),
         (["--sharing", "re:nothing"], 1, "matches no layer with weights"),
         (["--sharing", "re:("], 1, "is no regular expression"),
-        (["--width", "nan"], 1, "--width must be a number above 0, got nan"),
+        (["--width", "nan"], 2, "'nan' is not a finite number"),
         (["--width", "0.01"], 1, "--width 0.01 leaves a stage without channels"),
         (["--members", "0"], 2, "--members"),
         (["--classes", "1"], 2, "--classes"),
