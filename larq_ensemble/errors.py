@@ -77,4 +77,6 @@ def check_seed(seed: object) -> int:
 
 def is_number(value: object) -> bool:
     """Whether `value` is a finite number, of Python or NumPy, and no boolean."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    )
