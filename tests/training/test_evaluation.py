@@ -135,3 +135,12 @@ def test_no_validation_data(backbone):
     config = dataclasses.replace(backbone.config, data={**backbone.config.data, "validation": 0.0})
     with pytest.raises(EnsembleError, match="held out no validation data"):
         evaluate(dataclasses.replace(backbone, config=config), split="validation")
+
+
+def test_logits_that_are_not_finite_are_no_predictions(ensemble, digits):
+    """NaN would count as a prediction of class 0."""
+    model = load_run(ensemble.path).model
+    weight = model.own_layers(1)[-1].weights[-1]
+    weight.assign(weight * np.nan)
+    with pytest.raises(EnsembleError, match="logits of member 1 are not all finite"):
+        member_logits(model, digits[1].first(8), DATASETS["digits"])

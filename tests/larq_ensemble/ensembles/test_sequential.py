@@ -213,3 +213,10 @@ def test_data_that_can_not_be_used(backbone) -> None:
         fitted(backbone, "boosting", X)
     with pytest.raises(EnsembleError, match="of one length, got 12 and 11"):
         fitted(backbone, "boosting", X, Y[:-1])
+
+
+def test_a_member_that_has_diverged_is_not_stored(backbone, tmp_path) -> None:
+    rate = keras.optimizers.SGD(1e38)
+    with pytest.raises(EnsembleError, match="'member_0_linear' has weights that are not finite"):
+        fitted(backbone, "boosting", members=1, epochs=2, optimizer=rate, folder=tmp_path)
+    assert not list(tmp_path.rglob("result.json"))
