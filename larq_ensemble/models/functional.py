@@ -90,7 +90,7 @@ def with_head_bias_apart(model: keras.Model) -> keras.Model:
         return model
     *weights, bias = head.get_weights()
     without = type(head).from_config({**head.get_config(), "use_bias": False})
-    behind = Bias(name=bias_name(head.name), dtype=head.dtype_policy)
+    behind = Bias(name=bias_name(head.name), dtype=head.dtype_policy.name)
     output = behind(without(_input_of(output)))
     without.set_weights(weights)
     behind.set_weights([bias])

@@ -248,4 +248,5 @@ def test_a_bias_apart_gives_the_same_logits(dtype: str) -> None:
     expected, logits = model(values), apart(values)
     assert logits.dtype == expected.dtype
     np.testing.assert_array_equal(logits, expected)
+    assert layer_graph(apart)["head_bias"].inputs == ("head",)
     assert with_head_bias_apart(without := keras.Model(x, apart.layers[1](x))) is without
