@@ -37,7 +37,7 @@ MEMBERS = 2  # All members run the same operators, so one is counted.
 
 PAPER, DEPLOYMENT = MODELS["resnet20"], MODELS["deploynet9"]
 # The paper's block in the stages of DeployNet; seven convolutions are no whole number of blocks.
-WIDE = Architecture(residual_block, (64, 64), (2, 2), stem=DEPLOYMENT.stem)
+WIDE = Architecture(residual_block, (64, 64), (2, 2), stem_conv=DEPLOYMENT.stem_conv)
 
 
 @click.command()

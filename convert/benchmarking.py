@@ -25,6 +25,7 @@ import numpy as np
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.arguments import integer_in_range
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.lce import load_model
 
@@ -127,13 +128,12 @@ def benchmark(
             is another one's.
     """
     ours = EnsembleInterpreter(tflite, threads=threads)
-    counts = _default_counts(ours.max_members) if members is None else sorted(set(members))
-    for count in counts:
-        ours.members = count  # raises for a number out of range
+    counts = _default_counts(ours.max_members)
+    if members is not None:
+        most = ours.max_members
+        counts = sorted({integer_in_range("members", count, 1, most) for count in members})
     image = np.random.default_rng(0).integers(0, 256, (1, *ours.input_shape), np.uint8)
-    others = (
-        {} if run is None else _others(ours, tflite, run, max(counts), threads, image, progress)
-    )
+    others = {} if run is None else _others(ours, tflite, run, max(counts), image, progress)
     contenders = {THIS_FILE: _by_interpreter(ours, image), **others}
     times = _milliseconds(contenders, sorted({1, *counts}), repetitions, progress)
     comparisons = []
@@ -151,7 +151,7 @@ def benchmark(
         },
         relative_to=relative_to,
         comparisons=tuple(comparisons),
-        threads=threads,
+        threads=ours.threads,
         repetitions=len(times[THIS_FILE, 1]),
     )
 
@@ -206,7 +206,6 @@ def _others(
     tflite: str | os.PathLike[str],
     run: Run,
     members: int,
-    threads: int,
     image: np.ndarray,
     progress: Callable[[str], None],
 ) -> dict[str, Predict]:
@@ -221,7 +220,8 @@ def _others(
     separate = []
     for member in range(members):
         progress(f"converting member {member} by itself")
-        separate.append(load_model(convert_single(ensemble.member(member)), threads, ours.kernel))
+        model = convert_single(ensemble.member(member))
+        separate.append(load_model(model, ours.threads, ours.kernel))
     dataset = run.config.dataset  # that they don't normalize while timed counts in their favour
     normalized = [Normalization(dataset["mean"], dataset["std"])(image)]
 
@@ -235,6 +235,6 @@ def _others(
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "branches.tflite")
             convert_run(run, path, layout="branches")
-            branches = EnsembleInterpreter(path, threads=threads, kernel=ours.kernel)
+            branches = EnsembleInterpreter(path, threads=ours.threads, kernel=ours.kernel)
             others[BRANCHES] = _by_interpreter(branches, image)
     return others

@@ -29,6 +29,7 @@ _KINDS = {
     Kind.NORM: Category.BATCH_NORM,
     Kind.ACTIVATION: Category.ACTIVATIONS,
     Kind.DENSE: Category.HEADS,
+    Kind.BIAS: Category.HEADS,
 }
 _ROLES = {
     Role.STEM: Category.STEM,

@@ -11,10 +11,11 @@ from importlib import metadata as package_metadata
 from larq_ensemble.convert.cutting import cut
 from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork
 from larq_ensemble.convert.pipeline import REWRITES, run_pipeline
-from larq_ensemble.convert.report import ConversionReport, check_target, write_file
+from larq_ensemble.convert.report import ConversionReport, write_file
 from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.ensembles import as_ensemble, build_ensemble
 from larq_ensemble.errors import UnknownNameError
+from larq_ensemble.files import check_output
 from larq_ensemble.keras import keras
 from larq_ensemble.models.functional import in_float32
 from larq_ensemble.runs import Run
@@ -78,7 +79,7 @@ def convert_ensemble(
     ```
     """
     start = time.perf_counter()
-    check_target(path)
+    check_output(path)
     for argument, value, known in (
         ("layout", layout, ("auto", *LAYOUTS)),
         ("heads", heads, HEADS),

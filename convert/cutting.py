@@ -9,8 +9,10 @@ from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.passes.shared_trunk import drop_parts
 from larq_ensemble.convert.pipeline import run_after_cutting
-from larq_ensemble.convert.report import ConversionReport, check_target, write_file
+from larq_ensemble.convert.report import ConversionReport, write_file
 from larq_ensemble.convert.targets.lce import write_ensemble
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import check_output
 from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 
@@ -32,7 +34,7 @@ def cut_file(
             written.
     """
     start = time.perf_counter()
-    check_target(path)
+    check_output(path)
     file = read_ensemble(tflite)
     metadata = file.metadata.first(members)
     return write_file(cut(file.data, metadata), metadata, path, start)
@@ -62,6 +64,11 @@ def _cut_tables(module: Module) -> None:
     for lookup in graph.find("GATHER"):
         table, index = lookup.operands
         if index in of_member:
+            if table.data is None:
+                raise EnsembleError(
+                    "The file computes a table of the members' values: convert it again with "
+                    "fewer `members`."
+                )
             table.set_values(table.values[: module.members])
 
 

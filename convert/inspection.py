@@ -18,12 +18,15 @@ import numpy as np
 from flatbuffers import flexbuffers
 
 from larq_ensemble.convert.categories import Category, category_of
-from larq_ensemble.convert.ir.flatbuffer import parsing, read
+from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
 from larq_ensemble.convert.passes.shared_trunk import complete_graphs, trunk_of
 from larq_ensemble.network.graph import Kind, LayerGraph, LayerNode
 from larq_ensemble.runtime.file import metadata_of, read_bytes, read_ensemble
 from larq_ensemble.runtime.metadata import EnsembleMetadata
+from larq_ensemble.tflite.flatbuffer import parsing
+from larq_ensemble.tflite.reader import read_model
+from larq_ensemble.tflite.verifier import problems
 
 _KINDS = {
     "CONV_2D": Kind.CONV,
@@ -112,6 +115,25 @@ def inspect_file(path: str | os.PathLike[str]) -> Inspection:
     module = read(data, name)
     with parsing(name):
         return _inspection(module, len(data), metadata)
+
+
+def problems_of(path: str | os.PathLike[str]) -> list[str]:
+    """Everything that is wrong with a `.tflite` file, or that can't be checked.
+
+    An interpreter can run a file without problems. Opening an ensemble raises an error for the
+    first thing that is wrong, but lets operators through that there is no rule for; here they are
+    problems, too. The file may be any model.
+
+    # Raises
+        EnsembleError: if the file is missing or no TFLite flatbuffer, or can't be parsed.
+    """
+    data, name = read_bytes(path), repr(str(path))
+    metadata = metadata_of(data, name)
+    model = read_model(data, name)
+    found = list(map(str, problems(model, None if metadata is None else metadata.members)))
+    if metadata is not None and not found:
+        read_ensemble(path)  # compares checksum, graphs and metadata
+    return found
 
 
 def _inspection(module: Module, size: int, metadata: EnsembleMetadata | None) -> Inspection:

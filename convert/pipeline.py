@@ -27,6 +27,7 @@ from larq_ensemble.convert.passes import (
     scale_folding,
     shared_trunk,
     sign_packing,
+    strided_slices,
 )
 from larq_ensemble.runtime.metadata import LAYOUTS
 
@@ -67,6 +68,7 @@ PIPELINE: tuple[Step, ...] = (
     Step(bit_packed_convolutions.run, _CONSTANTS),
     Step(scale_folding.run, _CONSTANTS),
     Step(offset_merging.run),
+    Step(strided_slices.run),
     Step(long_rows.run),
     Step(dead_code.run),
     # Arrange the members in the file, and store what they share once.

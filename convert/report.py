@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import replacing
+from larq_ensemble.files import write_bytes
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 
 
@@ -43,12 +41,6 @@ class ConversionReport:
         return {**values, "theory_bytes": values.pop("lower_bound_bytes"), "ratio": self.ratio}
 
 
-def check_target(path: str | os.PathLike[str]) -> None:
-    """Raises `EnsembleError` if no file can be written at `path`, before any work is done."""
-    if Path(path).is_dir():
-        raise EnsembleError(f"{str(path)!r} is a directory: give the name of a file to write.")
-
-
 def write_file(
     data: bytes, metadata: EnsembleMetadata, path: str | os.PathLike[str], start: float
 ) -> ConversionReport:
@@ -60,8 +52,7 @@ def write_file(
         path: where to write.
         start: `time.perf_counter()` when the conversion began.
     """
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    write_bytes(path, data)
     return ConversionReport(
         tflite=str(path),
         bytes=len(data),

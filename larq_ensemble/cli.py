@@ -9,6 +9,7 @@ imports heavy packages inside its functions, so `--help` answers at once.
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import sys
@@ -19,7 +20,8 @@ import click
 
 from larq_ensemble import __version__
 from larq_ensemble.console.messages import in_options
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.console.reporting import visible
+from larq_ensemble.errors import EnsembleError, install_command
 
 #: The commands in the order of `--help`, each with the module that holds it as `command`.
 COMMANDS = {
@@ -57,7 +59,7 @@ class LazyGroup(click.Group):
             return in_options(str(message), command) if command else str(message)
 
         def show(message: Warning | str, *_: Any, **__: Any) -> None:
-            print(f"larq-ensemble: warning: {in_words(message)}", file=sys.stderr)
+            _say("warning", in_words(message))
 
         try:
             with warnings.catch_warnings():
@@ -94,6 +96,9 @@ def cli(context: click.Context) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line: exits 0 on success, 2 on a usage error, 1 on any other error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that has no `ü`, or a file name that is no UTF-8, is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     # TensorFlow's start-up messages would hide the error message.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # A command may build several models; TensorFlow takes them for one that is traced repeatedly.
@@ -108,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(error.format_message(), 1)
     except ModuleNotFoundError as error:
-        _fail(f"{error}: install what this command needs, `pip install 'larq-ensemble[train]'`.", 1)
+        _fail(f"{error}: install what this command needs: {install_command('train')}.", 1)
     except ImportError as error:
         _fail(str(error), 1)
     except OSError as error:  # A full disk, a folder without permission, a closed pipe.
@@ -121,5 +126,9 @@ def _is_not_of_retracing(record: logging.LogRecord) -> bool:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"larq-ensemble: error: {' '.join(message.split())}", file=sys.stderr)
+    _say("error", message)
     sys.exit(status)
+
+
+def _say(kind: str, message: str) -> None:
+    print(f"larq-ensemble: {kind}: {visible(' '.join(message.split()))}", file=sys.stderr)

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from larq_ensemble.console.options import seed_option
+from larq_ensemble.console.options import OutputFolder, seed_option
 from larq_ensemble.console.reporting import Report, json_option, keras_verbosity, reporting
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import replacing
 
 MEMBERS = 4
 PRETRAIN_EPOCHS = 40
@@ -22,6 +23,7 @@ BATCH_SIZE = 64
 @click.command("demo", short_help="All steps on embedded real data, in a few minutes.")
 @click.option(
     "--out",
+    type=OutputFolder(),
     default="runs/demo",
     show_default=True,
     metavar="DIR",
@@ -137,11 +139,11 @@ def _predict_files(report: Report, tflite: Path, folder: Path, test: Any) -> Non
     """Writes some test images as PNG and classifies them in a process without TensorFlow."""
     from PIL import Image
 
-    folder.mkdir(exist_ok=True)
     files = []
     for index in range(5):
         file = folder / f"test{index}-label{test.labels[index]}.png"
-        Image.fromarray(test.images[index].squeeze(-1)).save(file)
+        with replacing(file) as temporary:
+            Image.fromarray(test.images[index].squeeze(-1)).save(temporary)
         files.append(str(file))
     for members in (1, MEMBERS):
         program = [sys.executable, "-m", "larq_ensemble", "predict"]
@@ -153,4 +155,5 @@ def _predict_files(report: Report, tflite: Path, folder: Path, test: Any) -> Non
         )
         if done.returncode:
             raise EnsembleError(f"`larq-ensemble predict` failed: {done.stderr.strip()}")
-        report.line(done.stdout.rstrip())
+        for line in done.stdout.splitlines():
+            report.line(line)

@@ -29,6 +29,17 @@ class UnknownNameError(EnsembleError):
         super().__init__(f"Unknown {argument} {value!r}. Known: {', '.join(sorted(known))}.")
 
 
+def install_command(extra: str) -> str:
+    """How to install the packages of one of the extras, for the end of a message.
+
+    No index has larq-ensemble yet, so this is the command for a checkout.
+
+    # Arguments
+        extra: `"calibrate"`, `"convert"` or `"train"`.
+    """
+    return f"in larq-ensemble's checkout, `pip install -c constraints.txt '.[{extra}]'`"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the name of its type if it has none."""
     text = str(error).strip()

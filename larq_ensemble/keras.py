@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from larq_ensemble import legacy_keras
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, install_command
 
 _asked = os.environ.get(legacy_keras.VARIABLE)
 legacy_keras.choose_keras_2()
@@ -56,7 +56,7 @@ try:
 except ImportError as error:
     raise ImportError(
         f"Training and conversion need TensorFlow and tf-keras, which can't be imported ({error}): "
-        'install them with `pip install "larq-ensemble[train]"`.'
+        f"install them: {install_command('train')}."
     ) from error
 
 #: What the environment says against Keras 2.

@@ -65,6 +65,71 @@ class RSign(keras.layers.Layer):
 
 
 @keras.utils.register_keras_serializable("larq_ensemble")
+class Bias(keras.layers.Layer):
+    r"""Adds a bias: the bias of a dense layer whose weights the members of an ensemble share.
+
+    \\[ y = x + b \\]
+
+    # Weights
+        bias: b, float32 [units], initially 0.
+
+    # Input shape
+        float32 [n, ..., units].
+
+    # Output shape
+        As the input.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        self.bias = self.add_weight(name="bias", shape=input_shape[-1:], initializer="zeros")
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs + self.bias
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class PReLU(keras.layers.PReLU):
+    r"""`keras.layers.PReLU` that passes the slope as its gradient at exactly 0, as PyTorch does.
+
+    \\[ y = \max(x, 0) + \alpha \min(x, 0) \\]
+
+    The values are Keras's. In training (`training=True`) the gradients are
+
+    \\[\frac{\partial y}{\partial x} = \begin{cases}
+      1 & x > 0 \\\
+      \alpha & x \leq 0
+    \end{cases}
+    \qquad \frac{\partial y}{\partial \alpha} = \min(x, 0)
+    \\]
+
+    and Keras's differ from them at \\(x = 0\\) alone, where its \\(\partial y / \partial x\\) is 0.
+    Behind a binary convolution many inputs are exactly 0, because a sum of as many +1 as -1 is.
+
+    # Arguments
+        As for `keras.layers.PReLU`.
+
+    # Weights
+        alpha: \\(\alpha\\), float32, of the shape of one input, with size 1 on shared axes.
+
+    # Input shape
+        float32 [n, ...].
+
+    # Output shape
+        As the input.
+
+    # References
+        - He et al. 2015, [Delving Deep into Rectifiers](https://arxiv.org/abs/1502.01852).
+    """
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        if not training:
+            return super().call(inputs)  # TFLite's converter makes one PRELU of it
+        # The gradient of `relu` is 0 at 0, that of `minimum` is 1.
+        return tf.nn.relu(inputs) + self.alpha * tf.minimum(inputs, 0)
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
 class RPReLU(keras.layers.Layer):
     r"""PReLU with learnable shifts before and after it, for each channel (ReAct-PReLU).
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 KINDS = ("backbone", "ensemble")
+#: Arguments of the model that earlier versions did not write, with what they trained.
+_MODEL_OF_BEFORE = {"prelu_gradient": "zero", "revision": 1}
 
 
 class _Section(dict):
@@ -49,7 +51,8 @@ class RunConfig:
 
     # Arguments
         kind: `"backbone"` or `"ensemble"`.
-        model: name and arguments of the architecture.
+        model: name and arguments of the architecture. Without `revision` and `prelu_gradient`, as
+            earlier versions wrote it, it is of revision 1 and `"zero"`.
         dataset: the dataset's constants (name, classes, class names, input shape, mean, std).
         recipe: the training recipe.
         seed: of initialization, data and jitter.
@@ -57,7 +60,8 @@ class RunConfig:
             them.
         data: validation share and limits of the data.
         ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only);
-            `requested_members` if training ended early, with fewer `members`.
+            `requested_members` if training ended early, with fewer `members`; `own_head_bias` if
+            each member has its own bias in a linear layer that is shared.
         versions: of the packages that a run's contents depend on.
     """
 
@@ -76,6 +80,11 @@ class RunConfig:
         """The seed of the validation split, which a run takes over from the runs it builds on."""
         return int(self.data.get("split_seed", self.seed))
 
+    @property
+    def own_head_bias(self) -> bool:
+        """Whether each member has its own bias in a linear layer that is shared."""
+        return bool(self.ensemble.get("own_head_bias", False))
+
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
 
@@ -86,6 +95,8 @@ class RunConfig:
                 f"{str(path)!r} is not a configuration of format {FORMAT}: "
                 "was it written by another version of larq-ensemble?"
             )
+        if isinstance(values.get("model"), dict):
+            values = {**values, "model": {**_MODEL_OF_BEFORE, **values["model"]}}
         arguments: dict[str, Any] = {
             name: _Section(value, f"{name!r} in {str(path)!r}")
             if isinstance(value, dict)
@@ -239,6 +250,11 @@ def create_run(out: str | os.PathLike[str], config: RunConfig, *, resume: bool =
     return run
 
 
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory holds the configuration of a run."""
+    return (Path(path) / "config.json").is_file()
+
+
 def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
     """Reads the configuration of a run. The model is loaded when it is first used.
 
@@ -251,7 +267,7 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
     """
     path = Path(path)
     config_path = path / "config.json"
-    if not config_path.is_file():
+    if not is_run(path):
         raise EnsembleError(
             f"No run at {str(path)!r} (no config.json there): give a directory that "
             "`larq-ensemble pretrain` or `larq-ensemble train` wrote."

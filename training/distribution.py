@@ -100,13 +100,23 @@ class Distribution:
         """
         if self.replicas == 1:
             return batches.stream
-        if batches.batch_size % self.replicas:
-            raise EnsembleError(
-                f"`batch_size` {batches.batch_size} can't be divided among {self.replicas} "
-                "devices: it counts the images on all of them, so choose a multiple of their "
-                "number."
+        size, last = batches.batch_size, batches.last_batch_size
+        for images, what in (
+            (size, f"`batch_size` {size}"),
+            (last, f"The last batch of an epoch, {last} images at `batch_size` {size},"),
+        ):
+            if images % self.replicas:
+                raise EnsembleError(
+                    f"{what} can't be divided among {self.replicas} devices: it counts the images "
+                    "on all of them, so choose a multiple of their number."
+                )
+
+        def cut(*batch: Any) -> Any:
+            return tf.nest.map_structure(
+                lambda values: tf.reshape(values, [self.replicas, -1, *values.shape[1:]]), batch
             )
-        slices = batches.stream.rebatch(batches.batch_size // self.replicas)
+
+        slices = batches.stream.map(cut).unbatch()
 
         def of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
             return slices.shard(context.num_input_pipelines, context.input_pipeline_id).prefetch(4)

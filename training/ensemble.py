@@ -17,8 +17,8 @@ from larq_ensemble.ensembles.ensemble import own_layers
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.errors import EnsembleError, check_whole
 from larq_ensemble.keras import keras
-from larq_ensemble.network.sharing import parse_sharing
-from larq_ensemble.runs import Run, RunConfig, package_versions
+from larq_ensemble.network.sharing import has_own_head_bias, parse_sharing
+from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import top_k_accuracy
 from larq_ensemble.training.distribution import Distribution
@@ -108,8 +108,11 @@ def train_ensemble(
     dataset = DATASETS[backbone.config.dataset["name"]]
     network = backbone.model  # before the seed is set, because loading draws random numbers
     set_seed(seed, recipe.dropout)
+    # A run of before has members without it, and goes on as it was started.
+    own_head_bias = not (resume and is_run(out)) or load_run(out).config.own_head_bias
+    shared = parse_sharing(sharing, own_head_bias=own_head_bias)
     arguments: dict[str, Any] = {
-        "sharing": parse_sharing(sharing),
+        "sharing": shared,
         "scheme": scheme,
         "jitter": recipe.jitter,
         "dropout": recipe.dropout,
@@ -192,6 +195,7 @@ def train_ensemble(
                 **({"shrinkage": shrinkage} if shrinkage is not None else {}),
                 **({"patience": patience} if patience is not None else {}),
                 **({"bfloat16": True} if bfloat16 else {}),
+                **({"own_head_bias": True} if has_own_head_bias(shared) else {}),
             },
             versions=package_versions(),
         ),

@@ -30,6 +30,8 @@ def adam(
 ) -> keras.optimizers.Optimizer:
     """Adam without weight decay, with a learning rate schedule over all steps of the recipe.
 
+    As `recipe` says, the rate falls at every step or only between epochs.
+
     # Arguments
         learning_rate: the schedule, as `Scheme.learning_rate`; `None`: linear decay from `lr` to
             `end_lr`.
@@ -37,10 +39,28 @@ def adam(
     steps = max(1, recipe.epochs * steps_per_epoch)
     rate = None if learning_rate is None else learning_rate(recipe.lr, recipe.end_lr, steps)
     if rate is None:
-        rate = keras.optimizers.schedules.PolynomialDecay(
-            recipe.lr, decay_steps=steps, end_learning_rate=recipe.end_lr
+        rate = LinearDecay(
+            recipe.lr,
+            decay_steps=steps,
+            end_learning_rate=recipe.end_lr,
+            constant_steps=steps_per_epoch if recipe.decay == "epoch" else 1,
         )
-    return OneOperatorAdam(rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2)
+    return OneOperatorAdam(rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2, epsilon=recipe.epsilon)
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class LinearDecay(keras.optimizers.schedules.PolynomialDecay):
+    """Linear decay that falls only every `constant_steps` steps."""
+
+    def __init__(self, *args: Any, constant_steps: int = 1, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.constant_steps = constant_steps
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        return super().__call__(step // self.constant_steps * self.constant_steps)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "constant_steps": self.constant_steps}
 
 
 def set_seed(seed: int, dropout: float) -> None:

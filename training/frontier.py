@@ -146,6 +146,7 @@ def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
         input_shape=tuple(model["input_shape"]),
         classes=model["classes"],
         width=model["width"],
+        revision=model["revision"],
     )
     sharing, scheme = ensemble.get("sharing", "none"), ensemble.get("scheme", "")
     rounded = bool(scheme) and SCHEMES[scheme].rounded
@@ -153,7 +154,10 @@ def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
     for row in metrics["by_members"]:
         members = row["members"]
         stored = account(
-            graph, members=members, sharing=parse_sharing(sharing), own_filters=rounded
+            graph,
+            members=members,
+            sharing=parse_sharing(sharing, own_head_bias=run.config.own_head_bias),
+            own_filters=rounded,
         )
         binary, real = members * metrics["binary_macs"], members * metrics["real_macs"]
         points.append(

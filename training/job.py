@@ -12,7 +12,11 @@ from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run, RunConfig, load_run
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.fit import LearningRate, adam, fit
-from larq_ensemble.training.pipeline import evaluation_batches, training_batches
+from larq_ensemble.training.pipeline import (
+    evaluation_batches,
+    steps_per_epoch,
+    training_batches,
+)
 from larq_ensemble.training.recipes import Recipe
 
 Train = Callable[[Run, Splits], tuple[keras.Model, dict[str, Any]]]
@@ -95,7 +99,8 @@ def fit_images(
     replica = distribution.replicate(model)
     with distribution.scope():
         trained, compiled = objective(replica)
-        optimizer = adam(recipe, len(splits.train) // batch_size, learning_rate=learning_rate)
+        steps = steps_per_epoch(len(splits.train), batch_size, drop_remainder=recipe.drop_remainder)
+        optimizer = adam(recipe, steps, learning_rate=learning_rate)
         trained.compile(optimizer, **compiled)
     timing = fit(
         trained,
@@ -107,6 +112,7 @@ def fit_images(
             initial_epoch=first_epoch + epoch,
             seed=seed,
             inputs=inputs,
+            drop_remainder=recipe.drop_remainder,
             **streams,
         ),
         evaluation_batches(splits.validation, dataset, inputs=inputs)

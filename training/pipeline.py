@@ -18,11 +18,15 @@ Resample = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 @dataclass(frozen=True)
 class Batches:
-    """Arguments of `Model.fit`: a stream over the remaining epochs, and its steps per epoch."""
+    """Arguments of `Model.fit`: a stream over the remaining epochs, and its steps per epoch.
+
+    The last batch of an epoch has `last_batch_size` images.
+    """
 
     stream: tf.data.Dataset
     steps_per_epoch: int
     batch_size: int
+    last_batch_size: int
 
 
 def training_batches(
@@ -36,10 +40,10 @@ def training_batches(
     inputs: int = 1,
     outputs: tuple[str, ...] = (),
     sample_weights: Resample | None = None,
+    part: Resample | None = None,
+    drop_remainder: bool = True,
 ) -> Batches:
     """Shuffled, augmented and normalized batches from `initial_epoch` to `epochs`.
-
-    The last, incomplete batch of an epoch is dropped. Its images come back in other epochs.
 
     # Arguments
         data: the training images.
@@ -53,13 +57,17 @@ def training_batches(
         sample_weights: (indices int32 [batch], seed int64 [2]) -> float32 [members, batch], the
             sample weights of each member (bagging). Row i is for `outputs[i]`; with several inputs
             it is for the indices of stream i.
+        part: (indices int32 [batch], seed int64 [2]) -> float32 [1, batch]; a batch for one network
+            has only the examples whose value is not 0.
+        drop_remainder: drop the last batch of an epoch if it is incomplete. Its images come back in
+            other epochs.
 
     # Returns
         Elements (x, y) or (x, y, weights): x float32 [batch, h, w, c] or a tuple of `inputs` of
         them; y int32 [batch] or a dictionary by output; weights a dictionary by output.
     """
     batch_size = min(batch_size, len(data))
-    steps = len(data) // batch_size
+    steps = steps_per_epoch(len(data), batch_size, drop_remainder=drop_remainder)
     images, labels = tf.constant(data.images), tf.constant(data.labels)
     augment = _augmenter(dataset.augmentation, dataset.input_shape)
 
@@ -68,15 +76,19 @@ def training_batches(
             [
                 tf.random.experimental.stateless_shuffle(
                     tf.range(len(data)), seed=_seed(seed, epoch * inputs + stream, 0)
-                )[: steps * batch_size]
+                )
                 for stream in range(inputs)
-            ]
+            ],
+            axis=1,
         )
-        batches = tf.transpose(tf.reshape(orders, [inputs, steps, batch_size]), [1, 0, 2])
-        numbers = epoch * steps + tf.range(steps, dtype=tf.int64)
-        return tf.data.Dataset.from_tensor_slices((batches, numbers))
+        batches = tf.data.Dataset.from_tensor_slices(orders)
+        return batches.batch(batch_size, drop_remainder=drop_remainder).enumerate(epoch * steps)
 
-    def batch_of(indices: tf.Tensor, number: tf.Tensor) -> tuple[Any, ...]:
+    def batch_of(number: tf.Tensor, indices: tf.Tensor) -> tuple[Any, ...]:
+        indices = tf.transpose(indices)  # [inputs, batch]
+        if part is not None:
+            weights = part(indices[0], _seed(seed, number, 2))
+            indices = tf.boolean_mask(indices, weights[0] > 0, axis=1)
         x = tuple(
             _normalized(
                 augment(
@@ -107,7 +119,13 @@ def training_batches(
         .map(batch_of, num_parallel_calls=2, deterministic=True)
         .prefetch(4)
     )
-    return Batches(stream, steps, batch_size)
+    last = len(data) - (steps - 1) * batch_size
+    return Batches(stream, steps, batch_size, min(last, batch_size))
+
+
+def steps_per_epoch(images: int, batch_size: int, *, drop_remainder: bool) -> int:
+    """Batches of an epoch, as `training_batches` makes them."""
+    return images // batch_size if drop_remainder else -(-images // batch_size)
 
 
 def evaluation_batches(

@@ -10,9 +10,9 @@ import numpy as np
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles.fused_activations import fused_network
 from larq_ensemble.keras import keras
-from larq_ensemble.models import build_model
-from larq_ensemble.network.architectures import MODELS
-from larq_ensemble.runs import Run, RunConfig, package_versions
+from larq_ensemble.models import PRELU_GRADIENT, PReLUGradient, build_model
+from larq_ensemble.network.architectures import MODELS, REVISION
+from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
 from larq_ensemble.training.distillation import (
     Distillation,
@@ -40,6 +40,7 @@ def pretrain(
     width: float = 1.0,
     pad_values: float | None = None,
     estimator: str | None = None,
+    prelu_gradient: PReLUGradient | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     from_real: Run | None = None,
     distillation: Distillation | None = None,
@@ -61,6 +62,7 @@ def pretrain(
         width: multiplies the channels of every layer.
         pad_values: what pads binary convolutions, 0 or 1; `None`: the architecture's.
         estimator: name of the quantizer of activations; `None`: the architecture's.
+        prelu_gradient: as for `larq_ensemble.models.build_model`; `None`: its default.
         data: place, validation share and limits of the data.
         from_real: a run of the real-valued twin, whose weights the network starts from, see
             `larq_ensemble.training.transfer.start_from_real`.
@@ -81,6 +83,7 @@ def pretrain(
     """
     distribution = Distribution(distribute)
     dataset = DATASETS[dataset_name]
+    started = load_run(out).config.model if resume and is_run(out) else {}
     set_seed(seed, recipe.dropout)
     arguments: dict[str, Any] = {
         "name": model_name,
@@ -90,6 +93,8 @@ def pretrain(
         "dropout": recipe.dropout,
         "pad_values": MODELS[model_name].pad_values if pad_values is None else pad_values,
         "estimator": estimator,
+        "prelu_gradient": prelu_gradient or started.get("prelu_gradient", PRELU_GRADIENT),
+        "revision": started.get("revision", REVISION),
     }
     sources: dict[str, Run] = {}
     transfer: dict[str, Any] = {}

@@ -13,12 +13,17 @@ from larq_ensemble.files import write_text
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.registry import Registry
 
+DECAYS = ("step", "epoch")
+#: Values that recipes did not have at first. No option of a command sets them.
+LATER = ("epsilon", "decay", "drop_remainder")
+
 
 @dataclass(frozen=True)
 class Recipe:
     """Adam with a linear decay of the learning rate to `end_lr` ("poly" with power 1).
 
-    At step t of T: lr * (1 - t / T) + end_lr * t / T.
+    At step t of T: lr * (1 - t / T) + end_lr * t / T. With `decay="epoch"` t and T count epochs:
+    the rate is the same for all steps of an epoch.
 
     # Arguments
         epochs: passes over the training split; 0 leaves the network untrained.
@@ -27,7 +32,9 @@ class Recipe:
         dropout: rate before the linear layer.
         jitter: relative size of the noise on each member's initial batch norm; `None`: the
             scheme's default.
-        beta_1, beta_2: Adam's decay rates.
+        beta_1, beta_2, epsilon: Adam's decay rates, and what it adds to the denominator.
+        decay: `"step"` or `"epoch"`: how often the rate falls.
+        drop_remainder: drop the last batch of an epoch if it is incomplete.
         source: where the values come from.
 
     # Raises
@@ -43,6 +50,9 @@ class Recipe:
     jitter: float | None = None
     beta_1: float = 0.9
     beta_2: float = 0.999
+    epsilon: float = 1e-7
+    decay: str = "step"
+    drop_remainder: bool = True
 
     def __post_init__(self) -> None:
         bounds = {
@@ -54,7 +64,10 @@ class Recipe:
             "jitter": (0, None),
             "beta_1": (0, 1),
             "beta_2": (0, 1),
+            "epsilon": (0, None),
         }
+        if self.decay not in DECAYS:
+            raise UnknownNameError("decay", self.decay, DECAYS)
         for name, (least, below) in bounds.items():
             value = getattr(self, name)
             if value is None:
@@ -72,7 +85,21 @@ class Recipe:
         return replace(self, **given, source=source)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The values; of `LATER` only those that are not the default.
+
+        So a recipe of before has the same JSON as then, and its runs can be resumed.
+        """
+        defaults = {field.name: field.default for field in fields(self)}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name not in LATER or value != defaults[name]
+        }
+
+    def as_begun(self, begun: dict[str, Any]) -> Recipe:
+        """This recipe with those values of `LATER` with which a run began, by its configuration."""
+        before = Recipe.from_json(begun)
+        return replace(self, **{name: getattr(before, name) for name in LATER})
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Recipe:
@@ -110,7 +137,7 @@ class PaperValues:
     # Arguments
         pretrain_epochs, pretrain_lr: of the backbone.
         retrain_lr: of the ensemble, trained for 200 epochs.
-        dropout: with 100 classes or more; with fewer it is 0.
+        dropout: of ensembles, and of backbones with 100 classes or more.
         fusion_batch_size: images a step of the fusion schemes, which train all members at once.
         from_real: whether the backbone starts from its real-valued twin.
         assumed: the values that the paper does not state and we chose.
@@ -140,15 +167,16 @@ _PAPER_VALUES = {
 }
 # A network that the paper lacks takes the values of the one it resembles, by default ResNet-20.
 _RESEMBLES = {"resnet34": "resnet18", "birealnet34": "birealnet18"}
-_PAPER = "Kim et al. 2022, Experimental results, and the authors' training logs"
+_PAPER = "Kim et al. 2022, Experimental results, and the authors' code and training logs"
 _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
 
 
 def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
     """The paper's recipes. Weight decay is 0.
 
-    Two things differ: the paper lowers the rate once per epoch and we at every step, and its
-    schedules are of binarized networks only, so a real-valued one takes that of its twin.
+    The text says that there is no dropout for CIFAR-10; the authors' logs show that for
+    backbones only. Their schedules are of binarized networks, so a real-valued one takes that of
+    its twin.
     """
     from larq_ensemble.ensembles.schemes import SCHEMES
 
@@ -160,21 +188,24 @@ def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -
     values = _PAPER_VALUES[name]
     assumed = values.assumed if name == model_name else f"all of {model_name}, as for {name}"
     source = f"{_PAPER}; not stated there: {assumed}" if assumed else _PAPER
-    dropout = values.dropout if classes >= 100 else 0.0
+    pretrain = Recipe(
+        epochs=values.pretrain_epochs,
+        batch_size=256,
+        lr=values.pretrain_lr,
+        dropout=values.dropout if classes >= 100 else 0.0,
+        source=source,
+        epsilon=1e-8,
+        decay="epoch",
+        drop_remainder=False,
+    )
     return Recipes(
-        pretrain=Recipe(
-            epochs=values.pretrain_epochs,
-            batch_size=256,
-            lr=values.pretrain_lr,
-            dropout=dropout,
-            source=source,
-        ),
-        retrain=Recipe(
+        pretrain=pretrain,
+        retrain=replace(
+            pretrain,
             epochs=200,
             batch_size=values.fusion_batch_size if SCHEMES[scheme].combined_loss else 256,
             lr=values.retrain_lr,
-            dropout=dropout,
-            source=source,
+            dropout=values.dropout,
         ),
         from_real=values.from_real and not model_name.endswith("_real"),
     )
@@ -228,7 +259,7 @@ class TunedRecipe:
             ) from error
         except EnsembleError as error:  # such as a rate below 0
             raise EnsembleError(f"The recipe file {str(path)!r}: {error}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise EnsembleError(
                 f"{str(path)!r} is not a recipe file ({error!r}): give the recipe.json that "
                 "`larq-ensemble tune` wrote."

@@ -97,6 +97,11 @@ class RunTraining(SequentialTraining):
     def fit(self, member: int, network: keras.Model) -> dict[str, Any]:
         epochs = self.scheme.member_epochs(self.recipe.epochs, self.members)
         sample_weights = self._sample_weights(member)
+        streams: dict[str, Any] = {}
+        if self.scheme.subsamples:
+            streams = {"part": sample_weights}
+        elif sample_weights is not None:
+            streams = {"outputs": (member_output(member),), "sample_weights": sample_weights}
         speed = fit_images(
             network,
             self.splits,
@@ -109,8 +114,7 @@ class RunTraining(SequentialTraining):
             # A scheme that continues also continues the stream of images.
             first_epoch=member * epochs if self.scheme.continues else 0,
             learning_rate=self.scheme.learning_rate,
-            outputs=() if sample_weights is None else (member_output(member),),
-            sample_weights=sample_weights,
+            **streams,
         )
         return {"images_per_second": speed}
 

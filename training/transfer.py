@@ -21,7 +21,7 @@ def check_twin(run: Run, model: dict[str, Any]) -> None:
     # Raises
         EnsembleError: if it is of another network.
     """
-    same = {key: model[key] for key in ("input_shape", "classes", "width")}
+    same = {key: model[key] for key in ("input_shape", "classes", "width", "revision")}
     twin = {"name": f"{model['name']}_real", **same}
     for key, value in twin.items():
         if (given := run.config.model[key]) != value:

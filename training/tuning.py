@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
@@ -203,7 +204,7 @@ class _Training:
         head = f"{int(trial_id) + 1} of {self.trials}:"
         self.progress(
             f"{head} {values['scheme']}, sharing {values['sharing']}, lr {values['lr']:g}, "
-            f"{values['epochs']} epochs, dropout {values['dropout']:g}, "
+            f"{counted(values['epochs'], 'epoch')}, dropout {values['dropout']:g}, "
             f"jitter {values['jitter']:g}"
         )
         free_networks()  # of the last trial
@@ -252,11 +253,16 @@ def _check_names(search: Search) -> None:
 
 
 def _check_validation(search: Search, backbone: Run) -> None:
-    dataset = DATASETS[backbone.config.dataset["name"]]
-    if not len(search.data.load(dataset, backbone.config.split_seed).validation):
+    dataset, data = DATASETS[backbone.config.dataset["name"]], search.data
+    if not data.validation:
         raise EnsembleError(
             f"The run {str(backbone.path)!r} held out no validation data to compare trials on: "
             "pretrain one that does, such as with a validation share of 0.1."
+        )
+    if not len(data.load(dataset, backbone.config.split_seed).validation):
+        raise EnsembleError(
+            f"Of `limit_train={data.limit_train}` images the validation share {data.validation:g} "
+            f"of the run {str(backbone.path)!r} is none to compare trials on: give more."
         )
 
 

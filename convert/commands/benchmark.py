@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from larq_ensemble.console.options import member_counts
+from larq_ensemble.console.options import INPUT, member_counts
 from larq_ensemble.console.reporting import json_option, reporting
 
 
 @click.command("benchmark", short_help="Latency by number of members on this machine.")
-@click.argument("tflite", metavar="F.tflite")
+@click.argument("tflite", type=INPUT, metavar="F.tflite")
 @click.option(
     "--members",
     type=member_counts,
@@ -18,6 +18,7 @@ from larq_ensemble.console.reporting import json_option, reporting
 )
 @click.option(
     "--run",
+    type=INPUT,
     metavar="RUN",
     help="The run that the file comes from: compare with its members as separate models too.",
 )
@@ -64,6 +65,7 @@ def command(
             progress=report.line,
         )
         report.result = result.to_dict()
+        threads = result.threads
         report.table(
             f"{tflite}, one image, {threads} thread{'s'[: threads > 1]}: medians (quartiles) of "
             f"{result.repetitions:,} repetitions",

@@ -7,13 +7,16 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from larq_ensemble.console.options import INPUT, OutputFile
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS
 
 
 @click.command("convert", short_help="One .tflite file for Larq Compute Engine.")
-@click.argument("source", metavar="RUN|F.tflite")
-@click.option("--out", required=True, metavar="F.tflite", help="The file to write.")
+@click.argument("source", type=INPUT, metavar="RUN|F.tflite")
+@click.option(
+    "--out", type=OutputFile(), required=True, metavar="F.tflite", help="The file to write."
+)
 @click.option(
     "--members",
     type=click.IntRange(1),

@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from larq_ensemble.console.options import INPUT
 from larq_ensemble.console.reporting import json_option, reporting
+
+if TYPE_CHECKING:
+    from larq_ensemble.convert.inspection import Inspection
 
 
 @click.command("inspect", short_help="What a .tflite file holds, byte by byte.")
-@click.argument("tflite", metavar="F.tflite")
+@click.argument("tflite", type=INPUT, metavar="F.tflite")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Verify the file; list everything that is wrong or can't be checked, and exit with 1.",
+)
 @json_option
-def command(tflite: str, json_target: str | None) -> None:
+def command(tflite: str, strict: bool, json_target: str | None) -> None:
     """Show where the bytes of a .tflite file go; needs no TensorFlow.
 
     \b
     Examples:
       larq-ensemble inspect ensemble.tflite
       larq-ensemble inspect ensemble.tflite --json -
+      larq-ensemble inspect downloaded.tflite --strict
     """
-    from larq_ensemble.convert.inspection import inspect_file
+    from larq_ensemble.convert.inspection import inspect_file, problems_of
+    from larq_ensemble.errors import EnsembleError
 
     with reporting(json_target) as report:
+        problems = problems_of(tflite) if strict else []
+        for problem in problems:
+            report.line(problem)
+        if problems:
+            raise EnsembleError(
+                f"{tflite!r} has {len(problems)} problems: {problems[0]}. Run it only if you trust "
+                "where it comes from."
+            )
         inspection = inspect_file(tflite)
-        report.result = inspection.to_dict()
+        report.result = {**inspection.to_dict(), **({"verified": True} if strict else {})}
         bound = {**(inspection.lower_bound or {}), "sum": inspection.lower_bound_bytes}
         report.table(
             tflite,
@@ -52,10 +73,18 @@ def command(tflite: str, json_target: str | None) -> None:
             report.line(
                 f"{metadata['members']} members, scheme {metadata['scheme']}, "
                 f"{metadata['classes']} classes, input {metadata['input_shape']}, layout "
-                f"{metadata['layout']}; {inspection.bytes / metadata['theory_bytes']:.3f} times "
-                f"the lower bound of {metadata['theory_bytes']:,} bytes."
+                f"{metadata['layout']}{_against_bound(inspection)}."
             )
         report.line(
             f"{len(inspection.binary_filters)} different bit-packed filters; copies of each: at "
             f"most {inspection.binary_filter_copies}."
         )
+        if strict:
+            report.line("Verified: every table, index, shape and operator of the file is in order.")
+
+
+def _against_bound(inspection: Inspection) -> str:
+    bound = inspection.lower_bound_bytes
+    if not bound:
+        return ""
+    return f"; {inspection.bytes / bound:.3f} times the lower bound of {bound:,} bytes"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
-from larq_ensemble.console.options import data_dir_option
+from larq_ensemble.console.options import INPUT, data_dir_option
 from larq_ensemble.console.reporting import json_option, reporting
 
 
 @click.command("verify", short_help="Keras against the interpreter on test images.")
-@click.argument("tflite", metavar="F.tflite")
-@click.option("--run", required=True, metavar="RUN", help="The run that the file comes from.")
+@click.argument("tflite", type=INPUT, metavar="F.tflite")
+@click.option(
+    "--run", type=INPUT, required=True, metavar="RUN", help="The run that the file comes from."
+)
 @click.option(
     "--samples", type=click.IntRange(1), metavar="N", help="The first N test images  [default: all]"
 )

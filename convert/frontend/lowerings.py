@@ -14,7 +14,7 @@ import numpy as np
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.layers import RPReLU, RSign
+from larq_ensemble.layers import Bias, PReLU, RPReLU, RSign
 
 Values = dict[str, np.ndarray]
 Rows = Mapping[str, tf.Tensor]
@@ -96,6 +96,16 @@ class RPReLULowering(Lowering):
     def apply(self, layer: RPReLU, x: tf.Tensor, rows: Rows) -> tf.Tensor:
         shifted = x + rows["shift"]
         return tf.nn.relu(shifted) - rows["slope"] * tf.nn.relu(-shifted) + rows["offset"]
+
+
+class BiasLowering(Lowering):
+    """`x + bias`."""
+
+    def values(self, layer: Bias) -> Values:
+        return {"bias": layer.bias.numpy()}
+
+    def apply(self, layer: Bias, x: tf.Tensor, rows: Rows) -> tf.Tensor:
+        return x + rows["bias"]
 
 
 class DenseLowering(Lowering):
@@ -212,6 +222,8 @@ class DepthwiseConv2DLowering(Lowering):
 LOWERINGS: dict[type, Lowering] = {
     keras.layers.BatchNormalization: BatchNormalizationLowering(),
     keras.layers.PReLU: PReLULowering(),
+    PReLU: PReLULowering(),
+    Bias: BiasLowering(),
     RSign: RSignLowering(),
     RPReLU: RPReLULowering(),
     keras.layers.Dense: DenseLowering(),

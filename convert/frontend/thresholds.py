@@ -22,6 +22,7 @@ import numpy as np
 
 from larq_ensemble.convert.frontend.lowerings import Lowering, Rows, Values, folded_norm
 from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.layers import PReLU
 
 _SIGNS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
 #: Far beyond any activation, and a half float can hold it.
@@ -113,7 +114,7 @@ def prelu_before(layer: keras.layers.Layer) -> keras.layers.PReLU | None:
     if len(layer.inbound_nodes) != 1:
         return None
     source = layer.inbound_nodes[0].inbound_layers
-    return source if type(source) is keras.layers.PReLU else None
+    return source if type(source) in (keras.layers.PReLU, PReLU) else None
 
 
 def _is_norm_before_sign(layer: keras.layers.Layer) -> bool:

@@ -1,22 +1,18 @@
-"""Reading and writing a `Module` as a TFLite flatbuffer's object tree, the schema's `ModelT`.
+"""Reading a `Module`, and writing it as a flatbuffer's object tree, the schema's `ModelT`.
 
 `larq_ensemble.convert.targets.lce` makes bytes of a `ModelT`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import struct
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Signature, Tensor
-from larq_ensemble.convert.ir.schema import enum, enum_names, schema
-from larq_ensemble.errors import EnsembleError
-
-Item = TypeVar("Item")
+from larq_ensemble.convert.ir.graph import Graph, Module, Tensor
+from larq_ensemble.convert.ir.schema import enum, schema
+from larq_ensemble.tflite.reader import read_model
 
 
 def read(data: bytes, name: str = "The model") -> Module:
@@ -29,143 +25,27 @@ def read(data: bytes, name: str = "The model") -> Module:
     # Raises
         EnsembleError: if the bytes are damaged.
     """
-    with parsing(name):
-        return _module(_Reader(schema().Model.GetRootAsModel(data, 0)))
-
-
-@contextlib.contextmanager
-def parsing(name: str = "The model") -> Iterator[None]:
-    """Turns the errors that reading a damaged file can raise into `EnsembleError`."""
-    try:
-        yield
-    except EnsembleError:  # a ValueError that says what is wrong already
-        raise
-    except (
-        struct.error,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        MemoryError,
-    ) as error:
-        raise EnsembleError(
-            f"{name} is damaged: it can't be parsed ({error}). Copy or convert it again."
-        ) from error
-
-
-class _Reader:
-    """A flatbuffer's tables as the schema's objects.
-
-    Files of many members point to the same tables again and again: each is unpacked once.
-    """
-
-    def __init__(self, root: Any) -> None:
-        self._unpacked: dict[tuple[str, int], Any] = {}
-        self.codes = [_operator_code(code) for code in self.all_of(root, "OperatorCodes")]
-        self.buffers = [buffer.data for buffer in self.all_of(root, "Buffers")]
-        self.graphs = [root.Subgraphs(number) for number in range(root.SubgraphsLength())]
-        self.signatures = self.all_of(root, "SignatureDefs")
-        self.metadata = self.all_of(root, "Metadata")
-        self.description, self.version = _text(root.Description()), root.Version()
-
-    def all_of(self, table: Any, name: str) -> list[Any]:
-        """The entries of a vector of tables, e.g. the `TensorT`s of a subgraph's `Tensors`."""
-        entries, length = getattr(table, name), getattr(table, f"{name}Length")
-        return [self._unpack(entries(number)) for number in range(length())]
-
-    def _unpack(self, table: Any) -> Any:
-        kind = type(table).__name__
-        key = kind, table._tab.Pos
-        if key not in self._unpacked:
-            self._unpacked[key] = getattr(schema(), f"{kind}T").InitFromObj(table)
-        return self._unpacked[key]
-
-
-def _module(reader: _Reader) -> Module:
-    graphs = [_graph(graph, reader) for graph in reader.graphs]
-    for entry in reader.signatures:
-        graph = _at(graphs, entry.subgraphIndex)
-        graph.signature = _signature(entry, graph.tensors)
-    metadata = {}
-    for entry in reader.metadata:
-        content = _at(reader.buffers, entry.buffer)
-        metadata[_text(entry.name) or ""] = b"" if content is None else content.tobytes()
+    model = read_model(data, name, _unpack)
+    graphs = [
+        Graph(
+            graph.tensors, graph.operators, graph.inputs, graph.outputs, graph.signature, graph.name
+        )
+        for graph in model.graphs
+    ]
     return Module(
         graphs,
-        metadata=metadata,
-        description=reader.description,
-        operator_codes=reader.codes,
-        version=reader.version,
+        metadata=model.metadata,
+        description=model.description,
+        operator_codes=model.operator_codes,
+        version=model.version,
     )
 
 
-def _operator_code(code: Any) -> tuple[str, int]:
-    if code.customCode:
-        return _text(code.customCode) or "", code.version
-    # Older writers fill the field of 8 bits only.
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    return enum_names("BuiltinOperator").get(number, f"BUILTIN_{number}"), code.version
-
-
-def _graph(graph: Any, reader: _Reader) -> Graph:
-    tensors = [_tensor(tensor, reader.buffers) for tensor in reader.all_of(graph, "Tensors")]
-
-    def listed(indices: Any) -> list[Tensor]:
-        return [_at(tensors, index) for index in indices.tolist()]
-
-    operators = []
-    for op in reader.all_of(graph, "Operators"):
-        name, version = _at(reader.codes, op.opcodeIndex)
-        operators.append(
-            Operator(
-                name,
-                tuple(None if index == -1 else _at(tensors, index) for index in op.inputs.tolist()),
-                tuple(listed(op.outputs)),
-                op.builtinOptions or op.builtinOptions2,
-                None if op.customOptions is None else op.customOptions.tobytes(),
-                version,
-            )
-        )
-    return Graph(
-        tensors,
-        operators,
-        listed(graph.InputsAsNumpy()),
-        listed(graph.OutputsAsNumpy()),
-        name=_text(graph.Name()),
-    )
-
-
-def _tensor(tensor: Any, buffers: Sequence[np.ndarray | None]) -> Tensor:
-    signature = tensor.shapeSignature
-    return Tensor(
-        () if tensor.shape is None else tuple(tensor.shape.tolist()),
-        enum_names("TensorType")[tensor.type].lower(),
-        _at(buffers, tensor.buffer),
-        _text(tensor.name),
-        tensor.quantization,
-        None if signature is None else tuple(signature.tolist()),
-        tensor.hasRank,
-        tensor.isVariable,
-    )
-
-
-def _signature(entry: Any, tensors: Sequence[Tensor]) -> Signature:
-    inputs, outputs = (
-        {_text(item.name) or "": _at(tensors, item.tensorIndex) for item in side or []}
-        for side in (entry.inputs, entry.outputs)
-    )
-    return Signature(_text(entry.signatureKey) or "", inputs, outputs)
-
-
-def _at(items: Sequence[Item], index: int) -> Item:
-    if index < 0:
-        raise IndexError("an index points to nothing")
-    return items[index]
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
+def _unpack(data: bytes, kind: str, at: int) -> Any:
+    """A table as an object of the schema's class, which can be written again."""
+    table = getattr(schema(), kind)()
+    table.Init(data, at)
+    return getattr(schema(), f"{kind}T").InitFromObj(table)
 
 
 def to_model(module: Module) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime.lce import not_installed
 
 _MODULE = "larq_compute_engine.mlir.python.tflite_schema"
 
@@ -29,10 +29,7 @@ def schema() -> ModuleType:
         return sys.modules[_MODULE]
     package = importlib.util.find_spec("larq_compute_engine")
     if package is None or not package.submodule_search_locations:
-        raise EnsembleError(
-            "Larq Compute Engine is not installed: install it with "
-            "`pip install larq-compute-engine==0.16.0` (Python 3.10 to 3.12)."
-        )
+        raise not_installed()
     path = Path(package.submodule_search_locations[0]) / "mlir" / "python" / "tflite_schema.py"
     spec = importlib.util.spec_from_file_location("larq_ensemble_tflite_schema", path)
     if spec is None or spec.loader is None:

@@ -2,10 +2,56 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
+
+from larq_ensemble.files import check_output, check_output_folder
+
+
+class FiniteFloat(click.FloatRange):
+    """A number in a range; neither nan nor infinite, which `click.FloatRange` lets pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class OutputFile(click.Path):
+    """A file to write, checked before the work.
+
+    # Arguments
+        suffixes: of the files, where the option names a stem.
+    """
+
+    def __init__(self, *suffixes: str) -> None:
+        super().__init__()
+        self._suffixes = suffixes or ("",)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value == "-":
+            self.fail("Only --json writes to standard output: name a file.", param, ctx)
+        for suffix in self._suffixes:
+            check_output(f"{value}{suffix}", _name(param))
+        return value
+
+
+class OutputFolder(click.Path):
+    """A folder to write files into, checked before the work."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        check_output_folder(value, _name(param))
+        return value
+
+
+def _name(param: click.Parameter | None) -> str:
+    return (param.name if param is not None else None) or "path"
 
 
 class CommaSeparated(click.ParamType):
@@ -40,7 +86,15 @@ class CommaSeparated(click.ParamType):
         return tuple(self._collect(values))
 
 
-numbers = CommaSeparated("N,N,...", click.FLOAT, "numbers such as 1,4,9")
+#: A path to read. The library reads it, and says what is wrong with it.
+INPUT = click.Path(readable=False)
+POSITIVE = FiniteFloat(0, min_open=True)
+NOT_NEGATIVE = FiniteFloat(0)
+#: A share of a whole, and one that leaves something of it.
+SHARE = FiniteFloat(0, 1)
+SHARE_BELOW_1 = FiniteFloat(0, 1, max_open=True)
+
+numbers = CommaSeparated("N,N,...", FiniteFloat(), "numbers such as 1,4,9")
 names = CommaSeparated("NAME,...", click.STRING, "names such as fusion,voting", dict.fromkeys)
 #: Numbers of members, ascending and without duplicates.
 member_counts = CommaSeparated(
@@ -48,6 +102,19 @@ member_counts = CommaSeparated(
     click.IntRange(1),
     "whole numbers from 1 on such as 2,4",
     lambda counts: sorted(set(counts)),
+)
+
+# Bounds that no network needs, so that a slip of the finger is an error and not a full memory.
+members_option = click.option(
+    "--members", type=click.IntRange(1, 1000), default=4, show_default=True, help="M, how many."
+)
+
+width_option = click.option(
+    "--width",
+    type=FiniteFloat(0, 100, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Multiplies channels.",
 )
 
 seed_option = click.option(
@@ -60,6 +127,7 @@ seed_option = click.option(
 
 data_dir_option = click.option(
     "--data-dir",
+    type=INPUT,
     metavar="DIR",
     help="Folder of TensorFlow Datasets  [default: ~/tensorflow_datasets]",
 )

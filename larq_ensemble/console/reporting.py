@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import click
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import write_text
+from larq_ensemble.files import is_same_file, obstacle, write_text
 
 json_option = click.option(
     "--json",
@@ -33,20 +34,40 @@ class Report:
         """Prints a table; the first column is left-aligned, numbers are right-aligned."""
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
+
+        def text(value: Any) -> Text:  # of a `str`, rich would take brackets for markup
+            return Text(visible(cell(value)))
 
         table = Table()
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index == 0 else "right")
+            table.add_column(
+                text(column), justify="left" if index == 0 else "right", overflow="fold"
+            )
         for row in rows:
-            table.add_row(*(cell(value) for value in row))
-        # Without a terminal, allow a wide table, so that logs keep every column.
-        console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160)
+            table.add_row(*map(text, row))
+        # Off the terminal a row is a line, whatever its width, for `grep` and logs.
+        console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else _NO_LIMIT)
         self.line(title)  # rich would wrap a table's title to the table's width
         console.print(table)
 
     def line(self, text: str) -> None:
         """Prints a line."""
-        print(text, flush=True)
+        print(visible(text), flush=True)
+
+
+_NO_LIMIT = 100_000
+_CONTROL = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """Text on one line with its control characters escaped, as in `repr`.
+
+    Names of files and classes come from anywhere: a terminal must not obey them.
+    """
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def cell(value: Any) -> str:
@@ -98,13 +119,32 @@ def keras_verbosity() -> int:
 
 
 def _check_target(target: str | None) -> None:
+    """Raises if the result can't be written to `target`, or would replace what is read."""
     if target is None:
         return
-    path = Path(target)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    reason = obstacle(target) or _other_use(target)
+    if not Path(target).parent.is_dir():
+        reason = "its folder is missing"
+    if reason is not None:
         raise EnsembleError(
-            f"--json {target!r} can't be written: give a file in a folder that exists, or -."
+            f"--json {target!r} can't be written ({reason}): "
+            "give another file in a folder that exists, or -."
         )
+
+
+def _other_use(target: str) -> str | None:
+    """Which other file of the running command `target` is."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return None
+    for parameter in context.command.params:
+        if isinstance(parameter.type, click.Path):
+            values = context.params.get(parameter.name or "") or ()
+            for value in (values,) if isinstance(values, str) else values:
+                if is_same_file(target, value):
+                    name = parameter.opts[0] if isinstance(parameter, click.Option) else value
+                    return f"it is the file of {name}"
+    return None
 
 
 def _dumps(result: dict[str, Any]) -> str:

@@ -33,9 +33,14 @@ from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.errors import EnsembleError, check_seed, check_whole, is_number
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.models.functional import classifier, map_references, rebuilt
+from larq_ensemble.models.functional import (
+    classifier,
+    map_references,
+    rebuilt,
+    with_head_bias_apart,
+)
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
-from larq_ensemble.network.sharing import binary_layers
+from larq_ensemble.network.sharing import binary_layers, has_own_head_bias
 from larq_ensemble.runtime.combination import are_weights
 
 Initial = Literal["pretrained", "random"]
@@ -194,6 +199,9 @@ def _build_branches(
     if dropout is not None and not (is_number(dropout) and 0 <= dropout < 1):
         raise EnsembleError(f"`dropout` must be at least 0 and below 1, got {dropout!r}.")
     backbone = classifier(backbone)
+    head = backbone.outputs[0].node.layer.name
+    if has_own_head_bias(sharing):
+        backbone = with_head_bias_apart(backbone)
     graph = layer_graph(backbone)
     shared = shared_layers(sharing, backbone)
     if scheme.rounded:
@@ -205,7 +213,6 @@ def _build_branches(
             "less, for example with the policy 'all_frozen'."
         )
     _check_initial(initial, shared, scheme)
-    head = backbone.outputs[0].node.layer.name
     trunk = frozenset() if independent_inputs else _trunk(backbone, shared)
     _check_names(shared | trunk, members, scheme)
     config = _members_config(backbone.get_config(), members, shared, trunk)

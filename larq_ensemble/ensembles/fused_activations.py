@@ -16,11 +16,13 @@ backbone.save("backbone.keras")
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.layers import PReLU
 from larq_ensemble.models.functional import input_list, run_functional
 
 Gradient = Callable[[tf.Tensor], Any]
@@ -36,7 +38,7 @@ class FusedNetwork(keras.Model):
             return super().call(inputs, training=training, mask=mask)
 
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
-            if type(layer) is keras.layers.PReLU and layer.compute_dtype == "float32":
+            if (prelu := fused_prelu(layer)) is not None:
                 return prelu(args[0], tf.convert_to_tensor(layer.alpha), tf.ones(()))
             sign = fused_sign(layer)
             with given(layer, {} if sign is None else {"input_quantizer": None}):
@@ -82,8 +84,9 @@ def approx_sign(x: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
     return sign(x)
 
 
-@tf.custom_gradient
-def prelu(x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, Any]:
+def prelu(
+    x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor, *, slope_at_zero: bool = False
+) -> tf.Tensor:
     """`max(x s, 0) + alpha * min(x s, 0)`, with gradient 0 at x = 0 as in Keras.
 
     The gradient there matters, because sums of signs are often 0.
@@ -92,16 +95,22 @@ def prelu(x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, 
         x: float32 or bfloat16 [n, ..., channels].
         alpha: float32 of the shape of one x, with size 1 on shared axes.
         scale: s, float32 [channels] or 1; it gets no gradient.
+        slope_at_zero: the gradient at x = 0 is alpha s, as in `larq_ensemble.layers.PReLU`.
 
     # Returns
         float32.
     """
+    of_x = _prelu_gradient_with_slope if slope_at_zero else _prelu_gradient
 
-    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, None]:
-        x_gradient = _prelu_gradient(x, alpha, scale, upstream)
-        return x_gradient, tf.reduce_sum(_prelu_alpha_gradients(x, alpha, scale, upstream), 0), None
+    @tf.custom_gradient
+    def prelu(x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, None]:
+            of_alpha = tf.reduce_sum(_prelu_alpha_gradients(x, alpha, scale, upstream), 0)
+            return of_x(x, alpha, scale, upstream), of_alpha, None
 
-    return _prelu(x, alpha, scale), gradient
+        return _prelu(x, alpha, scale), gradient
+
+    return prelu(x, alpha, scale)
 
 
 @tf.custom_gradient
@@ -147,6 +156,13 @@ def _prelu_gradient(
 
 
 @_compiled
+def _prelu_gradient_with_slope(
+    x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor
+) -> tf.Tensor:
+    return tf.cast(tf.where(x > 0, upstream, upstream * alpha) * scale, x.dtype)
+
+
+@_compiled
 def _prelu_alpha_gradients(
     x: tf.Tensor, alpha: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor
 ) -> tf.Tensor:
@@ -167,6 +183,15 @@ def _scaled(x: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 @_compiled
 def _scaled_gradient(x: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor) -> tf.Tensor:
     return tf.cast(upstream * scale, x.dtype)
+
+
+def fused_prelu(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
+    """The fused form of a PReLU: (x, alpha, scale) -> output; `None` for another layer or dtype."""
+    if layer.compute_dtype != "float32":
+        return None
+    if type(layer) is keras.layers.PReLU:
+        return prelu
+    return functools.partial(prelu, slope_at_zero=True) if type(layer) is PReLU else None
 
 
 def fused_sign(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:

@@ -34,6 +34,7 @@ from larq_ensemble.errors import EnsembleError, check_seed, check_whole
 from larq_ensemble.files import replacing, write_text
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.models.graph import Sharing, shared_layers
+from larq_ensemble.network.sharing import has_own_head_bias
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[int], Sequence[keras.callbacks.Callback]]
 
@@ -263,10 +264,13 @@ def fit_members(
         "seed": seed,
     }
     if folder is not None:
+        # A function has another text in every process.
+        shared = sorted(shared_layers(sharing, backbone)) if callable(sharing) else sharing
+        if has_own_head_bias(sharing):  # a folder of before has members without it
+            shared = f"{shared} with a bias of each member in the linear layer"
         settings = {
             **arguments,
-            # A function has another text in every process.
-            "sharing": sorted(shared_layers(sharing, backbone)) if callable(sharing) else sharing,
+            "sharing": shared,
             "members": members,
             "epochs": epochs,
             "batch_size": batch_size,
@@ -363,7 +367,11 @@ class _KerasTraining(SequentialTraining):
             backup = self.folder / member_output(member) / "backup"
             callbacks.append(keras.callbacks.BackupAndRestore(str(backup)))
         model.fit(
-            self.data.training(self._weigh(member), seed=self.arguments["seed"] + member),
+            self.data.training(
+                self._weigh(member),
+                seed=self.arguments["seed"] + member,
+                subsample=self.scheme.subsamples,
+            ),
             epochs=fitting.epochs,
             validation_data=self.validation,
             callbacks=callbacks,
@@ -503,8 +511,13 @@ class _Data:
         self._examples = tf.data.Dataset.from_tensor_slices((x, y, numbers))
         self._batch_size = batch_size
 
-    def training(self, weigh: Weigh | None, seed: int) -> tf.data.Dataset:
-        """Batches (x, y), or (x, y, weights), of one epoch, in a new order each time."""
+    def training(
+        self, weigh: Weigh | None, seed: int, *, subsample: bool = False
+    ) -> tf.data.Dataset:
+        """Batches (x, y), or (x, y, weights), of one epoch, in a new order each time.
+
+        With `subsample` they are (x, y) of the examples whose weight is not 0.
+        """
         if self.examples is None:
             batches = self._batches.map(lambda x, y: (x, y, ()))
         else:
@@ -512,11 +525,15 @@ class _Data:
         if weigh is None:
             return batches.map(lambda x, y, numbers: (x, y)).prefetch(2)
         draws = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
-        return (
-            tf.data.Dataset.zip((batches, draws))
-            .map(lambda batch, draw: (*batch[:2], weigh(batch[0], batch[1], batch[2], draw)))
-            .prefetch(2)
-        )
+
+        def weighed(batch: Any, draw: tf.Tensor) -> tuple[Any, ...]:
+            x, y, numbers = batch
+            weights = weigh(x, y, numbers, draw)
+            if not subsample:
+                return x, y, weights
+            return tuple(tf.boolean_mask(tensor, weights > 0) for tensor in (x, y))
+
+        return tf.data.Dataset.zip((batches, draws)).map(weighed).prefetch(2)
 
     def passing(self) -> Iterator[tuple[Any, Any, Any]]:
         """Batches (x, y, numbers) of one pass over all examples, those of arrays in order."""

@@ -21,7 +21,12 @@ import inspect
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from larq_ensemble.ensembles import fused_activations
-from larq_ensemble.ensembles.fused_activations import fused_sign, given, with_training
+from larq_ensemble.ensembles.fused_activations import (
+    fused_prelu,
+    fused_sign,
+    given,
+    with_training,
+)
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.recomputation import has_losses_of_images
 from larq_ensemble.errors import EnsembleError
@@ -144,9 +149,10 @@ class TracedMembers:
 
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
             values = frozen.get(layer.name) or _quantized(layer, own.get(layer.name, {}))
-            if training and type(layer) is keras.layers.PReLU:
+            prelu = fused_prelu(layer) if training else None
+            if prelu is not None:
                 scale = unscaled.get(args[0].ref(), tf.ones(()))
-                return fused_activations.prelu(args[0], values["alpha"], scale)
+                return prelu(args[0], values["alpha"], scale)
             args = tf.nest.map_structure(scaled, args)
             if training and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
                 outputs, statistics[layer.name] = _normalized(layer, args[0], values)

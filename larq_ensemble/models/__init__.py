@@ -12,10 +12,13 @@ from __future__ import annotations
 from larq_ensemble.errors import EnsembleError, is_number
 from larq_ensemble.keras import keras
 from larq_ensemble.models.graph import layer_graph
-from larq_ensemble.models.keras_layers import KerasLayers
-from larq_ensemble.network.architectures import MODELS, check_input_shape
+from larq_ensemble.models.keras_layers import PRELUS, KerasLayers, PReLUGradient
+from larq_ensemble.network.architectures import REVISION, architecture, check_input_shape
 
-__all__ = ["build_model", "layer_graph"]
+__all__ = ["PRELU_GRADIENT", "PReLUGradient", "build_model", "layer_graph"]
+
+#: The default of `prelu_gradient`.
+PRELU_GRADIENT: PReLUGradient = "zero"
 
 
 def build_model(
@@ -27,6 +30,8 @@ def build_model(
     dropout: float = 0.0,
     pad_values: float | None = None,
     estimator: str | None = None,
+    prelu_gradient: PReLUGradient = PRELU_GRADIENT,
+    revision: int = REVISION,
 ) -> keras.Model:
     """Builds a backbone.
 
@@ -45,6 +50,11 @@ def build_model(
             quadratic approximation of the gradient, Liu et al. 2018). `None`: the network's
             default, which is `"ste_sign"`, but `"approx_sign"` in ReActNet, whose RSign has no
             other gradient.
+        prelu_gradient: what the gradient of a PReLU is multiplied by where its input is exactly 0,
+            as 4 to 7 % of the inputs behind binary convolutions are: `"zero"`, as in Keras, or
+            `"slope"`, as in PyTorch, see `larq_ensemble.layers.PReLU`.
+        revision: of the network; 1 for that of runs before the networks had the stem and the
+            shortcuts of the original, see `larq_ensemble.network.architectures.architecture`.
 
     # Returns
         A functional Keras model: float32 [n, height, width, channels] -> logits [n, classes].
@@ -53,10 +63,10 @@ def build_model(
         UnknownNameError: for a name that is not registered.
         EnsembleError: for sizes that no network can have.
     """
-    architecture = MODELS[name]
+    network = architecture(name, revision)
     input_shape = check_input_shape(input_shape)
     if pad_values is None:
-        pad_values = architecture.pad_values
+        pad_values = network.pad_values
     if pad_values not in (0, 1):
         raise EnsembleError(
             f"`pad_values` must be 0 or 1, got {pad_values}: a binarized input is padded with "
@@ -64,13 +74,22 @@ def build_model(
         )
     if not is_number(dropout) or not 0 <= dropout < 1:
         raise EnsembleError(f"`dropout` must be at least 0 and below 1, got {dropout!r}.")
-    estimator = estimator or architecture.estimators[0]
-    if estimator not in architecture.estimators:
+    estimator = estimator or network.estimators[0]
+    if estimator not in network.estimators:
         raise EnsembleError(
-            f"`estimator` must be {' or '.join(map(repr, architecture.estimators))} in {name!r}, "
+            f"`estimator` must be {' or '.join(map(repr, network.estimators))} in {name!r}, "
             f"got {estimator!r}."
         )
+    if prelu_gradient not in PRELUS:
+        raise EnsembleError(
+            f"`prelu_gradient` must be {' or '.join(map(repr, PRELUS))}, got {prelu_gradient!r}."
+        )
     image = keras.Input(input_shape, name="image")
-    layers = KerasLayers(binary=architecture.binary, pad_values=pad_values, estimator=estimator)
-    logits = architecture.apply(layers, image, classes=classes, dropout=dropout, width=width)
+    layers = KerasLayers(
+        binary=network.binary,
+        pad_values=pad_values,
+        estimator=estimator,
+        prelu_gradient=prelu_gradient,
+    )
+    logits = network.apply(layers, image, classes=classes, dropout=dropout, width=width)
     return keras.Model(image, logits, name=name)

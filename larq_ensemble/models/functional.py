@@ -12,6 +12,8 @@ from typing import Any
 
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.keras import check_keras_2, keras, tf
+from larq_ensemble.layers import Bias
+from larq_ensemble.network.graph import bias_name
 
 _OTHER_FLOATS = ("float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 
@@ -55,6 +57,29 @@ def classifier(model: keras.Model) -> keras.Model:
         linear = type(layer).from_config({**layer.get_config(), "activation": "linear"})
         output = linear(_input_of(output))
         linear.set_weights(layer.get_weights())
+    return keras.Model(model.inputs, output, name=model.name)
+
+
+def with_head_bias_apart(model: keras.Model) -> keras.Model:
+    """The same classifier with the bias of its linear layer in a `Bias` layer of its own behind it.
+
+    # Arguments
+        model: of `classifier`.
+
+    # Returns
+        A functional model that has the layers of `model` themselves but for the linear layer; that
+        is a copy without bias. A model without that bias comes back as it is.
+    """
+    output = model.outputs[0]
+    head = output.node.layer
+    if not head.use_bias:
+        return model
+    *weights, bias = head.get_weights()
+    without = type(head).from_config({**head.get_config(), "use_bias": False})
+    behind = Bias(name=bias_name(head.name))
+    output = behind(without(_input_of(output)))
+    without.set_weights(weights)
+    behind.set_weights([bias])
     return keras.Model(model.inputs, output, name=model.name)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from larq_ensemble.keras import keras, lq
+from larq_ensemble.layers import Bias
 from larq_ensemble.models.functional import functional_model, is_operator
 from larq_ensemble.network import sharing as policies
 from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Stored
@@ -134,6 +135,8 @@ def _kind(layer: keras.layers.Layer) -> Kind:
         return Kind.CONV
     if isinstance(layer, keras.layers.Dense):
         return Kind.DENSE
+    if isinstance(layer, Bias):
+        return Kind.BIAS
     if isinstance(layer, _NORMS):
         return Kind.NORM
     if isinstance(layer, keras.layers.Add) or is_operator(layer, *_ADDITIONS):

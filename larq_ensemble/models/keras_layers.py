@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import larq_ensemble.constraints  # noqa: F401 (registers "at_least")
 from larq_ensemble.keras import keras, lq
-from larq_ensemble.layers import RPReLU, RSign
+from larq_ensemble.layers import PReLU, RPReLU, RSign
+
+PReLUGradient = Literal["zero", "slope"]
+
+#: The layer of a PReLU, by its gradient at exactly 0.
+PRELUS: dict[str, Any] = {"zero": keras.layers.PReLU, "slope": PReLU}
 
 
 class KerasLayers:
@@ -18,6 +23,8 @@ class KerasLayers:
         pad_values: what pads the inputs of binary convolutions, 0.0 or 1.0.
         estimator: input quantizer of binary convolutions, `"ste_sign"` or `"approx_sign"`: the
             sign with one or the other gradient. The gradient of RSign is always the latter.
+        prelu_gradient: of PReLU at exactly 0, `"zero"` or `"slope"`, see
+            `larq_ensemble.layers.PReLU`. That of RPReLU is always 0 there.
 
     # References
         - Kim et al. 2022, Eq. 2 (sign(0) = +1), Eq. 5 (clipped straight-through estimator).
@@ -29,8 +36,8 @@ class KerasLayers:
         keras.layers.Conv2D, padding="same", use_bias=False, kernel_initializer="he_normal"
     )
     BatchNormalization = partial(keras.layers.BatchNormalization, momentum=0.9, epsilon=1e-5)
-    PReLU = partial(keras.layers.PReLU, alpha_initializer=keras.initializers.Constant(0.25))
     RPReLU = RPReLU
+    Cropping2D = keras.layers.Cropping2D
     Activation = keras.layers.Activation
     Add = keras.layers.Add
     AveragePooling2D = partial(keras.layers.AveragePooling2D, padding="same")
@@ -39,9 +46,17 @@ class KerasLayers:
     Dense = keras.layers.Dense
 
     def __init__(
-        self, *, binary: bool = True, pad_values: float = 0.0, estimator: str = "ste_sign"
+        self,
+        *,
+        binary: bool = True,
+        pad_values: float = 0.0,
+        estimator: str = "ste_sign",
+        prelu_gradient: PReLUGradient = "zero",
     ) -> None:
         self.binary = binary
+        self.PReLU = partial(
+            PRELUS[prelu_gradient], alpha_initializer=keras.initializers.Constant(0.25)
+        )
         # The constraint keeps latent weights where the clipped estimator passes gradients.
         self._quantized = {
             "padding": "same",

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 
 
 class Kind(str, Enum):
-    """The type of a layer; every addition is a `MERGE`."""
+    """The type of a layer; every addition of layers is a `MERGE`, that of a weight a `BIAS`."""
 
     INPUT = "input"
     CONV = "conv"
     DENSE = "dense"
+    BIAS = "bias"
     NORM = "norm"
     ACTIVATION = "activation"
     MERGE = "merge"
@@ -98,6 +99,11 @@ class LayerNode:
         return sum(item.total_bits for item in self.stored)
 
 
+def bias_name(layer: str) -> str:
+    """The name of the layer that has the bias of another."""
+    return f"{layer}_bias"
+
+
 class LayerGraph:
     """The layers of a network with one input and one output, in topological order.
 
@@ -139,6 +145,24 @@ class LayerGraph:
         if dense:
             roles[dense[-1]] = Role.HEAD
         return roles
+
+    def with_head_bias_apart(self) -> LayerGraph:
+        """The same network with the bias of the linear layer in a layer of its own behind it."""
+        head = next((name for name, role in self.roles.items() if role is Role.HEAD), None)
+        biases = self[head].stored if head else ()
+        bias = tuple(item for item in biases if item.content is Content.BIAS)
+        if head is None or not bias:
+            return self
+        behind = LayerNode(bias_name(head), Kind.BIAS, (head,), bias)
+        layers: list[LayerNode] = []
+        for layer in self:
+            if layer.name == head:
+                weights = tuple(item for item in layer.stored if item not in bias)
+                layers += [replace(layer, stored=weights), behind]
+            else:
+                inputs = tuple(behind.name if name == head else name for name in layer.inputs)
+                layers.append(replace(layer, inputs=inputs))
+        return LayerGraph(layers)
 
     def independent_of(self, names: Collection[str]) -> frozenset[str]:
         """The layers that are neither among `names` nor depend on one of them."""

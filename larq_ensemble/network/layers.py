@@ -74,6 +74,11 @@ class Layers(Protocol[Value]):
     def RPReLU(self, *, name: str) -> Layer[Value]:
         """`larq_ensemble.layers.RPReLU`."""
 
+    def Cropping2D(
+        self, cropping: tuple[tuple[int, int], tuple[int, int]], *, name: str
+    ) -> Layer[Value]:
+        """`keras.layers.Cropping2D`: `((top, bottom), (left, right))`."""
+
     def Activation(self, activation: str, *, name: str) -> Layer[Value]:
         """`keras.layers.Activation`."""
 

@@ -6,11 +6,14 @@ layer is each member's own. These are the policies of the paper:
 | policy | shared | each member's own |
 |---|---|---|
 | `fusion` | all convolutions | batch norm, activation parameters, linear layer |
-| `all_frozen` | all convolutions, linear layer | batch norm, activation parameters |
+| `all_frozen` | all convolutions, linear weights | batch norm, activation parameters, linear bias |
 | `c1` | as `all_frozen` without the stem | + stem |
 | `c2` | convolutions without the 1x1 shortcuts | + shortcuts, linear layer |
 | `c3` | convolutions without the last of each block | + those, linear layer |
 | `none` | nothing | everything |
+
+The paper says that `all_frozen` and `c1` freeze the linear layer; in its authors' code each member
+trains the bias, and so it does here.
 
 In ReActNet the 1x1 convolutions of the shortcuts are binarized ("downsampling"). No policy of the
 paper shares them, so `c2` equals `fusion` there. The thresholds of RSign and the shifts and slopes
@@ -18,14 +21,15 @@ of RPReLU are activation parameters. If each convolution has its own shortcut (B
 ReActNet), a block of `c3` is two convolutions, see `LayerGraph.roles`.
 
 # References
-    - Kim et al. 2022, Fig. 8 and its configurations.
+    - Kim et al. 2022, Fig. 7 and its configurations.
+    - [Its code](https://github.com/analog75/ensemble_bnn).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Union
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError
@@ -44,10 +48,12 @@ class SharingPolicy:
     # Arguments
         name: the policy's name.
         roles: the roles of the layers that members share.
+        own_head_bias: whether each member has its own bias in a linear layer that is shared.
     """
 
     name: str
     roles: frozenset[Role]
+    own_head_bias: bool = False
 
     def shared_layers(self, graph: LayerGraph) -> frozenset[str]:
         """The names of the layers that members share."""
@@ -58,8 +64,8 @@ POLICIES: Registry[SharingPolicy] = Registry("sharing")
 
 for _policy in (
     SharingPolicy("fusion", CONVOLUTIONS),
-    SharingPolicy("all_frozen", CONVOLUTIONS | {Role.HEAD}),
-    SharingPolicy("c1", CONVOLUTIONS - {Role.STEM} | {Role.HEAD}),
+    SharingPolicy("all_frozen", CONVOLUTIONS | {Role.HEAD}, own_head_bias=True),
+    SharingPolicy("c1", CONVOLUTIONS - {Role.STEM} | {Role.HEAD}, own_head_bias=True),
     SharingPolicy("c2", CONVOLUTIONS - {Role.SHORTCUT}),
     SharingPolicy("c3", CONVOLUTIONS - {Role.BLOCK_END}),
     SharingPolicy("none", frozenset()),
@@ -102,6 +108,12 @@ def shared_layers(sharing: Sharing, graph: LayerGraph) -> frozenset[str]:
     return frozenset(name for pattern in sharing for name in _matches(pattern, with_weights))
 
 
+def has_own_head_bias(sharing: object) -> bool:
+    """Whether members have their own bias in a linear layer that they share."""
+    policy = POLICIES[sharing] if isinstance(sharing, str) and sharing in POLICIES else sharing
+    return isinstance(policy, SharingPolicy) and policy.own_head_bias
+
+
 def _matches(pattern: str, names: list[str]) -> list[str]:
     """The layer of that name, or all whose names match the regular expression."""
     if pattern in names:
@@ -125,6 +137,16 @@ def binary_layers(graph: LayerGraph) -> frozenset[str]:
     return frozenset(layer.name for layer in graph if layer.binary)
 
 
-def parse_sharing(text: str) -> Sharing:
-    """Parses `sharing` of the command line: a policy's name, or `re:` and a regular expression."""
-    return [text.removeprefix("re:")] if text.startswith("re:") else text
+def parse_sharing(text: str, *, own_head_bias: bool = True) -> Sharing:
+    """Parses `sharing` of the command line: a policy's name, or `re:` and a regular expression.
+
+    # Arguments
+        text: the option's value.
+        own_head_bias: `False` for an ensemble of before members had their own bias in a shared
+            linear layer.
+    """
+    if text.startswith("re:"):
+        return [text.removeprefix("re:")]
+    if has_own_head_bias(text) and not own_head_bias:
+        return replace(POLICIES[text], own_head_bias=False)
+    return text

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from larq_ensemble.errors import EnsembleError, check_whole
 from larq_ensemble.network.graph import Content, LayerGraph
-from larq_ensemble.network.sharing import Sharing, shared_layers
+from larq_ensemble.network.sharing import Sharing, has_own_head_bias, shared_layers
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -184,6 +184,8 @@ def account(
             "`graph` must be a LayerGraph: for a Keras model, give "
             f"`larq_ensemble.models.layer_graph(model)`. Received: {type(graph).__name__}."
         )
+    if has_own_head_bias(sharing):
+        graph = graph.with_head_bias_apart()
     shared = shared_layers(sharing, graph)
     return StorageReport(
         members,

@@ -120,6 +120,19 @@ class TracedLayers:
         return self._record(name, Kind.ACTIVATION, (x,), x.shape, (shift, slope, offset))
 
     @keras_layer
+    def Cropping2D(
+        self,
+        x: TracedTensor,
+        cropping: tuple[tuple[int, int], tuple[int, int]],
+        *,
+        name: str,
+    ) -> TracedTensor:
+        _, height, width, channels = x.shape
+        (top, bottom), (left, right) = cropping
+        shape = (None, height - top - bottom, width - left - right, channels)
+        return self._record(name, Kind.OTHER, (x,), shape)
+
+    @keras_layer
     def Activation(self, x: TracedTensor, activation: str, *, name: str) -> TracedTensor:
         return self._record(name, Kind.OTHER, (x,), x.shape)
 

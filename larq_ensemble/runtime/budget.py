@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.registry import Registry
 
@@ -35,7 +37,7 @@ def members_for_latency(
         members = floor((max_latency_ms - image_ms) / member_ms)
 
     # Arguments
-        max_latency_ms: the latency allowed per image, in milliseconds.
+        max_latency_ms: the latency allowed per image, in milliseconds; infinity allows all.
         member_ms: time of one member on this device, in milliseconds.
         total: M, the number of members in the file.
         image_ms: time of the shared trunk, in milliseconds.
@@ -43,12 +45,19 @@ def members_for_latency(
     # Raises
         EnsembleError: if `max_latency_ms` is not a positive number.
     """
+    check_latency(max_latency_ms)
+    left = max_latency_ms - image_ms
+    # Compared before dividing: `left` may be infinite, and `member_ms` 0 on a coarse clock.
+    return total if left >= total * member_ms else max(1, int(left // member_ms))
+
+
+def check_latency(max_latency_ms: object) -> None:
+    """Raises `EnsembleError` if a latency is not a positive number, or infinite."""
     if (
         isinstance(max_latency_ms, bool)
-        or not isinstance(max_latency_ms, (int, float))
+        or not isinstance(max_latency_ms, (int, float, np.integer, np.floating))
         or not max_latency_ms > 0
     ):
         raise EnsembleError(
             f"`max_latency_ms` must be a positive number. Received: {max_latency_ms!r}."
         )
-    return int(min(max(1, (max_latency_ms - image_ms) // member_ms), total))

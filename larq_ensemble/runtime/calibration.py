@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import replacing
+from larq_ensemble.files import check_output, write_bytes
 from larq_ensemble.runtime import cascade
 from larq_ensemble.runtime.cascade import Cascade, log_margin, stops
 from larq_ensemble.runtime.combination import combine
@@ -153,6 +153,7 @@ def calibrate(
     # Raises
         EnsembleError: as `EnsembleInterpreter` and `fit`, or if the file can't be written.
     """
+    check_output(path)
     interpreter = EnsembleInterpreter(path, threads=threads)
     metadata = interpreter.metadata
     calibration = fit(
@@ -167,8 +168,7 @@ def calibrate(
         metadata, temperatures=calibration.temperatures, cascade=calibration.chosen.cascade
     )
     data = with_metadata(read_bytes(path), found)
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
+    write_bytes(path, data)
     return calibration
 
 

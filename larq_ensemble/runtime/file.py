@@ -1,12 +1,8 @@
 """Reading and checking the `.tflite` file of an ensemble, without TensorFlow.
 
 LCE's interpreter is C++ code that trusts the file: a damaged file may crash the process. So this
-module checks the file first: its checksum, every offset that it follows, and that the graphs fit
-the layout. It reads the flatbuffer without generated code.
-
-# References
-    - [FlatBuffer internals](https://flatbuffers.dev/internals/)
-    - [TFLite schema](https://github.com/tensorflow/tensorflow/blob/master/tensorflow/compiler/mlir/lite/schema/schema.fbs)
+module checks the file first: its checksum, every offset in it, its graphs operator by operator
+(`larq_ensemble.tflite.verifier`), and that they fit the metadata.
 """
 
 from __future__ import annotations
@@ -14,21 +10,22 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
+from larq_ensemble.tflite.flatbuffer import DamagedError, Flatbuffer, Table, parsing
+from larq_ensemble.tflite.model import Graph, Model, Tensor
+from larq_ensemble.tflite.reader import read_model
+from larq_ensemble.tflite.verifier import verify
 
 IDENTIFIER = b"TFL3"
 #: Alignment of constants in bytes: TFLite and XNNPACK read them with vector instructions.
 ALIGNMENT = 16
 _DIGEST_KEY = b'"sha256":"'
 _DIGEST_LENGTH = 64
-#: Fields of the root table, as byte offsets in its vtable.
-_SUBGRAPHS, _SIGNATURES = 8, 18
-#: Fields of a SignatureDef.
-_SIGNATURE_KEY, _SUBGRAPH_INDEX = 8, 12
 #: Signature keys of the shared trunk and of the rest of a member (`rest_{i}` in some layouts).
 TRUNK, REST = "prefix", "rest"
 
@@ -45,6 +42,23 @@ class Subgraph:
     index: int
     inputs: dict[str, int]
     outputs: dict[str, int]
+
+    @classmethod
+    def of(cls, index: int, graph: Graph) -> Subgraph:
+        """A graph of the file that has a signature.
+
+        The converter chooses the order of inputs (`member` often comes first). Only the
+        SignatureDef says which tensor has which name.
+        """
+        assert graph.signature is not None
+        inputs, outputs = (
+            {name: listed.index(tensor) for name, tensor in named.items()}
+            for named, listed in (
+                (graph.signature.inputs, graph.inputs),
+                (graph.signature.outputs, graph.outputs),
+            )
+        )
+        return cls(index, inputs, outputs)
 
 
 @dataclass(frozen=True)
@@ -103,35 +117,28 @@ def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:
     # Raises
         EnsembleError: as `read_bytes`, and if the file is damaged or holds no ensemble.
     """
-    data = read_bytes(path)
-    try:
-        root = _Table.root(data)
-        blob = _metadata_blob(root)
-        if blob is None:
-            raise EnsembleError(
-                f"{str(path)!r} is a TFLite model but no ensemble of this package. "
-                "Give a file that `larq-ensemble convert` wrote."
-            )
-        if not _digest_matches(data, blob):
-            raise EnsembleError(
-                f"{str(path)!r} is damaged: its checksum is wrong. Copy or convert it again."
-            )
-        signatures = _signatures(root)
-        graphs = len(root.tables(_SUBGRAPHS))
-    except (struct.error, _OutOfBounds, UnicodeDecodeError) as error:
+    data, name = read_bytes(path), repr(str(path))
+    with parsing(name):
+        blob = _metadata_blob(_root(data))
+        is_whole = blob is not None and _digest_matches(data, blob)
+    if blob is None:
         raise EnsembleError(
-            f"{str(path)!r} is damaged: it ends early or points outside itself. "
-            "Copy or convert it again."
-        ) from error
-    start, end = blob
-    metadata = EnsembleMetadata.from_json(data[start:end])
-    file = _with_roles(data, metadata, signatures)
+            f"{name} is a TFLite model but no ensemble of this package. "
+            "Give a file that `larq-ensemble convert` wrote."
+        )
+    if not is_whole:
+        raise EnsembleError(f"{name} is damaged: its checksum is wrong. Copy or convert it again.")
+    metadata = _metadata(data, blob, name)
+    model = read_model(data, name)
+    verify(model, metadata.members, name)
+    file = _with_roles(data, metadata, model)
     # The complete graphs come first, so that tools that run the first graph run a member.
     parts = () if file is None else (*file.graphs, *filter(None, [file.trunk]), *file.rests)
-    if file is None or [part.index for part in parts] != [*range(graphs)]:
+    if file is None or [part.index for part in parts] != [*range(len(model.graphs))]:
         raise EnsembleError(
-            f"{str(path)!r} doesn't have the layout {metadata.layout!r} that its metadata name. "
-            "Convert it again."
+            f"{name} doesn't have the graphs that its metadata describe: "
+            f"{metadata.members} members in the layout {metadata.layout!r}, "
+            f"{metadata.classes} classes, input {list(metadata.input_shape)}. Convert it again."
         )
     return file
 
@@ -145,13 +152,13 @@ def with_one_subgraph(data: bytes, index: int) -> bytes:
         data: a file that `read_ensemble` accepted.
         index: the number of the graph.
     """
-    root = _Table.root(data)
+    root = _root(data)
     shorter = bytearray(data)
-    signatures = root.tables(_SIGNATURES)
-    signature = [table.uint32(_SUBGRAPH_INDEX) for table in signatures].index(index)
-    signatures[signature].overwrite_uint32(_SUBGRAPH_INDEX, 0, shorter)
-    for slot, entry in ((_SUBGRAPHS, index), (_SIGNATURES, signature)):
-        start, _ = root.vector(slot, 4)
+    signatures = root["signatureDefs"]
+    signature = [table["subgraphIndex"] for table in signatures].index(index)
+    signatures[signature].overwrite("subgraphIndex", 0, shorter)
+    for name, entry in (("subgraphs", index), ("signatureDefs", signature)):
+        start, _ = root.span(name)
         at = start + 4 * entry
         (offset,) = struct.unpack_from("<I", data, at)
         # The vector's length, and the offset of the table from its only entry.
@@ -159,32 +166,58 @@ def with_one_subgraph(data: bytes, index: int) -> bytes:
     return bytes(shorter)
 
 
-def _with_roles(
-    data: bytes, metadata: EnsembleMetadata, signatures: dict[str, Subgraph]
-) -> EnsembleFile | None:
-    """The graphs by their purpose; `None` if they are not those of the layout."""
+def _with_roles(data: bytes, metadata: EnsembleMetadata, model: Model) -> EnsembleFile | None:
+    """The graphs by their purpose; `None` if they are not those of the metadata."""
+    outputs_of_all = sum(len(graph.outputs) for graph in model.graphs)
+    if metadata.layout != "indexed" and metadata.members > outputs_of_all:
+        return None
     members, numbered = range(metadata.members), metadata.layout == "subgraphs"
     keys = [f"member_{member}" for member in members] if numbered else ["serving_default"]
     rest_keys = [f"{REST}_{member}" for member in members] if numbered else [REST]
-    inputs = {"image", "member"} if metadata.layout == "indexed" else {"image"}
-    outputs = {"logits"}
-    if metadata.layout == "branches":
-        outputs = {f"logits_{member}" for member in members}
-    has_trunk = TRUNK in signatures
-    if set(signatures) != {*keys, *([TRUNK, *rest_keys] if has_trunk else [])}:
+    logits = [f"logits_{member}" for member in members]
+    image = Tensor((1, *metadata.input_shape), "float32")
+    inputs = {"image": image}
+    if metadata.layout == "indexed":
+        inputs["member"] = Tensor((1,), "int32")
+    row = Tensor((1, metadata.classes), "float32")
+    outputs = dict.fromkeys(logits if metadata.layout == "branches" else ["logits"], row)
+    found = {
+        graph.signature.key: (Subgraph.of(index, graph), graph.signature)
+        for index, graph in enumerate(model.graphs)
+        if graph.signature is not None
+    }
+    has_trunk = TRUNK in found
+    if set(found) != {*keys, *([TRUNK, *rest_keys] if has_trunk else [])}:
         return None
-    graphs = tuple(signatures[key] for key in keys)
-    if any((set(graph.inputs), set(graph.outputs)) != (inputs, outputs) for graph in graphs):
-        return None
-    if not has_trunk:
-        return EnsembleFile(data, metadata, graphs)
-    trunk, rests = signatures[TRUNK], tuple(signatures[key] for key in rest_keys)
-    known = inputs | set(trunk.outputs)
-    if set(trunk.inputs) != {"image"} or not all(
-        set(rest.inputs) <= known and set(rest.outputs) == outputs for rest in rests
+    complete = [found[key] for key in keys]
+    if not all(
+        _are(signature.inputs, inputs) and _are(signature.outputs, outputs)
+        for _, signature in complete
     ):
         return None
-    return EnsembleFile(data, metadata, graphs, trunk, rests)
+    graphs = tuple(graph for graph, _ in complete)
+    if not has_trunk:
+        return EnsembleFile(data, metadata, graphs)
+    (trunk, prefix), rests = found[TRUNK], [found[key] for key in rest_keys]
+    known = {**prefix.outputs, **inputs}
+    if not _are(prefix.inputs, {"image": image}) or not all(
+        _are(signature.inputs, {name: known.get(name) for name in signature.inputs})
+        and _are(signature.outputs, outputs)
+        for _, signature in rests
+    ):
+        return None
+    return EnsembleFile(data, metadata, graphs, trunk, tuple(graph for graph, _ in rests))
+
+
+def _are(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor | None]) -> bool:
+    """Whether tensors have the names, shapes and types that are expected."""
+    if tensors.keys() != expected.keys():
+        return False
+    pairs = [(tensors[name], other) for name, other in expected.items()]
+    return all(
+        other is not None and (tensor.shape, tensor.dtype) == (other.shape, other.dtype)
+        for tensor, other in pairs
+    )
 
 
 def seal(data: bytes) -> bytes:
@@ -196,7 +229,7 @@ def seal(data: bytes) -> bytes:
     # Returns
         The file; only the 64 characters of the checksum differ from `data`.
     """
-    blob = _metadata_blob(_Table.root(data))
+    blob = _metadata_blob(_root(data))
     if blob is None:
         raise ValueError(f"the flatbuffer has no metadata entry {ENTRY!r}")
     at = _digest_position(data, blob)
@@ -214,7 +247,7 @@ def with_metadata(data: bytes, metadata: EnsembleMetadata) -> bytes:
     # Raises
         EnsembleError: if the metadata are not at the end.
     """
-    blob = _metadata_blob(_Table.root(data))
+    blob = _metadata_blob(_root(data))
     if blob is None or data[blob[1] :].strip(b"\0"):
         raise EnsembleError(
             "The file's metadata can't be changed in place: convert the run again, with the "
@@ -235,13 +268,20 @@ def metadata_of(data: bytes, name: str = "The model") -> EnsembleMetadata | None
     # Raises
         EnsembleError: if the file is damaged or the metadata are not valid.
     """
+    with parsing(name):
+        blob = _metadata_blob(_root(data))
+    return None if blob is None else _metadata(data, blob, name)
+
+
+def _metadata(data: bytes, blob: tuple[int, int], name: str) -> EnsembleMetadata:
     try:
-        blob = _metadata_blob(_Table.root(data))
-    except (struct.error, _OutOfBounds) as error:
-        raise EnsembleError(
-            f"{name} is damaged: it ends early or points outside itself. Copy or convert it again."
-        ) from error
-    return None if blob is None else EnsembleMetadata.from_json(data[blob[0] : blob[1]])
+        return EnsembleMetadata.from_json(data[blob[0] : blob[1]])
+    except EnsembleError as error:
+        raise EnsembleError(f"{name}: {error}") from error
+
+
+def _root(data: bytes) -> Table:
+    return Flatbuffer(data).root("Model")
 
 
 def _digest(data: bytes, at: int) -> str:
@@ -255,7 +295,7 @@ def _digest_position(data: bytes, blob: tuple[int, int]) -> int:
     # The digest is the last key, and no class name can hold it, because JSON escapes quotes.
     at = data.rfind(_DIGEST_KEY, *blob)
     if at < 0 or at + len(_DIGEST_KEY) + _DIGEST_LENGTH > blob[1]:
-        raise _OutOfBounds
+        raise DamagedError("its checksum is missing")
     return at + len(_DIGEST_KEY)
 
 
@@ -264,104 +304,13 @@ def _digest_matches(data: bytes, blob: tuple[int, int]) -> bool:
     return data[at : at + _DIGEST_LENGTH] == _digest(data, at).encode()
 
 
-def _metadata_blob(root: _Table) -> tuple[int, int] | None:
+def _metadata_blob(root: Table) -> tuple[int, int] | None:
     """Start and end of the ensemble's metadata in the file; `None` if there are none."""
-    buffers = root.tables(12)
-    for entry in root.tables(16):
-        if entry.string(4) == ENTRY.encode():
-            index = entry.uint32(6)
-            if index >= len(buffers):
-                raise _OutOfBounds
-            return buffers[index].vector(4, 1)
+    buffers = root["buffers"]
+    for entry in root["metadata"]:
+        if entry["name"] == ENTRY.encode():
+            if entry["buffer"] >= len(buffers):
+                raise DamagedError(f"it has no buffer {entry['buffer']}")
+            start, length = buffers[entry["buffer"]].span("data")
+            return start, start + length
     return None
-
-
-def _signatures(root: _Table) -> dict[str, Subgraph]:
-    """The graphs that have a signature, by its key.
-
-    The converter chooses the order of inputs (`member` often comes first). Only the SignatureDef
-    says which tensor has which name.
-    """
-    graphs, found = root.tables(_SUBGRAPHS), {}
-    for signature in root.tables(_SIGNATURES):
-        index = signature.uint32(_SUBGRAPH_INDEX)
-        if index >= len(graphs):
-            raise _OutOfBounds
-        sides = []
-        for names_slot, tensors_slot in ((4, 6), (6, 8)):
-            tensors = graphs[index].uint32s(tensors_slot)
-            named = {
-                entry.string(4).decode(): entry.uint32(6) for entry in signature.tables(names_slot)
-            }
-            if set(named.values()) != set(tensors):
-                raise _OutOfBounds
-            sides.append({name: tensors.index(tensor) for name, tensor in named.items()})
-        found[signature.string(_SIGNATURE_KEY).decode()] = Subgraph(index, *sides)
-    return found
-
-
-class _OutOfBounds(Exception):
-    """The file points outside itself."""
-
-
-class _Table:
-    """A flatbuffer table at byte `at`. A slot is the byte offset of a field in the vtable."""
-
-    def __init__(self, data: bytes, at: int) -> None:
-        self._data = data
-        self._at = at
-        (back,) = self._read("<i", at)
-        self._vtable = at - back
-        (self._vtable_size,) = self._read("<H", self._vtable)
-
-    @classmethod
-    def root(cls, data: bytes) -> _Table:
-        (at,) = struct.unpack_from("<I", data)
-        return cls(data, at)
-
-    def _read(self, kind: str, at: int) -> tuple[int, ...]:
-        # A negative offset would count from the end.
-        if at < 0:
-            raise _OutOfBounds
-        return struct.unpack_from(kind, self._data, at)
-
-    def _field(self, slot: int) -> int | None:
-        if slot + 2 > self._vtable_size:
-            return None
-        (offset,) = self._read("<H", self._vtable + slot)
-        return self._at + offset if offset else None
-
-    def uint32(self, slot: int) -> int:
-        at = self._field(slot)
-        return 0 if at is None else self._read("<I", at)[0]
-
-    def overwrite_uint32(self, slot: int, value: int, copy: bytearray) -> None:
-        """Overwrites a field in a copy of the data; a field with its default has no bytes."""
-        at = self._field(slot)
-        if at is not None:
-            struct.pack_into("<I", copy, at, value)
-
-    def vector(self, slot: int, item_bytes: int) -> tuple[int, int]:
-        """Start and end of a vector's items, in bytes; equal if the field is missing."""
-        at = self._field(slot)
-        if at is None:
-            return 0, 0
-        at += self._read("<I", at)[0]
-        start = at + 4
-        end = start + self._read("<I", at)[0] * item_bytes
-        if end > len(self._data):
-            raise _OutOfBounds
-        return start, end
-
-    def string(self, slot: int) -> bytes:
-        start, end = self.vector(slot, 1)
-        return self._data[start:end]
-
-    def uint32s(self, slot: int) -> tuple[int, ...]:
-        start, end = self.vector(slot, 4)
-        return self._read(f"<{(end - start) // 4}I", start)
-
-    def tables(self, slot: int) -> list[_Table]:
-        start, end = self.vector(slot, 4)
-        positions = range(start, end, 4)
-        return [_Table(self._data, at + self._read("<I", at)[0]) for at in positions]

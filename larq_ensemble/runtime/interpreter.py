@@ -10,9 +10,11 @@ ensemble.predict(images, adaptive=True)  # as many members as each image needs
 
 Batches run image by image, because the graphs in the file take one image.
 
-An interpreter is not thread-safe, so give each thread its own. LCE's Python binding holds the
-global interpreter lock while it runs: to use several cores, raise `threads` or start processes.
-The binding also copies the file's bytes, so mapping the file into memory would save nothing. In
+Threads may share an interpreter: they take turns, graph by graph. Interpreters of their own run
+side by side, because LCE releases Python's global lock while it runs. An interpreter can be copied
+and pickled, and used after a fork: the copy runs the file as it was read, with the same settings.
+
+LCE's Python binding copies the file's bytes, so mapping the file into memory would save nothing. In
 C++, `FlatBufferModel::BuildFromFile` maps it.
 """
 
@@ -25,7 +27,8 @@ import warnings
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime.budget import members_for_latency, members_for_power
+from larq_ensemble.runtime.arguments import bounded_threads, integer_in_range
+from larq_ensemble.runtime.budget import check_latency, members_for_latency, members_for_power
 from larq_ensemble.runtime.cascade import (
     AdaptivePrediction,
     Cascade,
@@ -43,7 +46,7 @@ class EnsembleInterpreter:
     # Arguments
         path: the `.tflite` file that `larq-ensemble convert` wrote.
         members: run the first m members of the file; `None`: all.
-        threads: number of threads of a convolution.
+        threads: number of threads of a convolution; no more than this process has processors.
         max_latency_ms, power_mode: instead of `members`, as for `set_budget`.
         kernel: LCE's kernel of binary convolutions, `"indirect"` or `"default"`, whose results are
             equal; `None`: the faster one, which is measured on a blank image.
@@ -63,8 +66,7 @@ class EnsembleInterpreter:
         power_mode: str | None = None,
         kernel: str | None = None,
     ) -> None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise EnsembleError(f"`threads` must be a positive integer. Received: {threads!r}.")
+        threads = bounded_threads(threads)
         file = read_ensemble(path)
         self._metadata = file.metadata
         self._interpreter = open_interpreter(file, threads, kernel)
@@ -106,6 +108,11 @@ class EnsembleInterpreter:
         return self._interpreter.kernel
 
     @property
+    def threads(self) -> int:
+        """Number of threads of a convolution."""
+        return self._interpreter.threads
+
+    @property
     def max_members(self) -> int:
         """Number of members in the file."""
         return self._metadata.members
@@ -132,8 +139,9 @@ class EnsembleInterpreter:
 
         # Arguments
             members: the number itself.
-            max_latency_ms: as many members as run within this time per image, at least one. It
-                measures the time of a member now, on this device, and warns if one takes longer.
+            max_latency_ms: as many members as run within this time per image, at least one;
+                infinity: all. It measures the time of a member now, on this device, and warns if
+                one takes longer.
             power_mode: a name of `larq_ensemble.runtime.budget.POWER_MODES`.
 
         # Raises
@@ -148,6 +156,7 @@ class EnsembleInterpreter:
         if power_mode is not None:
             members = members_for_power(power_mode, self.max_members)
         elif max_latency_ms is not None:
+            check_latency(max_latency_ms)  # before measuring
             image_ms, member_ms = self._measured_ms()
             members = members_for_latency(max_latency_ms, member_ms, self.max_members, image_ms)
             if not self._interpreter.one_by_one:
@@ -227,16 +236,17 @@ class EnsembleInterpreter:
                 "prediction saves nothing: convert the run with another layout."
             )
         images = self._checked_images(images)
+        most = self.members  # for the whole call, even if another thread sets them meanwhile
         answer = AdaptivePrediction(
             np.empty((len(images), self.classes), np.float32), np.zeros(len(images), int)
         )
         for i, image in enumerate(images):
-            probabilities, members = self._run_cascade(image, cascade)
+            probabilities, members = self._run_cascade(image, cascade, most)
             answer.probabilities[i], answer.members[i] = probabilities[0], members[0]
         return answer
 
-    def _run_cascade(self, image: np.ndarray, cascade: Cascade) -> AdaptivePrediction:
-        """Runs the cascade on one checked image."""
+    def _run_cascade(self, image: np.ndarray, cascade: Cascade, most: int) -> AdaptivePrediction:
+        """Runs the cascade on one checked image, with `most` members at most."""
         member_logits = self._interpreter.start(_as_input(image))
         return run_cascade(
             cascade,
@@ -244,7 +254,7 @@ class EnsembleInterpreter:
             self._predicted,
             images=1,
             classes=self.classes,
-            members=self.members,
+            members=most,
         )
 
     def predict_logits(self, images: np.ndarray, members: int | None = None) -> np.ndarray:
@@ -271,16 +281,7 @@ class EnsembleInterpreter:
         return calibrated_prediction(logits, self.scheme, self.weights, self.metadata.temperatures)
 
     def _checked_members(self, members: int) -> int:
-        if (
-            isinstance(members, bool)
-            or not isinstance(members, (int, np.integer))
-            or not 1 <= members <= self.max_members
-        ):
-            raise EnsembleError(
-                f"`members` must be an integer from 1 to {self.max_members}, the members in the "
-                f"file. Received: {members!r}."
-            )
-        return int(members)
+        return integer_in_range("members", members, 1, self.max_members, "the members in the file")
 
     def _checked_images(self, images: np.ndarray) -> np.ndarray:
         images = np.asarray(images)

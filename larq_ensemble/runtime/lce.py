@@ -6,9 +6,14 @@ module by its path, because `import larq_compute_engine` imports TensorFlow.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
+import os
+import platform
 import sys
+import threading
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
 from larq_ensemble.runtime.file import EnsembleFile, Subgraph, with_one_subgraph
 
 #: LCE's two fast kernels of binary convolutions. Their results are equal; only inside control
@@ -26,6 +31,12 @@ KERNELS = ("indirect", "default")
 
 _EXTENSION = "larq_compute_engine.tflite.python.interpreter_wrapper_lite"
 _TESTED = "0.16.0"
+#: Processors that LCE has wheels for, by system.
+_PROCESSORS = {
+    "Linux": ("x86_64",),
+    "Windows": ("amd64", "x86_64"),
+    "Darwin": ("x86_64", "arm64"),
+}
 _ROUNDS = 3
 
 
@@ -39,7 +50,10 @@ class MemberInterpreter(ABC):
 
     # Attributes
         one_by_one: whether a member can run without the others.
-        kernel: the argument.
+        threads, kernel: the arguments.
+
+    No state is kept from one run of a graph to the next, and each run is safe (`_GraphRunner`). So
+    threads may share this object, and use what `start` returned at any time and in any order.
 
     # Raises
         EnsembleError: if Larq Compute Engine can't be loaded, or refuses the model.
@@ -48,9 +62,9 @@ class MemberInterpreter(ABC):
     one_by_one = True
 
     def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
+        self.threads = threads
         self.kernel = kernel
         self._file = file
-        self._threads = threads
 
     @abstractmethod
     def start(self, image: np.ndarray) -> Callable[[int], np.ndarray]:
@@ -76,9 +90,8 @@ class MemberInterpreter(ABC):
         member_logits = self.start(image)
         return np.concatenate([member_logits(member) for member in members])
 
-    def _open(self, graph: Subgraph) -> _NamedModel:
-        data = with_one_subgraph(self._file.data, graph.index)
-        return _NamedModel(load_model(data, self._threads, self.kernel), graph)
+    def _runner(self, graph: Subgraph) -> _GraphRunner:
+        return _GraphRunner(self._file, graph, self.threads, self.kernel)
 
 
 class OneByOneInterpreter(MemberInterpreter):
@@ -91,8 +104,10 @@ class OneByOneInterpreter(MemberInterpreter):
 
     def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
         super().__init__(file, threads, kernel)
-        self._trunk = None if file.trunk is None else self._open(file.trunk)
-        self._models = {0: self._open(file.member_graphs[0])}
+        self._trunk = None if file.trunk is None else self._runner(file.trunk)
+        self._members = [self._runner(graph) for graph in file.member_graphs]
+        for runner in filter(None, [self._trunk, self._members[0]]):
+            runner.open()
 
     def start(self, image: np.ndarray) -> Callable[[int], np.ndarray]:
         known = {"image": image}
@@ -101,16 +116,10 @@ class OneByOneInterpreter(MemberInterpreter):
 
         def member_logits(member: int) -> np.ndarray:
             inputs = {**known, "member": np.array([member], np.int32)}
-            return self._model(member).run(inputs)["logits"]
+            runner = self._members[member if len(self._members) > 1 else 0]
+            return runner.run(inputs)["logits"]
 
         return member_logits
-
-    def _model(self, member: int) -> _NamedModel:
-        graphs = self._file.member_graphs
-        place = member if len(graphs) > 1 else 0
-        if place not in self._models:
-            self._models[place] = self._open(graphs[place])
-        return self._models[place]
 
 
 class BranchesInterpreter(MemberInterpreter):
@@ -120,24 +129,87 @@ class BranchesInterpreter(MemberInterpreter):
 
     def __init__(self, file: EnsembleFile, threads: int, kernel: str) -> None:
         super().__init__(file, threads, kernel)
-        self._model = self._open(file.graphs[0])
+        self._members = self._runner(file.graphs[0])
+        self._members.open()
 
     def start(self, image: np.ndarray) -> Callable[[int], np.ndarray]:
-        outputs = self._model.run({"image": image})
+        outputs = self._members.run({"image": image})
         return lambda member: outputs[f"logits_{member}"]
 
 
-class _NamedModel:
-    """LCE's interpreter of one graph, with inputs and outputs by name."""
+class _GraphRunner:
+    """One graph in LCE's interpreter, with inputs and outputs by name.
 
-    def __init__(self, model: Any, graph: Subgraph) -> None:
-        self._model = model
+    A run copies the inputs, computes, and copies the outputs, without Python's global lock in
+    between, so a lock makes it one step: threads take turns. The interpreter is opened at the first
+    run, and again in a copy, an unpickled object, and a forked process whose parent used threads:
+    they are not in the child, which would wait for them forever.
+
+    # Arguments
+        file: the ensemble.
+        graph: one of its graphs.
+        threads, kernel: as for `MemberInterpreter`.
+    """
+
+    def __init__(self, file: EnsembleFile, graph: Subgraph, threads: int, kernel: str) -> None:
+        self._file, self._graph = file, graph
+        self._threads, self._kernel = threads, kernel
         self._inputs = sorted(graph.inputs, key=graph.inputs.__getitem__)
-        self._outputs = graph.outputs
+        self._close()
+
+    def _close(self) -> None:
+        self._model: Any = None
+        self._lock = threading.Lock()
+        _RUNNERS.add(self)
+
+    def open(self) -> None:
+        """Opens the interpreter, which `run` does otherwise.
+
+        # Raises
+            EnsembleError: as `load_model`.
+        """
+        data = with_one_subgraph(self._file.data, self._graph.index)
+        self._model = load_model(data, self._threads, self._kernel)
 
     def run(self, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        outputs = self._model.predict([values[name] for name in self._inputs])
-        return {name: outputs[place] for name, place in self._outputs.items()}
+        with self._lock:
+            if self._model is None:
+                self.open()
+            try:
+                outputs = self._model.predict([values[name] for name in self._inputs])
+            except (RuntimeError, MemoryError) as error:
+                raise EnsembleError(
+                    f"Larq Compute Engine can't run the model ({_reason(error)}): convert it again "
+                    "with the installed version."
+                ) from error
+        return {name: outputs[place] for name, place in self._graph.outputs.items()}
+
+    def after_fork(self) -> None:
+        """Makes the runner fit for the child of a fork."""
+        was_running = self._lock.locked()
+        if was_running or self._threads > 1:
+            # Its destructor would wait for the parent's threads, so it must never be called.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._model))
+            self._close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("_model", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._close()
+
+
+_RUNNERS: weakref.WeakSet[_GraphRunner] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for runner in list(_RUNNERS):
+        runner.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 _LAYOUTS: dict[str, type[MemberInterpreter]] = {
@@ -197,11 +269,16 @@ def load_model(data: bytes, threads: int, kernel: str) -> Any:
         return load_extension().LiteInterpreter(
             data, threads, reference, kernel == "indirect", xnnpack
         )
-    except RuntimeError as error:
+    # A TypeError of the binding prints its arguments, and so the whole file.
+    except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise EnsembleError(
-            f"Larq Compute Engine refuses the model ({error}): convert it again with the "
+            f"Larq Compute Engine refuses the model ({_reason(error)}): convert it again with the "
             "installed version."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)[:200]}"
 
 
 def load_extension() -> ModuleType:
@@ -222,8 +299,13 @@ def load_extension() -> ModuleType:
     spec = importlib.util.spec_from_file_location(_EXTENSION, path)
     if spec is None or spec.loader is None:
         raise EnsembleError(f"Larq Compute Engine's {path.name!r} is no module for this Python.")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    except ImportError as error:  # another processor, an old C library
+        raise EnsembleError(
+            f"Larq Compute Engine can't be loaded ({first_line(error)}): {_advice()}."
+        ) from error
     # A second load in one process, by an import of LCE itself, would fail.
     sys.modules[_EXTENSION] = module
     return module
@@ -233,17 +315,37 @@ def _extension_path() -> Path:
     """The file of LCE's compiled module."""
     package = importlib.util.find_spec("larq_compute_engine")
     if package is None:
-        raise EnsembleError(
-            "Larq Compute Engine is not installed: install it with "
-            f"`pip install larq-compute-engine=={_TESTED}` (Python 3.10 to 3.12)."
-        )
+        raise not_installed()
     for folder in package.submodule_search_locations or []:
         for path in Path(folder, "tflite", "python").glob("interpreter_wrapper_lite*"):
             return path
     raise EnsembleError(
         f"Larq Compute Engine {_installed_version()} has no module `interpreter_wrapper_lite` "
-        "where this package expects it: install the tested version with "
-        f"`pip install larq-compute-engine=={_TESTED}`."
+        f"where this package expects it: {_advice()}."
+    )
+
+
+def not_installed() -> EnsembleError:
+    """The error for a Python without LCE; it says whether there is a wheel to install."""
+    return EnsembleError(f"Larq Compute Engine is not installed: {_advice()}.")
+
+
+def _advice() -> str:
+    """How to get LCE here: its wheels are for some Pythons and processors only."""
+    system, processor = platform.system(), platform.machine().lower()
+    is_for_processor = processor in _PROCESSORS.get(system, ())
+    if is_for_processor and (3, 10) <= sys.version_info < (3, 13):
+        return f"install it with `pip install larq-compute-engine=={_TESTED}`"
+    wheels = "It has wheels for Python 3.10 to 3.12 on Linux and Windows (x86_64) and macOS"
+    if not is_for_processor:
+        return (
+            f"it has no wheel for {system} on {processor}. {wheels}. Elsewhere, build it from "
+            "https://github.com/larq/compute-engine or run the file from C++, as the deployment "
+            "guide shows"
+        )
+    return (
+        f"it has no wheel for Python {sys.version_info[0]}.{sys.version_info[1]}. {wheels}: "
+        "use one of these versions of Python"
     )
 
 

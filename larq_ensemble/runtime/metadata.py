@@ -128,18 +128,16 @@ class EnsembleMetadata:
             valid = isinstance(text, str) or (optional and text is None)
             self._require(name, valid, "a string or null" if optional else "a string")
         for name, kinds, expected in (
-            ("theory_parts", int, "numbers of bytes by name"),
             ("validation_split", (int, float), "numbers by name"),
-            ("columns", int, "positive numbers of columns by name"),
-            ("rewrites", int, "numbers by name"),
             ("tools", str, "versions by name"),
         ):
             self._require(name, _is_mapping(getattr(self, name), kinds), expected)
-        self._require(
-            "columns",
-            all(map(_is_positive_int, self.columns.values())),
-            "positive numbers of columns by name",
-        )
+        for name, lowest, expected in (
+            ("theory_parts", 0, "numbers of bytes by name"),
+            ("rewrites", 0, "numbers by name"),
+            ("columns", 1, "positive numbers of columns by name"),
+        ):
+            self._require(name, _are_counts(getattr(self, name), lowest), expected)
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
@@ -205,6 +203,8 @@ class EnsembleMetadata:
         """
         try:
             values = json.loads(data.decode())
+            # Text that can't be written again, such as half of a surrogate pair, is none.
+            json.dumps(values, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise EnsembleError(
                 f"Ensemble metadata is not JSON ({error}): convert the run again."
@@ -235,7 +235,16 @@ class EnsembleMetadata:
 
 
 def _is_positive_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1 << 63
+
+
+def _are_counts(values: object, lowest: int) -> bool:
+    """Whether it maps strings to integers of 63 bits from `lowest` on."""
+    return (
+        isinstance(values, Mapping)
+        and _are(values, str)
+        and all(type(value) is int and lowest <= value < 1 << 63 for value in values.values())
+    )
 
 
 def _is_tuple(value: object, length: int) -> bool:

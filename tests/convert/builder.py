@@ -22,6 +22,7 @@ _OPTIONS = {
     "GATHER": "GatherOptions",
     "SPLIT_V": "SplitVOptions",
     "CONV_2D": "Conv2DOptions",
+    "STRIDED_SLICE": "StridedSliceOptions",
     "AVERAGE_POOL_2D": "Pool2DOptions",
     "SUM": "ReducerOptions",
     "MEAN": "ReducerOptions",

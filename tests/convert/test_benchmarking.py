@@ -98,7 +98,7 @@ def test_the_others_give_the_same_predictions(tmp_path: Path) -> None:
     convert_run(run, path)
     ours = EnsembleInterpreter(path)
     image = np.random.default_rng(0).integers(0, 256, (1, *ours.input_shape), np.uint8)
-    others = module._others(ours, path, run, 2, 1, image, lambda line: None)
+    others = module._others(ours, path, run, 2, image, lambda line: None)
     assert others.keys() == {SEPARATE, BRANCHES}
     for members in (1, 2):
         ours.members = members

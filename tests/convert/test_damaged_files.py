@@ -1,7 +1,7 @@
 """Random damage to a file: what reads it raises `EnsembleError` or succeeds, and soon.
 
 LCE's interpreter, in C++, would crash on a damaged file. It never sees one: the checksum covers
-every byte, so here it is enough to show that nothing damaged is let through.
+every byte, and the verifier refuses what has a right checksum, but could not be run.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.convert.ir.flatbuffer import read as read_module
 from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Signature, Tensor
+from larq_ensemble.convert.ir.schema import options
 from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -42,14 +43,13 @@ METADATA = EnsembleMetadata(
 
 
 def small_file() -> bytes:
-    """A file with everything that the readers follow; no operator, so that it is small."""
-    image, member, logits = (
-        Tensor(shape, "float32", name="tensor") for shape in ((1, 4, 4, 1), (1,), (1, 2))
-    )
-    weights = Tensor.constant(np.arange(8, dtype=np.float32))
+    """A file with everything that the readers follow; one operator, so that it is small."""
+    image, logits = (Tensor(shape, "float32", name="tensor") for shape in ((1, 4, 4, 1), (1, 2)))
+    member = Tensor((1,), "int32")
+    table = Tensor.constant(np.arange(6, dtype=np.float32).reshape(3, 2))
     signature = Signature("serving_default", {"member": member, "image": image}, {"logits": logits})
-    operator = Operator("LceQuantize", (image, weights), (logits,))
-    tensors = [image, member, logits, weights]
+    operator = Operator("GATHER", (table, member), (logits,), options("GatherOptions"))
+    tensors = [image, member, logits, table]
     graph = Graph(tensors, [operator], [image, member], [logits], signature)
     return write_ensemble(Module([graph]), METADATA)
 

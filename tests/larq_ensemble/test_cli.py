@@ -246,6 +246,7 @@ def test_help_names_everything_that_is_registered(call):
         ("pretrain --out new --limit-train 1", "1 is not in the range x>=2"),
         ("pretrain --out new --seed -1", "-1 is not in the range"),
         ("pretrain --out new --seed 4294967296", "4294967296 is not in the range"),
+        ("pretrain --out new --lr -1", "-1.0 is not in the range x>=0"),
         ("pretrain --out new --rate 1", "No such option"),
         ("pretrain --out new --temperature 2", "--distill-weight and --temperature need --teacher"),
         ("train --pretrained backbone --out new --members 0", "0 is not in the range x>=1"),
@@ -352,13 +353,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ),
         ("calibrate ensemble.tflite --mean-members 3", "--mean-members must be from 1 to 2"),
         ("calibrate text.txt", "text.txt"),
-        ("pretrain --out new --lr -1", "--lr must be at least 0, got -1.0"),
-        ("pretrain --out new --validation 1", "--validation must be at least 0 and below 1"),
         ("pretrain --out new --width 0.01", "--width 0.01 leaves a stage without channels"),
-        (
-            "pretrain --out new --teacher backbone --distill-weight 2",
-            "--distill-weight must be from 0 to 1, got 2.0",
-        ),
         (
             "pretrain --out new --distribute multiworker",
             "--distribute multiworker needs the environment variable TF_CONFIG",
@@ -411,6 +406,49 @@ def test_tensorflow_does_not_warn_of_retracing(call, caplog):
     logger.warning("5 out of the last 12 calls to %s triggered tf.function retracing.", "predict")
     logger.warning("Another warning.")
     assert caplog.messages == ["Another warning."]
+
+
+def test_names_from_outside_reach_the_terminal_as_text(call):
+    _, out, err = call("inspect", "no\x1b[31m\n[red]:cat:.tflite")
+    assert out == ""
+    assert r"no\x1b[31m\n[red]:cat:.tflite" in err
+    assert err.count("\n") == 1
+
+
+def test_a_terminal_without_umlauts_and_a_reader_that_leaves():
+    """In one process of its own: its standard output is what matters."""
+    code = (
+        "import sys; from larq_ensemble import cli; from larq_ensemble.console import reporting\n"
+        "cli.cli.main = lambda *a, **k: reporting.Report().table('ü', ['ü'], [['ü']])\n"
+        "try:\n    cli.main([])\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment(), "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count(r"\xfc") == 3
+
+    command = f"{sys.executable} -m larq_ensemble storage --classes 10 | head -n 1"
+    done = subprocess.run(
+        command, shell=True, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "resnet20, 10 classes, sharing fusion, by block\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("arguments", ["reproduce table1 --out new", "frontier a --out new"])
+def test_a_missing_library_is_told_before_the_work(call, folder, monkeypatch, arguments):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for module in [name for name in sys.modules if name.endswith("plots")]:
+        monkeypatch.delitem(sys.modules, module)
+    status, out, err = call(*arguments.split())
+    assert (status, out) == (1, "")
+    assert "matplotlib" in err
+    assert not (folder / "new").exists()
 
 
 def test_an_error_after_tensorflow_was_imported_is_one_line_too(folder):

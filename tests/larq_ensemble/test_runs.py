@@ -17,7 +17,12 @@ from .conftest import images
 
 CONFIG = RunConfig(
     kind="backbone",
-    model={"name": "tiny", "input_shape": (8, 8, 3)},
+    model={
+        "name": "tiny",
+        "input_shape": (8, 8, 3),
+        "prelu_gradient": "zero",
+        "revision": 2,
+    },
     dataset={"name": "none", "classes": 3},
     recipe={"epochs": 2, "lr": 0.1},
     seed=5,
@@ -161,6 +166,20 @@ def test_resuming_with_other_arguments(tmp_path, change: dict, message: str) -> 
     with pytest.raises(EnsembleError, match=message):
         create_run(path, dataclasses.replace(CONFIG, **change), resume=True)
     assert (path / "config.json").read_bytes() == before
+
+
+def test_the_network_of_a_run_of_before(tmp_path, saved: Path) -> None:
+    """Its configuration has no mark: it was trained with revision 1 and Keras's PReLU."""
+    path = copy_of(saved, tmp_path / "run") / "config.json"
+    old = json.loads(path.read_text())
+    del old["model"]["revision"], old["model"]["prelu_gradient"]
+    path.write_text(json.dumps(old))
+    of_before = {**CONFIG.model, "revision": 1, "prelu_gradient": "zero"}
+    assert load_run(path.parent).config.model == json.loads(json.dumps(of_before))
+    with pytest.raises(EnsembleError, match=r"started with model\.revision = 1, not 2"):
+        create_run(path.parent, CONFIG, resume=True)
+    assert create_run(path.parent, dataclasses.replace(CONFIG, model=of_before), resume=True)
+    assert json.loads(path.read_text()) == old
 
 
 def test_versions_name_the_stack() -> None:

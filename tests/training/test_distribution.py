@@ -220,7 +220,7 @@ def test_batches_that_can_not_be_divided():
     devices.replicas = 2
     stream = tf.data.Dataset.range(10).batch(5)
     with pytest.raises(EnsembleError, match="`batch_size` 5 can't be divided among 2 devices"):
-        devices.split(Batches(stream, 2, 5))
+        devices.split(Batches(stream, 2, 5, 5))
 
 
 def test_one_device_changes_nothing(one_device, stem, tmp_path):
@@ -228,7 +228,7 @@ def test_one_device_changes_nothing(one_device, stem, tmp_path):
     devices = Distribution("mirrored")
     assert devices.replicate(one_device.model) is one_device.model
     stream = tf.data.Dataset.range(10).batch(5)
-    assert devices.split(Batches(stream, 2, 5)) is stream
+    assert devices.split(Batches(stream, 2, 5, 5)) is stream
     assert devices.shard(stream) is stream
     with pytest.raises(UnknownNameError, match=r"'tpu'\. Known: mirrored, multiworker"):
         Distribution("tpu")

@@ -121,6 +121,23 @@ def test_a_trained_ensemble(
             assert not np.array_equal(values[first], values[second]), layer.name
 
 
+def test_the_bias_of_a_shared_head(train, recipe, tmp_path):
+    """Each member's own, but not in an ensemble that was started before that was so."""
+    arguments = {"sharing": "all_frozen", "recipe": recipe.override(epochs=0)}
+    run, _ = train(**arguments)
+    assert {layer.name for layer in run.model.layers} >= {"linear", "member_1_linear_bias"}
+    assert "linear" in run.config.ensemble["shared_layers"]
+    path = run.path / "config.json"
+    config = json.loads(path.read_text())
+    assert config["ensemble"].pop("own_head_bias") is True
+    path.write_text(json.dumps(config))
+    run.model_path.unlink()
+    run, _ = train(resume=True, **arguments)
+    assert run.model.get_layer("linear").use_bias
+    assert not [layer.name for layer in run.model.layers if "linear_bias" in layer.name]
+    assert json.loads(path.read_text()) == config
+
+
 def test_an_interrupted_ensemble_goes_on_as_if_nothing_had_happened(
     train, recipe, epochs_begun, interrupt_at_step, assert_same_training
 ):

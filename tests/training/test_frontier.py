@@ -85,6 +85,19 @@ def test_accuracies_on_different_data_sets_are_not_compared(backbone, tmp_path):
         frontier([backbone, other], tmp_path)
 
 
+def test_members_with_a_bias_of_their_own_in_a_shared_head(backbone, ensemble, tmp_path):
+    """Their ensembles of before share it."""
+    (tmp_path / "frozen").mkdir()
+    (tmp_path / "frozen" / "model.keras").write_bytes(ensemble.model_path.read_bytes())
+    for own, values in ((True, 10), (False, 0)):
+        settings = {**ensemble.config.ensemble, "sharing": "all_frozen", "own_head_bias": own}
+        config = dataclasses.replace(ensemble.config, ensemble=settings)
+        two = frontier([Run(tmp_path / "frozen", config)], tmp_path, limit=20)[-1]
+        assert two.bytes == (
+            SHARED_BYTES + 4 * (8 * 10 + 10 - values) + 2 * (MEMBER_BYTES - 4 * (90 - values))
+        )
+
+
 def test_rounded_members_store_binary_filters_of_their_own(backbone, ensemble, tmp_path):
     (tmp_path / "rounded").mkdir()
     (tmp_path / "rounded" / "model.keras").write_bytes(ensemble.model_path.read_bytes())

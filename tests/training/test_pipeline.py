@@ -198,7 +198,7 @@ def test_bagging_weighs_each_image_alike_in_all_epochs(inputs):
     assert len({tuple(values) for values in counts.values()}) == 3
 
 
-def test_batch_bagging_resamples_each_batch_anew():
+def test_batch_bagging_weighs_each_batch_anew():
     outputs = ("member_0", "member_1")
     batches = training_batches(
         numbered(32),
@@ -213,10 +213,45 @@ def test_batch_bagging_resamples_each_batch_anew():
         assert set(targets) == {*outputs, "ensemble"}
         assert set(weights) == set(outputs)
         for name in outputs:
-            assert weights[name].sum() == 16
-            assert np.array_equal(weights[name], np.round(weights[name]))
+            assert weights[name].mean() == pytest.approx(1)
+            assert len(set(weights[name].tolist())) == 2
         assert not np.array_equal(weights["member_0"], weights["member_1"])
     assert len({weights["member_0"].tobytes() for _, _, weights in steps}) == len(steps)
+
+
+def test_a_member_alone_sees_only_its_part_of_each_batch():
+    """Each of its images once, those that the weights of joint training leave."""
+    weigh = SCHEMES["batch_bagging"].sample_weights(1, 48, seed=0)
+    arguments = {"batch_size": 16, "epochs": 2, "seed": 3}
+    parts = elements(training_batches(numbered(48), PLAIN, part=weigh, **arguments))
+    wholes = elements(
+        training_batches(
+            numbered(48), PLAIN, outputs=("member_0",), sample_weights=weigh, **arguments
+        )
+    )
+    assert len(parts) == len(wholes) == 6
+    for (x, y), (_, targets, weights) in zip(parts, wholes):
+        assert np.array_equal(y, targets["member_0"][weights["member_0"] > 0])
+        assert np.array_equal(numbers_of(x), y)
+        assert 0 < len(y) == len(set(y.tolist())) < 16
+
+
+def test_the_last_incomplete_batch_can_be_kept():
+    arguments = {"batch_size": 16, "epochs": 2, "seed": 1, "drop_remainder": False}
+    batches = training_batches(numbered(50), PLAIN, **arguments)
+    steps = elements(batches)
+    assert [len(y) for _, y in steps] == [16, 16, 16, 2] * 2
+    assert (batches.steps_per_epoch, batches.last_batch_size) == (4, 2)
+    for epoch in (steps[:4], steps[4:]):
+        assert sorted(np.concatenate([y for _, y in epoch])) == list(range(50))
+    (tail,) = elements(training_batches(numbered(50), PLAIN, initial_epoch=1, **arguments))[3:]
+    assert np.array_equal(tail[1], steps[7][1])
+    # The others are the same batches.
+    dropping = elements(
+        training_batches(numbered(50), PLAIN, **arguments | {"drop_remainder": True})
+    )
+    for kept, alone in zip(steps[:3], dropping):
+        assert np.array_equal(kept[1], alone[1])
 
 
 @pytest.mark.parametrize("inputs", [1, 2])

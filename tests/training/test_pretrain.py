@@ -6,7 +6,10 @@ import pytest
 from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, lq
+from larq_ensemble.layers import PReLU
+from larq_ensemble.models import PRELU_GRADIENT
 from larq_ensemble.runs import load_run
+from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.pretrain import pretrain
 from larq_ensemble.training.recipes import Recipe
 
@@ -114,6 +117,49 @@ def test_a_run_from_before_there_were_estimators_resumes(tiny, recipe, tmp_path)
     path.write_text(json.dumps(config))
     _, result = pretrain(tiny, "digits", run.path, recipe=recipe, resume=True, verbose=0)
     assert result == expected
+
+
+def test_a_run_of_before_goes_on_with_its_network(tiny, recipe, tmp_path):
+    """Without a mark in its configuration: no ReLU, no crop before the shortcut, Keras's PReLU."""
+    recipe = recipe.override(epochs=0)
+    run, _ = pretrain(tiny, "digits", tmp_path / "run", recipe=recipe, verbose=0)
+    names = {layer.name for layer in run.model.layers}
+    path = run.path / "config.json"
+    config = json.loads(path.read_text())
+    assert config["model"].pop("revision") == 2
+    assert config["model"].pop("prelu_gradient") == PRELU_GRADIENT
+    path.write_text(json.dumps(config))
+    run.model_path.unlink()
+    run, _ = pretrain(tiny, "digits", run.path, recipe=recipe, resume=True, verbose=0)
+    old = {layer.name for layer in run.model.layers}
+    assert names - old == {"conv1_relu", "layer2_0_shortcut_crop"}
+    assert old < names
+    prelus = {type(layer) for layer in run.model.layers if "prelu" in layer.name}
+    assert prelus == {keras.layers.PReLU}
+    assert json.loads(path.read_text()) == config
+    ensemble, _ = train_ensemble(run, tmp_path / "ensemble", members=2, recipe=recipe, verbose=0)
+    assert load_run(ensemble.path).config.model["revision"] == 1
+    assert "conv1_relu" not in {layer.name for layer in ensemble.model.layers}
+    with pytest.raises(EnsembleError, match=r"started with model\.prelu_gradient = 'zero'"):
+        pretrain(
+            tiny,
+            "digits",
+            run.path,
+            recipe=recipe,
+            prelu_gradient="slope",
+            resume=True,
+            verbose=0,
+        )
+
+
+def test_the_gradient_of_prelu_reaches_the_network_and_its_configuration(tiny, recipe, tmp_path):
+    recipe = recipe.override(epochs=0)
+    for rule, layer_type in (("zero", keras.layers.PReLU), ("slope", PReLU)):
+        out = tmp_path / rule
+        run, _ = pretrain(tiny, "digits", out, recipe=recipe, prelu_gradient=rule, verbose=0)
+        assert load_run(run.path).config.model["prelu_gradient"] == rule
+        prelus = {type(layer) for layer in run.model.layers if "prelu" in layer.name}
+        assert prelus == {layer_type}
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_only_latent_weights_are_clipped_and_other_shapes_left_alone():
         ({"name": "other", "width": 2.0}, "its name is 'tiny_real', not 'other_real'"),
         ({"name": "tiny_real"}, "its name is 'tiny_real', not 'tiny_real_real'"),
         ({"width": 2.0}, "twin of 'tiny': its width is 1.0, not 2.0"),
+        ({"revision": 1}, "twin of 'tiny': its revision is 2, not 1"),
         ({"classes": 100}, "twin of 'tiny': its classes is 10, not 100"),
         ({"input_shape": [32, 32, 3]}, r"its input_shape is \[8, 8, 1\], not \[32, 32, 3\]"),
     ],

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from larq_ensemble.console.options import data_dir_option, limit_test_option
+from larq_ensemble.console.options import (
+    INPUT,
+    NOT_NEGATIVE,
+    FiniteFloat,
+    OutputFile,
+    data_dir_option,
+    limit_test_option,
+)
 from larq_ensemble.console.reporting import Report, json_option, reporting
 
 if TYPE_CHECKING:
@@ -20,20 +27,25 @@ _ROWS = 12  # of the frontier in the table; the JSON and the plot have all
 
 
 @click.command("calibrate", short_help="Thresholds for adaptive prediction, into the file.")
-@click.argument("tflite", metavar="F.tflite")
+@click.argument("tflite", type=INPUT, metavar="F.tflite")
 @click.option(
     "--accuracy-loss",
-    type=click.FloatRange(0),
+    type=NOT_NEGATIVE,
     metavar="POINTS",
     help="Lose at most this much top-1 against all members  [default: 0.2]",
 )
 @click.option(
     "--mean-members",
-    type=click.FloatRange(1),
+    type=FiniteFloat(1),
     metavar="m",
     help="Instead: run at most m members per image on average.",
 )
-@click.option("--plot", metavar="STEM", help="Write STEM.png and STEM.svg; needs matplotlib.")
+@click.option(
+    "--plot",
+    type=OutputFile(".png", ".svg"),
+    metavar="STEM",
+    help="Write STEM.png and STEM.svg; needs matplotlib.",
+)
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreter."
 )
@@ -87,7 +99,7 @@ def command(
             validation.labels,
             accuracy_loss=accuracy_loss,
             mean_members=mean_members,
-            threads=threads,
+            threads=ensemble.threads,
         )
         scores = _scores(found, ensemble, test)
         report.result = {**scores.to_json(found), "validation_images": len(validation)}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from larq_ensemble.console.options import INPUT
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.training.commands.options import split_options
 
 
 @click.command("evaluate", short_help="Metrics of the first m members, for each m.")
-@click.argument("run")
+@click.argument("run", type=INPUT)
 @click.option(
     "--members",
     type=click.IntRange(1),

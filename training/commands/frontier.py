@@ -7,14 +7,16 @@ from pathlib import Path
 
 import click
 
+from larq_ensemble.console.options import INPUT, OutputFolder
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.training.commands.options import split_options
 
 
 @click.command("frontier", short_help="Accuracy of runs against storage and compute.")
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", type=INPUT, nargs=-1, required=True, metavar="RUN...")
 @click.option(
     "--out",
+    type=OutputFolder(),
     required=True,
     metavar="DIR",
     help="For frontier.csv, .png and .svg, and evaluations/, which are used again.",
@@ -44,6 +46,9 @@ def command(
     from larq_ensemble.training.frontier import COSTS, frontier
 
     with reporting(json_target) as report:
+        from larq_ensemble.files import write_csv
+        from larq_ensemble.training.plots import draw_frontier, save
+
         loaded = [load_run(run) for run in runs]
         points = frontier(
             loaded, out, split=split, data_dir=data_dir, limit=limit_test, progress=report.line
@@ -66,9 +71,6 @@ def command(
                 for point in points
             ],
         )  # fmt: skip
-        from larq_ensemble.files import write_csv
-        from larq_ensemble.training.plots import draw_frontier, save
-
         stem = Path(out) / "frontier"
         write_csv(f"{stem}.csv", points)
         png, svg = save(draw_frontier(points), stem)

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from larq_ensemble.console.options import data_dir_option, limit_test_option
+from larq_ensemble.console.options import (
+    NOT_NEGATIVE,
+    SHARE_BELOW_1,
+    OutputFolder,
+    data_dir_option,
+    limit_test_option,
+)
+
+if TYPE_CHECKING:
+    from larq_ensemble.training.recipes import Recipe
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -46,6 +56,10 @@ split_options = _all(
     ),
 )
 
+batch_size_option = click.option(
+    "--batch-size", type=click.IntRange(1, 2**31 - 1), help="Images a step."
+)
+
 recipe_options = _all(
     click.option(
         "--recipe",
@@ -58,15 +72,16 @@ recipe_options = _all(
     click.option(
         "--epochs", type=click.IntRange(0), help="0: an untrained run, which reads no data."
     ),
-    click.option("--batch-size", type=click.IntRange(1), help="Images a step."),
-    click.option("--lr", type=float, help="Learning rate at the first step."),
-    click.option("--end-lr", type=float, help="Learning rate after the last step."),
-    click.option("--dropout", type=float, help="Rate before the linear layer."),
+    batch_size_option,
+    click.option("--lr", type=NOT_NEGATIVE, help="Learning rate at the first step."),
+    click.option("--end-lr", type=NOT_NEGATIVE, help="Learning rate after the last step."),
+    click.option("--dropout", type=SHARE_BELOW_1, help="Rate before the linear layer."),
 )
 
 run_options = _all(
     click.option(
         "--out",
+        type=OutputFolder(),
         required=True,
         metavar="RUN",
         help="The run directory to write. Nothing is overwritten.",
@@ -85,3 +100,15 @@ distribute_option = click.option(
     "TF_CONFIG, with an --out that they share). --batch-size counts the images of all devices.  "
     "[default: one device]",
 )
+
+
+def as_begun(recipe: Recipe, out: str, *, resume: bool) -> Recipe:
+    """The recipe for the run in `out`: one that is resumed goes on as it began.
+
+    So a run of before stays with what its recipe was when there was no other.
+    """
+    from larq_ensemble.runs import load_run
+
+    if not resume or not Path(out, "config.json").is_file():
+        return recipe
+    return recipe.as_begun(load_run(out).config.recipe)

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from larq_ensemble.console.messages import Command
-from larq_ensemble.console.options import seed_option
+from larq_ensemble.console.options import (
+    INPUT,
+    POSITIVE,
+    SHARE,
+    SHARE_BELOW_1,
+    seed_option,
+    width_option,
+)
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 from larq_ensemble.network.commands.options import model_option
 from larq_ensemble.training.commands.options import (
+    as_begun,
     data_options,
     distribute_option,
     recipe_options,
     run_options,
 )
+
+if TYPE_CHECKING:
+    from larq_ensemble.models import PReLUGradient
 
 
 @click.command(
@@ -33,13 +46,13 @@ from larq_ensemble.training.commands.options import (
 @data_options
 @click.option(
     "--validation",
-    type=float,
+    type=SHARE_BELOW_1,
     default=0.1,
     show_default=True,
     help="Share of the training images held out for validation.",
 )
 @recipe_options
-@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies channels.")
+@width_option
 @click.option(
     "--pad-values",
     type=click.Choice(["0", "1"]),
@@ -52,24 +65,32 @@ from larq_ensemble.training.commands.options import (
     "reactnet10, which has no other]",
 )
 @click.option(
+    "--prelu-gradient",
+    type=click.Choice(["zero", "slope"]),
+    help="Gradient of PReLU where its input is exactly 0: zero, as in Keras, or the slope, as in "
+    "PyTorch  [default: zero]",
+)
+@click.option(
     "--from-real",
+    type=INPUT,
     metavar="RUN",
     help="Start from the weights of this run of the real-valued twin; those to be binarized are "
     "clipped to [-1, 1].",
 )
 @click.option(
     "--teacher",
+    type=INPUT,
     metavar="RUN",
     help="Also learn from the logits of this run, of the same classes and image shape (knowledge "
     "distillation).",
 )
 @click.option(
     "--distill-weight",
-    type=float,
+    type=SHARE,
     help="Share of the teacher in the loss, 0 to 1; the rest is the labels'.  [default: 0.9]",
 )
 @click.option(
-    "--temperature", type=float, help="Divides the logits in the teacher's loss.  [default: 4]"
+    "--temperature", type=POSITIVE, help="Divides the logits in the teacher's loss.  [default: 4]"
 )
 @distribute_option
 @seed_option
@@ -91,6 +112,7 @@ def command(
     width: float,
     pad_values: str | None,
     estimator: str | None,
+    prelu_gradient: PReLUGradient | None,
     from_real: str | None,
     teacher: str | None,
     distill_weight: float | None,
@@ -130,6 +152,7 @@ def command(
         recipe = recipes.pretrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
         )
+        recipe = as_begun(recipe, out, resume=resume)
         from larq_ensemble.training.distillation import Distillation
         from larq_ensemble.training.pretrain import pretrain
 
@@ -151,6 +174,7 @@ def command(
             width=width,
             pad_values=None if pad_values is None else float(pad_values),
             estimator=estimator,
+            prelu_gradient=prelu_gradient,
             data=DataOptions(data_dir, validation, limit_train, limit_test),
             from_real=load_run(from_real, kind="backbone") if from_real else None,
             distillation=distillation,

@@ -6,9 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from larq_ensemble.console.options import numbers, seed_option
+from larq_ensemble.console.options import (
+    INPUT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    members_option,
+    numbers,
+    seed_option,
+)
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
 from larq_ensemble.training.commands.options import (
+    as_begun,
     data_options,
     distribute_option,
     recipe_options,
@@ -20,10 +28,10 @@ if TYPE_CHECKING:
 
 
 @click.command("train", short_help="Train an ensemble from a pretrained run.")
-@click.option("--pretrained", required=True, metavar="RUN", help="The run that `pretrain` wrote.")
 @click.option(
-    "--members", type=click.IntRange(1), default=4, show_default=True, help="M, how many."
+    "--pretrained", type=INPUT, required=True, metavar="RUN", help="The run that `pretrain` wrote."
 )
+@members_option
 @click.option(
     "--scheme",
     help="fusion, nested_fusion, sampled_nested_fusion, voting, hard_voting, bagging, "
@@ -56,7 +64,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--shrinkage",
-    type=float,
+    type=POSITIVE,
     help="For boosting and soft_boosting: the factor of each member in the sum  [default: 1]",
 )
 @click.option(
@@ -87,7 +95,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--jitter",
-    type=float,
+    type=NOT_NEGATIVE,
     help="Noise on each member's initial batch norm  [default: the scheme's]",
 )
 @data_options
@@ -170,6 +178,7 @@ def command(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
             jitter=jitter,
         )  # fmt: skip
+        recipe = as_begun(recipe, out, resume=resume)
         from larq_ensemble.training.ensemble import train_ensemble
 
         run, result = train_ensemble(

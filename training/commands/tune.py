@@ -7,15 +7,23 @@ from pathlib import Path
 
 import click
 
-from larq_ensemble.console.options import data_dir_option, names, seed_option
+from larq_ensemble.console.options import (
+    INPUT,
+    OutputFolder,
+    data_dir_option,
+    members_option,
+    names,
+    seed_option,
+)
 from larq_ensemble.console.reporting import json_option, keras_verbosity, reporting
+from larq_ensemble.training.commands.options import batch_size_option
 
 
 @click.command("tune", short_help="Search for the settings of an ensemble's training.")
-@click.option("--pretrained", required=True, metavar="RUN", help="The run that `pretrain` wrote.")
 @click.option(
-    "--members", type=click.IntRange(1), default=4, show_default=True, help="M, how many."
+    "--pretrained", type=INPUT, required=True, metavar="RUN", help="The run that `pretrain` wrote."
 )
+@members_option
 @click.option(
     "--trials",
     type=click.IntRange(1),
@@ -53,12 +61,13 @@ from larq_ensemble.console.reporting import json_option, keras_verbosity, report
     show_default=True,
     help="paper or short: for all that is not searched, such as the batch size.",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Images a step.")
+@batch_size_option
 @data_dir_option
 @click.option("--limit-train", type=click.IntRange(2), metavar="N", help="Only N training images.")
 @seed_option
 @click.option(
     "--out",
+    type=OutputFolder(),
     required=True,
     metavar="DIR",
     help="For recipe.json, trials.csv, the search and a run for each trial.",

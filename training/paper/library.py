@@ -8,8 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DATASETS, DataOptions
-from larq_ensemble.runs import Run, load_run
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.network.architectures import REVISION
+from larq_ensemble.network.sharing import has_own_head_bias
+from larq_ensemble.runs import Run, RunConfig, load_run
 from larq_ensemble.training.paper.figures import Curve
 from larq_ensemble.training.recipes import RECIPES, Recipe, Recipes
 
@@ -49,8 +53,8 @@ class RunLibrary:
     """Backbones and ensembles by their settings; trains those that are missing.
 
     The ensembles of a backbone are beside it: `{model}-{dataset}-{epochs}epochs-seed{seed}/` holds
-    `backbone/` and `{scheme}-{sharing}-m{M}-{epochs}epochs/`. So figures with the same folder
-    share their runs.
+    `backbone/` and `{scheme}-{sharing}-m{M}-{epochs}epochs/`, with `-owndata` where members iterate
+    over the data by themselves. So figures with the same folder share their runs.
 
     # Arguments
         folder: where the run directories are.
@@ -84,8 +88,8 @@ class RunLibrary:
         group = f"{model}-{dataset}-{recipe.epochs}epochs-seed{settings.seed}"
         path = self._folder / group / "backbone"
         if path not in self._backbones:
-            what = f"{model} on {dataset}, {recipe.epochs} epochs"
-            twin = None
+            what = f"{model} on {dataset}, {counted(recipe.epochs, 'epoch')}"
+            twin: Run | None = None
             if recipes.from_real:
                 twin, _ = self.backbone(f"{model}_real", dataset)
                 what += ", from the real-valued"
@@ -102,7 +106,10 @@ class RunLibrary:
                     resume=True, verbose=self._verbose,
                 )  # fmt: skip
 
-            self._backbones[path] = self._get(path, recipe, what, train, twin)
+            def same_origin(config: RunConfig) -> bool:
+                return config.transfer == ({"from_real": twin.digest} if twin else {})
+
+            self._backbones[path] = self._get(path, recipe, what, train, same_origin)
         return self._backbones[path]
 
     def ensemble(self, backbone: Run, curve: Curve, members: int) -> tuple[Run, dict[str, Any]]:
@@ -112,6 +119,7 @@ class RunLibrary:
         recipe = settings.recipes(curve.model, dataset, curve.scheme).retrain
         path = backbone.path.parent / (
             f"{curve.scheme}-{curve.sharing}-m{members}-{recipe.epochs}epochs"
+            f"{'-owndata' if curve.own_data else ''}"
         )
 
         def train() -> tuple[Run, dict[str, Any]]:
@@ -122,14 +130,19 @@ class RunLibrary:
             return train_ensemble(
                 load_run(backbone.path), path, members=members, scheme=curve.scheme,
                 sharing=curve.sharing, recipe=recipe, seed=settings.seed, data=settings.data,
+                independent_data=curve.own_data, in_turn=curve.own_data,
                 resume=True, verbose=self._verbose,
             )  # fmt: skip
 
         what = (
             f"{curve.scheme} of {members} {curve.model} on {dataset}, "
-            f"sharing {curve.sharing}, {recipe.epochs} epochs"
+            f"sharing {curve.sharing}, {counted(recipe.epochs, 'epoch')}"
         )
-        return self._get(path, recipe, what, train)
+
+        def same_origin(config: RunConfig) -> bool:
+            return config.ensemble["backbone"] == backbone.digest
+
+        return self._get(path, recipe, what, train, same_origin)
 
     def _get(
         self,
@@ -137,11 +150,11 @@ class RunLibrary:
         recipe: Recipe,
         what: str,
         train: Callable[[], tuple[Run, dict[str, Any]]],
-        twin: Run | None = None,
+        same_origin: Callable[[RunConfig], bool],
     ) -> tuple[Run, dict[str, Any]]:
         self._asked += 1
         head = f"{self._asked} of {self._total}: {what}"
-        finished = self._finished(path, recipe, twin)
+        finished = self._finished(path, recipe, same_origin)
         if finished is not None:
             self._progress(f"{head}: finished already, {path}")
             return finished
@@ -149,21 +162,36 @@ class RunLibrary:
         return train()
 
     def _finished(
-        self, path: Path, recipe: Recipe, twin: Run | None
+        self, path: Path, recipe: Recipe, same_origin: Callable[[RunConfig], bool]
     ) -> tuple[Run, dict[str, Any]] | None:
         """The run if it has finished with these settings; does not load its network."""
         if not (path / "config.json").is_file():
             return None
         run = load_run(path)
+        _check_network(run)
         if not (run.result_path.is_file() and run.model_path.is_file()):
             return None
         config, data = run.config, self._settings.data.to_json()
         same = (
             config.recipe == recipe.to_json()
             and config.seed == self._settings.seed
-            and config.transfer == ({"from_real": twin.digest} if twin else {})
+            and same_origin(config)
             and config.model["width"] == self._settings.width
             and all(config.data[key] == value for key, value in data.items())
         )
         # With other settings, `open_run` says which of them differs.
         return (run, json.loads(run.result_path.read_text(encoding="utf-8"))) if same else None
+
+
+def _check_network(run: Run) -> None:
+    """# Raises
+    EnsembleError: if a run is of a network or a sharing of before they were the paper's.
+    """
+    config = run.config
+    if config.model["revision"] != REVISION or (
+        has_own_head_bias(config.ensemble.get("sharing")) and not config.own_head_bias
+    ):
+        raise EnsembleError(
+            f"The run {str(run.path)!r} is of an earlier version of larq-ensemble, whose network "
+            "or sharing differs from the paper's: choose another `out`, or move the runs away."
+        )

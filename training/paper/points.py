@@ -82,7 +82,7 @@ def counted_points(name: str, members: Sequence[int] | None = None) -> list[Poin
     if isinstance(figure, BlockTable):
         return _block_points(name, figure)
     if isinstance(figure, StorageFigure):
-        return _storage_points(name, figure, members or paper.paper()["members"])
+        return _storage_points(name, figure, members)
     raise EnsembleError(f"{name!r} has to be trained: it can't be counted.")
 
 
@@ -105,14 +105,14 @@ def _block_points(name: str, table: BlockTable) -> list[Point]:
     return list(points.values())
 
 
-def _storage_points(name: str, figure: StorageFigure, counts: Sequence[int]) -> list[Point]:
+def _storage_points(name: str, figure: StorageFigure, counts: Sequence[int] | None) -> list[Point]:
     points = []
     for curve in figure.curves:
         classes = DATASETS[curve.dataset].classes
         graph = trace_model(curve.model, classes=classes)
         blocks = paper.block_bits(curve.model, classes)
-        own = sum(blocks.values()) if curve.sharing == "none" else blocks["linear"]
-        for members in counts:
+        own = paper.own_bits(curve.model, classes, curve.sharing)
+        for members in counts or curve.members:
             counted = account(graph, members=members, sharing=curve.sharing)
             theirs = sum(blocks.values()) + (members - 1) * own
             for origin, bits in ((OURS, counted.paper_total_bits), (PAPER, theirs)):
@@ -147,7 +147,7 @@ def trained_points(
         name: of an `AccuracyFigure`.
         out: the folder.
         settings: how networks are trained.
-        members: the values of M to train; `None`: those that the paper has, curve by curve.
+        members: the values of M to train; `None`: the paper's, curve by curve.
         progress: called with a line before each training.
         verbose: Keras's verbosity.
 
@@ -158,10 +158,7 @@ def trained_points(
     if not isinstance(figure, AccuracyFigure):
         raise EnsembleError(f"{name!r} is counted, not trained.")
     curves = [replace(curve, dataset=settings.dataset or curve.dataset) for curve in figure.curves]
-    wanted = {
-        curve: list(members or _paper_accuracies(of_paper) or paper.paper()["members"])
-        for curve, of_paper in zip(curves, figure.curves)
-    }
+    wanted = {curve: list(members or curve.members) for curve in curves}
     backbones = {(curve.model, curve.dataset) for curve in curves}
     total = sum(1 + settings.recipes(*backbone).from_real for backbone in backbones)
     total += sum(map(len, wanted.values()))

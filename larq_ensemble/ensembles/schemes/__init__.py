@@ -8,7 +8,7 @@
 | `voting` | each member its own loss | mean of the softmaxes |
 | `hard_voting` | each member its own loss | share of the members' votes |
 | `bagging` | each member its own bootstrap sample of the data | mean of the softmaxes |
-| `batch_bagging` | each member a resample of each batch | mean of the softmaxes |
+| `batch_bagging` | each member its own part of each batch | mean of the softmaxes |
 | `boosting` | sequentially, each the residual of those before it | softmax of the summed logits |
 | `soft_boosting` | together, each the residual of those before it | softmax of the summed logits |
 | `snapshot` | sequentially, each a cycle of one cyclic learning rate | mean of the softmaxes |

@@ -49,7 +49,14 @@ class Bagging(Scheme):
 
 
 class BatchBagging(Scheme):
-    """As `Bagging`, but each member resamples every batch with replacement.
+    r"""As `Bagging`, but each member takes a part of every batch, as in the paper's library.
+
+    From a batch of B examples B are drawn with replacement, and duplicates are dropped. So each
+    example is in the part with probability \\( 1 - (1 - 1/B)^B \\), about \\( 1 - 1/e \\) or
+    63 %, and counts once. The loss is the mean over the part: where members are trained together,
+    the sample weight is \\( B / n \\) for the n examples of the part, else 0, and the other
+    examples only enter the batch's statistics of batch norm. Members that are trained one after the
+    other see nothing but the part.
 
     # References
         - Ensemble-PyTorch (`torchensemble`), the paper's library, did so up to version 0.1.7.
@@ -57,20 +64,23 @@ class BatchBagging(Scheme):
 
     name = "batch_bagging"
     draws = True
+    subsamples = True
 
     def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights:
-        def resample(indices: tf.Tensor, step_seed: tf.Tensor) -> tf.Tensor:
+        def weigh(indices: tf.Tensor, step_seed: tf.Tensor) -> tf.Tensor:
             batch = tf.size(indices)
             drawn = tf.random.stateless_uniform(
                 [members, batch], step_seed, 0, batch, dtype=tf.int32
             )
-            counts = tf.math.bincount(
-                drawn, minlength=batch, maxlength=batch, dtype=tf.float32, axis=-1
-            )
+            part = tf.math.bincount(
+                drawn, minlength=batch, maxlength=batch, dtype=tf.float32, axis=-1,
+                binary_output=True,
+            )  # fmt: skip
             # Inside a tf.data function bincount forgets how many rows it has.
-            return tf.ensure_shape(counts, [members, None])
+            part = tf.ensure_shape(part, [members, None])
+            return part / tf.reduce_mean(part, axis=1, keepdims=True)
 
-        return resample
+        return weigh
 
     def drawn_weights(
         self, members: int, inputs: Sequence[tf.Tensor], seed: int, step: tf.Tensor

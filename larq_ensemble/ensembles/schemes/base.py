@@ -61,6 +61,8 @@ class Scheme:
         fixed_sample: whether `sample_weights` depends on the examples' numbers only, not on the
             step.
         draws: whether `drawn_weights` weighs the examples of each of the `losses`.
+        subsamples: whether `sample_weights` are 0 or one number for the whole batch. A member that
+            is trained alone is then given only the examples whose weight is not 0.
         changes_loss_inputs: whether the losses are given something other than the outputs, see
             `loss_inputs`.
         continues: whether a member starts from the weights of the one before, see `start`.
@@ -77,6 +79,7 @@ class Scheme:
     combined_loss: bool = False
     fixed_sample: bool = False
     draws: bool = False
+    subsamples: bool = False
     changes_loss_inputs: bool = False
     continues: bool = False
     reweights: bool = False

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from larq_ensemble.errors import EnsembleError, check_whole, is_number
-from larq_ensemble.network.architectures.birealnet import bireal_block
+from larq_ensemble.network.architectures.birealnet import bireal_block, bireal_stem
 from larq_ensemble.network.architectures.deploynet import deploy_block
 from larq_ensemble.network.architectures.reactnet import react_block
-from larq_ensemble.network.architectures.resnet import Block, residual_block, resnet
+from larq_ensemble.network.architectures.resnet import (
+    Block,
+    Stem,
+    norm_stem,
+    relu_stem,
+    residual_block,
+    resnet,
+)
 from larq_ensemble.network.graph import LayerGraph
 from larq_ensemble.network.layers import Layers, Value
 from larq_ensemble.network.tracing import TracedLayers
@@ -25,7 +33,8 @@ class Architecture:
         stages: channels of each stage at width 1.
         blocks: number of blocks of each stage.
         estimators: input quantizers that its binary convolutions can have, the default first.
-        stem: kernel size and stride of the first convolution.
+        stem: adds what follows the first convolution.
+        stem_conv: kernel size and stride of the first convolution.
         pad_values: default padding value of binary convolutions.
         binary: `False` for a real-valued twin.
     """
@@ -34,7 +43,8 @@ class Architecture:
     stages: tuple[int, ...]
     blocks: tuple[int, ...]
     estimators: tuple[str, ...] = ("ste_sign", "approx_sign")
-    stem: tuple[int, int] = (3, 1)
+    stem: Stem = relu_stem
+    stem_conv: tuple[int, int] = (3, 1)
     pad_values: float = 0.0
     binary: bool = True
 
@@ -74,6 +84,7 @@ class Architecture:
             blocks=self.blocks,
             block=self.block,
             stem=self.stem,
+            stem_conv=self.stem_conv,
         )
 
 
@@ -87,14 +98,54 @@ for _name, _architecture in {
     "resnet20": Architecture(residual_block, _NARROW, (3, 3, 3)),
     "resnet32": Architecture(residual_block, _NARROW, (5, 5, 5)),
     "resnet34": Architecture(residual_block, _WIDE, (3, 4, 6, 3)),
-    "birealnet18": Architecture(bireal_block, _WIDE, (2, 2, 2, 2)),
-    "birealnet34": Architecture(bireal_block, _WIDE, (3, 4, 6, 3)),
-    # RSign always has the gradient of approx_sign.
-    "reactnet10": Architecture(react_block, _WIDE, (1, 1, 1, 1), estimators=("approx_sign",)),
-    "deploynet9": Architecture(deploy_block, (64, 64), (3, 4), stem=(4, 2), pad_values=1.0),
+    "birealnet18": Architecture(bireal_block, _WIDE, (2, 2, 2, 2), stem=bireal_stem),
+    "birealnet34": Architecture(bireal_block, _WIDE, (3, 4, 6, 3), stem=bireal_stem),
+    "reactnet10": Architecture(
+        react_block,
+        _WIDE,
+        (1, 1, 1, 1),
+        estimators=("approx_sign",),  # RSign has no other gradient
+        stem=norm_stem,
+    ),
+    "deploynet9": Architecture(
+        deploy_block, (64, 64), (3, 4), stem=norm_stem, stem_conv=(4, 2), pad_values=1.0
+    ),
 }.items():
     MODELS.register(_name, _architecture)
     MODELS.register(f"{_name}_real", replace(_architecture, binary=False))
+
+
+#: The current revision of the networks. Revision 1, before networks had the ReLU and the shortcuts
+#: of the original, is kept for the runs that were trained with it.
+REVISION = 2
+
+
+def architecture(name: str, revision: int = REVISION) -> Architecture:
+    """A network as a revision of this package has it.
+
+    # Arguments
+        name: one of `MODELS`.
+        revision: 2, the network of its source; 1, as before: no ReLU in the stem, and shortcuts
+            with strides read the pixel before the centre of the 3x3 convolution beside them.
+
+    # Raises
+        UnknownNameError: for a name that is not registered.
+        EnsembleError: for another revision.
+    """
+    current = MODELS[name]
+    if revision == REVISION:
+        return current
+    if revision != 1:
+        raise EnsembleError(
+            f"`revision` must be 1 or {REVISION}, got {revision!r}: a later version of "
+            "larq-ensemble may know it."
+        )
+    block = partial(residual_block, centred=False)
+    return replace(
+        current,
+        block=block if current.block is residual_block else current.block,
+        stem=norm_stem,
+    )
 
 
 def check_input_shape(input_shape: object) -> tuple[int, int, int]:
@@ -119,6 +170,7 @@ def trace_model(
     input_shape: tuple[int, int, int] = (32, 32, 3),
     classes: int,
     width: float = 1.0,
+    revision: int = REVISION,
 ) -> LayerGraph:
     """The layer graph of a backbone, without building it: needs no TensorFlow.
 
@@ -131,13 +183,14 @@ def trace_model(
             height and width.
         classes: number of logits.
         width: multiplies the channels of every stage.
+        revision: as for `architecture`.
 
     # Raises
         UnknownNameError: for a name that is not registered.
-        EnsembleError: for sizes that no network can have.
+        EnsembleError: for sizes that no network can have, or an unknown revision.
     """
-    architecture = MODELS[name]
-    layers = TracedLayers(binary=architecture.binary)
+    network = architecture(name, revision)
+    layers = TracedLayers(binary=network.binary)
     image = layers.Input(check_input_shape(input_shape))
-    architecture.apply(layers, image, classes=classes, dropout=0.0, width=width)
+    network.apply(layers, image, classes=classes, dropout=0.0, width=width)
     return layers.graph

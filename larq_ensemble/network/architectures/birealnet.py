@@ -7,6 +7,8 @@ What the sources leave open, and our choices:
 
 - Kim et al. 2022 do not name an activation for it. Liu et al. 2018 have none besides the sign, so
   there is none here either: no PReLU.
+- The stem is that of the code of Kim et al.: behind convolution, BN and ReLU there is a second BN,
+  so that the first signs are of both kinds.
 - The gradient of the sign is the clipped one (`estimator="ste_sign"`) by default, as in the code of
   Kim et al.; Liu et al. have `"approx_sign"`.
 - The stem is for CIFAR: a 3x3 convolution of stride 1 without pooling.
@@ -14,13 +16,21 @@ What the sources leave open, and our choices:
   place, like the network that Liu et al. pretrain, which has clip(x, -1, 1) instead of ReLU.
 
 # References
-    - Kim et al. 2022, [PeerJ CS 8:e924](https://doi.org/10.7717/peerj-cs.924).
+    - Kim et al. 2022, [PeerJ CS 8:e924](https://doi.org/10.7717/peerj-cs.924), and
+      [its code](https://github.com/analog75/ensemble_bnn).
     - Liu et al. 2018, [Bi-Real Net](https://arxiv.org/abs/1808.00278).
 """
 
 from __future__ import annotations
 
 from larq_ensemble.network.layers import Layers, Value
+
+
+def bireal_stem(layers: Layers[Value], x: Value) -> Value:
+    """BN, ReLU, BN."""
+    x = layers.BatchNormalization(name="conv1_bn")(x)
+    x = layers.Activation("relu", name="conv1_relu")(x)
+    return layers.BatchNormalization(name="conv1_bn2")(x)
 
 
 def bireal_block(

@@ -14,8 +14,9 @@ What makes it cheap:
   shortcut is the mean of each 2x2 window.
 
 Each convolution has its own shortcut, as in Bi-Real Net, so real values reach the linear
-layer. No PReLU stands right before a batch norm and a sign: the three would be one threshold only
-with a non-negative slope, but slopes learn to be negative.
+layer. The stem has no ReLU, so the first signs see values of both kinds. No PReLU stands right
+before a batch norm and a sign: the three would be one threshold only with a non-negative slope, but
+slopes learn to be negative.
 
 # References
     - He et al. 2016, [Identity Mappings](https://arxiv.org/abs/1603.05027) (batch norm and

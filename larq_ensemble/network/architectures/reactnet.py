@@ -11,7 +11,8 @@ What the sources leave open, and our choices:
 - Liu et al. build on MobileNet, whose blocks alternate 3x3 and 1x1 convolutions; only the order
   within a block (RSign, convolution, batch norm, shortcut, RPReLU) is theirs.
 - The downsampling binarizes with its own RSign, after 2x2 average pooling.
-- The stem is that of the other networks: a 3x3 convolution of stride 1, batch norm.
+- The stem is a 3x3 convolution of stride 1 and batch norm, without ReLU, as in the
+  [code of Liu et al.](https://github.com/liuzechun/ReActNet); that of Kim et al. has no ReActNet.
 - The real-valued twin has no RSign: its nonlinearities are the RPReLUs.
 
 # References

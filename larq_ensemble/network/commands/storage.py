@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from larq_ensemble.console.options import members_option, width_option
 from larq_ensemble.console.reporting import Report, json_option, reporting
 from larq_ensemble.network.commands.options import model_option
 
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 @click.command("storage", short_help="Storage and compute of an ensemble, without training.")
 @model_option
 @click.option("--classes", type=click.IntRange(2), default=100, show_default=True)
-@click.option(
-    "--members", type=click.IntRange(1), default=4, show_default=True, help="M, how many."
-)
+@members_option
 @click.option(
     "--sharing",
     default="fusion",
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     help="What members share: fusion, all_frozen, c1, c2, c3, none, or re:EXPR, a regular "
     "expression that matches the names of the layers to share.",
 )
-@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies channels.")
+@width_option
 @click.option(
     "--channels", type=click.IntRange(1), default=3, show_default=True, help="Of the images."
 )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from larq_ensemble.console.options import INPUT, POSITIVE
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.runtime.budget import POWER_MODES
 
 
 @click.command("predict", short_help="Classes of image files, without TensorFlow.")
-@click.argument("tflite", metavar="F.tflite")
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.argument("tflite", type=INPUT, metavar="F.tflite")
+@click.argument("images", type=INPUT, nargs=-1, required=True, metavar="IMAGE...")
 @click.option(
     "--members",
     type=click.IntRange(1),
@@ -19,7 +20,7 @@ from larq_ensemble.runtime.budget import POWER_MODES
 )
 @click.option(
     "--max-latency-ms",
-    type=click.FloatRange(0, min_open=True),
+    type=POSITIVE,
     metavar="T",
     help="As many members as run within T ms per image on this device.",
 )

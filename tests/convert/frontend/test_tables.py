@@ -41,9 +41,9 @@ def test_int8_heads(sharing: str, tmp_path: Path) -> None:
     own = sharing == "fusion"
     case = converted(model, tmp_path, heads="int8")
     for name in ["member_0_linear", "member_1_linear"] if own else ["linear"]:
-        kernel, bias = model.get_layer(name).get_weights()
+        kernel, *bias = model.get_layer(name).get_weights()
         # What is rounded must be seen: the plain kernel gives other logits.
-        model.get_layer(name).set_weights([rounded_to_int8(kernel), bias])
+        model.get_layer(name).set_weights([rounded_to_int8(kernel), *bias])
     images = pixels(40, (16, 16, 3))
     ours = EnsembleInterpreter(case.path).predict_logits(images)
     close = np.isclose(ours, np.stack(case.logits(images)), rtol=1e-3, atol=1e-3).all(axis=-1)

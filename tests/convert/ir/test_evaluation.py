@@ -10,6 +10,7 @@ import pytest
 from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork
 from larq_ensemble.convert.ir.evaluation import KERNELS, UnknownOperatorError, evaluate
 from larq_ensemble.convert.ir.graph import Signature, Tensor
+from larq_ensemble.convert.ir.schema import options
 from larq_ensemble.convert.passes import sign_packing
 from larq_ensemble.convert.passes.sign_packing import bit_packed
 from larq_ensemble.convert.pipeline import PIPELINE
@@ -76,7 +77,11 @@ def test_what_is_not_known() -> None:
     x, member = build.input("image", 1, 3), build.member()
     exponential = build.op("EXP", build.constant([1.0, 2]))
     y = build.op("ADD", x, build.lookup(normal(2, 3), member))
-    halves = build.op("DEQUANTIZE", build.constant([1, 2], "int8"), dtype="float32")
+    integers = build.constant([1, 2], "int8")
+    integers.quantization = options(
+        "QuantizationParameters", scale=np.array([0.5], np.float32), zeroPoint=np.array([0])
+    )
+    halves = build.op("DEQUANTIZE", integers, dtype="float32")
     graph = build.module(logits=y).graph
     for tensor, what in ((y, "an input"), (exponential, "EXP"), (halves, "DEQUANTIZE of integers")):
         with pytest.raises(UnknownOperatorError, match=what):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from larq_ensemble.console.reporting import Report, cell, keras_verbosity, reporting
+from larq_ensemble.console.reporting import Report, cell, keras_verbosity, reporting, visible
 from larq_ensemble.errors import EnsembleError
 
 ROOT = Path(__file__).parents[3]
@@ -103,3 +103,33 @@ def test_no_progress_bar_off_the_terminal(capsys, monkeypatch):
     assert keras_verbosity() == 2
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert keras_verbosity() == 1
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+@pytest.mark.parametrize("name", ["photo[copy].png", ":cat:", "set[/x].png", "[red]", "a" * 300])
+def test_names_are_no_markup_and_are_never_cut(name, terminal, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    Report().table(name, [name, "n"], [[name, 1]])
+    out = capsys.readouterr().out
+    title, *table = out.splitlines()
+    assert title == name
+    if terminal:  # folded, not cut
+        assert "".join(out.split()).count("…") == 0
+        cells = [line.split("│")[1].strip() for line in table if line.startswith("│")]
+        assert "".join(cells) == name
+    else:  # whole lines
+        assert len(table) == 5
+        assert table[3].split("│")[1].strip() == name
+
+
+def test_control_characters_are_shown_not_obeyed(capsys):
+    name = "a\x1b[2Jb\nc\r\x07\x9b\u202ed\udcff"
+    shown = r"a\x1b[2Jb\nc\r\x07\x9b\u202ed\udcff"
+    Report().line(name)
+    Report().table(name, ["file"], [[name]])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [shown, shown]
+    assert lines[-2].strip("│ ") == shown
+    # Writing of all languages stays.
+    assert visible("Größe 大きさ می‌خواهم 👩‍🔬") == "Größe 大きさ می‌خواهم 👩‍🔬"

@@ -15,6 +15,7 @@ from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.models.functional import with_head_bias_apart
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.network.architectures.resnet import resnet
 from larq_ensemble.runtime.combination import combine
@@ -91,8 +92,10 @@ def logits_of(network: keras.Model, x: np.ndarray) -> np.ndarray:
 
 def alone(backbone: keras.Model, ensemble: keras.Model, member: int) -> keras.Model:
     """The backbone with the weights that a member uses, put together by name."""
-    network = keras.models.clone_model(backbone)
     names = {layer.name for layer in ensemble.layers}
+    if own_name(member, "linear_bias") in names:
+        backbone = with_head_bias_apart(backbone)
+    network = keras.models.clone_model(backbone)
     for layer in network.layers:
         if layer.weights:
             own = own_name(member, layer.name)
@@ -132,13 +135,14 @@ def test_members_start_at_the_pretrained_weights(sharing: str, small: keras.Mode
     np.testing.assert_allclose(combined, tf.nn.softmax(small(x)), rtol=1e-5, atol=1e-6)
     for member in range(2):
         network = alone(small, ensemble, member)
-        assert_same_bits(weights_by_name(small.layers), weights_by_name(network.layers))
+        expected = with_head_bias_apart(small) if sharing in ("all_frozen", "c1") else small
+        assert_same_bits(weights_by_name(expected.layers), weights_by_name(network.layers))
 
 
 OWN = {
     "fusion": {"bn", "prelu", "linear"},
-    "all_frozen": {"bn", "prelu"},
-    "c1": {"bn", "prelu", "conv1"},
+    "all_frozen": {"bn", "prelu", "linear_bias"},
+    "c1": {"bn", "prelu", "linear_bias", "conv1"},
     "c2": {"bn", "prelu", "linear", "shortcut_conv"},
     "c3": {"bn", "prelu", "linear", "_conv2"},
     "none": {"bn", "prelu", "linear", "conv", "_conv2", "shortcut_conv"},
@@ -148,7 +152,7 @@ OWN = {
 def is_own(name: str, sharing: str) -> bool:
     """The table of policies, on the names of our own network's layers."""
     kinds = OWN[sharing]
-    if name == "conv1" or name == "linear":
+    if name in ("conv1", "linear", "linear_bias"):
         return name in kinds or (name == "conv1" and "conv" in kinds)
     if "bn" in name or "prelu" in name:
         return True
@@ -163,6 +167,9 @@ def test_training_leaves_every_bit_of_what_is_shared(sharing: str, small: keras.
     shared = weights_by_name(ensemble.shared_layers())
     own = weights_by_name([*ensemble.own_layers(0), *ensemble.own_layers(1)])
     stored = [layer.name for layer in small.layers if layer.weights]
+    if "linear_bias" in OWN[sharing]:
+        stored.append("linear_bias")
+        assert [value.ndim for value in shared["linear"]] == [2]
     assert set(shared) == {name for name in stored if not is_own(name, sharing)}
     assert set(own) == {own_name(m, n) for n in stored if is_own(n, sharing) for m in range(2)}
     # Latent weights beyond the clip: a constraint applied to a frozen layer would change them.

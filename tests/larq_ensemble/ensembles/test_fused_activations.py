@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
 from larq_ensemble.ensembles import fused_activations as fused
 from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.layers import PReLU
+from larq_ensemble.models.keras_layers import PRELUS
 
 from ..conftest import CLASSES, images, labels, tiny_backbone
 
@@ -49,43 +53,68 @@ def test_signs(sign, quantizer, dtype) -> None:
 
 
 @pytest.mark.parametrize("shared_axes", [[1, 2, 3], [1, 2], None])
-def test_prelu(shared_axes) -> None:
-    """At 0, where sums of signs often are, Keras lets no gradient through."""
+@pytest.mark.parametrize("rule", ["zero", "slope"])
+def test_prelu(rule, shared_axes) -> None:
+    """At 0, where sums of signs often are, Keras lets no gradient through, PyTorch the slope."""
     x = edges(4, 6, 5, 3)
     upstream = np.random.default_rng(3).normal(size=x.shape).astype(np.float32)
-    layer = keras.layers.PReLU(
+    layer = PRELUS[rule](
         alpha_initializer=keras.initializers.RandomNormal(seed=1), shared_axes=shared_axes
     )
     layer.build(x.shape)
-    expected = value_and_gradients(layer, x, upstream, [layer.alpha])
+    plain = functools.partial(layer, training=True) if rule == "slope" else layer
+    expected = value_and_gradients(plain, x, upstream, [layer.alpha])
+    prelu = fused.fused_prelu(layer)
     actual = value_and_gradients(
-        lambda x: fused.prelu(x, tf.convert_to_tensor(layer.alpha), tf.ones(())),
+        lambda x: prelu(x, tf.convert_to_tensor(layer.alpha), tf.ones(())),
         x,
         upstream,
         [layer.alpha],
     )
     assert (x == 0).any()
-    assert (expected[1][x == 0] == 0).all()
+    slopes = np.broadcast_to(layer.alpha.numpy(), x.shape) if rule == "slope" else np.zeros(x.shape)
+    np.testing.assert_allclose(expected[1][x == 0], (upstream * slopes)[x == 0])
     for value, wanted in zip(actual, expected, strict=True):
         np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_scales_of_filters() -> None:
+@pytest.mark.parametrize("fusing", [False, True])
+def test_prelu_gradients_by_hand(fusing: bool) -> None:
+    """d/dx = 1 above 0 and the slope, 0.25, from 0 down; d/dslope = min(x, 0)."""
+    layer = PReLU(alpha_initializer=keras.initializers.Constant(0.25), shared_axes=[1])
+    layer.build((None, 4))
+    prelu = fused.fused_prelu(layer)
+    value, of_x, of_slope = value_and_gradients(
+        (lambda x: prelu(x, tf.convert_to_tensor(layer.alpha), tf.ones(())))
+        if fusing
+        else (lambda x: layer(x, training=True)),
+        np.array([[-2.0, 0.0, -0.0, 3.0]], np.float32),
+        np.array([[10.0, 20.0, 40.0, 80.0]], np.float32),
+        [layer.alpha],
+    )
+    assert value.tolist() == [[-0.5, 0, 0, 3]]
+    assert of_x.tolist() == [[2.5, 5, 10, 80]]
+    assert of_slope.tolist() == [-20]
+
+
+@pytest.mark.parametrize("rule", ["zero", "slope"])
+def test_scales_of_filters(rule) -> None:
     """Sums of signs times a scale in one pass: as the multiplication before the layer."""
     x = np.random.default_rng(4).integers(-20, 21, (2, 4, 4, 3)) * 2.0
     scale = tf.constant([0.25, 0.5, 1.5])
     alpha = tf.Variable(np.full([1, 1, 3], 0.3), dtype=tf.float32)
     upstream = np.random.default_rng(5).normal(size=x.shape).astype(np.float32)
-    function = keras.layers.PReLU(shared_axes=[1, 2])
+    function = PRELUS[rule](shared_axes=[1, 2])
+    training = {"training": True} if rule == "slope" else {}
     function.build(x.shape)
     function.set_weights([alpha.numpy()])
     expected = value_and_gradients(
-        lambda x: function(x * scale), x.astype(np.float32), upstream, [function.alpha]
+        lambda x: function(x * scale, **training), x.astype(np.float32), upstream, [function.alpha]
     )
     for dtype, tolerance in ((np.float32, 1e-6), (tf.bfloat16.as_numpy_dtype, 1 / 256)):
         signs = x.astype(dtype)
         y, of_x, of_alpha = value_and_gradients(
-            lambda x: fused.prelu(x, tf.convert_to_tensor(alpha), scale),
+            lambda x: fused.fused_prelu(function)(x, tf.convert_to_tensor(alpha), scale),
             signs,
             upstream,
             [alpha],

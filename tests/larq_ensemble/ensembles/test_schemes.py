@@ -217,25 +217,47 @@ def test_bagging_stays_with_its_sample() -> None:
     assert (other != whole).any()
 
 
-def test_batch_bagging_resamples_each_batch() -> None:
+def test_batch_bagging_takes_a_part_of_each_batch() -> None:
     weights = SCHEMES["batch_bagging"].sample_weights(3, 1000, 7)
     indices = tf.range(100, 140)
     first = weights(indices, tf.constant([7, 0], tf.int64)).numpy()
     assert first.shape == (3, 40)
     assert first.dtype == np.float32
-    np.testing.assert_array_equal(first.sum(axis=1), 40)
+    for row in first:  # one number, so that the mean over the batch is that over the part
+        assert row[row > 0] == pytest.approx(40 / np.sum(row > 0))
     assert len({row.tobytes() for row in first}) == 3
     np.testing.assert_array_equal(first, weights(indices, tf.constant([7, 0], tf.int64)))
     assert (first != weights(indices, tf.constant([7, 1], tf.int64)).numpy()).any()
 
 
+def test_the_part_is_what_as_many_draws_with_replacement_hit() -> None:
+    """Of a batch of B, 1 - (1 - 1/B)^B; its variance is that of distinct values among B draws."""
+    batch, draws = 256, 400
+    weigh = SCHEMES["batch_bagging"].sample_weights(1, 1000, 0)
+    parts = [
+        weigh(tf.range(batch), tf.constant([0, step], tf.int64)).numpy()[0] > 0
+        for step in range(draws)
+    ]
+    sizes = np.sum(parts, axis=1)
+    missed, both_missed = (1 - 1 / batch) ** batch, (1 - 2 / batch) ** batch
+    variance = batch * missed + batch * (batch - 1) * both_missed - (batch * missed) ** 2
+    assert 1 - missed == pytest.approx(1 - np.exp(-1), abs=1e-3)
+    assert np.mean(sizes) == pytest.approx(batch * (1 - missed), abs=4 * np.sqrt(variance / draws))
+    assert np.var(sizes) == pytest.approx(variance, rel=0.3)
+    # No example is hit more often than others.
+    assert np.mean(parts, axis=0) == pytest.approx(
+        np.full(batch, 1 - missed), abs=4.5 * np.sqrt(missed * (1 - missed) / draws)
+    )
+
+
 @pytest.mark.parametrize("name", ["bagging", "batch_bagging"])
 def test_weights_stand_for_repeated_examples(name: str) -> None:
-    """The weighted loss of the batch is the plain loss of the sample drawn with replacement."""
+    """The weighted loss of the batch is the plain loss of the sample, duplicates or the part."""
     scheme = SCHEMES[name]
     counts = scheme.sample_weights(4, 50, 3)(tf.range(50), tf.constant([1, 2], tf.int64)).numpy()
     for member, loss in enumerate(scheme.losses(4).values()):
-        drawn = np.repeat(np.arange(50), counts[member].astype(int))
+        often = counts[member] > 0 if name == "batch_bagging" else counts[member].astype(int)
+        drawn = np.repeat(np.arange(50), often)
         expected = -np.log(softmax(LOGITS[member])[drawn, LABELS[drawn]]).mean()
         weighted = loss(LABELS, LOGITS[member], sample_weight=counts[member])
         assert float(weighted) == pytest.approx(expected, rel=1e-5)

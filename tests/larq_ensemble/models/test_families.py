@@ -122,7 +122,7 @@ def test_shapes_and_parameters_by_hand(name: str) -> None:
     shortcuts = 4 * 8 + 8 * 16 + 16 * 32
     norms = {
         "resnet18": 4 + 6 * 4 + (4 + 6 * 8) + (8 + 6 * 16) + (16 + 6 * 32),
-        "birealnet18": 4 + 4 * 4 + 5 * (8 + 16 + 32),
+        "birealnet18": 2 * 4 + 4 * 4 + 5 * (8 + 16 + 32),
         "reactnet10": 4 + 2 * 4 + 3 * (8 + 16 + 32),
     }[name]
     activation = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -87,14 +89,19 @@ def test_binary_convolution(padding: float, strides: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize("strides", [1, 2])
-def test_residual_block(binary: bool, strides: int) -> None:
-    """Fig. 1B: (BN, sign, binary conv, PReLU) twice, BN, plus shortcut, PReLU."""
+@pytest.mark.parametrize(
+    ("strides", "size", "centred"), [(1, 6, True), (2, 6, True), (2, 5, True), (2, 6, False)]
+)
+def test_residual_block(binary: bool, strides: int, size: int, centred: bool) -> None:
+    """Fig. 1B: (BN, sign, binary conv, PReLU) twice, BN, plus shortcut, PReLU.
+
+    The shortcut reads the centre of the convolution: of an even size pixel 1, of an odd one 0.
+    """
     filters = 3 * strides
-    inputs = keras.Input((6, 6, 3))
-    outputs = residual_block(KerasLayers(binary=binary), inputs, filters, strides=strides, name="b")
-    model = randomize(keras.Model(inputs, outputs), seed=strides)
-    x = halves((2, 6, 6, 3), 2)
+    model = block_model(
+        partial(residual_block, centred=centred), size, filters, strides, binary=binary
+    )
+    x = halves((2, size, size, 3), 2)
 
     def weights(name: str) -> list[np.ndarray]:
         return [value.astype(np.float64) for value in model.get_layer(f"b_{name}").get_weights()]
@@ -110,7 +117,9 @@ def test_residual_block(binary: bool, strides: int) -> None:
     y = norm(y, *weights("bn3"))
     shortcut = x
     if strides == 2:
-        shortcut = norm(conv(x, *weights("shortcut_conv"), 2, 0.0), *weights("shortcut_bn"))
+        first = 1 if centred and size == 6 else 0
+        read = x[:, first::2, first::2]
+        shortcut = norm(conv(read, *weights("shortcut_conv"), 1, 0.0), *weights("shortcut_bn"))
     expected = prelu(y + shortcut, *weights("prelu3"))
     np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-4, atol=1e-4)
 
@@ -331,6 +340,7 @@ def test_the_order_of_layers(resnet20) -> None:
         "InputLayer",
         "Conv2D",
         "BatchNormalization",
+        "Activation",
         *block * 9,
         "GlobalAveragePooling2D",
         "Dropout",

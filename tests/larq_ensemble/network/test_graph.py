@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from larq_ensemble.models import build_model, layer_graph
+from larq_ensemble.models.functional import with_head_bias_apart
 from larq_ensemble.network.architectures import MODELS, trace_model
 from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Role, Stored
 
@@ -175,12 +176,15 @@ def test_bits_of_a_layer() -> None:
 SHALLOW_TWINS = {"resnet20_real", "birealnet18_real", "reactnet10_real", "deploynet9_real"}
 
 
+NAMES = [name for name, model in MODELS.items() if model.binary or name in SHALLOW_TWINS]
+
+
 @pytest.mark.parametrize(
-    "name", [name for name, model in MODELS.items() if model.binary or name in SHALLOW_TWINS]
+    ("name", "revision"), [*((name, 2) for name in NAMES), ("resnet20", 1), ("birealnet18", 1)]
 )
-def test_the_traced_network_is_the_one_that_keras_builds(name: str) -> None:
+def test_the_traced_network_is_the_one_that_keras_builds(name: str, revision: int) -> None:
     """Every layer, its inputs and every count; Keras names the input otherwise."""
-    sizes = {"input_shape": (9, 6, 2), "classes": 7, "width": 1 / 16}
+    sizes = {"input_shape": (9, 6, 2), "classes": 7, "width": 1 / 16, "revision": revision}
     traced = trace_model(name, **sizes)
     built = layer_graph(build_model(name, **sizes))
     renamed = {
@@ -202,6 +206,14 @@ def test_the_traced_network_is_the_one_that_keras_builds(name: str) -> None:
     assert {n: r for n, r in built.roles.items() if n != "image"} == {
         n: r for n, r in traced.roles.items() if n != "input"
     }
+
+
+def test_a_head_with_its_bias_apart_is_the_one_that_keras_builds(resnet20) -> None:
+    apart = layer_graph(with_head_bias_apart(resnet20))
+    expected = layer_graph(resnet20).with_head_bias_apart()
+    assert apart.layers == expected.layers
+    assert apart.roles == expected.roles
+    assert apart["linear_bias"].inputs == ("linear",)
 
 
 def test_what_is_independent_of_a_layer() -> None:

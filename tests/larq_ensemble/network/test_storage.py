@@ -29,13 +29,14 @@ SHORTCUTS = 4 * (16 * 32 + 32 * 64)
 NORM_CHANNELS = 16 + 3 * 3 * 16 + (16 + 8 * 32 + 32) + (32 + 8 * 64 + 64)
 NORMS = 4 * 2 * NORM_CHANNELS
 SLOPES = 4 * 9 * 3
-LINEAR = 4 * (64 * 100 + 100)
+BIAS = 4 * 100
+LINEAR = 4 * 64 * 100 + BIAS
 LAST_CONVOLUTIONS = 3 * 9 * (16 * 16 + 32 * 32 + 64 * 64) // 8 + 4 * 3 * (16 + 32 + 64)
 
 MEMBER_BYTES = {
     "fusion": NORMS + SLOPES + LINEAR,
-    "all_frozen": NORMS + SLOPES,
-    "c1": NORMS + SLOPES + STEM,
+    "all_frozen": NORMS + SLOPES + BIAS,
+    "c1": NORMS + SLOPES + BIAS + STEM,
     "c2": NORMS + SLOPES + LINEAR + SHORTCUTS,
     "c3": NORMS + SLOPES + LINEAR + LAST_CONVOLUTIONS,
     "none": NORMS + SLOPES + LINEAR + BINARY + SCALES + STEM + SHORTCUTS,
@@ -84,6 +85,24 @@ def test_device_bytes_of_each_policy(sharing: str, members: int) -> None:
     assert report.shared_bits == 8 * (network - own)
     assert report.total_bits == 8 * (network - own + members * own)
     assert report.separate_bits == 8 * members * network
+
+
+@pytest.mark.parametrize(
+    ("sharing", "values"), [("fusion", 8671), ("all_frozen", 2271), ("c1", 2703), ("c2", 11231)]
+)
+def test_a_member_trains_as_many_values_as_in_the_logs_of_the_paper(
+    sharing: str, values: int
+) -> None:
+    """Scale and offset of each normalized channel are trained, and as many values are stored."""
+    report = account(trace_model("resnet20", classes=100), members=4, sharing=sharing)
+    assert report.member_bits == 32 * values
+
+
+def test_a_head_without_bias_has_none_to_keep_apart() -> None:
+    weights = (Stored(Content.LINEAR, 4, 32),)
+    graph = LayerGraph([LayerNode("in", Kind.INPUT), LayerNode("a", Kind.DENSE, ("in",), weights)])
+    assert graph.with_head_bias_apart() is graph
+    assert LayerGraph([LayerNode("in", Kind.INPUT)]).with_head_bias_apart().layers.keys() == {"in"}
 
 
 def test_every_policy_is_tested() -> None:
@@ -153,9 +172,9 @@ OWN_VALUES = {
         0,
         0,
     ),
-    # One norm a convolution and one a shortcut; no activation parameters.
-    "birealnet18": (64 + 4 * 64 + 5 * (128 + 256 + 512), 0, 0, 0),
-    "birealnet34": (64 + 6 * 64 + 9 * 128 + 13 * 256 + 7 * 512, 0, 0, 0),
+    # Two norms in the stem, one a convolution and one a shortcut; no activation parameters.
+    "birealnet18": (2 * 64 + 4 * 64 + 5 * (128 + 256 + 512), 0, 0, 0),
+    "birealnet34": (2 * 64 + 6 * 64 + 9 * 128 + 13 * 256 + 7 * 512, 0, 0, 0),
     # A stage from a to b channels: thresholds for a, b and in the shortcut a; 2 x 3 b for RPReLU.
     "reactnet10": (
         64 + 2 * 64 + 3 * (128 + 256 + 512),

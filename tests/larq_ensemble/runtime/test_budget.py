@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError
@@ -34,7 +37,21 @@ def test_the_trunk_counts_once(budget: float, expected: int) -> None:
     assert members_for_latency(budget, 2.0, 4, image_ms=1.0) == expected
 
 
-@pytest.mark.parametrize("budget", [0, -1.0, float("nan"), "5", True, None])
+@pytest.mark.parametrize(
+    "budget", [math.inf, 1e308, np.float32(math.inf), np.float64(9), np.int8(9)]
+)
+def test_a_budget_that_all_fit_in_allows_all(budget: float) -> None:
+    for member_ms in (2.0, 1e-9):
+        assert members_for_latency(budget, member_ms, 4, image_ms=1.0) == 4
+
+
+def test_a_clock_too_coarse_for_a_member_allows_all() -> None:
+    assert members_for_latency(1e-3, 0.0, 4) == 4
+
+
+@pytest.mark.parametrize(
+    "budget", [0, -1.0, float("nan"), -math.inf, "5", True, None, np.float32("nan"), np.zeros(2)]
+)
 def test_bad_latencies_are_refused(budget: object) -> None:
     with pytest.raises(EnsembleError, match=r"`max_latency_ms` must be a positive.*Received"):
         members_for_latency(budget, 2.0, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -126,7 +127,7 @@ def test_bad_members_are_refused(path: Path, images: np.ndarray, members: object
             ensemble.predict_logits(images, members=members)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.0, None, True])
+@pytest.mark.parametrize("threads", [0, -1, 1.0, None, True, float("inf"), "2", np.float64(2)])
 def test_bad_threads_are_refused(path: Path, threads: object) -> None:
     with pytest.raises(EnsembleError, match=r"`threads`.*Received: "):
         EnsembleInterpreter(path, threads=threads)
@@ -275,10 +276,33 @@ def test_a_missing_lce_is_a_clear_error(
     message = {
         "numpy 1": "needs NumPy 1, found 2.1.0",
         "package": "not installed",
-        "extension": rf"Engine {installed} has no .* install the tested",
+        "extension": rf"Engine {installed} has no .* install it with",
     }[missing]
     with pytest.raises(EnsembleError, match=message):
         EnsembleInterpreter(path)
+
+
+@pytest.mark.parametrize(
+    ("system", "processor", "python", "message"),
+    [
+        ("Linux", "x86_64", (3, 11), "install it with `pip install larq-compute-engine=="),
+        ("Windows", "AMD64", (3, 10), "install it with `pip install larq-compute-engine=="),
+        ("Darwin", "arm64", (3, 12), "install it with `pip install larq-compute-engine=="),
+        ("Linux", "aarch64", (3, 11), "no wheel for Linux on aarch64.*C[+][+]"),
+        ("Windows", "ARM64", (3, 12), "no wheel for Windows on arm64"),
+        ("Linux", "x86_64", (3, 13), "no wheel for Python 3.13.*3.10 to 3.12"),
+        ("FreeBSD", "amd64", (3, 11), "no wheel for FreeBSD"),
+    ],
+)
+def test_the_advice_is_true_on_every_platform(
+    monkeypatch: pytest.MonkeyPatch, system: str, processor: str, python: tuple, message: str
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("platform.machine", lambda: processor)
+    monkeypatch.setattr(sys, "version_info", (*python, 0, "final", 0))
+    error = str(interpreters.not_installed())
+    assert re.search(message, error)
+    assert ("pip install" in error) == ("install it with" in message)
 
 
 @pytest.fixture(scope="module")

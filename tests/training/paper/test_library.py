@@ -8,7 +8,7 @@ import pytest
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.runs import load_run
-from larq_ensemble.training.paper.figures import FIGURES
+from larq_ensemble.training.paper.figures import FIGURES, AccuracyFigure, Curve
 from larq_ensemble.training.paper.library import RunLibrary
 from larq_ensemble.training.paper.plots import draw
 from larq_ensemble.training.paper.points import SINGLE, trained_points
@@ -16,34 +16,39 @@ from larq_ensemble.training.recipes import RECIPES
 
 
 def test_what_is_finished_is_not_trained_again(
-    small, by_origin, tmp_path, epochs_begun, interrupt_at_step
+    small, by_origin, tmp_path, monkeypatch, epochs_begun, interrupt_at_step
 ):
+    fusion = Curve("fusion", "resnet20", "cifar100")
+    bagging = Curve("bagging", "resnet20", "cifar100", scheme="batch_bagging", own_data=True)
+    monkeypatch.setitem(FIGURES._entries, "one", AccuracyFigure("One", (fusion,)))
+    monkeypatch.setitem(FIGURES._entries, "two", AccuracyFigure("Two", (fusion, bagging)))
+
     told = []
     arguments = {"members": [1], "progress": told.append, "verbose": 0}
     # Killed while it trains the ensemble: 64 images are one step.
     longer = dataclasses.replace(small, epochs=2)
     interrupt_at_step(2)
     with pytest.raises(KeyboardInterrupt):
-        trained_points("fig5b", tmp_path, longer, **arguments)
+        trained_points("one", tmp_path, longer, **arguments)
     assert epochs_begun == [0, 0, 1]
     interrupt_at_step(None)
-    points = trained_points("fig5b", tmp_path, longer, **arguments)
+    points = trained_points("one", tmp_path, longer, **arguments)
     assert epochs_begun == [0, 0, 1, 1]
     folder = tmp_path / "runs" / "resnet20-cifar100-1epochs-seed0"
     assert told == [
-        f"1 of 2: resnet20 on cifar100, 1 epochs: training, {folder}/backbone",
+        f"1 of 2: resnet20 on cifar100, 1 epoch: training, {folder}/backbone",
         "2 of 2: fusion of 1 resnet20 on cifar100, sharing fusion, 2 epochs: training, "
         f"{folder}/fusion-fusion-m1-2epochs",
-        f"1 of 2: resnet20 on cifar100, 1 epochs: finished already, {folder}/backbone",
+        f"1 of 2: resnet20 on cifar100, 1 epoch: finished already, {folder}/backbone",
         "2 of 2: fusion of 1 resnet20 on cifar100, sharing fusion, 2 epochs: going on, "
         f"{folder}/fusion-fusion-m1-2epochs",
     ]
 
     # Another figure with the same runs and one more trains that one.
-    others = trained_points("fig7a", tmp_path, longer, **arguments)
+    others = trained_points("two", tmp_path, longer, **arguments)
     assert epochs_begun == [0, 0, 1, 1, 0, 1]
     assert len(told) == 7
-    assert trained_points("fig7a", tmp_path, longer, **arguments) == others
+    assert trained_points("two", tmp_path, longer, **arguments) == others
     assert len(epochs_begun) == 6
 
     ours, theirs = by_origin(points)
@@ -58,9 +63,11 @@ def test_what_is_finished_is_not_trained_again(
         (SINGLE, 1): 49.16,
         **{("fusion", m): v for m, v in zip((2, 4, 6, 8, 10), (51.52, 53.8, 55.0, 55.76, 56.74))},
     }
-    assert {p.label for p in others} == {
-        SINGLE, "shared filters (fusion)", "independent filters (none)"
-    }  # fmt: skip
+    assert {p.label for p in others} == {SINGLE, "fusion", "bagging"}
+    # Its member iterates over the data by itself.
+    own = load_run(folder / "batch_bagging-fusion-m1-2epochs-owndata").config.ensemble
+    assert own["scheme"] == "batch_bagging"
+    assert own["independent_data"] is own["in_turn"] is True
     (point,) = [p for p in points if p.origin == "ours" and p.label == "fusion"]
     assert (point.pretrain_epochs, point.epochs, point.limit_train) == (1, 2, 64)
     assert point.source == str(run.path)
@@ -68,8 +75,16 @@ def test_what_is_finished_is_not_trained_again(
     # With other settings the runs that are there are another experiment.
     wider = dataclasses.replace(longer, width=2.0)
     with pytest.raises(EnsembleError, match=r"started with model.width = 1\.0, not 2\.0"):
-        trained_points("fig5b", tmp_path, wider, **arguments)
-    draw(FIGURES["fig7a"], others)
+        trained_points("one", tmp_path, wider, **arguments)
+    draw(FIGURES["two"], others)
+
+    # Nor is a run of another backbone a point of this one.
+    config_path = folder / "fusion-fusion-m1-2epochs" / "config.json"
+    config = json.loads(config_path.read_text())
+    config["ensemble"]["backbone"] = "0" * 64
+    config_path.write_text(json.dumps(config))
+    with pytest.raises(EnsembleError, match=r"started with ensemble\.backbone = '000"):
+        trained_points("one", tmp_path, longer, **arguments)
 
 
 def test_a_recipe_that_starts_from_the_real_valued_network(
@@ -93,8 +108,8 @@ def test_a_recipe_that_starts_from_the_real_valued_network(
     binary = backbone()
     real = load_run(tmp_path / "resnet20_real-cifar100-1epochs-seed0" / "backbone")
     assert told == [
-        f"1 of 2: resnet20_real on cifar100, 1 epochs: training, {real.path}",
-        f"2 of 2: resnet20 on cifar100, 1 epochs, from the real-valued: training, {binary.path}",
+        f"1 of 2: resnet20_real on cifar100, 1 epoch: training, {real.path}",
+        f"2 of 2: resnet20 on cifar100, 1 epoch, from the real-valued: training, {binary.path}",
     ]
     assert binary.config.transfer == {"from_real": real.digest}
     assert epochs_begun == [0, 0]

@@ -12,13 +12,21 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_csv
 from larq_ensemble.runs import Run, RunConfig
 from larq_ensemble.training.paper import points
-from larq_ensemble.training.paper.figures import FIGURES, AccuracyFigure
+from larq_ensemble.training.paper.figures import FIGURES
 from larq_ensemble.training.paper.library import RunLibrary
+from larq_ensemble.training.paper.numbers import paper
 from larq_ensemble.training.paper.plots import draw
-from larq_ensemble.training.paper.points import OURS, Point, counted_points, trained_points
+from larq_ensemble.training.paper.points import (
+    OURS,
+    SINGLE,
+    Point,
+    counted_points,
+    trained_points,
+)
 from larq_ensemble.training.plots import save
 
 # Binary 3x3 filters, 1 bit per weight, and 1x1 shortcuts, 32 bits.
+SHORTCUTS = 32 * 16 * 32 + 32 * 32 * 64
 LAYER_1 = 6 * 9 * 16 * 16
 LAYER_2 = 9 * 16 * 32 + 5 * 9 * 32 * 32 + 32 * 16 * 32
 LAYER_3 = 9 * 32 * 64 + 5 * 9 * 64 * 64 + 32 * 32 * 64
@@ -58,10 +66,20 @@ def test_table_2(by_origin):
 def test_figure_7b(by_origin):
     ours, theirs = by_origin(counted_points("fig7b"))
     assert ours == theirs
-    for members in (2, 4, 6, 8, 10):
-        assert ours["shared filters (fusion)", members] == FILTERS + members * LINEAR
-        assert ours["independent filters (none)", members] == members * (FILTERS + LINEAR)
-    assert len(ours) == 10
+    last_convolutions = 3 * 9 * (16 * 16 + 32 * 32 + 64 * 64)
+    of_a_member = {
+        "none": FILTERS + LINEAR,
+        "fusion": LINEAR,
+        "all_frozen": 0,
+        "c1": STEM,
+        "c2": SHORTCUTS + LINEAR,
+        "c3": last_convolutions + LINEAR,
+    }
+    assert ours == {
+        (sharing, members): FILTERS + LINEAR + (members - 1) * bits
+        for sharing, bits in of_a_member.items()
+        for members in (2, 4, 6, 8, 10)
+    }
     assert {p.members for p in counted_points("fig7b", members=[3])} == {3}
 
 
@@ -73,11 +91,11 @@ def test_the_csv_says_of_each_value_what_it_is(tmp_path):
     assert "10.7717/peerj-cs.924" in theirs["source"]
     for row in (ours, theirs):
         assert (row["name"], row["model"], row["classes"]) == ("fig7b", "resnet20", "100")
-        assert (row["sharing"], row["members"]) == ("fusion", "2")
-        assert (row["quantity"], row["value"], row["unit"]) == ("weights", "772608", "bits")
+        assert (row["sharing"], row["members"]) == ("none", "2")
+        assert (row["quantity"], row["value"], row["unit"]) == ("weights", "1135616", "bits")
 
 
-@pytest.mark.parametrize(("name", "values"), [("table1", 8), ("table2", 7), ("fig7b", 10)])
+@pytest.mark.parametrize(("name", "values"), [("table1", 8), ("table2", 7), ("fig7b", 30)])
 def test_counted_figures_need_no_tensorflow(tmp_path, name, values):
     program = (
         "import sys; from larq_ensemble.cli import main\n"
@@ -100,47 +118,92 @@ def test_counted_figures_need_no_tensorflow(tmp_path, name, values):
 
 def test_unknown_names_list_the_known():
     with pytest.raises(
-        EnsembleError, match=r"Unknown table or figure 'fig1'\. Known: fig5a, fig5b"
+        EnsembleError, match=r"Unknown table or figure 'fig1'\. Known: boosting, fig5a, fig5b"
     ):
         counted_points("fig1")
 
 
 def test_trained_figures_cannot_be_counted():
-    assert isinstance(FIGURES["fig6"], AccuracyFigure)
     with pytest.raises(EnsembleError, match="'fig6' has to be trained"):
         counted_points("fig6")
 
 
-def test_on_another_data_set_there_is_nothing_of_the_paper(small, tmp_path, monkeypatch):
-    def trained(self, path, recipe, what, train, twin=None):
-        run = Run(path, RunConfig("backbone", {}, {"name": "digits", "classes": 10}, {}, 0))
-        return run, {"test_top1": 50.0, "epochs": recipe.epochs}
+NAMES = {
+    "ResNet-20": "resnet20",
+    "ResNet-18": "resnet18",
+    "Bi-Real-Net-18": "birealnet18",
+    "ReActNet-10": "reactnet10",
+    "CIFAR-10": "cifar10",
+    "CIFAR-100": "cifar100",
+}
+
+
+@pytest.mark.parametrize("name", ["fig5a", "fig5b", "fig6", "fig7a", "fig8", "fig9"])
+def test_a_figure_is_what_the_caption_says(name):
+    """Such as "CIFAR-100, ResNet-18: fusion, voting, bagging"."""
+    place, curves = paper()["figures"][name].split(": ")
+    dataset, model, *_ = place.split(", ")
+    expected = {curve.split(" (")[0] for curve in curves.split(", ")}
+    figure = FIGURES[name]
+    assert {curve.label for curve in figure.curves} == expected
+    for curve in figure.curves:
+        assert (curve.model, curve.dataset) == (NAMES[model], NAMES[dataset])
+        assert curve.members == (2, 4, 6, 8, 10)
+        # In the paper's library members of voting and bagging iterate over the data by themselves.
+        assert curve.own_data == (curve.label in ("voting", "bagging"))
+    assert figure.title.startswith(f"Fig. {name.removeprefix('fig')}: ")
+    assert f"{model} on {dataset}" in figure.title
+
+
+def test_figure_7b_has_the_curves_of_7a():
+    assert FIGURES["fig7b"].curves == FIGURES["fig7a"].curves
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The run directories that are asked for, in place of training them."""
+    asked = []
+
+    def trained(self, path, recipe, what, train, same_origin):
+        asked.append(path.name)
+        dataset = {"name": self._settings.dataset or "cifar100", "classes": 10}
+        return Run(path, RunConfig("backbone", {}, dataset, {}, 0)), {
+            "test_top1": 50.0,
+            "epochs": recipe.epochs,
+        }
 
     monkeypatch.setattr(RunLibrary, "_get", trained)
-    points = trained_points("fig6", tmp_path, dataclasses.replace(small, dataset="digits"))
+    return asked
+
+
+def test_on_another_data_set_there_is_nothing_of_the_paper(small, tmp_path, asked):
+    points = trained_points("fig5a", tmp_path, dataclasses.replace(small, dataset="digits"))
     assert {(p.origin, p.dataset, p.classes) for p in points} == {("ours", "digits", 10)}
-    assert {p.scheme for p in points if p.scheme} == {"fusion", "voting", "bagging", "boosting"}
-    paths = save(draw(FIGURES["fig6"], points), tmp_path / "fig6")
+    assert {p.scheme for p in points if p.scheme} == {"fusion", "voting", "batch_bagging"}
+    paths = save(draw(FIGURES["fig5a"], points), tmp_path / "fig5a")
     assert "data set digits" in paths[1].read_text()
     assert "Kim et al." not in paths[1].read_text()
 
 
-def test_by_default_the_paper_decides_which_members_there_are(small, tmp_path, monkeypatch):
-    asked = []
+def test_by_default_the_paper_decides_which_members_there_are(small, by_origin, tmp_path, asked):
+    points = trained_points("fig9", tmp_path, dataclasses.replace(small, recipe="paper"))
+    assert asked == [
+        "backbone",  # the real-valued one, which ReActNet's starts from
+        "backbone",
+        *(f"fusion-fusion-m{m}-1epochs" for m in (2, 4, 6, 8, 10)),
+        *(f"voting-fusion-m{m}-1epochs-owndata" for m in (2, 4, 6, 8, 10)),
+        *(f"batch_bagging-fusion-m{m}-1epochs-owndata" for m in (2, 4, 6, 8, 10)),
+    ]
+    ours, theirs = by_origin(points)
+    assert len(ours) == 1 + 15
+    assert theirs == {(SINGLE, 1): 66.69, ("bagging", 10): 70.29}
 
-    def trained(self, path, recipe, what, train, twin=None):
-        assert self._total == 31
-        asked.append(path.name)
-        run = Run(path, RunConfig("backbone", {}, {"name": "cifar100", "classes": 100}, {}, 0))
-        return run, {"test_top1": 50.0, "epochs": recipe.epochs}
 
-    monkeypatch.setattr(RunLibrary, "_get", trained)
-    trained_points("fig9", tmp_path, dataclasses.replace(small, recipe="paper"))
-    counts = [name.split("-m")[1].split("-")[0] for name in asked if name.startswith("fusion")]
-    assert counts == ["2", "4", "6"] * 2  # the paper ran out of memory above
-    assert asked[-2:] == ["backbone", "bagging-fusion-m10-1epochs"]
-    assert asked.count("backbone") == 4  # ReActNet's starts from the real-valued one
-    assert len(asked) == 4 + 2 * (3 + 5 + 5) + 1
+def test_boosting_has_no_ten_members(small, by_origin, tmp_path, asked):
+    ours, theirs = by_origin(trained_points("boosting", tmp_path, small))
+    assert [m for _, m in ours] == [1, 2, 4, 6, 8]
+    assert theirs["boosting", 8] == 37.84
+    assert ours.keys() == theirs.keys()
 
 
 def test_the_table_says_that_ours_is_of_another_data_set(tmp_path, monkeypatch, capsys) -> None:
@@ -149,6 +212,6 @@ def test_the_table_says_that_ours_is_of_another_data_set(tmp_path, monkeypatch, 
     )
     monkeypatch.setattr(points, "trained_points", lambda *_, **__: [point])
     with pytest.raises(SystemExit) as end:
-        main(["reproduce", "fig5a", "--dataset", "digits", "--out", str(tmp_path)])
+        main(["reproduce", "fig6", "--dataset", "digits", "--out", str(tmp_path)])
     assert not end.value.code
     assert "ResNet-20 on CIFAR-10 (here on digits)\n" in capsys.readouterr().out

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from larq_ensemble.console.options import member_counts, seed_option
+from larq_ensemble.console.options import (
+    SHARE_BELOW_1,
+    OutputFolder,
+    member_counts,
+    seed_option,
+    width_option,
+)
 from larq_ensemble.console.reporting import Report, json_option, keras_verbosity, reporting
 from larq_ensemble.training.commands.options import data_options
 
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
 @click.argument("name")
 @click.option(
     "--out",
+    type=OutputFolder(),
     required=True,
     metavar="DIR",
     help="For NAME.csv, NAME.png, NAME.svg, and runs/, where what was trained before is found.",
@@ -29,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--members",
     type=member_counts,
-    help="Values of M  [default: the paper's, 2,4,6,8,10 where it has them]",
+    help="Values of M  [default: the paper's, 2,4,6,8,10]",
 )
 @click.option(
     "--recipe",
@@ -42,7 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "--pretrain-epochs", type=click.IntRange(1), help="Of each backbone  [default: the recipe's]"
 )
-@click.option("--width", type=float, default=1.0, show_default=True, help="Multiplies channels.")
+@width_option
 @click.option(
     "--dataset",
     "dataset_name",
@@ -51,7 +58,7 @@ if TYPE_CHECKING:
 @data_options
 @click.option(
     "--validation",
-    type=float,
+    type=SHARE_BELOW_1,
     default=0.0,
     show_default=True,
     help="Share of the training images held out; the paper's is 0.",
@@ -78,26 +85,27 @@ def command(
 
     \b
     NAME is one of
-      table1  bits of ResNet-20 by block            counted, exact
-      table2  bits of ResNet-18 by block            counted, exact
-      fig5a   fusion by M, ResNet-20, CIFAR-10      6 trainings
-      fig5b   fusion by M, ResNet-20, CIFAR-100     6
-      fig6    fusion, voting, bagging, boosting     21
-      fig7a   shared or independent filters: top-1  11
-      fig7b   shared or independent filters: bits   counted, exact
-      fig8    sharing fusion, all_frozen, c1 to c3  26
-      fig9    ResNet-18, Bi-Real-Net-18, ReActNet-10
-              under fusion, voting, bagging         31
+      table1    bits of ResNet-20 by block                counted, exact
+      table2    bits of ResNet-18 by block                counted, exact
+      fig5a     schemes, ResNet-20, CIFAR-100             16 trainings
+      fig5b     schemes, ResNet-18, CIFAR-100             16
+      fig6      schemes, ResNet-20, CIFAR-10              16
+      fig7a     what members share, ResNet-20: top-1      31
+      fig7b     what members share, ResNet-20: bits       counted, exact
+      fig8      schemes, Bi-Real-Net-18, CIFAR-100        16
+      fig9      schemes, ReActNet-10, CIFAR-100           17
+      boosting  ResNet-20, CIFAR-100; of the paper's text  5
 
-    Panels are named by their content, and each row of the CSV says what it holds. Missing runs are
-    trained. The same command resumes a run that was interrupted. Finished runs are used again, by
-    other figures with the same --out too.
+    Schemes are fusion, voting and bagging, as the paper's library trained them: members of voting
+    and bagging iterate over the data by themselves, and bagging is our batch_bagging. Missing runs
+    are trained. The same command resumes a run that was interrupted. Finished runs are used again,
+    by other figures with the same --out too.
 
     \b
     Examples:
       larq-ensemble reproduce table1 --out figures
-      larq-ensemble reproduce fig5b --out figures --data-dir ~/tensorflow_datasets
-      larq-ensemble reproduce fig6 --recipe short --members 2,4 --out figures
+      larq-ensemble reproduce fig5a --out figures --data-dir ~/tensorflow_datasets
+      larq-ensemble reproduce fig7a --recipe short --members 2,4 --out figures
     """
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.files import write_csv
@@ -107,6 +115,10 @@ def command(
 
     with reporting(json_target) as report:
         figure = FIGURES[name]
+        # Before the work, because matplotlib may be missing.
+        from larq_ensemble.training.paper.plots import draw
+        from larq_ensemble.training.plots import save
+
         if isinstance(figure, AccuracyFigure):
             points = trained_points(
                 name,
@@ -134,9 +146,6 @@ def command(
                 report.line(figure.note)
         folder = Path(out)
         write_csv(folder / f"{name}.csv", points)
-        from larq_ensemble.training.paper.plots import draw
-        from larq_ensemble.training.plots import save
-
         png, svg = save(draw(figure, points), folder / name)
         report.line(f"Wrote {folder / name}.csv, .png and .svg.")
         report.result |= {

@@ -1,0 +1,137 @@
+"""Every option of every command refuses what it can't use while the command line is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import click
+import pytest
+
+from larq_ensemble.cli import COMMANDS, cli, main
+from larq_ensemble.console.options import (
+    CommaSeparated,
+    FiniteFloat,
+    OutputFile,
+    OutputFolder,
+    numbers,
+)
+
+NUMERIC = (click.IntRange, click.FloatRange, CommaSeparated)
+
+
+def options_of(is_wanted: Callable[[click.ParamType], bool]) -> list[tuple[str, click.Option]]:
+    context = click.Context(cli)
+    return [
+        (name, option)
+        for name in COMMANDS
+        for option in getattr(cli.get_command(context, name), "params", ())
+        if isinstance(option, click.Option) and is_wanted(option.type)
+    ]
+
+
+def numeric_options() -> list[tuple[str, click.Option]]:
+    return [
+        (name, option)
+        for name, option in options_of(lambda kind: isinstance(kind, NUMERIC))
+        if option.metavar not in ("S,...", "P,...")  # lists of names
+    ]
+
+
+@pytest.fixture
+def refused(capsys, tmp_path, monkeypatch):
+    """Runs a command that must end with one line on stderr, and returns code and line."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as end:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("larq-ensemble: error: ")
+        assert err.count("\n") == 1, arguments
+        return end.value.code, err
+
+    return run
+
+
+def test_numbers_have_a_range():
+    """Of click's own, FLOAT and FloatRange take nan, and INT takes -1."""
+    assert not options_of(lambda kind: kind in (click.FLOAT, click.INT))
+    for name, option in options_of(lambda kind: isinstance(kind, click.FloatRange)):
+        assert isinstance(option.type, FiniteFloat), (name, option.name)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "1e999", "many", "", "²"])
+def test_no_number_is_taken_on_trust(refused, value):
+    for name, option in numeric_options():
+        if value == "-1" and option.type is numbers:
+            continue  # what it means is the scheme's
+        code, line = refused(name, option.opts[0], value)
+        assert code == 2, (name, option.opts)
+        assert f"Invalid value for '{option.opts[0]}'" in line, (name, line)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("storage --width 1e9", "1000000000.0 is not in the range 0<x<=100"),
+        ("storage --width 0", "0.0 is not in the range 0<x<=100"),
+        ("pretrain --validation 1", "1.0 is not in the range 0<=x<1"),
+        ("pretrain --dropout 1", "1.0 is not in the range 0<=x<1"),
+        ("pretrain --distill-weight 1.5", "1.5 is not in the range 0<=x<=1"),
+        ("pretrain --limit-train 0", "0 is not in the range x>=2"),
+        ("pretrain --batch-size 0", "0 is not in the range 1<=x<=2147483647"),
+        ("pretrain --batch-size 1e9", "'1e9' is not a valid integer"),
+        ("train --members 1000000000", "1000000000 is not in the range 1<=x<=1000"),
+        ("train --shrinkage 0", "0.0 is not in the range x>0"),
+        ("train --prefix-weights 1,nan", "'1,nan' is not a list of numbers"),
+        ("predict --max-latency-ms 0", "0.0 is not in the range x>0"),
+        ("benchmark --members 1,inf", "'1,inf' is not a list of whole numbers"),
+    ],
+)
+def test_ranges(refused, arguments, message):
+    code, line = refused(*arguments.split())
+    assert code == 2
+    assert message in line
+
+
+def test_every_output_is_checked_while_the_command_line_is_read(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    outputs = options_of(lambda kind: isinstance(kind, (OutputFile, OutputFolder)))
+    assert {name for name, _ in outputs} == {
+        *("demo", "pretrain", "train", "convert", "calibrate", "reproduce", "frontier", "tune")
+    }
+    for name, option in outputs:
+        code, line = refused(name, option.opts[0], "file/new")
+        assert code == 1
+        assert f"{option.opts[0]} 'file/new" in line
+        assert "can't be written ('file' is no folder)" in line.replace(str(tmp_path) + os.sep, "")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_only_json_writes_to_standard_output(refused):
+    code, line = refused("convert", "run", "--out", "-")
+    assert code == 2
+    assert "Only --json writes to standard output" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "file"),
+    [
+        ("inspect a.tflite --json ./a.tflite", "a.tflite"),
+        ("predict a.tflite b.png c.png --json c.png", "c.png"),
+        ("verify a.tflite --run r --json link", "a.tflite"),
+        ("convert r --out a.tflite --json a.tflite", "--out"),
+        ("calibrate a.tflite --json a.tflite", "a.tflite"),
+        ("benchmark a.tflite --json a.tflite", "a.tflite"),
+    ],
+)
+def test_the_result_does_not_replace_another_file_of_the_command(
+    refused, tmp_path, arguments, file
+):
+    (tmp_path / "link").symlink_to("a.tflite")
+    code, line = refused(*arguments.split())
+    assert code == 1
+    assert f"can't be written (it is the file of {file})" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
