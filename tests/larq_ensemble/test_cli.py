@@ -302,7 +302,7 @@ def test_help_names_everything_that_is_registered(call):
             "--limit-train has no effect: a run of 0",
         ),
         (
-            "train --pretrained backbone --out new --epochs 0 --data-dir empty",
+            "train --pretrained backbone --recipe short --out new --epochs 0 --data-dir empty",
             "--data-dir has no effect: a run of 0",
         ),
         ("reproduce fig7b --out new --members 2,x", "'2,x' is not a list of whole numbers"),
