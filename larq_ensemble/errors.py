@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable
+from typing import Any
 
 
 class EnsembleError(ValueError):
@@ -45,7 +46,7 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def check_whole(argument: str, value: object, least: int, most: int | None = None) -> int:
+def check_whole(argument: str, value: Any, least: int, most: int | None = None) -> int:
     """Checks a whole number, of Python or NumPy.
 
     # Arguments
@@ -66,7 +67,7 @@ def check_whole(argument: str, value: object, least: int, most: int | None = Non
     return int(value)
 
 
-def check_seed(seed: object) -> int:
+def check_seed(seed: Any) -> int:
     """Checks a seed: NumPy's and Keras's global generators take the same range.
 
     # Raises
@@ -75,6 +76,6 @@ def check_seed(seed: object) -> int:
     return check_whole("seed", seed, 0, 2**32 - 1)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     """Whether `value` is a finite number, of Python or NumPy, and no boolean."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)

@@ -23,12 +23,11 @@ account(trace_model("resnet20", classes=100), members=4).total_bits // 8  # byte
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, check_whole
 from larq_ensemble.network.graph import Content, LayerGraph
 from larq_ensemble.network.sharing import Sharing, has_own_head_bias, shared_layers
 
@@ -179,8 +178,7 @@ def account(
         EnsembleError: for a member count below 1, for a sharing that the graph doesn't allow, or
             if `graph` is a Keras model.
     """
-    if not isinstance(members, (int, numbers.Integral)) or isinstance(members, bool) or members < 1:
-        raise EnsembleError(f"`members` must be a whole number from 1 on, got {members!r}.")
+    members = check_whole("members", members, 1)
     if not isinstance(graph, LayerGraph):
         raise EnsembleError(
             "`graph` must be a LayerGraph: for a Keras model, give "
@@ -190,7 +188,7 @@ def account(
         graph = graph.with_head_bias_apart()
     shared = shared_layers(sharing, graph)
     return StorageReport(
-        int(members),
+        members,
         tuple(
             StoredPart(
                 layer.name,
