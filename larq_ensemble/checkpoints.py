@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from larq_ensemble.errors import EnsembleError, first_line
-from larq_ensemble.files import leftovers, write_text
+from larq_ensemble.files import remove_leftovers, write_text
 from larq_ensemble.keras import tf
 
 _KEPT = 2
@@ -132,8 +132,7 @@ class Checkpoints:
             data = re.fullmatch(r"(ckpt-\d+)\.data-.*", path.name)
             if _UNFINISHED.fullmatch(path.name) or (data and data[1] not in numbers):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        for path in leftovers(self.folder, ["checkpoint"]):
-            path.unlink()
+        remove_leftovers(self.folder, ["checkpoint"])
 
 
 @contextlib.contextmanager

@@ -317,3 +317,9 @@ def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
         for path in folder.iterdir()
         if any(pattern.fullmatch(path.name) for pattern in temporary)
     ]
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Removes `leftovers`; only the holder of the folder's lock may do so."""
+    for path in leftovers(folder, names):
+        path.unlink(missing_ok=True)

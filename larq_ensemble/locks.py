@@ -1,4 +1,4 @@
-"""Locks of folders: one process at a time writes a run, a search or a training.
+"""Folders of work: locked, so that one process at a time writes a run, a search or a training.
 
 The lock belongs to the open file `.lock` in the folder, so the system releases it when the process
 ends, however it ends. It holds between the hosts of a network file system, too. Where a file system
@@ -8,14 +8,22 @@ has no locks, nothing is locked.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import (
+    check_output_folder,
+    leftovers,
+    read_json,
+    remove_leftovers,
+    write_text,
+)
 
 LOCK = ".lock"
 
@@ -87,6 +95,74 @@ def check_unlocked(folder: Path, argument: str = "out") -> None:
     if (folder / LOCK).exists():
         with locked(folder, argument):
             pass
+
+
+def holds_other_files(folder: Path, files: Collection[str]) -> bool:
+    """Whether a folder holds more than a lock and what writing `files` left unfinished."""
+    return bool(set(folder.iterdir()) - {folder / LOCK, *leftovers(folder, files)})
+
+
+@contextlib.contextmanager
+def resumable(
+    folder: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    *,
+    what: str,
+    file: str,
+    files: Collection[str],
+    way_out: str,
+    argument: str = "out",
+    resume: bool = True,
+) -> Iterator[Path]:
+    """Holds the lock of the folder of work that can be interrupted and resumed.
+
+    The settings are the first file in the folder, and later they have to be the same. What a killed
+    process left unfinished is removed.
+
+    # Arguments
+        folder: made if it is missing.
+        settings: of the work, values of JSON.
+        what: the work, for errors, such as `"search"`.
+        file: the name of the file of settings.
+        files: names of the files that the work writes whole or not at all, also in folders below.
+        way_out: what to do if the file of settings is damaged.
+        argument: that gave the folder.
+        resume: whether work that has begun may be gone on with.
+
+    # Returns
+        The folder, with a leading `~` expanded.
+
+    # Raises
+        EnsembleError: if the folder can't be written to, is locked, or holds other files, work with
+            other settings, or without `resume` any work.
+    """
+    path, name = check_output_folder(folder, argument), str(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path.absolute(), argument):  # callbacks may change the working directory
+        if (path / file).is_file():
+            if not resume:
+                raise EnsembleError(
+                    f"`{argument}` {name!r} holds a {what} already: go on with `resume=True`, or "
+                    "choose another directory."
+                )
+            started = read_json(path / file, way_out)
+            for key, value in settings.items():
+                if started.get(key) != value:
+                    raise EnsembleError(
+                        f"The {what} in {name!r} can't be resumed: it was started with `{key}` "
+                        f"= {started.get(key)}, not {value}. Repeat the arguments that it was "
+                        f"started with, or choose another `{argument}`."
+                    )
+        elif holds_other_files(path, files):
+            raise EnsembleError(
+                f"`{argument}` {name!r} holds other files, but no {what} ({file}): choose a new or "
+                f"an empty directory, or to resume a {what}, its own."
+            )
+        else:
+            write_text(path / file, json.dumps(settings, indent=2) + "\n")
+        for place in (path, *filter(Path.is_dir, path.rglob("*"))):
+            remove_leftovers(place, files)
+        yield path
 
 
 def _in_use(folder: Path, path: Path, argument: str) -> EnsembleError:

@@ -24,8 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.errors import EnsembleError, first_line
-from larq_ensemble.files import check_output_folder, leftovers, read_json, replacing, write_text
-from larq_ensemble.locks import LOCK, check_unlocked, locked
+from larq_ensemble.files import (
+    check_output_folder,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_text,
+)
+from larq_ensemble.locks import check_unlocked, holds_other_files, locked
 
 if TYPE_CHECKING:
     from larq_ensemble.keras import keras
@@ -245,8 +251,7 @@ class Run:
 
     def remove_leftovers(self) -> None:
         """Removes temporary files of a killed process; only the holder of the lock may do so."""
-        for path in leftovers(self._place, _FILES):
-            path.unlink(missing_ok=True)
+        remove_leftovers(self._place, _FILES)
 
     def _check_has_model(self) -> None:
         if not self.model_path.is_file():
@@ -306,7 +311,7 @@ def _checked(out: str | os.PathLike[str], config: RunConfig, resume: bool) -> Ru
         _check_same(load_run(path).config, config, path)
         return run
     check_output_folder(path)
-    if path.is_dir() and set(path.iterdir()) - {path / LOCK, *leftovers(path, _FILES)}:
+    if path.is_dir() and holds_other_files(path, _FILES):
         raise EnsembleError(
             f"`out` {str(path)!r} holds other files: choose a new or an empty directory."
         )

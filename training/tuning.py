@@ -19,8 +19,8 @@ from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import check_output_folder, leftovers, read_json, write_text
-from larq_ensemble.locks import LOCK, locked
+from larq_ensemble.files import read_json, write_text
+from larq_ensemble.locks import resumable
 from larq_ensemble.network.sharing import POLICIES
 from larq_ensemble.progress import Work, working
 from larq_ensemble.runs import Run, load_run
@@ -200,14 +200,20 @@ def tune(
     """
     _check_names(search)
     _check_validation(search, backbone)
-    out = check_output_folder(out)
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out), saying_what_is_saved(out):
-        _open_search(out, search, backbone, resume)
-        for folder in (out, out / "search", *(out / "search").glob("trial_*")):
-            for file in leftovers(folder, _FILES) if folder.is_dir() else ():
-                file.unlink(missing_ok=True)
-        return _search(backbone, out, search, trials, progress, verbose)
+    settings = {**asdict(search), "data": search.data.to_json(), "backbone": backbone.digest}
+    with (
+        saying_what_is_saved(Path(out)),
+        resumable(
+            out,
+            json.loads(json.dumps(settings)),  # tuples become lists
+            what="search",
+            file="search.json",
+            files=_FILES,
+            way_out=_DAMAGED,
+            resume=resume,
+        ) as folder,
+    ):
+        return _search(backbone, folder, search, trials, progress, verbose)
 
 
 def _search(
@@ -339,32 +345,3 @@ def _check_validation(search: Search, backbone: Run) -> None:
             f"Of `limit_train={data.limit_train}` images the validation share {data.validation:g} "
             f"of the run {str(backbone.path)!r} is none to compare trials on: give more."
         )
-
-
-def _open_search(out: Path, search: Search, backbone: Run, resume: bool) -> None:
-    """Begins a search in an empty folder, or checks that the one to resume is of the same."""
-    path = out / "search.json"
-    settings = json.loads(
-        json.dumps({**asdict(search), "data": search.data.to_json(), "backbone": backbone.digest})
-    )
-    if path.is_file():
-        if not resume:
-            raise EnsembleError(
-                f"`out` {str(out)!r} holds a search already: go on with `resume=True`, or choose "
-                "another directory."
-            )
-        before = read_json(path, _DAMAGED)
-        for name, value in settings.items():
-            if before.get(name) != value:
-                raise EnsembleError(
-                    f"The search in {str(out)!r} can't be resumed: it was started with {name} = "
-                    f"{before.get(name)!r}, not {value!r}. Repeat the arguments that it was "
-                    "started with, or choose another `out`."
-                )
-        return
-    if set(out.iterdir()) - {out / LOCK, *leftovers(out, _FILES)}:
-        raise EnsembleError(
-            f"`out` {str(out)!r} holds other files, but no search (search.json): choose a new or "
-            "an empty directory, or to resume a search, its own."
-        )
-    write_text(path, json.dumps(settings, indent=2) + "\n")

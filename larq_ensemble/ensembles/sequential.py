@@ -34,13 +34,16 @@ from larq_ensemble.ensembles.ensemble import Ensemble
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Stage
 from larq_ensemble.errors import EnsembleError, check_seed, check_whole, first_line
-from larq_ensemble.files import check_output_folder, leftovers, read_json, replacing, write_text
+from larq_ensemble.files import read_json, replacing, write_text
 from larq_ensemble.keras import check_keras_2, keras, tf
-from larq_ensemble.locks import LOCK, locked
+from larq_ensemble.locks import resumable
 from larq_ensemble.models.graph import Sharing, shared_layers
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import has_own_head_bias
 from larq_ensemble.progress import tracked
+
+#: What is written whole or not at all: the settings, and of each member the rest.
+_FILES = ("fit_members.json", "model.keras", "result.json")
 
 Callbacks = Sequence[keras.callbacks.Callback] | Callable[[int], Sequence[keras.callbacks.Callback]]
 
@@ -311,13 +314,16 @@ def fit_members(
         "batch_size": batch_size,
         "shrinkage": shrinkage,
     }
-    place = training.folder = check_output_folder(folder, "folder").absolute()
-    place.mkdir(parents=True, exist_ok=True)
-    with locked(place, "folder"):
-        _open_folder(place, {name: str(value) for name, value in settings.items()})
-        for written in (place, *filter(Path.is_dir, place.iterdir())):
-            for file in leftovers(written, _FILES):
-                file.unlink(missing_ok=True)
+    with resumable(
+        folder,
+        {name: str(value) for name, value in settings.items()},
+        what="training",
+        file=_FILES[0],
+        files=_FILES,
+        way_out="train again with another `folder`",
+        argument="folder",
+    ) as place:
+        training.folder = place.absolute()
         return training.train()[0]
 
 
@@ -612,26 +618,3 @@ def _validation_batches(data: Any) -> tf.data.Dataset:
     if isinstance(data, tf.data.Dataset):
         return data
     return tf.data.Dataset.from_tensor_slices(tuple(data)).batch(250)
-
-
-_FILES = ("fit_members.json", "model.keras", "result.json")
-
-
-def _open_folder(folder: Path, settings: dict[str, str]) -> None:
-    """Begins a training in an empty folder, or checks that the folder belongs to the same."""
-    path = folder / "fit_members.json"
-    if path.is_file():
-        started = read_json(path, "train again with another `folder`")
-        for name, value in settings.items():
-            if started.get(name) != value:
-                raise EnsembleError(
-                    f"The training in the `folder` {str(folder)!r} was started with `{name}` = "
-                    f"{started.get(name)}, not {value}: repeat its arguments, or choose another "
-                    "folder."
-                )
-        return
-    if set(folder.iterdir()) - {folder / LOCK, *leftovers(folder, [path.name])}:
-        raise EnsembleError(
-            f"`folder` {str(folder)!r} holds other files: choose a new or an empty one."
-        )
-    write_text(path, json.dumps(settings, indent=2) + "\n")

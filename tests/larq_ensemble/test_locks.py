@@ -9,7 +9,7 @@ import pytest
 
 from larq_ensemble import locks
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.locks import check_unlocked, locked
+from larq_ensemble.locks import check_unlocked, locked, resumable
 
 HOLD = """
 import sys, time
@@ -84,4 +84,29 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
     with locked(tmp_path):
+        pass
+
+
+def test_resumable_work(tmp_path):
+    def work(**options):
+        settings = {"size": options.pop("size", 1)}
+        names = {"what": "job", "file": "job.json", "files": ("job.json", "part.npy")}
+        return resumable(tmp_path / "job", settings, way_out="begin anew", **names, **options)
+
+    with work() as folder:
+        (folder / "1").mkdir()
+        (folder / "1" / ".part-0123abcd.npy").touch()  # as `replacing` leaves it when it is killed
+        (folder / "1" / "part.npy").touch()
+    with work() as folder:
+        assert sorted(path.name for path in folder.rglob("*")) == [
+            ".lock", "1", "job.json", "part.npy",
+        ]  # fmt: skip
+        with pytest.raises(EnsembleError, match="is being written by"), work():
+            pass
+    with pytest.raises(EnsembleError, match="`size` = 1, not 2"), work(size=2):
+        pass
+    with pytest.raises(EnsembleError, match="holds a job already"), work(resume=False):
+        pass
+    (folder / "job.json").unlink()
+    with pytest.raises(EnsembleError, match=r"holds other files, but no job \(job.json\)"), work():
         pass

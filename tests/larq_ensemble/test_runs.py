@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -248,13 +249,17 @@ def test_directories_that_can_not_be_used(tmp_path, monkeypatch) -> None:
     for name, message in {
         "photo.png": "is the name of a file",
         "model.KERAS": "is the name of a file",
-        "file/run": r"can't be written to: .*file' is a file",
-        "x" * 256: r"can't be used \(File name too long\)",
+        "file/run": r"can't be written \(.*file' is no folder\)",
+        "x" * 256: r"can't be written \(File name too long\)",
     }.items():
         with pytest.raises(EnsembleError, match=message):
             open_run(tmp_path / name, CONFIG)
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(EnsembleError, match=rf"can't be written to: '{tmp_path}' is write-prot"):
+
+    def refuse(dir: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(EnsembleError, match=rf"can't be written \('{tmp_path}': Permission denied"):
         open_run(tmp_path / "a" / "b", CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 

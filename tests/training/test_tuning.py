@@ -145,7 +145,7 @@ def test_searches_do_not_mix(backbone, search, trainings, tmp_path):
         EnsembleError, match=r"`out` .*s' holds a search already: go on with `resume=True`"
     ):
         tune(backbone, tmp_path / "s", search, trials=1)
-    with pytest.raises(EnsembleError, match="was started with members = 2, not 3"):
+    with pytest.raises(EnsembleError, match="was started with `members` = 2, not 3"):
         tune(backbone, tmp_path / "s", replace(search, members=3), trials=1, resume=True)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_text("mine")
@@ -203,7 +203,7 @@ def test_damaged_files_of_a_search_are_named(
     with pytest.raises(EnsembleError) as error:
         tune(backbone, tmp_path, search, trials=1, resume=True)
     if name == "search.json" and text == "{}":
-        assert "was started with members = None" in str(error.value)
+        assert "was started with `members` = None" in str(error.value)
         return
     assert "search" in str(error.value)
     assert "damaged" in str(error.value)
