@@ -76,7 +76,11 @@ def check_seed(seed: Any) -> int:
     return check_whole("seed", seed, 0, 2**32 - 1)
 
 
+def is_real(value: Any) -> bool:
+    """Whether `value` is a number, of Python or NumPy, and no boolean."""
+    return not isinstance(value, bool) and isinstance(value, numbers.Real)
+
+
 def is_number(value: Any) -> bool:
     """Whether `value` is a finite number, of Python or NumPy, and no boolean."""
-    is_real = not isinstance(value, bool) and isinstance(value, numbers.Real)
-    return is_real and math.isfinite(value)
+    return is_real(value) and math.isfinite(value)

@@ -290,7 +290,7 @@ def read_json(path: str | os.PathLike[str], way_out: str) -> dict[str, Any]:
         raise EnsembleError(
             f"{str(path)!r} can't be read ({error.strerror or error}): {way_out}."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EnsembleError(
             f"{str(path)!r} is not JSON ({error}): it is truncated or damaged: {way_out}."
         ) from error

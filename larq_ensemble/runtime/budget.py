@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, is_real
 from larq_ensemble.registry import Registry
 
 #: Power mode -> share of the members to run. The names are those of Linux's power profiles.
@@ -51,13 +51,9 @@ def members_for_latency(
     return total if left >= total * member_ms else max(1, int(left // member_ms))
 
 
-def check_latency(max_latency_ms: object) -> None:
+def check_latency(max_latency_ms: Any) -> None:
     """Raises `EnsembleError` if a latency is not a positive number, or infinite."""
-    if (
-        isinstance(max_latency_ms, bool)
-        or not isinstance(max_latency_ms, (int, float, np.integer, np.floating))
-        or not max_latency_ms > 0
-    ):
+    if not is_real(max_latency_ms) or not max_latency_ms > 0:
         raise EnsembleError(
             f"`max_latency_ms` must be a positive number. Received: {max_latency_ms!r}."
         )

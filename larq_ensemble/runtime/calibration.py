@@ -29,10 +29,11 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError, install_command
+from larq_ensemble.errors import EnsembleError, install_command, is_real
 from larq_ensemble.files import check_output, write_bytes
 from larq_ensemble.runtime import cascade
 from larq_ensemble.runtime.cascade import Cascade, log_margin, stops
@@ -279,18 +280,13 @@ def fit(
     return Calibration(scheme, weights, temperatures, tuple(frontier), chosen, bound)
 
 
-def check_limits(accuracy_loss: object, mean_members: object, total: int) -> None:
+def check_limits(accuracy_loss: Any, mean_members: Any, total: int) -> None:
     """Raises `EnsembleError` for limits that `fit` refuses for `total` members."""
     if accuracy_loss is not None and mean_members is not None:
         raise EnsembleError("Give `accuracy_loss` or `mean_members`, not both.")
-    numbers = (int, float, np.integer, np.floating)
-    if accuracy_loss is not None and not (
-        isinstance(accuracy_loss, numbers) and accuracy_loss >= 0
-    ):
+    if accuracy_loss is not None and not (is_real(accuracy_loss) and accuracy_loss >= 0):
         raise EnsembleError(f"`accuracy_loss` must be 0 or more. Received: {accuracy_loss!r}.")
-    if mean_members is not None and not (
-        isinstance(mean_members, numbers) and 1 <= mean_members <= total
-    ):
+    if mean_members is not None and not (is_real(mean_members) and 1 <= mean_members <= total):
         raise EnsembleError(
             f"`mean_members` must be from 1 to {total}, the members of the file. "
             f"Received: {mean_members!r}."

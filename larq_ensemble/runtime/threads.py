@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
+from larq_ensemble.console.wording import counted
 from larq_ensemble.errors import check_whole
 
 
@@ -21,8 +22,8 @@ def bounded_threads(threads: object) -> int:
     most = _processors()
     if number > most:
         warnings.warn(
-            f"`threads` is {number}, but this process may use {most} "
-            f"processor{'s'[: most > 1]}: it runs with `threads={most}`.",
+            f"`threads` is {number}, but this process may use {counted(most, 'processor')}: it "
+            f"runs with `threads={most}`.",
             stacklevel=3,
         )
     return min(number, most)

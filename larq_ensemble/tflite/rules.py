@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from larq_ensemble.console.wording import counted
 from larq_ensemble.tflite.flexbuffer import read_integers
 from larq_ensemble.tflite.model import Operator, Tensor
 
@@ -86,7 +87,7 @@ class Rule:
         count = 1 if self.outputs is None else self.outputs
         require(
             len(op.outputs) == count or (self.outputs is None and len(op.outputs) > count),
-            f"it has {count} output{'s' * (count > 1)}",
+            f"it has {counted(count, 'output')}",
         )
         for slot, tensor in enumerate(op.inputs):
             require(tensor is not None or slot in self.optional, f"input {slot} is left out")

@@ -105,6 +105,7 @@ def test_truncated_weights(tmp_path, saved: Path, kept: float) -> None:
     [
         ('{"format": 1, "kin', "is not JSON .*truncated or damaged"),
         ("", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "holds list, not an object"),
         ('{"format": 2, "kind": "backbone"}', "is not a configuration of format 1"),
         ('{"format": 1, "kind": "backbone"}', "is not a complete configuration"),
