@@ -13,10 +13,8 @@ statistics of the first batch norm can: see `check_input_scale`.
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,7 @@ from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.runtime.file import read_ensemble
+from larq_ensemble.runtime.file import checked_ensemble
 from larq_ensemble.runtime.lce import open_interpreter
 
 #: The largest deviation of a correct conversion, by the precision of members' values. Measured over
@@ -82,10 +80,7 @@ def check_agreement(
     # Raises
         EnsembleError: if a member's deviation is above the limit.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "ensemble.tflite")
-        path.write_bytes(data)
-        file = read_ensemble(path)
+    file = checked_ensemble(data)
     members = _some_of(file.metadata.members)
     interpreter = open_interpreter(file, threads=1, kernel="default")
     pixels = images.astype(np.float32)

@@ -6,7 +6,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import metadata as package_metadata
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from larq_ensemble.files import check_output
 from larq_ensemble.keras import keras
 from larq_ensemble.models.functional import in_float32
 from larq_ensemble.models.weights import check_weights
-from larq_ensemble.runs import Run
+from larq_ensemble.runs import Run, package_versions
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
 from larq_ensemble.runtime.pixels import checked_pixels
 
@@ -130,7 +129,7 @@ def convert_ensemble(
         theory_parts=network.lower_bound_parts,
         weights=ensemble.member_weights,
         rewrites=network.rewrites + Counter({name: counts[name] for name in REWRITES}),
-        tools=_tool_versions(),
+        tools=package_versions(_TOOLS),
     )
     data = write_ensemble(module, description)
     if members is not None:
@@ -229,13 +228,3 @@ def _validation_split(run: Run) -> dict[str, float]:
     split = {"seed": config.split_seed, "share": config.data["validation"]}
     limit = config.data["limit_train"]
     return split if limit is None else {**split, "limit_train": limit}
-
-
-def _tool_versions() -> dict[str, str]:
-    versions = {}
-    for tool in _TOOLS:
-        try:
-            versions[tool] = package_metadata.version(tool)
-        except package_metadata.PackageNotFoundError:  # a checkout that was not installed
-            continue
-    return versions

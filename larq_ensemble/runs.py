@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +43,10 @@ KINDS = ("backbone", "ensemble")
 _MODEL_OF_BEFORE = {"prelu_gradient": "zero", "revision": 1}
 #: What is written whole or not at all. A killed process may leave temporary files of these names.
 _FILES = ("config.json", "log.csv", "model.keras", "next_sample_weights.npy", "result.json")
+
+
+#: What a run's contents depend on.
+_PACKAGES = ("larq-ensemble", "tensorflow", "tf-keras", "larq", "numpy")
 
 
 class _Section(dict):
@@ -351,16 +356,14 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
     return Run(path, config)
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the installed packages that a run's contents depend on."""
+def package_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """The versions of packages, those that are installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {}
-    for package in ("larq-ensemble", "tensorflow", "tf-keras", "larq", "numpy"):
-        try:
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return versions
 
 

@@ -117,7 +117,19 @@ def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:
     # Raises
         EnsembleError: as `read_bytes`, and if the file is damaged or holds no ensemble.
     """
-    data, name = read_bytes(path), repr(str(path))
+    return checked_ensemble(read_bytes(path), repr(str(path)))
+
+
+def checked_ensemble(data: bytes, name: str = "The model") -> EnsembleFile:
+    """Checks the bytes of a converted ensemble.
+
+    # Arguments
+        data: a TFLite flatbuffer.
+        name: what an error calls it.
+
+    # Raises
+        EnsembleError: if it is damaged or no ensemble.
+    """
     with parsing(name):
         blob = _metadata_blob(_root(data))
         is_whole = blob is not None and _digest_matches(data, blob)
