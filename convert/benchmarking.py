@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.errors import check_whole
 from larq_ensemble.progress import tracked
 from larq_ensemble.runs import Run
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.runtime.arguments import integer_in_range
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.lce import load_model
 
@@ -131,7 +131,7 @@ def benchmark(
     counts = _default_counts(ours.max_members)
     if members is not None:
         most = ours.max_members
-        counts = sorted({integer_in_range("members", count, 1, most) for count in members})
+        counts = sorted({check_whole("members", count, 1, most) for count in members})
     image = np.random.default_rng(0).integers(0, 256, (1, *ours.input_shape), np.uint8)
     others = {} if run is None else _others(ours, tflite, run, max(counts), image, progress)
     contenders = {THIS_FILE: _by_interpreter(ours, image), **others}

@@ -67,7 +67,7 @@ def check_whole(argument: str, value: Any, least: int, most: int | None = None) 
     return int(value)
 
 
-def check_seed(seed: object) -> int:
+def check_seed(seed: Any) -> int:
     """Checks a seed: NumPy's and Keras's global generators take the same range.
 
     # Raises

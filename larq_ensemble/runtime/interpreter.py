@@ -26,9 +26,8 @@ import warnings
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, check_whole
 from larq_ensemble.progress import tracked
-from larq_ensemble.runtime.arguments import bounded_threads, integer_in_range
 from larq_ensemble.runtime.budget import check_latency, members_for_latency, members_for_power
 from larq_ensemble.runtime.cascade import (
     AdaptivePrediction,
@@ -40,6 +39,7 @@ from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.runtime.lce import open_interpreter
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 from larq_ensemble.runtime.pixels import checked_pixels
+from larq_ensemble.runtime.threads import bounded_threads
 
 
 class EnsembleInterpreter:
@@ -283,7 +283,7 @@ class EnsembleInterpreter:
         return calibrated_prediction(logits, self.scheme, self.weights, self.metadata.temperatures)
 
     def _checked_members(self, members: int) -> int:
-        return integer_in_range("members", members, 1, self.max_members, "the members in the file")
+        return check_whole("members", members, 1, self.max_members)
 
     def _checked_images(self, images: np.ndarray) -> np.ndarray:
         return checked_pixels(images, self.input_shape, stacklevel=5)

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime.arguments import integer_in_range
+from larq_ensemble.errors import EnsembleError, check_whole
 from larq_ensemble.runtime.cascade import Cascade
 from larq_ensemble.runtime.combination import COMBINATIONS, are_weights
 
@@ -158,9 +157,7 @@ class EnsembleMetadata:
         # Raises
             EnsembleError: if `members` is not from 1 to M.
         """
-        members = integer_in_range(
-            "members", members, 1, self.members, "the members of the ensemble"
-        )
+        members = check_whole("members", members, 1, self.members)
         theory_parts = {
             name: size // self.members * members if name.startswith("member_") else size
             for name, size in self.theory_parts.items()

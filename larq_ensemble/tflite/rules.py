@@ -596,6 +596,9 @@ RULES: Mapping[str, Rule] = {
     "BITCAST": Rule(_bitcast),
     "TILE": Rule(_tile, (2,)),
     "GATHER": Rule(_gather, (2,), options="GatherOptions"),
+    "STRIDED_SLICE": Rule(
+        _strided_slice, (4,), options="StridedSliceOptions", types=_NUMBERS | {"bool"}
+    ),
     "SPLIT_V": Rule(_split, (3,), outputs=None, options="SplitVOptions"),
     "CONCATENATION": Rule(
         _concatenate, range(1, 1 << 16), options="ConcatenationOptions", types=_NUMBERS

@@ -30,12 +30,12 @@ def randomize(model, seed: int = 0):
     return model
 
 
-def tiny_backbone(*, dropout: float = 0.0, seed: int = 0):
+def tiny_backbone(*, dropout: float = 0.0, seed: int = 0, **options):
     """Stem, one binary convolution, linear layer, with everything that a member owns between."""
     from larq_ensemble.keras import keras
     from larq_ensemble.models.keras_layers import KerasLayers
 
-    layers = KerasLayers()
+    layers = KerasLayers(**options)
     image = keras.Input(SHAPE, name="image")
     x = layers.Conv2D(4, 3, name="conv1")(image)
     x = layers.BatchNormalization(name="conv1_bn")(x)

@@ -386,7 +386,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("evaluate fusion --members 3", "--members must be from 1 to 2"),
         (
             "predict ensemble.tflite image.png --members 3",
-            "--members must be an integer from 1 to 2",
+            "--members must be a whole number from 1 to 2",
         ),
         (
             "predict ensemble.tflite image.png --members 2 --power-mode balanced",

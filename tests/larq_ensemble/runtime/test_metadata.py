@@ -49,7 +49,7 @@ def test_metadata_of_the_first_members() -> None:
     assert metadata.theory_parts == {"shared_stem": 100, "member_heads": 20}
     assert metadata.class_names == VALUES["class_names"]
     for members in (0, 4, True, "2"):
-        with pytest.raises(EnsembleError, match=r"`members` must be .* from 1 to 3.*Received"):
+        with pytest.raises(EnsembleError, match=r"`members` must be .* from 1 to 3, got"):
             EnsembleMetadata(**values).first(members)
     assert EnsembleMetadata(**values).first(np.uint8(2)) == metadata
 

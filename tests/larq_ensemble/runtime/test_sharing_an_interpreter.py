@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime import EnsembleInterpreter, arguments, lce
+from larq_ensemble.runtime import EnsembleInterpreter, lce
+from larq_ensemble.runtime import threads as threads_module
 
 DATA = Path(__file__).parents[2] / "data"
 LAYOUTS = pytest.mark.parametrize("name", ["indexed", "subgraphs", "branches"])
@@ -26,7 +27,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), np.uint8)
 
 @pytest.fixture(autouse=True)
 def _two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "_processors", lambda: 2)
+    monkeypatch.setattr(threads_module, "_processors", lambda: 2)
 
 
 def opened(name: str, **options: object) -> EnsembleInterpreter:
