@@ -317,9 +317,9 @@ def test_members_are_loaded_when_they_are_needed(small_case: SmallCase) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ((b'"layout":"subgraphs"', b'"layout":"branches" '), "describe: 2 members in the layout 'branches'"),
+        ((b'"layout":"subgraphs"', b'"layout":"branches" '), "2 members in the layout 'branches'"),
         ((b'"layout":"subgraphs"', b'"layout":"unheardof"'), "`layout` must be one of.*unheardof"),
-        ((b'"members":2', b'"members":3'), "describe: 3 members in the layout 'subgraphs'"),
+        ((b'"members":2', b'"members":3'), "3 members in the layout 'subgraphs'"),
     ],
 )
 def test_files_of_another_form_are_refused(tmp_path: Path, change, message: str) -> None:
