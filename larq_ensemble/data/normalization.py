@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,15 +116,45 @@ class Normalization:
         """Normalizes images.
 
         # Arguments
-            images: pixels from 0 to 255, `[..., channels]`: a NumPy array of any type, or a tensor
-                of float32.
+            images: pixels from 0 to 255 of any number type, `[..., channels]`: a NumPy array or
+                what becomes one, or a tensor.
 
         # Returns
-            float32 of the same shape.
+            float32 of the same shape, an array or a tensor.
+
+        # Raises
+            EnsembleError: for another number of channels, or what is no array of numbers.
         """
-        if isinstance(images, np.ndarray):
-            images = images.astype(np.float32)
+        images = _as_float32(images)
+        shape, channels = images.shape, len(self.mean)
+        # Some tensors in graphs have no rank, or no number of channels.
+        if getattr(shape, "rank", 0) is not None and [*shape][-1:] not in ([channels], [None]):
+            raise EnsembleError(
+                f"`images` must have the shape [..., {channels}], the channels last. "
+                f"Received: {[*shape]}."
+            )
+        if isinstance(images, np.ndarray) and 0 < images.max(initial=0) <= 1:
+            warnings.warn(
+                f"No value of `images` is above {images.max()}: pixels from 0 to 255 are expected, "
+                "and divided by 255 here.",
+                stacklevel=2,
+            )
         return images if self.is_raw else images * self.scale + self.offset
+
+
+def _as_float32(images: Any) -> Any:
+    # TensorFlow would round the scale to the type of the pixels: of uint8, to 0.
+    if hasattr(images, "dtype") and not isinstance(images, (np.ndarray, np.generic)):
+        from larq_ensemble.keras import tf
+
+        return tf.cast(images, tf.float32)
+    try:
+        return np.asarray(images, np.float32)
+    except (TypeError, ValueError):
+        raise EnsembleError(
+            "`images` must be an array or a tensor of numbers; over a `tf.data.Dataset`, map the "
+            f"normalization. Received: {type(images).__name__}."
+        ) from None
 
 
 def _wrong(name: str, expected: str, values: Any) -> EnsembleError:

@@ -37,6 +37,53 @@ def test_tensorflow_rounds_as_numpy_does():
     np.testing.assert_array_equal(normalize(images).numpy(), CIFAR(images))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "float16", "float64"])
+@pytest.mark.parametrize("normalization", [CIFAR, Normalization.raw(3)])
+def test_pixels_of_any_type(normalization, dtype):
+    from larq_ensemble.keras import keras, tf
+
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3)).astype(dtype)
+    exact = (pixels.astype(np.float64) / 255 - normalization.mean) / normalization.std
+    dataset = tf.data.Dataset.from_tensor_slices(pixels).map(normalization)
+    image = keras.Input((5, 5, 3), dtype=dtype)
+    layers = keras.Model(image, normalization(image))
+    results = {
+        "array": normalization(pixels),
+        "list": normalization(pixels.tolist()),
+        "tensor": normalization(tf.constant(pixels)).numpy(),
+        "dataset": np.stack([*dataset.as_numpy_iterator()]),
+        "layers": layers(pixels).numpy(),
+    }
+    for name, normalized in results.items():
+        assert normalized.dtype == np.float32, name
+        np.testing.assert_allclose(normalized, exact, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_unusable_images():
+    from larq_ensemble.keras import tf
+
+    gray = np.zeros((2, 4, 4, 1), np.uint8)
+    for images in (gray, tf.constant(gray)):
+        with pytest.raises(EnsembleError, match=r"\[\.\.\., 3\].*Received: \[2, 4, 4, 1\]"):
+            CIFAR(images)
+    for nothing in ("photo.png", tf.data.Dataset.from_tensors(gray)):
+        with pytest.raises(EnsembleError, match="must be an array or a tensor of numbers"):
+            CIFAR(nothing)
+    of_any_shape = tf.TensorSpec(None, tf.uint8)
+    normalize = tf.function(CIFAR.__call__, input_signature=[of_any_shape])
+    assert normalize(np.zeros((2, 3), np.uint8)).dtype == tf.float32
+
+
+def test_pixels_that_were_divided_already(recwarn):
+    pixels = np.arange(12, dtype=np.float32).reshape(2, 2, 3) / 11
+    with pytest.warns(UserWarning, match=r"above 1\.0: pixels from 0 to 255") as warned:
+        CIFAR(pixels)
+    assert warned[0].filename == __file__
+    for images in (pixels * 255, pixels * 0, pixels[:0], pixels.astype(np.uint8) * 2):
+        CIFAR(images)
+    assert not recwarn.list
+
+
 def test_channels():
     CIFAR.check_channels(3)
     with pytest.raises(EnsembleError, match=r"`mean` must hold 1 numbers.*\[0\.4914, 0\.4822"):
