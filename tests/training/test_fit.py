@@ -28,7 +28,6 @@ DROPOUT_STATE = "dropout/dropout/_generator/_state_var/.ATTRIBUTES/VARIABLE_VALU
 # The command line, with the network of `conftest.py` among its models.
 COMMAND_LINE = """
 from larq_ensemble.cli import main
-from larq_ensemble.console import progress
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
 MODELS.register("tiny", Architecture(residual_block, (4, 8), (0, 1)))

@@ -32,7 +32,7 @@ def test_ensembles_of_other_precisions(policy: str, tmp_path) -> None:
     """They train as Keras trains them, their outputs are float32, and so is the file."""
     backbone = tiny_backbone()
     ensemble = build_ensemble(backbone, 2)
-    ensemble.compile(keras.optimizers.SGD(0.1))
+    ensemble.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
     computed = policy.removeprefix("mixed_")
     assert f"computes in {computed}, not in float32" in str(ensemble.tracing_obstacle)
     before = ensemble.get_layer("member_1_linear").get_weights()[0]
@@ -70,7 +70,7 @@ def test_recomputed_gradients_are_scaled_as_keras_scales_them(policy: str) -> No
     moved = []
     for recompute in (False, True):
         ensemble = build_ensemble(tiny_backbone(), 2)
-        ensemble.compile(keras.optimizers.SGD(0.1), recompute=recompute)
+        ensemble.compile(keras.optimizers.SGD(0.1), recompute=recompute, run_eagerly=True)
         head = ensemble.get_layer("member_1_linear")
         before = head.get_weights()[0]
         ensemble.train_on_batch(X, Y)
@@ -95,14 +95,14 @@ def test_images_of_other_dtypes(dtype: str, tiny) -> None:
     """Keras casts arrays and streams for the plain layers; fused ones must get the same."""
     pixels = np.random.default_rng(0).integers(0, 4, X.shape).astype(dtype)
     network = fused_network(tiny_backbone())
-    network.compile("sgd", LOSS)
+    network.compile("sgd", LOSS, run_eagerly=True)
     plain = tiny_backbone()
-    plain.compile("sgd", LOSS)
+    plain.compile("sgd", LOSS, run_eagerly=True)
     stream = tf.data.Dataset.from_tensor_slices((pixels, Y)).batch(len(Y))
     losses = [model.fit(stream, verbose=0).history["loss"] for model in (network, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     ensemble = build_ensemble(tiny, 2)
-    ensemble.compile("sgd")
+    ensemble.compile("sgd", run_eagerly=True)
     for call in (ensemble.predict, ensemble.predict_on_batch, ensemble):
         np.testing.assert_allclose(call(pixels)[-1], ensemble(pixels.astype("float32"))[-1])
 
