@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from larq_ensemble.console.reporting import visible
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter, read_image
 from larq_ensemble.runtime.images import fit_image
@@ -83,6 +82,11 @@ def camera_images(number: int, shape: tuple[int, int, int]) -> Iterator[tuple[st
         camera.release()
 
 
+def printable(text: str) -> str:
+    """Text with its control characters escaped: names of files and classes come from anywhere."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def percent(text: str) -> float:
     """The value of --battery."""
     level = float(text)
@@ -118,7 +122,7 @@ def main() -> None:
             milliseconds = 1000 * (time.perf_counter() - start)
             best = int(probabilities.argmax())
             label = ensemble.class_names[best] if ensemble.class_names else best
-            shown = visible(f"{name}: {label}")
+            shown = printable(f"{name}: {label}")
             power = "mains" if level is None else f"{level:.0f} %"
             print(
                 f"{shown} ({100 * probabilities[best]:.0f} %), {ensemble.members} of "

@@ -92,7 +92,8 @@ def leftovers_in(folder):
 
 def test_a_training_killed_anywhere_goes_on(kills, network, tmp_path, monkeypatch):
     model, initial = network
-    config = RunConfig("backbone", {}, {}, {"epochs": EPOCHS}, 0)
+    trained = {"revision": 2, "prelu_gradient": "slope"}
+    config = RunConfig("backbone", trained, {}, {"epochs": EPOCHS}, 0)
     images = tf.data.Dataset.from_tensors((np.eye(2, dtype=np.float32), np.ones((2, 1))))
     monkeypatch.setattr("larq_ensemble.training.fit._TensorBoard", FakeTensorBoard)
 
@@ -103,7 +104,7 @@ def test_a_training_killed_anywhere_goes_on(kills, network, tmp_path, monkeypatc
                 variable.assign(tf.zeros_like(variable))
         fit(
             model,
-            lambda epoch: Batches(images.repeat(), 1, 2),
+            lambda epoch: Batches(images.repeat(), 1, 2, 2),
             None,
             run=run,
             epochs=EPOCHS,

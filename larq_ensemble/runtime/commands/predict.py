@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -83,25 +84,10 @@ def command(
             probabilities = ensemble.predict(pixels)
             used = np.full(len(pixels), ensemble.members)
         names = ensemble.class_names or tuple(map(str, range(ensemble.classes)))
+        answered = [image for image in images if image not in errors]
         predictions = [
-            {
-                "image": image,
-                "members": int(count),
-                "class": int(order[0]),
-                "name": names[order[0]],
-                "probability": float(row[order[0]]),
-                "top": [
-                    {"class": int(index), "name": names[index], "probability": float(row[index])}
-                    for index in order[:top]
-                ],
-            }
-            for image, row, count in zip(
-                (image for image in images if image not in errors),
-                probabilities,
-                used,
-                strict=True,
-            )
-            for order in [(-row).argsort(kind="stable")]
+            {"image": image, "members": int(count), **_answer(row, names, top)}
+            for image, row, count in zip(answered, probabilities, used, strict=True)
         ]
         report.result = {"predictions": predictions, "members": ensemble.members}
         if errors:
@@ -127,6 +113,16 @@ def command(
         raise EnsembleError(
             f"{len(errors)} of {len(images)} image files can't be read: the warnings above say why."
         )
+
+
+def _answer(probabilities: np.ndarray, names: Sequence[str], top: int) -> dict[str, Any]:
+    """The likeliest class of an image, and under `"top"` the likeliest ones."""
+    order = (-probabilities).argsort(kind="stable")
+    choices = [
+        {"class": int(index), "name": names[index], "probability": float(probabilities[index])}
+        for index in order[:top]
+    ]
+    return {**choices[0], "top": choices}
 
 
 def _read(
