@@ -25,6 +25,7 @@ print(calibration.chosen.mean_members, calibration.chosen.expected_loss, calibra
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -176,10 +177,11 @@ def calibrate(
         threads: of the interpreter.
 
     # Raises
-        EnsembleError: as `EnsembleInterpreter` and `fit`, or if the file changed meanwhile or can't
-            be written.
+        EnsembleError: as `EnsembleInterpreter` and `fit`, or if SciPy is missing, or if the file
+            changed meanwhile or can't be written.
     """
     check_output(path)
+    check_scipy()
     interpreter = EnsembleInterpreter(path, threads=threads)
     metadata = interpreter.metadata
     labels = class_indices(labels, examples=len(images), classes=metadata.classes)
@@ -277,6 +279,12 @@ def fit(
         bound = 0.0  # it is all members
     weights = None if weights is None else tuple(weights)
     return Calibration(scheme, weights, temperatures, tuple(frontier), chosen, bound)
+
+
+def check_scipy() -> None:
+    """Raises `EnsembleError` if SciPy, which no other part of the runtime needs, is missing."""
+    if importlib.util.find_spec("scipy") is None:
+        raise EnsembleError(f"Calibration needs SciPy: install it: {install_command('calibrate')}.")
 
 
 def check_limits(accuracy_loss: object, mean_members: object, total: int) -> None:
@@ -379,6 +387,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, scheme: str) 
     # Raises
         EnsembleError: if SciPy is missing.
     """
+    check_scipy()
     # In float64: in float32 the likelihood is so flat at its maximum that T is off by 1e-3.
     scores = cascade.scores(np.asarray(probabilities, np.float64), scheme)
     gains, folds = np.zeros(len(labels)), _folds(len(labels))
@@ -401,12 +410,7 @@ def _nats(scores: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndar
 
 def _likeliest(scores: np.ndarray, labels: np.ndarray, tolerance: float = 1e-6) -> float:
     """The temperature with the least negative log-likelihood and prior, up to its tolerance."""
-    try:
-        from scipy.optimize import minimize_scalar
-    except ModuleNotFoundError as error:
-        raise EnsembleError(
-            f"Calibration needs SciPy: install it: {install_command('calibrate')}."
-        ) from error
+    from scipy.optimize import minimize_scalar
 
     def cost(log_temperature: float) -> float:
         return (
