@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError, install_command
-from larq_ensemble.files import check_output, write_bytes
+from larq_ensemble.files import obstacle, write_bytes
 from larq_ensemble.runtime import cascade
 from larq_ensemble.runtime.cascade import Cascade, log_margin, stops
 from larq_ensemble.runtime.combination import combine
@@ -180,8 +180,7 @@ def calibrate(
         EnsembleError: as `EnsembleInterpreter` and `fit`, or if SciPy is missing, or if the file
             changed meanwhile or can't be written.
     """
-    check_output(path)
-    check_scipy()
+    check_can_calibrate(path)
     interpreter = EnsembleInterpreter(path, threads=threads)
     metadata = interpreter.metadata
     labels = class_indices(labels, examples=len(images), classes=metadata.classes)
@@ -281,8 +280,16 @@ def fit(
     return Calibration(scheme, weights, temperatures, tuple(frontier), chosen, bound)
 
 
-def check_scipy() -> None:
-    """Raises `EnsembleError` if SciPy, which no other part of the runtime needs, is missing."""
+def check_can_calibrate(path: str | os.PathLike[str]) -> None:
+    """Raises `EnsembleError` if SciPy is missing or `path` can't be written: before the work."""
+    _check_scipy()
+    if reason := obstacle(path):
+        raise EnsembleError(
+            f"{os.fspath(path)!r} can't be written ({reason}): calibrate a copy of it elsewhere."
+        )
+
+
+def _check_scipy() -> None:
     if importlib.util.find_spec("scipy") is None:
         raise EnsembleError(f"Calibration needs SciPy: install it: {install_command('calibrate')}.")
 
@@ -387,7 +394,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, scheme: str) 
     # Raises
         EnsembleError: if SciPy is missing.
     """
-    check_scipy()
+    _check_scipy()
     # In float64: in float32 the likelihood is so flat at its maximum that T is off by 1e-3.
     scores = cascade.scores(np.asarray(probabilities, np.float64), scheme)
     gains, folds = np.zeros(len(labels)), _folds(len(labels))

@@ -178,6 +178,11 @@ def test_a_missing_scipy_is_said_before_the_work(
         fit(*held_out, "fusion")
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path) -> None:
+    with pytest.raises(EnsembleError, match=r"^'.*' can't be written \(it is a directory\).* copy"):
+        calibrate(tmp_path, np.zeros((1, 8, 8, 1)), np.zeros(1, int))
+
+
 def test_a_sum_of_logits_has_a_higher_temperature_than_their_mean(
     held_out: tuple[np.ndarray, np.ndarray],
 ) -> None:
