@@ -106,7 +106,8 @@ def cli(context: click.Context) -> None:
       larq-ensemble predict ensemble.tflite photo.png --members 2
       larq-ensemble benchmark ensemble.tflite --members 1,2,4
 
-    Without --recipe short, training takes the paper's 400 and 200 epochs.
+    photo.png is an image of yours. Without --recipe short, training takes the paper's 400 and 200
+    epochs.
     """
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)

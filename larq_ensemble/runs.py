@@ -336,11 +336,17 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
         kind: `"backbone"` or `"ensemble"`, if the run has to be of that kind.
 
     # Raises
-        EnsembleError: if there is no run at `path`, or one of another kind.
+        EnsembleError: if there is no run at `path`, or one of another kind or that can't be read.
     """
     path = Path(path).expanduser()
     config_path = path / "config.json"
-    if not is_run(path):
+    try:
+        is_there = config_path.is_file()
+    except OSError as error:  # such as a folder that is closed to this user
+        raise EnsembleError(
+            f"The run {str(path)!r} can't be read ({error.strerror}): give one that can."
+        ) from error
+    if not is_there:
         raise EnsembleError(
             f"No run at {str(path)!r} (no config.json there): give a directory that "
             "`larq-ensemble pretrain` or `larq-ensemble train` wrote."

@@ -25,6 +25,7 @@ print(calibration.chosen.mean_members, calibration.chosen.expected_loss, calibra
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError, install_command, is_real
-from larq_ensemble.files import check_output, write_bytes
+from larq_ensemble.files import obstacle, write_bytes
 from larq_ensemble.runtime import cascade
 from larq_ensemble.runtime.cascade import Cascade, log_margin, stops
 from larq_ensemble.runtime.combination import combine
@@ -177,10 +178,10 @@ def calibrate(
         threads: of the interpreter.
 
     # Raises
-        EnsembleError: as `EnsembleInterpreter` and `fit`, or if the file changed meanwhile or can't
-            be written.
+        EnsembleError: as `EnsembleInterpreter` and `fit`, or if SciPy is missing, or if the file
+            changed meanwhile or can't be written.
     """
-    check_output(path)
+    check_can_calibrate(path)
     interpreter = EnsembleInterpreter(path, threads=threads)
     metadata = interpreter.metadata
     labels = class_indices(labels, examples=len(images), classes=metadata.classes)
@@ -280,6 +281,20 @@ def fit(
     return Calibration(scheme, weights, temperatures, tuple(frontier), chosen, bound)
 
 
+def check_can_calibrate(path: str | os.PathLike[str]) -> None:
+    """Raises `EnsembleError` if SciPy is missing or `path` can't be written: before the work."""
+    _check_scipy()
+    if reason := obstacle(path):
+        raise EnsembleError(
+            f"{os.fspath(path)!r} can't be written ({reason}): calibrate a copy of it elsewhere."
+        )
+
+
+def _check_scipy() -> None:
+    if importlib.util.find_spec("scipy") is None:
+        raise EnsembleError(f"Calibration needs SciPy: install it: {install_command('calibrate')}.")
+
+
 def check_limits(accuracy_loss: Any, mean_members: Any, total: int) -> None:
     """Raises `EnsembleError` for limits that `fit` refuses for `total` members."""
     if accuracy_loss is not None and mean_members is not None:
@@ -375,6 +390,7 @@ def fit_temperature(probabilities: np.ndarray, labels: np.ndarray, scheme: str) 
     # Raises
         EnsembleError: if SciPy is missing.
     """
+    _check_scipy()
     # In float64: in float32 the likelihood is so flat at its maximum that T is off by 1e-3.
     scores = cascade.scores(np.asarray(probabilities, np.float64), scheme)
     gains, folds = np.zeros(len(labels)), _folds(len(labels))
@@ -397,12 +413,7 @@ def _nats(scores: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndar
 
 def _likeliest(scores: np.ndarray, labels: np.ndarray, tolerance: float = 1e-6) -> float:
     """The temperature with the least negative log-likelihood and prior, up to its tolerance."""
-    try:
-        from scipy.optimize import minimize_scalar
-    except ModuleNotFoundError as error:
-        raise EnsembleError(
-            f"Calibration needs SciPy: install it: {install_command('calibrate')}."
-        ) from error
+    from scipy.optimize import minimize_scalar
 
     def cost(log_temperature: float) -> float:
         return (

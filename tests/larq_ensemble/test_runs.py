@@ -77,6 +77,11 @@ def test_no_run_there(tmp_path) -> None:
             load_run(path)
 
 
+def test_a_run_that_cannot_be_looked_at(tmp_path) -> None:
+    with pytest.raises(EnsembleError, match=r"^The run '.*' can't be read \(File name too long\)"):
+        load_run(tmp_path / ("x" * 300))
+
+
 def test_a_run_of_another_kind(saved: Path) -> None:
     assert load_run(saved, kind="backbone").config.kind == "backbone"
     with pytest.raises(

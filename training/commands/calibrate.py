@@ -75,15 +75,14 @@ def command(
     """
     if accuracy_loss is not None and mean_members is not None:
         raise click.UsageError("Give --accuracy-loss or --mean-members, not both.")
-    from larq_ensemble.files import check_output
     from larq_ensemble.runtime import EnsembleInterpreter
-    from larq_ensemble.runtime.calibration import check_limits, fit, write
+    from larq_ensemble.runtime.calibration import check_can_calibrate, check_limits, fit, write
 
     with reporting(json_target) as report:
         ensemble = EnsembleInterpreter(tflite, threads=threads)
         total = ensemble.max_members
         check_limits(accuracy_loss, mean_members, total)
-        check_output(tflite)
+        check_can_calibrate(tflite)
         if plot is not None:  # fails before the work if matplotlib is missing
             from larq_ensemble.training.plots import draw_cascade, save
         splits = _splits(ensemble.metadata, tflite, data_dir, limit_test)

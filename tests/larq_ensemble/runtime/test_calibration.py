@@ -13,6 +13,7 @@ import pytest
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.calibration import (
     _bound_of_difference,
+    calibrate,
     fit,
     fit_frontier,
     fit_temperature,
@@ -165,6 +166,21 @@ def test_scipy_is_not_imported_before_a_temperature_is_fitted() -> None:
     code = "import sys, larq_ensemble.runtime.calibration; print('scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_a_missing_scipy_is_said_before_the_work(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, held_out: tuple[np.ndarray, np.ndarray]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EnsembleError, match=r"needs SciPy: .*\[calibrate\]"):
+        calibrate(tmp_path / "no.tflite", np.zeros((1, 8, 8, 1)), np.zeros(1, int))
+    with pytest.raises(EnsembleError, match="needs SciPy"):
+        fit(*held_out, "fusion")
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(tmp_path) -> None:
+    with pytest.raises(EnsembleError, match=r"^'.*' can't be written \(it is a directory\).* copy"):
+        calibrate(tmp_path, np.zeros((1, 8, 8, 1)), np.zeros(1, int))
 
 
 def test_a_sum_of_logits_has_a_higher_temperature_than_their_mean(
