@@ -126,6 +126,22 @@ class Normalization:
         return images if self.is_raw else images * self.scale + self.offset
 
 
+def check_normalization(normalization: object, channels: int) -> None:
+    """Checks a normalization of images with so many channels; `None`, not known, is one too.
+
+    # Raises
+        EnsembleError: for anything else.
+    """
+    if normalization is None:
+        return
+    if not isinstance(normalization, Normalization):
+        raise EnsembleError(
+            "`normalization` must be a larq_ensemble.Normalization, such as "
+            f"Normalization(mean, std) or Normalization.raw({channels}), got {normalization!r}."
+        )
+    normalization.check_channels(channels)
+
+
 def _wrong(name: str, expected: str, values: Any) -> EnsembleError:
     received = values.tolist() if isinstance(values, np.ndarray) else values
     received = [*received] if isinstance(received, tuple) else received

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.data.normalization import Normalization, check_normalization
 from larq_ensemble.ensembles.combine import Combine
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.recomputation import check_recomputable, recomputed_step
@@ -99,14 +99,14 @@ class Ensemble(keras.Model):
         `tf.data.Dataset`.
 
         # Raises
-            EnsembleError: if it is set to that of another number of channels.
+            EnsembleError: if it is set to that of another number of channels, or to no
+                `Normalization`.
         """
         return self.layers[-1].normalization
 
     @normalization.setter
     def normalization(self, normalization: Normalization | None) -> None:
-        if normalization is not None:
-            normalization.check_channels(self.inputs[0].shape[-1])
+        check_normalization(normalization, self.inputs[0].shape[-1])
         self.layers[-1].normalization = normalization
 
     @property
