@@ -112,9 +112,9 @@ def obstacle(path: str | os.PathLike[str]) -> str | None:
     name, path = os.fspath(path), Path(path)
     if not name:
         return "the name is empty"
-    if name.endswith(os.sep) or path.is_dir():
-        return "it is a directory"
     try:
+        if name.endswith(os.sep) or path.is_dir():
+            return "it is a directory"
         present = _status(path)
         if present is not None and not os.access(path, os.W_OK):
             return "it is write-protected"

@@ -119,15 +119,3 @@ def tracked(
         for item in items:
             yield item
             work.advance(size(item))
-
-
-class TrackedList(list[Item]):
-    """A list that tells how far each pass over it is, for code that takes no other iterable."""
-
-    def __init__(self, items: Iterable[Item], what: str, *, unit: str) -> None:
-        super().__init__(items)
-        self._what, self._unit = what, unit
-
-    def __iter__(self) -> Iterator[Item]:
-        items: list[Item] = [self[index] for index in range(len(self))]
-        return tracked(items, self._what, unit=self._unit)

@@ -58,10 +58,12 @@ def run(program: str, folder: Path) -> str:
 
 def test_the_examples_go_on_from_the_demo(demo_folder):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    train, convert, predict = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    begin, train, convert, predict = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
 
     # Two members and an epoch: what takes time here is building and tracing.
-    run(train.replace("members=4", "members=2").replace("epochs=5", "epochs=1"), demo_folder)
+    train = train.replace("members=4", "members=2").replace("epochs=5", "epochs=1")
+    keras_2 = run(f"{begin}print(tf.keras.Model.__module__)\n{train}", demo_folder)
+    assert keras_2.startswith("tf_keras.")
     size, ratio = re.match(r"(\d+) bytes, ([\d.]+) times", run(convert, demo_folder)).groups()
     assert int(size) == (demo_folder / "ensemble.tflite").stat().st_size
     assert 1 <= float(ratio) < 5  # of so small a network most bytes are the graph

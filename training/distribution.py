@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from larq_ensemble.ensembles import copy_weights
-from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run, RunConfig, create_run, open_run
 from larq_ensemble.training.pipeline import Batches
@@ -252,6 +252,6 @@ def _multiworker() -> tf.distribute.Strategy:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
         raise EnsembleError(
-            f"The hosts of TF_CONFIG can't train together ({str(error).strip().splitlines()[0]}): "
+            f"The hosts of TF_CONFIG can't train together ({first_line(error)}): "
             "start one process for each of them, before it uses TensorFlow for anything else."
         ) from error

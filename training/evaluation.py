@@ -48,7 +48,7 @@ def evaluate(
         members: this m alone; `None`: each m from 1 to all.
         dataset_name: another data set with the same image shape and classes; `None`: the run's.
         split: `"test"`, or `"validation"`: the examples that its training held out.
-        data_dir: the folder of TensorFlow Datasets; `None`: its default.
+        data_dir: as for `DataOptions`.
         limit: how many examples, the first of the split; `None`: all.
 
     # Returns

@@ -130,7 +130,6 @@ def fit(
         model.optimizer.build(model.trainable_variables)
         if model.outputs:
             model.compiled_loss.build(model.output)
-    with distribution.scope():
         checkpoints.restore()
     initial_epoch = distribution.agree(int(epoch.numpy()), "the checkpoints they see")
     logging: list[keras.callbacks.Callback] = []

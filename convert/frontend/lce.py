@@ -7,7 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.keras import tf
 
 
@@ -39,9 +39,8 @@ def convert_function(
             with _without_notes():
                 return lce.convert_saved_model(folder)
         except Exception as error:  # the converter raises a bare Exception for every failure
-            reason = next(iter(str(error).strip().splitlines()), "no reason given")
             raise EnsembleError(
-                f"Larq Compute Engine can't convert the network: {reason} "
+                f"Larq Compute Engine can't convert the network: {first_line(error)} "
                 "Check that its layers are among those that TFLite and LCE support."
             ) from error
 

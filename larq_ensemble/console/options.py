@@ -146,8 +146,9 @@ data_dir_option = click.option(
     "--data-dir",
     type=INPUT,
     metavar="DIR",
-    help="Folder of TensorFlow Datasets that holds the data set; nothing is downloaded into it  "
-    "[default: ~/tensorflow_datasets, with a download if need be]",
+    help="Folder of TensorFlow Datasets that holds the data set; it is only read. To download "
+    "elsewhere than by default, set TFDS_DATA_DIR.  "
+    "[default: TFDS_DATA_DIR or ~/tensorflow_datasets, with a download if need be]",
 )
 
 limit_test_option = click.option(

@@ -105,8 +105,8 @@ class DataOptions:
 
     # Arguments
         data_dir: the folder of TensorFlow Datasets that holds the data set. It is read, and nothing
-            is downloaded into it. `None`: TensorFlow Datasets' own folder, with a download if need
-            be.
+            is downloaded into it. `None`: TensorFlow Datasets' own folder, which is that of the
+            environment variable TFDS_DATA_DIR or ~/tensorflow_datasets, with a download if need be.
         validation: share of the training data held out, at least 0 and below 1.
         limit_train: number of training examples to use, drawn by the seed, for the training and the
             validation split together. `None`: all.
@@ -223,7 +223,8 @@ def _not_there(name: str, folder: Path, path: str) -> EnsembleError:
     advice = (
         f"Did you mean {holders[0]!r}?"
         if holders
-        else f"Give the folder that holds `{name}/`, or leave `data_dir` out to download."
+        else f"Give the folder that holds `{name}/`. To download into this one, leave `data_dir` "
+        "out and set the environment variable TFDS_DATA_DIR to it."
     )
     return EnsembleError(f"`data_dir` {str(folder)!r} does not hold {name} (no {path!r}). {advice}")
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -43,7 +43,7 @@ from larq_ensemble.models.functional import (
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import binary_layers, has_own_head_bias
-from larq_ensemble.progress import TrackedList
+from larq_ensemble.progress import tracked
 from larq_ensemble.runtime.combination import are_weights
 
 Initial = Literal["pretrained", "random"]
@@ -228,7 +228,7 @@ def _build_branches(
     config = _members_config(backbone.get_config(), members, shared, trunk)
     if dropout is not None:
         _set_dropout(config, dropout)
-    config["layers"] = TrackedList(config["layers"], "building the members", unit="layer")
+    config["layers"] = _TrackedLayers(config["layers"])
     branches = rebuilt(backbone, config)
     layers = {layer.name: layer for layer in branches.layers}  # get_layer goes through all of them
     for name in shared:
@@ -253,6 +253,17 @@ def _build_branches(
         for member, output in zip(members, branches.outputs)
     ]
     return keras.Model(branches.inputs, logits, name=backbone.name)
+
+
+class _TrackedLayers(list[dict[str, Any]]):
+    """The layers of a configuration; each pass over them tells how far it is.
+
+    Keras takes no callback while it makes a model, but it goes through this list.
+    """
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        layers = super().__iter__()
+        return tracked(layers, "building the members", unit="layer", total=len(self))
 
 
 def _checked_weights(weights: object, members: int) -> tuple[float, ...]:

@@ -55,6 +55,15 @@ def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) 
             return fit_image(image if turn is None else image.transpose(turn), input_shape)
     except FileNotFoundError as error:
         raise EnsembleError(f"There is no image file {str(path)!r}: check the path.") from error
+    except IsADirectoryError as error:
+        raise EnsembleError(
+            f"{str(path)!r} is a folder: give the image files in it, such as "
+            f"{os.path.join(path, '*.png')!r}."
+        ) from error
+    except PermissionError as error:
+        raise EnsembleError(
+            f"Can't read {str(path)!r} ({error.strerror}): give an image file that you may read."
+        ) from error
     except EnsembleError as error:
         raise EnsembleError(f"Can't use {str(path)!r}: {error}") from error
     # What a decoder raises depends on the format and the damage: a dozen types are known.

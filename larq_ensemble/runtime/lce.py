@@ -264,11 +264,10 @@ def load_model(data: bytes, threads: int, kernel: str) -> Any:
     # Raises
         EnsembleError: if Larq Compute Engine can't be loaded, or refuses the model.
     """
+    extension = load_extension()
     reference, xnnpack = False, False
     try:
-        return load_extension().LiteInterpreter(
-            data, threads, reference, kernel == "indirect", xnnpack
-        )
+        return extension.LiteInterpreter(data, threads, reference, kernel == "indirect", xnnpack)
     # A TypeError of the binding prints its arguments, and so the whole file.
     except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise EnsembleError(

@@ -171,8 +171,3 @@ class Table:
         start, length = self._vector(name, 4)
         places = range(start, start + 4 * length, 4)
         return [Table(self._buffer, self._buffer.offset(at), kind) for at in places]
-
-
-def field_values(table: Table) -> dict[str, Any]:
-    """All fields of a table by name."""
-    return {name: table[name] for name in TABLES[table.kind]}

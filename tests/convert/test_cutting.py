@@ -57,7 +57,7 @@ def test_the_same_as_a_conversion_of_fewer(fusion: Converted, tmp_path: Path) ->
 
 @pytest.mark.parametrize("members", [0, 4])
 def test_member_counts_out_of_range(fusion: Converted, tmp_path: Path, members: int) -> None:
-    with pytest.raises(EnsembleError, match=r"`members` must be from 1 to 3"):
+    with pytest.raises(EnsembleError, match=r"`members` must be a whole number from 1 to 3"):
         cut_file(fusion.path, tmp_path / "cut.tflite", members)
     assert not list(tmp_path.iterdir())
 

@@ -303,19 +303,23 @@ def test_members_are_loaded_when_they_are_needed(small_case: SmallCase) -> None:
     case = small_case(3, "none", layout="auto")
     interpreter = EnsembleInterpreter(case.path, members=1)
     image = pixels(1, (16, 16, 3))
+
+    def loaded() -> list[bool]:
+        return [graph._model is not None for graph in interpreter._interpreter._members]
+
     interpreter.predict(image)
-    assert len(interpreter._interpreter._models) == 1
+    assert loaded() == [True, False, False]
     interpreter.members = 3
     interpreter.predict(image)
-    assert len(interpreter._interpreter._models) == 3
+    assert loaded() == [True, True, True]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ((b'"layout":"subgraphs"', b'"layout":"branches" '), "doesn't have the layout 'branches'"),
+        ((b'"layout":"subgraphs"', b'"layout":"branches" '), "2 members in the layout 'branches'"),
         ((b'"layout":"subgraphs"', b'"layout":"unheardof"'), "`layout` must be one of.*unheardof"),
-        ((b'"members":2', b'"members":3'), "doesn't have the layout 'subgraphs'"),
+        ((b'"members":2', b'"members":3'), "3 members in the layout 'subgraphs'"),
     ],
 )
 def test_files_of_another_form_are_refused(tmp_path: Path, change, message: str) -> None:

@@ -256,6 +256,12 @@ def test_a_loop_of_links_is_refused(tmp_path) -> None:
         check_output(tmp_path / "a")
 
 
+def test_a_path_that_cannot_be_looked_at_is_refused(tmp_path) -> None:
+    for check in (check_output, check_output_folder):
+        with pytest.raises(EnsembleError, match=r"`out` '.*' can't be written \(.*name too long"):
+            check(tmp_path / ("x" * 300), "out")
+
+
 def test_one_file_by_two_names(tmp_path) -> None:
     (tmp_path / "link").symlink_to("a")
     assert is_same_file(tmp_path / "link", tmp_path / "." / "a")

@@ -146,7 +146,7 @@ def command(
         for trial in done:
             if trial.validation_top1 is None:
                 report.line(f"Trial {trial.number} failed: {trial.failure}")
-        folder = Path(out).expanduser()
+        folder = Path(out)
         write_csv(folder / "trials.csv", done)
         report.line(
             f"* The best, in {folder / 'recipe.json'}: larq-ensemble train --pretrained "

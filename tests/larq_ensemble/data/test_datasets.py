@@ -162,7 +162,7 @@ def test_a_server_that_answers_is_asked_for_the_download(offline, monkeypatch, t
 def test_nothing_is_downloaded_into_a_folder_that_is_given(offline, tmp_path):
     message = error_of("cifar100", tmp_path)
     assert f"`data_dir` '{tmp_path}' does not hold cifar100" in message
-    assert "leave `data_dir` out to download" in message
+    assert "leave `data_dir` out and set the environment variable TFDS_DATA_DIR" in message
     assert list(tmp_path.iterdir()) == []
 
 

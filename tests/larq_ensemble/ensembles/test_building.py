@@ -288,9 +288,8 @@ def test_nested_fusion_follows_the_gradient_of_the_weighted_losses(weights, tiny
             loss += factors[0] * cross_entropy(logits[0], y)
             loss += factors[1] * cross_entropy((logits[0] + logits[1]) / 2, y)
     variables = reference.trainable_variables
-    gradients = dict(zip((v.name for v in variables), tape.gradient(loss, variables)))
-    for variable in variables:
-        variable.assign_sub(0.1 * gradients[variable.name])
+    for variable, gradient in zip(variables, tape.gradient(loss, variables)):
+        variable.assign_sub(0.1 * gradient)
     nested.compile(
         keras.optimizers.SGD(0.1), prefix_weights=weights, execution="plain", run_eagerly=True
     )

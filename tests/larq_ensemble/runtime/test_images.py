@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import struct
 import warnings
 import zlib
@@ -243,8 +244,18 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
         read_image(text, (4, 4, 3))
     with pytest.raises(EnsembleError, match=r"no image file.*missing\.png"):
         read_image(tmp_path / "missing.png", (4, 4, 3))
-    with pytest.raises(EnsembleError, match="as an image"):
+    with pytest.raises(EnsembleError, match=r"is a folder: give the image files.*'.*/\*\.png'"):
         read_image(tmp_path, (4, 4, 3))
+
+
+def test_an_image_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(Image, "open", refuse)
+    message = r"^Can't read '.*a\.png' \(Permission denied\): give an image file that you may read"
+    with pytest.raises(EnsembleError, match=message):
+        read_image(tmp_path / "a.png", (4, 4, 3))
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp"])

@@ -282,9 +282,9 @@ def test_a_missing_lce_is_a_clear_error(
         monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     installed = version("larq-compute-engine")
     message = {
-        "numpy 1": "needs NumPy 1, found 2.1.0",
-        "package": "not installed",
-        "extension": rf"Engine {installed} has no .* install it with",
+        "numpy 1": "^Larq Compute Engine needs NumPy 1, found 2.1.0",
+        "package": "^Larq Compute Engine is not installed",
+        "extension": rf"^Larq Compute Engine {installed} has no .* install it with",
     }[missing]
     with pytest.raises(EnsembleError, match=message):
         EnsembleInterpreter(path)
