@@ -126,6 +126,14 @@ class Normalization:
         return images if self.is_raw else images * self.scale + self.offset
 
 
+def _wrong(name: str, expected: str, values: Any) -> EnsembleError:
+    received = values.tolist() if isinstance(values, np.ndarray) else values
+    received = [*received] if isinstance(received, tuple) else received
+    return EnsembleError(
+        f"`{name}` must hold {expected}, finite and one per channel. Received: {received!r}."
+    )
+
+
 def check_normalization(normalization: object, channels: int) -> None:
     """Checks a normalization of images with so many channels; `None`, not known, is one too.
 
@@ -140,11 +148,3 @@ def check_normalization(normalization: object, channels: int) -> None:
             f"Normalization(mean, std) or Normalization.raw({channels}), got {normalization!r}."
         )
     normalization.check_channels(channels)
-
-
-def _wrong(name: str, expected: str, values: Any) -> EnsembleError:
-    received = values.tolist() if isinstance(values, np.ndarray) else values
-    received = [*received] if isinstance(received, tuple) else received
-    return EnsembleError(
-        f"`{name}` must hold {expected}, finite and one per channel. Received: {received!r}."
-    )
