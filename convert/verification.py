@@ -65,7 +65,8 @@ def verify(
     # Arguments
         model: the ensemble.
         tflite: the converted file, of all members or of the first ones.
-        images: `[n, height, width, channels]` with values 0..255, n > 0.
+        images: `[n, height, width, channels]`, or one image `[height, width, channels]`, with
+            values 0..255; n > 0.
         labels: class indices `[n]`, as `larq_ensemble.runtime.metrics.class_indices` reads them,
             for accuracies.
         mean, std: as for `convert_ensemble`.
@@ -82,6 +83,9 @@ def verify(
     interpreter = EnsembleInterpreter(tflite, threads=threads)
     check_same(ensemble, interpreter, tflite, run_hash)
     normalization = normalization_of(ensemble, mean, std)
+    images = np.asarray(images)
+    if images.shape == interpreter.input_shape:  # one image, as `predict` takes it
+        images = images[np.newaxis]
     if not len(images):
         raise EnsembleError("`images` is empty: give at least one image to compare.")
     if labels is not None:  # before the work

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from larq_ensemble.errors import EnsembleError, first_line
-from larq_ensemble.files import remove_leftovers, write_text
+from larq_ensemble.files import gone, remove_leftovers, write_text
 from larq_ensemble.keras import tf
 
 _KEPT = 2
@@ -139,12 +139,19 @@ class Checkpoints:
 def writing(place: Path | str) -> Iterator[None]:
     """Turns the errors of writers, Python's and TensorFlow's, into one that names the place.
 
+    # Arguments
+        place: a file or folder in the directory of the training.
+
     # Raises
         EnsembleError: in place of an `OSError` or an error of TensorFlow.
     """
     try:
         yield
-    except (OSError, tf.errors.OpError) as error:
+    except (OSError, tf.errors.OpError, EnsembleError) as error:
+        if not (directory := Path(place).parent).is_dir():
+            raise gone(directory) from error
+        if isinstance(error, EnsembleError):
+            raise
         # TensorFlow's read "PATH; No space left on device [Op:SaveV2]".
         reason = getattr(error, "strerror", None) or first_line(error).rpartition("; ")[2]
         reason = reason.partition(" [Op:")[0]

@@ -43,8 +43,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         try:
             present = _status(path)
-            if present is None:
-                _make_folder(path.parent)
+            if present is None:  # the folder of what a link names, too
+                _make_folder(Path(os.path.realpath(path)).parent)
             if present is not None and _is_written_through(path, present):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
                 temporary = folder / path.name
@@ -159,6 +159,14 @@ def check_output_folder(path: str | os.PathLike[str], argument: str = "out") -> 
             f"`{argument}` {name!r} can't be written ({_reason(error)}): choose another place."
         ) from error
     return path
+
+
+def gone(folder: str | os.PathLike[str]) -> EnsembleError:
+    """The error for a folder that was there when a training began to write into it."""
+    return EnsembleError(
+        f"The directory {os.fspath(folder)!r} is gone: it was deleted or moved while it was "
+        "written. Train again, or resume the training where it is now."
+    )
 
 
 def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:

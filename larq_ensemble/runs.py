@@ -27,6 +27,7 @@ from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.files import (
     check_output_folder,
+    gone,
     read_json,
     remove_leftovers,
     replacing,
@@ -249,10 +250,7 @@ class Run:
         if not any(
             (folder / "config.json").is_file() for folder in (self._place, self._place.parent)
         ):
-            raise EnsembleError(
-                f"The directory {str(self.path)!r} is gone: it was deleted or moved while it was "
-                "written. Train again, or resume the training where it is now."
-            )
+            raise gone(self.path)
 
     def remove_leftovers(self) -> None:
         """Removes temporary files of a killed process; only the holder of the lock may do so."""

@@ -163,3 +163,19 @@ def _wrong(name: str, expected: str, values: Any) -> EnsembleError:
     return EnsembleError(
         f"`{name}` must hold {expected}, finite and one per channel. Received: {received!r}."
     )
+
+
+def check_normalization(normalization: object, channels: int) -> None:
+    """Checks a normalization of images with so many channels; `None`, not known, is one too.
+
+    # Raises
+        EnsembleError: for anything else.
+    """
+    if normalization is None:
+        return
+    if not isinstance(normalization, Normalization):
+        raise EnsembleError(
+            "`normalization` must be a larq_ensemble.Normalization, such as "
+            f"Normalization(mean, std) or Normalization.raw({channels}), got {normalization!r}."
+        )
+    normalization.check_channels(channels)

@@ -35,6 +35,7 @@ from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.errors import EnsembleError, check_seed, check_whole, is_number
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.functional import (
+    built_by_their_calls,
     classifier,
     map_references,
     rebuilt,
@@ -225,7 +226,8 @@ def _build_branches(
     _check_initial(initial, shared, scheme)
     trunk = frozenset() if independent_inputs else _trunk(backbone, shared)
     _check_names(shared | trunk, members, scheme)
-    config = _members_config(backbone.get_config(), members, shared, trunk)
+    config = built_by_their_calls(backbone.get_config())
+    config = _members_config(config, members, shared, trunk)
     if dropout is not None:
         _set_dropout(config, dropout)
     config["layers"] = _TrackedLayers(config["layers"])
@@ -323,7 +325,7 @@ def _reinitialized(backbone: keras.Model, seed: int, member: int) -> keras.Model
             for key, item in value.items()
         }
 
-    config = backbone.get_config()
+    config = built_by_their_calls(backbone.get_config())
     layers = [{**layer, "config": seeded(layer["config"])} for layer in config["layers"]]
     return rebuilt(backbone, {**config, "layers": layers})
 

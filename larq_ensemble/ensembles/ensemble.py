@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.data.normalization import Normalization, check_normalization
 from larq_ensemble.ensembles.combine import Combine
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.recomputation import check_recomputable, recomputed_step
@@ -26,7 +26,7 @@ from larq_ensemble.ensembles.schemes import Scheme
 from larq_ensemble.ensembles.traced import TracedMembers, check_bfloat16
 from larq_ensemble.errors import EnsembleError, UnknownNameError, check_seed, check_whole
 from larq_ensemble.keras import check_keras_2, keras, tf
-from larq_ensemble.models.functional import input_list
+from larq_ensemble.models.functional import built_by_their_calls, input_list
 
 Execution = Literal["auto", "traced", "plain"]
 
@@ -99,14 +99,14 @@ class Ensemble(keras.Model):
         `tf.data.Dataset`.
 
         # Raises
-            EnsembleError: if it is set to that of another number of channels.
+            EnsembleError: if it is set to that of another number of channels, or to no
+                `Normalization`.
         """
         return self.layers[-1].normalization
 
     @normalization.setter
     def normalization(self, normalization: Normalization | None) -> None:
-        if normalization is not None:
-            normalization.check_channels(self.inputs[0].shape[-1])
+        check_normalization(normalization, self.inputs[0].shape[-1])
         self.layers[-1].normalization = normalization
 
     @property
@@ -471,7 +471,7 @@ class Ensemble(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Ensemble:
-        ensemble = super().from_config(config, custom_objects)
+        ensemble = super().from_config(built_by_their_calls(config), custom_objects)
         ensemble.__dict__["_compile_options"] = config.get(_COMPILED)
         return ensemble
 

@@ -15,7 +15,8 @@ def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ense
 
     # Arguments
         path: a `.keras` or `.h5` file or a SavedModel that `Ensemble.save` or `ModelCheckpoint`
-            wrote, or a run directory of `larq-ensemble train`.
+            wrote, or a run directory of `larq-ensemble train`. In a run of an earlier version
+            the ensemble has no normalization; `load_run(path).model` takes it from the run.
         compile: whether to compile the ensemble as it was saved, with the optimizer's state. One
             that was saved without, as in run directories, is compiled with the losses and metrics
             of its scheme and Keras's default optimizer, so `evaluate` works.

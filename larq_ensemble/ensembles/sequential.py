@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.checkpoints import Checkpoints
-from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.data.normalization import Normalization, check_normalization
 from larq_ensemble.ensembles.building import (
     Initial,
     build_ensemble,
@@ -37,6 +37,7 @@ from larq_ensemble.errors import EnsembleError, check_seed, check_whole, first_l
 from larq_ensemble.files import read_json, replacing, write_text
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.locks import resumable
+from larq_ensemble.models.functional import functional_model
 from larq_ensemble.models.graph import Sharing, shared_layers
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import has_own_head_bias
@@ -75,6 +76,8 @@ class SequentialTraining(abc.ABC):
         normalization: Normalization | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
+        # Before the training: the ensemble is built after it.
+        check_normalization(normalization, functional_model(backbone).inputs[0].shape[-1])
         self.backbone, self.members, self.arguments = backbone, members, arguments
         self.scheme = SCHEMES[arguments["scheme"]]
         self.shrinkage, self.patience, self.pixel_range = shrinkage, patience, pixel_range

@@ -179,6 +179,19 @@ def rebuilt(model: keras.Model, config: dict[str, Any]) -> keras.Model:
         ) from error
 
 
+def built_by_their_calls(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a functional model whose layers are built when they are first called.
+
+    Keras would build registered layers before, outside the scope of their names, so that their
+    variables have one name (`alpha:0`), which HDF5 files refuse.
+    """
+    layers = [
+        {key: value for key, value in layer.items() if key != "build_config"}
+        for layer in config["layers"]
+    ]
+    return {**config, "layers": layers}
+
+
 def _is_rebuilt(config: dict[str, Any]) -> bool:
     """Whether Keras makes a layer of the configuration of one; of some it makes a string."""
     alone = {key: value for key, value in config.items() if key != "inbound_nodes"}

@@ -32,6 +32,15 @@ def test_agreement(fusion: Converted) -> None:
     assert abs(report.tflite_top1 - report.keras_top1) <= 4
 
 
+def test_one_image(fusion: Converted) -> None:
+    batch = pixels(1, (16, 16, 3))
+    one, same = (
+        verify(fusion.model, fusion.path, given, [3], mean=MEAN, std=STD)
+        for given in (batch[0], batch)
+    )
+    assert one == same
+
+
 def test_labels_in_a_column(fusion: Converted) -> None:
     images, labels = pixels(20, (16, 16, 3)), np.arange(20) % 7
     flat, column = (

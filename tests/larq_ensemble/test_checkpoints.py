@@ -1,6 +1,7 @@
 """Checkpoints of one variable, in folders of all names, damaged in all ways."""
 
 import resource
+import shutil
 
 import pytest
 
@@ -125,3 +126,16 @@ def test_errors_of_all_writers_are_one_line(error):
     message = r"Can't write to 'a' \(No space left on device\)"
     with pytest.raises(EnsembleError, match=message), writing("a"):
         raise error
+
+
+def test_a_directory_that_is_gone_is_named(tmp_path, value):
+    """Deleted within an epoch, after its directory was looked for: nothing is still there."""
+    (tmp_path / "run").mkdir()
+    checkpoints = save_all(tmp_path / "run" / "checkpoints", value, (1,))
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(EnsembleError, match=r"The directory '.*run' is gone: it was deleted or"):
+        checkpoints.save(2)
+    log = tmp_path / "run" / "log.csv"
+    with pytest.raises(EnsembleError, match=r"The directory '.*run' is gone"), writing(log):
+        log.write_text("epoch")
+    assert not (tmp_path / "run").exists()

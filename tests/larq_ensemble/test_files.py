@@ -88,6 +88,15 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path) -> None:
     assert [file.read_text() for file in (tmp_path / "real").iterdir()] == ["new", "new"]
 
 
+def test_the_folder_of_what_a_link_names_is_made(tmp_path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to("missing/folder/a.json")
+    check_output(link)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert (tmp_path / "missing" / "folder" / "a.json").read_text() == "new"
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o664, 0o640])
 def test_mode_and_owner_are_kept(tmp_path, mode: int) -> None:
     path = tmp_path / "a.json"

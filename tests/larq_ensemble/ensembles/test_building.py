@@ -713,3 +713,13 @@ def test_a_backbone_that_has_diverged_is_named() -> None:
     layer.moving_variance.assign(-tf.ones_like(layer.moving_variance))
     with pytest.raises(EnsembleError, match=f"'{layer.name}' has a moving variance of -1"):
         build_ensemble(backbone, 2)
+
+
+def test_variables_have_the_names_of_their_layers(tiny, tmp_path) -> None:
+    """Keras builds registered layers of a configuration without them; HDF5 needs unlike names."""
+    ensemble = build_ensemble(tiny, 2, sharing="none")
+    ensemble.save(tmp_path / "ensemble.keras")
+    for model in (ensemble, keras.models.load_model(tmp_path / "ensemble.keras")):
+        names = [variable.name for variable in model.variables]
+        assert len(set(names)) == len(names)
+        assert all(name.startswith(("member_", "trunk")) for name in names), names

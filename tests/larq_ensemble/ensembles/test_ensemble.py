@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from larq_ensemble.data.normalization import Normalization
-from larq_ensemble.ensembles import Ensemble, as_ensemble, build_ensemble, load_ensemble
+from larq_ensemble.ensembles import (
+    Ensemble,
+    as_ensemble,
+    build_ensemble,
+    fit_members,
+    load_ensemble,
+)
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
@@ -305,6 +311,12 @@ def test_the_normalization_stays_with_the_ensemble(tiny, tmp_path) -> None:
     assert run.model.normalization == run.normalization == normalization
     with pytest.raises(EnsembleError, match=f"`mean` must hold {channels} numbers"):
         ensemble.normalization = Normalization.raw(channels + 1)
+    for wrong in ([0.5] * channels, normalization.to_json(), "raw"):
+        message = "`normalization` must be a larq_ensemble.Normalization"
+        with pytest.raises(EnsembleError, match=message):
+            ensemble.normalization = wrong
+        with pytest.raises(EnsembleError, match=message):  # before the training
+            fit_members(tiny, None, None, members=2, scheme="voting", normalization=wrong)
 
 
 def test_what_can_not_be_loaded(tiny, tmp_path) -> None:
