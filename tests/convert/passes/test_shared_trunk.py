@@ -314,7 +314,7 @@ def test_parts_that_do_not_fit_are_refused(fusion: Converted, tmp_path: Path, wh
         {"prefix": trunk, "rest": rest}[what].key = "other"
     path = tmp_path / "other.tflite"
     path.write_bytes(seal(write(module)))
-    with pytest.raises(EnsembleError, match="doesn't have the graphs .* in the layout 'indexed'"):
+    with pytest.raises(EnsembleError, match=r"doesn't have the graphs .* in the layout 'indexed'"):
         read_ensemble(path)
 
 
