@@ -195,7 +195,9 @@ class Converted:
         """Keras's logits of each member, from raw pixels."""
         channels = images.shape[-1]
         normalized = (images / 255 - MEAN[:channels]) / STD[:channels]
-        return self.model.predict(normalized.astype(np.float32), verbose=0)[:-1]
+        # Not `predict`, whose tracing takes longer than what it computes.
+        *logits, _ = self.model(normalized.astype(np.float32), training=False)
+        return [values.numpy() for values in logits]
 
 
 def converted(model: keras.Model, folder: Path, **options: Any) -> Converted:

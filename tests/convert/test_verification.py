@@ -27,7 +27,7 @@ def test_agreement(fusion: Converted) -> None:
     assert min(report.member_argmax_agreement) >= 0.95
     assert report.flip_rate == pytest.approx(1 - np.mean(report.member_argmax_agreement))
     normalized = ((images / 255 - MEAN) / STD).astype(np.float32)
-    classes = fusion.model.predict(normalized, verbose=0)[-1].argmax(-1)
+    classes = fusion.model(normalized, training=False)[-1].numpy().argmax(-1)
     assert report.keras_top1 == pytest.approx(100 * (classes == 0).mean())
     assert abs(report.tflite_top1 - report.keras_top1) <= 4
 
