@@ -165,17 +165,29 @@ def _wrong(name: str, expected: str, values: Any) -> EnsembleError:
     )
 
 
-def check_normalization(normalization: object, channels: int) -> None:
-    """Checks a normalization of images with so many channels; `None`, not known, is one too.
+def check_normalization(normalization: object, image: Any) -> None:
+    """Checks that images can be normalized so for a network; `None`, not known, is right too.
+
+    # Arguments
+        normalization: what to check.
+        image: the network's input, a Keras tensor.
 
     # Raises
-        EnsembleError: for anything else.
+        EnsembleError: for anything but a `Normalization` of as many channels, or for one that
+            changes pixels although the network takes integers.
     """
     if normalization is None:
         return
+    channels = image.shape[-1]
     if not isinstance(normalization, Normalization):
         raise EnsembleError(
             "`normalization` must be a larq_ensemble.Normalization, such as "
             f"Normalization(mean, std) or Normalization.raw({channels}), got {normalization!r}."
         )
     normalization.check_channels(channels)
+    raw = Normalization.raw(channels)
+    if image.dtype.is_integer and not normalization.is_close(raw):
+        raise EnsembleError(
+            f"`normalization` {normalization!r} makes fractions of pixels, but the network's input "
+            f"is {image.dtype.name}: give Normalization.raw({channels}), or leave it out."
+        )

@@ -106,7 +106,7 @@ class Ensemble(keras.Model):
 
     @normalization.setter
     def normalization(self, normalization: Normalization | None) -> None:
-        check_normalization(normalization, self.inputs[0].shape[-1])
+        check_normalization(normalization, self.inputs[0])
         self.layers[-1].normalization = normalization
 
     @property

@@ -77,7 +77,7 @@ class SequentialTraining(abc.ABC):
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         # Before the training: the ensemble is built after it.
-        check_normalization(normalization, functional_model(backbone).inputs[0].shape[-1])
+        check_normalization(normalization, functional_model(backbone).inputs[0])
         self.backbone, self.members, self.arguments = backbone, members, arguments
         self.scheme = SCHEMES[arguments["scheme"]]
         self.shrinkage, self.patience, self.pixel_range = shrinkage, patience, pixel_range

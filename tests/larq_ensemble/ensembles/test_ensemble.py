@@ -317,6 +317,14 @@ def test_the_normalization_stays_with_the_ensemble(tiny, tmp_path) -> None:
             ensemble.normalization = wrong
         with pytest.raises(EnsembleError, match=message):  # before the training
             fit_members(tiny, None, None, members=2, scheme="voting", normalization=wrong)
+    image = keras.Input(SHAPE, dtype="uint8")
+    floats = keras.layers.Rescaling(1 / 255)(image)
+    backbone = keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(floats)))
+    with pytest.raises(EnsembleError, match=r"input is uint8: give Normalization\.raw"):
+        build_ensemble(backbone, 2, sharing="none", normalization=normalization)
+    raw = Normalization.raw(channels)
+    whole = build_ensemble(backbone, 2, sharing="none", normalization=raw)
+    assert whole.normalization == raw
 
 
 def test_what_can_not_be_loaded(tiny, tmp_path) -> None:
