@@ -137,9 +137,8 @@ def error_of(name, data_dir):
     return str(error.value)
 
 
-def test_without_a_network_a_download_fails_at_once_and_leaves_nothing(
-    offline, tmp_path, monkeypatch
-):
+@pytest.mark.usefixtures("offline")
+def test_without_a_network_a_download_fails_at_once_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path))
     message = error_of("cifar100", None)
     assert f"cifar100 is not in '{tmp_path}" in message
@@ -148,7 +147,8 @@ def test_without_a_network_a_download_fails_at_once_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_answers_is_asked_for_the_download(offline, monkeypatch, tmp_path):
+@pytest.mark.usefixtures("offline")
+def test_a_server_that_answers_is_asked_for_the_download(monkeypatch, tmp_path):
     """Whatever it answers: a server may not like HEAD."""
 
     def refuse(request, timeout):
@@ -159,7 +159,8 @@ def test_a_server_that_answers_is_asked_for_the_download(offline, monkeypatch, t
     assert "TensorFlow Datasets was asked for a download" in error_of("cifar10", None)
 
 
-def test_nothing_is_downloaded_into_a_folder_that_is_given(offline, tmp_path):
+@pytest.mark.usefixtures("offline")
+def test_nothing_is_downloaded_into_a_folder_that_is_given(tmp_path):
     message = error_of("cifar100", tmp_path)
     assert f"`data_dir` '{tmp_path}' does not hold cifar100" in message
     assert "leave `data_dir` out and set the environment variable TFDS_DATA_DIR" in message
@@ -167,7 +168,8 @@ def test_nothing_is_downloaded_into_a_folder_that_is_given(offline, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["data/cifar10", "data/cifar10/3.0.2", "."])
-def test_a_folder_near_the_right_one(offline, tmp_path, given):
+@pytest.mark.usefixtures("offline")
+def test_a_folder_near_the_right_one(tmp_path, given):
     folder = tmp_path / "data"
     (folder / "cifar10" / "3.0.2").mkdir(parents=True)
     assert f"Did you mean '{folder}'?" in error_of("cifar10", tmp_path / given)
