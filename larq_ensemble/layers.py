@@ -106,8 +106,7 @@ class PReLU(keras.layers.PReLU):
     and Keras's differ from them at \\(x = 0\\) alone, where its \\(\partial y / \partial x\\) is 0.
     Behind a binary convolution many inputs are exactly 0, because a sum of as many +1 as -1 is.
 
-    # Arguments
-        As for `keras.layers.PReLU`.
+    The arguments are those of `keras.layers.PReLU`.
 
     # Weights
         alpha: \\(\alpha\\), float32, of the shape of one input, with size 1 on shared axes.
