@@ -10,11 +10,15 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageOps
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.images import fit_image, read_image, read_images
+
+#: Pillow 12, the last for Python 3.10, can't read the first, and no orientation beside the other.
+FROM_PILLOW_13 = pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow < 13")
 
 
 def saved(path: Path, pixels: np.ndarray) -> Path:
@@ -120,7 +124,7 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path, pixels: np.ndarray, 
         ("RGBA", "red.webp", 3),
         ("CMYK", "red.jpg", 3),
         ("CMYK", "red.tiff", 0),
-        ("YCbCr", "red.tiff", 2),
+        pytest.param("YCbCr", "red.tiff", 2, marks=FROM_PILLOW_13),
     ],
 )
 def test_red_is_red_in_every_mode(tmp_path: Path, mode: str, name: str, tolerance: int) -> None:
@@ -171,7 +175,7 @@ def jpeg_with_tag(path: Path, tag: int, kind: int, count: int, value: bytes) -> 
         (0x011A, 2, 4, b"abc\0"),  # a resolution that is text
         (0x8769, 3, 1, b"\xff\xff\xff\xff"),  # a pointer out of the file
         (0x010F, 99, 1, b"\0\0\0\0"),  # an unknown type
-        (0x010F, 2, 0x7FFFFFFF, b"\xf0\xff\xff\x7f"),
+        pytest.param(0x010F, 2, 0x7FFFFFFF, b"\xf0\xff\xff\x7f", marks=FROM_PILLOW_13),
     ],
 )
 def test_of_broken_exif_data_only_the_orientation_matters(
