@@ -130,9 +130,11 @@ def build_ensemble(
         independent_inputs=independent_inputs,
         seed=seed,
     )
-    logits = branches.outputs
+    logits, precision = branches.outputs, branches.outputs[0].dtype.name
     combined = [
-        Combine(scheme, None if weights is None else weights[:count], name=output)(logits[:count])
+        Combine(scheme, None if weights is None else weights[:count], name=output, dtype=precision)(
+            logits[:count]
+        )
         for output, count in SCHEMES[scheme].combinations(members).items()
     ]
     ensemble = Ensemble(branches.inputs, [*logits, *combined], name=f"{branches.name}_ensemble")
@@ -249,9 +251,10 @@ def _build_branches(
             layers[own_name(member, head)] if head in own else None,
             np.random.default_rng([seed, member, 1]),
         )
+    # In mixed precision, losses and combinations need logits in full precision.
+    precision = "float64" if branches.outputs[0].dtype == tf.float64 else "float32"
     logits = [
-        # In mixed precision, losses and combinations need logits in full precision.
-        keras.layers.Activation("linear", dtype="float32", name=member_output(member))(output)
+        keras.layers.Activation("linear", dtype=precision, name=member_output(member))(output)
         for member, output in zip(members, branches.outputs)
     ]
     return keras.Model(branches.inputs, logits, name=backbone.name)

@@ -21,10 +21,11 @@ class Combine(keras.layers.Layer):
             because every saved form of an ensemble has this layer. `None`: not known.
 
     # Input shape
-        A list of M tensors [n, classes].
+        A list of M tensors [n, classes] of the layer's dtype, which is float32 if none is given,
+        whatever the global policy.
 
     # Output shape
-        float32 [n, classes], whatever the global dtype policy.
+        [n, classes], of the same dtype.
     """
 
     def __init__(
