@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from click.core import ParameterSource
 
 from larq_ensemble.console.options import INPUT, OutputFile
 from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS
 
 
@@ -76,6 +78,11 @@ def command(
       larq-ensemble convert ensemble.tflite --members 4 --out four.tflite
     """
     with reporting(json_target) as report:
+        if not os.path.lexists(source):
+            raise EnsembleError(
+                f"No run at {source!r}, and no file: give the directory of a run, an ensemble that "
+                "Keras saved, or a .tflite file."
+            )
         is_file = Path(source).is_file()
         if is_file and not _is_keras(source):
             from larq_ensemble.convert.cutting import cut_file

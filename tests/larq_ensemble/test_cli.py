@@ -338,6 +338,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("pretrain --teacher missing --out new", "No run at 'missing'"),
         ("pretrain --teacher fusion --dataset cifar10 --out new", "has input_shape = [8, 8, 1]"),
         ("convert missing --out ensemble.tflite", "No run at 'missing'"),
+        ("convert missing.keras --out ensemble.tflite", "No run at 'missing.keras', and no file"),
         ("convert truncated --out ensemble.tflite", "model.keras' can't be read"),
         ("verify ensemble.tflite --run missing", "No run at 'missing'"),
         # Unknown names.
