@@ -139,7 +139,7 @@ def test_cost_by_members(measured, tmp_path) -> None:
 def test_against_the_peer(script, tmp_path) -> None:
     python = torch_python()
     if python is None:
-        pytest.skip("torch and torchensemble are neither here nor in TORCH_PYTHON")
+        pytest.skip("set TORCH_PYTHON to a Python with torch and torchensemble (docs: performance)")
     out = tmp_path / "result.json"
     done = script(
         "train_throughput", *SMALL, "--members", "2", "--kinds",
