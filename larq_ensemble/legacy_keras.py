@@ -40,5 +40,6 @@ def _is_used() -> bool:
 
     A name that is bound to the loader, as by `from tensorflow import keras`, is no use.
     """
-    keras = vars(sys.modules.get("tensorflow", types)).get("keras")
+    tensorflow = sys.modules.get("tensorflow")
+    keras = None if tensorflow is None else vars(tensorflow).get("keras")  # doesn't load it
     return type(keras) is types.ModuleType or "tensorflow.keras" in sys.modules
