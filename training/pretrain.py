@@ -14,6 +14,7 @@ from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.network.architectures import MODELS, REVISION
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
+from larq_ensemble.training.advice import advice
 from larq_ensemble.training.distillation import (
     Distillation,
     DistillationLoss,
@@ -21,7 +22,7 @@ from larq_ensemble.training.distillation import (
     teacher_logits,
 )
 from larq_ensemble.training.distribution import Distribution
-from larq_ensemble.training.fit import set_seed
+from larq_ensemble.training.fit import read_log, set_seed
 from larq_ensemble.training.job import fit_images, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.pipeline import evaluation_batches
@@ -84,7 +85,9 @@ def pretrain(
     # Returns
         The run and `{"test_top1", "validation_top1", "epochs", "images_per_second"}`. Accuracies
         are in percent, and `None` where nothing was evaluated (`epochs=0`). With `from_real` also
-        `"from_real"`: `{"copied", "not_copied"}`, names of layers; so with `from_backbone`.
+        `"from_real"`: `{"copied", "not_copied"}`, names of layers; so with `from_backbone`. After
+        a training also `"training_top1"`, the accuracy in its last epoch, on augmented images, and
+        `"advice"` if there is any, see `larq_ensemble.training.advice`.
 
     # Raises
         EnsembleError: for unknown names, unusable values, missing data, runs that do not fit, or a
@@ -153,11 +156,18 @@ def pretrain(
             distribution=distribution,
             verbose=verbose,
         )
-        return model, {
+        measured: dict[str, Any] = {
             "images_per_second": speed,
             "test_top1": backbone_top1(model, splits.test, dataset),
             "validation_top1": backbone_top1(model, splits.validation, dataset),
+            "training_top1": _training_top1(run),
         }
+        held_out = "validation" if len(splits.validation) else "test"
+        if (top1 := measured[f"{held_out}_top1"]) is not None:
+            labels = getattr(splits, held_out).labels
+            if said := advice(measured["training_top1"], top1, labels):
+                measured["advice"] = said
+        return model, measured
 
     return train_run(
         out,
@@ -188,6 +198,12 @@ def _refuse_without_effect(model_name: str, **of_binary: Any) -> None:
                 f"`{name}` {value!r} is for binary convolutions, and {model_name!r} has none: "
                 "leave it out."
             )
+
+
+def _training_top1(run: Run) -> float:
+    """Accuracy during the last epoch, on augmented images, in percent."""
+    header, *rows = read_log(run.log_path)
+    return 100 * float(rows[-1][header.index("accuracy")])
 
 
 def backbone_top1(model: keras.Model, data: Split, dataset: Dataset) -> float | None:

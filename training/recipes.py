@@ -1,9 +1,10 @@
-"""Training recipes as data: the paper's, and short ones for a CPU."""
+"""Training recipes as data: the paper's, short ones for a CPU, and one for few images."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,10 +124,17 @@ class Recipes:
 
 
 class RecipesFor(Protocol):
-    """(classes, network, scheme of the ensemble) -> recipes."""
+    """(classes, network, scheme of the ensemble, number of training images) -> recipes.
+
+    `images` is for recipes that train few images for more epochs; `None`: as many as may be.
+    """
 
     def __call__(
-        self, classes: int, model_name: str = "resnet20", scheme: str = "fusion"
+        self,
+        classes: int,
+        model_name: str = "resnet20",
+        scheme: str = "fusion",
+        images: int | None = None,
     ) -> Recipes: ...
 
 
@@ -169,9 +177,16 @@ _PAPER_VALUES = {
 _RESEMBLES = {"resnet34": "resnet18", "birealnet34": "birealnet18"}
 _PAPER = "Kim et al. 2022, Experimental results, and the authors' code and training logs"
 _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
+_SMALL = "ours, for few images; found by trying, see docs/reports/small-sets.md"
+_SMALL_BATCH = 32
 
 
-def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
+def _paper(
+    classes: int,
+    model_name: str = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
     """The paper's recipes. Weight decay is 0.
 
     The text says that there is no dropout for CIFAR-10; the authors' logs show that for
@@ -211,16 +226,66 @@ def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -
     )
 
 
-def _short(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
+def _short(
+    classes: int,
+    model_name: str = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
     return Recipes(
         pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=0.0, source=_SHORT),
         retrain=Recipe(epochs=5, batch_size=128, lr=5e-3, dropout=0.0, source=_SHORT),
     )
 
 
+def _small(
+    classes: int,
+    model_name: str = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
+    """For some hundreds to some thousands of images: what they lack in images, in epochs.
+
+    A network learns by steps, and 900 images in batches of 256 are three of them an epoch. So the
+    batches are small, and the epochs are as many as make the steps.
+    """
+
+    def epochs(steps: int, least: int) -> int:
+        return least if images is None else max(least, -(-steps * _SMALL_BATCH // images))
+
+    return Recipes(
+        pretrain=Recipe(
+            epochs=epochs(steps=1200, least=20),
+            batch_size=_SMALL_BATCH,
+            lr=2e-3,
+            dropout=0.0,
+            source=_SMALL,
+        ),
+        retrain=Recipe(
+            epochs=epochs(steps=300, least=5),
+            batch_size=_SMALL_BATCH,
+            lr=5e-3,
+            dropout=0.0,
+            source=_SMALL,
+        ),
+    )
+
+
 RECIPES: Registry[RecipesFor] = Registry("recipe")
 RECIPES.register("paper", _paper)
 RECIPES.register("short", _short)
+RECIPES.register("small", _small)
+
+
+def default_recipe(dataset: Mapping[str, Any]) -> str:
+    """The name of the recipe for a data set if none is given.
+
+    `"small"` for data of one's own, `"paper"` for what is built in.
+
+    # Arguments
+        dataset: the constants of the data set, see `larq_ensemble.data.datasets.Dataset`.
+    """
+    return "small" if "source" in dataset else "paper"
 
 
 @dataclass(frozen=True)
@@ -255,7 +320,7 @@ class TunedRecipe:
         except OSError as error:
             raise EnsembleError(
                 f"The recipe file {str(path)!r} can't be read ({error.strerror}): give paper, "
-                "short or the recipe.json that `larq-ensemble tune` wrote."
+                "short, small or the recipe.json that `larq-ensemble tune` wrote."
             ) from error
         except EnsembleError as error:  # such as a rate below 0
             raise EnsembleError(f"The recipe file {str(path)!r}: {error}") from error

@@ -7,7 +7,7 @@ from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.training.fit import adam
 from larq_ensemble.training.pipeline import steps_per_epoch
-from larq_ensemble.training.recipes import RECIPES, Recipe
+from larq_ensemble.training.recipes import RECIPES, Recipe, default_recipe
 
 
 def test_the_papers_values():
@@ -142,8 +142,32 @@ def test_the_short_recipe_is_short():
     assert recipes.retrain.epochs <= 10
 
 
+@pytest.mark.parametrize(
+    ("images", "pretrain", "retrain"),
+    [
+        # 1200 and 300 steps of 32 images; at least 20 and 5 epochs.
+        (320, 120, 30),
+        (900, 43, 11),
+        (1919, 21, 6),
+        (1920, 20, 5),
+        (50_000, 20, 5),
+        (None, 20, 5),
+    ],
+)
+def test_the_recipe_for_few_images_counts_steps(images, pretrain, retrain):
+    recipes = RECIPES["small"](3, images=images)
+    assert (recipes.pretrain.epochs, recipes.retrain.epochs) == (pretrain, retrain)
+    assert recipes.pretrain.batch_size == recipes.retrain.batch_size == 32
+    assert "small-sets" in recipes.pretrain.source
+
+
+def test_data_of_ones_own_have_another_default():
+    assert default_recipe({"name": "cifar100"}) == "paper"
+    assert default_recipe({"name": "folder:photos", "source": {"spec": "folder:photos"}}) == "small"
+
+
 def test_unknown_recipe_lists_the_names():
-    with pytest.raises(UnknownNameError, match=r"recipe 'long'.*paper, short"):
+    with pytest.raises(UnknownNameError, match=r"recipe 'long'.*paper, short, small"):
         RECIPES["long"]
 
 

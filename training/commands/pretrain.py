@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from larq_ensemble.console.messages import Command
+from larq_ensemble.console.messages import Command, in_options
 from larq_ensemble.console.options import (
     INPUT,
     POSITIVE,
@@ -205,6 +205,8 @@ def command(
             ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
             [[report.result[key] for key in _COLUMNS]],
         )
+        if said := report.result.get("advice"):
+            report.line(in_options(said, click.get_current_context().command))
         for origin, source in (("from_real", from_real), ("from_backbone", from_backbone)):
             if started := report.result.get(origin):
                 report.line(
