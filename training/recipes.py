@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.files import write_text
 from larq_ensemble.network.architectures import MODELS
@@ -277,15 +277,32 @@ RECIPES.register("short", _short)
 RECIPES.register("small", _small)
 
 
-def default_recipe(dataset: Mapping[str, Any]) -> str:
-    """The name of the recipe for a data set if none is given.
-
-    `"small"` for data of one's own, `"paper"` for what is built in.
+def recipes_for(
+    dataset: Dataset,
+    data: DataOptions,
+    *,
+    recipe_name: str | None = None,
+    model_name: str = "resnet20",
+    scheme: str = "fusion",
+) -> Recipes:
+    """The recipes for a data set.
 
     # Arguments
-        dataset: the constants of the data set, see `larq_ensemble.data.datasets.Dataset`.
+        dataset: the data set.
+        data: which of its images are used. They are read if the recipe counts them.
+        recipe_name: one of `RECIPES`; `None`: `"paper"` for built-in data, `"small"` for data of
+            one's own.
+        model_name: the network.
+        scheme: of the ensemble.
+
+    # Raises
+        UnknownNameError: for unknown names.
+        EnsembleError: if the data are to be counted and can't be read.
     """
-    return "small" if "source" in dataset else "paper"
+    if recipe_name is None:
+        recipe_name = "paper" if dataset.origin is None else "small"
+    images = data.training_images(dataset) if recipe_name == "small" else None
+    return RECIPES[recipe_name](dataset.classes, model_name, scheme, images)
 
 
 @dataclass(frozen=True)
