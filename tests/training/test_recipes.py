@@ -178,10 +178,8 @@ def test_built_in_data_keep_the_papers_and_are_not_read():
     unread = dataclasses.replace(DATASETS["cifar10"], read=None)
     recipes = recipes_for(unread, DataOptions(), model_name="birealnet18")
     assert recipes == RECIPES["paper"](10, "birealnet18")
-    few = DataOptions(limit_train=500)
-    assert (
-        few.training_images(DATASETS["digits"]) == 450 == len(few.load(DATASETS["digits"], 0).train)
-    )
+    few, digits = DataOptions(limit_train=500), DATASETS["digits"]
+    assert few.training_images(digits) == len(few.load(digits, 0).train) == 450
     assert recipes_for(digits, few, recipe_name="small").pretrain.epochs == 86
 
 
