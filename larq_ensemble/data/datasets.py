@@ -6,28 +6,16 @@ import contextlib
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from larq_ensemble.data.augmentation import Augmentation
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.registry import Registry
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a training image.
-
-    # Arguments
-        pad: pixels of zero padding on each side before a random crop to the original size.
-        flip: mirror horizontally with probability 1/2.
-    """
-
-    pad: int = 0
-    flip: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +49,19 @@ class Dataset:
     def __post_init__(self) -> None:
         self.normalization.check_channels(self.input_shape[-1])
 
+    def augmented(self, kind: str | None) -> Dataset:
+        """This data set with another augmentation.
+
+        # Arguments
+            kind: see `Augmentation.of_kind`; `None`: its own.
+
+        # Raises
+            EnsembleError: for an unknown name.
+        """
+        if kind is None:
+            return self
+        return replace(self, augmentation=Augmentation.of_kind(kind, self.input_shape))
+
     def constants(self) -> dict[str, Any]:
         """The constants that a run records, enough to use the network without the data."""
         return {
@@ -69,7 +70,7 @@ class Dataset:
             "class_names": list(self.class_names),
             "input_shape": list(self.input_shape),
             **self.normalization.to_json(),
-            "augmentation": asdict(self.augmentation),
+            "augmentation": self.augmentation.to_json(),
         }
 
 
