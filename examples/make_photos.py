@@ -83,7 +83,7 @@ def make_photos(folder: Path, images: int, seed: int = 0) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=300, help="of each class (default: 300)")
     parser.add_argument("--seed", type=int, default=0)
