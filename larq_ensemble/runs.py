@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from larq_ensemble.data.normalization import Normalization
-from larq_ensemble.errors import EnsembleError, first_line
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import (
     check_output_folder,
     gone,
@@ -70,7 +70,8 @@ class RunConfig:
     # Arguments
         kind: `"backbone"` or `"ensemble"`.
         model: name and arguments of the architecture. Without `revision` and `prelu_gradient`, as
-            earlier versions wrote it, it is of revision 1 and `"zero"`.
+            earlier versions wrote it, it is of revision 1 and `"zero"`. Of a network that is not
+            ours: what `larq_ensemble.models.foreign.foreign_network` records.
         dataset: the dataset's constants (name, classes, class names, input shape, mean, std).
         recipe: the training recipe.
         seed: of initialization, data and jitter.
@@ -99,6 +100,11 @@ class RunConfig:
         return int(self.data.get("split_seed", self.seed))
 
     @property
+    def architecture(self) -> str | None:
+        """The name of our architecture; `None` for a network that is not ours."""
+        return None if "source" in self.model else self.model["name"]
+
+    @property
     def own_head_bias(self) -> bool:
         """Whether each member has its own bias in a linear layer that is shared."""
         return bool(self.ensemble.get("own_head_bias", False))
@@ -113,7 +119,8 @@ class RunConfig:
                 f"{str(path)!r} is not a configuration of format {FORMAT}: "
                 "was it written by another version of larq-ensemble?"
             )
-        if isinstance(values.get("model"), dict):
+        model = values.get("model")
+        if isinstance(model, dict) and "source" not in model:
             values = {**values, "model": {**_MODEL_OF_BEFORE, **values["model"]}}
         arguments: dict[str, Any] = {
             name: _Section(value, f"{name!r} in {str(path)!r}")
@@ -178,20 +185,27 @@ class Run:
     def model(self) -> keras.Model:
         """The trained Keras model; of an ensemble an `Ensemble`.
 
+        The run of a network that came from `module:function` is code of its author: the module is
+        imported, for the classes that it registers, and `Lambda` layers are run.
+
         # Raises
-            EnsembleError: if training has not finished or the file is damaged.
+            EnsembleError: if training has not finished, the file is damaged, or the module can't
+                be imported.
         """
         self._check_has_model()
         from larq_ensemble.ensembles import as_ensemble
-        from larq_ensemble.keras import keras
+        from larq_ensemble.models.foreign import import_module_of, is_function
+        from larq_ensemble.models.keras_files import load_keras_file
 
-        try:
-            model = keras.models.load_model(self.model_path, compile=False)
-        except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
-            raise EnsembleError(
-                f"{str(self.model_path)!r} can't be read ({first_line(error)}): it is truncated "
-                "or damaged. Resume its training to write it again, or train again."
-            ) from error
+        source = self.config.model.get("source", "")
+        if is_function(source):
+            import_module_of(source)
+        model = load_keras_file(
+            self.model_path,
+            safe_mode=not is_function(source),
+            way_out="it is truncated or damaged. Resume its training to write it again, or train "
+            "again",
+        )
         if len(model.outputs) == 1:  # a backbone, or a member that was trained sequentially
             return model
         ensemble = as_ensemble(model)
@@ -373,6 +387,8 @@ def package_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
 
 def _check_same(old: RunConfig, new: RunConfig, path: Path) -> None:
     ignored = {"versions", "source"}
+    if old.architecture is None and "digest" in new.model:  # which says more than its name
+        ignored.add("name")
     started = old.to_json()
     if "requested_members" in old.ensemble:  # it ended early, with fewer members
         started["ensemble"] = dict(old.ensemble)

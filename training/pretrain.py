@@ -7,11 +7,9 @@ from typing import Any
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles.fused_activations import fused_network
-from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
-from larq_ensemble.models import PRELU_GRADIENT, PReLUGradient, build_model
+from larq_ensemble.models import PReLUGradient
 from larq_ensemble.models.inference import predict_batches
-from larq_ensemble.network.architectures import MODELS, REVISION
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
 from larq_ensemble.training.distillation import (
@@ -24,6 +22,7 @@ from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.fit import set_seed
 from larq_ensemble.training.job import fit_images, train_run
 from larq_ensemble.training.memory import temporary_graphs
+from larq_ensemble.training.networks import network_for
 from larq_ensemble.training.pipeline import evaluation_batches
 from larq_ensemble.training.recipes import Recipe
 from larq_ensemble.training.transfer import check_twin, split_seed, start_from_real
@@ -31,7 +30,7 @@ from larq_ensemble.training.transfer import check_twin, split_seed, start_from_r
 
 @temporary_graphs()
 def pretrain(
-    model_name: str,
+    model_name: str | keras.Model,
     dataset_name: str,
     out: str | os.PathLike[str],
     *,
@@ -84,19 +83,17 @@ def pretrain(
     distribution = Distribution(distribute)
     dataset = DATASETS[dataset_name]
     started = load_run(out).config.model if resume and is_run(out) else {}
-    _refuse_without_effect(model_name, pad_values=pad_values, estimator=estimator)
     set_seed(seed, recipe.dropout)
-    arguments: dict[str, Any] = {
-        "name": model_name,
-        "input_shape": list(dataset.input_shape),
-        "classes": dataset.classes,
-        "width": width,
-        "dropout": recipe.dropout,
-        "pad_values": MODELS[model_name].pad_values if pad_values is None else pad_values,
-        "estimator": estimator,
-        "prelu_gradient": prelu_gradient or started.get("prelu_gradient", PRELU_GRADIENT),
-        "revision": started.get("revision", REVISION),
-    }
+    model, arguments = network_for(
+        model_name,
+        dataset,
+        recipe,
+        started,
+        width=width,
+        pad_values=pad_values,
+        estimator=estimator,
+        prelu_gradient=prelu_gradient,
+    )
     sources: dict[str, Run] = {}
     transfer: dict[str, Any] = {}
     if from_real is not None:
@@ -107,7 +104,6 @@ def pretrain(
         sources["teacher"] = distillation.teacher
         transfer = {"weight": distillation.weight, "temperature": distillation.temperature}
     transfer |= {name: source.digest for name, source in sources.items()}
-    model = build_model(**arguments)
     cut_by = split_seed(sources.values(), dataset_name, data, seed)
     figures: dict[str, Any] = dict.fromkeys(("test_top1", "validation_top1", "images_per_second"))
     if from_real is not None:
@@ -160,16 +156,6 @@ def pretrain(
         distribution=distribution,
         resume=resume,
     )
-
-
-def _refuse_without_effect(model_name: str, **of_binary: Any) -> None:
-    """Refuses arguments that are about binary convolutions for a network without."""
-    for name, value in of_binary.items():
-        if value is not None and not MODELS[model_name].binary:
-            raise EnsembleError(
-                f"`{name}` {value!r} is for binary convolutions, and {model_name!r} has none: "
-                "leave it out."
-            )
 
 
 def backbone_top1(model: keras.Model, data: Split, dataset: Dataset) -> float | None:

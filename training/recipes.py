@@ -29,7 +29,7 @@ class Recipe:
         epochs: passes over the training split; 0 leaves the network untrained.
         batch_size: images per step.
         lr, end_lr: learning rate at the first and after the last step.
-        dropout: rate before the linear layer.
+        dropout: rate before the linear layer; `None`: as the network has it.
         jitter: relative size of the noise on each member's initial batch norm; `None`: the
             scheme's default.
         beta_1, beta_2, epsilon: Adam's decay rates, and what it adds to the denominator.
@@ -44,7 +44,7 @@ class Recipe:
     epochs: int
     batch_size: int
     lr: float
-    dropout: float
+    dropout: float | None
     source: str
     end_lr: float = 0.0
     jitter: float | None = None
@@ -123,10 +123,10 @@ class Recipes:
 
 
 class RecipesFor(Protocol):
-    """(classes, network, scheme of the ensemble) -> recipes."""
+    """(classes, network, scheme of the ensemble) -> recipes; `None`: a network that is not ours."""
 
     def __call__(
-        self, classes: int, model_name: str = "resnet20", scheme: str = "fusion"
+        self, classes: int, model_name: str | None = "resnet20", scheme: str = "fusion"
     ) -> Recipes: ...
 
 
@@ -171,28 +171,31 @@ _PAPER = "Kim et al. 2022, Experimental results, and the authors' code and train
 _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
 
 
-def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
+def _paper(
+    classes: int, model_name: str | None = "resnet20", scheme: str = "fusion"
+) -> Recipes:
     """The paper's recipes. Weight decay is 0.
 
     The text says that there is no dropout for CIFAR-10; the authors' logs show that for
     backbones only. Their schedules are of binarized networks, so a real-valued one takes that of
-    its twin.
+    its twin. A network that is not ours takes ResNet-20's, with its own dropout.
     """
     from larq_ensemble.ensembles.schemes import SCHEMES
 
-    if model_name not in MODELS:
+    if model_name is not None and model_name not in MODELS:
         raise UnknownNameError("model", model_name, MODELS)
-    name = model_name.removesuffix("_real")
+    name = (model_name or "").removesuffix("_real")
     if name not in _PAPER_VALUES:
         name = _RESEMBLES.get(name, "resnet20")
     values = _PAPER_VALUES[name]
-    assumed = values.assumed if name == model_name else f"all of {model_name}, as for {name}"
+    network = model_name or "this network"
+    assumed = values.assumed if name == network else f"all of {network}, as for {name}"
     source = f"{_PAPER}; not stated there: {assumed}" if assumed else _PAPER
     pretrain = Recipe(
         epochs=values.pretrain_epochs,
         batch_size=256,
         lr=values.pretrain_lr,
-        dropout=values.dropout if classes >= 100 else 0.0,
+        dropout=None if model_name is None else values.dropout if classes >= 100 else 0.0,
         source=source,
         epsilon=1e-8,
         decay="epoch",
@@ -205,16 +208,19 @@ def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -
             epochs=200,
             batch_size=values.fusion_batch_size if SCHEMES[scheme].combined_loss else 256,
             lr=values.retrain_lr,
-            dropout=values.dropout,
+            dropout=None if model_name is None else values.dropout,
         ),
-        from_real=values.from_real and not model_name.endswith("_real"),
+        from_real=values.from_real and not network.endswith("_real"),
     )
 
 
-def _short(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
+def _short(
+    classes: int, model_name: str | None = "resnet20", scheme: str = "fusion"
+) -> Recipes:
+    dropout = None if model_name is None else 0.0
     return Recipes(
-        pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=0.0, source=_SHORT),
-        retrain=Recipe(epochs=5, batch_size=128, lr=5e-3, dropout=0.0, source=_SHORT),
+        pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=dropout, source=_SHORT),
+        retrain=Recipe(epochs=5, batch_size=128, lr=5e-3, dropout=dropout, source=_SHORT),
     )
 
 
