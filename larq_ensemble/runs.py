@@ -36,6 +36,7 @@ from larq_ensemble.files import (
 from larq_ensemble.locks import check_unlocked, holds_other_files, locked
 
 if TYPE_CHECKING:
+    from larq_ensemble.data.datasets import Dataset
     from larq_ensemble.keras import keras
 
 FORMAT = 1
@@ -103,6 +104,13 @@ class RunConfig:
     def architecture(self) -> str | None:
         """The name of our architecture; `None` for a network that is not ours."""
         return None if "source" in self.model else self.model["name"]
+
+    @property
+    def validation(self) -> float:
+        """The share of the training images that was held out, or is to be if nobody knows."""
+        from larq_ensemble.data.datasets import DataOptions
+
+        return float(self.data.get("validation", DataOptions.validation))
 
     @property
     def own_head_bias(self) -> bool:
@@ -218,6 +226,23 @@ class Run:
         """From pixels 0..255 to the input that the network was trained on."""
         dataset = self.config.dataset
         return Normalization(dataset["mean"], dataset["std"])
+
+    def dataset(self, spec: str | None = None, data_dir: str | None = None) -> Dataset:
+        """The data set of the training, with the run's classes, normalization and image size.
+
+        # Arguments
+            spec, data_dir: as for `larq_ensemble.data.opening.reopen`.
+
+        # Raises
+            EnsembleError: as `reopen`.
+        """
+        from larq_ensemble.data.opening import reopen
+
+        return reopen(self.config.dataset, spec=spec, data_dir=data_dir)
+
+    def fresh(self) -> Run:
+        """The same run, whose model will be loaded anew."""
+        return load_run(self.path)
 
     @property
     def digest(self) -> str:

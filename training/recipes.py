@@ -171,9 +171,7 @@ _PAPER = "Kim et al. 2022, Experimental results, and the authors' code and train
 _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
 
 
-def _paper(
-    classes: int, model_name: str | None = "resnet20", scheme: str = "fusion"
-) -> Recipes:
+def _paper(classes: int, model_name: str | None = "resnet20", scheme: str = "fusion") -> Recipes:
     """The paper's recipes. Weight decay is 0.
 
     The text says that there is no dropout for CIFAR-10; the authors' logs show that for
@@ -214,9 +212,7 @@ def _paper(
     )
 
 
-def _short(
-    classes: int, model_name: str | None = "resnet20", scheme: str = "fusion"
-) -> Recipes:
+def _short(classes: int, model_name: str | None = "resnet20", scheme: str = "fusion") -> Recipes:
     dropout = None if model_name is None else 0.0
     return Recipes(
         pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=dropout, source=_SHORT),

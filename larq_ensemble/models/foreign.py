@@ -192,8 +192,14 @@ def _check_loads_again(model: keras.Model, source: str) -> None:
             keras.Model(model.inputs, model.outputs).save(path)
             load_keras_file(path, safe_mode=not is_function(source))
         except Exception as error:  # Keras raises whatever a layer raises.
-            reason = next((f"its layer {layer.name!r} ({type(layer).__name__})"
-                           for layer in model.layers if not _is_known(layer)), first_line(error))
+            reason = next(
+                (
+                    f"its layer {layer.name!r} ({type(layer).__name__})"
+                    for layer in model.layers
+                    if not _is_known(layer)
+                ),
+                first_line(error),
+            )
             raise EnsembleError(
                 f"`model` {model.name!r} can't be loaded again from the file of its run, because of "
                 f"{reason.replace(str(path), 'its file')}: {CAN_BE_LOADED}."

@@ -9,23 +9,16 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+
+import h5py
 
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.keras import keras
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
-_HDF5 = b"\x89HDF"
-#: The first bytes of `.keras` files, which are zip archives, and of HDF5 files.
-_BEGINNINGS = (b"PK\x03\x04", _HDF5)
 _UNKNOWN_CLASS = re.compile(
     r"Could not locate (?:class|function) '(?P<new>[^']+)'|Unknown \w+: '(?P<old>[^']+)'"
 )
-
-
-def is_keras_file(path: str | os.PathLike[str]) -> bool:
-    """Whether there is a file at `path` that begins as Keras's do."""
-    return _beginning(path) in _BEGINNINGS
 
 
 def load_keras_file(
@@ -48,7 +41,7 @@ def load_keras_file(
             is not registered in this process, or a `Lambda` layer in safe mode.
     """
     try:
-        if safe_mode and _beginning(path) == _HDF5:
+        if safe_mode and h5py.is_hdf5(path):
             _refuse_lambdas(path)
         return keras.models.load_model(path, compile=compile, safe_mode=safe_mode)
     except EnsembleError:
@@ -68,16 +61,7 @@ def load_keras_file(
         ) from error
 
 
-def _beginning(path: str | os.PathLike[str]) -> bytes:
-    if not Path(path).is_file():
-        return b""
-    with open(path, "rb") as file:
-        return file.read(4)
-
-
 def _refuse_lambdas(path: str | os.PathLike[str]) -> None:
-    import h5py
-
     with h5py.File(path) as file:
         config = file.attrs.get("model_config", "")
     text = config.decode() if isinstance(config, bytes) else str(config)
