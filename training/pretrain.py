@@ -25,7 +25,13 @@ from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.networks import network_for
 from larq_ensemble.training.pipeline import evaluation_batches
 from larq_ensemble.training.recipes import Recipe
-from larq_ensemble.training.transfer import check_twin, split_seed, start_from_real
+from larq_ensemble.training.transfer import (
+    check_backbone,
+    check_twin,
+    split_seed,
+    start_from_backbone,
+    start_from_real,
+)
 
 
 @temporary_graphs()
@@ -42,6 +48,7 @@ def pretrain(
     prelu_gradient: PReLUGradient | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     from_real: Run | None = None,
+    from_backbone: Run | None = None,
     distillation: Distillation | None = None,
     distribute: str | None = None,
     resume: bool = False,
@@ -65,6 +72,8 @@ def pretrain(
         data: place, validation share and limits of the data.
         from_real: a run of the real-valued twin, whose weights the network starts from, see
             `larq_ensemble.training.transfer.start_from_real`.
+        from_backbone: a run of the same network, of other classes or another image size, whose
+            weights all layers but the head start from.
         distillation: a teacher, see `larq_ensemble.training.distillation`.
         distribute: `None`, `"mirrored"` or `"multiworker"`, see
             `larq_ensemble.training.distribution`.
@@ -74,7 +83,7 @@ def pretrain(
     # Returns
         The run and `{"test_top1", "validation_top1", "epochs", "images_per_second"}`. Accuracies
         are in percent, and `None` where nothing was evaluated (`epochs=0`). With `from_real` also
-        `"from_real"`: `{"copied", "not_copied"}`, names of layers.
+        `"from_real"`: `{"copied", "not_copied"}`, names of layers; so with `from_backbone`.
 
     # Raises
         EnsembleError: for unknown names, unusable values, missing data, runs that do not fit, or a
@@ -96,6 +105,13 @@ def pretrain(
     )
     sources: dict[str, Run] = {}
     transfer: dict[str, Any] = {}
+    if from_real is not None and from_backbone is not None:
+        raise EnsembleError(
+            "`from_real` and `from_backbone` both say which weights to start from: give one."
+        )
+    if from_backbone is not None:
+        check_backbone(from_backbone, arguments)
+        sources["from_backbone"] = from_backbone
     if from_real is not None:
         check_twin(from_real, arguments)
         sources["from_real"] = from_real
@@ -106,6 +122,8 @@ def pretrain(
     transfer |= {name: source.digest for name, source in sources.items()}
     cut_by = split_seed(sources.values(), dataset_name, data, seed)
     figures: dict[str, Any] = dict.fromkeys(("test_top1", "validation_top1", "images_per_second"))
+    if from_backbone is not None:
+        figures["from_backbone"] = start_from_backbone(model, from_backbone.model)
     if from_real is not None:
         figures["from_real"] = start_from_real(model, from_real.model)
 
