@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from larq_ensemble.data.normalization import NAMED, Normalization, normalization_named
 from larq_ensemble.errors import EnsembleError
@@ -88,6 +88,7 @@ class KerasFile:
                 "`dataset`."
             )
         dataset = _opened(spec, self.model, self.path, data_dir) if spec else self.own
+        assert dataset is not None
         return replace(dataset, normalization=self.normalization)
 
     def fresh(self) -> KerasFile:
@@ -142,7 +143,7 @@ def open_trained(
             model={"name": file.stem, **constants, **_origin(file)},
             dataset={
                 **(constants if dataset is None else dataset.constants()),
-                **_normalization(file, model, normalization, dataset).to_json(),
+                **normalization_for(model, normalization, dataset, str(path)).to_json(),
             },
             recipe={},
             seed=0,
@@ -218,8 +219,9 @@ def _opened(spec: str, model: keras.Model, file: Path, data_dir: str | None) -> 
     from larq_ensemble.data.opening import open_dataset
     from larq_ensemble.data.options import ImageOptions
 
-    classes, (height, width, channels) = _sizes(model)
-    images = ImageOptions((height, width), channels if channels in (1, 3) else None)
+    _, (height, width, channels) = _sizes(model)
+    of_files: Any = channels if channels in (1, 3) else None
+    images = ImageOptions((height, width), of_files)
     dataset = open_dataset(
         spec, images=ImageOptions() if spec in DATASETS else images, data_dir=data_dir
     )
@@ -248,30 +250,40 @@ def check_fits(dataset: Dataset, classes: int, shape: Sequence[int], path: Path)
         )
 
 
-def _normalization(
-    file: Path, model: keras.Model, named: str | None, dataset: Dataset | None
+def normalization_for(
+    model: keras.Model, named: str | None, dataset: Dataset | None, unknown: str | None
 ) -> Normalization:
-    """The normalization of a Keras file: its own, or what the user says.
+    """The normalization of images for a network: its own, or what the user says.
+
+    # Arguments
+        model: the network.
+        named: what the user says, see `normalization_named`; `None`: nothing.
+        dataset: the data, if they are known.
+        unknown: the network's name for the error if nobody says it; `None`: it takes that of the
+            data then.
 
     # Raises
-        EnsembleError: if neither says it, or they contradict each other.
+        EnsembleError: if nobody says it, or both and they contradict each other.
     """
     image = model.inputs[0]
     channels = int(image.shape[-1])
+    of_data = None if dataset is None else dataset.normalization
     known = getattr(model, "normalization", None)
-    if known is None and image.dtype.is_integer:
+    if known is None and image.dtype.is_integer:  # pixels as they are
         known = Normalization.raw(channels)
-    if named is None:
-        if known is None:
+    if named is not None:
+        given = normalization_named(named, channels, of_data)
+        if known is not None and not given.is_close(known):
             raise EnsembleError(
-                f"{str(file)!r} doesn't say how its images were scaled, and a wrong scale only "
-                f"shows in the accuracy: give `normalization`, one of {NAMED}."
+                f"`normalization` {named!r} contradicts that of the network, mean "
+                f"{list(known.mean)} and std {list(known.std)}: leave it out."
             )
-        return known
-    given = normalization_named(named, channels, None if dataset is None else dataset.normalization)
-    if known is not None and not given.is_close(known):
+        return given
+    if known is None and unknown is not None:
         raise EnsembleError(
-            f"`normalization` {named!r} contradicts that of {str(file)!r}, mean "
-            f"{list(known.mean)} and std {list(known.std)}: leave it out."
+            f"{unknown!r} doesn't say how its images were scaled, and a wrong scale shows only in "
+            f"the accuracy: give `normalization`, one of {NAMED}."
         )
-    return given
+    normalization = known or of_data
+    assert normalization is not None
+    return normalization

@@ -34,7 +34,7 @@ def is_foreign(network: object) -> bool:
     # Raises
         UnknownNameError: for text that is neither of `FORMS` nor a name of ours.
     """
-    if not isinstance(network, str) or _is_file(network) or is_function(network):
+    if not isinstance(network, str) or is_file(network) or is_function(network):
         return True
     if network not in MODELS:
         raise UnknownNameError("model", network, [*MODELS, *FORMS])
@@ -43,10 +43,11 @@ def is_foreign(network: object) -> bool:
 
 def is_function(source: str) -> bool:
     """Whether it has the form `module:function`."""
-    return ":" in source and not _is_file(source)
+    return ":" in source and not is_file(source)
 
 
-def _is_file(source: str) -> bool:
+def is_file(source: str) -> bool:
+    """Whether it is the name of a file that Keras saves."""
     return source.endswith(SUFFIXES)
 
 
@@ -79,7 +80,7 @@ def foreign_network(
         raise EnsembleError(
             f"`model` must be a name, {', '.join(FORMS)} or a tf.keras model, got {network!r}."
         )
-    elif _is_file(network):
+    elif is_file(network):
         path = Path(network).expanduser()
         if not path.is_file():
             raise EnsembleError(f"`model` {network!r} is no file: give one that Keras saved.")
@@ -88,7 +89,7 @@ def foreign_network(
         arguments = {"input_shape": input_shape, "classes": classes}
         model, source = _called(function_of(network), network, arguments), network
         name = network.partition(":")[2]
-    digest = file_digest(source) if _is_file(source) else architecture_digest(model)
+    digest = file_digest(source) if is_file(source) else architecture_digest(model)
     logits = classifier(model)
     _check_fits(logits, input_shape, classes)
     _check_loads_again(logits, source)
@@ -201,7 +202,7 @@ def _check_loads_again(model: keras.Model, source: str) -> None:
                 first_line(error),
             )
             raise EnsembleError(
-                f"`model` {model.name!r} can't be loaded again from the file of its run, because of "
+                f"`model` {model.name!r} can't be loaded again from its run, because of "
                 f"{reason.replace(str(path), 'its file')}: {CAN_BE_LOADED}."
             ) from error
 
