@@ -63,7 +63,7 @@ def train_ensemble(
     # Arguments
         backbone: the pretrained run, whose validation split is used, or a Keras file, see
             `larq_ensemble.trained.open_trained`. Nobody knows what the training of a Keras file
-            held out, so a share is held out by `seed`, and members look better on it than they are.
+            held out, so members may look better on the validation split than they are.
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
         dataset: where the backbone's data are now, or other data of the same classes and image
             shape, a data set or what `open_dataset` takes; `None`: the backbone's.
@@ -111,7 +111,6 @@ def train_ensemble(
     # A run of before has members without it, and goes on as it was started.
     own_head_bias = not (resume and is_run(out)) or load_run(out).config.own_head_bias
     shared = parse_sharing(sharing, own_head_bias=own_head_bias)
-    split_seed = backbone.config.split_seed if backbone.config.data else seed
     arguments: dict[str, Any] = {
         "sharing": shared,
         "scheme": scheme,
@@ -169,7 +168,7 @@ def train_ensemble(
             dataset=backbone.config.dataset if dataset is None else opened.constants(),
             recipe=recipe.to_json(),
             seed=seed,
-            data={**data.to_json(), "split_seed": split_seed},
+            data={**data.to_json(), "split_seed": backbone.config.split_seed},
             ensemble={
                 "members": members,
                 "scheme": scheme,
@@ -189,7 +188,7 @@ def train_ensemble(
             versions=package_versions(),
         ),
         untrained=training.untrained,
-        load=lambda: data.load(opened, split_seed),
+        load=lambda: data.load(opened, backbone.config.split_seed),
         train=train,
         figures={**dict.fromkeys(_FIGURES), "members": members},
         distribution=distribution,

@@ -115,8 +115,16 @@ def as_begun(recipe: Recipe, out: str, *, resume: bool) -> Recipe:
     return recipe.as_begun(load_run(out).config.recipe)
 
 
-def refuse_options_of_data() -> None:
-    """Refuses the options of data for a run of 0 epochs, which reads none."""
+def refuse_options_of_data(dataset: str) -> None:
+    """Refuses the options of data for a run of 0 epochs, which reads none of built-in data.
+
+    Of data of one's own even such a run needs the classes and the size of the images.
+
+    # Arguments
+        dataset: name of the data set.
+    """
+    if ":" in dataset:
+        return
     context = click.get_current_context()
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
