@@ -11,7 +11,14 @@ from PIL import Image
 
 from larq_ensemble.data.datasets import Dataset, Origin
 from larq_ensemble.data.options import ImageOptions
-from larq_ensemble.data.own import Found, checked_class_names, own_dataset, resolved
+from larq_ensemble.data.own import (
+    Found,
+    Read,
+    checked_class_names,
+    own_dataset,
+    resolved,
+    with_test,
+)
 from larq_ensemble.data.splits import Split
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.images import fit_image
@@ -49,10 +56,11 @@ def found_arrays(
     names = checked_class_names(class_names, {part: each.labels for part, each in parts.items()})
     shape = input_shape_of({part: each.images.shape[1:] for part, each in parts.items()}, origin)
 
-    def read(data_dir: str | None) -> dict[str, Split]:
-        return {
+    def read(data_dir: str | None) -> Read:
+        sized = {
             part: Split(fitted(each.images, shape), each.labels) for part, each in parts.items()
         }
+        return Read(with_test(sized, origin.images))
 
     return Found(name, names, shape, resolved(origin, shape), read)
 

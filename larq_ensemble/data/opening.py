@@ -10,8 +10,7 @@ from typing import Any
 from larq_ensemble.data.datasets import DATASETS, Augmentation, Dataset, Origin
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.data.options import ImageOptions
-from larq_ensemble.data.own import Found, arranged, own_dataset, sized
-from larq_ensemble.data.splits import Split
+from larq_ensemble.data.own import Found, Read, own_dataset, shown, sized
 from larq_ensemble.errors import EnsembleError
 
 
@@ -87,7 +86,7 @@ def _recorded(
             "again, as `dataset`, for example `npz:FILE`."
         )
 
-    def read(directory: str | None) -> Mapping[str, Split]:
+    def read(directory: str | None) -> Read:
         found = _find(spec, images, directory or data_dir, tuple(constants["class_names"]))
         if found.origin.fingerprint != origin.fingerprint:
             raise EnsembleError(
@@ -109,7 +108,7 @@ def _unread(found: Found) -> Dataset:
         input_shape=found.input_shape,
         normalization=Normalization.raw(found.input_shape[-1]),
         augmentation=Augmentation(),
-        read=lambda data_dir: arranged(found.read(data_dir), found.origin.images),
+        read=lambda data_dir: found.read(data_dir).splits,
         class_names=found.class_names,
         source="recorded by a run",
         origin=found.origin,
@@ -138,8 +137,7 @@ def _check_fits(
         differing = sorted(set(class_names) ^ set(expected)) or list(class_names)
         raise EnsembleError(
             f"`dataset` {name!r} has other classes than the run, which was trained on "
-            f"{len(expected)}. Differing: {', '.join(differing[:5])}"
-            f"{' ...' if len(differing) > 5 else ''}."
+            f"{len(expected)}. Differing: {shown(differing)}."
         )
     if list(input_shape) != list(constants["input_shape"]):
         raise EnsembleError(

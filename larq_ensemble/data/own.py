@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,26 @@ from larq_ensemble.errors import EnsembleError
 #: Splits that data can have of their own; `train` is always there.
 PARTS = ("train", "test", "validation")
 _CHUNK_BYTES = 1 << 24
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read.
+
+    # Arguments
+        parts: the splits, by their names in `PARTS`: training, test, and validation if the data
+            have one of their own.
+        remarks: sentences for the user, such as on damaged files.
+    """
+
+    parts: Mapping[str, Split]
+    remarks: Sequence[str] = ()
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits in the order of `PARTS`."""
+        return tuple(self.parts[part] for part in PARTS if part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -28,14 +49,14 @@ class Found:
     # Arguments
         name, class_names, input_shape: as of `Dataset`.
         origin: as of `Dataset`.
-        read: (data_dir) -> the splits that are there, by their names in `PARTS`.
+        read: (data_dir) -> what it holds.
     """
 
     name: str
     class_names: tuple[str, ...]
     input_shape: tuple[int, int, int]
     origin: Origin
-    read: Callable[[str | None], Mapping[str, Split]]
+    read: Callable[[str | None], Read]
 
 
 def sized(options: ImageOptions, input_shape: tuple[int, int, int]) -> ImageOptions:
@@ -56,7 +77,10 @@ def own_dataset(found: Found) -> Dataset:
     # Raises
         EnsembleError: if images can't be read, there are none to train on, or all are the same.
     """
-    splits = arranged(found.read(None), found.origin.images)
+    read = found.read(None)
+    for remark in read.remarks:
+        warnings.warn(remark, stacklevel=3)
+    splits = read.splits
     return Dataset(
         name=found.name,
         classes=len(found.class_names),
@@ -70,15 +94,24 @@ def own_dataset(found: Found) -> Dataset:
     )
 
 
-def arranged(parts: Mapping[str, Split], options: ImageOptions) -> tuple[Split, ...]:
-    """(training, test), and validation if it is there. Without a test split one is cut."""
-    train, test, validation = map(parts.get, PARTS)
-    assert train is not None
-    if test is None:
-        random = np.random.default_rng(options.split_seed)
-        drawn, others = map(np.sort, stratified(train.labels, options.test_share, random))
-        train, test = train.take(others), train.take(drawn)
-    return (train, test) if validation is None else (train, test, validation)
+def with_test_rows(labels: np.ndarray, options: ImageOptions) -> dict[str, np.ndarray]:
+    """Cuts a test split: indices of the training and the test examples, each in order."""
+    random = np.random.default_rng(options.split_seed)
+    test, train = map(np.sort, stratified(labels, options.test_share, random))
+    return {"train": train, "test": test}
+
+
+def with_test(parts: Mapping[str, Split], options: ImageOptions) -> dict[str, Split]:
+    """The splits; without a test split one is cut."""
+    if "test" in parts:
+        return dict(parts)
+    rows = with_test_rows(parts["train"].labels, options)
+    return {**parts, **{part: parts["train"].take(each) for part, each in rows.items()}}
+
+
+def shown(names: Sequence[str]) -> str:
+    """Some names, for messages."""
+    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
 
 
 def default_augmentation(input_shape: tuple[int, int, int]) -> Augmentation:
