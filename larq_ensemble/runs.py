@@ -411,28 +411,36 @@ def package_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
 
 
 def _check_same(old: RunConfig, new: RunConfig, path: Path) -> None:
-    ignored = {"versions", "source"}
-    if old.architecture is None and "digest" in new.model:  # which says more than its name
-        ignored.add("name")
-    started = old.to_json()
+    started, wanted = _compared(old), _compared(new)
     if "requested_members" in old.ensemble:  # it ended early, with fewer members
-        started["ensemble"] = dict(old.ensemble)
+        started["ensemble"] = dict(started["ensemble"])
         started["ensemble"]["members"] = started["ensemble"].pop("requested_members")
     for name, value in started.items():
-        other = new.to_json()[name]
-        if name in ignored or value == json.loads(json.dumps(other)):
+        other = wanted[name]
+        if value == other:
             continue
         if isinstance(value, dict):
             differing = [
-                key
-                for key in value.keys() | other.keys()
-                if key not in ignored and value.get(key) != json.loads(json.dumps(other.get(key)))
+                key for key in value.keys() | other.keys() if value.get(key) != other.get(key)
             ]
-            if not differing:
-                continue
             key = sorted(differing)[0]
             name, value, other = f"{name}.{key}", value.get(key), other.get(key)
         raise EnsembleError(
             f"The run {str(path)!r} can't be resumed: it was started with {name} = {value!r}, not "
             f"{other!r}. Repeat the arguments that it was started with, or choose another `out`."
         )
+
+
+def _compared(config: RunConfig) -> dict[str, Any]:
+    """What has to be the same when a run is resumed; not where things are or come from."""
+    values = json.loads(json.dumps(config.to_json()))
+    del values["versions"]
+    model, dataset = values["model"], values["dataset"]
+    if "digest" in model:  # which says more than a name
+        values["model"] = {key: model[key] for key in model.keys() - {"name", "source"}}
+    if "source" in dataset:
+        of_files = {key: dataset["source"][key] for key in ("fingerprint", "images")}
+        values["dataset"] = {**dataset, **of_files}
+        del values["dataset"]["name"], values["dataset"]["source"]
+    values["recipe"].pop("source", None)
+    return values

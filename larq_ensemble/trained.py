@@ -65,12 +65,14 @@ class KerasFile:
         config: what the configuration of a run would say.
         model: a functional classifier, image -> logits, or an `Ensemble`.
         own: its data set; `None`: not told.
+        spec: what that was opened by.
     """
 
     path: Path
     config: RunConfig
     model: keras.Model
     own: Dataset | None = None
+    spec: str | None = None
 
     @property
     def normalization(self) -> Normalization:
@@ -82,13 +84,14 @@ class KerasFile:
         return str(self.config.model["digest"])
 
     def dataset(self, spec: str | None = None, data_dir: str | None = None) -> Dataset:
-        if spec is None and self.own is None:
+        dataset = self.own
+        if spec not in (None, self.spec):
+            dataset = _opened(spec, self.model, self.path, data_dir)
+        if dataset is None:
             raise EnsembleError(
                 f"The Keras file {str(self.path)!r} doesn't say what data it is for: give "
                 "`dataset`."
             )
-        dataset = _opened(spec, self.model, self.path, data_dir) if spec else self.own
-        assert dataset is not None
         return replace(dataset, normalization=self.normalization)
 
     def fresh(self) -> KerasFile:
@@ -130,6 +133,7 @@ def open_trained(
     found = "backbone" if len(model.outputs) == 1 else "ensemble"
     if kind is not None and found != kind:
         raise EnsembleError(f"{str(path)!r} is of kind {found!r}, but {kind!r} is needed.")
+    spec = dataset if isinstance(dataset, str) else None
     if isinstance(dataset, str):
         dataset = _opened(dataset, model, file, data_dir)
     elif dataset is not None:
@@ -151,6 +155,7 @@ def open_trained(
         ),
         model,
         dataset,
+        spec,
     )
 
 
@@ -234,7 +239,9 @@ def _sizes(model: keras.Model) -> tuple[int, tuple[int, ...]]:
     return int(model.outputs[0].shape[-1]), tuple(model.inputs[0].shape[1:])
 
 
-def check_fits(dataset: Dataset, classes: int, shape: Sequence[int], path: Path) -> None:
+def check_fits(
+    dataset: Dataset, classes: int, shape: Sequence[int], path: str | os.PathLike[str]
+) -> None:
     """# Raises
     EnsembleError: if a data set has other classes or images than the network at `path` takes.
     """

@@ -196,7 +196,7 @@ def command(
         )  # fmt: skip
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
-            refuse_options_of_data(backbone.config.dataset["name"])
+            refuse_options_of_data(backbone.config.dataset.get("name", ""))
         from larq_ensemble.training.ensemble import train_ensemble
 
         run, result = train_ensemble(
