@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
+from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles import Ensemble, build_ensemble, build_member, copy_weights
 from larq_ensemble.ensembles.building import Initial
 from larq_ensemble.ensembles.ensemble import own_layers
@@ -21,6 +21,7 @@ from larq_ensemble.network.sharing import has_own_head_bias, parse_sharing
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import top_k_accuracy
+from larq_ensemble.trained import Trained, data_of
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.evaluation import member_logits
 from larq_ensemble.training.fit import set_seed
@@ -33,7 +34,7 @@ from larq_ensemble.training.sequential import RunTraining
 
 @temporary_graphs()
 def train_ensemble(
-    backbone: Run,
+    backbone: Trained,
     out: str | os.PathLike[str],
     *,
     members: int,
@@ -41,6 +42,7 @@ def train_ensemble(
     sharing: str = "fusion",
     recipe: Recipe,
     seed: int = 0,
+    dataset: str | Dataset | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     independent_data: bool = False,
     prefix_weights: Sequence[float] | None = None,
@@ -59,8 +61,12 @@ def train_ensemble(
     With `resume` it returns a run that has finished as it is.
 
     # Arguments
-        backbone: the pretrained run; its data set and validation split are used.
+        backbone: the pretrained run, whose validation split is used, or a Keras file, see
+            `larq_ensemble.trained.open_trained`. Nobody knows what the training of a Keras file
+            held out, so members may look better on the validation split than they are.
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
+        dataset: where the backbone's data are now, or other data of the same classes and image
+            shape, a data set or what `open_dataset` takes; `None`: the backbone's.
         independent_data: each member its own order and augmentation.
         prefix_weights: for nested fusion, see `larq_ensemble.ensembles.schemes.NestedFusion`.
         in_turn: train the members of voting or bagging sequentially, in the memory of one. Other
@@ -94,18 +100,12 @@ def train_ensemble(
         recompute=recompute,
         bfloat16=bfloat16,
     )
-    if bfloat16 and distribution.replicas > 1:
-        raise EnsembleError("`bfloat16` is for training on one device: leave it out.")
-    if patience is not None and not data.validation:
-        raise EnsembleError(
-            "`patience` watches the validation accuracy, and this backbone's training held no "
-            "validation data out: leave it out, or pretrain with validation data."
-        )
+    _check_options(distribution, data, patience=patience, bfloat16=bfloat16)
     if prefix_weights is not None:
         chosen = chosen.with_prefix_weights(prefix_weights)
     members = check_whole("members", members, 1)
     chosen.member_epochs(recipe.epochs, members)
-    dataset = DATASETS[backbone.config.dataset["name"]]
+    opened = data_of(backbone, dataset, data.data_dir)
     network = backbone.model  # before the seed is set, because loading draws random numbers
     set_seed(seed, recipe.dropout)
     # A run of before has members without it, and goes on as it was started.
@@ -123,7 +123,7 @@ def train_ensemble(
     if in_turn or chosen.sequential:
         training = _Sequential(
             network,
-            dataset,
+            opened,
             members,
             arguments,
             recipe=recipe,
@@ -135,7 +135,7 @@ def train_ensemble(
     else:
         training = _Joint(
             network,
-            dataset,
+            opened,
             members,
             arguments | ({} if shrinkage is None else {"weights": [shrinkage] * members}),
             scheme=chosen,
@@ -157,27 +157,15 @@ def train_ensemble(
             fewer = {"members": ensemble.members, "requested_members": members}
             config = dataclasses.replace(run.config, ensemble={**run.config.ensemble, **fewer})
             Run(run.path, config).save_config()
-        result: dict[str, Any] = {
-            "members": ensemble.members,
-            "images_per_second": speed,
-            "validation_top1": _top1(ensemble, splits.validation, dataset),
-        }
-        if len(splits.test):
-            logits, labels = member_logits(ensemble, splits.test, dataset), splits.test.labels
-            combined = combine(logits, scheme, ensemble.member_weights)
-            result |= {
-                "test_top1": top_k_accuracy(combined, labels, k=1),
-                "member_top1": [top_k_accuracy(member, labels, k=1) for member in logits],
-                "backbone_top1": backbone_top1(backbone.model, splits.test, dataset),
-            }
-        return ensemble, result
+        measured = _measured(ensemble, backbone.model, splits, opened)
+        return ensemble, {"images_per_second": speed, **measured}
 
     return train_run(
         out,
         RunConfig(
             kind="ensemble",
             model=backbone.config.model,
-            dataset=backbone.config.dataset,
+            dataset=backbone.config.dataset if dataset is None else opened.constants(),
             recipe=recipe.to_json(),
             seed=seed,
             data={**data.to_json(), "split_seed": backbone.config.split_seed},
@@ -200,19 +188,48 @@ def train_ensemble(
             versions=package_versions(),
         ),
         untrained=training.untrained,
-        load=lambda: data.load(dataset, backbone.config.split_seed),
+        load=lambda: data.load(opened, backbone.config.split_seed),
         train=train,
-        figures={
-            "test_top1": None,
-            "member_top1": None,
-            "backbone_top1": None,
-            "validation_top1": None,
-            "images_per_second": None,
-            "members": members,
-        },
+        figures={**dict.fromkeys(_FIGURES), "members": members},
         distribution=distribution,
         resume=resume,
     )
+
+
+#: What is measured, in the result.
+_FIGURES = ("test_top1", "member_top1", "backbone_top1", "validation_top1", "images_per_second")
+
+
+def _check_options(
+    distribution: Distribution, data: DataOptions, *, patience: int | None, bfloat16: bool
+) -> None:
+    if bfloat16 and distribution.replicas > 1:
+        raise EnsembleError("`bfloat16` is for training on one device: leave it out.")
+    if patience is not None and not data.validation:
+        raise EnsembleError(
+            "`patience` watches the validation accuracy, and this backbone's training held no "
+            "validation data out: leave it out, or pretrain with validation data."
+        )
+
+
+def _measured(
+    ensemble: Ensemble, backbone: keras.Model, splits: Splits, dataset: Dataset
+) -> dict[str, Any]:
+    """The accuracies of a trained ensemble, entries of the result."""
+    measured: dict[str, Any] = {
+        "members": ensemble.members,
+        "validation_top1": _top1(ensemble, splits.validation, dataset),
+    }
+    if not len(splits.test):
+        return measured
+    logits, labels = member_logits(ensemble, splits.test, dataset), splits.test.labels
+    combined = combine(logits, ensemble.scheme.name, ensemble.member_weights)
+    return {
+        **measured,
+        "test_top1": top_k_accuracy(combined, labels, k=1),
+        "member_top1": [top_k_accuracy(member, labels, k=1) for member in logits],
+        "backbone_top1": backbone_top1(backbone, splits.test, dataset),
+    }
 
 
 class _Training(Protocol):
