@@ -344,7 +344,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         # Unknown names.
         ("pretrain --model vgg --out new --epochs 0", "Unknown model 'vgg'. Known: "),
         ("pretrain --dataset mnist --out new", "Unknown dataset 'mnist'. Known: cifar10, "),
-        ("pretrain --recipe long --out new", "Unknown recipe 'long'. Known: paper, short"),
+        ("pretrain --recipe long --out new", "Unknown recipe 'long'. Known: paper, short, small"),
         (
             "train --pretrained backbone --recipe short --scheme s --out new",
             "Unknown scheme 's'. Known: ",
