@@ -19,6 +19,8 @@ from larq_ensemble.errors import EnsembleError
 PARTS = ("train", "test", "validation")
 _CHUNK_BYTES = 1 << 24
 _SHOWN = 5
+#: Pixels: the largest side that images have without being asked for.
+_LARGEST = 256
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,27 @@ def with_test(parts: Mapping[str, Split], options: ImageOptions) -> dict[str, Sp
         return dict(parts)
     rows = with_test_rows(parts["train"].labels, options)
     return {**parts, **{part: parts["train"].take(each) for part, each in rows.items()}}
+
+
+def check_size(images: str, size: tuple[int, int]) -> None:
+    """Checks that images have a size for a network, if none is asked for.
+
+    # Arguments
+        images: which ones, for the error.
+        size: (height, width).
+
+    # Raises
+        EnsembleError: if they are large.
+    """
+    if max(size) > _LARGEST:
+        raise needs_size(f"{images} have the size {size} (height, width), which is large")
+
+
+def needs_size(problem: str) -> EnsembleError:
+    """The error that asks for a size."""
+    return EnsembleError(
+        f"{problem}: give `image_size`, such as 64 x 64. All images are cropped and resized to it."
+    )
 
 
 def shown(names: Sequence[str]) -> str:
