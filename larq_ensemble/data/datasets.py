@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from larq_ensemble.data.augmentation import Augmentation
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.splits import Split, Splits, stratified
@@ -18,19 +19,6 @@ if TYPE_CHECKING:
     from larq_ensemble.keras import tf
 
 __all__ = ["DATASETS", "Augmentation", "DataOptions", "Dataset", "Origin", "Split", "Splits"]
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a training image.
-
-    # Arguments
-        pad: pixels of zero padding on each side before a random crop to the original size.
-        flip: mirror horizontally with probability 1/2.
-    """
-
-    pad: int = 0
-    flip: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +144,19 @@ class Dataset:
         given = {part: pipeline for part, pipeline in parts.items() if pipeline is not None}
         return dataset_of_pipelines(given, class_names=class_names, name=name, options=options)
 
+    def augmented(self, kind: str | None) -> Dataset:
+        """This data set with another augmentation.
+
+        # Arguments
+            kind: see `Augmentation.of_kind`; `None`: its own.
+
+        # Raises
+            EnsembleError: for an unknown name.
+        """
+        if kind is None:
+            return self
+        return replace(self, augmentation=Augmentation.of_kind(kind, self.input_shape))
+
     def constants(self) -> dict[str, Any]:
         """The constants that a run records, enough to use the network without the data."""
         return {
@@ -164,7 +165,7 @@ class Dataset:
             "class_names": list(self.class_names),
             "input_shape": list(self.input_shape),
             **self.normalization.to_json(),
-            "augmentation": asdict(self.augmentation),
+            "augmentation": self.augmentation.to_json(),
             **({} if self.origin is None else {"source": self.origin.to_json()}),
         }
 

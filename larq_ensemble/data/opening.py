@@ -121,7 +121,7 @@ def _as_in_run(dataset: Dataset, constants: Mapping[str, Any]) -> Dataset:
     if "mean" in constants:  # runs of early versions have those of built-in data only by name
         recorded["normalization"] = Normalization(constants["mean"], constants["std"])
     if "augmentation" in constants:
-        recorded["augmentation"] = Augmentation(**constants["augmentation"])
+        recorded["augmentation"] = Augmentation.from_json(constants["augmentation"])
     return dataclasses.replace(dataset, **recorded)
 
 
