@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from larq_ensemble.data.datasets import Dataset, Split
 from larq_ensemble.keras import tf
 from larq_ensemble.training.augmentation import augmenter
@@ -42,6 +44,7 @@ def training_batches(
     outputs: tuple[str, ...] = (),
     sample_weights: Resample | None = None,
     part: Resample | None = None,
+    class_weights: np.ndarray | None = None,
     drop_remainder: bool = True,
 ) -> Batches:
     """Shuffled, augmented and normalized batches from `initial_epoch` to `epochs`.
@@ -60,12 +63,14 @@ def training_batches(
             it is for the indices of stream i.
         part: (indices int32 [batch], seed int64 [2]) -> float32 [1, batch]; a batch for one network
             has only the examples whose value is not 0.
+        class_weights: float32 [classes], multiplies the weight of each example by that of its
+            class; `None`: all 1.
         drop_remainder: drop the last batch of an epoch if it is incomplete. Its images come back in
             other epochs.
 
     # Returns
         Elements (x, y) or (x, y, weights): x float32 [batch, h, w, c] or a tuple of `inputs` of
-        them; y int32 [batch] or a dictionary by output; weights a dictionary by output.
+        them; y int32 [batch] and weights float32 [batch], or dictionaries of them by output.
     """
     batch_size = min(batch_size, len(data))
     steps = steps_per_epoch(len(data), batch_size, drop_remainder=drop_remainder)
@@ -100,19 +105,27 @@ def training_batches(
             for stream in range(inputs)
         )
         y = tuple(tf.gather(labels, indices[stream]) for stream in range(inputs))
+        of_class = None if class_weights is None else [tf.gather(class_weights, each) for each in y]
         if not outputs:
-            return x[0], y[0]
+            return (x[0], y[0]) if of_class is None else (x[0], y[0], of_class[0])
         stream_of = range(len(outputs)) if inputs > 1 else [0] * len(outputs)
         features = x if inputs > 1 else x[0]
         targets = {name: y[stream] for name, stream in zip(outputs, stream_of)}
-        if sample_weights is None:
-            return features, targets
-        resampled = [
-            tf.unstack(sample_weights(indices[stream], _seed(seed, number * inputs + stream, 2)))
-            for stream in range(inputs)
-        ]
-        weights = {outputs[row]: resampled[stream_of[row]][row] for row in range(len(resampled[0]))}
-        return features, targets, weights
+        weights = {}
+        if sample_weights is not None:
+            resampled = [
+                tf.unstack(
+                    sample_weights(indices[stream], _seed(seed, number * inputs + stream, 2))
+                )
+                for stream in range(inputs)
+            ]
+            weights = {
+                outputs[row]: resampled[stream_of[row]][row] for row in range(len(resampled[0]))
+            }
+        if of_class is not None:
+            for name, stream in zip(outputs, stream_of):
+                weights[name] = weights.get(name, 1.0) * of_class[stream]
+        return (features, targets, weights) if weights else (features, targets)
 
     stream = (
         tf.data.Dataset.range(initial_epoch, epochs)

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -33,6 +34,31 @@ def numbers_of(x: np.ndarray) -> np.ndarray:
 
 def elements(batches) -> list:
     return list(batches.stream.as_numpy_iterator())
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "digest"),
+    [
+        ("digits", 2, "3d8737f0c007f300"),
+        ("cifar100", 1, "1a47fc0256db1984"),
+    ],
+)
+def test_a_seed_gives_the_batches_that_it_gave_before(name, inputs, digest):
+    """So trainings of before can be repeated. The digests are of images and labels then."""
+    dataset = DATASETS[name]
+    outputs = ("a", "b") if inputs > 1 else ()
+    batches = training_batches(
+        noise(20, dataset.input_shape), dataset, batch_size=6, epochs=2, seed=5, inputs=inputs,
+        outputs=outputs,
+    )  # fmt: skip
+    seen = hashlib.sha256()
+    std, mean = dataset.normalization.std, dataset.normalization.mean
+    for x, y in elements(batches):
+        for images in x if inputs > 1 else [x]:
+            seen.update(np.round((images * np.array(std) + np.array(mean)) * 255).astype(np.uint8))
+        for labels in y.values() if inputs > 1 else [y]:
+            seen.update(labels.astype("<i4"))
+    assert seen.hexdigest()[:16] == digest
 
 
 def test_the_seed_alone_decides_the_batches():
@@ -196,6 +222,40 @@ def test_bagging_weighs_each_image_alike_in_all_epochs(inputs):
         # Drawn with replacement: about 1 / e = 37 % of the images are not drawn.
         assert 0.2 < np.mean(np.array(counts[name]) == 0) < 0.55
     assert len({tuple(values) for values in counts.values()}) == 3
+
+
+WEIGHTS = np.linspace(0.5, 2, 48, dtype=np.float32)
+
+
+def test_class_weights_of_one_network():
+    arguments = {"batch_size": 16, "epochs": 1, "class_weights": WEIGHTS}
+    part = SCHEMES["batch_bagging"].sample_weights(1, 48, seed=0)
+    for batches in (
+        training_batches(numbered(48), PLAIN, **arguments),
+        training_batches(numbered(48), PLAIN, part=part, **arguments),
+    ):
+        for x, y, weights in elements(batches):
+            assert np.array_equal(numbers_of(x), y)
+            assert np.array_equal(weights, WEIGHTS[y])
+
+
+@pytest.mark.parametrize(("scheme", "inputs"), [("bagging", 2), ("voting", 1)])
+def test_class_weights_multiply_the_weights_of_the_scheme(scheme, inputs):
+    outputs = ("member_0", "member_1")
+    arguments = {
+        "batch_size": 16,
+        "epochs": 1,
+        "inputs": inputs,
+        "outputs": outputs,
+        "sample_weights": SCHEMES[scheme].sample_weights(2, 48, seed=0),
+    }
+    alone = elements(training_batches(numbered(48), PLAIN, **arguments))
+    weighed = elements(training_batches(numbered(48), PLAIN, class_weights=WEIGHTS, **arguments))
+    for (_, _, *of_scheme), (_, targets, weights) in zip(alone, weighed):
+        assert weights.keys() == set(outputs)
+        for name in outputs:
+            expected = WEIGHTS[targets[name]] * (of_scheme[0][name] if of_scheme else 1)
+            np.testing.assert_allclose(weights[name], expected, rtol=1e-6)
 
 
 def test_batch_bagging_weighs_each_batch_anew():
