@@ -1,7 +1,10 @@
 """Input pipelines for training and evaluation, deterministic for a seed.
 
-Stateless random numbers determine order, crops and flips from (seed, epoch, step, stream) only. So
+Stateless random numbers determine order and augmentation from (seed, epoch, step, stream) only. So
 a resumed training sees the same batches as one without interruption.
+
+Images on disk are read batch by batch, a few batches ahead of the training. Epochs are shuffled as
+indices, so the order is as random as that of images in memory.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.data.datasets import Dataset, Split
+from larq_ensemble.data.streams import gatherer
 from larq_ensemble.keras import tf
 from larq_ensemble.training.augmentation import augmenter
 
@@ -74,7 +78,7 @@ def training_batches(
     """
     batch_size = min(batch_size, len(data))
     steps = steps_per_epoch(len(data), batch_size, drop_remainder=drop_remainder)
-    images, labels = tf.constant(data.images), tf.constant(data.labels)
+    images_at, labels = gatherer(data.images), tf.constant(data.labels)
     augment = augmenter(dataset.augmentation, dataset.input_shape)
 
     def indices_of(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -97,9 +101,7 @@ def training_batches(
             indices = tf.boolean_mask(indices, weights[0] > 0, axis=1)
         x = tuple(
             _normalized(
-                augment(
-                    tf.gather(images, indices[stream]), _seed(seed, number * inputs + stream, 1)
-                ),
+                augment(images_at(indices[stream]), _seed(seed, number * inputs + stream, 1)),
                 dataset,
             )
             for stream in range(inputs)
@@ -147,12 +149,14 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Normalized batches (x, y) in order, not augmented; for several inputs x is repeated."""
 
-    def batch_of(images: tf.Tensor, labels: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        x = _normalized(images, dataset)
-        return ((x,) * inputs if inputs > 1 else x), labels
+    images_at, labels = gatherer(data.images), tf.constant(data.labels)
+
+    def batch_of(indices: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        x = _normalized(images_at(indices), dataset)
+        return ((x,) * inputs if inputs > 1 else x), tf.gather(labels, indices)
 
     return (
-        tf.data.Dataset.from_tensor_slices((data.images, data.labels))
+        tf.data.Dataset.range(len(data))
         .batch(batch_size)
         .map(batch_of, num_parallel_calls=2)
         .prefetch(2)

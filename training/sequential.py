@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.data.datasets import Dataset, Split, Splits
+from larq_ensemble.data.streams import reading
 from larq_ensemble.ensembles.names import member_output
 from larq_ensemble.ensembles.schemes.base import SampleWeights
 from larq_ensemble.ensembles.sequential import SequentialTraining, combination_weights
@@ -191,7 +192,9 @@ class RunTraining(SequentialTraining):
     def _logits(self, network: keras.Model, data: Split) -> np.ndarray:
         # Eagerly: a graph for each member costs more than it saves, and TensorFlow warns of many.
         batches = evaluation_batches(data, self.dataset)
-        return np.concatenate([network(images, training=False).numpy() for images, _ in batches])
+        with reading():
+            logits = [network(images, training=False).numpy() for images, _ in batches]
+        return np.concatenate(logits)
 
     def _part(self, member: int) -> Run:
         """The directory of a member, as a run in the run."""

@@ -1,12 +1,15 @@
 import dataclasses
 import hashlib
+import time
 
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from larq_ensemble.data.datasets import DATASETS, Augmentation, Split
+from larq_ensemble.data.splits import LazyImages
 from larq_ensemble.ensembles.schemes import SCHEMES
+from larq_ensemble.keras import tf
 from larq_ensemble.training.pipeline import evaluation_batches, training_batches
 
 DIGITS = DATASETS["digits"]
@@ -30,6 +33,18 @@ def numbers_of(x: np.ndarray) -> np.ndarray:
     pixels = (x[:, 0, 0, 0] * DIGITS.normalization.std[0] + DIGITS.normalization.mean[0]) * 255
     np.testing.assert_allclose(pixels, np.round(pixels), atol=1e-3)
     return np.round(pixels).astype(int)
+
+
+class OnDisk(LazyImages):
+    """Images that note which of them are read."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        super().__init__(images.shape)
+        self.images, self.reads = images, []
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        self.reads.append(indices.tolist())
+        return self.images[indices]
 
 
 def elements(batches) -> list:
@@ -314,10 +329,48 @@ def test_the_last_incomplete_batch_can_be_kept():
         assert np.array_equal(kept[1], alone[1])
 
 
+@pytest.mark.parametrize(("inputs", "scheme"), [(1, "batch_bagging"), (2, "bagging")])
+def test_images_on_disk_give_the_batches_of_images_in_memory(inputs, scheme):
+    """With the augmentation that draws most; each batch reads its own images and no others."""
+    dataset = DIGITS.augmented("mix")
+    arguments = {
+        "batch_size": 8,
+        "epochs": 2,
+        "seed": 2,
+        "inputs": inputs,
+        "outputs": ("member_0", "member_1"),
+        "sample_weights": SCHEMES[scheme].sample_weights(2, 30, 2),
+        "drop_remainder": False,
+    }
+    in_memory = noise(30, (8, 8, 1))
+    on_disk = Split(OnDisk(in_memory.images), in_memory.labels)
+    expected, actual = (
+        elements(training_batches(data, dataset, **arguments)) for data in (in_memory, on_disk)
+    )
+    tf.nest.map_structure(np.testing.assert_array_equal, actual, expected)
+    assert sorted(on_disk.images.reads) == sorted(
+        labels.tolist() for _, y, _ in actual for labels in [*y.values()][:inputs]
+    )
+
+
+def test_images_on_disk_are_read_as_they_are_used():
+    """A few batches are made ahead, not all."""
+    data = noise(400, (8, 8, 1))
+    data = Split(OnDisk(data.images), data.labels)
+    next(iter(training_batches(data, DIGITS, batch_size=2, epochs=1).stream))
+    next(iter(evaluation_batches(data, DIGITS, batch_size=2)))
+    time.sleep(0.2)
+    assert 2 <= len(data.images.reads) < 40
+
+
 @pytest.mark.parametrize("inputs", [1, 2])
 def test_evaluation_batches_are_normalized_and_in_order(inputs):
     data = noise(11, (8, 8, 1))
+    on_disk = Split(OnDisk(data.images), data.labels)
     batches = list(evaluation_batches(data, DIGITS, batch_size=4, inputs=inputs))
+    from_disk = list(evaluation_batches(on_disk, DIGITS, batch_size=4, inputs=inputs))
+    tf.nest.map_structure(np.testing.assert_array_equal, from_disk, batches)
+    assert sorted(on_disk.images.reads) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
     assert [len(y) for _, y in batches] == [4, 4, 3]
     assert np.array_equal(np.concatenate([y for _, y in batches]), data.labels)
     for stream in range(inputs):
