@@ -19,6 +19,7 @@ from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
 from larq_ensemble.trained import normalization_for
+from larq_ensemble.training.advice import advice
 from larq_ensemble.training.distillation import (
     Distillation,
     DistillationLoss,
@@ -26,7 +27,7 @@ from larq_ensemble.training.distillation import (
     teacher_logits,
 )
 from larq_ensemble.training.distribution import Distribution
-from larq_ensemble.training.fit import set_seed
+from larq_ensemble.training.fit import read_log, set_seed
 from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.networks import network_for
@@ -101,7 +102,9 @@ def pretrain(
     # Returns
         The run and `{"test_top1", "validation_top1", "epochs", "images_per_second"}`. Accuracies
         are in percent, and `None` where nothing was evaluated (`epochs=0`). With `from_real` also
-        `"from_real"`: `{"copied", "not_copied"}`, names of layers; so with `from_backbone`.
+        `"from_real"`: `{"copied", "not_copied"}`, names of layers; so with `from_backbone`. After
+        a training also `"training_top1"`, the accuracy in its last epoch, on augmented images, and
+        `"advice"` if there is any, see `larq_ensemble.training.advice`.
 
     # Raises
         EnsembleError: for unknown names, unusable values, missing data, runs that do not fit, or a
@@ -199,11 +202,18 @@ class _Training:
             verbose=self.verbose,
             class_weights=self.weighting.by_class(splits.train.labels),
         )
-        return self.network, {
+        figures: dict[str, Any] = {
             "images_per_second": speed,
             "test_top1": backbone_top1(self.network, splits.test, self.dataset),
             "validation_top1": backbone_top1(self.network, splits.validation, self.dataset),
+            "training_top1": _training_top1(run),
         }
+        held_out = "validation" if len(splits.validation) else "test"
+        if (top1 := figures[f"{held_out}_top1"]) is not None:
+            labels = getattr(splits, held_out).labels
+            if said := advice(figures["training_top1"], top1, labels):
+                figures["advice"] = said
+        return self.network, figures
 
     def _objective(self, network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
         network = fused_network(network)
@@ -214,6 +224,12 @@ class _Training:
             loss = DistillationLoss(self.distillation.weight, self.distillation.temperature)
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         return network, {"loss": loss, "metrics": [accuracy]}
+
+
+def _training_top1(run: Run) -> float:
+    """Accuracy during the last epoch, on augmented images, in percent."""
+    header, *rows = read_log(run.log_path)
+    return 100 * float(rows[-1][header.index("accuracy")])
 
 
 def backbone_top1(model: keras.Model, data: Split, dataset: Dataset) -> float | None:

@@ -1,9 +1,10 @@
-"""Training recipes as data: the paper's, and short ones for a CPU."""
+"""Training recipes as data: the paper's, short ones for a CPU, and one for few images."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -123,10 +124,18 @@ class Recipes:
 
 
 class RecipesFor(Protocol):
-    """(classes, network, scheme of the ensemble) -> recipes; `None`: a network that is not ours."""
+    """(classes, network, scheme of the ensemble, number of training images) -> recipes.
+
+    Without a name the network is not ours. `images` is for recipes that train few images for more
+    epochs; `None`: as many as may be.
+    """
 
     def __call__(
-        self, classes: int, model_name: str | None = "resnet20", scheme: str = "fusion"
+        self,
+        classes: int,
+        model_name: str | None = "resnet20",
+        scheme: str = "fusion",
+        images: int | None = None,
     ) -> Recipes: ...
 
 
@@ -169,9 +178,16 @@ _PAPER_VALUES = {
 _RESEMBLES = {"resnet34": "resnet18", "birealnet34": "birealnet18"}
 _PAPER = "Kim et al. 2022, Experimental results, and the authors' code and training logs"
 _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
+_SMALL = "ours, for few images; found by trying, see docs/reports/small-sets.md"
+_SMALL_BATCH = 32
 
 
-def _paper(classes: int, model_name: str | None = "resnet20", scheme: str = "fusion") -> Recipes:
+def _paper(
+    classes: int,
+    model_name: str | None = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
     """The paper's recipes. Weight decay is 0.
 
     The text says that there is no dropout for CIFAR-10; the authors' logs show that for
@@ -212,7 +228,12 @@ def _paper(classes: int, model_name: str | None = "resnet20", scheme: str = "fus
     )
 
 
-def _short(classes: int, model_name: str | None = "resnet20", scheme: str = "fusion") -> Recipes:
+def _short(
+    classes: int,
+    model_name: str | None = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
     dropout = None if model_name is None else 0.0
     return Recipes(
         pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=dropout, source=_SHORT),
@@ -220,9 +241,79 @@ def _short(classes: int, model_name: str | None = "resnet20", scheme: str = "fus
     )
 
 
+def _small(
+    classes: int,
+    model_name: str | None = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
+    """For some hundreds to some thousands of images: what they lack in images, in epochs.
+
+    A network learns by steps, and 900 images in batches of 256 are three of them an epoch. So the
+    batches are small, and the epochs are as many as make the steps.
+    """
+
+    def epochs(steps: int, least: int) -> int:
+        return least if images is None else max(least, -(-steps * _SMALL_BATCH // images))
+
+    dropout = None if model_name is None else 0.0
+    return Recipes(
+        pretrain=Recipe(
+            epochs=epochs(steps=1200, least=20),
+            batch_size=_SMALL_BATCH,
+            lr=2e-3,
+            dropout=dropout,
+            source=_SMALL,
+        ),
+        retrain=Recipe(
+            epochs=epochs(steps=300, least=5),
+            batch_size=_SMALL_BATCH,
+            lr=5e-3,
+            dropout=dropout,
+            source=_SMALL,
+        ),
+    )
+
+
 RECIPES: Registry[RecipesFor] = Registry("recipe")
 RECIPES.register("paper", _paper)
 RECIPES.register("short", _short)
+RECIPES.register("small", _small)
+
+
+def default_recipe(dataset: Mapping[str, Any]) -> str:
+    """The name of the recipe for a data set: of one's own `"small"`, built in `"paper"`.
+
+    # Arguments
+        dataset: `larq_ensemble.data.datasets.Dataset.constants`, as runs record them.
+    """
+    return "small" if "source" in dataset else "paper"
+
+
+def recipes_for(
+    dataset: Mapping[str, Any],
+    recipe_name: str | None = None,
+    *,
+    model_name: str | None = "resnet20",
+    scheme: str = "fusion",
+    images: Callable[[], int] | None = None,
+) -> Recipes:
+    """The recipes for a data set.
+
+    # Arguments
+        dataset: as for `default_recipe`.
+        recipe_name: one of `RECIPES`; `None`: the data set's default.
+        model_name: the network; `None`: not ours.
+        scheme: of the ensemble.
+        images: counts the training images, for a recipe whose epochs depend on it; `None`: the
+            epochs are not needed.
+
+    # Raises
+        UnknownNameError: for unknown names.
+    """
+    name = recipe_name or default_recipe(dataset)
+    count = images() if name == "small" and images is not None else None
+    return RECIPES[name](dataset["classes"], model_name, scheme, count)
 
 
 @dataclass(frozen=True)
@@ -257,7 +348,7 @@ class TunedRecipe:
         except OSError as error:
             raise EnsembleError(
                 f"The recipe file {str(path)!r} can't be read ({error.strerror}): give paper, "
-                "short or the recipe.json that `larq-ensemble tune` wrote."
+                "short, small or the recipe.json that `larq-ensemble tune` wrote."
             ) from error
         except EnsembleError as error:  # such as a rate below 0
             raise EnsembleError(f"The recipe file {str(path)!r}: {error}") from error

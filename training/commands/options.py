@@ -119,10 +119,9 @@ recipe_options = _all(
     click.option(
         "--recipe",
         "recipe_name",
-        default="paper",
-        show_default=True,
-        help="paper (Kim et al. 2022), short (2 CPU cores), or for train a file that tune wrote. "
-        "The options below override its values.",
+        help="paper (Kim et al. 2022), short (2 CPU cores), small (few images: epochs by their "
+        "number), or for train a file that tune wrote. The options below override its values.  "
+        "[default: paper; for data of your own small]",
     ),
     click.option(
         "--epochs", type=click.IntRange(0), help="0: an untrained run, which reads no data."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from larq_ensemble.console.messages import Command
+from larq_ensemble.console.messages import Command, in_options
 from larq_ensemble.console.options import (
     INPUT,
     POSITIVE,
@@ -46,10 +46,9 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     "model_name",
-    default="resnet20",
-    show_default=True,
     metavar="MODEL",
-    help=f"{NAMES}; or a network of yours: FILE.keras, FILE.h5 or module:function.",
+    help=f"{NAMES}; or a network of yours: FILE.keras, FILE.h5 or module:function.  "
+    "[default: resnet20; for data of your own deploynet9]",
 )
 @normalization_option
 @click.option(
@@ -124,7 +123,7 @@ if TYPE_CHECKING:
 @run_options
 @json_option
 def command(
-    model_name: str,
+    model_name: str | None,
     normalization: str | None,
     dataset_name: str,
     image_size: tuple[int, int] | None,
@@ -137,7 +136,7 @@ def command(
     validation: float,
     augment: str | None,
     class_weights: str | None,
-    recipe_name: str,
+    recipe_name: str | None,
     epochs: int | None,
     batch_size: int | None,
     lr: float | None,
@@ -183,8 +182,8 @@ def command(
     \b
     Few images: start from a backbone that was trained on many others:
       larq-ensemble pretrain --model deploynet9 --dataset cifar100 --recipe short --out runs/many
-      larq-ensemble pretrain --model deploynet9 --dataset cifar10 --limit-train 900
-          --recipe small --from-backbone runs/many --out runs/few
+      larq-ensemble pretrain --dataset folder:photos --image-size 64x64
+          --from-backbone runs/many --out runs/few
 
     \b
     Binarize a real-valued network in two steps, the second one taught by the first:
@@ -197,18 +196,28 @@ def command(
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.network.architectures import MODELS
     from larq_ensemble.runs import load_run
-    from larq_ensemble.training.recipes import RECIPES
+    from larq_ensemble.training.recipes import RECIPES, recipes_for
 
     with reporting(json_target) as report:
-        recipes_for = RECIPES[recipe_name]
-        if model_name not in MODELS:
+        # A wrong name is an error before the data are read.
+        if recipe_name is not None:
+            RECIPES[recipe_name]
+        if model_name is not None and model_name not in MODELS:
             from larq_ensemble.models.foreign import is_foreign
 
-            is_foreign(model_name)  # a wrong name is an error before the data are read
+            is_foreign(model_name)
         dataset = opened_dataset(
             dataset_name, data_dir, image_size, color, skip_damaged, test_share
         )
-        recipes = recipes_for(dataset.classes, model_name if model_name in MODELS else None)
+        if model_name is None:
+            model_name = "resnet20" if dataset.origin is None else "deploynet9"
+        data = DataOptions(data_dir, validation, limit_train, limit_test)
+        recipes = recipes_for(
+            dataset.constants(),
+            recipe_name,
+            model_name=model_name if model_name in MODELS else None,
+            images=(lambda: data.training_images(dataset)) if epochs is None else None,
+        )
         recipe = recipes.pretrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
         )
@@ -245,7 +254,7 @@ def command(
             estimator=estimator,
             prelu_gradient=prelu_gradient,
             normalization=normalization,
-            data=DataOptions(data_dir, validation, limit_train, limit_test),
+            data=data,
             augment=augment,
             class_weights=class_weights,
             from_real=load_run(from_real, kind="backbone") if from_real else None,
@@ -262,6 +271,8 @@ def command(
             ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
             [[report.result[key] for key in _COLUMNS]],
         )
+        if said := report.result.get("advice"):
+            report.line(in_options(said, click.get_current_context().command))
         for origin, source in (("from_real", from_real), ("from_backbone", from_backbone)):
             if started := report.result.get(origin):
                 report.line(

@@ -136,7 +136,7 @@ def command(
     limit_test: int | None,
     augment: str | None,
     class_weights: str | None,
-    recipe_name: str,
+    recipe_name: str | None,
     epochs: int | None,
     batch_size: int | None,
     lr: float | None,
@@ -179,20 +179,29 @@ def command(
     """
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.trained import open_trained
-    from larq_ensemble.training.recipes import RECIPES, TunedRecipe
+    from larq_ensemble.training.recipes import TunedRecipe, recipes_for
 
     with reporting(json_target) as report:
         backbone = open_trained(
             pretrained, "backbone", dataset=dataset, data_dir=data_dir, normalization=normalization
         )
-        if recipe_name.endswith(".json"):
+        data = DataOptions(data_dir, backbone.config.validation, limit_train, limit_test)
+
+        def images() -> int:
+            return data.training_images(backbone.dataset(dataset, data_dir))
+
+        if recipe_name is not None and recipe_name.endswith(".json"):
             tuned = TunedRecipe.read(recipe_name)
             scheme, sharing = scheme or tuned.scheme, sharing or tuned.sharing
             recipe = tuned.retrain
         else:
             scheme, sharing = scheme or "fusion", sharing or "fusion"
-            recipe = RECIPES[recipe_name](
-                backbone.config.dataset["classes"], backbone.config.architecture, scheme
+            recipe = recipes_for(
+                backbone.config.dataset,
+                recipe_name,
+                model_name=backbone.config.architecture,
+                scheme=scheme,
+                images=images if epochs is None else None,
             ).retrain
         recipe = recipe.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
@@ -212,7 +221,7 @@ def command(
             recipe=recipe,
             seed=seed,
             dataset=dataset,
-            data=DataOptions(data_dir, backbone.config.validation, limit_train, limit_test),
+            data=data,
             augment=augment,
             class_weights=class_weights,
             independent_data=independent_data,

@@ -63,9 +63,8 @@ from larq_ensemble.training.commands.options import batch_size_option
 @click.option(
     "--recipe",
     "recipe_name",
-    default="paper",
-    show_default=True,
-    help="paper or short: for all that is not searched, such as the batch size.",
+    help="paper, short or small: for all that is not searched, such as the batch size.  "
+    "[default: paper; for data of your own small]",
 )
 @batch_size_option
 @dataset_option
@@ -91,7 +90,7 @@ def command(
     epochs_max: int,
     schemes: tuple[str, ...],
     sharing: tuple[str, ...],
-    recipe_name: str,
+    recipe_name: str | None,
     batch_size: int | None,
     dataset: str | None,
     normalization: str | None,
@@ -122,6 +121,7 @@ def command(
             pretrained, "backbone", dataset=dataset, data_dir=data_dir, normalization=normalization
         )
         from larq_ensemble.files import write_csv
+        from larq_ensemble.training.recipes import default_recipe
         from larq_ensemble.training.tuning import Search, tune
 
         validation = backbone.config.validation
@@ -133,7 +133,7 @@ def command(
                 epochs_max=epochs_max,
                 schemes=schemes,
                 sharing=sharing,
-                recipe=recipe_name,
+                recipe=recipe_name or default_recipe(backbone.config.dataset),
                 batch_size=batch_size,
                 seed=seed,
                 data=DataOptions(data_dir, validation, limit_train, limit_test=0),
