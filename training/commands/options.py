@@ -177,8 +177,14 @@ def opened_dataset(
     return open_dataset(spec, images=images, data_dir=data_dir)
 
 
-def print_data(report: Report, dataset: Dataset, counts: dict[str, list[int]]) -> None:
-    """Prints how many images of each class there are, by split."""
+def print_data(
+    report: Report, dataset: Dataset, counts: dict[str, list[int]], *, is_weighted: bool
+) -> None:
+    """Prints how many images of each class there are, by split.
+
+    # Arguments
+        is_weighted: whether class weights make up for classes of different sizes.
+    """
     from larq_ensemble.data.splits import imbalance
 
     height, width, channels = dataset.input_shape
@@ -190,10 +196,10 @@ def print_data(report: Report, dataset: Dataset, counts: dict[str, list[int]]) -
             ["all", *map(sum, counts.values())],
         ],
     )
-    if (times := imbalance(counts["train"])) > _IMBALANCED:
+    if (times := imbalance(counts["train"])) > _IMBALANCED and not is_weighted:
         report.line(
             f"The largest class has {times:.1f} times as many training images as the smallest: "
-            "--class-weights balanced gives their losses the same weight."
+            "with --class-weights balanced all classes count alike."
         )
 
 

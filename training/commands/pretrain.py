@@ -241,7 +241,7 @@ def command(
         def show(splits: Splits) -> None:
             if dataset.origin is not None:
                 counts.update(splits.counts(dataset.classes))
-                print_data(report, dataset, counts)
+                print_data(report, dataset, counts, is_weighted=class_weights == "balanced")
 
         run, result = pretrain(
             model_name,
@@ -271,6 +271,8 @@ def command(
             ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
             [[report.result[key] for key in _COLUMNS]],
         )
+        if run.config.model.get("source", "").endswith(model_name):
+            report.line(f"Started with the weights in {model_name}.")
         if said := report.result.get("advice"):
             report.line(in_options(said, click.get_current_context().command))
         for origin, source in (("from_real", from_real), ("from_backbone", from_backbone)):
