@@ -423,6 +423,8 @@ def _check_same(old: RunConfig, new: RunConfig, path: Path) -> None:
             differing = [
                 key for key in value.keys() | other.keys() if value.get(key) != other.get(key)
             ]
+            if not differing:  # a value that earlier versions did not write is `None`
+                continue
             key = sorted(differing)[0]
             name, value, other = f"{name}.{key}", value.get(key), other.get(key)
         raise EnsembleError(

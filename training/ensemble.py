@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
 from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles import Ensemble, build_ensemble, build_member, copy_weights
 from larq_ensemble.ensembles.building import Initial
@@ -25,7 +26,7 @@ from larq_ensemble.trained import Trained, data_of
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.evaluation import member_logits
 from larq_ensemble.training.fit import set_seed
-from larq_ensemble.training.job import fit_images, train_run
+from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.pretrain import backbone_top1
 from larq_ensemble.training.recipes import Recipe
@@ -44,6 +45,8 @@ def train_ensemble(
     seed: int = 0,
     dataset: str | Dataset | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
+    augment: str | None = None,
+    class_weights: ClassWeights | None = None,
     independent_data: bool = False,
     prefix_weights: Sequence[float] | None = None,
     in_turn: bool = False,
@@ -67,6 +70,9 @@ def train_ensemble(
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
         dataset: where the backbone's data are now, or other data of the same classes and image
             shape, a data set or what `open_dataset` takes; `None`: the backbone's.
+        augment, class_weights: as for `larq_ensemble.training.pretrain.pretrain`; `None`: as in the
+            backbone's training. In bagging they multiply the counts of the bootstrap; in `adaboost`
+            they are the sample weights of the first member.
         independent_data: each member its own order and augmentation.
         prefix_weights: for nested fusion, see `larq_ensemble.ensembles.schemes.NestedFusion`.
         in_turn: train the members of voting or bagging sequentially, in the memory of one. Other
@@ -105,7 +111,10 @@ def train_ensemble(
         chosen = chosen.with_prefix_weights(prefix_weights)
     members = check_whole("members", members, 1)
     chosen.member_epochs(recipe.epochs, members)
-    opened = data_of(backbone, dataset, data.data_dir)
+    opened = data_of(backbone, dataset, data.data_dir).augmented(augment)
+    if class_weights is None:
+        class_weights = backbone.config.data.get("class_weights")
+    weighting = ClassWeighting.of(class_weights, opened.class_names)
     network = backbone.model  # before the seed is set, because loading draws random numbers
     set_seed(seed, recipe.dropout)
     # A run of before has members without it, and goes on as it was started.
@@ -126,6 +135,7 @@ def train_ensemble(
             opened,
             members,
             arguments,
+            weighting=weighting,
             recipe=recipe,
             independent_data=independent_data,
             shrinkage=shrinkage,
@@ -145,6 +155,7 @@ def train_ensemble(
                 "bfloat16": bfloat16,
                 "seed": seed,
             },
+            weighting=weighting,
             recipe=recipe,
             independent_data=independent_data,
             distribution=distribution,
@@ -165,10 +176,14 @@ def train_ensemble(
         RunConfig(
             kind="ensemble",
             model=backbone.config.model,
-            dataset=backbone.config.dataset if dataset is None else opened.constants(),
+            dataset=_recorded(backbone, opened, is_given=dataset is not None, augment=augment),
             recipe=recipe.to_json(),
             seed=seed,
-            data={**data.to_json(), "split_seed": backbone.config.split_seed},
+            data={
+                **data.to_json(),
+                "split_seed": backbone.config.split_seed,
+                **weighting.to_json(),
+            },
             ensemble={
                 "members": members,
                 "scheme": scheme,
@@ -188,7 +203,7 @@ def train_ensemble(
             versions=package_versions(),
         ),
         untrained=training.untrained,
-        load=lambda: data.load(opened, backbone.config.split_seed),
+        load=lambda: load_splits(data, opened, backbone.config.split_seed, weighting),
         train=train,
         figures={**dict.fromkeys(_FIGURES), "members": members},
         distribution=distribution,
@@ -232,6 +247,16 @@ def _measured(
     }
 
 
+def _recorded(
+    backbone: Trained, dataset: Dataset, *, is_given: bool, augment: str | None
+) -> dict[str, Any]:
+    """The constants of the data: those of the backbone's run, but for what is asked for here."""
+    constants = dataset.constants() if is_given else backbone.config.dataset
+    if augment is None:
+        return constants
+    return {**constants, "augmentation": dataset.augmentation.to_json()}
+
+
 class _Training(Protocol):
     """How the ensemble of a run is trained."""
 
@@ -258,6 +283,7 @@ class _Joint:
         *,
         scheme: Scheme,
         compile_arguments: dict[str, Any],
+        weighting: ClassWeighting,
         recipe: Recipe,
         independent_data: bool,
         distribution: Distribution,
@@ -275,6 +301,7 @@ class _Joint:
         self._fitted.compile(**compile_arguments)  # what is impossible is refused now
         self._scheme, self._compile_arguments = scheme, compile_arguments
         self._dataset, self._recipe, self._seed = dataset, recipe, arguments["seed"]
+        self._weighting = weighting
         self._distribution, self._verbose = distribution, verbose
 
     @property
@@ -301,6 +328,7 @@ class _Joint:
             inputs=len(fitted.inputs),
             outputs=tuple(dict.fromkeys([*self._scheme.losses(members), *measured])),
             sample_weights=self._scheme.sample_weights(members, len(splits.train), self._seed),
+            class_weights=self._weighting.by_class(splits.train.labels),
         )
         if fitted is not self._ensemble:
             copy_weights(fitted, self._ensemble)
@@ -315,6 +343,7 @@ class _Sequential:
     dataset: Dataset
     members: int
     arguments: dict[str, Any]
+    weighting: ClassWeighting
     recipe: Recipe
     independent_data: bool
     shrinkage: float | None
@@ -344,6 +373,7 @@ class _Sequential:
             run=run,
             splits=splits,
             dataset=self.dataset,
+            class_weights=self.weighting.by_class(splits.train.labels),
             recipe=self.recipe,
             independent_data=self.independent_data,
             shrinkage=1.0 if self.shrinkage is None else self.shrinkage,

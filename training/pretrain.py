@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
 from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.data.opening import open_dataset
@@ -27,7 +28,7 @@ from larq_ensemble.training.distillation import (
 )
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.fit import read_log, set_seed
-from larq_ensemble.training.job import fit_images, train_run
+from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.networks import network_for
 from larq_ensemble.training.pipeline import evaluation_batches
@@ -51,6 +52,8 @@ def pretrain(
     prelu_gradient: PReLUGradient | None = None,
     normalization: str | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
+    augment: str | None = None,
+    class_weights: ClassWeights | None = None,
     from_real: Run | None = None,
     from_backbone: Run | None = None,
     distillation: Distillation | None = None,
@@ -80,6 +83,11 @@ def pretrain(
         normalization: as `larq_ensemble.data.normalization.normalization_named` takes it; `None`:
             that of the data set. A Keras file needs it, because its weights are trained for one.
         data: place, validation share and limits of the data.
+        augment: augmentation of the training images, see
+            `larq_ensemble.data.augmentation.Augmentation.of_kind`; `None`: that of the data set.
+        class_weights: of the training images in the loss, see
+            `larq_ensemble.data.class_weights.ClassWeighting.of`. Validation counts all images
+            alike.
         from_real: a run of the real-valued twin, whose weights the network starts from, see
             `larq_ensemble.training.transfer.start_from_real`.
         from_backbone: a run of the same network, of other classes or another image size, whose
@@ -107,6 +115,8 @@ def pretrain(
     is_foreign(model)  # a wrong name is an error before the data are read
     if isinstance(dataset, str):
         dataset = open_dataset(dataset, data_dir=data.data_dir)
+    dataset = dataset.augmented(augment)
+    weighting = ClassWeighting.of(class_weights, dataset.class_names)
     set_seed(seed, recipe.dropout)
     network, record = network_for(
         model,
@@ -122,10 +132,12 @@ def pretrain(
     sources = Sources(from_real, from_backbone, distillation)
     sources.check(record)
     cut_by = split_seed(sources.runs.values(), dataset, data, seed)
-    training = _Training(network, dataset, recipe, seed, distillation, distribution, verbose)
+    training = _Training(
+        network, dataset, weighting, recipe, seed, distillation, distribution, verbose
+    )
 
     def load() -> Splits:
-        splits = data.load(dataset, cut_by)
+        splits = load_splits(data, dataset, cut_by, weighting)
         on_data(splits)
         return splits
 
@@ -137,7 +149,11 @@ def pretrain(
             dataset=dataset.constants(),
             recipe=recipe.to_json(),
             seed=seed,
-            data={**data.to_json(), **({"split_seed": cut_by} if sources.runs else {})},
+            data={
+                **data.to_json(),
+                **({"split_seed": cut_by} if sources.runs else {}),
+                **weighting.to_json(),
+            },
             transfer=sources.to_json(),
             versions=package_versions(),
         ),
@@ -166,6 +182,7 @@ class _Training:
 
     network: keras.Model
     dataset: Dataset
+    weighting: ClassWeighting
     recipe: Recipe
     seed: int
     distillation: Distillation | None
@@ -183,6 +200,7 @@ class _Training:
             seed=self.seed,
             distribution=self.distribution,
             verbose=self.verbose,
+            class_weights=self.weighting.by_class(splits.train.labels),
         )
         figures: dict[str, Any] = {
             "images_per_second": speed,

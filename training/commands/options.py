@@ -17,6 +17,7 @@ from larq_ensemble.console.options import (
     data_dir_option,
     limit_test_option,
 )
+from larq_ensemble.data.augmentation import AUGMENTATIONS
 
 if TYPE_CHECKING:
     from larq_ensemble.console.reporting import Report
@@ -86,6 +87,30 @@ split_options = _all(
     ),
 )
 
+
+def training_data_options(augmentation: str, class_weights: str) -> Decorator:
+    """How training images are augmented and weighed.
+
+    # Arguments
+        augmentation, class_weights: what applies without the options, for `--help`.
+    """
+    return _all(
+        click.option(
+            "--augment",
+            type=click.Choice(AUGMENTATIONS),
+            help="Random changes of the training images: none; flip (mirrored); crop (moved); rand "
+            "(both, turned, zoomed, brightness, contrast); mix (rand and mixup). Don't mirror "
+            f"digits and letters.  [default: {augmentation}]",
+        ),
+        click.option(
+            "--class-weights",
+            type=click.Choice(["none", "balanced"]),
+            help="balanced: all classes count alike in the loss, however many images they have.  "
+            f"[default: {class_weights}]",
+        ),
+    )
+
+
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1, 2**31 - 1), help="Images a step."
 )
@@ -152,8 +177,14 @@ def opened_dataset(
     return open_dataset(spec, images=images, data_dir=data_dir)
 
 
-def print_data(report: Report, dataset: Dataset, counts: dict[str, list[int]]) -> None:
-    """Prints how many images of each class there are, by split."""
+def print_data(
+    report: Report, dataset: Dataset, counts: dict[str, list[int]], *, is_weighted: bool
+) -> None:
+    """Prints how many images of each class there are, by split.
+
+    # Arguments
+        is_weighted: whether class weights make up for classes of different sizes.
+    """
     from larq_ensemble.data.splits import imbalance
 
     height, width, channels = dataset.input_shape
@@ -165,10 +196,10 @@ def print_data(report: Report, dataset: Dataset, counts: dict[str, list[int]]) -
             ["all", *map(sum, counts.values())],
         ],
     )
-    if (times := imbalance(counts["train"])) > _IMBALANCED:
+    if (times := imbalance(counts["train"])) > _IMBALANCED and not is_weighted:
         report.line(
             f"The largest class has {times:.1f} times as many training images as the smallest: "
-            "--class-weights balanced gives their losses the same weight."
+            "with --class-weights balanced all classes count alike."
         )
 
 
@@ -207,4 +238,4 @@ def refuse_options_of_data(dataset: str) -> None:
             )
 
 
-_OF_DATA = ("data_dir", "limit_test", "limit_train")
+_OF_DATA = ("data_dir", "limit_test", "limit_train", "augment", "class_weights")

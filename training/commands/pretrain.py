@@ -29,6 +29,7 @@ from larq_ensemble.training.commands.options import (
     recipe_options,
     refuse_options_of_data,
     run_options,
+    training_data_options,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Share of the training images held out for validation.",
 )
+@training_data_options("the data set's", "none")
 @recipe_options
 @width_option
 @click.option(
@@ -132,6 +134,8 @@ def command(
     limit_train: int | None,
     limit_test: int | None,
     validation: float,
+    augment: str | None,
+    class_weights: str | None,
     recipe_name: str | None,
     epochs: int | None,
     batch_size: int | None,
@@ -237,7 +241,7 @@ def command(
         def show(splits: Splits) -> None:
             if dataset.origin is not None:
                 counts.update(splits.counts(dataset.classes))
-                print_data(report, dataset, counts)
+                print_data(report, dataset, counts, is_weighted=class_weights == "balanced")
 
         run, result = pretrain(
             model_name,
@@ -251,6 +255,8 @@ def command(
             prelu_gradient=prelu_gradient,
             normalization=normalization,
             data=data,
+            augment=augment,
+            class_weights=class_weights,
             from_real=load_run(from_real, kind="backbone") if from_real else None,
             from_backbone=load_run(from_backbone, kind="backbone") if from_backbone else None,
             distillation=distillation,
@@ -265,6 +271,8 @@ def command(
             ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
             [[report.result[key] for key in _COLUMNS]],
         )
+        if run.config.model.get("source", "").endswith(model_name):
+            report.line(f"Started with the weights in {model_name}.")
         if said := report.result.get("advice"):
             report.line(in_options(said, click.get_current_context().command))
         for origin, source in (("from_real", from_real), ("from_backbone", from_backbone)):

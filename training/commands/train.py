@@ -24,6 +24,7 @@ from larq_ensemble.training.commands.options import (
     recipe_options,
     refuse_options_of_data,
     run_options,
+    training_data_options,
 )
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ if TYPE_CHECKING:
 @dataset_option
 @normalization_option
 @data_options
+@training_data_options("as --pretrained was trained", "as --pretrained was trained")
 @recipe_options
 @distribute_option
 @seed_option
@@ -132,6 +134,8 @@ def command(
     data_dir: str | None,
     limit_train: int | None,
     limit_test: int | None,
+    augment: str | None,
+    class_weights: str | None,
     recipe_name: str | None,
     epochs: int | None,
     batch_size: int | None,
@@ -218,6 +222,8 @@ def command(
             seed=seed,
             dataset=dataset,
             data=data,
+            augment=augment,
+            class_weights=class_weights,
             independent_data=independent_data,
             in_turn=in_turn,
             initial=initial,
