@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles.fused_activations import fused_network
 from larq_ensemble.errors import EnsembleError
@@ -22,7 +23,7 @@ from larq_ensemble.training.distillation import (
 )
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.fit import set_seed
-from larq_ensemble.training.job import fit_images, train_run
+from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.pipeline import evaluation_batches
 from larq_ensemble.training.recipes import Recipe
@@ -42,6 +43,8 @@ def pretrain(
     estimator: str | None = None,
     prelu_gradient: PReLUGradient | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
+    augment: str | None = None,
+    class_weights: ClassWeights | None = None,
     from_real: Run | None = None,
     distillation: Distillation | None = None,
     distribute: str | None = None,
@@ -64,6 +67,11 @@ def pretrain(
         estimator: name of the quantizer of activations; `None`: the architecture's.
         prelu_gradient: as for `larq_ensemble.models.build_model`; `None`: its default.
         data: place, validation share and limits of the data.
+        augment: augmentation of the training images, see
+            `larq_ensemble.data.augmentation.Augmentation.of_kind`; `None`: that of the data set.
+        class_weights: of the training images in the loss, see
+            `larq_ensemble.data.class_weights.ClassWeighting.of`. Validation counts all images
+            alike.
         from_real: a run of the real-valued twin, whose weights the network starts from, see
             `larq_ensemble.training.transfer.start_from_real`.
         distillation: a teacher, see `larq_ensemble.training.distillation`.
@@ -82,7 +90,8 @@ def pretrain(
             directory that holds another run or other files.
     """
     distribution = Distribution(distribute)
-    dataset = DATASETS[dataset_name]
+    dataset = DATASETS[dataset_name].augmented(augment)
+    weighting = ClassWeighting.of(class_weights, dataset.class_names)
     started = load_run(out).config.model if resume and is_run(out) else {}
     _refuse_without_effect(model_name, pad_values=pad_values, estimator=estimator)
     set_seed(seed, recipe.dropout)
@@ -134,6 +143,7 @@ def pretrain(
             seed=seed,
             distribution=distribution,
             verbose=verbose,
+            class_weights=weighting.by_class(splits.train.labels),
         )
         return model, {
             "images_per_second": speed,
@@ -149,12 +159,16 @@ def pretrain(
             dataset=dataset.constants(),
             recipe=recipe.to_json(),
             seed=seed,
-            data={**data.to_json(), **({"split_seed": cut_by} if sources else {})},
+            data={
+                **data.to_json(),
+                **({"split_seed": cut_by} if sources else {}),
+                **weighting.to_json(),
+            },
             transfer=transfer,
             versions=package_versions(),
         ),
         untrained=lambda: model,
-        load=lambda: data.load(dataset, cut_by),
+        load=lambda: load_splits(data, dataset, cut_by, weighting),
         train=train,
         figures=figures,
         distribution=distribution,

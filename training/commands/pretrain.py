@@ -24,6 +24,7 @@ from larq_ensemble.training.commands.options import (
     recipe_options,
     refuse_options_of_data,
     run_options,
+    training_data_options,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Share of the training images held out for validation.",
 )
+@training_data_options("the data set's", "none")
 @recipe_options
 @width_option
 @click.option(
@@ -104,6 +106,8 @@ def command(
     limit_train: int | None,
     limit_test: int | None,
     validation: float,
+    augment: str | None,
+    class_weights: str | None,
     recipe_name: str,
     epochs: int | None,
     batch_size: int | None,
@@ -179,6 +183,8 @@ def command(
             estimator=estimator,
             prelu_gradient=prelu_gradient,
             data=DataOptions(data_dir, validation, limit_train, limit_test),
+            augment=augment,
+            class_weights=class_weights,
             from_real=load_run(from_real, kind="backbone") if from_real else None,
             distillation=distillation,
             distribute=distribute,
