@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from larq_ensemble.data.cache import gathered
 from larq_ensemble.data.datasets import Dataset, Origin
+from larq_ensemble.data.encoded import in_parallel
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import (
     Found,
@@ -23,6 +25,9 @@ from larq_ensemble.data.splits import Split
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.images import fit_image
 
+#: Images that are resized, or digested, at a time.
+_TOGETHER = 256
+
 
 def dataset_of_arrays(
     parts: Mapping[str, tuple[np.ndarray, np.ndarray]],
@@ -32,9 +37,20 @@ def dataset_of_arrays(
     options: ImageOptions,
 ) -> Dataset:
     """See `Dataset.from_arrays`."""
-    checked = {part: checked_split(*pair, part) for part, pair in parts.items()}
-    origin = Origin(spec=None, images=options, fingerprint=fingerprint_of(checked))
-    return own_dataset(found_arrays(checked, class_names, name, origin))
+    splits = {part: checked_split(*pair, part) for part, pair in parts.items()}
+    return dataset_of_splits(splits, class_names=class_names, name=name, options=options)
+
+
+def dataset_of_splits(
+    splits: Mapping[str, Split],
+    *,
+    class_names: Sequence[str] | None,
+    name: str,
+    options: ImageOptions,
+) -> Dataset:
+    """A data set that was given in Python, of checked splits."""
+    origin = Origin(spec=None, images=options, fingerprint=fingerprint_of(splits))
+    return own_dataset(found_arrays(splits, class_names, name, origin))
 
 
 def found_arrays(
@@ -80,15 +96,30 @@ def input_shape_of(shapes: Mapping[str, tuple[int, ...]], origin: Origin) -> tup
 
 
 def fitted(images: Any, shape: tuple[int, int, int]) -> Any:
-    """Images of another size or other channels as `fit_image` makes them; others as they are."""
+    """Images of another size or other channels as `fit_image` makes them; others as they are.
+
+    # Raises
+        EnsembleError: for images to be changed that have neither 1 nor 3 channels.
+    """
     if images.shape[1:] == shape:
         return images
-    return np.stack(
-        [
-            fit_image(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image), shape)
-            for image in map(np.asarray, images)
-        ]
-    )
+    if not len(images):
+        return np.empty((0, *shape), np.uint8)
+    if images.shape[-1] not in (1, 3):
+        raise EnsembleError(
+            f"Images of {images.shape[-1]} channels can't be resized or become gray: leave "
+            "`image_size` and `channels` out."
+        )
+
+    def fit(start: int) -> np.ndarray:
+        some = images[start : start + _TOGETHER]
+        return np.stack([fit_image(_image(image), shape) for image in some])
+
+    return gathered(in_parallel(fit, range(0, len(images), _TOGETHER)))
+
+
+def _image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def checked_split(images: Any, labels: Any, part: str) -> Split:
@@ -153,7 +184,7 @@ def fingerprint_of(parts: Mapping[str, Split]) -> str:
     digest = hashlib.sha256()
     for part, split in parts.items():
         digest.update(f"{part} {split.images.shape}".encode())
-        for start in range(0, len(split), 1024):
-            digest.update(np.ascontiguousarray(split.images[start : start + 1024]).data)
+        for start in range(0, len(split), _TOGETHER):
+            digest.update(np.ascontiguousarray(split.images[start : start + _TOGETHER]).data)
         digest.update(np.ascontiguousarray(split.labels).data)
     return digest.hexdigest()

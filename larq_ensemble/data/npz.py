@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from larq_ensemble.data.arrays import checked_split, found_arrays
+from larq_ensemble.data.cache import IN_MEMORY, gathered
 from larq_ensemble.data.datasets import Origin
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import Found
@@ -24,8 +25,10 @@ _NAMES = {
     "validation": (("val_images", "val_labels"), ("x_val", "y_val")),
 }
 
+_CHUNK_BYTES = 1 << 24
 
-def find_npz(path: Path, options: ImageOptions, class_names: Collection[str] | None) -> Found:
+
+def find_npz(path: Path, options: ImageOptions, class_names: Sequence[str] | None) -> Found:
     """What a `.npz` file holds, see the guide on data of one's own.
 
     # Arguments
@@ -52,7 +55,7 @@ def find_npz(path: Path, options: ImageOptions, class_names: Collection[str] | N
             "`np.savez_compressed`, without objects."
         ) from error
     origin = Origin(spec=f"npz:{path}", images=options, fingerprint=fingerprint)
-    return found_arrays(parts, class_names, f"npz:{path.name}", origin)  # type: ignore[arg-type]
+    return found_arrays(parts, class_names, f"npz:{path.name}", origin)
 
 
 def _parts(path: Path, file: Any) -> dict[str, Split]:
@@ -60,7 +63,7 @@ def _parts(path: Path, file: Any) -> dict[str, Split]:
     for part, names in _NAMES.items():
         for images, labels in names:
             if images in file and labels in file:
-                parts[part] = checked_split(file[images], file[labels], part)
+                parts[part] = checked_split(_images(path, file, images), file[labels], part)
                 break
     if "train" not in parts:
         raise EnsembleError(
@@ -68,6 +71,26 @@ def _parts(path: Path, file: Any) -> dict[str, Split]:
             f"expected {' or '.join('`' + '`, `'.join(pair) + '`' for pair in _NAMES['train'])}."
         )
     return parts
+
+
+def _images(path: Path, file: Any, name: str) -> np.ndarray:
+    """An array of images; one that is large is copied to disk, without being in memory."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member:
+        if archive.getinfo(f"{name}.npy").file_size <= IN_MEMORY:
+            return file[name]
+        version = np.lib.format.read_magic(member)
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, is_fortran, dtype = read_header(member)
+        if is_fortran or dtype != np.uint8:  # the latter is refused in the end
+            return file[name]
+        row = int(np.prod(shape[1:]))
+        count = max(1, _CHUNK_BYTES // row)
+        pieces = iter(lambda: member.read(count * row), b"")
+        return gathered(np.frombuffer(each, np.uint8).reshape(-1, *shape[1:]) for each in pieces)
 
 
 def _fingerprint(path: Path) -> str:

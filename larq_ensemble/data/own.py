@@ -19,6 +19,8 @@ from larq_ensemble.errors import EnsembleError
 PARTS = ("train", "test", "validation")
 _CHUNK_BYTES = 1 << 24
 _SHOWN = 5
+#: Pixels: the largest side that images have without being asked for.
+_LARGEST = 256
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,27 @@ def with_test(parts: Mapping[str, Split], options: ImageOptions) -> dict[str, Sp
     return {**parts, **{part: parts["train"].take(each) for part, each in rows.items()}}
 
 
+def check_size(images: str, size: tuple[int, int]) -> None:
+    """Checks that images have a size for a network, if none is asked for.
+
+    # Arguments
+        images: which ones, for the error.
+        size: (height, width).
+
+    # Raises
+        EnsembleError: if they are large.
+    """
+    if max(size) > _LARGEST:
+        raise needs_size(f"{images} have the size {size} (height, width), which is large")
+
+
+def needs_size(problem: str) -> EnsembleError:
+    """The error that asks for a size."""
+    return EnsembleError(
+        f"{problem}: give `image_size`, such as 64 x 64. All images are cropped and resized to it."
+    )
+
+
 def shown(names: Sequence[str]) -> str:
     """Some names, for messages."""
     return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
@@ -129,11 +152,15 @@ def normalization_of(images: ImageArray) -> Normalization:
             "No training images are left to compute mean and standard deviation from: lower "
             "`test_share`."
         )
-    chunk = max(1, _CHUNK_BYTES // int(np.prod(images.shape[1:])))
+    # Of so many images the squares of a pixel add up below 2**32.
+    chunk = max(1, min(_CHUNK_BYTES // int(np.prod(images.shape[1:])), 1 << 16))
     sums = np.zeros((2, images.shape[-1]), np.int64)
     for start in range(0, len(images), chunk):
-        pixels = images[np.arange(start, min(start + chunk, len(images)))].astype(np.uint16)
-        sums += [values.sum(axis=(0, 1, 2), dtype=np.int64) for values in (pixels, pixels**2)]
+        pixels = images[np.arange(start, min(start + chunk, len(images)))]
+        for power, values in enumerate((pixels, np.square(pixels, dtype=np.uint16))):
+            # The images first: NumPy adds along long rows much faster.
+            of_pixels = values.sum(axis=0, dtype=np.uint32)
+            sums[power] += of_pixels.sum(axis=(0, 1), dtype=np.int64)
     count = int(np.prod(images.shape[:-1]))
     first, second = sums.astype(object)  # whole numbers of Python, of any size
     mean = (first / (255 * count)).astype(float)
