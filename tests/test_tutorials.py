@@ -79,6 +79,9 @@ def test_photos(run_line, monkeypatch, tmp_path, capsys):
             commands.append(command)
     assert commands[:5] == ["make_photos", "pretrain", "train", "convert", "calibrate"]
     assert {"predict", "evaluate"} <= {*commands}
+    config = json.loads(Path("runs/photos/backbone/config.json").read_text())
+    assert config["model"]["name"] == "deploynet9"
+    assert config["recipe"]["source"].startswith("ours, for few images")
     # Chance is 33 %; 24 test images have a standard error of 10 points.
     assert json.loads(Path("backbone.json").read_text())["test_top1"] > 55
     assert json.loads(Path("ensemble.json").read_text())["top1"] > 55
