@@ -250,6 +250,16 @@ class DataOptions:
             test=self._limited_test(dataset, test),
         )
 
+    def training_images(self, dataset: Dataset) -> int:
+        """The number of images that `load` leaves for the training split.
+
+        # Raises
+            EnsembleError: if the data can't be read or downloaded.
+        """
+        train, _, *own = dataset.read(self.data_dir)
+        images = min(len(train), self.limit_train or len(train))
+        return images if own else images - round(images * self.validation)
+
     def _limited_test(self, dataset: Dataset, test: Split) -> Split:
         if self.limit_test is None or dataset.origin is None:
             return test.first(self.limit_test)

@@ -88,7 +88,8 @@ def own_dataset(found: Found) -> Dataset:
         classes=len(found.class_names),
         input_shape=found.input_shape,
         normalization=normalization_of(splits[0].images),
-        augmentation=default_augmentation(found.input_shape),
+        # Nothing is mirrored: nobody knows whether a mirrored image is still of its class.
+        augmentation=Augmentation.of_kind("crop", found.input_shape),
         read=lambda data_dir: splits,
         class_names=found.class_names,
         source="computed from its training split",
@@ -135,14 +136,6 @@ def needs_size(problem: str) -> EnsembleError:
 def shown(names: Sequence[str]) -> str:
     """Some names, for messages."""
     return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
-
-
-def default_augmentation(input_shape: tuple[int, int, int]) -> Augmentation:
-    """Random crops, with as much padding as is usual for CIFAR: an eighth of the size.
-
-    Nothing is mirrored: nobody knows whether a mirrored image is still of its class.
-    """
-    return Augmentation(pad=min(input_shape[:2]) // 8)
 
 
 def normalization_of(images: ImageArray) -> Normalization:
