@@ -89,6 +89,17 @@ def test_what_is_no_images_or_no_labels(images, change, message):
         Dataset.from_arrays(*change(images, LABELS))
 
 
+def test_equal_images_in_two_splits_are_told(images):
+    images[17] = images[4]
+    test = images[15:], LABELS[15:]
+    with pytest.warns(UserWarning, match="test split has 1 image .* 'train image 4' and 'test im"):
+        Dataset.from_arrays(images[:15], LABELS[:15], test=test)
+    images[:] = images[:1]
+    images[::2, 0, 0, 0] += 1
+    with pytest.warns(UserWarning, match="test split has 2 images of the training split"):
+        Dataset.from_arrays(images, LABELS)
+
+
 def test_class_names_that_do_not_fit(images):
     build = Dataset.from_arrays
     assert "go up to 2, but there are 2" in error_of(build, images, LABELS, class_names="ab")
