@@ -157,16 +157,12 @@ def checked_labels(labels: Any, part: str) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras has them
         labels = labels[:, 0]
-    if labels.ndim == 2:
-        raise EnsembleError(
-            f"The {part} labels must be class numbers [n]. Received: {list(labels.shape)}. One-hot "
-            "labels become class numbers by `labels.argmax(axis=-1)`."
-        )
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels < 0).any():
+        lowest = f" from {labels.min()} on" if labels.size and labels.dtype.kind in "if" else ""
         raise EnsembleError(
             f"The {part} labels must be class numbers [n], whole numbers from 0 on. Received: "
-            f"{labels.dtype} {list(labels.shape)}"
-            + (f" from {labels.min()} on." if labels.size and labels.dtype.kind in "if" else ".")
+            f"{labels.dtype} {list(labels.shape)}{lowest}. One-hot labels become class numbers by "
+            "`labels.argmax(axis=-1)`."
         )
     return labels.astype(np.int32)
 

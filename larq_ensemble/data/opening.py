@@ -194,9 +194,8 @@ _KINDS = {
 
 def _unknown(spec: str) -> EnsembleError:
     path = Path(spec).expanduser()
-    near = (
-        "folder" if path.is_dir() else "npz" if path.suffix == ".npz" and path.is_file() else None
-    )
+    is_npz = path.suffix == ".npz" and path.is_file()
+    near = "npz" if is_npz else "folder" if spec and path.is_dir() else None
     advice = f" Did you mean `{near}:{spec}`?" if near else ""
     return EnsembleError(
         f"Unknown dataset {spec!r}.{advice} Known: {', '.join(sorted(DATASETS))}; of your own: "
