@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import Augmentation, Dataset, Origin
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.data.options import ImageOptions
@@ -30,11 +32,12 @@ class Read:
     # Arguments
         parts: the splits, by their names in `PARTS`: training, test, and validation if the data
             have one of their own.
-        remarks: sentences for the user, such as on damaged files.
+        remarks: sentences for the user, such as on damaged files. They may take some work, so
+            they are made when they are asked for.
     """
 
     parts: Mapping[str, Split]
-    remarks: Sequence[str] = ()
+    remarks: Iterable[str] = ()
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -97,19 +100,52 @@ def own_dataset(found: Found) -> Dataset:
     )
 
 
-def with_test_rows(labels: np.ndarray, options: ImageOptions) -> dict[str, np.ndarray]:
-    """Cuts a test split: indices of the training and the test examples, each in order."""
+def with_test(
+    rows: Mapping[str, np.ndarray], labels: np.ndarray, options: ImageOptions
+) -> dict[str, np.ndarray]:
+    """The splits; without a test split one is cut from the training split, in order.
+
+    # Arguments
+        rows: indices of the examples of each split.
+        labels: of all examples.
+        options: the share and seed of the test split.
+    """
+    if "test" in rows:
+        return dict(rows)
     random = np.random.default_rng(options.split_seed)
-    test, train = map(np.sort, stratified(labels, options.test_share, random))
-    return {"train": train, "test": test}
+    train = rows["train"]
+    test, others = map(np.sort, stratified(labels[train], options.test_share, random))
+    return {**rows, "train": train[others], "test": train[test]}
 
 
-def with_test(parts: Mapping[str, Split], options: ImageOptions) -> dict[str, Split]:
-    """The splits; without a test split one is cut."""
-    if "test" in parts:
-        return dict(parts)
-    rows = with_test_rows(parts["train"].labels, options)
-    return {**parts, **{part: parts["train"].take(each) for part, each in rows.items()}}
+def leaks(
+    rows: Mapping[str, np.ndarray], digests: np.ndarray, name: Callable[[int], str]
+) -> Iterator[str]:
+    """A remark for each split that has images of the training split.
+
+    # Arguments
+        rows: indices of the images of each split.
+        digests: uint64 of all images, the same for equal ones.
+        name: of the image at an index.
+    """
+    for part in PARTS[1:]:
+        if part not in rows:
+            continue
+        _, first, second = np.intersect1d(
+            digests[rows["train"]], digests[rows[part]], return_indices=True
+        )
+        if len(first):
+            pair = name(rows["train"][first[0]]), name(rows[part][second[0]])
+            yield (
+                f"The {part} split has {counted(len(first), 'image')} of the training split, which "
+                f"makes accuracies too high: {pair[0]!r} and {pair[1]!r}, for example, are equal. "
+                "Remove one of each."
+            )
+
+
+def digest(data: bytes | memoryview) -> int:
+    """64 bits that differ for what differs."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def check_size(images: str, size: tuple[int, int]) -> None:
