@@ -103,7 +103,9 @@ def _recorded(
         return found.read(directory)
 
     shape = tuple(constants["input_shape"])
-    return _unread(Found(constants["name"], tuple(constants["class_names"]), shape, origin, read))
+    return _unread(
+        Found(constants["name"], tuple(constants["class_names"]), shape, origin, read, False)
+    )
 
 
 def _unread(found: Found) -> Dataset:
