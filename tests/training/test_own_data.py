@@ -261,7 +261,7 @@ def test_a_keras_file_starts_a_backbone_with_the_normalization_that_is_told(tmp_
     dataset = Dataset.from_arrays(*arrays())
     recipe = Recipe(epochs=0, batch_size=16, lr=1e-3, dropout=None, source="test")
     out = tmp_path / "run"
-    with pytest.raises(EnsembleError, match="'backbone.h5' doesn't say how its images were"):
+    with pytest.raises(EnsembleError, match=r"'backbone.h5' doesn't say how its images were"):
         pretrain("backbone.h5", dataset, out, recipe=recipe)
     run, _ = pretrain("backbone.h5", dataset, out, recipe=recipe, normalization="-1..1", verbose=0)
     assert (run.normalization.mean, run.normalization.std) == ((0.5,), (0.5,))
