@@ -103,7 +103,9 @@ def _recorded(
         return found.read(directory)
 
     shape = tuple(constants["input_shape"])
-    return _unread(Found(constants["name"], tuple(constants["class_names"]), shape, origin, read))
+    return _unread(
+        Found(constants["name"], tuple(constants["class_names"]), shape, origin, read, False)
+    )
 
 
 def _unread(found: Found) -> Dataset:
@@ -139,7 +141,9 @@ def _check_fits(
 ) -> None:
     """Checks that other data can stand for those of a run."""
     expected = tuple(constants.get("class_names", class_names))
-    if class_names != expected:
+    numbers = tuple(map(str, range(len(expected))))  # of classes without names
+    is_unnamed = numbers in (class_names, expected) and len(class_names) == len(expected)
+    if class_names != expected and not is_unnamed:
         differing = sorted(set(class_names) ^ set(expected)) or list(class_names)
         raise EnsembleError(
             f"`dataset` {name!r} has other classes than the run, which was trained on "
