@@ -108,6 +108,16 @@ def test_without_the_variable_it_is_in_the_home(tmp_path, monkeypatch):
         assert (tmp_path / ".cache/larq-ensemble/set").is_dir()
 
 
+def test_a_user_without_a_home_has_no_cache(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr("pathlib.Path.home", no_home)
+    with pytest.raises(NoRoomError, match="Could not determine"):
+        cached("set", "key", 0, chunks)
+
+
 def test_names_of_entries():
     name = entry_name("a/b \udcff 64x64", "/path", (1, 2))
     assert name.startswith("a-b-64x64-")
