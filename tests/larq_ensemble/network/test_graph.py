@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from larq_ensemble.models import build_model, layer_graph
-from larq_ensemble.models.functional import with_head_bias_apart
+from larq_ensemble.models.classifier import with_head_bias_apart
 from larq_ensemble.network.architectures import MODELS, trace_model
 from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Role, Stored
 
