@@ -31,6 +31,7 @@ from larq_ensemble.ensembles.building import (
     copy_weights,
 )
 from larq_ensemble.ensembles.ensemble import Ensemble
+from larq_ensemble.ensembles.labels import class_numbers
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Stage
 from larq_ensemble.errors import EnsembleError, check_seed, check_whole, first_line
@@ -234,7 +235,8 @@ def fit_members(
     # Arguments
         backbone, members, sharing, scheme, jitter, dropout, initial: as for `build_ensemble`.
         x, y: images and labels as arrays, or as `x` a `tf.data.Dataset` of batches (images,
-            labels), which is read once per epoch.
+            labels), which is read once per epoch. Labels are class numbers [n] or distributions
+            [n, classes], such as one-hot labels.
         optimizer: as for `keras.Model.compile`; each member gets a new one with the same
             configuration. For `snapshot` and `fast_geometric` its learning rate is the highest of a
             cycle.
@@ -478,7 +480,7 @@ class _KerasTraining(SequentialTraining):
         run = tf.function(lambda images: network(images, training=False))
         for images, labels, numbers in self.data.passing():
             weights.append(self._reweighting.weigh(images, labels, numbers, None).numpy())
-            wrong.append(tf.argmax(run(images), axis=-1).numpy() != np.ravel(labels))
+            wrong.append(tf.argmax(run(images), axis=-1).numpy() != class_numbers(labels).numpy())
         before, errors = np.concatenate(weights), np.concatenate(wrong)
         classes = int(network.outputs[0].shape[-1])
         alpha, following = self.scheme.reweighted(before, errors, classes)
@@ -498,7 +500,7 @@ class _KerasTraining(SequentialTraining):
         ensemble, right, count = self.assemble(results), 0, 0
         run = tf.function(lambda images: ensemble(images, training=False)[-1])
         for images, labels in self.validation:
-            right += int(np.sum(tf.argmax(run(images), axis=-1) == np.ravel(labels)))
+            right += int(np.sum(tf.argmax(run(images), axis=-1) == class_numbers(labels).numpy()))
             count += len(labels)
         return 100 * right / count
 
@@ -548,7 +550,7 @@ class _Reweighting:
     def weigh(self, images: Any, labels: Any, numbers: Any, draw: Any) -> tf.Tensor:
         if self.table is not None:
             return tf.gather(self.table, numbers)
-        labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
+        labels = tf.cast(class_numbers(labels), tf.int64)
         weights = tf.ones(tf.shape(labels))
         for network, alpha, scale in self.members:
             wrong = tf.argmax(network(images, training=False), axis=-1) != labels
