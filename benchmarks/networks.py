@@ -149,13 +149,13 @@ def table(found: dict[str, dict[str, Outcome]]) -> str:
     policies = list(next(iter(found.values())))
     lines = [f"| network | {' | '.join(policies)} |", "|---" * (1 + len(policies)) + "|"]
     for name, by_policy in found.items():
-        cells = [_cell(by_policy[policy], reasons) for policy in policies]
+        cells = [cell(by_policy[policy], reasons) for policy in policies]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     notes = [f"{number}. {reason}" for reason, number in reasons.items()]
     return "\n".join([*lines, *(["", "Refused:", "", *notes] if notes else [])])
 
 
-def _cell(outcome: Outcome, reasons: dict[str, int]) -> str:
+def cell(outcome: Outcome, reasons: dict[str, int]) -> str:
     if outcome.refused:
         # Members' layers have other names by policy, but the reason is the same.
         reason = re.sub(r"member_\d+_", "", outcome.refused)
@@ -195,7 +195,7 @@ def main(names: tuple[str, ...], page: Path | None) -> None:
         for name in names or zoo.NETWORKS:
             found[name] = outcomes(name, POLICIES, Path(folder))
             print(
-                name, *(_cell(found[name][policy], {}) for policy in POLICIES), sep="  ", flush=True
+                name, *(cell(found[name][policy], {}) for policy in POLICIES), sep="  ", flush=True
             )
     if page is None:
         print(table(found))

@@ -115,7 +115,10 @@ def rewired(
     (image,) = model.inputs
     known = {image.ref(): copied(image.node.layer).output}
     outputs = run_functional(
-        model.layers, known, model.outputs, lambda *arguments: call(*arguments, copy)
+        model.layers,
+        known,
+        model.outputs,
+        lambda layer, args, kwargs: call(layer, args, kwargs, copy),
     )
     originals = {id(layer): layer for layer in _all_layers(model)}
     for key, new in copies.items():
