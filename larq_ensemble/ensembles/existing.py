@@ -118,9 +118,11 @@ def _check_alike(first: keras.Model, other: keras.Model, number: int) -> None:
     for (layer, expected), (same, found) in zip(_described(first), _described(other)):
         for what, value in expected.items():
             if found.get(what) != value:
+                texts = (f"{what} = {found.get(what)}", f"{what} = {value}")
+                if what == "functions":
+                    texts = ("functions", "others")
                 raise EnsembleError(
-                    f"{different}its layer {same!r} has {what} = {found.get(what)}, but {layer!r} "
-                    f"has {what} = {value}."
+                    f"{different}its layer {same!r} has {texts[0]}, but {layer!r} has {texts[1]}."
                 )
     if len(first.layers) != len(other.layers):
         raise EnsembleError(

@@ -27,9 +27,10 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.models.copying import behaviour
 from larq_ensemble.models.functional import (
-    arguments,
     boundary,
+    call_arguments,
     called,
+    draws,
     run_functional,
     training_of,
 )
@@ -77,7 +78,7 @@ class TracedMembers:
             _check(layer, own=layer.name in own)
         #: All members' copies of each own layer that has weights, or that draws random numbers.
         self._own = self._copies(ensemble, [layer for layer in self._rest if layer.weights], own)
-        self._drawing = self._copies(ensemble, filter(_draws, self._rest), own)
+        self._drawing = self._copies(ensemble, filter(draws, self._rest), own)
         _check_alike(self._copies(ensemble, self._rest, own))
         self._functions = {
             training: tf.function(functools.partial(self._member, training), autograph=False)
@@ -227,11 +228,7 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
         raise EnsembleError(f"The layer {layer.name!r} ({type(layer).__name__}) {why}.")
 
     norm = isinstance(layer, keras.layers.BatchNormalization)
-    calls = [
-        arguments(layer, node.call_args, node.call_kwargs)
-        for node in layer.inbound_nodes
-        if not node.is_input
-    ]
+    calls = call_arguments(layer)
     if layer.trainable_weights and not own:
         refuse("is shared, but not frozen")
     if len(_attributes(layer)) != len(layer.weights):
@@ -240,13 +237,13 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
         refuse("has a state")
     if norm and layer.trainable and not _is_fused(layer):
         refuse("does not compute fused batch normalization")
-    if _draws(layer) and not (
+    if draws(layer) and not (
         type(layer) is keras.layers.Dropout
         and layer.noise_shape is None
         and getattr(layer._random_generator, "_generator", None) is not None
     ):
         refuse("draws random numbers that can't be drawn outside it")
-    if _draws(layer) and any(call.get("training") for call in calls):
+    if draws(layer) and any(call.get("training") for call in calls):
         refuse("is called with `training=True`")
     if norm and any({*call} - {"training"} for call in calls):
         refuse("is called with `mask`")
@@ -254,9 +251,9 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
         refuse("takes a mask")
     if getattr(layer, "_metrics", ()):
         refuse("adds metrics")
-    if _draws(layer) and None in layer.input_shape[1:]:
+    if draws(layer) and None in layer.input_shape[1:]:
         refuse("draws for images whose size is unknown")
-    if own and (norm or _draws(layer)) and len(layer.inbound_nodes) > 1:
+    if own and (norm or draws(layer)) and len(layer.inbound_nodes) > 1:
         refuse("is called more than once")
 
 
@@ -313,10 +310,6 @@ def _quantized(layer: keras.layers.Layer, values: Values) -> Values:
 
 def _is_masked(tensor: Any) -> bool:
     return getattr(tensor, "_keras_mask", None) is not None
-
-
-def _draws(layer: keras.layers.Layer) -> bool:
-    return hasattr(layer, "_random_generator") and bool(getattr(layer, "rate", 1))
 
 
 def _is_fused(norm: keras.layers.BatchNormalization) -> bool:

@@ -92,19 +92,21 @@ def copied_network(
 
 def behaviour(layer: keras.layers.Layer) -> dict[str, Any]:
     """What a layer does once it is built, apart from its weights: equal for a copy of it."""
-    attributes = vars(layer).items()
-    try:
-        config = layer.get_config()
-    except NotImplementedError:
-        plain = (bool, int, float, str, tuple)
-        config = {name: value for name, value in attributes if isinstance(value, plain)}
-        config = {name: value for name, value in config.items() if not name.startswith("_")}
+    # That of an operator on tensors is a function of its own, which calls `function`.
+    attributes = {name: value for name, value in vars(layer).items() if name != "call"}
     # By name, functions of the same name would be the same.
     functions = {
         name: (value.__code__, [repr(cell.cell_contents) for cell in value.__closure__ or ()])
-        for name, value in attributes
+        for name, value in attributes.items()
         if inspect.isfunction(value)
     }
+    try:
+        config = _configuration(layer)
+    except NotImplementedError:
+        plain = (bool, int, float, str, tuple)
+        config = {name: value for name, value in attributes.items() if isinstance(value, plain)}
+        config = {name: value for name, value in config.items() if not name.startswith("_")}
+    config = {name: value for name, value in config.items() if name not in functions}
     return {**_settings(config), "functions": functions}
 
 

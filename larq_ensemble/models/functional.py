@@ -81,6 +81,19 @@ def arguments(
     return {**dict(zip(names[1:], args[1:])), **kwargs}
 
 
+def call_arguments(layer: keras.layers.Layer) -> list[dict[str, Any]]:
+    """Of each call of a layer the `arguments`."""
+    nodes = [node for node in layer.inbound_nodes if not node.is_input]
+    return [arguments(layer, node.call_args, node.call_kwargs) for node in nodes]
+
+
+def draws(layer: keras.layers.Layer) -> bool:
+    """Whether a layer draws random numbers, in training at least."""
+    if not hasattr(layer, "_random_generator") or not getattr(layer, "rate", 1):
+        return False
+    return not all(call.get("training") is False for call in call_arguments(layer))
+
+
 def run_functional(
     layers: Iterable[keras.layers.Layer],
     known: Mapping[Any, Any],
