@@ -66,9 +66,9 @@ def reopen(
     origin = None if recorded is None else Origin.from_json(recorded)
     shape = tuple(constants["input_shape"])
     images = sized(ImageOptions() if origin is None else origin.images, shape)
-    classes = tuple(constants["class_names"])
     if spec is not None:
-        found = _find(spec, images, data_dir, classes)
+        names = constants.get("class_names")  # which old runs lack
+        found = _find(spec, images, data_dir, None if names is None else tuple(names))
         _check_fits(found.name, found.class_names, found.input_shape, constants)
         return _as_in_run(_unread(found), constants)
     assert origin is not None
@@ -87,7 +87,13 @@ def _recorded(
         )
 
     def read(directory: str | None) -> Read:
-        found = _find(spec, images, directory or data_dir, tuple(constants["class_names"]))
+        try:
+            found = _find(spec, images, directory or data_dir, tuple(constants["class_names"]))
+        except EnsembleError as error:
+            raise EnsembleError(
+                f"The data of the run can't be read. {error} If they moved, say where they are "
+                "now, as `dataset`."
+            ) from error
         if found.origin.fingerprint != origin.fingerprint:
             raise EnsembleError(
                 f"{spec!r} is not what the run was trained on: files were added, removed or "
@@ -97,7 +103,9 @@ def _recorded(
         return found.read(directory)
 
     shape = tuple(constants["input_shape"])
-    return _unread(Found(constants["name"], tuple(constants["class_names"]), shape, origin, read))
+    return _unread(
+        Found(constants["name"], tuple(constants["class_names"]), shape, origin, read, False)
+    )
 
 
 def _unread(found: Found) -> Dataset:
@@ -133,7 +141,9 @@ def _check_fits(
 ) -> None:
     """Checks that other data can stand for those of a run."""
     expected = tuple(constants.get("class_names", class_names))
-    if class_names != expected:
+    numbers = tuple(map(str, range(len(expected))))  # of classes without names
+    is_unnamed = numbers in (class_names, expected) and len(class_names) == len(expected)
+    if class_names != expected and not is_unnamed:
         differing = sorted(set(class_names) ^ set(expected)) or list(class_names)
         raise EnsembleError(
             f"`dataset` {name!r} has other classes than the run, which was trained on "

@@ -394,8 +394,9 @@ class _KerasTraining(SequentialTraining):
             return None
         way_out = f"delete {str(folder)!r} to train this member again"
         result = read_json(folder / "result.json", way_out)
+        network = self._built(member)
         try:
-            network = keras.models.load_model(folder / "model.keras", compile=False)
+            network.load_weights(folder / "model.keras")  # which runs no code of a Lambda layer
         except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
             raise EnsembleError(
                 f"{str(folder / 'model.keras')!r} can't be read ({first_line(error)}): {way_out}."
@@ -406,11 +407,15 @@ class _KerasTraining(SequentialTraining):
         return result
 
     def load(self, member: int) -> keras.Model:
-        arguments = self.arguments | {"initial": "pretrained", "jitter": 0.0}
-        network = build_member(self.backbone, member, **arguments)
+        network = self._built(member)
         for name, weights in self._own[member].items():
             network.get_layer(name).set_weights(weights)
         return network
+
+    def _built(self, member: int) -> keras.Model:
+        """The network of a member, whose own weights are still to be set."""
+        arguments = self.arguments | {"initial": "pretrained", "jitter": 0.0}
+        return build_member(self.backbone, member, **arguments)
 
     def save(self, member: int, network: keras.Model, result: dict[str, Any]) -> None:
         self._keep(member, network)

@@ -285,7 +285,7 @@ def test_help_names_everything_that_is_registered(call):
             "'1,many' is not a list of numbers such as 1,4,9",
         ),
         ("evaluate fusion --members 0", "0 is not in the range x>=1"),
-        ("evaluate", "Missing argument 'RUN'"),
+        ("evaluate", "Missing argument 'RUN|F.keras'"),
         ("predict ensemble.tflite image.png --members 0", "0 is not in the range x>=1"),
         ("predict ensemble.tflite", "Missing argument 'IMAGE...'"),
         ("predict ensemble.tflite image.png --power-mode turbo", "power-saver"),
@@ -339,6 +339,14 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
             "pretrain --from-real backbone --out new",
             "--from-real 'backbone' is not the real-valued twin of 'resnet20'",
         ),
+        (
+            "pretrain --from-backbone backbone --out new",
+            "--from-backbone 'backbone' can't start 'resnet20': its name is 'tiny', not 'resnet20'",
+        ),
+        (
+            "pretrain --model tiny --from-real backbone --from-backbone backbone --out new",
+            "--from-real and --from-backbone both say",
+        ),
         ("pretrain --teacher missing --out new", "No run at 'missing'"),
         ("pretrain --teacher fusion --dataset cifar10 --out new", "has input_shape = [8, 8, 1]"),
         ("convert missing --out ensemble.tflite", "No run at 'missing'"),
@@ -348,7 +356,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         # Unknown names.
         ("pretrain --model vgg --out new --epochs 0", "Unknown model 'vgg'. Known: "),
         ("pretrain --dataset mnist --out new", "Unknown dataset 'mnist'. Known: cifar10, "),
-        ("pretrain --recipe long --out new", "Unknown recipe 'long'. Known: paper, short"),
+        ("pretrain --recipe long --out new", "Unknown recipe 'long'. Known: paper, short, small"),
         (
             "train --pretrained backbone --recipe short --scheme s --out new",
             "Unknown scheme 's'. Known: ",
@@ -385,7 +393,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         # Values out of range, data that do not fit or are not there.
         (
             "evaluate fusion --dataset cifar100",
-            "--dataset 'cifar100' has 100 classes, but the run 'fusion'",
+            "--dataset 'cifar100' has other classes than the run, which was trained on 10",
         ),
         ("evaluate fusion --members 3", "--members must be from 1 to 2"),
         (
@@ -403,7 +411,8 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
             "pretrain --out new --distribute multiworker",
             "--distribute multiworker needs the environment variable TF_CONFIG",
         ),
-        ("evaluate fusion --dataset cifar10 --data-dir missing", "images of (32, 32, 3)"),
+        ("evaluate fusion --dataset cifar10 --data-dir missing", "has other classes than the run"),
+        ("evaluate fusion --normalization raw", "--normalization 'raw' is for Keras files"),
         # Files that are none.
         ("inspect text.txt", "text.txt"),
         ("inspect missing.tflite", "missing.tflite"),

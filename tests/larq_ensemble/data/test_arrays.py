@@ -89,12 +89,35 @@ def test_what_is_no_images_or_no_labels(images, change, message):
         Dataset.from_arrays(*change(images, LABELS))
 
 
+def test_equal_images_in_two_splits_are_told(images):
+    images[17] = images[4]
+    test = images[15:], LABELS[15:]
+    with pytest.warns(UserWarning, match="test split has 1 image .* 'train image 4' and 'test im"):
+        Dataset.from_arrays(images[:15], LABELS[:15], test=test)
+    images[:] = images[:1]
+    images[::2, 0, 0, 0] += 1
+    with pytest.warns(UserWarning, match="test split has 2 images of the training split"):
+        Dataset.from_arrays(images, LABELS)
+
+
 def test_class_names_that_do_not_fit(images):
     build = Dataset.from_arrays
-    assert "go up to 2, but there are 2" in error_of(build, images, LABELS, class_names="ab")
+    assert "of 2 classes must be from 0 to 1. Received: 2" in error_of(
+        build, images, LABELS, class_names="ab"
+    )
     assert "More than once there: ['a']" in error_of(build, images, LABELS, class_names="aba")
     more = build(images, LABELS, class_names="abcd")  # a class without an image can have a name
     assert more.classes == 4
+
+
+@pytest.mark.parametrize("option", [{"test_share": 0.5}, {"split_seed": 1}])
+def test_options_of_a_test_split_that_is_there(images, option):
+    test = images[15:], LABELS[15:]
+    arrays, options = (images[:15], LABELS[:15]), ImageOptions(**option)
+    message = error_of(Dataset.from_arrays, *arrays, test=test, options=options)
+    assert f"`{next(iter(option))}`" in message
+    assert "has no effect: 'arrays' has a test split" in message
+    Dataset.from_arrays(*arrays, options=options)
 
 
 def test_splits_of_several_sizes_need_one(images):

@@ -55,8 +55,10 @@ def test_the_data_of_a_run_on_built_in_data(digits):
     # Runs of early versions recorded less.
     early = {key: constants[key] for key in ("name", "classes", "input_shape")}
     assert reopen(early).constants() == constants
-    with pytest.raises(EnsembleError, match="other classes than the run"):
+    with pytest.raises(EnsembleError, match=r"'cifar10' has images of \[32, 32, 3\], but the run"):
         reopen(constants, spec="cifar10")
+    with pytest.raises(EnsembleError, match="'cifar100' has other classes than the run"):
+        reopen(constants, spec="cifar100")
 
 
 def test_other_data_for_a_run_on_built_in_data(tmp_path, digits):
@@ -71,6 +73,21 @@ def test_other_data_for_a_run_on_built_in_data(tmp_path, digits):
     back = reopen(other.constants(), spec="digits")
     assert not back.has_data_of(other.constants())
     assert reopen(constants, spec="digits").has_data_of(constants)
+
+
+def test_class_names_of_other_data(tmp_path):
+    """Those in a file count; data without names fit by their number of classes."""
+    images = np.arange(60, dtype=np.uint8).reshape(15, 2, 2)
+    named, others, numbers = (tmp_path / name for name in ("named.npz", "others.npz", "no.npz"))
+    for path, names in ((named, "abc"), (others, "abd"), (numbers, None)):
+        extra = {} if names is None else {"class_names": list(names)}
+        np.savez(path, images=images, labels=np.arange(15) % 3, **extra)
+    constants = open_dataset(f"npz:{named}").constants()
+    assert reopen(constants, spec=f"npz:{numbers}").class_names == ("a", "b", "c")
+    with pytest.raises(EnsembleError, match=r"other classes than the run.*Differing: 'c', 'd'\."):
+        reopen(constants, spec=f"npz:{others}")
+    unnamed = open_dataset(f"npz:{numbers}").constants()
+    assert reopen(unnamed, spec=f"npz:{named}").classes == 3
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_each_execution_is_that_of_keras() -> None:
         "recomputed": {"recompute": True},
     }.items():
         ensembles[name] = build_ensemble(
-            backbone, MEMBERS, scheme="voting", jitter=0, sharing=["conv"]
+            backbone, MEMBERS, scheme="voting", jitter=0, sharing=["conv", "again"]
         )
         ensembles[name].compile(keras.optimizers.SGD(0.1), **options)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -92,12 +92,14 @@ def test_each_execution_is_that_of_keras() -> None:
     assert np.abs(training - inference).max() > 0.1
     expected = step(alone, loss)["loss"]
     for name, model in copies.items():
-        np.testing.assert_allclose(model(images()), inference, rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            model(images(), training=False), inference, rtol=1e-4, atol=1e-4, err_msg=name
+        )
         model.get_layer("conv").trainable = False
         assert step(model, loss)["loss"] == pytest.approx(expected, rel=1e-4), name
         assert_same_weights(model, alone)
     for name, ensemble in ensembles.items():
-        for logits in ensemble(images())[:-1]:
+        for logits in ensemble(images(), training=False)[:-1]:
             np.testing.assert_allclose(logits, inference, rtol=1e-4, atol=1e-4, err_msg=name)
         logs = ensemble.train_on_batch(images(), labels(), return_dict=True)
         for member in range(MEMBERS):
