@@ -141,16 +141,7 @@ class Int8DenseLowering(DenseLowering):
     """
 
     def values(self, layer: keras.layers.Dense) -> Values:
-        if is_binary(layer):
-            raise EnsembleError(
-                f"Layer {layer.name!r} ({type(layer).__name__}) can't have int8 weights: it is "
-                'binarized. Convert with heads="float32".'
-            )
-        values = super().values(layer)
-        largest = np.abs(values["kernel"]).max(axis=1, keepdims=True)
-        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-        values["kernel"] = np.rint(values["kernel"] / scale).astype(np.int8)
-        return {**values, "filter_scale": scale[:, 0]}
+        return _in_int8(super().values(layer))
 
 
 class Conv2DLowering(Lowering):
@@ -194,6 +185,13 @@ class Conv2DLowering(Lowering):
         return layer.activation(outputs)
 
 
+class Int8Conv2DLowering(Conv2DLowering):
+    """As `Int8DenseLowering`, for a head that is a convolution."""
+
+    def values(self, layer: keras.layers.Conv2D) -> Values:
+        return _in_int8(super().values(layer))
+
+
 class DepthwiseConv2DLowering(Lowering):
     """A real-valued convolution of each channel by itself; filters as `[h, w, channels, n]`."""
 
@@ -234,6 +232,13 @@ LOWERINGS: dict[type, Lowering] = {
 }
 
 
+#: The lowering of a head with int8 weights, by its lowering with float32 weights.
+_INT8: dict[type, Lowering] = {
+    DenseLowering: Int8DenseLowering(),
+    Conv2DLowering: Int8Conv2DLowering(),
+}
+
+
 def lowering_of(layer: keras.layers.Layer) -> Lowering:
     """The lowering of a layer that members own.
 
@@ -249,6 +254,22 @@ def lowering_of(layer: keras.layers.Layer) -> Lowering:
             "LOWERINGS",
         )
     return lowering
+
+
+def int8_lowering_of(layer: keras.layers.Layer) -> Lowering:
+    """The lowering of a head with int8 weights.
+
+    # Raises
+        EnsembleError: if there is none for its type, or it is binarized.
+    """
+    kind = type(lowering_of(layer))
+    if is_binary(layer) or kind not in _INT8:
+        raise EnsembleError(
+            f"Layer {layer.name!r} ({type(layer).__name__}) can't have int8 weights: "
+            f"{'it is binarized' if is_binary(layer) else 'it is no Dense or Conv2D layer'}. "
+            'Convert with heads="float32".'
+        )
+    return _INT8[kind]
 
 
 def folded_norm(layer: keras.layers.BatchNormalization) -> Values:
@@ -315,6 +336,15 @@ def _signs_and_scales(layer: lq.layers.QuantConv2D | lq.layers.QuantDense) -> Va
     if not isinstance(layer.kernel_quantizer, (lq.quantizers.SteSign, lq.quantizers.ApproxSign)):
         values["filter_scale"] = scale.astype(np.float32)
     return values
+
+
+def _in_int8(values: Values) -> Values:
+    """The kernel `[out, ...]` as int8, and the scale of each output."""
+    kernel = values["kernel"].reshape(len(values["kernel"]), -1)
+    largest = np.abs(kernel).max(axis=1, keepdims=True)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    rounded = np.rint(kernel / scale).astype(np.int8).reshape(values["kernel"].shape)
+    return {**values, "kernel": rounded, "filter_scale": scale[:, 0]}
 
 
 def refuse(layer: keras.layers.Layer, why: str, way_out: str) -> NoReturn:

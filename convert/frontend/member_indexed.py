@@ -25,9 +25,9 @@ from larq_ensemble.convert.frontend.lce import convert_function
 from larq_ensemble.convert.frontend.lower_bound import lower_bound_parts
 from larq_ensemble.convert.frontend.lowerings import (
     BatchNormalizationLowering,
-    Int8DenseLowering,
     Lowering,
     Values,
+    int8_lowering_of,
     lowering_of,
 )
 from larq_ensemble.convert.frontend.tables import Tables
@@ -57,7 +57,7 @@ class MemberIndexedNetwork:
     # Arguments
         ensemble: the ensemble.
         normalization: from pixels to the members' input; part of the graph.
-        heads: number format of the last linear layer's weights, `"float32"` or `"int8"`.
+        heads: number format of the weights that make the logits, `"float32"` or `"int8"`.
         precision: of the members' vectors, `"float32"` or `"compact"`; see
             `larq_ensemble.convert.frontend.tables`.
 
@@ -158,13 +158,20 @@ class MemberIndexedNetwork:
             )
 
     def _head(self) -> keras.layers.Layer:
-        """The last linear layer."""
-        (name,) = (name for name, role in self._graph.roles.items() if role is Role.HEAD)
-        return self._network.get_layer(name)
+        """The layer that makes the logits."""
+        heads = [name for name, role in self._graph.roles.items() if role is Role.HEAD]
+        if not heads:
+            raise EnsembleError(
+                "The network has no layer with a kernel that makes its logits, whose weights could "
+                'be int8: convert with heads="float32".'
+            )
+        return self._network.get_layer(heads[0])
 
     def _lowering(self, copies: Sequence[keras.layers.Layer]) -> Lowering:
         """How the members' copies of a layer are computed."""
         layer = copies[0]
+        if layer is self._int8_head:
+            return int8_lowering_of(layer)
         lowering = lowering_of(layer)
         if type(lowering) is BatchNormalizationLowering:
             # After a PReLU members' thresholds may be too far apart for a few bits per value.
@@ -172,7 +179,7 @@ class MemberIndexedNetwork:
             if threshold is not None:
                 self._note_threshold(threshold, layer)
                 return threshold
-        return Int8DenseLowering() if layer is self._int8_head else lowering
+        return lowering
 
     def _note_threshold(self, lowering: ThresholdLowering, norm: keras.layers.Layer) -> None:
         self.rewrites["threshold_norms"] += 1
@@ -195,7 +202,7 @@ class MemberIndexedNetwork:
                 return lowering.apply(layer, args[0], own)
             if layer is self._int8_head:
                 shared = {name: hidden(value, zero) for name, value in self._shared_head.items()}
-                return Int8DenseLowering().apply(layer, args[0], shared)
+                return int8_lowering_of(layer).apply(layer, args[0], shared)
             if is_miscomputed(layer, args[0]):
                 return one_padded(layer, args[0], zero)
             if is_padding_of_strided_convolution(layer):

@@ -19,7 +19,7 @@ from typing import Any
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
 from larq_ensemble.keras import check_keras_2, keras
-from larq_ensemble.models.functional import classifier
+from larq_ensemble.models.classifier import classifier
 from larq_ensemble.models.keras_files import SUFFIXES, load_keras_file
 from larq_ensemble.network.architectures import MODELS
 

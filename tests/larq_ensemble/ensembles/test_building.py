@@ -21,7 +21,7 @@ from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.models.functional import with_head_bias_apart
+from larq_ensemble.models.classifier import with_head_bias_apart
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.network.architectures.resnet import resnet
 from larq_ensemble.runtime.combination import combine
