@@ -33,6 +33,7 @@ from larq_ensemble.convert.frontend.lowerings import (
 from larq_ensemble.convert.frontend.tables import Tables
 from larq_ensemble.convert.frontend.thresholds import ThresholdLowering, prelu_before
 from larq_ensemble.convert.frontend.workarounds import (
+    cropped,
     hidden,
     is_miscomputed,
     is_padding_of_strided_convolution,
@@ -207,6 +208,8 @@ class MemberIndexedNetwork:
                 return one_padded(layer, args[0], zero)
             if is_padding_of_strided_convolution(layer):
                 return padded_in_two_steps(layer, args[0])
+            if type(layer) is keras.layers.RandomCrop:
+                return cropped(layer, args[0])
             return called(layer, args, kwargs, training=False)
 
         network = self._network

@@ -65,6 +65,14 @@ def hidden(constant: np.ndarray, zero: tf.Tensor) -> tf.Tensor:
     return tf.gather(constant[np.newaxis], zero)
 
 
+def cropped(layer: keras.layers.RandomCrop, x: tf.Tensor) -> tf.Tensor:
+    """What `RandomCrop` does in inference: the middle of the image, resized.
+
+    Its `call` has the random branch in the graph too, whose random state can't be exported.
+    """
+    return keras.preprocessing.image.smart_resize(x, (layer.height, layer.width))
+
+
 def is_padding_of_strided_convolution(layer: keras.layers.Layer) -> bool:
     """Whether LCE would convert a convolution after this layer wrongly.
 
