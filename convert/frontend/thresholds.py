@@ -20,7 +20,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from larq_ensemble.convert.frontend.lowerings import Lowering, Rows, Values, folded_norm
+from larq_ensemble.convert.frontend.lowerings import (
+    Lowering,
+    Rows,
+    Values,
+    folded_norm,
+    normalizes_channels,
+)
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.layers import PReLU
 
@@ -121,6 +127,7 @@ def _is_norm_before_sign(layer: keras.layers.Layer) -> bool:
     readers = [node.layer for node in layer.outbound_nodes]
     return (
         type(layer) is keras.layers.BatchNormalization
+        and normalizes_channels(layer)
         and bool(readers)
         and all(isinstance(getattr(r, "input_quantizer", r), _SIGNS) for r in readers)
     )

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +26,8 @@ from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
 from larq_ensemble.runtime.file import EnsembleFile, Subgraph, with_one_subgraph
 
 #: LCE's two fast kernels of binary convolutions. Their results are equal; only inside control
-#: flow, which our graphs don't have, the indirect one is wrong.
+#: flow, which our graphs don't have, the indirect one is wrong. Binary convolutions with groups run
+#: with the indirect one alone.
 KERNELS = ("indirect", "default")
 
 _EXTENSION = "larq_compute_engine.tflite.python.interpreter_wrapper_lite"
@@ -225,9 +226,10 @@ def open_interpreter(file: EnsembleFile, threads: int, kernel: str | None) -> Me
     # Arguments
         file: the ensemble.
         threads: threads of a convolution.
-        kernel: one of `KERNELS`; `None`: the faster one, which is measured. It depends on the
-            processor and the network: on ARM, `"indirect"` needs a quarter fewer instructions for
-            a ResNet-20, but twice as many for a ReActNet-10 on 32x32 images.
+        kernel: one of `KERNELS`; `None`: the faster one, which is measured, of those that can run
+            the file. It depends on the processor and the network: on ARM, `"indirect"` needs a
+            quarter fewer instructions for a ResNet-20, but twice as many for a ReActNet-10 on
+            32x32 images.
 
     # Raises
         UnknownNameError: for another kernel.
@@ -235,22 +237,50 @@ def open_interpreter(file: EnsembleFile, threads: int, kernel: str | None) -> Me
     """
     if kernel is not None and kernel not in KERNELS:
         raise UnknownNameError("kernel", kernel, KERNELS)
-    kind = _LAYOUTS[file.metadata.layout]
     if kernel is not None:
-        return kind(file, threads, kernel)
-    candidates = [kind(file, threads, name) for name in KERNELS]
-    image = np.zeros((1, *file.metadata.input_shape), np.float32)
+        return _LAYOUTS[file.metadata.layout](file, threads, kernel)
+    candidates = [*working_interpreters(file, threads)]
+    if len(candidates) == 1:
+        return candidates[0]
 
     def seconds(candidate: MemberInterpreter) -> float:
         start = time.perf_counter()
-        candidate.logits(image, [0])
+        _run_once(candidate, file)
         return time.perf_counter() - start
 
-    for candidate in candidates:
-        seconds(candidate)  # the first run packs the filters
     # Alternate and take the minimum, since other load on the machine only adds time.
     rounds = [[seconds(candidate) for candidate in candidates] for _ in range(_ROUNDS)]
     return candidates[int(np.min(rounds, axis=0).argmin())]
+
+
+def working_interpreters(
+    file: EnsembleFile, threads: int, kernels: Sequence[str] = KERNELS
+) -> Iterator[MemberInterpreter]:
+    """The interpreters of a file by each kernel that can run it, after a first run.
+
+    # Arguments
+        file: the ensemble.
+        threads: threads of a convolution.
+        kernels: which to try, in this order.
+
+    # Raises
+        EnsembleError: if none can.
+    """
+    errors = []
+    for kernel in kernels:
+        try:
+            candidate = _LAYOUTS[file.metadata.layout](file, threads, kernel)
+            _run_once(candidate, file)  # which packs the filters
+        except EnsembleError as error:
+            errors.append(error)
+        else:
+            yield candidate
+    if len(errors) == len(kernels):
+        raise errors[0]
+
+
+def _run_once(interpreter: MemberInterpreter, file: EnsembleFile) -> None:
+    interpreter.logits(np.zeros((1, *file.metadata.input_shape), np.float32), [0])
 
 
 def load_model(data: bytes, threads: int, kernel: str) -> Any:
@@ -271,8 +301,8 @@ def load_model(data: bytes, threads: int, kernel: str) -> Any:
     # A TypeError of the binding prints its arguments, and so the whole file.
     except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise EnsembleError(
-            f"Larq Compute Engine refuses the model ({_reason(error)}): convert it again with the "
-            "installed version."
+            f"Larq Compute Engine refuses the model ({_reason(error)}): leave the choice of the "
+            "`kernel` to the interpreter, or convert it again with the installed version."
         ) from error
 
 

@@ -1,0 +1,67 @@
+"""Whether Larq Compute Engine can run what its converter wrote.
+
+The converter accepts operators, and versions of operators, that the interpreter of the same release
+doesn't have. Each operator that the interpreter refuses is traced back to a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from larq_ensemble.convert.ir.graph import Graph, Module, Operator
+from larq_ensemble.convert.targets.lce import write
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime.lce import KERNELS, load_model
+
+
+def check_runnable(module: Module, data: bytes, layers: Collection[str]) -> None:
+    """Checks that the interpreter takes a model.
+
+    # Arguments
+        module: the model, as the converter wrote it, with the tensors' names.
+        data: its bytes.
+        layers: the names of the network's layers.
+
+    # Raises
+        EnsembleError: with the operators that it refuses, and their layers.
+    """
+    if any(_is_taken(data, kernel) for kernel in KERNELS):
+        return
+    refused = {
+        (_layer_of(op, layers), op.name)
+        for graph in module.graphs
+        for op in graph.operators
+        if not any(_is_taken(_alone(op), kernel) for kernel in KERNELS)
+    }
+    if not refused:
+        load_model(data, 1, KERNELS[0])  # raises its own error
+    operators = ", ".join(f"{name} of {layer}" for layer, name in sorted(refused))
+    raise EnsembleError(
+        f"Larq Compute Engine converts the network, but has no such operator to run it: {operators}. "
+        "Express the layer by other operators: for example, gelu with `approximate=True`, or relu."
+    )
+
+
+def _is_taken(data: bytes, kernel: str) -> bool:
+    try:
+        load_model(data, 1, kernel)
+    except EnsembleError:
+        return False
+    return True
+
+
+def _alone(op: Operator) -> bytes:
+    """A model of one operator."""
+    inputs = list(dict.fromkeys(tensor for tensor in op.operands if tensor.data is None))
+    tensors = dict.fromkeys([*op.operands, *op.outputs])
+    return write(Module([Graph(tensors, [op], inputs, op.outputs)]))
+
+
+def _layer_of(op: Operator, layers: Collection[str]) -> str:
+    """The layer that an operator's output is named after."""
+    for tensor in op.outputs:
+        parts = (tensor.name or "").replace(";", "/").split("/")
+        for part in parts:
+            if part in layers:
+                return f"the layer {part!r}"
+    return "the network"
