@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from larq_ensemble.data.datasets import Augmentation, Dataset, Split
+from larq_ensemble.data.datasets import Dataset, Split
 from larq_ensemble.keras import tf
+from larq_ensemble.training.augmentation import augmenter
 
 Resample = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -69,7 +70,7 @@ def training_batches(
     batch_size = min(batch_size, len(data))
     steps = steps_per_epoch(len(data), batch_size, drop_remainder=drop_remainder)
     images, labels = tf.constant(data.images), tf.constant(data.labels)
-    augment = _augmenter(dataset.augmentation, dataset.input_shape)
+    augment = augmenter(dataset.augmentation, dataset.input_shape)
 
     def indices_of(epoch: tf.Tensor) -> tf.data.Dataset:
         orders = tf.stack(
@@ -153,29 +154,3 @@ def _seed(seed: int, number: tf.Tensor | int, purpose: int) -> tf.Tensor:
 
 def _normalized(images: tf.Tensor, dataset: Dataset) -> tf.Tensor:
     return dataset.normalization(tf.cast(images, tf.float32))
-
-
-def _augmenter(
-    augmentation: Augmentation, shape: tuple[int, int, int]
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(images, seed) -> images, cropped and flipped by two gathers for the whole batch."""
-    height, width, _ = shape
-    pad, flip = augmentation.pad, augmentation.flip
-
-    def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        if not pad and not flip:
-            return images
-        count = tf.shape(images)[0]
-        draws = tf.random.stateless_uniform([2, count], seed, 0, 2 * pad + 1, dtype=tf.int32)
-        rows = draws[0][:, tf.newaxis] + tf.range(height)
-        columns = tf.tile(tf.range(width)[tf.newaxis], [count, 1])
-        if flip:
-            mirrored = tf.random.stateless_uniform([count], seed + 1, 0, 2, dtype=tf.int32) > 0
-            columns = tf.where(mirrored[:, tf.newaxis], width - 1 - columns, columns)
-        columns += draws[1][:, tf.newaxis]
-        padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-        return tf.gather(
-            tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1
-        )
-
-    return augment
