@@ -13,6 +13,9 @@ from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.lce import KERNELS, load_model
 
+_GELU = "use gelu with `approximate=True`, or another activation"
+_WAYS_OUT = {"Erf": _GELU, "Erfc": _GELU, "GELU": _GELU, "Softsign": "use another activation"}
+
 
 def check_runnable(module: Module, data: bytes, layers: Collection[str]) -> None:
     """Checks that the interpreter takes a model.
@@ -36,9 +39,10 @@ def check_runnable(module: Module, data: bytes, layers: Collection[str]) -> None
     if not refused:
         load_model(data, 1, KERNELS[0])  # raises its own error
     operators = ", ".join(f"{name} of {layer}" for layer, name in sorted(refused))
+    ways_out = {_WAYS_OUT.get(name, "express it by other operators") for _, name in refused}
     raise EnsembleError(
-        f"Larq Compute Engine converts the network, but has no such operator to run it: {operators}. "
-        "Express the layer by other operators: for example, gelu with `approximate=True`, or relu."
+        "The network can't be converted, because Larq Compute Engine can't run an operator that its "
+        f"converter writes: {operators}. To convert it, {' and '.join(sorted(ways_out))}."
     )
 
 

@@ -71,9 +71,10 @@ class AnyLayerLowering(Lowering):
 
 def quantized(weight: tf.Variable) -> np.ndarray:
     """The values that a layer computes with: quantized where the weight has a quantizer."""
-    latent = tf.convert_to_tensor(weight)
-    quantizer = getattr(weight, "quantizer", None)
-    return (latent if quantizer is None else quantizer(latent)).numpy()
+    with tf.init_scope():
+        latent = tf.convert_to_tensor(weight)
+        quantizer = getattr(weight, "quantizer", None)
+        return (latent if quantizer is None else quantizer(latent)).numpy()
 
 
 def _looked_up(weight: tf.Variable, name: str, rows: Rows) -> tf.Tensor:

@@ -40,6 +40,7 @@ from larq_ensemble.convert.frontend.workarounds import (
     one_padded,
     padded_in_two_steps,
     right_ternary,
+    with_hidden_maps,
 )
 from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.ir.graph import Module
@@ -210,6 +211,7 @@ class MemberIndexedNetwork:
                 return one_padded(layer, args[0], zero)
             if is_padding(layer):
                 return padded_in_two_steps(layer, args, kwargs)
+            args, kwargs = with_hidden_maps(layer, args, kwargs, zero)
             return layer(*args, **with_training(layer, kwargs, False))
 
         network = self._network

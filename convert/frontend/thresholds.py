@@ -29,6 +29,7 @@ from larq_ensemble.convert.frontend.lowerings import (
 )
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.layers import PReLU
+from larq_ensemble.models.functional import has_input_quantizer
 
 _SIGNS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
 #: Far beyond any activation, and a half float can hold it.
@@ -129,8 +130,14 @@ def _is_norm_before_sign(layer: keras.layers.Layer) -> bool:
         type(layer) is keras.layers.BatchNormalization
         and normalizes_channels(layer)
         and bool(readers)
-        and all(isinstance(getattr(r, "input_quantizer", r), _SIGNS) for r in readers)
+        and all(map(_reads_signs, readers))
     )
+
+
+def _reads_signs(layer: keras.layers.Layer) -> bool:
+    """Whether a layer depends on the signs of its input alone: a sign, or a layer of Larq's."""
+    quantizer = layer.input_quantizer if has_input_quantizer(layer) else layer
+    return type(quantizer) in _SIGNS
 
 
 def _are_monotonic(

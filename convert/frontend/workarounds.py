@@ -19,8 +19,16 @@ from larq_ensemble.convert.frontend.lowerings import (
     signs_and_scales,
 )
 from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.models.functional import is_operator
+from larq_ensemble.models.functional import computes_as, is_operator
 
+_ARITHMETIC = tuple(
+    f"{module}.{name}"
+    for module, names in (
+        ("__operators__", ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv")),
+        ("math", ("add", "subtract", "multiply", "divide")),
+    )
+    for name in names
+)
 #: `tf.pad`, as Keras records it in a functional model.
 _PADS = {"pad": tf.pad, "compat.v1.pad": tf.compat.v1.pad}
 
@@ -32,21 +40,15 @@ def is_miscomputed(layer: keras.layers.Layer, x: tf.Tensor) -> bool:
     input is smaller than the (dilated) filter. Other sizes and padding with ones are right.
     """
     return (
-        _computes_as(layer, keras.layers.Conv2D, lq.layers.QuantConv2D)
+        computes_as(layer, keras.layers.Conv2D, lq.layers.QuantConv2D)
         and layer.data_format == "channels_last"
         and layer.padding == "same"
         and not getattr(layer, "pad_values", 0)
-        and layer.groups == 1
         and any(
             size < extent for size, extent in zip(x.shape[1:3], filter_extents(layer), strict=True)
         )
         and signs_and_scales(quantized(layer.kernel)) is not None
     )
-
-
-def _computes_as(layer: keras.layers.Layer, *types: type) -> bool:
-    """Whether a layer is of one of these types, or of a subclass with the same `call`."""
-    return any(isinstance(layer, kind) and type(layer).call is kind.call for kind in types)
 
 
 def one_padded(layer: lq.layers.QuantConv2D, x: tf.Tensor, zero: tf.Tensor) -> tf.Tensor:
@@ -88,6 +90,32 @@ def hidden(constant: np.ndarray, zero: tf.Tensor) -> tf.Tensor:
     return tf.gather(constant[np.newaxis], zero)
 
 
+def with_hidden_maps(
+    layer: keras.layers.Layer, args: Any, kwargs: Any, zero: tf.Tensor
+) -> tuple[Any, Any]:
+    """The arguments of a layer; of sums and products with the constants of several axes hidden.
+
+    LCE would make them multiplier or bias of a binary convolution before, which are vectors.
+
+    # Arguments
+        layer: any layer.
+        args, kwargs: what it is called with.
+        zero: see `hidden`.
+    """
+    if not is_operator(layer, *_ARITHMETIC):
+        return args, kwargs
+
+    def argument(value: Any) -> Any:
+        # A constant of a copied network is a list.
+        if isinstance(value, (np.ndarray, list)) or hasattr(value, "numpy"):
+            constant = np.asarray(value)
+            if constant.ndim > 1:
+                return hidden(constant.astype(layer.dtype), zero)
+        return value
+
+    return [*map(argument, args)], {name: argument(value) for name, value in kwargs.items()}
+
+
 def is_padding(layer: keras.layers.Layer) -> bool:
     """Whether LCE may convert what follows this layer, which pads, wrongly.
 
@@ -95,7 +123,7 @@ def is_padding(layer: keras.layers.Layer) -> bool:
     pads other sides because of the stride.
     """
     pads = is_operator(layer, *_PADS) or (
-        _computes_as(layer, keras.layers.ZeroPadding2D) and layer.data_format == "channels_last"
+        computes_as(layer, keras.layers.ZeroPadding2D) and layer.data_format == "channels_last"
     )
     return pads and not all(_has_no_strides(node.layer) for node in layer.outbound_nodes)
 

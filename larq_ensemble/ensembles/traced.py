@@ -31,7 +31,7 @@ from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.recomputation import has_losses_of_images
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.models.functional import run_functional
+from larq_ensemble.models.functional import computes_as, run_functional
 from larq_ensemble.models.graph import layer_graph
 
 if TYPE_CHECKING:
@@ -338,7 +338,10 @@ def _draws(layer: keras.layers.Layer) -> bool:
 
 def _is_fused(norm: keras.layers.BatchNormalization) -> bool:
     last = norm.input_spec.ndim == 4 and list(norm.axis) == [3]
-    return last and bool(norm.fused) and not norm.renorm and norm.virtual_batch_size is None
+    plain = computes_as(norm, keras.layers.BatchNormalization)
+    return (
+        plain and last and bool(norm.fused) and not norm.renorm and norm.virtual_batch_size is None
+    )
 
 
 def _normalized(
