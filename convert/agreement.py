@@ -28,7 +28,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.functional import run_functional
 from larq_ensemble.runtime.file import checked_ensemble
-from larq_ensemble.runtime.lce import working_interpreters
+from larq_ensemble.runtime.lce import kernels_of, open_interpreter
 
 #: The largest deviation of a correct conversion, by the precision of members' values. Measured over
 #: seven architectures with trained and random members, all layouts and formats: at most 0.01, and
@@ -87,7 +87,7 @@ def check_agreement(
     """
     file = checked_ensemble(data)
     members = _some_of(file.metadata.members)
-    interpreter = next(working_interpreters(file, 1, ("default", "indirect")))
+    interpreter = open_interpreter(file, threads=1, kernel=kernels_of(file)[-1])
     pixels = images.astype(np.float32)
     ours = np.stack([interpreter.logits(image[np.newaxis], members) for image in pixels], axis=1)
     outputs = [ensemble.outputs[member] for member in members]

@@ -10,8 +10,9 @@ from collections.abc import Collection
 
 from larq_ensemble.convert.ir.graph import Graph, Module, Operator
 from larq_ensemble.convert.targets.lce import write
+from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime.lce import KERNELS, load_model
+from larq_ensemble.runtime.lce import load_model
 
 _GELU = "use gelu with `approximate=True`, or another activation"
 _WAYS_OUT = {"Erf": _GELU, "Erfc": _GELU, "GELU": _GELU, "Softsign": "use another activation"}
@@ -28,27 +29,32 @@ def check_runnable(module: Module, data: bytes, layers: Collection[str]) -> None
     # Raises
         EnsembleError: with the operators that it refuses, and their layers.
     """
-    if any(_is_taken(data, kernel) for kernel in KERNELS):
+    operators = [op for graph in module.graphs for op in graph.operators]
+    refused = {(_layer_of(op, layers), op.name) for op in operators if _is_unknown(op)}
+    if not refused and _is_taken(data):
         return
-    refused = {
-        (_layer_of(op, layers), op.name)
-        for graph in module.graphs
-        for op in graph.operators
-        if not any(_is_taken(_alone(op), kernel) for kernel in KERNELS)
+    refused = refused or {
+        (_layer_of(op, layers), op.name) for op in operators if not _is_taken(_alone(op))
     }
     if not refused:
-        load_model(data, 1, KERNELS[0])  # raises its own error
-    operators = ", ".join(f"{name} of {layer}" for layer, name in sorted(refused))
+        load_model(data, 1, "indirect")  # raises its own error
+    found = ", ".join(f"{name} of {layer}" for layer, name in sorted(refused))
     ways_out = {_WAYS_OUT.get(name, "express it by other operators") for _, name in refused}
     raise EnsembleError(
-        "The network can't be converted, because Larq Compute Engine can't run an operator that its "
-        f"converter writes: {operators}. To convert it, {' and '.join(sorted(ways_out))}."
+        "The network can't be converted, because Larq Compute Engine can't run an operator that it "
+        f"makes of it: {found}. To convert it, {' and '.join(sorted(ways_out))}."
     )
 
 
-def _is_taken(data: bytes, kernel: str) -> bool:
+def _is_unknown(op: Operator) -> bool:
+    """Whether it is a custom operator that isn't one of LCE's."""
+    return op.custom_options is not None and not op.name.startswith("Lce")
+
+
+def _is_taken(data: bytes) -> bool:
     try:
-        load_model(data, 1, kernel)
+        # This kernel runs binary convolutions with groups too.
+        load_model(data, 1, "indirect")
     except EnsembleError:
         return False
     return True
@@ -67,5 +73,5 @@ def _layer_of(op: Operator, layers: Collection[str]) -> str:
         parts = (tensor.name or "").replace(";", "/").split("/")
         for part in parts:
             if part in layers:
-                return f"the layer {part!r}"
+                return f"the layer {part.removeprefix(own_name(0, ''))!r}"
     return "the network"

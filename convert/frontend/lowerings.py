@@ -280,9 +280,7 @@ def normalizes_channels(layer: keras.layers.BatchNormalization) -> bool:
 def folded_norm(layer: keras.layers.BatchNormalization) -> Values:
     """Inference's scale and offset in float64, `[channels]` each."""
     mean = layer.moving_mean.numpy().astype(np.float64)
-    # TensorFlow's fused kernel raises a smaller epsilon; of 1e-5 it changes less than rounding.
-    epsilon = 1.001e-5 if layer.fused and layer.epsilon < 1e-5 else layer.epsilon
-    scale = 1 / np.sqrt(layer.moving_variance.numpy().astype(np.float64) + epsilon)
+    scale = 1 / np.sqrt(layer.moving_variance.numpy().astype(np.float64) + layer.epsilon)
     if layer.scale:
         scale *= layer.gamma.numpy()
     offset = -mean * scale

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -233,54 +233,38 @@ def open_interpreter(file: EnsembleFile, threads: int, kernel: str | None) -> Me
 
     # Raises
         UnknownNameError: for another kernel.
-        EnsembleError: if Larq Compute Engine can't be loaded, or refuses the model.
+        EnsembleError: if the kernel can't run the file, or if Larq Compute Engine can't be loaded, or refuses the model.
     """
     if kernel is not None and kernel not in KERNELS:
         raise UnknownNameError("kernel", kernel, KERNELS)
+    kind, possible = _LAYOUTS[file.metadata.layout], kernels_of(file)
+    if kernel is not None and kernel not in possible:
+        raise EnsembleError(
+            f"`kernel` {kernel!r} can't run this file, whose binary convolutions have groups: use "
+            f"{possible[0]!r}, or leave it out."
+        )
     if kernel is not None:
-        return _LAYOUTS[file.metadata.layout](file, threads, kernel)
-    candidates = [*working_interpreters(file, threads)]
+        return kind(file, threads, kernel)
+    candidates = [kind(file, threads, name) for name in possible]
     if len(candidates) == 1:
         return candidates[0]
+    image = np.zeros((1, *file.metadata.input_shape), np.float32)
 
     def seconds(candidate: MemberInterpreter) -> float:
         start = time.perf_counter()
-        _run_once(candidate, file)
+        candidate.logits(image, [0])
         return time.perf_counter() - start
 
+    for candidate in candidates:
+        seconds(candidate)  # the first run packs the filters
     # Alternate and take the minimum, since other load on the machine only adds time.
     rounds = [[seconds(candidate) for candidate in candidates] for _ in range(_ROUNDS)]
     return candidates[int(np.min(rounds, axis=0).argmin())]
 
 
-def working_interpreters(
-    file: EnsembleFile, threads: int, kernels: Sequence[str] = KERNELS
-) -> Iterator[MemberInterpreter]:
-    """The interpreters of a file by each kernel that can run it, after a first run.
-
-    # Arguments
-        file: the ensemble.
-        threads: threads of a convolution.
-        kernels: which to try, in this order.
-
-    # Raises
-        EnsembleError: if none can.
-    """
-    errors = []
-    for kernel in kernels:
-        try:
-            candidate = _LAYOUTS[file.metadata.layout](file, threads, kernel)
-            _run_once(candidate, file)  # which packs the filters
-        except EnsembleError as error:
-            errors.append(error)
-        else:
-            yield candidate
-    if len(errors) == len(kernels):
-        raise errors[0]
-
-
-def _run_once(interpreter: MemberInterpreter, file: EnsembleFile) -> None:
-    interpreter.logits(np.zeros((1, *file.metadata.input_shape), np.float32), [0])
+def kernels_of(file: EnsembleFile) -> tuple[str, ...]:
+    """Those of `KERNELS` that can run a file."""
+    return ("indirect",) if file.has_groups else KERNELS
 
 
 def load_model(data: bytes, threads: int, kernel: str) -> Any:
@@ -301,8 +285,8 @@ def load_model(data: bytes, threads: int, kernel: str) -> Any:
     # A TypeError of the binding prints its arguments, and so the whole file.
     except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise EnsembleError(
-            f"Larq Compute Engine refuses the model ({_reason(error)}): leave the choice of the "
-            "`kernel` to the interpreter, or convert it again with the installed version."
+            f"Larq Compute Engine refuses the model ({_reason(error)}): convert it again with the "
+            "installed version."
         ) from error
 
 
