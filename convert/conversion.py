@@ -169,11 +169,12 @@ def check_convertible(model: keras.Model) -> None:
     """
     if not isinstance(model, Ensemble):
         model = build_ensemble(model, 1, jitter=0)
-    unknown = model.normalization is None and not model.inputs[0].dtype.is_integer
-    channels = int(model.inputs[0].shape[-1] or 0)
-    constants = {"mean": [0.5] * channels, "std": [0.25] * channels} if unknown else {}
+    mean = std = None
+    if model.normalization is None and not model.inputs[0].dtype.is_integer:
+        channels = image_shape(model)[-1]
+        mean, std = [0.5] * channels, [0.25] * channels
     with tempfile.TemporaryDirectory() as folder:
-        convert_ensemble(model, Path(folder, "ensemble.tflite"), **constants)
+        convert_ensemble(model, Path(folder, "ensemble.tflite"), mean=mean, std=std)
 
 
 def normalization_of(

@@ -27,7 +27,7 @@ def run(module: Module) -> Counter[str]:
         if (
             graph.producer(index, "MINIMUM") is None
             or table.data is None
-            or lookup.outputs[0].shape != table.shape[1:]
+            or lookup.outputs[0].size != table.size
             or table.shape[0] != 1
             or (lookup.options and (lookup.options.axis or lookup.options.batchDims))
         ):

@@ -42,6 +42,7 @@ from larq_ensemble.models.functional import (
     with_head_bias_apart,
 )
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
+from larq_ensemble.models.limits import warn_of_limits
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import binary_layers, has_own_head_bias
 from larq_ensemble.progress import tracked
@@ -109,7 +110,8 @@ def build_ensemble(
 
     # Raises
         EnsembleError: for a member count below 1, a model that can't be made an ensemble, or a
-            policy that leaves members nothing of their own.
+            policy that leaves members nothing of their own. It warns of a network that is known
+            not to convert, see `larq_ensemble.models.limits`.
     """
     members = check_whole("members", members, 1)
     if weights is not None:
@@ -139,6 +141,7 @@ def build_ensemble(
     ]
     ensemble = Ensemble(branches.inputs, [*logits, *combined], name=f"{branches.name}_ensemble")
     ensemble.normalization = normalization
+    warn_of_limits(classifier(backbone), stacklevel=2)
     return ensemble
 
 

@@ -233,7 +233,8 @@ def open_interpreter(file: EnsembleFile, threads: int, kernel: str | None) -> Me
 
     # Raises
         UnknownNameError: for another kernel.
-        EnsembleError: if the kernel can't run the file, or if Larq Compute Engine can't be loaded, or refuses the model.
+        EnsembleError: if the kernel can't run the file, or if Larq Compute Engine can't be loaded,
+            or refuses the model.
     """
     if kernel is not None and kernel not in KERNELS:
         raise UnknownNameError("kernel", kernel, KERNELS)

@@ -55,9 +55,7 @@ def test_faults_are_worked_around(tmp_path) -> None:
     case = assert_converts(backbone, tmp_path, sharing="fusion")
     # LCE's other kernel has no groups.
     assert EnsembleInterpreter(case.path).kernel == "indirect"
-    with pytest.raises(
-        EnsembleError, match="`kernel` 'default' can't run .* groups: use 'indirect'"
-    ):
+    with pytest.raises(EnsembleError, match=r"`kernel` 'default' .* groups: use 'indirect'"):
         EnsembleInterpreter(case.path, kernel="default")
 
 
@@ -70,8 +68,25 @@ def test_operators_that_cannot_run_are_refused_with_their_layers() -> None:
         filters=8,
     )
     found = r"Erfc of the layer 'with_gelu', Softsign of the layer 'with_softsign'"
-    with pytest.raises(EnsembleError, match=rf"can't run.*{found}.*gelu with `approximate=True`"):
+    with (
+        pytest.warns(UserWarning, match="'with_gelu' computes gelu.*'with_softsign'"),
+        pytest.raises(EnsembleError, match=rf"can't run.*{found}.*gelu with `approximate=True`"),
+    ):
         check_convertible(backbone)
+
+
+def test_a_quantizer_that_averages_over_the_batch_is_refused_and_told_at_once(tmp_path) -> None:
+    averaging = lq.quantizers.MagnitudeAwareSign()
+    backbone = network(
+        quantized(lq.layers.QuantConv2D, 8, 1, input_quantizer=averaging, name="a"),
+        layers.GlobalMaxPooling2D(keepdims=True),
+        size=4,
+        filters=8,
+    )
+    with pytest.warns(UserWarning, match="not converted.*quantizer of the layer 'a' averages"):
+        ensemble = randomized(build_ensemble(backbone, 2))
+    with pytest.raises(EnsembleError, match="depend on the other images of the batch"):
+        converted(ensemble, tmp_path)
 
 
 def test_an_untrained_network_is_converted_right_or_not_at_all(tmp_path) -> None:
