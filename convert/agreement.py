@@ -105,7 +105,7 @@ def check_agreement(
         return agreement
     if max(agreement.deviation) > agreement.limit:
         one_by_one = np.concatenate([_logits(network, x[np.newaxis]) for x in normalized], axis=1)
-        if max(map(_deviation, expected, one_by_one)) > agreement.limit:
+        if max(map(_deviation, ours, one_by_one)) <= agreement.limit:
             raise EnsembleError(
                 "The network's logits of an image depend on the other images of the batch, so a "
                 "file, which gets one at a time, can't compute them: use no input quantizer that "

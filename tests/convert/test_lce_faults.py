@@ -14,7 +14,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.runtime import EnsembleInterpreter
 
-from .conftest import MEAN, STD
+from .conftest import MEAN, STD, converted, randomized
 from .test_own_layers import assert_converts, network, quantized
 
 layers = keras.layers
