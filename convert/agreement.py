@@ -23,7 +23,6 @@ import numpy as np
 
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble
-from larq_ensemble.ensembles.fused_activations import with_training
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.functional import run_functional
@@ -143,7 +142,7 @@ def as_if_trained(
             mean, variance = tf.nn.moments(args[0], axes)
             layer.moving_mean.assign(tf.reshape(mean, layer.moving_mean.shape))
             layer.moving_variance.assign(tf.reshape(variance, layer.moving_variance.shape))
-        return layer(*args, **with_training(layer, kwargs, False))
+        return layer(*args, **kwargs)
 
     try:
         for member in _some_of(ensemble.members):

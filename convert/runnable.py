@@ -6,11 +6,10 @@ doesn't have. Each operator that the interpreter refuses is traced back to a lay
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from larq_ensemble.convert.ir.graph import Graph, Module, Operator
 from larq_ensemble.convert.targets.lce import write
-from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.lce import load_model
 
@@ -18,13 +17,13 @@ _GELU = "use gelu with `approximate=True`, or another activation"
 _WAYS_OUT = {"Erf": _GELU, "Erfc": _GELU, "GELU": _GELU, "Softsign": "use another activation"}
 
 
-def check_runnable(module: Module, data: bytes, layers: Collection[str]) -> None:
+def check_runnable(module: Module, data: bytes, layers: Mapping[str, str]) -> None:
     """Checks that the interpreter takes a model.
 
     # Arguments
         module: the model, as the converter wrote it, with the tensors' names.
         data: its bytes.
-        layers: the names of the network's layers.
+        layers: what an error calls each layer, by the layer's name in the graph.
 
     # Raises
         EnsembleError: with the operators that it refuses, and their layers.
@@ -67,11 +66,11 @@ def _alone(op: Operator) -> bytes:
     return write(Module([Graph(tensors, [op], inputs, op.outputs)]))
 
 
-def _layer_of(op: Operator, layers: Collection[str]) -> str:
+def _layer_of(op: Operator, layers: Mapping[str, str]) -> str:
     """The layer that an operator's output is named after."""
     for tensor in op.outputs:
         parts = (tensor.name or "").replace(";", "/").split("/")
         for part in parts:
             if part in layers:
-                return f"the layer {part.removeprefix(own_name(0, ''))!r}"
+                return f"the layer {layers[part]!r}"
     return "the network"

@@ -14,6 +14,7 @@ So the file has one graph and each shared filter once, whatever M is.
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +48,6 @@ from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.runnable import check_runnable
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble
-from larq_ensemble.ensembles.fused_activations import with_training
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
@@ -78,7 +78,8 @@ class MemberIndexedNetwork:
             `larq_ensemble.convert.frontend.thresholds`.
 
     # Raises
-        EnsembleError: if a member owns a layer that has no lowering, or the input is no image.
+        EnsembleError: if a member owns a layer whose weights can't be looked up, or the input is no
+            image.
     """
 
     def __init__(
@@ -130,7 +131,8 @@ class MemberIndexedNetwork:
         """
         data = convert_function(self.function, self.variables)
         module = read(data, "What Larq Compute Engine's converter makes of the network")
-        check_runnable(module, data, {layer.name for layer in self._network.layers})
+        names = [layer.name for layer in self._network.layers]
+        check_runnable(module, data, {name: name.removeprefix(own_name(0, "")) for name in names})
         module.members, module.layout = self._members, layout
         return module
 
@@ -202,7 +204,7 @@ class MemberIndexedNetwork:
                 lowering, names = self._lookups[layer.name]
                 own = {name: rows[f"{layer.name}/{name}"] for name in names}
                 if isinstance(lowering, AnyLayerLowering):
-                    return lowering.call(layer, args, with_training(layer, kwargs, False), own)
+                    return lowering.call(layer, args, _in_inference(layer, kwargs), own)
                 return lowering.apply(layer, args[0], own)
             if layer is self._int8_head:
                 shared = {name: hidden(value, zero) for name, value in self._shared_head.items()}
@@ -212,13 +214,20 @@ class MemberIndexedNetwork:
             if is_padding(layer):
                 return padded_in_two_steps(layer, args, kwargs)
             args, kwargs = with_hidden_maps(layer, args, kwargs, zero)
-            return layer(*args, **with_training(layer, kwargs, False))
+            return layer(*args, **_in_inference(layer, kwargs))
 
         network = self._network
         known = {network.inputs[0].ref(): self._normalization(image)}
         with right_ternary(network):
             (logits,) = run_functional(network.layers, known, network.outputs, call)
         return {"logits": logits}
+
+
+def _in_inference(layer: keras.layers.Layer, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a layer's call, with `training=False` if they don't say it."""
+    takes_it = "training" in inspect.signature(layer.call).parameters
+    is_said = kwargs.get("training") is not None
+    return {**kwargs, "training": False} if takes_it and not is_said else kwargs
 
 
 def _is_called_plainly(layer: keras.layers.Layer) -> bool:
