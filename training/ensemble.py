@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
+from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
+from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles import Ensemble, build_ensemble, build_member, copy_weights
 from larq_ensemble.ensembles.building import Initial
 from larq_ensemble.ensembles.ensemble import own_layers
@@ -21,10 +22,11 @@ from larq_ensemble.network.sharing import has_own_head_bias, parse_sharing
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import top_k_accuracy
+from larq_ensemble.trained import Trained, data_of
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.evaluation import member_logits
 from larq_ensemble.training.fit import set_seed
-from larq_ensemble.training.job import fit_images, train_run
+from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.pretrain import backbone_top1
 from larq_ensemble.training.recipes import Recipe
@@ -33,7 +35,7 @@ from larq_ensemble.training.sequential import RunTraining
 
 @temporary_graphs()
 def train_ensemble(
-    backbone: Run,
+    backbone: Trained,
     out: str | os.PathLike[str],
     *,
     members: int,
@@ -41,7 +43,10 @@ def train_ensemble(
     sharing: str = "fusion",
     recipe: Recipe,
     seed: int = 0,
+    dataset: str | Dataset | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
+    augment: str | None = None,
+    class_weights: ClassWeights | None = None,
     independent_data: bool = False,
     prefix_weights: Sequence[float] | None = None,
     in_turn: bool = False,
@@ -59,8 +64,15 @@ def train_ensemble(
     With `resume` it returns a run that has finished as it is.
 
     # Arguments
-        backbone: the pretrained run; its data set and validation split are used.
+        backbone: the pretrained run, whose validation split is used, or a Keras file, see
+            `larq_ensemble.trained.open_trained`. Nobody knows what the training of a Keras file
+            held out, so members may look better on the validation split than they are.
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
+        dataset: where the backbone's data are now, or other data of the same classes and image
+            shape, a data set or what `open_dataset` takes; `None`: the backbone's.
+        augment, class_weights: as for `larq_ensemble.training.pretrain.pretrain`; `None`: as in the
+            backbone's training. In bagging they multiply the counts of the bootstrap; in `adaboost`
+            they are the sample weights of the first member.
         independent_data: each member its own order and augmentation.
         prefix_weights: for nested fusion, see `larq_ensemble.ensembles.schemes.NestedFusion`.
         in_turn: train the members of voting or bagging sequentially, in the memory of one. Other
@@ -94,18 +106,15 @@ def train_ensemble(
         recompute=recompute,
         bfloat16=bfloat16,
     )
-    if bfloat16 and distribution.replicas > 1:
-        raise EnsembleError("`bfloat16` is for training on one device: leave it out.")
-    if patience is not None and not data.validation:
-        raise EnsembleError(
-            "`patience` watches the validation accuracy, and this backbone's training held no "
-            "validation data out: leave it out, or pretrain with validation data."
-        )
+    _check_options(distribution, data, patience=patience, bfloat16=bfloat16)
     if prefix_weights is not None:
         chosen = chosen.with_prefix_weights(prefix_weights)
     members = check_whole("members", members, 1)
     chosen.member_epochs(recipe.epochs, members)
-    dataset = DATASETS[backbone.config.dataset["name"]]
+    opened = data_of(backbone, dataset, data.data_dir).augmented(augment)
+    if class_weights is None:
+        class_weights = backbone.config.data.get("class_weights")
+    weighting = ClassWeighting.of(class_weights, opened.class_names)
     network = backbone.model  # before the seed is set, because loading draws random numbers
     set_seed(seed, recipe.dropout)
     # A run of before has members without it, and goes on as it was started.
@@ -123,9 +132,10 @@ def train_ensemble(
     if in_turn or chosen.sequential:
         training = _Sequential(
             network,
-            dataset,
+            opened,
             members,
             arguments,
+            weighting=weighting,
             recipe=recipe,
             independent_data=independent_data,
             shrinkage=shrinkage,
@@ -135,7 +145,7 @@ def train_ensemble(
     else:
         training = _Joint(
             network,
-            dataset,
+            opened,
             members,
             arguments | ({} if shrinkage is None else {"weights": [shrinkage] * members}),
             scheme=chosen,
@@ -145,6 +155,7 @@ def train_ensemble(
                 "bfloat16": bfloat16,
                 "seed": seed,
             },
+            weighting=weighting,
             recipe=recipe,
             independent_data=independent_data,
             distribution=distribution,
@@ -157,30 +168,22 @@ def train_ensemble(
             fewer = {"members": ensemble.members, "requested_members": members}
             config = dataclasses.replace(run.config, ensemble={**run.config.ensemble, **fewer})
             Run(run.path, config).save_config()
-        result: dict[str, Any] = {
-            "members": ensemble.members,
-            "images_per_second": speed,
-            "validation_top1": _top1(ensemble, splits.validation, dataset),
-        }
-        if len(splits.test):
-            logits, labels = member_logits(ensemble, splits.test, dataset), splits.test.labels
-            combined = combine(logits, scheme, ensemble.member_weights)
-            result |= {
-                "test_top1": top_k_accuracy(combined, labels, k=1),
-                "member_top1": [top_k_accuracy(member, labels, k=1) for member in logits],
-                "backbone_top1": backbone_top1(backbone.model, splits.test, dataset),
-            }
-        return ensemble, result
+        measured = _measured(ensemble, backbone.model, splits, opened)
+        return ensemble, {"images_per_second": speed, **measured}
 
     return train_run(
         out,
         RunConfig(
             kind="ensemble",
             model=backbone.config.model,
-            dataset=backbone.config.dataset,
+            dataset=_recorded(backbone, opened, is_given=dataset is not None, augment=augment),
             recipe=recipe.to_json(),
             seed=seed,
-            data={**data.to_json(), "split_seed": backbone.config.split_seed},
+            data={
+                **data.to_json(),
+                "split_seed": backbone.config.split_seed,
+                **weighting.to_json(),
+            },
             ensemble={
                 "members": members,
                 "scheme": scheme,
@@ -200,19 +203,58 @@ def train_ensemble(
             versions=package_versions(),
         ),
         untrained=training.untrained,
-        load=lambda: data.load(dataset, backbone.config.split_seed),
+        load=lambda: load_splits(data, opened, backbone.config.split_seed, weighting),
         train=train,
-        figures={
-            "test_top1": None,
-            "member_top1": None,
-            "backbone_top1": None,
-            "validation_top1": None,
-            "images_per_second": None,
-            "members": members,
-        },
+        figures={**dict.fromkeys(_FIGURES), "members": members},
         distribution=distribution,
         resume=resume,
     )
+
+
+#: What is measured, in the result.
+_FIGURES = ("test_top1", "member_top1", "backbone_top1", "validation_top1", "images_per_second")
+
+
+def _check_options(
+    distribution: Distribution, data: DataOptions, *, patience: int | None, bfloat16: bool
+) -> None:
+    if bfloat16 and distribution.replicas > 1:
+        raise EnsembleError("`bfloat16` is for training on one device: leave it out.")
+    if patience is not None and not data.validation:
+        raise EnsembleError(
+            "`patience` watches the validation accuracy, and this backbone's training held no "
+            "validation data out: leave it out, or pretrain with validation data."
+        )
+
+
+def _measured(
+    ensemble: Ensemble, backbone: keras.Model, splits: Splits, dataset: Dataset
+) -> dict[str, Any]:
+    """The accuracies of a trained ensemble, entries of the result."""
+    measured: dict[str, Any] = {
+        "members": ensemble.members,
+        "validation_top1": _top1(ensemble, splits.validation, dataset),
+    }
+    if not len(splits.test):
+        return measured
+    logits, labels = member_logits(ensemble, splits.test, dataset), splits.test.labels
+    combined = combine(logits, ensemble.scheme.name, ensemble.member_weights)
+    return {
+        **measured,
+        "test_top1": top_k_accuracy(combined, labels, k=1),
+        "member_top1": [top_k_accuracy(member, labels, k=1) for member in logits],
+        "backbone_top1": backbone_top1(backbone, splits.test, dataset),
+    }
+
+
+def _recorded(
+    backbone: Trained, dataset: Dataset, *, is_given: bool, augment: str | None
+) -> dict[str, Any]:
+    """The constants of the data: those of the backbone's run, but for what is asked for here."""
+    constants = dataset.constants() if is_given else backbone.config.dataset
+    if augment is None:
+        return constants
+    return {**constants, "augmentation": dataset.augmentation.to_json()}
 
 
 class _Training(Protocol):
@@ -241,6 +283,7 @@ class _Joint:
         *,
         scheme: Scheme,
         compile_arguments: dict[str, Any],
+        weighting: ClassWeighting,
         recipe: Recipe,
         independent_data: bool,
         distribution: Distribution,
@@ -258,6 +301,7 @@ class _Joint:
         self._fitted.compile(**compile_arguments)  # what is impossible is refused now
         self._scheme, self._compile_arguments = scheme, compile_arguments
         self._dataset, self._recipe, self._seed = dataset, recipe, arguments["seed"]
+        self._weighting = weighting
         self._distribution, self._verbose = distribution, verbose
 
     @property
@@ -284,6 +328,7 @@ class _Joint:
             inputs=len(fitted.inputs),
             outputs=tuple(dict.fromkeys([*self._scheme.losses(members), *measured])),
             sample_weights=self._scheme.sample_weights(members, len(splits.train), self._seed),
+            class_weights=self._weighting.by_class(splits.train.labels),
         )
         if fitted is not self._ensemble:
             copy_weights(fitted, self._ensemble)
@@ -298,6 +343,7 @@ class _Sequential:
     dataset: Dataset
     members: int
     arguments: dict[str, Any]
+    weighting: ClassWeighting
     recipe: Recipe
     independent_data: bool
     shrinkage: float | None
@@ -327,6 +373,7 @@ class _Sequential:
             run=run,
             splits=splits,
             dataset=self.dataset,
+            class_weights=self.weighting.by_class(splits.train.labels),
             recipe=self.recipe,
             independent_data=self.independent_data,
             shrinkage=1.0 if self.shrinkage is None else self.shrinkage,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.checkpoints import Checkpoints, writing
+from larq_ensemble.data.streams import reading
 from larq_ensemble.errors import EnsembleError, check_seed
 from larq_ensemble.files import write_text
 from larq_ensemble.keras import keras, tf
@@ -67,14 +68,18 @@ class LinearDecay(keras.optimizers.schedules.PolynomialDecay):
         return {**super().get_config(), "constant_steps": self.constant_steps}
 
 
-def set_seed(seed: int, dropout: float) -> None:
+def set_seed(seed: int, dropout: float | None) -> None:
     """Seeds the initializers and dropout; call it before building the network.
 
     Keras then keeps the random state of dropout in a variable, which a checkpoint can hold. By
     default that state is in the graph, and a resumed training could not restore it.
+
+    # Arguments
+        seed: the seed.
+        dropout: the rate; 0: no layer drops anything; `None`: as the network has it.
     """
     keras.utils.set_random_seed(check_seed(seed))
-    if dropout:
+    if dropout is None or dropout:
         keras.backend.experimental.enable_tf_random_generator()
     else:
         keras.backend.experimental.disable_tf_random_generator()
@@ -154,7 +159,7 @@ def fit(
     if initial_epoch < epochs:
         batches = batches_from(initial_epoch)
         images = (epochs - initial_epoch) * batches.steps_per_epoch * batches.batch_size
-        with working("training", images, unit="image") as work:
+        with working("training", images, unit="image") as work, reading():
             model.fit(
                 distribution.split(batches),
                 epochs=epochs,

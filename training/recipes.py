@@ -1,9 +1,10 @@
-"""Training recipes as data: the paper's, and short ones for a CPU."""
+"""Training recipes as data: the paper's, short ones for a CPU, and one for few images."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +30,7 @@ class Recipe:
         epochs: passes over the training split; 0 leaves the network untrained.
         batch_size: images per step.
         lr, end_lr: learning rate at the first and after the last step.
-        dropout: rate before the linear layer.
+        dropout: rate before the linear layer; `None`: as the network has it.
         jitter: relative size of the noise on each member's initial batch norm; `None`: the
             scheme's default.
         beta_1, beta_2, epsilon: Adam's decay rates, and what it adds to the denominator.
@@ -44,7 +45,7 @@ class Recipe:
     epochs: int
     batch_size: int
     lr: float
-    dropout: float
+    dropout: float | None
     source: str
     end_lr: float = 0.0
     jitter: float | None = None
@@ -123,10 +124,18 @@ class Recipes:
 
 
 class RecipesFor(Protocol):
-    """(classes, network, scheme of the ensemble) -> recipes."""
+    """(classes, network, scheme of the ensemble, number of training images) -> recipes.
+
+    Without a name the network is not ours. `images` is for recipes that train few images for more
+    epochs; `None`: as many as may be.
+    """
 
     def __call__(
-        self, classes: int, model_name: str = "resnet20", scheme: str = "fusion"
+        self,
+        classes: int,
+        model_name: str | None = "resnet20",
+        scheme: str = "fusion",
+        images: int | None = None,
     ) -> Recipes: ...
 
 
@@ -169,30 +178,38 @@ _PAPER_VALUES = {
 _RESEMBLES = {"resnet34": "resnet18", "birealnet34": "birealnet18"}
 _PAPER = "Kim et al. 2022, Experimental results, and the authors' code and training logs"
 _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
+_SMALL = "ours, for few images; found by trying, see docs/reports/small-sets.md"
+_SMALL_BATCH = 32
 
 
-def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
+def _paper(
+    classes: int,
+    model_name: str | None = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
     """The paper's recipes. Weight decay is 0.
 
     The text says that there is no dropout for CIFAR-10; the authors' logs show that for
     backbones only. Their schedules are of binarized networks, so a real-valued one takes that of
-    its twin.
+    its twin. A network that is not ours takes ResNet-20's, with its own dropout.
     """
     from larq_ensemble.ensembles.schemes import SCHEMES
 
-    if model_name not in MODELS:
+    if model_name is not None and model_name not in MODELS:
         raise UnknownNameError("model", model_name, MODELS)
-    name = model_name.removesuffix("_real")
+    name = (model_name or "").removesuffix("_real")
     if name not in _PAPER_VALUES:
         name = _RESEMBLES.get(name, "resnet20")
     values = _PAPER_VALUES[name]
-    assumed = values.assumed if name == model_name else f"all of {model_name}, as for {name}"
+    network = model_name or "this network"
+    assumed = values.assumed if name == network else f"all of {network}, as for {name}"
     source = f"{_PAPER}; not stated there: {assumed}" if assumed else _PAPER
     pretrain = Recipe(
         epochs=values.pretrain_epochs,
         batch_size=256,
         lr=values.pretrain_lr,
-        dropout=values.dropout if classes >= 100 else 0.0,
+        dropout=None if model_name is None else values.dropout if classes >= 100 else 0.0,
         source=source,
         epsilon=1e-8,
         decay="epoch",
@@ -205,22 +222,98 @@ def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -
             epochs=200,
             batch_size=values.fusion_batch_size if SCHEMES[scheme].combined_loss else 256,
             lr=values.retrain_lr,
-            dropout=values.dropout,
+            dropout=None if model_name is None else values.dropout,
         ),
-        from_real=values.from_real and not model_name.endswith("_real"),
+        from_real=values.from_real and not network.endswith("_real"),
     )
 
 
-def _short(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
+def _short(
+    classes: int,
+    model_name: str | None = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
+    dropout = None if model_name is None else 0.0
     return Recipes(
-        pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=0.0, source=_SHORT),
-        retrain=Recipe(epochs=5, batch_size=128, lr=5e-3, dropout=0.0, source=_SHORT),
+        pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=dropout, source=_SHORT),
+        retrain=Recipe(epochs=5, batch_size=128, lr=5e-3, dropout=dropout, source=_SHORT),
+    )
+
+
+def _small(
+    classes: int,
+    model_name: str | None = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
+    """For some hundreds to some thousands of images: what they lack in images, in epochs.
+
+    A network learns by steps, and 900 images in batches of 256 are three of them an epoch. So the
+    batches are small, and the epochs are as many as make the steps.
+    """
+
+    def epochs(steps: int, least: int) -> int:
+        return least if images is None else max(least, -(-steps * _SMALL_BATCH // images))
+
+    dropout = None if model_name is None else 0.0
+    return Recipes(
+        pretrain=Recipe(
+            epochs=epochs(steps=1200, least=20),
+            batch_size=_SMALL_BATCH,
+            lr=2e-3,
+            dropout=dropout,
+            source=_SMALL,
+        ),
+        retrain=Recipe(
+            epochs=epochs(steps=300, least=5),
+            batch_size=_SMALL_BATCH,
+            lr=5e-3,
+            dropout=dropout,
+            source=_SMALL,
+        ),
     )
 
 
 RECIPES: Registry[RecipesFor] = Registry("recipe")
 RECIPES.register("paper", _paper)
 RECIPES.register("short", _short)
+RECIPES.register("small", _small)
+
+
+def default_recipe(dataset: Mapping[str, Any]) -> str:
+    """The name of the recipe for a data set: of one's own `"small"`, built in `"paper"`.
+
+    # Arguments
+        dataset: `larq_ensemble.data.datasets.Dataset.constants`, as runs record them.
+    """
+    return "small" if "source" in dataset else "paper"
+
+
+def recipes_for(
+    dataset: Mapping[str, Any],
+    recipe_name: str | None = None,
+    *,
+    model_name: str | None = "resnet20",
+    scheme: str = "fusion",
+    images: Callable[[], int] | None = None,
+) -> Recipes:
+    """The recipes for a data set.
+
+    # Arguments
+        dataset: as for `default_recipe`.
+        recipe_name: one of `RECIPES`; `None`: the data set's default.
+        model_name: the network; `None`: not ours.
+        scheme: of the ensemble.
+        images: counts the training images, for a recipe whose epochs depend on it; `None`: the
+            epochs are not needed.
+
+    # Raises
+        UnknownNameError: for unknown names.
+    """
+    name = recipe_name or default_recipe(dataset)
+    count = images() if name == "small" and images is not None else None
+    return RECIPES[name](dataset["classes"], model_name, scheme, count)
 
 
 @dataclass(frozen=True)
@@ -255,7 +348,7 @@ class TunedRecipe:
         except OSError as error:
             raise EnsembleError(
                 f"The recipe file {str(path)!r} can't be read ({error.strerror}): give paper, "
-                "short or the recipe.json that `larq-ensemble tune` wrote."
+                "short, small or the recipe.json that `larq-ensemble tune` wrote."
             ) from error
         except EnsembleError as error:  # such as a rate below 0
             raise EnsembleError(f"The recipe file {str(path)!r}: {error}") from error

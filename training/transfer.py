@@ -1,14 +1,18 @@
-"""Starting a binarized network from the weights of its real-valued twin."""
+"""Starting a network from trained weights: of its real-valued twin, or of a backbone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from larq_ensemble.data.datasets import DataOptions
+from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
+from larq_ensemble.models import layer_graph
+from larq_ensemble.network.graph import Role
 from larq_ensemble.runs import Run
+from larq_ensemble.training.distillation import Distillation
 
 
 def check_twin(run: Run, model: dict[str, Any]) -> None:
@@ -21,6 +25,12 @@ def check_twin(run: Run, model: dict[str, Any]) -> None:
     # Raises
         EnsembleError: if it is of another network.
     """
+    if run.config.architecture is None or "source" in model:
+        raise EnsembleError(
+            f"`from_real` {str(run.path)!r} can't start {model['name']!r}: only networks that "
+            "larq-ensemble builds have a real-valued twin. Start from trained weights by giving "
+            "their Keras file as `model`."
+        )
     same = {key: model[key] for key in ("input_shape", "classes", "width", "revision")}
     twin = {"name": f"{model['name']}_real", **same}
     for key, value in twin.items():
@@ -32,7 +42,32 @@ def check_twin(run: Run, model: dict[str, Any]) -> None:
             )
 
 
-def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: int) -> int:
+def check_backbone(run: Run, model: dict[str, Any]) -> None:
+    """Checks that a run is of a network whose weights another can start from.
+
+    Classes, height and width may differ.
+
+    # Arguments
+        run: the run to start from.
+        model: arguments of `build_model`.
+
+    # Raises
+        EnsembleError: if it is of another network, or takes images of other channels.
+    """
+    of_run = run.config.model
+    keys = ("name", "width", "revision")  # a network that is not ours has a name only
+    compared = {key: (of_run.get(key), model.get(key)) for key in keys}
+    compared["channels"] = (of_run["input_shape"][-1], model["input_shape"][-1])
+    for key, (given, expected) in compared.items():
+        if given != expected:
+            raise EnsembleError(
+                f"`from_backbone` {str(run.path)!r} can't start {model['name']!r}: its {key} is "
+                f"{given!r}, not {expected!r}. Classes and image size may differ, the rest has to "
+                "be the same."
+            )
+
+
+def split_seed(sources: Iterable[Run], dataset: Dataset, data: DataOptions, seed: int) -> int:
     """The seed that cuts the validation split of a run that learns from others.
 
     None of them may have been trained on what it holds out, so it takes their seed.
@@ -47,12 +82,12 @@ def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: in
     # Raises
         EnsembleError: if a source was trained on what the new run would hold out.
     """
-    same = [run for run in sources if run.config.dataset["name"] == dataset]
+    same = [run for run in sources if dataset.has_data_of(run.config.dataset)]
     seeds = {run.config.split_seed for run in same}
     if len(seeds) > 1:
         raise EnsembleError(
-            "`from_real` and `teacher` held out different images for validation: pretrain both "
-            "with the same `seed`."
+            "The runs that this one starts and learns from held out different images for "
+            "validation: pretrain them with the same `seed`."
         )
     for run in same:
         if data.validation > (held_out := run.config.data["validation"]):
@@ -90,7 +125,45 @@ def start_from_real(model: keras.Model, real: keras.Model) -> dict[str, list[str
           al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488): binarized networks start from
           real-valued ones.
     """
-    sources = {layer.name: layer.get_weights() for layer in real.layers}
+    return _copy_weights(model, real)
+
+
+def start_from_backbone(model: keras.Model, backbone: keras.Model) -> dict[str, list[str]]:
+    """Copies the weights of a trained backbone into the same network for other images and classes.
+
+    Convolutions, batch norm and activation parameters have no image size, so all layers take the
+    weights of the layer of the same name, but the head: its classes are others, and it keeps its
+    own.
+
+    # Arguments
+        model: the network to start.
+        backbone: the trained one.
+
+    # Returns
+        As `start_from_real`.
+
+    # Raises
+        EnsembleError: if another layer than the head can't take the weights.
+
+    # References
+        - Yosinski et al. 2014, [How transferable are features in deep neural
+          networks?](https://arxiv.org/abs/1411.1792)
+    """
+    heads = {name for name, role in layer_graph(model).roles.items() if role is Role.HEAD}
+    names = _copy_weights(model, backbone, but=heads)
+    if missing := [name for name in names["not_copied"] if name not in heads]:
+        raise EnsembleError(
+            f"`from_backbone` has no weights of the same shape for {', '.join(missing[:3])}: give "
+            "a trained network of the same layers."
+        )
+    return names
+
+
+def _copy_weights(
+    model: keras.Model, source: keras.Model, *, but: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """Layer by layer, through the constraints of `model`; the names of what it copied and not."""
+    sources = {layer.name: layer.get_weights() for layer in source.layers if layer.name not in but}
     names: dict[str, list[str]] = {"copied": [], "not_copied": []}
     for layer in model.layers:
         if not layer.weights:
@@ -103,3 +176,68 @@ def start_from_real(model: keras.Model, real: keras.Model) -> dict[str, list[str
             weight.assign(weight.constraint(value) if weight.constraint is not None else value)
         names["copied"].append(layer.name)
     return names
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The trained networks that a backbone starts from or learns from.
+
+    # Arguments
+        from_real, from_backbone, distillation: as for `larq_ensemble.training.pretrain.pretrain`.
+
+    # Raises
+        EnsembleError: for two networks to start from.
+    """
+
+    from_real: Run | None
+    from_backbone: Run | None
+    distillation: Distillation | None
+
+    def __post_init__(self) -> None:
+        if self.from_real is not None and self.from_backbone is not None:
+            raise EnsembleError(
+                "`from_real` and `from_backbone` both say which weights to start from: give one."
+            )
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The runs there are, by argument."""
+        teacher = None if self.distillation is None else self.distillation.teacher
+        runs = {
+            "from_backbone": self.from_backbone, "from_real": self.from_real, "teacher": teacher
+        }  # fmt: skip
+        return {name: run for name, run in runs.items() if run is not None}
+
+    def check(self, model: dict[str, Any]) -> None:
+        """Checks that they fit a network.
+
+        # Arguments
+            model: what the run records of the network.
+
+        # Raises
+            EnsembleError: if one doesn't.
+        """
+        if self.from_backbone is not None:
+            check_backbone(self.from_backbone, model)
+        if self.from_real is not None:
+            check_twin(self.from_real, model)
+        if self.distillation is not None:
+            self.distillation.check_teaches(model)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run records of them."""
+        distillation = self.distillation
+        settings = (
+            {}
+            if distillation is None
+            else {"weight": distillation.weight, "temperature": distillation.temperature}
+        )
+        return settings | {name: run.digest for name, run in self.runs.items()}
+
+    def start(self, network: keras.Model) -> dict[str, Any]:
+        """Gives a network the weights to start from; returns which, by argument."""
+        if self.from_backbone is not None:
+            return {"from_backbone": start_from_backbone(network, self.from_backbone.model)}
+        if self.from_real is not None:
+            return {"from_real": start_from_real(network, self.from_real.model)}
+        return {}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from larq_ensemble.data.cache import gathered
 from larq_ensemble.data.datasets import Dataset, Origin
+from larq_ensemble.data.encoded import in_parallel
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import (
     Found,
     Read,
     checked_class_names,
+    digest,
+    leaks,
     own_dataset,
     resolved,
     with_test,
@@ -22,6 +26,9 @@ from larq_ensemble.data.own import (
 from larq_ensemble.data.splits import Split
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.images import fit_image
+
+#: Images that are resized, or digested, at a time.
+_TOGETHER = 256
 
 
 def dataset_of_arrays(
@@ -32,9 +39,20 @@ def dataset_of_arrays(
     options: ImageOptions,
 ) -> Dataset:
     """See `Dataset.from_arrays`."""
-    checked = {part: checked_split(*pair, part) for part, pair in parts.items()}
-    origin = Origin(spec=None, images=options, fingerprint=fingerprint_of(checked))
-    return own_dataset(found_arrays(checked, class_names, name, origin))
+    splits = {part: checked_split(*pair, part) for part, pair in parts.items()}
+    return dataset_of_splits(splits, class_names=class_names, name=name, options=options)
+
+
+def dataset_of_splits(
+    splits: Mapping[str, Split],
+    *,
+    class_names: Sequence[str] | None,
+    name: str,
+    options: ImageOptions,
+) -> Dataset:
+    """A data set that was given in Python, of checked splits."""
+    origin = Origin(spec=None, images=options, fingerprint=fingerprint_of(splits))
+    return own_dataset(found_arrays(splits, class_names, name, origin))
 
 
 def found_arrays(
@@ -57,12 +75,35 @@ def found_arrays(
     shape = input_shape_of({part: each.images.shape[1:] for part, each in parts.items()}, origin)
 
     def read(data_dir: str | None) -> Read:
-        sized = {
+        splits = {
             part: Split(fitted(each.images, shape), each.labels) for part, each in parts.items()
         }
-        return Read(with_test(sized, origin.images))
+        remarks = _leaks(parts, origin.images)
+        if "test" in parts:
+            return Read(splits, remarks)
+        train = splits["train"]
+        rows = with_test({"train": np.arange(len(train))}, train.labels, origin.images)
+        return Read({**splits, **{part: train.take(each) for part, each in rows.items()}}, remarks)
 
-    return Found(name, names, shape, resolved(origin, shape), read)
+    return Found(name, names, shape, resolved(origin, shape), read, has_test="test" in parts)
+
+
+def _leaks(parts: Mapping[str, Split], options: ImageOptions) -> Iterator[str]:
+    """See `leaks`; images are named by their index in the arrays."""
+    names = [(part, index) for part, split in parts.items() for index in range(len(split))]
+    labels = np.concatenate([split.labels for split in parts.values()])
+    owners = np.array([part for part, _ in names])
+    rows = {part: np.flatnonzero(owners == part) for part in parts}
+    digests = [
+        digest(np.ascontiguousarray(split.images[index]).data)
+        for split in parts.values()
+        for index in range(len(split))
+    ]
+    yield from leaks(
+        with_test(rows, labels, options),
+        np.array(digests, np.uint64),
+        lambda row: "{} image {}".format(*names[row]),
+    )
 
 
 def input_shape_of(shapes: Mapping[str, tuple[int, ...]], origin: Origin) -> tuple[int, int, int]:
@@ -80,15 +121,30 @@ def input_shape_of(shapes: Mapping[str, tuple[int, ...]], origin: Origin) -> tup
 
 
 def fitted(images: Any, shape: tuple[int, int, int]) -> Any:
-    """Images of another size or other channels as `fit_image` makes them; others as they are."""
+    """Images of another size or other channels as `fit_image` makes them; others as they are.
+
+    # Raises
+        EnsembleError: for images to be changed that have neither 1 nor 3 channels.
+    """
     if images.shape[1:] == shape:
         return images
-    return np.stack(
-        [
-            fit_image(Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image), shape)
-            for image in map(np.asarray, images)
-        ]
-    )
+    if not len(images):
+        return np.empty((0, *shape), np.uint8)
+    if images.shape[-1] not in (1, 3):
+        raise EnsembleError(
+            f"Images of {images.shape[-1]} channels can't be resized or become gray: leave "
+            "`image_size` and `channels` out."
+        )
+
+    def fit(start: int) -> np.ndarray:
+        some = images[start : start + _TOGETHER]
+        return np.stack([fit_image(_image(image), shape) for image in some])
+
+    return gathered(in_parallel(fit, range(0, len(images), _TOGETHER)))
+
+
+def _image(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def checked_split(images: Any, labels: Any, part: str) -> Split:
@@ -126,16 +182,12 @@ def checked_labels(labels: Any, part: str) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras has them
         labels = labels[:, 0]
-    if labels.ndim == 2:
-        raise EnsembleError(
-            f"The {part} labels must be class numbers [n]. Received: {list(labels.shape)}. One-hot "
-            "labels become class numbers by `labels.argmax(axis=-1)`."
-        )
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels < 0).any():
+        lowest = f" from {labels.min()} on" if labels.size and labels.dtype.kind in "if" else ""
         raise EnsembleError(
             f"The {part} labels must be class numbers [n], whole numbers from 0 on. Received: "
-            f"{labels.dtype} {list(labels.shape)}"
-            + (f" from {labels.min()} on." if labels.size and labels.dtype.kind in "if" else ".")
+            f"{labels.dtype} {list(labels.shape)}{lowest}. One-hot labels become class numbers by "
+            "`labels.argmax(axis=-1)`."
         )
     return labels.astype(np.int32)
 
@@ -153,7 +205,7 @@ def fingerprint_of(parts: Mapping[str, Split]) -> str:
     digest = hashlib.sha256()
     for part, split in parts.items():
         digest.update(f"{part} {split.images.shape}".encode())
-        for start in range(0, len(split), 1024):
-            digest.update(np.ascontiguousarray(split.images[start : start + 1024]).data)
+        for start in range(0, len(split), _TOGETHER):
+            digest.update(np.ascontiguousarray(split.images[start : start + _TOGETHER]).data)
         digest.update(np.ascontiguousarray(split.labels).data)
     return digest.hexdigest()

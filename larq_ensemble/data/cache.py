@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import shutil
@@ -25,6 +26,10 @@ from larq_ensemble.locks import locked
 _IMAGES, _COLUMNS = "images.raw", "columns.npz"
 #: Of what is written: it changes with the files' layout and with what decoding gives.
 _VERSION = 1
+
+
+#: Bytes of images that need no file.
+IN_MEMORY = 1 << 28
 
 
 class NoRoomError(EnsembleError):
@@ -49,9 +54,16 @@ Chunk = tuple[np.ndarray, Mapping[str, np.ndarray]]
 
 
 def cache_folder() -> Path:
-    """The folder of the cache."""
+    """The folder of the cache.
+
+    # Raises
+        NoRoomError: if the user has no home.
+    """
     home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if os.path.isabs(home) else Path("~/.cache").expanduser()
+    try:
+        base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
+    except RuntimeError as error:  # a user without a home, as in some containers
+        raise _no_room(Path("~/.cache"), str(error)) from error
     return base / "larq-ensemble"
 
 
@@ -99,6 +111,41 @@ def cached(name: str, key: str, size: int, chunks: Callable[[], Iterable[Chunk]]
     if found is None:
         raise _no_room(folder, "what was written there is gone")
     return found
+
+
+def gathered(chunks: Iterable[np.ndarray]) -> np.ndarray:
+    """Chunks of images as one array: in memory, or from a certain size on in a file without a name.
+
+    # Arguments
+        chunks: uint8 [k, h, w, c] each, at least one.
+
+    # Raises
+        NoRoomError: if the file can't be written.
+    """
+    chunks, some, size = iter(chunks), [], 0
+    for chunk in chunks:
+        some.append(chunk)
+        size += chunk.nbytes
+        if size > IN_MEMORY:
+            return _in_a_file(itertools.chain(some, chunks))
+    return np.concatenate(some)
+
+
+def _in_a_file(chunks: Iterable[np.ndarray]) -> np.ndarray:
+    """A memory map of a file that is gone with it, however the process ends."""
+    folder = cache_folder()
+    count = 0
+    shape: tuple[int, ...] = ()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for chunk in chunks:
+                file.write(np.ascontiguousarray(chunk).data)
+                count, shape = count + len(chunk), chunk.shape[1:]
+            file.flush()
+            return np.memmap(file, np.uint8, "r", shape=(count, *shape))
+    except OSError as error:
+        raise _no_room(folder, first_line(error)) from error
 
 
 def _read(path: Path, key: str) -> Cached | None:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +12,7 @@ from larq_ensemble.data.augmentation import Augmentation
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.splits import Split, Splits, stratified
-from larq_ensemble.errors import EnsembleError, first_line
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.registry import Registry
 
 if TYPE_CHECKING:
@@ -254,6 +250,16 @@ class DataOptions:
             test=self._limited_test(dataset, test),
         )
 
+    def training_images(self, dataset: Dataset) -> int:
+        """The number of images that `load` leaves for the training split.
+
+        # Raises
+            EnsembleError: if the data can't be read or downloaded.
+        """
+        train, _, *own = dataset.read(self.data_dir)
+        images = min(len(train), self.limit_train or len(train))
+        return images if own else images - round(images * self.validation)
+
     def _limited_test(self, dataset: Dataset, test: Split) -> Split:
         if self.limit_test is None or dataset.origin is None:
             return test.first(self.limit_test)
@@ -291,20 +297,9 @@ def _tfds_reader(name: str, url: str) -> Callable[[str | None], tuple[Split, Spl
     """A reader of a data set of TensorFlow Datasets, which downloads it from `url`."""
 
     def read(data_dir: str | None) -> tuple[Split, Split]:
-        folder = None if data_dir is None else Path(data_dir).expanduser()
-        if folder is not None and not folder.is_dir():
-            raise EnsembleError(
-                f"The data directory {data_dir!r} does not exist: give the folder that holds "
-                f"`{name}/`, or leave `data_dir` out to download."
-            )
-        import tensorflow_datasets as tfds
+        from larq_ensemble.data.tfds import damaged, prepared_builder
 
-        tfds.disable_progress_bar()
-        builder = tfds.builder(name, data_dir=folder, try_gcs=False)
-        if not (builder.data_path / "dataset_info.json").exists():
-            if folder is not None:
-                raise _not_there(name, folder, str(builder.data_path))
-            _download(name, builder, url)
+        builder = prepared_builder(name, data_dir, url)
         try:
             train, test = (
                 Split(data["image"], data["label"].astype(np.int32))
@@ -312,49 +307,12 @@ def _tfds_reader(name: str, url: str) -> Callable[[str | None], tuple[Split, Spl
                 for data in [{key: np.asarray(value) for key, value in data.items()}]
             )
         except Exception as error:  # TFDS raises whatever its readers raise.
-            raise EnsembleError(
-                f"Can't read {name} from {str(builder.data_path)!r} ({first_line(error)}): it is "
-                "damaged. Delete it and leave `data_dir` out to download it again."
-            ) from error
+            raise damaged(name, builder, error) from error
         return train, test
 
     return read
 
 
-def _not_there(name: str, folder: Path, path: str) -> EnsembleError:
-    near = [*folder.absolute().parents[:2], *(each for each in folder.iterdir() if each.is_dir())]
-    holders = [str(each) for each in near if (each / name).is_dir()]
-    advice = (
-        f"Did you mean {holders[0]!r}?"
-        if holders
-        else f"Give the folder that holds `{name}/`. To download into this one, leave `data_dir` "
-        "out and set the environment variable TFDS_DATA_DIR to it."
-    )
-    return EnsembleError(f"`data_dir` {str(folder)!r} does not hold {name} (no {path!r}). {advice}")
-
-
-def _download(name: str, builder: Any, url: str) -> None:
-    """Downloads a data set into TensorFlow Datasets' own folder.
-
-    # Raises
-        EnsembleError: in seconds if its server can't be reached: TensorFlow Datasets would try for
-            minutes, and leave empty folders.
-    """
-    try:
-        with contextlib.suppress(urllib.error.HTTPError):  # the server answers
-            urllib.request.urlopen(
-                urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_SECONDS
-            ).close()
-        builder.download_and_prepare()
-    except Exception as error:  # TFDS raises whatever its downloader raises.
-        raise EnsembleError(
-            f"{name} is not in {str(builder.data_path)!r} and can't be downloaded "
-            f"({first_line(error)}): connect to the internet once, or give the folder that holds "
-            f"`{name}/` as `data_dir`."
-        ) from error
-
-
-_TIMEOUT_SECONDS = 10.0
 _CIFAR10 = (
     "airplane",
     "automobile",

@@ -10,25 +10,22 @@ from __future__ import annotations
 import collections
 import hashlib
 import os
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from larq_ensemble.console.wording import counted
-from larq_ensemble.data.cache import Chunk, NoRoomError, cached, entry_name
+from larq_ensemble.data.cache import entry_name
 from larq_ensemble.data.datasets import Origin
-from larq_ensemble.data.decoding import ImageFiles, decoded
+from larq_ensemble.data.encoded import Encoded, EncodedImages
 from larq_ensemble.data.options import ImageOptions
-from larq_ensemble.data.own import PARTS, Found, Read, resolved, shown, with_test_rows
-from larq_ensemble.data.splits import ImageArray, Rows, Split
+from larq_ensemble.data.own import PARTS, Found, Read, check_size, needs_size, resolved, shown
 from larq_ensemble.errors import EnsembleError, first_line
-from larq_ensemble.progress import tracked, working
+from larq_ensemble.progress import tracked
 from larq_ensemble.runtime.images import image_size
 
 #: Folder of a split, in lower case -> its name in `PARTS`.
@@ -42,9 +39,6 @@ _PARTS = {
     "validation": "validation",
 }
 _IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}
-#: Pixels: the largest side that images have without being asked for.
-_LARGEST = 256
-_SHOWN = 3
 
 
 class _File(NamedTuple):
@@ -74,29 +68,18 @@ class _Listing:
         class_names: sorted.
         files: the image files.
         others: number of files that are no images, by the endings of their names.
+        beside: number of image files beside the class folders.
     """
 
     root: Path
     class_names: tuple[str, ...]
     files: list[_File]
     others: Mapping[str, int]
+    beside: int
 
     @property
     def paths(self) -> list[Path]:
         return [self.root / file.name for file in self.files]
-
-    @property
-    def labels(self) -> np.ndarray:
-        return np.array([file.label for file in self.files], np.int32)
-
-    def rows(self, options: ImageOptions) -> dict[str, np.ndarray]:
-        """Indices of the files of each split. Without a test split one is cut.
-
-        Damaged files are there, too: which ones can be read moves no others between the splits.
-        """
-        parts = np.array([file.part for file in self.files])
-        rows = {part: np.flatnonzero(parts == part) for part in PARTS if part in parts}
-        return rows if "test" in rows else with_test_rows(self.labels, options)
 
 
 def find_folder(root: Path, options: ImageOptions) -> Found:
@@ -127,6 +110,7 @@ def find_folder(root: Path, options: ImageOptions) -> Found:
         input_shape=shape,
         origin=resolved(origin, shape),
         read=lambda data_dir: _read(listing, shape, options),
+        has_test=any(file.part == "test" for file in listing.files),
     )
 
 
@@ -154,10 +138,11 @@ def _listed(root: Path) -> _Listing:
             if part == "train" and not of_class:
                 raise EnsembleError(
                     f"The class folder {str(folder / name)!r} has no image files: remove it, or "
-                    f"put images into it.{_left_out(others)}"
+                    f"put images into it. {_left_out(others)}".rstrip()
                 )
             files += of_class
-    return _Listing(root, class_names, files, others)
+    beside = sum(map(_count_images, {root, *folders.values()}))
+    return _Listing(root, class_names, files, others, beside)
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
@@ -199,6 +184,19 @@ def _folders(folder: Path) -> list[str]:
         return sorted(each.name for each in entries if each.is_dir() and not _is_ignored(each))
 
 
+def _count_images(folder: Path) -> int:
+    """Image files directly in a folder."""
+    with os.scandir(folder) as entries:
+        return sum(
+            each.is_file() and not _is_ignored(each) and _suffix(each) in _suffixes()
+            for each in entries
+        )
+
+
+def _suffix(entry: os.DirEntry) -> str:
+    return Path(entry.name).suffix.lower()
+
+
 def _is_ignored(entry: os.DirEntry) -> bool:
     return entry.name.startswith(".") or entry.name.lower() in _IGNORED
 
@@ -207,7 +205,7 @@ def _image_files(
     root: Path, folder: Path, part: str, label: int, others: collections.Counter[str]
 ) -> Iterator[_File]:
     for entry in _walked(folder, frozenset()):
-        suffix = Path(entry.name).suffix.lower()
+        suffix = _suffix(entry)
         if suffix not in _suffixes():
             others[suffix or "no ending"] += 1
             continue
@@ -255,108 +253,48 @@ def _input_shape(listing: _Listing, options: ImageOptions) -> tuple[int, int, in
         if size is None:
             size = height, width
         elif options.image_size is None and size != (height, width):
-            raise _needs_size(listing, f"differ in size, such as {size} and {(height, width)}")
+            raise needs_size(
+                f"The images in {str(listing.root)!r} differ in size, such as {size} and "
+                f"{(height, width)} (height, width)"
+            )
     if size is None:
         raise EnsembleError(
             f"None of the {counted(len(listing.files), 'image file')} in {str(listing.root)!r} can "
             f"be read, such as {str(listing.paths[0])!r}."
         )
-    if options.image_size is None and max(size) > _LARGEST:
-        raise _needs_size(listing, f"have the size {size}, which is large for a network")
+    if options.image_size is None:
+        check_size(f"The images in {str(listing.root)!r}", size)
     return *size, channels
 
 
-def _needs_size(listing: _Listing, problem: str) -> EnsembleError:
-    return EnsembleError(
-        f"The images in {str(listing.root)!r} {problem} (height, width): give `image_size`, such "
-        "as 64 x 64. All images are cropped and resized to it."
-    )
-
-
-# --- what is in them ---------------------------------------------------------------------------
+# --- what is in them -------------------------------------------------------------------------
 
 
 def _read(listing: _Listing, shape: tuple[int, int, int], options: ImageOptions) -> Read:
-    images, damage, digests = _decoded(listing, shape)
-    is_whole = damage == ""
-    remarks = []
-    if not is_whole.all():
-        problem = _damage(listing, damage)
-        if options.damaged == "refuse":
-            raise EnsembleError(f"{problem} Repair or remove them, or skip them (`damaged`).")
-        remarks.append(f"{problem} They are left out.")
-    image_of_file = np.cumsum(is_whole) - 1
-    rows = {part: each[is_whole[each]] for part, each in listing.rows(options).items()}
-    counts = np.bincount(listing.labels[rows["train"]], minlength=len(listing.class_names))
-    if not counts.all():
-        name = listing.class_names[int(counts.argmin())]
-        raise EnsembleError(f"No training image of the class {name!r} can be read. {problem}")
-    if listing.others:
-        remarks.append(_left_out(listing.others).strip())
-    remarks += _leaks(listing, rows, digests)
-    splits = {
-        part: Split(Rows(images, image_of_file[each]), listing.labels[each])
-        for part, each in rows.items()
-    }
-    return Read(splits, remarks)
-
-
-def _decoded(
-    listing: _Listing, shape: tuple[int, int, int]
-) -> tuple[ImageArray, np.ndarray, np.ndarray]:
-    """Images of the files that can be read; why others can't, and a digest, of each file."""
-
-    def chunks() -> Iterator[Chunk]:
-        with working("reading images", len(listing.files), unit="image") as work:
-            for some in decoded(listing.paths, shape):
-                yield some.images, {"damage": np.array(some.damage), "digests": some.digests}
-                work.advance(len(some.damage))
-
+    root, files = listing.root, listing.files
     height, width, channels = shape
-    label = f"{listing.root.name} {height}x{width}x{channels}"
-    key = _digest([(file.name, file.size, file.time) for file in listing.files])
-    size = len(listing.files) * int(np.prod(shape))
-    try:
-        entry = cached(entry_name(label, str(listing.root), shape), key, size, chunks)
-        return entry.images, entry.columns["damage"], entry.columns["digests"]
-    except NoRoomError as error:
-        warnings.warn(f"{error} Now images are decoded at each access.", stacklevel=2)
-    columns = [others for _, others in chunks()]
-    damage, digests = (
-        np.concatenate([each[name] for each in columns]) for name in ("damage", "digests")
+    images = EncodedImages(
+        what=f"image files in {str(root)!r}",
+        entry=entry_name(f"{root.name} {height}x{width}x{channels}", str(root), shape),
+        key=_digest(listing.class_names, files),
+        count=len(files),
+        class_names=listing.class_names,
+        images=lambda: (Encoded(root / each.name, each.part, each.label) for each in files),
+        name=lambda index: files[index].name,
+        files=listing.paths,
     )
-    whole = [path for path, reason in zip(listing.paths, damage) if not reason]
-    return ImageFiles(whole, shape), damage, digests
-
-
-def _damage(listing: _Listing, damage: np.ndarray) -> str:
-    indices = np.flatnonzero(damage != "")
-    examples = [f"{listing.files[index].name!r} ({damage[index]})" for index in indices[:_SHOWN]]
-    return (
-        f"{len(indices):,} of {counted(len(damage), 'image file')} in {str(listing.root)!r} can't "
-        f"be read: {', '.join(examples)}{', ...' if len(indices) > _SHOWN else ''}."
-    )
+    read = images.read(shape, options)
+    remarks = [*read.remarks, *filter(None, [_left_out(listing.others)])]
+    if listing.beside:
+        remarks.append(
+            f"{counted(listing.beside, 'image file')} beside the class folders in {str(root)!r} "
+            "are in no class, and left out."
+        )
+    return replace(read, remarks=remarks)
 
 
 def _left_out(others: Mapping[str, int]) -> str:
     if not others:
         return ""
     kinds = ", ".join(f"{count:,} with {suffix}" for suffix, count in sorted(others.items()))
-    return f" Files that are no images that can be read here are left out: {kinds}."
-
-
-def _leaks(listing: _Listing, rows: Mapping[str, np.ndarray], digests: np.ndarray) -> Iterator[str]:
-    """A remark for each split that has files of the training split."""
-    for part, each in rows.items():
-        if part == "train":
-            continue
-        _, first, second = np.intersect1d(
-            digests[rows["train"]], digests[each], return_indices=True
-        )
-        if len(first):
-            pair = [listing.files[rows["train"][first[0]]], listing.files[each[second[0]]]]
-            yield (
-                f"The {part} split has {counted(len(first), 'image')} of the training split, which "
-                f"makes accuracies too high: {pair[0].name!r} and {pair[1].name!r}, for example, "
-                "are equal. Remove one of each."
-            )
+    return f"Files that are no images that can be read here are left out: {kinds}."

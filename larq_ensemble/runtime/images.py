@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -32,14 +33,16 @@ _FORMATS_OF_16_BITS = ("PNG", "PPM")
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
-def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str] | IO[bytes], input_shape: tuple[int, int, int]
+) -> np.ndarray:
     """Reads an image file of any format that Pillow knows; of an animation, the first frame.
 
     The image is turned as its EXIF orientation says (if that can't be read, it stays as it is),
     then cropped and resized by `fit_image`.
 
     # Arguments
-        path: the image file.
+        path: the image file, or an open one.
         input_shape: `(height, width, channels)`, 1 or 3 channels.
 
     # Returns
@@ -62,7 +65,7 @@ def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) 
     except IsADirectoryError as error:
         raise EnsembleError(
             f"{str(path)!r} is a folder: give the image files in it, such as "
-            f"{os.path.join(path, '*.png')!r}."
+            f"{os.path.join(str(path), '*.png')!r}."
         ) from error
     except PermissionError as error:
         raise EnsembleError(
