@@ -14,7 +14,6 @@ So the file has one graph and each shared filter once, whatever M is.
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +50,12 @@ from larq_ensemble.ensembles import Ensemble
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.models.functional import run_functional
+from larq_ensemble.models.functional import (
+    called,
+    run_functional,
+    training_of,
+    with_training,
+)
 from larq_ensemble.models.graph import layer_graph
 from larq_ensemble.network.graph import Role
 
@@ -95,6 +99,7 @@ class MemberIndexedNetwork:
         self._members = ensemble.members
         self._normalization = normalization
         normalization.check_channels(self.input_shape[-1])
+        _check_calls(network)
         self._network = network
         self._graph = layer_graph(network)
         self._int8_head = self._head() if heads == "int8" else None
@@ -204,7 +209,8 @@ class MemberIndexedNetwork:
                 lowering, names = self._lookups[layer.name]
                 own = {name: rows[f"{layer.name}/{name}"] for name in names}
                 if isinstance(lowering, AnyLayerLowering):
-                    return lowering.call(layer, args, _in_inference(layer, kwargs), own)
+                    args, kwargs = with_training(layer, args, kwargs, False)
+                    return lowering.call(layer, args, kwargs, own)
                 return lowering.apply(layer, args[0], own)
             if layer is self._int8_head:
                 shared = {name: hidden(value, zero) for name, value in self._shared_head.items()}
@@ -214,7 +220,7 @@ class MemberIndexedNetwork:
             if is_padding(layer):
                 return padded_in_two_steps(layer, args, kwargs)
             args, kwargs = with_hidden_maps(layer, args, kwargs, zero)
-            return layer(*args, **_in_inference(layer, kwargs))
+            return called(layer, args, kwargs, training=False)
 
         network = self._network
         known = {network.inputs[0].ref(): self._normalization(image)}
@@ -223,19 +229,27 @@ class MemberIndexedNetwork:
         return {"logits": logits}
 
 
-def _in_inference(layer: keras.layers.Layer, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of a layer's call, with `training=False` if they don't say it."""
-    takes_it = "training" in inspect.signature(layer.call).parameters
-    is_said = kwargs.get("training") is not None
-    return {**kwargs, "training": False} if takes_it and not is_said else kwargs
-
-
 def _is_called_plainly(layer: keras.layers.Layer) -> bool:
     """Whether all calls of a layer have one tensor and nothing else that matters in inference."""
     return all(
-        len(node.keras_inputs) == len(node.call_args) == 1 and not any(node.call_kwargs.values())
+        len(node.keras_inputs) == len(node.call_args) == 1
+        and all(value is None or value is False for value in node.call_kwargs.values())
         for node in layer.inbound_nodes
     )
+
+
+def _check_calls(network: keras.Model) -> None:
+    """# Raises
+    EnsembleError: if a layer trains where the network doesn't.
+    """
+    for layer in network.layers:
+        for node in layer.inbound_nodes:
+            if not node.is_input and training_of(layer, node.call_args, node.call_kwargs, False):
+                raise EnsembleError(
+                    f"The layer {layer.name!r} ({type(layer).__name__}) is called with "
+                    "`training=True`, so it would train on each image that the file is given: to "
+                    "convert the network, build it without."
+                )
 
 
 def image_shape(network: keras.Model) -> tuple[int, int, int]:

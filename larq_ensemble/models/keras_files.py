@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import zipfile
+import zlib
 
 import h5py
 
@@ -56,9 +58,25 @@ def load_keras_file(
                 "import the module that does; on the command line, run it where that module can "
                 "be imported, and give the network as `module:function`."
             ) from error
+        if _is_whole(path):
+            reason = str(error).strip().splitlines()[-1]
+            raise EnsembleError(
+                f"Keras can't make the layers of {str(path)!r} ({reason}). If a class or function "
+                "of yours is among them, import the module that registers it, or in Python load "
+                "the file within `keras.utils.custom_object_scope`."
+            ) from error
         raise EnsembleError(
             f"{str(path)!r} can't be read ({first_line(error)}): {way_out}."
         ) from error
+
+
+def _is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether it is an undamaged archive of Keras."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist() and archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def _refuse_lambdas(path: str | os.PathLike[str]) -> None:
@@ -73,5 +91,6 @@ def _has_lambda(path: str | os.PathLike[str]) -> EnsembleError:
     return EnsembleError(
         f"{str(path)!r} has a Lambda layer, whose code would be run from the file: give the "
         "network as `module:function`, or write the layer with operators, such as `2 * x`, or as a "
-        "class with @keras.utils.register_keras_serializable()."
+        "class with @keras.utils.register_keras_serializable(). In Python, "
+        "`load_ensemble(path, safe_mode=False)` runs the code of a file that you trust."
     )
