@@ -85,7 +85,7 @@ def found_arrays(
         rows = with_test({"train": np.arange(len(train))}, train.labels, origin.images)
         return Read({**splits, **{part: train.take(each) for part, each in rows.items()}}, remarks)
 
-    return Found(name, names, shape, resolved(origin, shape), read)
+    return Found(name, names, shape, resolved(origin, shape), read, has_test="test" in parts)
 
 
 def _leaks(parts: Mapping[str, Split], options: ImageOptions) -> Iterator[str]:

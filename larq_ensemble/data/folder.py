@@ -110,6 +110,7 @@ def find_folder(root: Path, options: ImageOptions) -> Found:
         input_shape=shape,
         origin=resolved(origin, shape),
         read=lambda data_dir: _read(listing, shape, options),
+        has_test=any(file.part == "test" for file in listing.files),
     )
 
 

@@ -66,9 +66,9 @@ def reopen(
     origin = None if recorded is None else Origin.from_json(recorded)
     shape = tuple(constants["input_shape"])
     images = sized(ImageOptions() if origin is None else origin.images, shape)
-    classes = tuple(constants["class_names"])
     if spec is not None:
-        found = _find(spec, images, data_dir, classes)
+        names = constants.get("class_names")  # which old runs lack
+        found = _find(spec, images, data_dir, None if names is None else tuple(names))
         _check_fits(found.name, found.class_names, found.input_shape, constants)
         return _as_in_run(_unread(found), constants)
     assert origin is not None
@@ -97,7 +97,9 @@ def _recorded(
         return found.read(directory)
 
     shape = tuple(constants["input_shape"])
-    return _unread(Found(constants["name"], tuple(constants["class_names"]), shape, origin, read))
+    return _unread(
+        Found(constants["name"], tuple(constants["class_names"]), shape, origin, read, False)
+    )
 
 
 def _unread(found: Found) -> Dataset:

@@ -55,6 +55,7 @@ class Found:
         name, class_names, input_shape: as of `Dataset`.
         origin: as of `Dataset`.
         read: (data_dir) -> what it holds.
+        has_test: whether it has a test split of its own.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Found:
     input_shape: tuple[int, int, int]
     origin: Origin
     read: Callable[[str | None], Read]
+    has_test: bool
 
 
 def sized(options: ImageOptions, input_shape: tuple[int, int, int]) -> ImageOptions:
@@ -80,8 +82,10 @@ def own_dataset(found: Found) -> Dataset:
     """The data set of what a source found; reads its images for the normalization.
 
     # Raises
-        EnsembleError: if images can't be read, there are none to train on, or all are the same.
+        EnsembleError: if images can't be read, there are none to train on, or all are the same, and
+            for options of a test split that is there already.
     """
+    _refuse_without_effect(found)
     read = found.read(None)
     for remark in read.remarks:
         warnings.warn(remark, stacklevel=3)
@@ -98,6 +102,16 @@ def own_dataset(found: Found) -> Dataset:
         source="computed from its training split",
         origin=found.origin,
     )
+
+
+def _refuse_without_effect(found: Found) -> None:
+    options, default = found.origin.images, ImageOptions()
+    for name in ("test_share", "split_seed"):
+        value = getattr(options, name)
+        if found.has_test and value != getattr(default, name):
+            raise EnsembleError(
+                f"`{name}` {value!r} has no effect: {found.name!r} has a test split. Leave it out."
+            )
 
 
 def with_test(

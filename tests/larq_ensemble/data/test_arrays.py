@@ -108,6 +108,16 @@ def test_class_names_that_do_not_fit(images):
     assert more.classes == 4
 
 
+@pytest.mark.parametrize("option", [{"test_share": 0.5}, {"split_seed": 1}])
+def test_options_of_a_test_split_that_is_there(images, option):
+    test = images[15:], LABELS[15:]
+    arrays, options = (images[:15], LABELS[:15]), ImageOptions(**option)
+    message = error_of(Dataset.from_arrays, *arrays, test=test, options=options)
+    assert f"`{next(iter(option))}`" in message
+    assert "has no effect: 'arrays' has a test split" in message
+    Dataset.from_arrays(*arrays, options=options)
+
+
 def test_splits_of_several_sizes_need_one(images):
     test = np.zeros((3, 5, 5, 3), np.uint8), np.arange(3)
     assert "give `image_size`" in error_of(Dataset.from_arrays, images, LABELS, test=test)

@@ -153,6 +153,18 @@ def test_a_damaged_data_set(data_dir, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("supervised", "expected"),
+    [(None, ("image", "label")), (("left", "breed"), ("left", "breed"))],
+)
+def test_the_features_that_a_data_set_says_come_first(supervised, expected):
+    images = dict.fromkeys(("image", "left"), tfds.features.Image())
+    labels = dict.fromkeys(("label", "breed"), tfds.features.ClassLabel(num_classes=2))
+    features = tfds.features.FeaturesDict({**images, **labels, "id": np.int64})
+    info = types.SimpleNamespace(features=features, supervised_keys=supervised)
+    assert _keys("some", info) == expected
+
+
+@pytest.mark.parametrize(
     ("features", "listed"),
     [
         ({"text": tfds.features.Text(), "label": tfds.features.ClassLabel(num_classes=2)}, "Text"),
