@@ -65,14 +65,6 @@ def hidden(constant: np.ndarray, zero: tf.Tensor) -> tf.Tensor:
     return tf.gather(constant[np.newaxis], zero)
 
 
-def cropped(layer: keras.layers.RandomCrop, x: tf.Tensor) -> tf.Tensor:
-    """What `RandomCrop` does in inference: the middle of the image, resized.
-
-    Its `call` has the random branch in the graph too, whose random state can't be exported.
-    """
-    return keras.preprocessing.image.smart_resize(x, (layer.height, layer.width))
-
-
 def is_padding_of_strided_convolution(layer: keras.layers.Layer) -> bool:
     """Whether LCE would convert a convolution after this layer wrongly.
 
@@ -89,3 +81,11 @@ def padded_in_two_steps(layer: keras.layers.ZeroPadding2D, x: tf.Tensor) -> tf.T
     """Zero padding as two operators, which LCE doesn't fuse with a convolution."""
     rows, columns = layer.padding
     return tf.pad(tf.pad(x, [[0, 0], rows, [0, 0], [0, 0]]), [[0, 0], [0, 0], columns, [0, 0]])
+
+
+def cropped(layer: keras.layers.RandomCrop, x: tf.Tensor) -> tf.Tensor:
+    """What `RandomCrop` does in inference: the middle of the image, resized.
+
+    Its `call` has the random branch in the graph too, whose random state can't be exported.
+    """
+    return keras.preprocessing.image.smart_resize(x, (layer.height, layer.width))
