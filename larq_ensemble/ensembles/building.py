@@ -41,6 +41,7 @@ from larq_ensemble.models.functional import (
     with_head_bias_apart,
 )
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
+from larq_ensemble.models.limits import warn_of_limits
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import binary_layers, has_own_head_bias
 from larq_ensemble.progress import tracked
@@ -116,7 +117,8 @@ def build_ensemble(
 
     # Raises
         EnsembleError: for a member count below 1, a model that can't be made an ensemble, or a
-            policy that leaves members nothing of their own, or nothing to train.
+            policy that leaves members nothing of their own, or nothing to train. It warns of a
+            network that is known not to convert, see `larq_ensemble.models.limits`.
     """
     members = check_whole("members", members, 1)
     if weights is not None:
@@ -137,6 +139,7 @@ def build_ensemble(
         independent_inputs=independent_inputs,
         seed=seed,
     )
+    warn_of_limits(classifier(backbone), stacklevel=2)
     return assembled(branches, scheme, weights=weights, normalization=normalization)
 
 

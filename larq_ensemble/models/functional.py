@@ -187,6 +187,23 @@ def is_operator(layer: keras.layers.Layer, *names: str) -> bool:
     return not layer.weights and getattr(layer, "symbol", None) in names
 
 
+def computes_as(layer: keras.layers.Layer, *types: type[keras.layers.Layer]) -> bool:
+    """Whether a layer is of one of these types, or of a subclass with the same `call`."""
+    return any(isinstance(layer, kind) and type(layer).call is kind.call for kind in types)
+
+
+def has_input_quantizer(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is one of Larq's, which reads its input through `input_quantizer` alone.
+
+    A subclass with a `call` of its own may read the input itself too.
+    """
+    return any(
+        computes_as(layer, kind)
+        for kind in type(layer).__mro__
+        if kind.__module__.startswith("larq.") and hasattr(layer, "input_quantizer")
+    )
+
+
 def called(
     layer: keras.layers.Layer, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool
 ) -> Any:
