@@ -90,14 +90,6 @@ def hidden(constant: np.ndarray, zero: tf.Tensor) -> tf.Tensor:
     return tf.gather(constant[np.newaxis], zero)
 
 
-def cropped(layer: keras.layers.RandomCrop, x: tf.Tensor) -> tf.Tensor:
-    """What `RandomCrop` does in inference: the middle of the image, resized.
-
-    Its `call` has the random branch in the graph too, whose random state can't be exported.
-    """
-    return keras.preprocessing.image.smart_resize(x, (layer.height, layer.width))
-
-
 def with_hidden_maps(
     layer: keras.layers.Layer, args: Any, kwargs: Any, zero: tf.Tensor
 ) -> tuple[Any, Any]:
@@ -181,3 +173,11 @@ def _ternary(quantizer: lq.quantizers.SteTern, inputs: tf.Tensor) -> tf.Tensor:
         threshold = 0.7 * tf.reduce_mean(tf.abs(inputs))
     above, below = inputs >= threshold, inputs <= -threshold
     return tf.cast(above, inputs.dtype) - tf.cast(below, inputs.dtype)
+
+
+def cropped(layer: keras.layers.RandomCrop, x: tf.Tensor) -> tf.Tensor:
+    """What `RandomCrop` does in inference: the middle of the image, resized.
+
+    Its `call` has the random branch in the graph too, whose random state can't be exported.
+    """
+    return keras.preprocessing.image.smart_resize(x, (layer.height, layer.width))

@@ -137,6 +137,14 @@ def test_signs_that_are_known() -> None:
     assert fused.fused_sign(keras.layers.Conv2D(1, 3)) is None
 
 
+@pytest.mark.parametrize("kind", [keras.layers.PReLU, PReLU])
+def test_prelus_that_are_known(kind) -> None:
+    """Fused, the loss of a regularizer of the outputs would be lost."""
+    assert fused.fused_prelu(kind()) is not None
+    assert fused.fused_prelu(kind(activity_regularizer="l2")) is None
+    assert fused.fused_prelu(kind(dtype="float64")) is None
+
+
 def losses(network: keras.Model, model: keras.Model) -> list[float]:
     model.compile(
         keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
