@@ -11,6 +11,7 @@ import json
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,23 +62,36 @@ def load_keras_file(
                 "import the module that does; on the command line, run it where that module can "
                 "be imported, and give the network as `module:function`."
             ) from error
+        if _is_whole(path):
+            reason = [first_line(error), *str(error).strip().splitlines()][-1]
+            raise EnsembleError(
+                f"Keras can't make the layers of {str(path)!r} ({reason}). If a class or function "
+                "of yours is among them, import the module that registers it, or in Python load "
+                "the file within `keras.utils.custom_object_scope`."
+            ) from error
         raise EnsembleError(
             f"{str(path)!r} can't be read ({first_line(error)}): {way_out}."
         ) from error
+
+
+def _is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether it is an undamaged archive of Keras."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist() and archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def _unknown_class(path: str | os.PathLike[str], error: Exception) -> str | None:
     """The class that is registered nowhere in this process, if that is why loading failed."""
     if unknown := _UNKNOWN_CLASS.search(str(error)):
         return unknown["new"] or unknown["old"]
-    if not zipfile.is_zipfile(path):
+    if not _is_whole(path):
         return None
     # Of a layer that is not registered Keras makes text, and fails somewhere else.
-    with zipfile.ZipFile(path) as file:
-        try:
-            config = json.loads(file.read("config.json"))
-        except (KeyError, ValueError, zipfile.BadZipFile):
-            return None
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))
     return next(_unregistered(config), None)
 
 
@@ -107,5 +121,6 @@ def _has_lambda(path: str | os.PathLike[str]) -> EnsembleError:
     return EnsembleError(
         f"{str(path)!r} has a Lambda layer, whose code would be run from the file: give the "
         "network as `module:function`, or write the layer with operators, such as `2 * x`, or as a "
-        "class with @keras.utils.register_keras_serializable()."
+        "class with @keras.utils.register_keras_serializable(). In Python, "
+        "`load_ensemble(path, safe_mode=False)` runs the code of a file that you trust."
     )
