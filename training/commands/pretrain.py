@@ -224,6 +224,7 @@ def command(
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
             refuse_options_of_data(dataset.name)
+        from larq_ensemble.models.foreign import is_file
         from larq_ensemble.training.distillation import Distillation
         from larq_ensemble.training.pretrain import pretrain
 
@@ -271,7 +272,7 @@ def command(
             ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
             [[report.result[key] for key in _COLUMNS]],
         )
-        if run.config.model.get("source", "").endswith(model_name):
+        if is_file(model_name):
             report.line(f"Started with the weights in {model_name}.")
         if said := report.result.get("advice"):
             report.line(in_options(said, click.get_current_context().command))
