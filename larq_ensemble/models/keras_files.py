@@ -64,7 +64,7 @@ def load_keras_file(
                 "can be imported, and give the network as `module:function`."
             ) from error
         if _is_whole(path):
-            reason = str(error).strip().splitlines()[-1]
+            reason = [first_line(error), *str(error).strip().splitlines()][-1]
             raise EnsembleError(
                 f"Keras can't make the layers of {str(path)!r} ({reason}). If a class or function "
                 "of yours is among them, import the module that registers it, or in Python load "
