@@ -80,14 +80,20 @@ def _recorded(
 ) -> Dataset:
     """The data of a run where it found them, which are looked at when they are read."""
     spec = origin.spec
-    if spec is None:
-        raise EnsembleError(
-            f"The data {constants['name']!r} of the run were given as arrays in Python: give them "
-            "again, as `dataset`, for example `npz:FILE`."
-        )
 
     def read(directory: str | None) -> Read:
-        found = _find(spec, images, directory or data_dir, tuple(constants["class_names"]))
+        if spec is None:
+            raise EnsembleError(
+                f"The data {constants['name']!r} of the run were given as arrays in Python: give "
+                "them again, as `dataset`, for example `npz:FILE`."
+            )
+        try:
+            found = _find(spec, images, directory or data_dir, tuple(constants["class_names"]))
+        except EnsembleError as error:
+            raise EnsembleError(
+                f"The data of the run can't be read. {error} If they moved, say where they are "
+                "now, as `dataset`."
+            ) from error
         if found.origin.fingerprint != origin.fingerprint:
             raise EnsembleError(
                 f"{spec!r} is not what the run was trained on: files were added, removed or "
@@ -98,7 +104,14 @@ def _recorded(
 
     shape = tuple(constants["input_shape"])
     return _unread(
-        Found(constants["name"], tuple(constants["class_names"]), shape, origin, read, False)
+        Found(
+            name=constants["name"],
+            class_names=tuple(constants["class_names"]),
+            input_shape=shape,
+            origin=origin,
+            read=read,
+            has_test=False,
+        )
     )
 
 
