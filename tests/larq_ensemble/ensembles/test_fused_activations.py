@@ -163,3 +163,15 @@ def test_a_network_learns_as_before() -> None:
     for weight, wanted in zip(other.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(weight, wanted, rtol=1e-3, atol=1e-4)
     assert plain(images()).shape == (12, CLASSES)
+
+
+def test_a_layer_that_reads_its_input_too_keeps_its_quantizer() -> None:
+    class Plain(lq.layers.QuantConv2D):
+        """Only another name."""
+
+    class Shortcut(lq.layers.QuantConv2D):
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            return inputs + super().call(inputs)
+
+    layers = [kind(4, 1, input_quantizer="ste_sign") for kind in (Plain, Shortcut)]
+    assert [fused.fused_sign(layer) is not None for layer in layers] == [True, False]
