@@ -411,7 +411,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
             "pretrain --out new --distribute multiworker",
             "--distribute multiworker needs the environment variable TF_CONFIG",
         ),
-        ("evaluate fusion --dataset cifar10 --data-dir missing", "has other classes than the run"),
+        ("evaluate fusion --dataset cifar10 --data-dir missing", "has images of [32, 32, 3], but"),
         ("evaluate fusion --normalization raw", "--normalization 'raw' is for Keras files"),
         # Files that are none.
         ("inspect text.txt", "text.txt"),
