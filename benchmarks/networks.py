@@ -140,7 +140,8 @@ def _move_apart(ensemble: Any) -> None:
 
 def _centered_classes(logits: np.ndarray) -> np.ndarray:
     """The classes of `[members, images, classes]`, without what all images have in common."""
-    return (logits - logits.mean(axis=1, keepdims=True)).argmax(axis=-1)
+    # Rounded: where all images have the same logits, noise would decide.
+    return (logits - logits.mean(axis=1, keepdims=True)).round(4).argmax(axis=-1)
 
 
 def table(found: dict[str, dict[str, Outcome]]) -> str:
@@ -157,8 +158,8 @@ def table(found: dict[str, dict[str, Outcome]]) -> str:
 
 def cell(outcome: Outcome, reasons: dict[str, int]) -> str:
     if outcome.refused:
-        # Members' layers have other names by policy, but the reason is the same.
-        reason = re.sub(r"member_\d+_", "", outcome.refused)
+        # Layers have other names by network and policy, but the reason is the same.
+        reason = re.sub(r"member_\d+_|_\d+(?=')", "", outcome.refused)
         return f"refused ({reasons.setdefault(reason, len(reasons) + 1)})"
     if outcome.same_as:
         return f"= {outcome.same_as}"

@@ -88,3 +88,18 @@ def test_photos(run_line, monkeypatch, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "folder:photos" in out
     assert "ball" in out
+
+
+def test_larq_network(monkeypatch, tmp_path, capsys):
+    """Larq's own network, trained for a shorter time."""
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for kind, source in cells(TUTORIALS / "larq-network.md"):
+        if kind == "code":
+            exec(source.replace("epochs=8", "epochs=4").replace("epochs=3", "epochs=1"), names)
+    # Chance is 10 %.
+    assert (names["probabilities"].argmax(axis=1) == names["test_labels"]).mean() > 0.7
+    assert (names["classes"] == names["test_labels"]).mean() > 0.7
+    assert names["verification"].ensemble_argmax_agreement == 1
+    assert Path("digits.npz").exists()
+    assert "same class as Keras: 100.0%" in capsys.readouterr().out

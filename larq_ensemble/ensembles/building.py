@@ -93,7 +93,8 @@ def build_ensemble(
     weights that can't be copied, as without `get_config`, is called by all members.
 
     # Arguments
-        backbone: a functional Keras or Larq classifier that ends in a Dense layer.
+        backbone: a functional or sequential Keras or Larq classifier, see
+            `larq_ensemble.models.classifier`.
         members: M, at least 1.
         sharing: which layers are shared, see `larq_ensemble.network.sharing`.
         scheme: how members are trained and combined, see `larq_ensemble.ensembles.schemes`.
