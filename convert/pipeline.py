@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.passes import (
+    binary_dense,
     binary_weights,
     bit_packed_convolutions,
     constant_deduplication,
@@ -60,6 +61,7 @@ PIPELINE: tuple[Step, ...] = (
     Step(constant_lookups.run),
     Step(prelu_fusion.run),
     Step(sign_packing.run),
+    Step(binary_dense.run),
     Step(binary_weights.run),
     Step(float16_constants.run),
     Step(dead_code.run),

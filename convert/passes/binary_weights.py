@@ -1,29 +1,26 @@
-"""Stores float32 weights of few magnitudes as bits.
+"""Stores binary and ternary weights that are float32 constants as bits.
 
     constant float32 [..., n] -> CONV_2D, FULLY_CONNECTED and so on
 
-becomes, for binary weights without and with scales,
+becomes, without and with scales s,
 
-    bits int32 [..., n / 32] -> LceDequantize -----------> the same operator
-    bits int32 [..., n / 32] -> LceDequantize -> MUL by s -^
+    bits int32 [..., n / 32] -> LceDequantize -------------> the same operator
+    bits int32 [..., n / 32] -> LceDequantize -> MUL by s --^
 
-LCE multiplies bits only by bits. So it leaves a binary kernel as floats where the layer's input is
-real-valued (a first layer, DoReFa), and where it has no binary operator (dense, depthwise and
-separable layers, layers of one's own). Quantizers of k bits give sums of k planes of signs b:
+and for ternary weights, s * (b_1 + b_2) / 2 with two planes of signs,
 
-    w = s * (c_1 b_1 + ... + c_k b_k)
+    bits int32 [2, words] -> LceDequantize -> SUM -> RESHAPE -> MUL by s / 2 --^
 
-with c = 1, 2, 4... for k bits, and c = 1, 1 for ternary weights. The planes become one constant,
-whose rows are multiplied by c and added up with SUM. Rows that don't fill whole words are packed
-one after the other and brought into shape by RESHAPE.
+LCE's converter packs the filters of its binary convolutions only. It leaves binary weights as
+floats where the input is real-valued (a first layer, DoReFa), and in dense, depthwise and separable
+layers. If rows don't fill whole words, the weights are packed without gaps, and RESHAPE follows.
 
-The operators run at every inference: TFLite computes no custom operator in advance. Unpacking a
-weight takes some instructions, a convolution multiplies it once per output pixel.
+The operators run at every inference, because LCE computes nothing of its own in advance.
 
-Left alone: constants where that saves less than 512 bytes; constants that an operator reads which
-needs to know them before the first run; weights of other values.
+Left alone: constants where this saves less than 512 bytes, or whose values are none of s, 0 and -s
+with one s for all or one for each index of an axis; constants that other operators read.
 
-Exact: the products and sums that make a weight are computed here in float32 and compared with it.
+Exact: the products are computed here in float32, and have to equal the constant.
 """
 
 from __future__ import annotations
@@ -46,10 +43,8 @@ _READERS = {
     *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"),
     *("FULLY_CONNECTED", "BATCH_MATMUL", "MUL"),
 }
-#: The factors c of the planes: binary, ternary, 2 and 3 bits. More bits come near to int8.
-_FACTORS = ((1,), (1, 1), (1, 2), (1, 2, 4))
-#: The most magnitudes that these give, one of them 0.
-_MOST_MAGNITUDES = 4
+#: The most magnitudes that weights with the same scale have: the scale and 0.
+_MOST_MAGNITUDES = 2
 
 
 def run(module: Module) -> Counter[str]:
@@ -71,55 +66,66 @@ def run(module: Module) -> Counter[str]:
 
 @dataclass(frozen=True)
 class Planes:
-    """Weights as a sum of signs, `scale * sum_k(factors[k] * signs[k])`.
+    """Weights as a sum of signs, `scale * signs.sum(axis=0)`.
 
     # Arguments
-        signs: int8 `[k, ...]`, +1 and -1.
-        factors: c, a whole number for each plane.
-        scale: float32, of as many dimensions as the weights: one, or one for each channel.
+        signs: int8 `[k, ...]`, +1 and -1; one plane of binary weights, two of ternary ones.
+        scale: float32, of as many dimensions as the weights: one for all, or one for each channel.
     """
 
     signs: np.ndarray
-    factors: tuple[int, ...]
     scale: np.ndarray
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the bits and the scale."""
-        return bit_packed(self.rows).nbytes + (self.scale.nbytes if self.is_scaled else 0)
+    def rows(self) -> np.ndarray:
+        """The signs as they are packed: one plane of whole words as it is, else a row a plane."""
+        has_gaps = bool(self.signs.shape[-1] % _WORD)
+        return (
+            self.signs.reshape(len(self.signs), -1)
+            if self.is_ternary or has_gaps
+            else self.signs[0]
+        )
 
     @property
-    def rows(self) -> np.ndarray:
-        """The signs as they are packed: one plane without gaps as it is, else a row a plane."""
-        count, *shape = self.signs.shape
-        return self.signs[0] if count == 1 and not shape[-1] % _WORD else self.signs.reshape(count, -1)
+    def is_ternary(self) -> bool:
+        """Whether there are two planes."""
+        return len(self.signs) > 1
 
     @property
     def is_scaled(self) -> bool:
-        """Whether the scale is more than 1."""
+        """Whether the scales aren't all 1."""
         return not (self.scale == 1).all()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the bits and the scales."""
+        return bit_packed(self.rows).nbytes + (self.scale.nbytes if self.is_scaled else 0)
 
 
 def planes_of(tensor: Tensor) -> Planes | None:
-    """The planes of a constant; `None` if it has none, and if its values all have one sign."""
-    if tensor.dtype != "float32" or tensor.size < _WORD:
+    """The planes of a constant of binary or ternary weights; `None` if it is none."""
+    if tensor.data is None or tensor.dtype != "float32" or tensor.size < _WORD:
         return None
     values = tensor.values
-    for scale in _scales(values):
-        for factors in _FACTORS:
-            top = sum(factors)
-            step = scale / np.float32(top)
-            levels = np.rint(values / step).astype(np.int64)
-            is_sum = ((levels + top) % 2 == 0) & (levels.astype(np.float32) * step == values)
-            if is_sum.all() and (levels < 0).any() and (levels > 0).any():
-                return Planes(_signs(levels, factors), factors, step)
+    if not (values < 0).any() or not (values > 0).any():
+        return None
+    for largest in _scales(values):
+        signs = np.where(values < 0, -1, 1).astype(np.int8)
+        if (signs * largest == values).all():
+            return Planes(signs[np.newaxis], largest)
+        half = largest / np.float32(2)
+        both = np.stack([signs, np.where(values > 0, 1, -1).astype(np.int8)])
+        is_equal = (both.sum(axis=0, dtype=np.int8) * half == values).all()
+        # The sum of +1 and -1 is never -0.
+        if is_equal and not np.signbit(values[values == 0]).any():
+            return Planes(both, half)
     return None
 
 
 def _scales(values: np.ndarray) -> Iterator[np.ndarray]:
     """The largest magnitude of all values, and of each channel along each axis.
 
-    Only those that may be scales of quantized values.
+    Only those that may be scales of binary or ternary weights.
     """
     magnitudes = np.abs(values)
     for kept in (None, *range(values.ndim)):
@@ -130,16 +136,6 @@ def _scales(values: np.ndarray) -> Iterator[np.ndarray]:
         largest = magnitudes.max(axis=axes, keepdims=True)
         if (largest > 0).all() and np.isfinite(largest).all():
             yield largest
-
-
-def _signs(levels: np.ndarray, factors: tuple[int, ...]) -> np.ndarray:
-    """Signs int8 `[k, ...]` whose sum, multiplied by the factors, are the levels."""
-    if factors == (1, 1):
-        bits = np.stack([levels >= 0, levels > 0])
-    else:
-        codes = (levels + sum(factors)) // 2
-        bits = np.stack([codes // factor % 2 for factor in factors])
-    return np.where(bits, 1, -1).astype(np.int8)
 
 
 def _readers(graph: Graph, tensor: Tensor) -> set[str]:
@@ -160,14 +156,11 @@ def _unpacking(graph: Graph, weights: Tensor, planes: Planes) -> list[Operator]:
     def constant(values: Any, dtype: str) -> Tensor:
         return graph.add(Tensor.constant(np.array(values, dtype)))
 
-    rows, count = planes.rows, len(planes.factors)
+    rows = planes.rows
     value = compute(
         "LceDequantize", constant(bit_packed(rows), "int32"), shape=rows.shape, custom_options=b""
     )
-    if len(set(planes.factors)) > 1:
-        factors = constant(np.reshape(planes.factors, (-1, 1)), "float32")
-        value = compute("MUL", value, factors, shape=rows.shape, options=options("MulOptions"))
-    if count > 1:
+    if planes.is_ternary:
         sum_ = options("ReducerOptions")
         value = compute("SUM", value, constant([0], "int32"), shape=rows.shape[1:], options=sum_)
     if value.shape != weights.shape:

@@ -42,7 +42,7 @@ _CONTENTS = {
     Kind.DENSE: Content.LINEAR,
     Kind.ACTIVATION: Content.ACTIVATION,
 }
-_ADDITIONS = ("__operators__.add", "math.add")
+_MERGES = ("__operators__.add", "math.add", "concat")
 
 
 def layer_graph(model: keras.Model) -> LayerGraph:
@@ -146,7 +146,8 @@ def _kind(layer: keras.layers.Layer) -> Kind:
         return Kind.BIAS
     if isinstance(layer, _NORMS):
         return Kind.NORM
-    if isinstance(layer, keras.layers.Add) or is_operator(layer, *_ADDITIONS):
+    merges = (keras.layers.Add, keras.layers.Concatenate)
+    if isinstance(layer, merges) or is_operator(layer, *_MERGES):
         return Kind.MERGE
     return Kind.ACTIVATION if layer.weights else Kind.OTHER
 
