@@ -120,7 +120,7 @@ def main(
         found = []
         for file in files:
             counts = None if counter is None else counted(counter, read_ensemble(file), "indirect")
-            for choice in choices(file, test.images, test.labels, counts):
+            for choice in choices(file, np.asarray(test.images), test.labels, counts):
                 found.append(choice)
                 report.line(f"{choice.file}, {choice.members}: {choice.top1:.2f} %")
         report.table(

@@ -55,6 +55,8 @@ def command(
 
 
 def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
+    import numpy as np
+
     from larq_ensemble.convert import convert_run, verify
     from larq_ensemble.data.datasets import DATASETS, DataOptions
     from larq_ensemble.training.ensemble import train_ensemble
@@ -97,7 +99,7 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
     converted = convert_run(run, path, images=test.images[:8])
     separate = convert_run(backbone, out / "single.tflite", images=test.images[:8])
     report.line("5/6  Comparing Keras with the interpreter on the test images")
-    agreement = verify(run.model, path, test.images, test.labels)
+    agreement = verify(run.model, path, np.asarray(test.images), test.labels)
     report.line("6/6  Classifying image files without TensorFlow")
     _predict_files(report, path, out / "images", test)
 

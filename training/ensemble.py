@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from larq_ensemble.data.augmentation import Augmentation
+from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles import Ensemble, build_ensemble, build_member, copy_weights
 from larq_ensemble.ensembles.building import Initial
@@ -24,7 +26,7 @@ from larq_ensemble.runtime.metrics import top_k_accuracy
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.evaluation import member_logits
 from larq_ensemble.training.fit import set_seed
-from larq_ensemble.training.job import fit_images, train_run
+from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.pretrain import backbone_top1
 from larq_ensemble.training.recipes import Recipe
@@ -42,6 +44,8 @@ def train_ensemble(
     recipe: Recipe,
     seed: int = 0,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
+    augment: str | None = None,
+    class_weights: ClassWeights | None = None,
     independent_data: bool = False,
     prefix_weights: Sequence[float] | None = None,
     in_turn: bool = False,
@@ -61,6 +65,9 @@ def train_ensemble(
     # Arguments
         backbone: the pretrained run; its data set and validation split are used.
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
+        augment, class_weights: as for `larq_ensemble.training.pretrain.pretrain`; `None`: as in the
+            backbone's training. In bagging they multiply the counts of the bootstrap; in `adaboost`
+            they are the sample weights of the first member.
         independent_data: each member its own order and augmentation.
         prefix_weights: for nested fusion, see `larq_ensemble.ensembles.schemes.NestedFusion`.
         in_turn: train the members of voting or bagging sequentially, in the memory of one. Other
@@ -105,7 +112,10 @@ def train_ensemble(
         chosen = chosen.with_prefix_weights(prefix_weights)
     members = check_whole("members", members, 1)
     chosen.member_epochs(recipe.epochs, members)
-    dataset = DATASETS[backbone.config.dataset["name"]]
+    dataset = _dataset(backbone, augment)
+    if class_weights is None:
+        class_weights = backbone.config.data.get("class_weights")
+    weighting = ClassWeighting.of(class_weights, dataset.class_names)
     network = backbone.model  # before the seed is set, because loading draws random numbers
     set_seed(seed, recipe.dropout)
     # A run of before has members without it, and goes on as it was started.
@@ -126,6 +136,7 @@ def train_ensemble(
             dataset,
             members,
             arguments,
+            weighting=weighting,
             recipe=recipe,
             independent_data=independent_data,
             shrinkage=shrinkage,
@@ -145,6 +156,7 @@ def train_ensemble(
                 "bfloat16": bfloat16,
                 "seed": seed,
             },
+            weighting=weighting,
             recipe=recipe,
             independent_data=independent_data,
             distribution=distribution,
@@ -177,10 +189,17 @@ def train_ensemble(
         RunConfig(
             kind="ensemble",
             model=backbone.config.model,
-            dataset=backbone.config.dataset,
+            dataset={
+                **backbone.config.dataset,
+                **({} if augment is None else {"augmentation": dataset.augmentation.to_json()}),
+            },
             recipe=recipe.to_json(),
             seed=seed,
-            data={**data.to_json(), "split_seed": backbone.config.split_seed},
+            data={
+                **data.to_json(),
+                "split_seed": backbone.config.split_seed,
+                **weighting.to_json(),
+            },
             ensemble={
                 "members": members,
                 "scheme": scheme,
@@ -200,7 +219,7 @@ def train_ensemble(
             versions=package_versions(),
         ),
         untrained=training.untrained,
-        load=lambda: data.load(dataset, backbone.config.split_seed),
+        load=lambda: load_splits(data, dataset, backbone.config.split_seed, weighting),
         train=train,
         figures={
             "test_top1": None,
@@ -213,6 +232,15 @@ def train_ensemble(
         distribution=distribution,
         resume=resume,
     )
+
+
+def _dataset(backbone: Run, augment: str | None) -> Dataset:
+    """The data set of a backbone, with the augmentation asked for or else that of its training."""
+    dataset = DATASETS[backbone.config.dataset["name"]]
+    recorded = backbone.config.dataset.get("augmentation")
+    if recorded is not None:
+        dataset = dataclasses.replace(dataset, augmentation=Augmentation.from_json(recorded))
+    return dataset.augmented(augment)
 
 
 class _Training(Protocol):
@@ -241,6 +269,7 @@ class _Joint:
         *,
         scheme: Scheme,
         compile_arguments: dict[str, Any],
+        weighting: ClassWeighting,
         recipe: Recipe,
         independent_data: bool,
         distribution: Distribution,
@@ -258,6 +287,7 @@ class _Joint:
         self._fitted.compile(**compile_arguments)  # what is impossible is refused now
         self._scheme, self._compile_arguments = scheme, compile_arguments
         self._dataset, self._recipe, self._seed = dataset, recipe, arguments["seed"]
+        self._weighting = weighting
         self._distribution, self._verbose = distribution, verbose
 
     @property
@@ -284,6 +314,7 @@ class _Joint:
             inputs=len(fitted.inputs),
             outputs=tuple(dict.fromkeys([*self._scheme.losses(members), *measured])),
             sample_weights=self._scheme.sample_weights(members, len(splits.train), self._seed),
+            class_weights=self._weighting.by_class(splits.train.labels),
         )
         if fitted is not self._ensemble:
             copy_weights(fitted, self._ensemble)
@@ -298,6 +329,7 @@ class _Sequential:
     dataset: Dataset
     members: int
     arguments: dict[str, Any]
+    weighting: ClassWeighting
     recipe: Recipe
     independent_data: bool
     shrinkage: float | None
@@ -327,6 +359,7 @@ class _Sequential:
             run=run,
             splits=splits,
             dataset=self.dataset,
+            class_weights=self.weighting.by_class(splits.train.labels),
             recipe=self.recipe,
             independent_data=self.independent_data,
             shrinkage=1.0 if self.shrinkage is None else self.shrinkage,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.checkpoints import Checkpoints, writing
+from larq_ensemble.data.streams import reading
 from larq_ensemble.errors import EnsembleError, check_seed
 from larq_ensemble.files import write_text
 from larq_ensemble.keras import keras, tf
@@ -154,7 +155,7 @@ def fit(
     if initial_epoch < epochs:
         batches = batches_from(initial_epoch)
         images = (epochs - initial_epoch) * batches.steps_per_epoch * batches.batch_size
-        with working("training", images, unit="image") as work:
+        with working("training", images, unit="image") as work, reading():
             model.fit(
                 distribution.split(batches),
                 epochs=epochs,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from larq_ensemble.data.datasets import Dataset, Splits
+from larq_ensemble.data.class_weights import ClassWeighting
+from larq_ensemble.data.datasets import DataOptions, Dataset, Splits
 from larq_ensemble.ensembles import copy_weights
 from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run, RunConfig, load_run
@@ -80,6 +81,20 @@ def saying_what_is_saved(folder: Path) -> Iterator[None]:
             "go on.",
         )
         raise
+
+
+def load_splits(
+    data: DataOptions, dataset: Dataset, split_seed: int, weighting: ClassWeighting
+) -> Splits:
+    """Reads the data, and checks that they allow the class weights.
+
+    # Raises
+        EnsembleError: if the data can't be read, or a class that is to be balanced has no training
+            images.
+    """
+    splits = data.load(dataset, split_seed)
+    weighting.by_class(splits.train.labels)
+    return splits
 
 
 def fit_images(

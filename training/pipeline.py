@@ -1,7 +1,10 @@
 """Input pipelines for training and evaluation, deterministic for a seed.
 
-Stateless random numbers determine order, crops and flips from (seed, epoch, step, stream) only. So
+Stateless random numbers determine order and augmentation from (seed, epoch, step, stream) only. So
 a resumed training sees the same batches as one without interruption.
+
+Images on disk are read batch by batch, a few batches ahead of the training. Epochs are shuffled as
+indices, so the order is as random as that of images in memory.
 """
 
 from __future__ import annotations
@@ -10,8 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from larq_ensemble.data.datasets import Augmentation, Dataset, Split
+import numpy as np
+
+from larq_ensemble.data.datasets import Dataset, Split
+from larq_ensemble.data.streams import gatherer
 from larq_ensemble.keras import tf
+from larq_ensemble.training.augmentation import augmenter
 
 Resample = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -41,6 +48,7 @@ def training_batches(
     outputs: tuple[str, ...] = (),
     sample_weights: Resample | None = None,
     part: Resample | None = None,
+    class_weights: np.ndarray | None = None,
     drop_remainder: bool = True,
 ) -> Batches:
     """Shuffled, augmented and normalized batches from `initial_epoch` to `epochs`.
@@ -59,17 +67,19 @@ def training_batches(
             it is for the indices of stream i.
         part: (indices int32 [batch], seed int64 [2]) -> float32 [1, batch]; a batch for one network
             has only the examples whose value is not 0.
+        class_weights: float32 [classes], multiplies the weight of each example by that of its
+            class; `None`: all 1.
         drop_remainder: drop the last batch of an epoch if it is incomplete. Its images come back in
             other epochs.
 
     # Returns
         Elements (x, y) or (x, y, weights): x float32 [batch, h, w, c] or a tuple of `inputs` of
-        them; y int32 [batch] or a dictionary by output; weights a dictionary by output.
+        them; y int32 [batch] and weights float32 [batch], or dictionaries of them by output.
     """
     batch_size = min(batch_size, len(data))
     steps = steps_per_epoch(len(data), batch_size, drop_remainder=drop_remainder)
-    images, labels = tf.constant(data.images), tf.constant(data.labels)
-    augment = _augmenter(dataset.augmentation, dataset.input_shape)
+    images_at, labels = gatherer(data.images), tf.constant(data.labels)
+    augment = augmenter(dataset.augmentation, dataset.input_shape)
 
     def indices_of(epoch: tf.Tensor) -> tf.data.Dataset:
         orders = tf.stack(
@@ -91,27 +101,33 @@ def training_batches(
             indices = tf.boolean_mask(indices, weights[0] > 0, axis=1)
         x = tuple(
             _normalized(
-                augment(
-                    tf.gather(images, indices[stream]), _seed(seed, number * inputs + stream, 1)
-                ),
+                augment(images_at(indices[stream]), _seed(seed, number * inputs + stream, 1)),
                 dataset,
             )
             for stream in range(inputs)
         )
         y = tuple(tf.gather(labels, indices[stream]) for stream in range(inputs))
+        of_class = None if class_weights is None else [tf.gather(class_weights, each) for each in y]
         if not outputs:
-            return x[0], y[0]
+            return (x[0], y[0]) if of_class is None else (x[0], y[0], of_class[0])
         stream_of = range(len(outputs)) if inputs > 1 else [0] * len(outputs)
         features = x if inputs > 1 else x[0]
         targets = {name: y[stream] for name, stream in zip(outputs, stream_of)}
-        if sample_weights is None:
-            return features, targets
-        resampled = [
-            tf.unstack(sample_weights(indices[stream], _seed(seed, number * inputs + stream, 2)))
-            for stream in range(inputs)
-        ]
-        weights = {outputs[row]: resampled[stream_of[row]][row] for row in range(len(resampled[0]))}
-        return features, targets, weights
+        weights = {}
+        if sample_weights is not None:
+            resampled = [
+                tf.unstack(
+                    sample_weights(indices[stream], _seed(seed, number * inputs + stream, 2))
+                )
+                for stream in range(inputs)
+            ]
+            weights = {
+                outputs[row]: resampled[stream_of[row]][row] for row in range(len(resampled[0]))
+            }
+        if of_class is not None:
+            for name, stream in zip(outputs, stream_of):
+                weights[name] = weights.get(name, 1.0) * of_class[stream]
+        return (features, targets, weights) if weights else (features, targets)
 
     stream = (
         tf.data.Dataset.range(initial_epoch, epochs)
@@ -133,12 +149,14 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Normalized batches (x, y) in order, not augmented; for several inputs x is repeated."""
 
-    def batch_of(images: tf.Tensor, labels: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        x = _normalized(images, dataset)
-        return ((x,) * inputs if inputs > 1 else x), labels
+    images_at, labels = gatherer(data.images), tf.constant(data.labels)
+
+    def batch_of(indices: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        x = _normalized(images_at(indices), dataset)
+        return ((x,) * inputs if inputs > 1 else x), tf.gather(labels, indices)
 
     return (
-        tf.data.Dataset.from_tensor_slices((data.images, data.labels))
+        tf.data.Dataset.range(len(data))
         .batch(batch_size)
         .map(batch_of, num_parallel_calls=2)
         .prefetch(2)
@@ -153,29 +171,3 @@ def _seed(seed: int, number: tf.Tensor | int, purpose: int) -> tf.Tensor:
 
 def _normalized(images: tf.Tensor, dataset: Dataset) -> tf.Tensor:
     return dataset.normalization(tf.cast(images, tf.float32))
-
-
-def _augmenter(
-    augmentation: Augmentation, shape: tuple[int, int, int]
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """(images, seed) -> images, cropped and flipped by two gathers for the whole batch."""
-    height, width, _ = shape
-    pad, flip = augmentation.pad, augmentation.flip
-
-    def augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        if not pad and not flip:
-            return images
-        count = tf.shape(images)[0]
-        draws = tf.random.stateless_uniform([2, count], seed, 0, 2 * pad + 1, dtype=tf.int32)
-        rows = draws[0][:, tf.newaxis] + tf.range(height)
-        columns = tf.tile(tf.range(width)[tf.newaxis], [count, 1])
-        if flip:
-            mirrored = tf.random.stateless_uniform([count], seed + 1, 0, 2, dtype=tf.int32) > 0
-            columns = tf.where(mirrored[:, tf.newaxis], width - 1 - columns, columns)
-        columns += draws[1][:, tf.newaxis]
-        padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-        return tf.gather(
-            tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1
-        )
-
-    return augment

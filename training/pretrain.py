@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles.fused_activations import fused_network
 from larq_ensemble.errors import EnsembleError
@@ -14,6 +15,7 @@ from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.network.architectures import MODELS, REVISION
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
+from larq_ensemble.training.advice import advice
 from larq_ensemble.training.distillation import (
     Distillation,
     DistillationLoss,
@@ -21,12 +23,18 @@ from larq_ensemble.training.distillation import (
     teacher_logits,
 )
 from larq_ensemble.training.distribution import Distribution
-from larq_ensemble.training.fit import set_seed
-from larq_ensemble.training.job import fit_images, train_run
+from larq_ensemble.training.fit import read_log, set_seed
+from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.pipeline import evaluation_batches
 from larq_ensemble.training.recipes import Recipe
-from larq_ensemble.training.transfer import check_twin, split_seed, start_from_real
+from larq_ensemble.training.transfer import (
+    check_backbone,
+    check_twin,
+    split_seed,
+    start_from_backbone,
+    start_from_real,
+)
 
 
 @temporary_graphs()
@@ -42,7 +50,10 @@ def pretrain(
     estimator: str | None = None,
     prelu_gradient: PReLUGradient | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
+    augment: str | None = None,
+    class_weights: ClassWeights | None = None,
     from_real: Run | None = None,
+    from_backbone: Run | None = None,
     distillation: Distillation | None = None,
     distribute: str | None = None,
     resume: bool = False,
@@ -64,8 +75,15 @@ def pretrain(
         estimator: name of the quantizer of activations; `None`: the architecture's.
         prelu_gradient: as for `larq_ensemble.models.build_model`; `None`: its default.
         data: place, validation share and limits of the data.
+        augment: augmentation of the training images, see
+            `larq_ensemble.data.augmentation.Augmentation.of_kind`; `None`: that of the data set.
+        class_weights: of the training images in the loss, see
+            `larq_ensemble.data.class_weights.ClassWeighting.of`. Validation counts all images
+            alike.
         from_real: a run of the real-valued twin, whose weights the network starts from, see
             `larq_ensemble.training.transfer.start_from_real`.
+        from_backbone: a run of the same network, of other classes or another image size, whose
+            weights all layers but the head start from.
         distillation: a teacher, see `larq_ensemble.training.distillation`.
         distribute: `None`, `"mirrored"` or `"multiworker"`, see
             `larq_ensemble.training.distribution`.
@@ -75,14 +93,17 @@ def pretrain(
     # Returns
         The run and `{"test_top1", "validation_top1", "epochs", "images_per_second"}`. Accuracies
         are in percent, and `None` where nothing was evaluated (`epochs=0`). With `from_real` also
-        `"from_real"`: `{"copied", "not_copied"}`, names of layers.
+        `"from_real"`: `{"copied", "not_copied"}`, names of layers; so with `from_backbone`. After
+        a training also `"training_top1"`, the accuracy in its last epoch, on augmented images, and
+        `"advice"` if there is any, see `larq_ensemble.training.advice`.
 
     # Raises
         EnsembleError: for unknown names, unusable values, missing data, runs that do not fit, or a
             directory that holds another run or other files.
     """
     distribution = Distribution(distribute)
-    dataset = DATASETS[dataset_name]
+    dataset = DATASETS[dataset_name].augmented(augment)
+    weighting = ClassWeighting.of(class_weights, dataset.class_names)
     started = load_run(out).config.model if resume and is_run(out) else {}
     _refuse_without_effect(model_name, pad_values=pad_values, estimator=estimator)
     set_seed(seed, recipe.dropout)
@@ -99,6 +120,13 @@ def pretrain(
     }
     sources: dict[str, Run] = {}
     transfer: dict[str, Any] = {}
+    if from_real is not None and from_backbone is not None:
+        raise EnsembleError(
+            "`from_real` and `from_backbone` both say which weights to start from: give one."
+        )
+    if from_backbone is not None:
+        check_backbone(from_backbone, arguments)
+        sources["from_backbone"] = from_backbone
     if from_real is not None:
         check_twin(from_real, arguments)
         sources["from_real"] = from_real
@@ -110,6 +138,8 @@ def pretrain(
     model = build_model(**arguments)
     cut_by = split_seed(sources.values(), dataset_name, data, seed)
     figures: dict[str, Any] = dict.fromkeys(("test_top1", "validation_top1", "images_per_second"))
+    if from_backbone is not None:
+        figures["from_backbone"] = start_from_backbone(model, from_backbone.model)
     if from_real is not None:
         figures["from_real"] = start_from_real(model, from_real.model)
 
@@ -134,12 +164,20 @@ def pretrain(
             seed=seed,
             distribution=distribution,
             verbose=verbose,
+            class_weights=weighting.by_class(splits.train.labels),
         )
-        return model, {
+        measured: dict[str, Any] = {
             "images_per_second": speed,
             "test_top1": backbone_top1(model, splits.test, dataset),
             "validation_top1": backbone_top1(model, splits.validation, dataset),
+            "training_top1": _training_top1(run),
         }
+        held_out = "validation" if len(splits.validation) else "test"
+        if (top1 := measured[f"{held_out}_top1"]) is not None:
+            labels = getattr(splits, held_out).labels
+            if said := advice(measured["training_top1"], top1, labels):
+                measured["advice"] = said
+        return model, measured
 
     return train_run(
         out,
@@ -149,12 +187,16 @@ def pretrain(
             dataset=dataset.constants(),
             recipe=recipe.to_json(),
             seed=seed,
-            data={**data.to_json(), **({"split_seed": cut_by} if sources else {})},
+            data={
+                **data.to_json(),
+                **({"split_seed": cut_by} if sources else {}),
+                **weighting.to_json(),
+            },
             transfer=transfer,
             versions=package_versions(),
         ),
         untrained=lambda: model,
-        load=lambda: data.load(dataset, cut_by),
+        load=lambda: load_splits(data, dataset, cut_by, weighting),
         train=train,
         figures=figures,
         distribution=distribution,
@@ -170,6 +212,12 @@ def _refuse_without_effect(model_name: str, **of_binary: Any) -> None:
                 f"`{name}` {value!r} is for binary convolutions, and {model_name!r} has none: "
                 "leave it out."
             )
+
+
+def _training_top1(run: Run) -> float:
+    """Accuracy during the last epoch, on augmented images, in percent."""
+    header, *rows = read_log(run.log_path)
+    return 100 * float(rows[-1][header.index("accuracy")])
 
 
 def backbone_top1(model: keras.Model, data: Split, dataset: Dataset) -> float | None:

@@ -1,4 +1,4 @@
-"""Training recipes as data: the paper's, and short ones for a CPU."""
+"""Training recipes as data: the paper's, short ones for a CPU, and one for few images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.files import write_text
 from larq_ensemble.network.architectures import MODELS
@@ -123,10 +124,17 @@ class Recipes:
 
 
 class RecipesFor(Protocol):
-    """(classes, network, scheme of the ensemble) -> recipes."""
+    """(classes, network, scheme of the ensemble, number of training images) -> recipes.
+
+    `images` is for recipes that train few images for more epochs; `None`: as many as may be.
+    """
 
     def __call__(
-        self, classes: int, model_name: str = "resnet20", scheme: str = "fusion"
+        self,
+        classes: int,
+        model_name: str = "resnet20",
+        scheme: str = "fusion",
+        images: int | None = None,
     ) -> Recipes: ...
 
 
@@ -169,9 +177,16 @@ _PAPER_VALUES = {
 _RESEMBLES = {"resnet34": "resnet18", "birealnet34": "birealnet18"}
 _PAPER = "Kim et al. 2022, Experimental results, and the authors' code and training logs"
 _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
+_SMALL = "ours, for few images; found by trying, see docs/reports/small-sets.md"
+_SMALL_BATCH = 32
 
 
-def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
+def _paper(
+    classes: int,
+    model_name: str = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
     """The paper's recipes. Weight decay is 0.
 
     The text says that there is no dropout for CIFAR-10; the authors' logs show that for
@@ -211,16 +226,83 @@ def _paper(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -
     )
 
 
-def _short(classes: int, model_name: str = "resnet20", scheme: str = "fusion") -> Recipes:
+def _short(
+    classes: int,
+    model_name: str = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
     return Recipes(
         pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=0.0, source=_SHORT),
         retrain=Recipe(epochs=5, batch_size=128, lr=5e-3, dropout=0.0, source=_SHORT),
     )
 
 
+def _small(
+    classes: int,
+    model_name: str = "resnet20",
+    scheme: str = "fusion",
+    images: int | None = None,
+) -> Recipes:
+    """For some hundreds to some thousands of images: what they lack in images, in epochs.
+
+    A network learns by steps, and 900 images in batches of 256 are three of them an epoch. So the
+    batches are small, and the epochs are as many as make the steps.
+    """
+
+    def epochs(steps: int, least: int) -> int:
+        return least if images is None else max(least, -(-steps * _SMALL_BATCH // images))
+
+    return Recipes(
+        pretrain=Recipe(
+            epochs=epochs(steps=1200, least=20),
+            batch_size=_SMALL_BATCH,
+            lr=2e-3,
+            dropout=0.0,
+            source=_SMALL,
+        ),
+        retrain=Recipe(
+            epochs=epochs(steps=300, least=5),
+            batch_size=_SMALL_BATCH,
+            lr=5e-3,
+            dropout=0.0,
+            source=_SMALL,
+        ),
+    )
+
+
 RECIPES: Registry[RecipesFor] = Registry("recipe")
 RECIPES.register("paper", _paper)
 RECIPES.register("short", _short)
+RECIPES.register("small", _small)
+
+
+def recipes_for(
+    dataset: Dataset,
+    data: DataOptions,
+    *,
+    recipe_name: str | None = None,
+    model_name: str = "resnet20",
+    scheme: str = "fusion",
+) -> Recipes:
+    """The recipes for a data set.
+
+    # Arguments
+        dataset: the data set.
+        data: which of its images are used. They are read if the recipe counts them.
+        recipe_name: one of `RECIPES`; `None`: `"paper"` for built-in data, `"small"` for data of
+            one's own.
+        model_name: the network.
+        scheme: of the ensemble.
+
+    # Raises
+        UnknownNameError: for unknown names.
+        EnsembleError: if the data are to be counted and can't be read.
+    """
+    if recipe_name is None:
+        recipe_name = "paper" if dataset.origin is None else "small"
+    images = data.training_images(dataset) if recipe_name == "small" else None
+    return RECIPES[recipe_name](dataset.classes, model_name, scheme, images)
 
 
 @dataclass(frozen=True)
@@ -255,7 +337,7 @@ class TunedRecipe:
         except OSError as error:
             raise EnsembleError(
                 f"The recipe file {str(path)!r} can't be read ({error.strerror}): give paper, "
-                "short or the recipe.json that `larq-ensemble tune` wrote."
+                "short, small or the recipe.json that `larq-ensemble tune` wrote."
             ) from error
         except EnsembleError as error:  # such as a rate below 0
             raise EnsembleError(f"The recipe file {str(path)!r}: {error}") from error

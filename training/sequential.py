@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.data.datasets import Dataset, Split, Splits
+from larq_ensemble.data.streams import reading
 from larq_ensemble.ensembles.names import member_output
 from larq_ensemble.ensembles.schemes.base import SampleWeights
 from larq_ensemble.ensembles.sequential import SequentialTraining, combination_weights
@@ -44,6 +45,9 @@ class RunTraining(SequentialTraining):
         run: the run directory.
         splits: the data.
         dataset: the data set of the splits.
+        class_weights: float32 [classes], of the training images in the loss; `None`: all 1. Where
+            the scheme reweights, they are the sample weights of the first member, scaled to a mean
+            of 1, and the others' follow from these.
         recipe: of each member, or of all where the scheme splits the epochs.
         independent_data: each member its own order and augmentation of the images.
         verbose: as for `keras.Model.fit`.
@@ -60,6 +64,7 @@ class RunTraining(SequentialTraining):
         splits: Splits,
         dataset: Dataset,
         recipe: Recipe,
+        class_weights: np.ndarray | None = None,
         independent_data: bool = False,
         verbose: int | str = "auto",
         **options: Any,
@@ -75,6 +80,7 @@ class RunTraining(SequentialTraining):
             **options,
         )
         self.run, self.splits, self.dataset, self.recipe = run, splits, dataset, recipe
+        self.class_weights = class_weights
         self.independent_data, self.verbose = independent_data, verbose
         self._validation: list[np.ndarray] = []
 
@@ -120,6 +126,7 @@ class RunTraining(SequentialTraining):
             # A scheme that continues also continues the stream of images.
             first_epoch=member * epochs if self.scheme.continues else 0,
             learning_rate=self.scheme.learning_rate,
+            class_weights=None if self.scheme.reweights else self.class_weights,
             **streams,
         )
         return {"images_per_second": speed}
@@ -151,7 +158,10 @@ class RunTraining(SequentialTraining):
 
     def _weights_for(self, member: int) -> np.ndarray:
         if not member:
-            return np.ones(len(self.splits.train))
+            if self.class_weights is None:
+                return np.ones(len(self.splits.train))
+            weights = self.class_weights[self.splits.train.labels].astype(np.float64)
+            return weights / weights.mean()
         path = self._part(member - 1).path / "next_sample_weights.npy"
         try:
             weights = np.load(path)
@@ -182,7 +192,9 @@ class RunTraining(SequentialTraining):
     def _logits(self, network: keras.Model, data: Split) -> np.ndarray:
         # Eagerly: a graph for each member costs more than it saves, and TensorFlow warns of many.
         batches = evaluation_batches(data, self.dataset)
-        return np.concatenate([network(images, training=False).numpy() for images, _ in batches])
+        with reading():
+            logits = [network(images, training=False).numpy() for images, _ in batches]
+        return np.concatenate(logits)
 
     def _part(self, member: int) -> Run:
         """The directory of a member, as a run in the run."""

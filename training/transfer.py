@@ -1,13 +1,15 @@
-"""Starting a binarized network from the weights of its real-valued twin."""
+"""Starting a network from trained weights: of its real-valued twin, or of a backbone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
+from larq_ensemble.models import layer_graph
+from larq_ensemble.network.graph import Role
 from larq_ensemble.runs import Run
 
 
@@ -32,6 +34,30 @@ def check_twin(run: Run, model: dict[str, Any]) -> None:
             )
 
 
+def check_backbone(run: Run, model: dict[str, Any]) -> None:
+    """Checks that a run is of a network whose weights another can start from.
+
+    Classes, height and width may differ.
+
+    # Arguments
+        run: the run to start from.
+        model: arguments of `build_model`.
+
+    # Raises
+        EnsembleError: if it is of another network, or takes images of other channels.
+    """
+    of_run = run.config.model
+    compared = {key: (of_run[key], model[key]) for key in ("name", "width", "revision")}
+    compared["channels"] = (of_run["input_shape"][-1], model["input_shape"][-1])
+    for key, (given, expected) in compared.items():
+        if given != expected:
+            raise EnsembleError(
+                f"`from_backbone` {str(run.path)!r} can't start {model['name']!r}: its {key} is "
+                f"{given!r}, not {expected!r}. Classes and image size may differ, the rest has to "
+                "be the same."
+            )
+
+
 def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: int) -> int:
     """The seed that cuts the validation split of a run that learns from others.
 
@@ -51,8 +77,8 @@ def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: in
     seeds = {run.config.split_seed for run in same}
     if len(seeds) > 1:
         raise EnsembleError(
-            "`from_real` and `teacher` held out different images for validation: pretrain both "
-            "with the same `seed`."
+            "The runs that this one starts and learns from held out different images for "
+            "validation: pretrain them with the same `seed`."
         )
     for run in same:
         if data.validation > (held_out := run.config.data["validation"]):
@@ -90,7 +116,45 @@ def start_from_real(model: keras.Model, real: keras.Model) -> dict[str, list[str
           al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488): binarized networks start from
           real-valued ones.
     """
-    sources = {layer.name: layer.get_weights() for layer in real.layers}
+    return _copy_weights(model, real)
+
+
+def start_from_backbone(model: keras.Model, backbone: keras.Model) -> dict[str, list[str]]:
+    """Copies the weights of a trained backbone into the same network for other images and classes.
+
+    Convolutions, batch norm and activation parameters have no image size, so all layers take the
+    weights of the layer of the same name, but the head: its classes are others, and it keeps its
+    own.
+
+    # Arguments
+        model: the network to start.
+        backbone: the trained one.
+
+    # Returns
+        As `start_from_real`.
+
+    # Raises
+        EnsembleError: if another layer than the head can't take the weights.
+
+    # References
+        - Yosinski et al. 2014, [How transferable are features in deep neural
+          networks?](https://arxiv.org/abs/1411.1792)
+    """
+    heads = {name for name, role in layer_graph(model).roles.items() if role is Role.HEAD}
+    names = _copy_weights(model, backbone, but=heads)
+    if missing := [name for name in names["not_copied"] if name not in heads]:
+        raise EnsembleError(
+            f"`from_backbone` has no weights of the same shape for {', '.join(missing[:3])}: give "
+            "a trained network of the same layers."
+        )
+    return names
+
+
+def _copy_weights(
+    model: keras.Model, source: keras.Model, *, but: Collection[str] = ()
+) -> dict[str, list[str]]:
+    """Layer by layer, through the constraints of `model`; the names of what it copied and not."""
+    sources = {layer.name: layer.get_weights() for layer in source.layers if layer.name not in but}
     names: dict[str, list[str]] = {"copied": [], "not_copied": []}
     for layer in model.layers:
         if not layer.weights:

@@ -45,6 +45,8 @@ def command(
     with reporting(json_target) as report:
         read_ensemble(tflite)  # refuse a bad file before loading TensorFlow and the data
         loaded = load_run(run)
+        import numpy as np
+
         from larq_ensemble.convert.conversion import ensemble_of
         from larq_ensemble.convert.verification import verify
         from larq_ensemble.data.datasets import DATASETS, DataOptions
@@ -56,7 +58,7 @@ def command(
         verification = verify(
             model,
             tflite,
-            test.images,
+            np.asarray(test.images),
             test.labels,
             threads=threads,
             run_hash=loaded.digest,

@@ -2,48 +2,69 @@
 
 from __future__ import annotations
 
-import contextlib
-import urllib.error
-import urllib.request
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from larq_ensemble.data.augmentation import Augmentation
 from larq_ensemble.data.normalization import Normalization
-from larq_ensemble.errors import EnsembleError, first_line
+from larq_ensemble.data.options import ImageOptions
+from larq_ensemble.data.splits import Split, Splits, stratified
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.registry import Registry
+
+if TYPE_CHECKING:
+    from larq_ensemble.keras import tf
+
+__all__ = ["DATASETS", "Augmentation", "DataOptions", "Dataset", "Origin", "Split", "Splits"]
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a training image.
+class Origin:
+    """Where data of one's own come from, for runs to record.
 
     # Arguments
-        pad: pixels of zero padding on each side before a random crop to the original size.
-        flip: mirror horizontally with probability 1/2.
+        spec: as for `open_dataset`, with an absolute path; `None`: given in Python.
+        images: how they became arrays.
+        fingerprint: digest of the names and sizes of files, or of what arrays hold: it changes
+            when files are added or removed, not when all of them are moved.
     """
 
-    pad: int = 0
-    flip: bool = False
+    spec: str | None
+    images: ImageOptions
+    fingerprint: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The arguments as values of JSON."""
+        return {**vars(self), "images": self.images.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Origin:
+        """What `to_json` wrote."""
+        return cls(values["spec"], ImageOptions.from_json(values["images"]), values["fingerprint"])
 
 
 @dataclass(frozen=True)
 class Dataset:
     """A data set: its constants, and how to read its images.
 
+    `larq_ensemble.data.opening.open_dataset` opens one by its name or from files of one's own.
+
     # Arguments
-        name: as in `DATASETS`.
+        name: as in `DATASETS`; of data of one's own the kind and the last part of the path, such
+            as `"folder:photos"`.
         classes: number of classes.
         input_shape: (height, width, channels) of the uint8 images.
         normalization: from pixels to the input of a network.
         augmentation: of training images.
-        read: (data_dir) -> (training split, test split).
-        class_names: in the order of the labels. They are listed here because TensorFlow Datasets
-            knows those of CIFAR only after downloading the images.
+        read: (data_dir) -> (training split, test split), and a validation split if the data have
+            one of their own.
+        class_names: in the order of the labels. Those of built-in data are listed here because
+            TensorFlow Datasets knows those of CIFAR only after downloading the images.
         source: where the constants come from.
+        origin: of data of one's own; `None`: built in.
 
     # Raises
         EnsembleError: if the normalization is for another number of channels.
@@ -54,12 +75,87 @@ class Dataset:
     input_shape: tuple[int, int, int]
     normalization: Normalization
     augmentation: Augmentation
-    read: Callable[[str | None], tuple[Split, Split]]
+    read: Callable[[str | None], tuple[Split, ...]]
     class_names: tuple[str, ...]
     source: str
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         self.normalization.check_channels(self.input_shape[-1])
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        test: tuple[np.ndarray, np.ndarray] | None = None,
+        validation: tuple[np.ndarray, np.ndarray] | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "arrays",
+        options: ImageOptions = ImageOptions(),  # noqa: B008  (frozen)
+    ) -> Dataset:
+        """A data set from arrays. They are not copied.
+
+        Mean and standard deviation are those of the training split.
+
+        # Arguments
+            images: uint8 [n, h, w, c] or [n, h, w], of training.
+            labels: class numbers, whole numbers [n] or [n, 1], from 0 on.
+            test: (images, labels) of the test split. `None`: a share of the images, see `options`.
+            validation: (images, labels) of the validation split. `None`: runs cut one.
+            class_names: in the order of the labels. `None`: the numbers of those there are.
+            name: of the data set.
+            options: size, channels and test share.
+
+        # Raises
+            EnsembleError: for arrays that are no images or no class numbers.
+        """
+        from larq_ensemble.data.arrays import dataset_of_arrays
+
+        parts = {"train": (images, labels), "test": test, "validation": validation}
+        given = {part: pair for part, pair in parts.items() if pair is not None}
+        return dataset_of_arrays(given, class_names=class_names, name=name, options=options)
+
+    @classmethod
+    def from_tf_data(
+        cls,
+        train: tf.data.Dataset,
+        *,
+        test: tf.data.Dataset | None = None,
+        validation: tf.data.Dataset | None = None,
+        class_names: Sequence[str] | None = None,
+        name: str = "tf_data",
+        options: ImageOptions = ImageOptions(),  # noqa: B008  (frozen)
+    ) -> Dataset:
+        """A data set from finite `tf.data` pipelines, which are read once, into the cache.
+
+        # Arguments
+            train: elements (image, label), batched or not: uint8 images, and class numbers.
+            test, validation: the same; `None`: as for `from_arrays`.
+            class_names, name, options: as for `from_arrays`.
+
+        # Raises
+            EnsembleError: for other elements, and for pipelines that are infinite or empty.
+        """
+        from larq_ensemble.data.tensorflow_data import dataset_of_pipelines
+
+        parts = {"train": train, "test": test, "validation": validation}
+        given = {part: pipeline for part, pipeline in parts.items() if pipeline is not None}
+        return dataset_of_pipelines(given, class_names=class_names, name=name, options=options)
+
+    def augmented(self, kind: str | None) -> Dataset:
+        """This data set with another augmentation.
+
+        # Arguments
+            kind: see `Augmentation.of_kind`; `None`: its own.
+
+        # Raises
+            EnsembleError: for an unknown name.
+        """
+        if kind is None:
+            return self
+        return replace(self, augmentation=Augmentation.of_kind(kind, self.input_shape))
 
     def constants(self) -> dict[str, Any]:
         """The constants that a run records, enough to use the network without the data."""
@@ -69,34 +165,19 @@ class Dataset:
             "class_names": list(self.class_names),
             "input_shape": list(self.input_shape),
             **self.normalization.to_json(),
-            "augmentation": asdict(self.augmentation),
+            "augmentation": self.augmentation.to_json(),
+            **({} if self.origin is None else {"source": self.origin.to_json()}),
         }
 
+    def has_data_of(self, constants: Mapping[str, Any]) -> bool:
+        """Whether these are the data of a run, and not others of the same classes.
 
-@dataclass(frozen=True)
-class Split:
-    """Images uint8 [n, h, w, c] and labels int32 [n]."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def first(self, limit: int | None) -> Split:
-        """The first `limit` examples, all of them for `None`."""
-        if limit is None:
-            return self
-        return Split(self.images[:limit], self.labels[:limit])
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Training, validation (cut from the training data) and test data."""
-
-    train: Split
-    validation: Split
-    test: Split
+        # Arguments
+            constants: of the data of the run, as `constants` returns them.
+        """
+        if self.origin is None or "source" not in constants:
+            return self.name == constants["name"]
+        return self.origin.fingerprint == constants["source"]["fingerprint"]
 
 
 @dataclass(frozen=True)
@@ -107,10 +188,13 @@ class DataOptions:
         data_dir: the folder of TensorFlow Datasets that holds the data set. It is read, and nothing
             is downloaded into it. `None`: TensorFlow Datasets' own folder, which is that of the
             environment variable TFDS_DATA_DIR or ~/tensorflow_datasets, with a download if need be.
-        validation: share of the training data held out, at least 0 and below 1.
+        validation: share of the training data held out, at least 0 and below 1; of data of one's
+            own with the classes in proportion. If the data have a validation split of their own,
+            that is held out for any share but 0.
         limit_train: number of training examples to use, drawn by the seed, for the training and the
             validation split together. `None`: all.
-        limit_test: number of test examples to use, the first ones; 0: no evaluation. `None`: all.
+        limit_test: number of test examples to use, the first ones, or of data of one's own a
+            random sample that is always the same; 0: no evaluation. `None`: all.
 
     # Raises
         EnsembleError: for a validation share out of range.
@@ -137,25 +221,51 @@ class DataOptions:
         # Raises
             EnsembleError: if the data can't be read or downloaded, or none are left to train on.
         """
-        train, test = dataset.read(self.data_dir)
-        order = np.random.default_rng(seed).permutation(len(train))
-        held_out = round(len(order) * self.validation)
+        train, test, *own = dataset.read(self.data_dir)
+        random = np.random.default_rng(seed)
         # Split before the limit, so that no limit moves an image to the other split.
-        validation, training = order[:held_out], order[held_out:]
+        if own:
+            held_out, training = own[0], random.permutation(len(train))
+            validation = random.permutation(len(held_out))
+        elif dataset.origin is not None:
+            held_out = train
+            validation, training = stratified(train.labels, self.validation, random)
+        else:
+            held_out, order = train, random.permutation(len(train))
+            validation, training = np.split(order, [round(len(order) * self.validation)])
+        if not self.validation:
+            validation = validation[:0]
         if self.limit_train is not None:
             limited = round(self.limit_train * self.validation)
             validation = validation[:limited]
             training = training[: self.limit_train - limited]
         if not len(training):
             raise EnsembleError(
-                f"No training data is left: {self.limit_train or len(order)} examples with a "
+                f"No training data is left: {self.limit_train or len(train)} examples with a "
                 f"validation share of {self.validation}. Raise the limit or lower the share."
             )
         return Splits(
-            train=Split(train.images[training], train.labels[training]),
-            validation=Split(train.images[validation], train.labels[validation]),
-            test=test.first(self.limit_test),
+            train=train.take(training),
+            validation=held_out.take(validation),
+            test=self._limited_test(dataset, test),
         )
+
+    def training_images(self, dataset: Dataset) -> int:
+        """The number of images that `load` leaves for the training split.
+
+        # Raises
+            EnsembleError: if the data can't be read or downloaded.
+        """
+        train, _, *own = dataset.read(self.data_dir)
+        images = min(len(train), self.limit_train or len(train))
+        return images if own else images - round(images * self.validation)
+
+    def _limited_test(self, dataset: Dataset, test: Split) -> Split:
+        if self.limit_test is None or dataset.origin is None:
+            return test.first(self.limit_test)
+        # The first ones of a folder are all of the first class.
+        random = np.random.default_rng(dataset.origin.images.split_seed)
+        return test.take(np.sort(random.permutation(len(test))[: self.limit_test]))
 
     def to_json(self) -> dict[str, Any]:
         """All but `data_dir`, which may differ when a run is resumed on another machine."""
@@ -187,20 +297,9 @@ def _tfds_reader(name: str, url: str) -> Callable[[str | None], tuple[Split, Spl
     """A reader of a data set of TensorFlow Datasets, which downloads it from `url`."""
 
     def read(data_dir: str | None) -> tuple[Split, Split]:
-        folder = None if data_dir is None else Path(data_dir).expanduser()
-        if folder is not None and not folder.is_dir():
-            raise EnsembleError(
-                f"The data directory {data_dir!r} does not exist: give the folder that holds "
-                f"`{name}/`, or leave `data_dir` out to download."
-            )
-        import tensorflow_datasets as tfds
+        from larq_ensemble.data.tfds import damaged, prepared_builder
 
-        tfds.disable_progress_bar()
-        builder = tfds.builder(name, data_dir=folder, try_gcs=False)
-        if not (builder.data_path / "dataset_info.json").exists():
-            if folder is not None:
-                raise _not_there(name, folder, str(builder.data_path))
-            _download(name, builder, url)
+        builder = prepared_builder(name, data_dir, url)
         try:
             train, test = (
                 Split(data["image"], data["label"].astype(np.int32))
@@ -208,49 +307,12 @@ def _tfds_reader(name: str, url: str) -> Callable[[str | None], tuple[Split, Spl
                 for data in [{key: np.asarray(value) for key, value in data.items()}]
             )
         except Exception as error:  # TFDS raises whatever its readers raise.
-            raise EnsembleError(
-                f"Can't read {name} from {str(builder.data_path)!r} ({first_line(error)}): it is "
-                "damaged. Delete it and leave `data_dir` out to download it again."
-            ) from error
+            raise damaged(name, builder, error) from error
         return train, test
 
     return read
 
 
-def _not_there(name: str, folder: Path, path: str) -> EnsembleError:
-    near = [*folder.absolute().parents[:2], *(each for each in folder.iterdir() if each.is_dir())]
-    holders = [str(each) for each in near if (each / name).is_dir()]
-    advice = (
-        f"Did you mean {holders[0]!r}?"
-        if holders
-        else f"Give the folder that holds `{name}/`. To download into this one, leave `data_dir` "
-        "out and set the environment variable TFDS_DATA_DIR to it."
-    )
-    return EnsembleError(f"`data_dir` {str(folder)!r} does not hold {name} (no {path!r}). {advice}")
-
-
-def _download(name: str, builder: Any, url: str) -> None:
-    """Downloads a data set into TensorFlow Datasets' own folder.
-
-    # Raises
-        EnsembleError: in seconds if its server can't be reached: TensorFlow Datasets would try for
-            minutes, and leave empty folders.
-    """
-    try:
-        with contextlib.suppress(urllib.error.HTTPError):  # the server answers
-            urllib.request.urlopen(
-                urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_SECONDS
-            ).close()
-        builder.download_and_prepare()
-    except Exception as error:  # TFDS raises whatever its downloader raises.
-        raise EnsembleError(
-            f"{name} is not in {str(builder.data_path)!r} and can't be downloaded "
-            f"({first_line(error)}): connect to the internet once, or give the folder that holds "
-            f"`{name}/` as `data_dir`."
-        ) from error
-
-
-_TIMEOUT_SECONDS = 10.0
 _CIFAR10 = (
     "airplane",
     "automobile",

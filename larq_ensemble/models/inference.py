@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from larq_ensemble.data.streams import reading
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.progress import tracked
 
@@ -23,13 +24,17 @@ def predict_batches(
 
     # Returns
         An array `[images, ...]` for each output.
+
+    # Raises
+        EnsembleError: if images can't be read.
     """
     inputs, _ = batches.element_spec
     run = tf.function(lambda x: model(x, training=False)).get_concrete_function(inputs)
-    outputs = [
-        tf.nest.flatten(run(x))
-        for x, _ in tracked(
-            batches, what, unit="image", total=images, size=lambda batch: len(batch[1])
-        )
-    ]
+    with reading():
+        outputs = [
+            tf.nest.flatten(run(x))
+            for x, _ in tracked(
+                batches, what, unit="image", total=images, size=lambda batch: len(batch[1])
+            )
+        ]
     return [np.concatenate(parts) for parts in zip(*outputs)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -23,19 +24,25 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+#: EXIF orientations from this one on exchange height and width.
+_FIRST_TURNED = 5
+_GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
+
 #: Formats whose whole numbers of mode `I` have 16 bits; Pillow scales those of PGM to 16.
 _FORMATS_OF_16_BITS = ("PNG", "PPM")
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 
 
-def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str] | IO[bytes], input_shape: tuple[int, int, int]
+) -> np.ndarray:
     """Reads an image file of any format that Pillow knows; of an animation, the first frame.
 
     The image is turned as its EXIF orientation says (if that can't be read, it stays as it is),
     then cropped and resized by `fit_image`.
 
     # Arguments
-        path: the image file.
+        path: the image file, or an open one.
         input_shape: `(height, width, channels)`, 1 or 3 channels.
 
     # Returns
@@ -58,7 +65,7 @@ def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) 
     except IsADirectoryError as error:
         raise EnsembleError(
             f"{str(path)!r} is a folder: give the image files in it, such as "
-            f"{os.path.join(path, '*.png')!r}."
+            f"{os.path.join(str(path), '*.png')!r}."
         ) from error
     except PermissionError as error:
         raise EnsembleError(
@@ -72,6 +79,22 @@ def read_image(path: str | os.PathLike[str], input_shape: tuple[int, int, int]) 
             f"Can't read {str(path)!r} as an image ({first_line(error)}): give a whole PNG, JPEG "
             "or other image file."
         ) from error
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int, int]:
+    """(height, width, channels) of an image file, turned upright; mostly without decoding it.
+
+    # Returns
+        1 channel for gray images and 3 for others.
+
+    # Raises
+        OSError, or what Pillow raises for a damaged file.
+    """
+    with Image.open(path) as file:
+        width, height = file.size
+        is_turned = width != height and (_orientation(file) or 1) >= _FIRST_TURNED
+        size = (width, height) if is_turned else (height, width)
+        return *size, 1 if file.mode in _GRAY else 3
 
 
 def check_channels(input_shape: tuple[int, int, int]) -> None:

@@ -19,7 +19,7 @@ def bounded_threads(threads: object) -> int:
         EnsembleError: if `threads` is no positive integer.
     """
     number = check_whole("threads", threads, 1)
-    most = _processors()
+    most = processors()
     if number > most:
         warnings.warn(
             f"`threads` is {number}, but this process may use {counted(most, 'processor')}: it "
@@ -29,7 +29,8 @@ def bounded_threads(threads: object) -> int:
     return min(number, most)
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many processors this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows

@@ -301,6 +301,10 @@ def test_help_names_everything_that_is_registered(call):
             "--limit-train has no effect: a run of 0",
         ),
         (
+            "pretrain --out new --epochs 0 --augment rand",
+            "--augment has no effect: a run of 0",
+        ),
+        (
             "train --pretrained backbone --recipe short --out new --epochs 0 --data-dir empty",
             "--data-dir has no effect: a run of 0",
         ),

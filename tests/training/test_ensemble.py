@@ -4,7 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from larq_ensemble.data.datasets import DATASETS
+from larq_ensemble.data.augmentation import Augmentation
+from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.ensembles import as_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
@@ -270,6 +271,31 @@ def test_no_epochs_write_a_run_without_reading_data(train, recipe, no_data, back
     assert model.count_params() == 3 * backbone.model.count_params()
 
 
+def test_augmentation_and_class_weights_are_the_backbone_s_unless_given(
+    train, recipe, no_data, backbone
+):
+    mix, flip = (Augmentation.of_kind(kind, (8, 8, 1)).to_json() for kind in ("mix", "flip"))
+    config = dataclasses.replace(
+        backbone.config,
+        dataset={**backbone.config.dataset, "augmentation": mix},
+        data={**backbone.config.data, "class_weights": "balanced"},
+    )
+    pretrained = dataclasses.replace(backbone, config=config)
+    for name, arguments, augmentation, class_weights in (
+        ("as it was", {}, mix, "balanced"),
+        (
+            "given",
+            {"augment": "flip", "class_weights": {"3": 2}},
+            flip,
+            [1.0] * 3 + [2.0] + [1.0] * 6,
+        ),
+        ("none", {"augment": "none", "class_weights": "none"}, {"pad": 0, "flip": False}, None),
+    ):
+        run, _ = train(name, pretrained=pretrained, recipe=recipe.override(epochs=0), **arguments)
+        assert run.config.dataset["augmentation"] == augmentation
+        assert run.config.data.get("class_weights") == class_weights
+
+
 def test_seeds_decide_the_noise_on_members(train, recipe, no_data):
     untrained = recipe.override(epochs=0)
     weights = [
@@ -304,6 +330,12 @@ def test_seeds_decide_the_noise_on_members(train, recipe, no_data):
             "`prefix_weights` must be 2 numbers.*Received: \\(1, 2, 3\\)",
         ),
         ({"independent_data": True}, "`independent_data` does not go with the scheme 'fusion'"),
+        ({"augment": "cutout"}, "Unknown augment 'cutout'. Known: crop, flip, mix, none, rand"),
+        ({"class_weights": [1, 2]}, "`class_weights` must be 10 numbers"),
+        (
+            {"class_weights": "balanced", "data": DataOptions(limit_train=6)},
+            "`class_weights` 'balanced' needs training images of every class, and there are none",
+        ),
     ],
 )
 def test_unusable_arguments_leave_nothing_behind(train, tmp_path, arguments, message):

@@ -69,13 +69,17 @@ def resume(tiny, few, recipe):
 def test_an_interrupted_training_with_dropout_goes_on_as_if_nothing_had_happened(
     recipe, resume, tmp_path, monkeypatch, epochs_begun, interrupt_at_step, assert_same_training
 ):
-    recipe = dataclasses.replace(recipe, epochs=4, dropout=0.4)
-    expected, _ = resume(tmp_path / "expected", recipe=recipe)
+    arguments = {
+        "recipe": dataclasses.replace(recipe, epochs=4, dropout=0.4),
+        "augment": "mix",
+        "class_weights": "balanced",
+    }
+    expected, _ = resume(tmp_path / "expected", **arguments)
     epochs_begun.clear()
 
     interrupt_at_step(4)
     with pytest.raises(KeyboardInterrupt, match=r"Every finished epoch is saved in '.*run'"):
-        resume(tmp_path / "run", recipe=recipe)
+        resume(tmp_path / "run", **arguments)
     assert epochs_begun == [0, 1]
     interrupt_at_step(None)
 
@@ -88,14 +92,20 @@ def test_an_interrupted_training_with_dropout_goes_on_as_if_nothing_had_happened
     save = fit.Checkpoints.save
     monkeypatch.setattr(fit.Checkpoints, "save", killed)
     with pytest.raises(RuntimeError, match="killed"):
-        resume(tmp_path / "run", recipe=recipe)
+        resume(tmp_path / "run", **arguments)
     monkeypatch.setattr(fit.Checkpoints, "save", save)
     assert epochs_begun == [0, 1, 1, 2]
     assert len((tmp_path / "run" / "log.csv").read_text().split()) == 1 + 3
     with pytest.raises(EnsembleError, match="training has not finished"):
         _ = load_run(tmp_path / "run").model
 
-    actual, _ = resume(tmp_path / "run", recipe=recipe)
+    for change, message in (
+        ({"augment": "rand"}, "started with dataset.augmentation = .*'mixup': 0.2"),
+        ({"class_weights": None}, "started with data.class_weights = 'balanced', not None"),
+    ):
+        with pytest.raises(EnsembleError, match=message):
+            resume(tmp_path / "run", **{**arguments, **change})
+    actual, _ = resume(tmp_path / "run", **arguments)
     assert epochs_begun == [0, 1, 1, 2, 2, 3]
     assert_same_training(actual, expected)
     states = [

@@ -1,11 +1,15 @@
 import dataclasses
+import hashlib
+import time
 
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from larq_ensemble.data.datasets import DATASETS, Augmentation, Split
+from larq_ensemble.data.splits import LazyImages
 from larq_ensemble.ensembles.schemes import SCHEMES
+from larq_ensemble.keras import tf
 from larq_ensemble.training.pipeline import evaluation_batches, training_batches
 
 DIGITS = DATASETS["digits"]
@@ -31,8 +35,45 @@ def numbers_of(x: np.ndarray) -> np.ndarray:
     return np.round(pixels).astype(int)
 
 
+class OnDisk(LazyImages):
+    """Images that note which of them are read."""
+
+    def __init__(self, images: np.ndarray) -> None:
+        super().__init__(images.shape)
+        self.images, self.reads = images, []
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        self.reads.append(indices.tolist())
+        return self.images[indices]
+
+
 def elements(batches) -> list:
     return list(batches.stream.as_numpy_iterator())
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "digest"),
+    [
+        ("digits", 2, "3d8737f0c007f300"),
+        ("cifar100", 1, "1a47fc0256db1984"),
+    ],
+)
+def test_a_seed_gives_the_batches_that_it_gave_before(name, inputs, digest):
+    """So trainings of before can be repeated. The digests are of images and labels then."""
+    dataset = DATASETS[name]
+    outputs = ("a", "b") if inputs > 1 else ()
+    batches = training_batches(
+        noise(20, dataset.input_shape), dataset, batch_size=6, epochs=2, seed=5, inputs=inputs,
+        outputs=outputs,
+    )  # fmt: skip
+    seen = hashlib.sha256()
+    std, mean = dataset.normalization.std, dataset.normalization.mean
+    for x, y in elements(batches):
+        for images in x if inputs > 1 else [x]:
+            seen.update(np.round((images * np.array(std) + np.array(mean)) * 255).astype(np.uint8))
+        for labels in y.values() if inputs > 1 else [y]:
+            seen.update(labels.astype("<i4"))
+    assert seen.hexdigest()[:16] == digest
 
 
 def test_the_seed_alone_decides_the_batches():
@@ -198,6 +239,40 @@ def test_bagging_weighs_each_image_alike_in_all_epochs(inputs):
     assert len({tuple(values) for values in counts.values()}) == 3
 
 
+WEIGHTS = np.linspace(0.5, 2, 48, dtype=np.float32)
+
+
+def test_class_weights_of_one_network():
+    arguments = {"batch_size": 16, "epochs": 1, "class_weights": WEIGHTS}
+    part = SCHEMES["batch_bagging"].sample_weights(1, 48, seed=0)
+    for batches in (
+        training_batches(numbered(48), PLAIN, **arguments),
+        training_batches(numbered(48), PLAIN, part=part, **arguments),
+    ):
+        for x, y, weights in elements(batches):
+            assert np.array_equal(numbers_of(x), y)
+            assert np.array_equal(weights, WEIGHTS[y])
+
+
+@pytest.mark.parametrize(("scheme", "inputs"), [("bagging", 2), ("voting", 1)])
+def test_class_weights_multiply_the_weights_of_the_scheme(scheme, inputs):
+    outputs = ("member_0", "member_1")
+    arguments = {
+        "batch_size": 16,
+        "epochs": 1,
+        "inputs": inputs,
+        "outputs": outputs,
+        "sample_weights": SCHEMES[scheme].sample_weights(2, 48, seed=0),
+    }
+    alone = elements(training_batches(numbered(48), PLAIN, **arguments))
+    weighed = elements(training_batches(numbered(48), PLAIN, class_weights=WEIGHTS, **arguments))
+    for (_, _, *of_scheme), (_, targets, weights) in zip(alone, weighed):
+        assert weights.keys() == set(outputs)
+        for name in outputs:
+            expected = WEIGHTS[targets[name]] * (of_scheme[0][name] if of_scheme else 1)
+            np.testing.assert_allclose(weights[name], expected, rtol=1e-6)
+
+
 def test_batch_bagging_weighs_each_batch_anew():
     outputs = ("member_0", "member_1")
     batches = training_batches(
@@ -254,10 +329,48 @@ def test_the_last_incomplete_batch_can_be_kept():
         assert np.array_equal(kept[1], alone[1])
 
 
+@pytest.mark.parametrize(("inputs", "scheme"), [(1, "batch_bagging"), (2, "bagging")])
+def test_images_on_disk_give_the_batches_of_images_in_memory(inputs, scheme):
+    """With the augmentation that draws most; each batch reads its own images and no others."""
+    dataset = DIGITS.augmented("mix")
+    arguments = {
+        "batch_size": 8,
+        "epochs": 2,
+        "seed": 2,
+        "inputs": inputs,
+        "outputs": ("member_0", "member_1"),
+        "sample_weights": SCHEMES[scheme].sample_weights(2, 30, 2),
+        "drop_remainder": False,
+    }
+    in_memory = noise(30, (8, 8, 1))
+    on_disk = Split(OnDisk(in_memory.images), in_memory.labels)
+    expected, actual = (
+        elements(training_batches(data, dataset, **arguments)) for data in (in_memory, on_disk)
+    )
+    tf.nest.map_structure(np.testing.assert_array_equal, actual, expected)
+    assert sorted(on_disk.images.reads) == sorted(
+        labels.tolist() for _, y, _ in actual for labels in [*y.values()][:inputs]
+    )
+
+
+def test_images_on_disk_are_read_as_they_are_used():
+    """A few batches are made ahead, not all."""
+    data = noise(400, (8, 8, 1))
+    data = Split(OnDisk(data.images), data.labels)
+    next(iter(training_batches(data, DIGITS, batch_size=2, epochs=1).stream))
+    next(iter(evaluation_batches(data, DIGITS, batch_size=2)))
+    time.sleep(0.2)
+    assert 2 <= len(data.images.reads) < 40
+
+
 @pytest.mark.parametrize("inputs", [1, 2])
 def test_evaluation_batches_are_normalized_and_in_order(inputs):
     data = noise(11, (8, 8, 1))
+    on_disk = Split(OnDisk(data.images), data.labels)
     batches = list(evaluation_batches(data, DIGITS, batch_size=4, inputs=inputs))
+    from_disk = list(evaluation_batches(on_disk, DIGITS, batch_size=4, inputs=inputs))
+    tf.nest.map_structure(np.testing.assert_array_equal, from_disk, batches)
+    assert sorted(on_disk.images.reads) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
     assert [len(y) for _, y in batches] == [4, 4, 3]
     assert np.array_equal(np.concatenate([y for _, y in batches]), data.labels)
     for stream in range(inputs):

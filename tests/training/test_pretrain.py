@@ -63,6 +63,13 @@ def test_recorded_accuracies_are_those_of_the_saved_model(backbone, digits, few)
     assert result["images_per_second"] > 0
 
 
+def test_what_the_last_epoch_and_chance_say_is_recorded(backbone, read_log):
+    result = json.loads((backbone.path / "result.json").read_text())
+    assert result["training_top1"] == pytest.approx(100 * read_log(backbone)[-1]["accuracy"])
+    # Nine steps, and eight images held out: chance is 60 % or so with two standard errors.
+    assert "learned next to nothing" in result["advice"]
+
+
 def test_training_learns(tiny, tmp_path):
     recipe = Recipe(epochs=8, batch_size=32, lr=2e-2, dropout=0.0, source="test")
     data = DataOptions(limit_train=600, validation=0)

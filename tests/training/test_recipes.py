@@ -3,11 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.training.fit import adam
 from larq_ensemble.training.pipeline import steps_per_epoch
-from larq_ensemble.training.recipes import RECIPES, Recipe
+from larq_ensemble.training.recipes import RECIPES, Recipe, recipes_for
 
 
 def test_the_papers_values():
@@ -142,8 +143,48 @@ def test_the_short_recipe_is_short():
     assert recipes.retrain.epochs <= 10
 
 
+@pytest.mark.parametrize(
+    ("images", "pretrain", "retrain"),
+    [
+        # 1200 and 300 steps of 32 images; at least 20 and 5 epochs.
+        (320, 120, 30),
+        (900, 43, 11),
+        (1919, 21, 6),
+        (1920, 20, 5),
+        (50_000, 20, 5),
+        (None, 20, 5),
+    ],
+)
+def test_the_recipe_for_few_images_counts_steps(images, pretrain, retrain):
+    recipes = RECIPES["small"](3, images=images)
+    assert (recipes.pretrain.epochs, recipes.retrain.epochs) == (pretrain, retrain)
+    assert recipes.pretrain.batch_size == recipes.retrain.batch_size == 32
+    assert "small-sets" in recipes.pretrain.source
+
+
+def test_data_of_ones_own_take_the_recipe_for_few_images():
+    labels = np.arange(1000) % 5
+    own = Dataset.from_arrays(np.arange(1000 * 4, dtype=np.uint8).reshape(1000, 2, 2), labels)
+    options = DataOptions(validation=0.1)
+    assert options.training_images(own) == len(options.load(own, 0).train) == 720
+    # 800 of 1,000 images are for training, and 720 of them for the training split.
+    recipe = recipes_for(own, options).pretrain
+    assert recipe.epochs == 54  # 1,200 steps
+    assert recipes_for(own, DataOptions(limit_train=320, validation=0)).pretrain.epochs == 120
+    assert recipes_for(own, options, recipe_name="short").pretrain.epochs == 20
+
+
+def test_built_in_data_keep_the_papers_and_are_not_read():
+    unread = dataclasses.replace(DATASETS["cifar10"], read=None)
+    recipes = recipes_for(unread, DataOptions(), model_name="birealnet18")
+    assert recipes == RECIPES["paper"](10, "birealnet18")
+    few, digits = DataOptions(limit_train=500), DATASETS["digits"]
+    assert few.training_images(digits) == len(few.load(digits, 0).train) == 450
+    assert recipes_for(digits, few, recipe_name="small").pretrain.epochs == 86
+
+
 def test_unknown_recipe_lists_the_names():
-    with pytest.raises(UnknownNameError, match=r"recipe 'long'.*paper, short"):
+    with pytest.raises(UnknownNameError, match=r"recipe 'long'.*paper, short, small"):
         RECIPES["long"]
 
 

@@ -110,8 +110,9 @@ def test_sequential_bagging_is_joint_bagging_but_for_memory(
     train, backbone, read_log, earlier_alive
 ):  # fmt: skip
     """Members with losses of their own do not touch each other, so the order changes nothing."""
-    joint, _ = train("joint", scheme="bagging")
-    run, result = train("in_turn", scheme="bagging", in_turn=True)
+    arguments = {"scheme": "bagging", "class_weights": "balanced"}
+    joint, _ = train("joint", **arguments)
+    run, result = train("in_turn", in_turn=True, **arguments)
     assert earlier_alive == [0, 0, 0]  # joint, first member, second
     pairs = zip(run.model.get_weights(), joint.model.get_weights(), strict=True)
     for weight, expected in pairs:
@@ -263,15 +264,20 @@ def test_rates_of_members(
 
 
 def test_adaboost_of_independent_members(train, backbone, digits, recipe):
-    """BENN: members from scratch, their weights recomputed from their errors in NumPy."""
+    """BENN: members from scratch, their weights recomputed from their errors in NumPy.
+
+    Class weights are the examples' weights in the training of the first member.
+    """
     recipe = dataclasses.replace(recipe, epochs=4, lr=0.02)
     run, result = train(
-        "adaboost", scheme="adaboost", sharing="none", initial="random", recipe=recipe
-    )
+        "adaboost", scheme="adaboost", sharing="none", initial="random", recipe=recipe,
+        class_weights={7: 3.0},
+    )  # fmt: skip
     assert run.config.ensemble["shared_layers"] == []
     train_split = UNVALIDATED.load(DATASETS["digits"], backbone.config.seed).train
     labels = train_split.labels
-    examples = np.full(len(labels), 1 / len(labels))
+    examples = np.where(labels == 7, 3.0, 1.0)
+    examples /= examples.sum()
     weights = []
     for logits in logits_of(run, train_split):
         wrong = logits.argmax(1) != labels

@@ -3,13 +3,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from larq_ensemble.data.datasets import DataOptions
+from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.runs import load_run
 from larq_ensemble.training.pretrain import pretrain
-from larq_ensemble.training.transfer import check_twin, split_seed, start_from_real
+from larq_ensemble.training.transfer import (
+    check_backbone,
+    check_twin,
+    split_seed,
+    start_from_backbone,
+    start_from_real,
+)
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +134,72 @@ def test_a_run_that_has_not_finished_is_refused(real, start, tmp_path):
     with pytest.raises(EnsembleError, match=r"has no model\.keras: its training has not finished"):
         start(from_real=unfinished)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_backbone_starts_one_of_other_classes_and_image_size(
+    tiny, backbone, recipe, monkeypatch, tmp_path
+):
+    other = dataclasses.replace(
+        DATASETS["digits"], name="other", classes=3, input_shape=(12, 10, 1), read=None
+    )
+    monkeypatch.setitem(DATASETS._entries, "other", other)
+    arguments = {"recipe": recipe.override(epochs=0), "seed": 5, "verbose": 0}
+    run, result = pretrain(tiny, "other", tmp_path / "run", from_backbone=backbone, **arguments)
+    for layer in run.model.layers:
+        values = dict(zip((weight.name for weight in layer.weights), layer.get_weights()))
+        expected = backbone.model.get_layer(layer.name).get_weights()
+        if layer.name == "linear":
+            assert [value.shape for value in values.values()] == [(8, 3), (3,)]
+        elif values:
+            for value, from_backbone in zip(values.values(), expected, strict=True):
+                np.testing.assert_array_equal(value, from_backbone)
+    assert result["from_backbone"]["not_copied"] == ["linear"]
+    config = load_run(run.path).config
+    assert config.transfer == {"from_backbone": backbone.digest}
+    assert config.split_seed == 5  # the backbone saw other data
+    with pytest.raises(EnsembleError, match=r"started with transfer.from_backbone = .*, not None"):
+        pretrain(tiny, "other", run.path, resume=True, **arguments)
+    assert (
+        pretrain(tiny, "other", run.path, from_backbone=backbone, resume=True, **arguments)[1]
+        == result
+    )
+
+
+def test_the_head_starts_anew_even_with_as_many_classes(backbone):
+    model = keras.models.clone_model(backbone.model)
+    before = model.get_layer("linear").get_weights()
+    assert start_from_backbone(model, backbone.model)["not_copied"] == ["linear"]
+    for actual, expected in zip(model.get_layer("linear").get_weights(), before, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_layers_that_a_backbone_lacks_are_named():
+    def network(size):
+        image = keras.Input((size, size, 1))
+        x = keras.layers.Conv2D(2, 3, name="conv")(image)
+        x = keras.layers.Dense(4, name="hidden")(keras.layers.Flatten()(x))
+        return keras.Model(image, keras.layers.Dense(3, name="linear")(x))
+
+    with pytest.raises(EnsembleError, match=r"`from_backbone` has no .* same shape for hidden: "):
+        start_from_backbone(network(8), network(6))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "resnet20"}, "can't start 'resnet20': its name is 'tiny', not 'resnet20'"),
+        ({"width": 2.0}, "its width is 1.0, not 2.0"),
+        ({"revision": 1}, "its revision is 2, not 1"),
+        ({"input_shape": [8, 8, 3]}, "its channels is 1, not 3"),
+    ],
+)
+def test_a_backbone_of_another_network_is_refused(backbone, change, message):
+    model = {**backbone.config.model, "classes": 3, "input_shape": [64, 48, 1]}
+    check_backbone(backbone, model)
+    with pytest.raises(EnsembleError, match=rf"`from_backbone` '.*backbone' .*{message}"):
+        check_backbone(backbone, {**model, **change})
+
+
+def test_only_one_network_gives_the_weights(real, backbone, start):
+    with pytest.raises(EnsembleError, match="`from_real` and `from_backbone` both say"):
+        start(from_backbone=backbone)

@@ -75,6 +75,8 @@ def command(
     """
     if accuracy_loss is not None and mean_members is not None:
         raise click.UsageError("Give --accuracy-loss or --mean-members, not both.")
+    import numpy as np
+
     from larq_ensemble.runtime import EnsembleInterpreter
     from larq_ensemble.runtime.calibration import check_can_calibrate, check_limits, fit, write
 
@@ -91,7 +93,7 @@ def command(
             f"{total} members on {len(validation):,} validation and {len(test):,} test images ..."
         )
         found = fit(
-            ensemble.predict_logits(validation.images),
+            ensemble.predict_logits(np.asarray(validation.images)),
             validation.labels,
             ensemble.scheme,
             ensemble.weights,
@@ -189,11 +191,13 @@ class _Scores:
 
 
 def _scores(found: Calibration, ensemble: EnsembleInterpreter, test: Split) -> _Scores:
+    import numpy as np
+
     from larq_ensemble.runtime.combination import combine
     from larq_ensemble.runtime.metrics import negative_log_likelihood
 
     metadata, labels = ensemble.metadata, test.labels
-    logits = ensemble.predict_logits(test.images)
+    logits = ensemble.predict_logits(np.asarray(test.images))
     counts = range(1, ensemble.max_members + 1)
     adaptive = [found.score(logits, labels, point) for point in found.frontier]
     return _Scores(

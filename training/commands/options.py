@@ -16,6 +16,7 @@ from larq_ensemble.console.options import (
     data_dir_option,
     limit_test_option,
 )
+from larq_ensemble.data.augmentation import AUGMENTATIONS
 
 if TYPE_CHECKING:
     from larq_ensemble.training.recipes import Recipe
@@ -56,6 +57,30 @@ split_options = _all(
         help="Only the first N images of the split.",
     ),
 )
+
+
+def training_data_options(augmentation: str, class_weights: str) -> Decorator:
+    """How training images are augmented and weighed.
+
+    # Arguments
+        augmentation, class_weights: what applies without the options, for `--help`.
+    """
+    return _all(
+        click.option(
+            "--augment",
+            type=click.Choice(AUGMENTATIONS),
+            help="Random changes of the training images: none; flip (mirrored); crop (moved); rand "
+            "(both, turned, zoomed, brightness, contrast); mix (rand and mixup). Don't mirror "
+            f"digits and letters.  [default: {augmentation}]",
+        ),
+        click.option(
+            "--class-weights",
+            type=click.Choice(["none", "balanced"]),
+            help="balanced: all classes count alike in the loss, however many images they have.  "
+            f"[default: {class_weights}]",
+        ),
+    )
+
 
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1, 2**31 - 1), help="Images a step."
@@ -126,4 +151,4 @@ def refuse_options_of_data() -> None:
             )
 
 
-_OF_DATA = ("data_dir", "limit_test", "limit_train")
+_OF_DATA = ("data_dir", "limit_test", "limit_train", "augment", "class_weights")

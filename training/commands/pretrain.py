@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from larq_ensemble.console.messages import Command
+from larq_ensemble.console.messages import Command, in_options
 from larq_ensemble.console.options import (
     INPUT,
     POSITIVE,
@@ -24,6 +24,7 @@ from larq_ensemble.training.commands.options import (
     recipe_options,
     refuse_options_of_data,
     run_options,
+    training_data_options,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Share of the training images held out for validation.",
 )
+@training_data_options("the data set's", "none")
 @recipe_options
 @width_option
 @click.option(
@@ -79,6 +81,13 @@ if TYPE_CHECKING:
     "clipped to [-1, 1].",
 )
 @click.option(
+    "--from-backbone",
+    type=INPUT,
+    metavar="RUN",
+    help="Start from the weights of this run of the same network, trained on other classes or "
+    "another image size; the linear layer starts anew (transfer learning).",
+)
+@click.option(
     "--teacher",
     type=INPUT,
     metavar="RUN",
@@ -104,6 +113,8 @@ def command(
     limit_train: int | None,
     limit_test: int | None,
     validation: float,
+    augment: str | None,
+    class_weights: str | None,
     recipe_name: str,
     epochs: int | None,
     batch_size: int | None,
@@ -115,6 +126,7 @@ def command(
     estimator: str | None,
     prelu_gradient: PReLUGradient | None,
     from_real: str | None,
+    from_backbone: str | None,
     teacher: str | None,
     distill_weight: float | None,
     temperature: float | None,
@@ -135,6 +147,12 @@ def command(
       larq-ensemble pretrain --model resnet20 --dataset cifar100 --recipe short --out runs/backbone
       larq-ensemble pretrain --model birealnet18 --estimator approx_sign --out runs/bireal
       larq-ensemble pretrain --dataset cifar100 --epochs 0 --out runs/untrained
+
+    \b
+    Few images: start from a backbone that was trained on many others:
+      larq-ensemble pretrain --model deploynet9 --dataset cifar100 --recipe short --out runs/many
+      larq-ensemble pretrain --model deploynet9 --dataset cifar10 --limit-train 900
+          --recipe small --from-backbone runs/many --out runs/few
 
     \b
     Binarize a real-valued network in two steps, the second one taught by the first:
@@ -179,7 +197,10 @@ def command(
             estimator=estimator,
             prelu_gradient=prelu_gradient,
             data=DataOptions(data_dir, validation, limit_train, limit_test),
+            augment=augment,
+            class_weights=class_weights,
             from_real=load_run(from_real, kind="backbone") if from_real else None,
+            from_backbone=load_run(from_backbone, kind="backbone") if from_backbone else None,
             distillation=distillation,
             distribute=distribute,
             resume=resume,
@@ -190,11 +211,14 @@ def command(
             ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
             [[report.result[key] for key in _COLUMNS]],
         )
-        if started := report.result.get("from_real"):
-            report.line(
-                f"Started with {len(started['copied'])} layers of {from_real}; not with "
-                f"{', '.join(started['not_copied']) or 'none'}."
-            )
+        if said := report.result.get("advice"):
+            report.line(in_options(said, click.get_current_context().command))
+        for origin, source in (("from_real", from_real), ("from_backbone", from_backbone)):
+            if started := report.result.get(origin):
+                report.line(
+                    f"Started with {len(started['copied'])} layers of {source}; not with "
+                    f"{', '.join(started['not_copied']) or 'none'}."
+                )
 
 
 _COLUMNS = ("epochs", "validation_top1", "test_top1", "images_per_second")

@@ -22,6 +22,7 @@ from larq_ensemble.training.commands.options import (
     recipe_options,
     refuse_options_of_data,
     run_options,
+    training_data_options,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     help="Noise on each member's initial batch norm  [default: the scheme's]",
 )
 @data_options
+@training_data_options("as --pretrained was trained", "as --pretrained was trained")
 @recipe_options
 @distribute_option
 @seed_option
@@ -122,6 +124,8 @@ def command(
     data_dir: str | None,
     limit_train: int | None,
     limit_test: int | None,
+    augment: str | None,
+    class_weights: str | None,
     recipe_name: str,
     epochs: int | None,
     batch_size: int | None,
@@ -193,6 +197,8 @@ def command(
             recipe=recipe,
             seed=seed,
             data=DataOptions(data_dir, backbone.config.data["validation"], limit_train, limit_test),
+            augment=augment,
+            class_weights=class_weights,
             independent_data=independent_data,
             in_turn=in_turn,
             initial=initial,

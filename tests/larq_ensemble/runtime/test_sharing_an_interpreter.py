@@ -27,7 +27,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), np.uint8)
 
 @pytest.fixture(autouse=True)
 def _two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads_module, "_processors", lambda: 2)
+    monkeypatch.setattr(threads_module, "processors", lambda: 2)
 
 
 def opened(name: str, **options: object) -> EnsembleInterpreter:

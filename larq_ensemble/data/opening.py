@@ -1,0 +1,209 @@
+"""Opens data sets: by name, from files of one's own, or as a run recorded them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from larq_ensemble.data.datasets import DATASETS, Augmentation, Dataset, Origin
+from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.data.options import ImageOptions
+from larq_ensemble.data.own import Found, Read, own_dataset, shown, sized
+from larq_ensemble.errors import EnsembleError
+
+
+def open_dataset(
+    spec: str,
+    *,
+    images: ImageOptions = ImageOptions(),  # noqa: B008  (frozen)
+    data_dir: str | None = None,
+) -> Dataset:
+    """Opens a data set, to train on it.
+
+    Data of one's own are read here, because the mean and standard deviation of the training split
+    are part of the data set.
+
+    # Arguments
+        spec: a name in `DATASETS`, `folder:DIR` (images in folders by class), `tfds:NAME` (of
+            TensorFlow Datasets) or `npz:FILE` (arrays of NumPy).
+        images: size, channels, test split: of data of one's own.
+        data_dir: the folder of TensorFlow Datasets, see `DataOptions`.
+
+    # Raises
+        EnsembleError: for an unknown data set, or one that can't be read or doesn't fit the
+            options.
+    """
+    if spec in DATASETS:
+        _refuse_options(spec, images)
+        return DATASETS[spec]
+    return own_dataset(_find(spec, images, data_dir))
+
+
+def reopen(
+    constants: Mapping[str, Any], *, spec: str | None = None, data_dir: str | None = None
+) -> Dataset:
+    """Opens the data set of a run, with the run's classes, normalization and size of images.
+
+    Images are read when the data set's `read` is called, which also checks that they are those of
+    the run: files that were added or removed would move others from one split to another.
+
+    # Arguments
+        constants: what `Dataset.constants` returned when the run was trained.
+        spec: where the data are now, or other data of the same classes, see `Dataset.has_data_of`;
+            `None`: where they were.
+        data_dir: the folder of TensorFlow Datasets, see `DataOptions`.
+
+    # Raises
+        EnsembleError: if `spec` is unknown or has other classes.
+    """
+    recorded = constants.get("source")
+    if spec in DATASETS or (spec is None and recorded is None):
+        dataset = DATASETS[spec or constants["name"]]
+        _check_fits(dataset.name, dataset.class_names, dataset.input_shape, constants)
+        return _as_in_run(dataset, constants)
+    origin = None if recorded is None else Origin.from_json(recorded)
+    shape = tuple(constants["input_shape"])
+    images = sized(ImageOptions() if origin is None else origin.images, shape)
+    classes = tuple(constants["class_names"])
+    if spec is not None:
+        found = _find(spec, images, data_dir, classes)
+        _check_fits(found.name, found.class_names, found.input_shape, constants)
+        return _as_in_run(_unread(found), constants)
+    assert origin is not None
+    return _as_in_run(_recorded(origin, images, data_dir, constants), constants)
+
+
+def _recorded(
+    origin: Origin, images: ImageOptions, data_dir: str | None, constants: Mapping[str, Any]
+) -> Dataset:
+    """The data of a run where it found them, which are looked at when they are read."""
+    spec = origin.spec
+    if spec is None:
+        raise EnsembleError(
+            f"The data {constants['name']!r} of the run were given as arrays in Python: give them "
+            "again, as `dataset`, for example `npz:FILE`."
+        )
+
+    def read(directory: str | None) -> Read:
+        found = _find(spec, images, directory or data_dir, tuple(constants["class_names"]))
+        if found.origin.fingerprint != origin.fingerprint:
+            raise EnsembleError(
+                f"{spec!r} is not what the run was trained on: files were added, removed or "
+                "changed since, which would move images between the splits. Restore it, or give "
+                "its copy as `dataset`."
+            )
+        return found.read(directory)
+
+    shape = tuple(constants["input_shape"])
+    return _unread(Found(constants["name"], tuple(constants["class_names"]), shape, origin, read))
+
+
+def _unread(found: Found) -> Dataset:
+    """The data set of what was found, with a normalization to be replaced."""
+    return Dataset(
+        name=found.name,
+        classes=len(found.class_names),
+        input_shape=found.input_shape,
+        normalization=Normalization.raw(found.input_shape[-1]),
+        augmentation=Augmentation(),
+        read=lambda data_dir: found.read(data_dir).splits,
+        class_names=found.class_names,
+        source="recorded by a run",
+        origin=found.origin,
+    )
+
+
+def _as_in_run(dataset: Dataset, constants: Mapping[str, Any]) -> Dataset:
+    """A data set with the normalization, class names and augmentation of a run."""
+    recorded: dict[str, Any] = {}
+    if "mean" in constants:  # runs of early versions have those of built-in data only by name
+        recorded["normalization"] = Normalization(constants["mean"], constants["std"])
+    if "augmentation" in constants:
+        recorded["augmentation"] = Augmentation.from_json(constants["augmentation"])
+    return dataclasses.replace(dataset, **recorded)
+
+
+def _check_fits(
+    name: str,
+    class_names: tuple[str, ...],
+    input_shape: tuple[int, int, int],
+    constants: Mapping[str, Any],
+) -> None:
+    """Checks that other data can stand for those of a run."""
+    expected = tuple(constants.get("class_names", class_names))
+    if class_names != expected:
+        differing = sorted(set(class_names) ^ set(expected)) or list(class_names)
+        raise EnsembleError(
+            f"`dataset` {name!r} has other classes than the run, which was trained on "
+            f"{len(expected)}. Differing: {shown(differing)}."
+        )
+    if list(input_shape) != list(constants["input_shape"]):
+        raise EnsembleError(
+            f"`dataset` {name!r} has images of {list(input_shape)}, but the run takes "
+            f"{list(constants['input_shape'])}."
+        )
+
+
+def _find(
+    spec: str,
+    images: ImageOptions,
+    data_dir: str | None,
+    class_names: tuple[str, ...] | None = None,
+) -> Found:
+    """What a data set of one's own holds.
+
+    # Raises
+        EnsembleError: for an unknown kind, and as the kinds do.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind not in _KINDS or not rest:
+        raise _unknown(spec)
+    if kind == "tfds":
+        from larq_ensemble.data.tfds import find_tfds
+
+        return find_tfds(rest, images, data_dir, class_names)
+    if data_dir is not None:
+        raise EnsembleError(
+            f"`data_dir` {data_dir!r} has no effect: {spec!r} says where its data are. Leave it "
+            "out."
+        )
+    path = Path(rest).expanduser().absolute()
+    if kind == "npz":
+        from larq_ensemble.data.npz import find_npz
+
+        return find_npz(path, images, class_names)
+    from larq_ensemble.data.folder import find_folder
+
+    return find_folder(path, images)
+
+
+_KINDS = {
+    "folder": "`folder:DIR` (images in a folder for each class)",
+    "tfds": "`tfds:NAME` (image classification of TensorFlow Datasets)",
+    "npz": "`npz:FILE` (arrays of NumPy)",
+}
+
+
+def _unknown(spec: str) -> EnsembleError:
+    path = Path(spec).expanduser()
+    near = (
+        "folder" if path.is_dir() else "npz" if path.suffix == ".npz" and path.is_file() else None
+    )
+    advice = f" Did you mean `{near}:{spec}`?" if near else ""
+    return EnsembleError(
+        f"Unknown dataset {spec!r}.{advice} Known: {', '.join(sorted(DATASETS))}; of your own: "
+        f"{', '.join(_KINDS.values())}."
+    )
+
+
+def _refuse_options(spec: str, images: ImageOptions) -> None:
+    """Refuses options that have no effect on built-in data."""
+    default = vars(ImageOptions())
+    for name, value in vars(images).items():
+        if value != default[name]:
+            raise EnsembleError(
+                f"`{name}` {value!r} has no effect on {spec!r}: it is for data of your own. Leave "
+                "it out."
+            )

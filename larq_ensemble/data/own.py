@@ -1,0 +1,208 @@
+"""Data sets of one's own: from what a source found to a `Dataset`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from larq_ensemble.data.datasets import Augmentation, Dataset, Origin
+from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.data.options import ImageOptions
+from larq_ensemble.data.splits import ImageArray, Split, stratified
+from larq_ensemble.errors import EnsembleError
+
+#: Splits that data can have of their own; `train` is always there.
+PARTS = ("train", "test", "validation")
+_CHUNK_BYTES = 1 << 24
+_SHOWN = 5
+#: Pixels: the largest side that images have without being asked for.
+_LARGEST = 256
+
+
+@dataclass(frozen=True)
+class Read:
+    """What was read.
+
+    # Arguments
+        parts: the splits, by their names in `PARTS`: training, test, and validation if the data
+            have one of their own.
+        remarks: sentences for the user, such as on damaged files.
+    """
+
+    parts: Mapping[str, Split]
+    remarks: Sequence[str] = ()
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits in the order of `PARTS`."""
+        return tuple(self.parts[part] for part in PARTS if part in self.parts)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds, before its images are read.
+
+    `origin.images` have the size and channels that the images get, so that a run records them.
+
+    # Arguments
+        name, class_names, input_shape: as of `Dataset`.
+        origin: as of `Dataset`.
+        read: (data_dir) -> what it holds.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    origin: Origin
+    read: Callable[[str | None], Read]
+
+
+def sized(options: ImageOptions, input_shape: tuple[int, int, int]) -> ImageOptions:
+    """The options, with size and channels as given."""
+    height, width, channels = input_shape
+    of_files: Any = channels if channels in (1, 3) else None
+    return replace(options, image_size=(height, width), channels=of_files)
+
+
+def resolved(origin: Origin, input_shape: tuple[int, int, int]) -> Origin:
+    """The origin, with the size and channels that its images have."""
+    return replace(origin, images=sized(origin.images, input_shape))
+
+
+def own_dataset(found: Found) -> Dataset:
+    """The data set of what a source found; reads its images for the normalization.
+
+    # Raises
+        EnsembleError: if images can't be read, there are none to train on, or all are the same.
+    """
+    read = found.read(None)
+    for remark in read.remarks:
+        warnings.warn(remark, stacklevel=3)
+    splits = read.splits
+    return Dataset(
+        name=found.name,
+        classes=len(found.class_names),
+        input_shape=found.input_shape,
+        normalization=normalization_of(splits[0].images),
+        # Nothing is mirrored: nobody knows whether a mirrored image is still of its class.
+        augmentation=Augmentation.of_kind("crop", found.input_shape),
+        read=lambda data_dir: splits,
+        class_names=found.class_names,
+        source="computed from its training split",
+        origin=found.origin,
+    )
+
+
+def with_test_rows(labels: np.ndarray, options: ImageOptions) -> dict[str, np.ndarray]:
+    """Cuts a test split: indices of the training and the test examples, each in order."""
+    random = np.random.default_rng(options.split_seed)
+    test, train = map(np.sort, stratified(labels, options.test_share, random))
+    return {"train": train, "test": test}
+
+
+def with_test(parts: Mapping[str, Split], options: ImageOptions) -> dict[str, Split]:
+    """The splits; without a test split one is cut."""
+    if "test" in parts:
+        return dict(parts)
+    rows = with_test_rows(parts["train"].labels, options)
+    return {**parts, **{part: parts["train"].take(each) for part, each in rows.items()}}
+
+
+def check_size(images: str, size: tuple[int, int]) -> None:
+    """Checks that images have a size for a network, if none is asked for.
+
+    # Arguments
+        images: which ones, for the error.
+        size: (height, width).
+
+    # Raises
+        EnsembleError: if they are large.
+    """
+    if max(size) > _LARGEST:
+        raise needs_size(f"{images} have the size {size} (height, width), which is large")
+
+
+def needs_size(problem: str) -> EnsembleError:
+    """The error that asks for a size."""
+    return EnsembleError(
+        f"{problem}: give `image_size`, such as 64 x 64. All images are cropped and resized to it."
+    )
+
+
+def shown(names: Sequence[str]) -> str:
+    """Some names, for messages."""
+    return ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+
+
+def normalization_of(images: ImageArray) -> Normalization:
+    r"""Mean and standard deviation of the pixels / 255, by channel.
+
+    Sums of x and x² are whole numbers, so chunks of any size give the same. A channel that is
+    constant gets the standard deviation 1: it becomes 0 everywhere.
+
+    # Raises
+        EnsembleError: without images, or if all pixels are the same.
+    """
+    if not len(images):
+        raise EnsembleError(
+            "No training images are left to compute mean and standard deviation from: lower "
+            "`test_share`."
+        )
+    # Of so many images the squares of a pixel add up below 2**32.
+    chunk = max(1, min(_CHUNK_BYTES // int(np.prod(images.shape[1:])), 1 << 16))
+    sums = np.zeros((2, images.shape[-1]), np.int64)
+    for start in range(0, len(images), chunk):
+        pixels = images[np.arange(start, min(start + chunk, len(images)))]
+        for power, values in enumerate((pixels, np.square(pixels, dtype=np.uint16))):
+            # The images first: NumPy adds along long rows much faster.
+            of_pixels = values.sum(axis=0, dtype=np.uint32)
+            sums[power] += of_pixels.sum(axis=(0, 1), dtype=np.int64)
+    count = int(np.prod(images.shape[:-1]))
+    first, second = sums.astype(object)  # whole numbers of Python, of any size
+    mean = (first / (255 * count)).astype(float)
+    std = np.sqrt(((count * second - first**2) / (255 * count) ** 2).astype(float))
+    if not std.any():
+        raise EnsembleError("All training images are of one color: there is nothing to learn.")
+    std[std == 0] = 1
+    return Normalization(mean=mean.tolist(), std=std.tolist())
+
+
+def checked_class_names(
+    class_names: Sequence[str] | None, labels: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
+    """Checks class names, or makes them of the class numbers.
+
+    # Arguments
+        class_names: in the order of the labels; `None`: as many as there are class numbers.
+        labels: int32 [n] of each split.
+
+    # Raises
+        EnsembleError: for labels out of range, fewer than two classes, or, without class names,
+            classes without a training image.
+    """
+    highest = max((int(each.max()) for each in labels.values() if len(each)), default=-1)
+    if class_names is None:
+        counts = np.bincount(labels["train"], minlength=highest + 1)
+        if not counts.all():
+            raise EnsembleError(
+                f"`labels` must be class numbers from 0 on. No training image has the label "
+                f"{int(counts.argmin())}, and the highest one is {highest}: give `class_names`, "
+                "or number the classes that there are."
+            )
+        class_names = [str(number) for number in range(highest + 1)]
+    names = tuple(map(str, class_names))
+    if len(names) < 2:
+        raise EnsembleError(f"A classifier needs two classes or more. Found: {list(names)}.")
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise EnsembleError(f"`class_names` must differ. More than once there: {twice}.")
+    if highest >= len(names):
+        raise EnsembleError(
+            f"`labels` go up to {highest}, but there are {len(names)} class names: they must be "
+            f"from 0 to {len(names) - 1}."
+        )
+    return names
