@@ -39,9 +39,9 @@ from larq_ensemble.convert.passes.sign_packing import bit_packed
 _LEAST_SAVED_BYTES = 512
 _WORD = 32
 #: Operators that take weights that are computed at run time.
-_READERS = {
+_MATRIX_OPERATORS = {
     *("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV"),
-    *("FULLY_CONNECTED", "BATCH_MATMUL", "MUL"),
+    *("FULLY_CONNECTED", "BATCH_MATMUL"),
 }
 #: The most magnitudes that weights with the same scale have: the scale and 0.
 _MOST_MAGNITUDES = 2
@@ -53,7 +53,7 @@ def run(module: Module) -> Counter[str]:
     unpacking: list[Operator] = []
     count = 0
     for tensor in list(graph.tensors):
-        if tensor.data is None or not _READERS.issuperset(_readers(graph, tensor)):
+        if tensor.data is None or not _takes_unpacked(graph, tensor):
             continue
         planes = planes_of(tensor)
         if planes is not None and tensor.data.nbytes - planes.nbytes >= _LEAST_SAVED_BYTES:
@@ -107,8 +107,6 @@ def planes_of(tensor: Tensor) -> Planes | None:
     if tensor.data is None or tensor.dtype != "float32" or tensor.size < _WORD:
         return None
     values = tensor.values
-    if not (values < 0).any() or not (values > 0).any():
-        return None
     for largest in _scales(values):
         signs = np.where(values < 0, -1, 1).astype(np.int8)
         if (signs * largest == values).all():
@@ -138,10 +136,17 @@ def _scales(values: np.ndarray) -> Iterator[np.ndarray]:
             yield largest
 
 
-def _readers(graph: Graph, tensor: Tensor) -> set[str]:
-    """The names of the operators that read a tensor; `output` if it is one of the graph."""
-    names = {op.name for op in graph.consumers(tensor)}
-    return names | {"output"} if tensor in graph.outputs else names
+def _takes_unpacked(graph: Graph, tensor: Tensor) -> bool:
+    """Whether all that reads a constant takes weights that are computed at run time.
+
+    MUL does, but a constant of one sign is rather a scale or a mask there.
+    """
+    readers = {op.name for op in graph.consumers(tensor)}
+    if tensor.dtype != "float32" or tensor in graph.outputs or not readers:
+        return False
+    return readers <= _MATRIX_OPERATORS or (
+        readers <= {*_MATRIX_OPERATORS, "MUL"} and bool((tensor.values < 0).any())
+    )
 
 
 def _unpacking(graph: Graph, weights: Tensor, planes: Planes) -> list[Operator]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ from larq_ensemble.models.functional import (
 )
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
 from larq_ensemble.models.weights import check_weights
-from larq_ensemble.network.sharing import binary_layers, has_own_head_bias
+from larq_ensemble.network.sharing import binary_layers, has_own_head_bias, notes
 from larq_ensemble.progress import tracked
 from larq_ensemble.runtime.combination import are_weights
 
@@ -109,7 +110,8 @@ def build_ensemble(
 
     # Raises
         EnsembleError: for a member count below 1, a model that can't be made an ensemble, or a
-            policy that leaves members nothing of their own.
+            policy that leaves members nothing of their own. It warns if a policy equals another one
+            for this network, or leaves binarized shortcuts to each member.
     """
     members = check_whole("members", members, 1)
     if weights is not None:
@@ -225,6 +227,9 @@ def _build_branches(
             "`sharing` leaves the members nothing of their own, so all would be equal: share "
             "less, for example with the policy 'all_frozen'."
         )
+    if len(members) > 1:
+        for note in notes(sharing, graph):
+            warnings.warn(note, stacklevel=1)  # at one place, so that each is shown once
     _check_initial(initial, shared, scheme)
     trunk = frozenset() if independent_inputs else _trunk(backbone, shared)
     _check_names(shared | trunk, members, scheme)

@@ -95,7 +95,12 @@ class LayerNode:
     @property
     def binary(self) -> bool:
         """Whether it has binary filters."""
-        return any(item.content is Content.BINARY_FILTER for item in self.stored)
+        return self.binary_bits > 0
+
+    @property
+    def binary_bits(self) -> int:
+        """The bits of its binary filters."""
+        return sum(i.total_bits for i in self.stored if i.content is Content.BINARY_FILTER)
 
     @property
     def quantized(self) -> bool:
