@@ -12,7 +12,7 @@ UV = uv
 # Exits 0 in Python 3.10 to 3.12 only: larq-compute-engine has wheels for no other.
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help demo test lint docs serve constraints clean
+.PHONY: help demo test lint docs serve notebooks constraints clean
 .DEFAULT_GOAL = help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo 'make lint         ruff, mypy, the import contracts, vulture'
 	@echo 'make docs         the documentation as a site, strict: writes site/'
 	@echo 'make serve        the same on http://127.0.0.1:8000, anew after each change'
+	@echo 'make notebooks    docs/tutorials/*.ipynb from the pages beside them'
 	@echo 'make constraints  pins the versions of setup.cfg anew (needs uv; ARGS=--upgrade: the newest)'
 	@echo 'make clean        removes .venv and caches, never runs/'
 	@echo
@@ -44,6 +45,9 @@ docs: $(DEV_STAMP)
 
 serve: $(DEV_STAMP)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict
+
+notebooks: $(STAMP)
+	@$(BIN)/jupytext --quiet --update --to ipynb docs/tutorials/*.md
 
 # uv's own markers repeat everywhere that Python is older than 3.13, which setup.cfg says.
 constraints:

@@ -24,10 +24,10 @@ import numpy as np
 
 from larq_ensemble.errors import check_whole
 from larq_ensemble.progress import tracked
-from larq_ensemble.runs import Run
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.lce import load_model
+from larq_ensemble.trained import Trained
 
 #: What gives the ensemble's prediction of one image by the first m members.
 Predict = Callable[[int], Any]
@@ -102,7 +102,7 @@ def benchmark(
     tflite: str | os.PathLike[str],
     members: Sequence[int] | None = None,
     *,
-    run: Run | None = None,
+    run: Trained | None = None,
     threads: int = 1,
     repetitions: int | None = None,
     progress: Callable[[str], None] = lambda line: None,
@@ -201,7 +201,7 @@ def _by_interpreter(interpreter: EnsembleInterpreter, image: np.ndarray) -> Pred
 def _others(
     ours: EnsembleInterpreter,
     tflite: str | os.PathLike[str],
-    run: Run,
+    run: Trained,
     members: int,
     image: np.ndarray,
     progress: Callable[[str], None],

@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +23,10 @@ from larq_ensemble.files import check_output
 from larq_ensemble.keras import keras
 from larq_ensemble.models.functional import in_float32
 from larq_ensemble.models.weights import check_weights
-from larq_ensemble.runs import Run, package_versions
+from larq_ensemble.runs import package_versions
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
 from larq_ensemble.runtime.pixels import checked_pixels
+from larq_ensemble.trained import Trained
 
 _TOOLS = ("larq-ensemble", "larq-compute-engine", "tensorflow")
 
@@ -42,6 +44,7 @@ def convert_ensemble(
     precision: str = "float32",
     class_names: Sequence[str] | None = None,
     dataset: str | None = None,
+    data_origin: Mapping[str, Any] | None = None,
     validation_split: Mapping[str, float] | None = None,
     run_hash: str | None = None,
 ) -> ConversionReport:
@@ -72,6 +75,7 @@ def convert_ensemble(
             own stay as they are.
         class_names: one name per class.
         dataset: name of the data set, for the file's description.
+        data_origin: which images they are, see `EnsembleMetadata`.
         validation_split: which of its images were held out, see `EnsembleMetadata`.
         run_hash: SHA-256 of the weights' file, for the file's description.
 
@@ -120,6 +124,7 @@ def convert_ensemble(
         input_shape=network.input_shape,
         class_names=None if class_names is None else tuple(map(str, class_names)),
         dataset=dataset,
+        data_origin=data_origin or {},
         validation_split=validation_split or {},
         heads=heads,
         precision=precision,
@@ -176,8 +181,8 @@ def normalization_of(
     return normalization
 
 
-def ensemble_of(run: Run) -> keras.Model:
-    """The trained ensemble of a run; a backbone counts as an ensemble of one.
+def ensemble_of(run: Trained) -> keras.Model:
+    """The trained ensemble of a run or a Keras file; a backbone counts as an ensemble of one.
 
     # Raises
         EnsembleError: if the run has not finished or its weights' file is damaged.
@@ -188,7 +193,7 @@ def ensemble_of(run: Run) -> keras.Model:
 
 
 def convert_run(
-    run: Run,
+    run: Trained,
     path: str | os.PathLike[str],
     *,
     images: np.ndarray | None = None,
@@ -197,7 +202,7 @@ def convert_run(
     heads: str = "float32",
     precision: str = "float32",
 ) -> ConversionReport:
-    """`convert_ensemble` with everything that a run directory knows.
+    """`convert_ensemble` with everything that a run directory or a `KerasFile` knows.
 
     # Raises
         EnsembleError: as `ensemble_of` and `convert_ensemble`.
@@ -213,14 +218,21 @@ def convert_run(
         layout=layout,
         heads=heads,
         precision=precision,
-        class_names=dataset["class_names"],
-        dataset=dataset["name"],
+        class_names=dataset.get("class_names"),
+        dataset=dataset.get("name"),
+        data_origin=_data_origin(dataset),
         validation_split=_validation_split(run),
         run_hash=run.digest,
     )
 
 
-def _validation_split(run: Run) -> dict[str, float]:
+def _data_origin(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """What `larq-ensemble calibrate` needs to find data of one's own again; no paths."""
+    origin = dataset.get("source")
+    return {} if origin is None else {key: origin[key] for key in ("images", "fingerprint")}
+
+
+def _validation_split(run: Trained) -> dict[str, float]:
     """What `larq-ensemble calibrate` needs to find the images that were never trained on."""
     config = run.config
     if not config.data:  # a run that saw no data

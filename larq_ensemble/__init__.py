@@ -18,7 +18,10 @@ if is_undecided():
     choose_keras_2()
 
 if TYPE_CHECKING:
+    from larq_ensemble.data.datasets import Dataset
     from larq_ensemble.data.normalization import Normalization
+    from larq_ensemble.data.opening import open_dataset
+    from larq_ensemble.data.options import ImageOptions
     from larq_ensemble.ensembles import (
         Ensemble,
         build_ensemble,
@@ -35,9 +38,11 @@ if TYPE_CHECKING:
 
 #: Public name -> the module that has it.
 _EXPORTS = {
+    "Dataset": "data.datasets",
     "Ensemble": "ensembles",
     "EnsembleError": "errors",
     "EnsembleInterpreter": "runtime",
+    "ImageOptions": "data.options",
     "Normalization": "data.normalization",
     "account": "network.storage",
     "build_ensemble": "ensembles",
@@ -48,13 +53,16 @@ _EXPORTS = {
     "layer_graph": "models",
     "load_ensemble": "ensembles",
     "load_run": "runs",
+    "open_dataset": "data.opening",
 }
 
 # Written out for type checkers and editors; a test compares it with the table above.
 __all__ = [
+    "Dataset",
     "Ensemble",
     "EnsembleError",
     "EnsembleInterpreter",
+    "ImageOptions",
     "Normalization",
     "__version__",
     "account",
@@ -66,6 +74,7 @@ __all__ = [
     "layer_graph",
     "load_ensemble",
     "load_run",
+    "open_dataset",
 ]
 
 if not TYPE_CHECKING:  # so that a type checker sees that a name is misspelt

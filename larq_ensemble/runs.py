@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from larq_ensemble.data.normalization import Normalization
-from larq_ensemble.errors import EnsembleError, first_line
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import (
     check_output_folder,
     gone,
@@ -36,6 +36,7 @@ from larq_ensemble.files import (
 from larq_ensemble.locks import check_unlocked, holds_other_files, locked
 
 if TYPE_CHECKING:
+    from larq_ensemble.data.datasets import Dataset
     from larq_ensemble.keras import keras
 
 FORMAT = 1
@@ -70,7 +71,8 @@ class RunConfig:
     # Arguments
         kind: `"backbone"` or `"ensemble"`.
         model: name and arguments of the architecture. Without `revision` and `prelu_gradient`, as
-            earlier versions wrote it, it is of revision 1 and `"zero"`.
+            earlier versions wrote it, it is of revision 1 and `"zero"`. Of a network that is not
+            ours: what `larq_ensemble.models.foreign.foreign_network` records.
         dataset: the dataset's constants (name, classes, class names, input shape, mean, std).
         recipe: the training recipe.
         seed: of initialization, data and jitter.
@@ -99,6 +101,18 @@ class RunConfig:
         return int(self.data.get("split_seed", self.seed))
 
     @property
+    def architecture(self) -> str | None:
+        """The name of our architecture; `None` for a network that is not ours."""
+        return None if "source" in self.model else self.model["name"]
+
+    @property
+    def validation(self) -> float:
+        """The share of the training images that was held out, or is to be if nobody knows."""
+        from larq_ensemble.data.datasets import DataOptions
+
+        return float(self.data.get("validation", DataOptions.validation))
+
+    @property
     def own_head_bias(self) -> bool:
         """Whether each member has its own bias in a linear layer that is shared."""
         return bool(self.ensemble.get("own_head_bias", False))
@@ -113,7 +127,8 @@ class RunConfig:
                 f"{str(path)!r} is not a configuration of format {FORMAT}: "
                 "was it written by another version of larq-ensemble?"
             )
-        if isinstance(values.get("model"), dict):
+        model = values.get("model")
+        if isinstance(model, dict) and "source" not in model:
             values = {**values, "model": {**_MODEL_OF_BEFORE, **values["model"]}}
         arguments: dict[str, Any] = {
             name: _Section(value, f"{name!r} in {str(path)!r}")
@@ -178,20 +193,27 @@ class Run:
     def model(self) -> keras.Model:
         """The trained Keras model; of an ensemble an `Ensemble`.
 
+        The run of a network that came from `module:function` is code of its author: the module is
+        imported, for the classes that it registers, and `Lambda` layers are run.
+
         # Raises
-            EnsembleError: if training has not finished or the file is damaged.
+            EnsembleError: if training has not finished, the file is damaged, or the module can't
+                be imported.
         """
         self._check_has_model()
         from larq_ensemble.ensembles import as_ensemble
-        from larq_ensemble.keras import keras
+        from larq_ensemble.models.foreign import import_module_of, is_function
+        from larq_ensemble.models.keras_files import load_keras_file
 
-        try:
-            model = keras.models.load_model(self.model_path, compile=False)
-        except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
-            raise EnsembleError(
-                f"{str(self.model_path)!r} can't be read ({first_line(error)}): it is truncated "
-                "or damaged. Resume its training to write it again, or train again."
-            ) from error
+        source = self.config.model.get("source", "")
+        if is_function(source):
+            import_module_of(source)
+        model = load_keras_file(
+            self.model_path,
+            safe_mode=not is_function(source),
+            way_out="it is truncated or damaged. Resume its training to write it again, or train "
+            "again",
+        )
         if len(model.outputs) == 1:  # a backbone, or a member that was trained sequentially
             return model
         ensemble = as_ensemble(model)
@@ -204,6 +226,23 @@ class Run:
         """From pixels 0..255 to the input that the network was trained on."""
         dataset = self.config.dataset
         return Normalization(dataset["mean"], dataset["std"])
+
+    def dataset(self, spec: str | None = None, data_dir: str | None = None) -> Dataset:
+        """The data set of the training, with the run's classes, normalization and image size.
+
+        # Arguments
+            spec, data_dir: as for `larq_ensemble.data.opening.reopen`.
+
+        # Raises
+            EnsembleError: as `reopen`.
+        """
+        from larq_ensemble.data.opening import reopen
+
+        return reopen(self.config.dataset, spec=spec, data_dir=data_dir)
+
+    def fresh(self) -> Run:
+        """The same run, whose model will be loaded anew."""
+        return load_run(self.path)
 
     @property
     def digest(self) -> str:
@@ -372,22 +411,19 @@ def package_versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
 
 
 def _check_same(old: RunConfig, new: RunConfig, path: Path) -> None:
-    ignored = {"versions", "source"}
-    started = old.to_json()
+    started, wanted = _compared(old), _compared(new)
     if "requested_members" in old.ensemble:  # it ended early, with fewer members
-        started["ensemble"] = dict(old.ensemble)
+        started["ensemble"] = dict(started["ensemble"])
         started["ensemble"]["members"] = started["ensemble"].pop("requested_members")
     for name, value in started.items():
-        other = new.to_json()[name]
-        if name in ignored or value == json.loads(json.dumps(other)):
+        other = wanted[name]
+        if value == other:
             continue
         if isinstance(value, dict):
             differing = [
-                key
-                for key in value.keys() | other.keys()
-                if key not in ignored and value.get(key) != json.loads(json.dumps(other.get(key)))
+                key for key in value.keys() | other.keys() if value.get(key) != other.get(key)
             ]
-            if not differing:
+            if not differing:  # a value that earlier versions did not write is `None`
                 continue
             key = sorted(differing)[0]
             name, value, other = f"{name}.{key}", value.get(key), other.get(key)
@@ -395,3 +431,18 @@ def _check_same(old: RunConfig, new: RunConfig, path: Path) -> None:
             f"The run {str(path)!r} can't be resumed: it was started with {name} = {value!r}, not "
             f"{other!r}. Repeat the arguments that it was started with, or choose another `out`."
         )
+
+
+def _compared(config: RunConfig) -> dict[str, Any]:
+    """What has to be the same when a run is resumed; not where things are or come from."""
+    values = json.loads(json.dumps(config.to_json()))
+    del values["versions"]
+    model, dataset = values["model"], values["dataset"]
+    if "digest" in model:  # which says more than a name
+        values["model"] = {key: model[key] for key in model.keys() - {"name", "source"}}
+    if "source" in dataset:
+        of_files = {key: dataset["source"][key] for key in ("fingerprint", "images")}
+        values["dataset"] = {**dataset, **of_files}
+        del values["dataset"]["name"], values["dataset"]["source"]
+    values["recipe"].pop("source", None)
+    return values

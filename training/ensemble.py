@@ -10,9 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from larq_ensemble.data.augmentation import Augmentation
 from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
-from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
+from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles import Ensemble, build_ensemble, build_member, copy_weights
 from larq_ensemble.ensembles.building import Initial
 from larq_ensemble.ensembles.ensemble import own_layers
@@ -23,6 +22,7 @@ from larq_ensemble.network.sharing import has_own_head_bias, parse_sharing
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import top_k_accuracy
+from larq_ensemble.trained import Trained, data_of
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.evaluation import member_logits
 from larq_ensemble.training.fit import set_seed
@@ -35,7 +35,7 @@ from larq_ensemble.training.sequential import RunTraining
 
 @temporary_graphs()
 def train_ensemble(
-    backbone: Run,
+    backbone: Trained,
     out: str | os.PathLike[str],
     *,
     members: int,
@@ -43,6 +43,7 @@ def train_ensemble(
     sharing: str = "fusion",
     recipe: Recipe,
     seed: int = 0,
+    dataset: str | Dataset | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     augment: str | None = None,
     class_weights: ClassWeights | None = None,
@@ -63,8 +64,12 @@ def train_ensemble(
     With `resume` it returns a run that has finished as it is.
 
     # Arguments
-        backbone: the pretrained run; its data set and validation split are used.
+        backbone: the pretrained run, whose validation split is used, or a Keras file, see
+            `larq_ensemble.trained.open_trained`. Nobody knows what the training of a Keras file
+            held out, so members may look better on the validation split than they are.
         members, scheme, sharing: as for `build_ensemble`; `sharing` as text, see `parse_sharing`.
+        dataset: where the backbone's data are now, or other data of the same classes and image
+            shape, a data set or what `open_dataset` takes; `None`: the backbone's.
         augment, class_weights: as for `larq_ensemble.training.pretrain.pretrain`; `None`: as in the
             backbone's training. In bagging they multiply the counts of the bootstrap; in `adaboost`
             they are the sample weights of the first member.
@@ -101,21 +106,15 @@ def train_ensemble(
         recompute=recompute,
         bfloat16=bfloat16,
     )
-    if bfloat16 and distribution.replicas > 1:
-        raise EnsembleError("`bfloat16` is for training on one device: leave it out.")
-    if patience is not None and not data.validation:
-        raise EnsembleError(
-            "`patience` watches the validation accuracy, and this backbone's training held no "
-            "validation data out: leave it out, or pretrain with validation data."
-        )
+    _check_options(distribution, data, patience=patience, bfloat16=bfloat16)
     if prefix_weights is not None:
         chosen = chosen.with_prefix_weights(prefix_weights)
     members = check_whole("members", members, 1)
     chosen.member_epochs(recipe.epochs, members)
-    dataset = _dataset(backbone, augment)
+    opened = data_of(backbone, dataset, data.data_dir).augmented(augment)
     if class_weights is None:
         class_weights = backbone.config.data.get("class_weights")
-    weighting = ClassWeighting.of(class_weights, dataset.class_names)
+    weighting = ClassWeighting.of(class_weights, opened.class_names)
     network = backbone.model  # before the seed is set, because loading draws random numbers
     set_seed(seed, recipe.dropout)
     # A run of before has members without it, and goes on as it was started.
@@ -133,7 +132,7 @@ def train_ensemble(
     if in_turn or chosen.sequential:
         training = _Sequential(
             network,
-            dataset,
+            opened,
             members,
             arguments,
             weighting=weighting,
@@ -146,7 +145,7 @@ def train_ensemble(
     else:
         training = _Joint(
             network,
-            dataset,
+            opened,
             members,
             arguments | ({} if shrinkage is None else {"weights": [shrinkage] * members}),
             scheme=chosen,
@@ -169,30 +168,15 @@ def train_ensemble(
             fewer = {"members": ensemble.members, "requested_members": members}
             config = dataclasses.replace(run.config, ensemble={**run.config.ensemble, **fewer})
             Run(run.path, config).save_config()
-        result: dict[str, Any] = {
-            "members": ensemble.members,
-            "images_per_second": speed,
-            "validation_top1": _top1(ensemble, splits.validation, dataset),
-        }
-        if len(splits.test):
-            logits, labels = member_logits(ensemble, splits.test, dataset), splits.test.labels
-            combined = combine(logits, scheme, ensemble.member_weights)
-            result |= {
-                "test_top1": top_k_accuracy(combined, labels, k=1),
-                "member_top1": [top_k_accuracy(member, labels, k=1) for member in logits],
-                "backbone_top1": backbone_top1(backbone.model, splits.test, dataset),
-            }
-        return ensemble, result
+        measured = _measured(ensemble, backbone.model, splits, opened)
+        return ensemble, {"images_per_second": speed, **measured}
 
     return train_run(
         out,
         RunConfig(
             kind="ensemble",
             model=backbone.config.model,
-            dataset={
-                **backbone.config.dataset,
-                **({} if augment is None else {"augmentation": dataset.augmentation.to_json()}),
-            },
+            dataset=_recorded(backbone, opened, is_given=dataset is not None, augment=augment),
             recipe=recipe.to_json(),
             seed=seed,
             data={
@@ -219,28 +203,58 @@ def train_ensemble(
             versions=package_versions(),
         ),
         untrained=training.untrained,
-        load=lambda: load_splits(data, dataset, backbone.config.split_seed, weighting),
+        load=lambda: load_splits(data, opened, backbone.config.split_seed, weighting),
         train=train,
-        figures={
-            "test_top1": None,
-            "member_top1": None,
-            "backbone_top1": None,
-            "validation_top1": None,
-            "images_per_second": None,
-            "members": members,
-        },
+        figures={**dict.fromkeys(_FIGURES), "members": members},
         distribution=distribution,
         resume=resume,
     )
 
 
-def _dataset(backbone: Run, augment: str | None) -> Dataset:
-    """The data set of a backbone, with the augmentation asked for or else that of its training."""
-    dataset = DATASETS[backbone.config.dataset["name"]]
-    recorded = backbone.config.dataset.get("augmentation")
-    if recorded is not None:
-        dataset = dataclasses.replace(dataset, augmentation=Augmentation.from_json(recorded))
-    return dataset.augmented(augment)
+#: What is measured, in the result.
+_FIGURES = ("test_top1", "member_top1", "backbone_top1", "validation_top1", "images_per_second")
+
+
+def _check_options(
+    distribution: Distribution, data: DataOptions, *, patience: int | None, bfloat16: bool
+) -> None:
+    if bfloat16 and distribution.replicas > 1:
+        raise EnsembleError("`bfloat16` is for training on one device: leave it out.")
+    if patience is not None and not data.validation:
+        raise EnsembleError(
+            "`patience` watches the validation accuracy, and this backbone's training held no "
+            "validation data out: leave it out, or pretrain with validation data."
+        )
+
+
+def _measured(
+    ensemble: Ensemble, backbone: keras.Model, splits: Splits, dataset: Dataset
+) -> dict[str, Any]:
+    """The accuracies of a trained ensemble, entries of the result."""
+    measured: dict[str, Any] = {
+        "members": ensemble.members,
+        "validation_top1": _top1(ensemble, splits.validation, dataset),
+    }
+    if not len(splits.test):
+        return measured
+    logits, labels = member_logits(ensemble, splits.test, dataset), splits.test.labels
+    combined = combine(logits, ensemble.scheme.name, ensemble.member_weights)
+    return {
+        **measured,
+        "test_top1": top_k_accuracy(combined, labels, k=1),
+        "member_top1": [top_k_accuracy(member, labels, k=1) for member in logits],
+        "backbone_top1": backbone_top1(backbone, splits.test, dataset),
+    }
+
+
+def _recorded(
+    backbone: Trained, dataset: Dataset, *, is_given: bool, augment: str | None
+) -> dict[str, Any]:
+    """The constants of the data: those of the backbone's run, but for what is asked for here."""
+    constants = dataset.constants() if is_given else backbone.config.dataset
+    if augment is None:
+        return constants
+    return {**constants, "augmentation": dataset.augmentation.to_json()}
 
 
 class _Training(Protocol):

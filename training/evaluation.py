@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split
+from larq_ensemble.data.datasets import DataOptions, Dataset, Split
 from larq_ensemble.ensembles import as_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.models.inference import predict_batches
-from larq_ensemble.runs import Run
 from larq_ensemble.runtime import metrics
 from larq_ensemble.runtime.combination import combine
+from larq_ensemble.trained import Trained, data_of, is_own
 from larq_ensemble.training.pipeline import evaluation_batches
+from larq_ensemble.training.renaming import formerly
 
 
 def member_logits(model: keras.Model, data: Split, dataset: Dataset) -> np.ndarray:
@@ -32,11 +33,12 @@ def _outputs(model: keras.Model, data: Split, dataset: Dataset) -> list[np.ndarr
     return predict_batches(model, batches, images=len(data), what="evaluating")
 
 
+@formerly(dataset_name="dataset")
 def evaluate(
-    run: Run,
+    run: Trained,
     *,
     members: int | None = None,
-    dataset_name: str | None = None,
+    dataset: str | Dataset | None = None,
     split: str = "test",
     data_dir: str | None = None,
     limit: int | None = None,
@@ -44,16 +46,18 @@ def evaluate(
     """Metrics of the first m members of a run, for each m or for one.
 
     # Arguments
-        run: a backbone counts as an ensemble of one.
+        run: a run or a Keras file; a backbone counts as an ensemble of one.
         members: this m alone; `None`: each m from 1 to all.
-        dataset_name: another data set with the same image shape and classes; `None`: the run's.
+        dataset: where the run's data are now, or other data of the same classes and image shape,
+            a data set or what `open_dataset` takes; `None`: the run's.
         split: `"test"`, or `"validation"`: the examples that its training held out.
         data_dir: as for `DataOptions`.
         limit: how many examples, the first of the split; `None`: all.
 
     # Returns
         `{"members", "top1", "top5", "nll", "ece", "brier", "disagreement"}` of the largest m, a
-        list `"by_members"` with the same for each m, and `"dataset"`, `"split"`, `"samples"`.
+        list `"by_members"` with the same for each m, and `"dataset"`, `"own_data"`, whether
+        the run was trained on these, `"split"`, `"samples"`.
         Accuracies are in percent, NLL in nats, the others as in `larq_ensemble.runtime.metrics`.
 
     # Raises
@@ -61,24 +65,19 @@ def evaluate(
             range.
     """
     config = run.config
-    dataset = DATASETS[dataset_name or config.dataset["name"]]
-    _check_fits(dataset, run)
     total = config.ensemble.get("members", 1)
     if members is not None and not 1 <= members <= total:
         raise EnsembleError(
             f"`members` must be from 1 to {total} for the run {str(run.path)!r}, got {members}."
         )
+    opened = data_of(run, dataset, data_dir)
     model = run.model
-    options = DataOptions(data_dir, config.data["validation"], config.data["limit_train"])
-    splits = options.load(dataset, config.split_seed)
-    data = (splits.test if split == "test" else splits.validation).first(limit)
-    if not len(data):
-        raise EnsembleError(f"The run {str(run.path)!r} held out no validation data.")
+    data = _split_of(run, opened, split, data_dir).first(limit)
     if config.kind == "ensemble":
-        logits = member_logits(model, data, dataset)
+        logits = member_logits(model, data, opened)
         scheme, weights = model.scheme.name, model.member_weights
     else:
-        logits = _finite(np.stack(_outputs(model, data, dataset)))
+        logits = _finite(np.stack(_outputs(model, data, opened)))
         scheme, weights = "fusion", None
     counts = range(1, total + 1) if members is None else [members]
     by_members = [
@@ -88,7 +87,8 @@ def evaluate(
     return {
         **by_members[-1],
         "by_members": by_members,
-        "dataset": dataset.name,
+        "dataset": opened.name,
+        "own_data": is_own(run, opened),
         "split": split,
         "samples": len(data),
     }
@@ -117,16 +117,19 @@ def _finite(logits: np.ndarray) -> np.ndarray:
     return logits
 
 
-def _check_fits(dataset: Dataset, run: Run) -> None:
-    trained_on = run.config.dataset
-    if dataset.classes != trained_on["classes"]:
+def _split_of(run: Trained, dataset: Dataset, split: str, data_dir: str | None) -> Split:
+    held_out = run.config.data
+    if split == "validation" and not held_out:
         raise EnsembleError(
-            f"`dataset_name` {dataset.name!r} has {dataset.classes} classes, but the run "
-            f"{str(run.path)!r} was trained for the {trained_on['classes']} of "
-            f"{trained_on['name']!r}: choose a data set with as many."
+            f"What the training of {str(run.path)!r} held out is not known: take the test split."
         )
-    if list(dataset.input_shape) != list(trained_on["input_shape"]):
+    options = DataOptions(data_dir, held_out.get("validation", 0.0), held_out.get("limit_train"))
+    splits = options.load(dataset, run.config.split_seed)
+    data = splits.test if split == "test" else splits.validation
+    if not len(data):
         raise EnsembleError(
-            f"`dataset_name` {dataset.name!r} has images of {dataset.input_shape}, but the run "
-            f"{str(run.path)!r} takes {tuple(trained_on['input_shape'])}."
+            f"The data {dataset.name!r} have no test images: give others as `dataset`."
+            if split == "test"
+            else f"The run {str(run.path)!r} held out no validation data."
         )
+    return data

@@ -68,14 +68,18 @@ class LinearDecay(keras.optimizers.schedules.PolynomialDecay):
         return {**super().get_config(), "constant_steps": self.constant_steps}
 
 
-def set_seed(seed: int, dropout: float) -> None:
+def set_seed(seed: int, dropout: float | None) -> None:
     """Seeds the initializers and dropout; call it before building the network.
 
     Keras then keeps the random state of dropout in a variable, which a checkpoint can hold. By
     default that state is in the graph, and a resumed training could not restore it.
+
+    # Arguments
+        seed: the seed.
+        dropout: the rate; 0: no layer drops anything; `None`: as the network has it.
     """
     keras.utils.set_random_seed(check_seed(seed))
-    if dropout:
+    if dropout is None or dropout:
         keras.backend.experimental.enable_tf_random_generator()
     else:
         keras.backend.experimental.disable_tf_random_generator()

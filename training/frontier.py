@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.sharing import parse_sharing
 from larq_ensemble.network.storage import account
 from larq_ensemble.progress import tracked
-from larq_ensemble.runs import Run
+from larq_ensemble.runs import Run, RunConfig
 from larq_ensemble.training.paper import numbers as paper
 
 COSTS = ("bytes", "macs", "paper_energy_mj")
@@ -68,6 +70,7 @@ def frontier(
     runs: Sequence[Run],
     out: str | os.PathLike[str],
     *,
+    dataset: str | None = None,
     split: str = "test",
     data_dir: str | None = None,
     limit: int | None = None,
@@ -80,25 +83,25 @@ def frontier(
     # Arguments
         runs: finished runs on one data set; a backbone counts as one member.
         out: the folder.
-        split, data_dir, limit: as for `larq_ensemble.training.evaluation.evaluate`.
+        dataset, split, data_dir, limit: as for `larq_ensemble.training.evaluation.evaluate`.
         progress: called with a line before each run.
 
     # Raises
         EnsembleError: if the runs are of several data sets, one has not finished, or the folder
             can't be written to.
     """
-    datasets = {run.config.dataset["name"]: run for run in runs}
+    datasets = {_identity(run): run for run in runs}
     if len(datasets) > 1:
         (first, one), (second, other), *_ = datasets.items()
         raise EnsembleError(
-            f"The runs are of different data sets, {str(one.path)!r} of {first!r} and "
-            f"{str(other.path)!r} of {second!r}: their accuracies can't be compared."
+            f"The runs are of different data sets, {str(one.path)!r} of {first[0]!r} and "
+            f"{str(other.path)!r} of {second[0]!r}: their accuracies can't be compared."
         )
     out = check_output_folder(out)
     points: list[FrontierPoint] = []
     for number, run in enumerate(tracked(runs, "run", unit="run"), start=1):
         progress(f"{number} of {len(runs)}: {run.path}")
-        metrics = _evaluation(run, out / "evaluations", split, data_dir, limit)
+        metrics = _evaluation(run, out / "evaluations", dataset, split, data_dir, limit)
         points += _points(run, metrics)
     fronts = {
         cost: pareto_front([getattr(p, cost) for p in points], [p.top1 for p in points])
@@ -122,11 +125,25 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
     return front
 
 
+def _identity(run: Run) -> tuple[str, str]:
+    """Name and fingerprint of the data: folders of the same name may hold different images."""
+    dataset = run.config.dataset
+    return dataset["name"], dataset["source"]["fingerprint"] if "source" in dataset else ""
+
+
 def _evaluation(
-    run: Run, folder: Path, split: str, data_dir: str | None, limit: int | None
+    run: Run,
+    folder: Path,
+    dataset: str | None,
+    split: str,
+    data_dir: str | None,
+    limit: int | None,
 ) -> dict[str, Any]:
-    """Metrics by members and the MACs of a member; from the folder, if they are there."""
-    path = folder / f"{run.digest[:16]}-{split}{'' if limit is None else f'-{limit}'}.json"
+    """Metrics by members and the costs of a member; from the folder, if they are there."""
+    parts = [run.digest[:16], split]
+    parts += [] if limit is None else [str(limit)]
+    parts += [] if dataset is None else [hashlib.sha256(dataset.encode()).hexdigest()[:8]]
+    path = folder / f"{'-'.join(parts)}.json"
     if path.is_file():
         with contextlib.suppress(EnsembleError):  # damaged: evaluate again
             return read_json(path, "delete it")
@@ -134,36 +151,26 @@ def _evaluation(
     from larq_ensemble.network.compute import count_macs
     from larq_ensemble.training.evaluation import evaluate
 
-    metrics = evaluate(run, split=split, data_dir=data_dir, limit=limit)
+    metrics = evaluate(run, dataset=dataset, split=split, data_dir=data_dir, limit=limit)
     member = run.model if run.config.kind == "backbone" else run.model.member(0)
-    macs = count_macs(layer_graph(member))
+    graph = layer_graph(member)
+    macs = count_macs(graph)
     metrics = {**metrics, "binary_macs": macs.binary, "real_macs": macs.real}
+    if run.config.architecture is None:  # of our networks the name says what they store
+        shared = map(re.escape, run.config.ensemble.get("shared_layers", ()))
+        size = account(graph, members=1, sharing=[*shared]).size
+        metrics |= {"shared_bits": size.shared_bits, "member_bits": size.member_bits}
     write_text(path, json.dumps(metrics, indent=2) + "\n")
     return metrics
 
 
 def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
-    from larq_ensemble.ensembles.schemes import SCHEMES
-
     model, ensemble = run.config.model, run.config.ensemble
-    graph = trace_model(
-        model["name"],
-        input_shape=tuple(model["input_shape"]),
-        classes=model["classes"],
-        width=model["width"],
-        revision=model["revision"],
-    )
     sharing, scheme = ensemble.get("sharing", "none"), ensemble.get("scheme", "")
-    rounded = bool(scheme) and SCHEMES[scheme].rounded
+    shared_bits, member_bits = _storage(run.config, metrics)
     points = []
     for row in metrics["by_members"]:
         members = row["members"]
-        stored = account(
-            graph,
-            members=members,
-            sharing=parse_sharing(sharing, own_head_bias=run.config.own_head_bias),
-            own_filters=rounded,
-        )
         binary, real = members * metrics["binary_macs"], members * metrics["real_macs"]
         points.append(
             FrontierPoint(
@@ -177,7 +184,7 @@ def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
                 top1=row["top1"],
                 split=metrics["split"],
                 samples=metrics["samples"],
-                bytes=-(-stored.total_bits // 8),
+                bytes=-(-(shared_bits + members * member_bits) // 8),
                 macs=binary + real,
                 binary_macs=binary,
                 real_macs=real,
@@ -185,3 +192,27 @@ def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
             )
         )
     return points
+
+
+def _storage(config: RunConfig, metrics: dict[str, Any]) -> tuple[int, int]:
+    """The bits that all members share, and those of each member."""
+    from larq_ensemble.ensembles.schemes import SCHEMES
+
+    if config.architecture is None:
+        return metrics["shared_bits"], metrics["member_bits"]
+    model, scheme = config.model, config.ensemble.get("scheme", "")
+    graph = trace_model(
+        model["name"],
+        input_shape=tuple(model["input_shape"]),
+        classes=model["classes"],
+        width=model["width"],
+        revision=model["revision"],
+    )
+    sharing = config.ensemble.get("sharing", "none")
+    size = account(
+        graph,
+        members=1,
+        sharing=parse_sharing(sharing, own_head_bias=config.own_head_bias),
+        own_filters=bool(scheme) and SCHEMES[scheme].rounded,
+    ).size
+    return size.shared_bits, size.member_bits

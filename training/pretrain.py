@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
-from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset, Split, Splits
+from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
+from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.data.opening import open_dataset
 from larq_ensemble.ensembles.fused_activations import fused_network
-from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
-from larq_ensemble.models import PRELU_GRADIENT, PReLUGradient, build_model
+from larq_ensemble.models import PReLUGradient
+from larq_ensemble.models.foreign import is_file, is_foreign
 from larq_ensemble.models.inference import predict_batches
-from larq_ensemble.network.architectures import MODELS, REVISION
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
+from larq_ensemble.trained import normalization_for
 from larq_ensemble.training.advice import advice
 from larq_ensemble.training.distillation import (
     Distillation,
@@ -26,21 +30,18 @@ from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.fit import read_log, set_seed
 from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
+from larq_ensemble.training.networks import network_for
 from larq_ensemble.training.pipeline import evaluation_batches
 from larq_ensemble.training.recipes import Recipe
-from larq_ensemble.training.transfer import (
-    check_backbone,
-    check_twin,
-    split_seed,
-    start_from_backbone,
-    start_from_real,
-)
+from larq_ensemble.training.renaming import formerly
+from larq_ensemble.training.transfer import Sources, split_seed
 
 
+@formerly(model_name="model", dataset_name="dataset")
 @temporary_graphs()
 def pretrain(
-    model_name: str,
-    dataset_name: str,
+    model: str | keras.Model,
+    dataset: str | Dataset,
     out: str | os.PathLike[str],
     *,
     recipe: Recipe,
@@ -49,6 +50,7 @@ def pretrain(
     pad_values: float | None = None,
     estimator: str | None = None,
     prelu_gradient: PReLUGradient | None = None,
+    normalization: str | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     augment: str | None = None,
     class_weights: ClassWeights | None = None,
@@ -58,14 +60,18 @@ def pretrain(
     distribute: str | None = None,
     resume: bool = False,
     verbose: int | str = "auto",
+    on_data: Callable[[Splits], None] = lambda splits: None,
 ) -> tuple[Run, dict[str, Any]]:
     """Trains a backbone and writes its run directory.
 
     Validation accuracy is logged after each epoch. The test split is used once, at the end.
 
     # Arguments
-        model_name: a name of `larq_ensemble.network.architectures.MODELS`.
-        dataset_name: a name of `larq_ensemble.data.datasets.DATASETS`.
+        model: a name of `larq_ensemble.network.architectures.MODELS`, or another network, see
+            `larq_ensemble.models.foreign.foreign_network`: a Keras model, whose layers are
+            trained, the path of a Keras file, whose weights are the start, or
+            `"module:function"`.
+        dataset: a data set, or what `larq_ensemble.data.opening.open_dataset` takes.
         out: the run directory.
         recipe: epochs, batch size, rates, dropout; with no epochs the network stays untrained and
             no data are read.
@@ -74,6 +80,8 @@ def pretrain(
         pad_values: what pads binary convolutions, 0 or 1; `None`: the architecture's.
         estimator: name of the quantizer of activations; `None`: the architecture's.
         prelu_gradient: as for `larq_ensemble.models.build_model`; `None`: its default.
+        normalization: as `larq_ensemble.data.normalization.normalization_named` takes it; `None`:
+            that of the data set. A Keras file needs it, because its weights are trained for one.
         data: place, validation share and limits of the data.
         augment: augmentation of the training images, see
             `larq_ensemble.data.augmentation.Augmentation.of_kind`; `None`: that of the data set.
@@ -89,6 +97,7 @@ def pretrain(
             `larq_ensemble.training.distribution`.
         resume: go on after the last epoch of the run in `out`, or return it if it has finished.
         verbose: Keras's verbosity.
+        on_data: called with the data before the training.
 
     # Returns
         The run and `{"test_top1", "validation_top1", "epochs", "images_per_second"}`. Accuracies
@@ -102,116 +111,119 @@ def pretrain(
             directory that holds another run or other files.
     """
     distribution = Distribution(distribute)
-    dataset = DATASETS[dataset_name].augmented(augment)
-    weighting = ClassWeighting.of(class_weights, dataset.class_names)
     started = load_run(out).config.model if resume and is_run(out) else {}
-    _refuse_without_effect(model_name, pad_values=pad_values, estimator=estimator)
+    is_foreign(model)  # a wrong name is an error before the data are read
+    if isinstance(dataset, str):
+        dataset = open_dataset(dataset, data_dir=data.data_dir)
+    dataset = dataset.augmented(augment)
+    weighting = ClassWeighting.of(class_weights, dataset.class_names)
     set_seed(seed, recipe.dropout)
-    arguments: dict[str, Any] = {
-        "name": model_name,
-        "input_shape": list(dataset.input_shape),
-        "classes": dataset.classes,
-        "width": width,
-        "dropout": recipe.dropout,
-        "pad_values": MODELS[model_name].pad_values if pad_values is None else pad_values,
-        "estimator": estimator,
-        "prelu_gradient": prelu_gradient or started.get("prelu_gradient", PRELU_GRADIENT),
-        "revision": started.get("revision", REVISION),
-    }
-    sources: dict[str, Run] = {}
-    transfer: dict[str, Any] = {}
-    if from_real is not None and from_backbone is not None:
-        raise EnsembleError(
-            "`from_real` and `from_backbone` both say which weights to start from: give one."
-        )
-    if from_backbone is not None:
-        check_backbone(from_backbone, arguments)
-        sources["from_backbone"] = from_backbone
-    if from_real is not None:
-        check_twin(from_real, arguments)
-        sources["from_real"] = from_real
-    if distillation is not None:
-        distillation.check_teaches(arguments)
-        sources["teacher"] = distillation.teacher
-        transfer = {"weight": distillation.weight, "temperature": distillation.temperature}
-    transfer |= {name: source.digest for name, source in sources.items()}
-    model = build_model(**arguments)
-    cut_by = split_seed(sources.values(), dataset_name, data, seed)
-    figures: dict[str, Any] = dict.fromkeys(("test_top1", "validation_top1", "images_per_second"))
-    if from_backbone is not None:
-        figures["from_backbone"] = start_from_backbone(model, from_backbone.model)
-    if from_real is not None:
-        figures["from_real"] = start_from_real(model, from_real.model)
+    network, record = network_for(
+        model,
+        dataset,
+        recipe,
+        started,
+        width=width,
+        pad_values=pad_values,
+        estimator=estimator,
+        prelu_gradient=prelu_gradient,
+    )
+    dataset = replace(dataset, normalization=_normalization(network, model, normalization, dataset))
+    sources = Sources(from_real, from_backbone, distillation)
+    sources.check(record)
+    cut_by = split_seed(sources.runs.values(), dataset, data, seed)
+    training = _Training(
+        network, dataset, weighting, recipe, seed, distillation, distribution, verbose
+    )
 
-    def objective(network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
-        network = fused_network(network)
-        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        if distillation is not None:
-            teacher = distribution.replicate(distillation.teacher.model)
-            network = Student(network, teacher_logits(teacher))
-            loss = DistillationLoss(distillation.weight, distillation.temperature)
-        accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-        return network, {"loss": loss, "metrics": [accuracy]}
-
-    def train(run: Run, splits: Splits) -> tuple[keras.Model, dict[str, Any]]:
-        speed = fit_images(
-            model,
-            splits,
-            dataset,
-            run=run,
-            recipe=recipe,
-            objective=objective,
-            seed=seed,
-            distribution=distribution,
-            verbose=verbose,
-            class_weights=weighting.by_class(splits.train.labels),
-        )
-        measured: dict[str, Any] = {
-            "images_per_second": speed,
-            "test_top1": backbone_top1(model, splits.test, dataset),
-            "validation_top1": backbone_top1(model, splits.validation, dataset),
-            "training_top1": _training_top1(run),
-        }
-        held_out = "validation" if len(splits.validation) else "test"
-        if (top1 := measured[f"{held_out}_top1"]) is not None:
-            labels = getattr(splits, held_out).labels
-            if said := advice(measured["training_top1"], top1, labels):
-                measured["advice"] = said
-        return model, measured
+    def load() -> Splits:
+        splits = load_splits(data, dataset, cut_by, weighting)
+        on_data(splits)
+        return splits
 
     return train_run(
         out,
         RunConfig(
             kind="backbone",
-            model=arguments,
+            model=record,
             dataset=dataset.constants(),
             recipe=recipe.to_json(),
             seed=seed,
             data={
                 **data.to_json(),
-                **({"split_seed": cut_by} if sources else {}),
+                **({"split_seed": cut_by} if sources.runs else {}),
                 **weighting.to_json(),
             },
-            transfer=transfer,
+            transfer=sources.to_json(),
             versions=package_versions(),
         ),
-        untrained=lambda: model,
-        load=lambda: load_splits(data, dataset, cut_by, weighting),
-        train=train,
-        figures=figures,
+        untrained=lambda: network,
+        load=load,
+        train=training,
+        figures={
+            **dict.fromkeys(("test_top1", "validation_top1", "images_per_second")),
+            **sources.start(network),
+        },
         distribution=distribution,
         resume=resume,
     )
 
 
-def _refuse_without_effect(model_name: str, **of_binary: Any) -> None:
-    """Refuses arguments that are about binary convolutions for a network without."""
-    for name, value in of_binary.items():
-        if value is not None and not MODELS[model_name].binary:
-            raise EnsembleError(
-                f"`{name}` {value!r} is for binary convolutions, and {model_name!r} has none: "
-                "leave it out."
-            )
+def _normalization(
+    network: keras.Model, model: str | keras.Model, named: str | None, dataset: Dataset
+) -> Normalization:
+    is_trained = isinstance(model, str) and is_file(model)
+    return normalization_for(network, named, dataset, str(model) if is_trained else None)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """(run, data) -> the trained network and entries of the result."""
+
+    network: keras.Model
+    dataset: Dataset
+    weighting: ClassWeighting
+    recipe: Recipe
+    seed: int
+    distillation: Distillation | None
+    distribution: Distribution
+    verbose: int | str
+
+    def __call__(self, run: Run, splits: Splits) -> tuple[keras.Model, dict[str, Any]]:
+        speed = fit_images(
+            self.network,
+            splits,
+            self.dataset,
+            run=run,
+            recipe=self.recipe,
+            objective=self._objective,
+            seed=self.seed,
+            distribution=self.distribution,
+            verbose=self.verbose,
+            class_weights=self.weighting.by_class(splits.train.labels),
+        )
+        figures: dict[str, Any] = {
+            "images_per_second": speed,
+            "test_top1": backbone_top1(self.network, splits.test, self.dataset),
+            "validation_top1": backbone_top1(self.network, splits.validation, self.dataset),
+            "training_top1": _training_top1(run),
+        }
+        held_out = "validation" if len(splits.validation) else "test"
+        if (top1 := figures[f"{held_out}_top1"]) is not None:
+            labels = getattr(splits, held_out).labels
+            if said := advice(figures["training_top1"], top1, labels):
+                figures["advice"] = said
+        return self.network, figures
+
+    def _objective(self, network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+        network = fused_network(network)
+        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        if self.distillation is not None:
+            teacher = self.distribution.replicate(self.distillation.teacher.model)
+            network = Student(network, teacher_logits(teacher))
+            loss = DistillationLoss(self.distillation.weight, self.distillation.temperature)
+        accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
+        return network, {"loss": loss, "metrics": [accuracy]}
 
 
 def _training_top1(run: Run) -> float:

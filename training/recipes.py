@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.files import write_text
 from larq_ensemble.network.architectures import MODELS
@@ -30,7 +30,7 @@ class Recipe:
         epochs: passes over the training split; 0 leaves the network untrained.
         batch_size: images per step.
         lr, end_lr: learning rate at the first and after the last step.
-        dropout: rate before the linear layer.
+        dropout: rate before the linear layer; `None`: as the network has it.
         jitter: relative size of the noise on each member's initial batch norm; `None`: the
             scheme's default.
         beta_1, beta_2, epsilon: Adam's decay rates, and what it adds to the denominator.
@@ -45,7 +45,7 @@ class Recipe:
     epochs: int
     batch_size: int
     lr: float
-    dropout: float
+    dropout: float | None
     source: str
     end_lr: float = 0.0
     jitter: float | None = None
@@ -126,13 +126,14 @@ class Recipes:
 class RecipesFor(Protocol):
     """(classes, network, scheme of the ensemble, number of training images) -> recipes.
 
-    `images` is for recipes that train few images for more epochs; `None`: as many as may be.
+    Without a name the network is not ours. `images` is for recipes that train few images for more
+    epochs; `None`: as many as may be.
     """
 
     def __call__(
         self,
         classes: int,
-        model_name: str = "resnet20",
+        model_name: str | None = "resnet20",
         scheme: str = "fusion",
         images: int | None = None,
     ) -> Recipes: ...
@@ -183,7 +184,7 @@ _SMALL_BATCH = 32
 
 def _paper(
     classes: int,
-    model_name: str = "resnet20",
+    model_name: str | None = "resnet20",
     scheme: str = "fusion",
     images: int | None = None,
 ) -> Recipes:
@@ -191,23 +192,24 @@ def _paper(
 
     The text says that there is no dropout for CIFAR-10; the authors' logs show that for
     backbones only. Their schedules are of binarized networks, so a real-valued one takes that of
-    its twin.
+    its twin. A network that is not ours takes ResNet-20's, with its own dropout.
     """
     from larq_ensemble.ensembles.schemes import SCHEMES
 
-    if model_name not in MODELS:
+    if model_name is not None and model_name not in MODELS:
         raise UnknownNameError("model", model_name, MODELS)
-    name = model_name.removesuffix("_real")
+    name = (model_name or "").removesuffix("_real")
     if name not in _PAPER_VALUES:
         name = _RESEMBLES.get(name, "resnet20")
     values = _PAPER_VALUES[name]
-    assumed = values.assumed if name == model_name else f"all of {model_name}, as for {name}"
+    network = model_name or "this network"
+    assumed = values.assumed if name == network else f"all of {network}, as for {name}"
     source = f"{_PAPER}; not stated there: {assumed}" if assumed else _PAPER
     pretrain = Recipe(
         epochs=values.pretrain_epochs,
         batch_size=256,
         lr=values.pretrain_lr,
-        dropout=values.dropout if classes >= 100 else 0.0,
+        dropout=None if model_name is None else values.dropout if classes >= 100 else 0.0,
         source=source,
         epsilon=1e-8,
         decay="epoch",
@@ -220,27 +222,28 @@ def _paper(
             epochs=200,
             batch_size=values.fusion_batch_size if SCHEMES[scheme].combined_loss else 256,
             lr=values.retrain_lr,
-            dropout=values.dropout,
+            dropout=None if model_name is None else values.dropout,
         ),
-        from_real=values.from_real and not model_name.endswith("_real"),
+        from_real=values.from_real and not network.endswith("_real"),
     )
 
 
 def _short(
     classes: int,
-    model_name: str = "resnet20",
+    model_name: str | None = "resnet20",
     scheme: str = "fusion",
     images: int | None = None,
 ) -> Recipes:
+    dropout = None if model_name is None else 0.0
     return Recipes(
-        pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=0.0, source=_SHORT),
-        retrain=Recipe(epochs=5, batch_size=128, lr=5e-3, dropout=0.0, source=_SHORT),
+        pretrain=Recipe(epochs=20, batch_size=128, lr=2e-3, dropout=dropout, source=_SHORT),
+        retrain=Recipe(epochs=5, batch_size=128, lr=5e-3, dropout=dropout, source=_SHORT),
     )
 
 
 def _small(
     classes: int,
-    model_name: str = "resnet20",
+    model_name: str | None = "resnet20",
     scheme: str = "fusion",
     images: int | None = None,
 ) -> Recipes:
@@ -253,19 +256,20 @@ def _small(
     def epochs(steps: int, least: int) -> int:
         return least if images is None else max(least, -(-steps * _SMALL_BATCH // images))
 
+    dropout = None if model_name is None else 0.0
     return Recipes(
         pretrain=Recipe(
             epochs=epochs(steps=1200, least=20),
             batch_size=_SMALL_BATCH,
             lr=2e-3,
-            dropout=0.0,
+            dropout=dropout,
             source=_SMALL,
         ),
         retrain=Recipe(
             epochs=epochs(steps=300, least=5),
             batch_size=_SMALL_BATCH,
             lr=5e-3,
-            dropout=0.0,
+            dropout=dropout,
             source=_SMALL,
         ),
     )
@@ -277,32 +281,39 @@ RECIPES.register("short", _short)
 RECIPES.register("small", _small)
 
 
+def default_recipe(dataset: Mapping[str, Any]) -> str:
+    """The name of the recipe for a data set: of one's own `"small"`, built in `"paper"`.
+
+    # Arguments
+        dataset: `larq_ensemble.data.datasets.Dataset.constants`, as runs record them.
+    """
+    return "small" if "source" in dataset else "paper"
+
+
 def recipes_for(
-    dataset: Dataset,
-    data: DataOptions,
-    *,
+    dataset: Mapping[str, Any],
     recipe_name: str | None = None,
-    model_name: str = "resnet20",
+    *,
+    model_name: str | None = "resnet20",
     scheme: str = "fusion",
+    images: Callable[[], int] | None = None,
 ) -> Recipes:
     """The recipes for a data set.
 
     # Arguments
-        dataset: the data set.
-        data: which of its images are used. They are read if the recipe counts them.
-        recipe_name: one of `RECIPES`; `None`: `"paper"` for built-in data, `"small"` for data of
-            one's own.
-        model_name: the network.
+        dataset: as for `default_recipe`.
+        recipe_name: one of `RECIPES`; `None`: the data set's default.
+        model_name: the network; `None`: not ours.
         scheme: of the ensemble.
+        images: counts the training images, for a recipe whose epochs depend on it; `None`: the
+            epochs are not needed.
 
     # Raises
         UnknownNameError: for unknown names.
-        EnsembleError: if the data are to be counted and can't be read.
     """
-    if recipe_name is None:
-        recipe_name = "paper" if dataset.origin is None else "small"
-    images = data.training_images(dataset) if recipe_name == "small" else None
-    return RECIPES[recipe_name](dataset.classes, model_name, scheme, images)
+    name = recipe_name or default_recipe(dataset)
+    count = images() if name == "small" and images is not None else None
+    return RECIPES[name](dataset["classes"], model_name, scheme, count)
 
 
 @dataclass(frozen=True)

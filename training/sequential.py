@@ -46,8 +46,8 @@ class RunTraining(SequentialTraining):
         splits: the data.
         dataset: the data set of the splits.
         class_weights: float32 [classes], of the training images in the loss; `None`: all 1. Where
-            the scheme reweights, they are the sample weights of the first member, scaled to a mean
-            of 1, and the others' follow from these.
+            the scheme reweights, they are the sample weights of the first member, and those of the
+            others follow from them.
         recipe: of each member, or of all where the scheme splits the epochs.
         independent_data: each member its own order and augmentation of the images.
         verbose: as for `keras.Model.fit`.
@@ -160,8 +160,7 @@ class RunTraining(SequentialTraining):
         if not member:
             if self.class_weights is None:
                 return np.ones(len(self.splits.train))
-            weights = self.class_weights[self.splits.train.labels].astype(np.float64)
-            return weights / weights.mean()
+            return self.class_weights[self.splits.train.labels].astype(np.float64)
         path = self._part(member - 1).path / "next_sample_weights.npy"
         try:
             weights = np.load(path)

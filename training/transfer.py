@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from larq_ensemble.data.datasets import DataOptions
+from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.models import layer_graph
 from larq_ensemble.network.graph import Role
 from larq_ensemble.runs import Run
+from larq_ensemble.training.distillation import Distillation
 
 
 def check_twin(run: Run, model: dict[str, Any]) -> None:
@@ -23,6 +25,12 @@ def check_twin(run: Run, model: dict[str, Any]) -> None:
     # Raises
         EnsembleError: if it is of another network.
     """
+    if run.config.architecture is None or "source" in model:
+        raise EnsembleError(
+            f"`from_real` {str(run.path)!r} can't start {model['name']!r}: only networks that "
+            "larq-ensemble builds have a real-valued twin. Start from trained weights by giving "
+            "their Keras file as `model`."
+        )
     same = {key: model[key] for key in ("input_shape", "classes", "width", "revision")}
     twin = {"name": f"{model['name']}_real", **same}
     for key, value in twin.items():
@@ -47,7 +55,8 @@ def check_backbone(run: Run, model: dict[str, Any]) -> None:
         EnsembleError: if it is of another network, or takes images of other channels.
     """
     of_run = run.config.model
-    compared = {key: (of_run[key], model[key]) for key in ("name", "width", "revision")}
+    keys = ("name", "width", "revision")  # a network that is not ours has a name only
+    compared = {key: (of_run.get(key), model.get(key)) for key in keys}
     compared["channels"] = (of_run["input_shape"][-1], model["input_shape"][-1])
     for key, (given, expected) in compared.items():
         if given != expected:
@@ -58,7 +67,7 @@ def check_backbone(run: Run, model: dict[str, Any]) -> None:
             )
 
 
-def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: int) -> int:
+def split_seed(sources: Iterable[Run], dataset: Dataset, data: DataOptions, seed: int) -> int:
     """The seed that cuts the validation split of a run that learns from others.
 
     None of them may have been trained on what it holds out, so it takes their seed.
@@ -73,7 +82,7 @@ def split_seed(sources: Iterable[Run], dataset: str, data: DataOptions, seed: in
     # Raises
         EnsembleError: if a source was trained on what the new run would hold out.
     """
-    same = [run for run in sources if run.config.dataset["name"] == dataset]
+    same = [run for run in sources if dataset.has_data_of(run.config.dataset)]
     seeds = {run.config.split_seed for run in same}
     if len(seeds) > 1:
         raise EnsembleError(
@@ -167,3 +176,68 @@ def _copy_weights(
             weight.assign(weight.constraint(value) if weight.constraint is not None else value)
         names["copied"].append(layer.name)
     return names
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The trained networks that a backbone starts from or learns from.
+
+    # Arguments
+        from_real, from_backbone, distillation: as for `larq_ensemble.training.pretrain.pretrain`.
+
+    # Raises
+        EnsembleError: for two networks to start from.
+    """
+
+    from_real: Run | None
+    from_backbone: Run | None
+    distillation: Distillation | None
+
+    def __post_init__(self) -> None:
+        if self.from_real is not None and self.from_backbone is not None:
+            raise EnsembleError(
+                "`from_real` and `from_backbone` both say which weights to start from: give one."
+            )
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The runs there are, by argument."""
+        teacher = None if self.distillation is None else self.distillation.teacher
+        runs = {
+            "from_backbone": self.from_backbone, "from_real": self.from_real, "teacher": teacher
+        }  # fmt: skip
+        return {name: run for name, run in runs.items() if run is not None}
+
+    def check(self, model: dict[str, Any]) -> None:
+        """Checks that they fit a network.
+
+        # Arguments
+            model: what the run records of the network.
+
+        # Raises
+            EnsembleError: if one doesn't.
+        """
+        if self.from_backbone is not None:
+            check_backbone(self.from_backbone, model)
+        if self.from_real is not None:
+            check_twin(self.from_real, model)
+        if self.distillation is not None:
+            self.distillation.check_teaches(model)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run records of them."""
+        distillation = self.distillation
+        settings = (
+            {}
+            if distillation is None
+            else {"weight": distillation.weight, "temperature": distillation.temperature}
+        )
+        return settings | {name: run.digest for name, run in self.runs.items()}
+
+    def start(self, network: keras.Model) -> dict[str, Any]:
+        """Gives a network the weights to start from; returns which, by argument."""
+        if self.from_backbone is not None:
+            return {"from_backbone": start_from_backbone(network, self.from_backbone.model)}
+        if self.from_real is not None:
+            return {"from_real": start_from_real(network, self.from_real.model)}
+        return {}

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from larq_ensemble.console.wording import counted
-from larq_ensemble.data.datasets import DATASETS, DataOptions
+from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import read_json, write_text
 from larq_ensemble.locks import resumable
 from larq_ensemble.network.sharing import POLICIES
 from larq_ensemble.progress import Work, working
-from larq_ensemble.runs import Run, load_run
+from larq_ensemble.runs import load_run
+from larq_ensemble.trained import Trained, data_of
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.job import saying_what_is_saved
 from larq_ensemble.training.memory import free_networks
@@ -72,9 +73,9 @@ class Search:
         space.Float("jitter", *JITTERS, sampling="log")
         return space
 
-    def recipe_for(self, backbone: Run, values: dict[str, Any]) -> Recipe:
+    def recipe_for(self, backbone: Trained, values: dict[str, Any]) -> Recipe:
         """The recipe of a trial with these values."""
-        classes, model = backbone.config.dataset["classes"], backbone.config.model["name"]
+        classes, model = backbone.config.dataset["classes"], backbone.config.architecture
         searched = {name: values[name] for name in ("lr", "epochs", "dropout", "jitter")}
         recipes = RECIPES[self.recipe](classes, model, values["scheme"])
         return recipes.retrain.override(batch_size=self.batch_size, **searched)
@@ -171,11 +172,12 @@ class EnsembleTuner(kt.Tuner):
 
 
 def tune(
-    backbone: Run,
+    backbone: Trained,
     out: str | os.PathLike[str],
     search: Search,
     *,
     trials: int,
+    dataset: str | Dataset | None = None,
     resume: bool = False,
     progress: Callable[[str], None] = print,
     verbose: int | str = "auto",
@@ -183,10 +185,12 @@ def tune(
     """Searches for the best settings and writes them to `out`/recipe.json.
 
     # Arguments
-        backbone: the pretrained run, which must have held out validation data.
+        backbone: the pretrained run, which must have held out validation data, or a Keras file,
+            see `train_ensemble`.
         out: the folder: search/ is KerasTuner's, trials/ holds a run directory for each trial.
         search: the search space.
         trials: how many in all; a resumed search may be given more than before.
+        dataset: as for `train_ensemble`.
         resume: go on with the search in `out`, in the middle of a trial if need be.
         progress: called with a line before and after each trial.
         verbose: Keras's verbosity.
@@ -199,7 +203,8 @@ def tune(
             or if every trial failed.
     """
     _check_names(search)
-    _check_validation(search, backbone)
+    opened = data_of(backbone, dataset, search.data.data_dir)
+    _check_validation(search, backbone, opened)
     settings = {**asdict(search), "data": search.data.to_json(), "backbone": backbone.digest}
     with (
         saying_what_is_saved(Path(out)),
@@ -213,11 +218,13 @@ def tune(
             resume=resume,
         ) as folder,
     ):
-        return _search(backbone, folder, search, trials, progress, verbose)
+        of_trials = None if dataset is None else opened
+        return _search(backbone, of_trials, folder, search, trials, progress, verbose)
 
 
 def _search(
-    backbone: Run,
+    backbone: Trained,
+    dataset: Dataset | None,
     out: Path,
     search: Search,
     trials: int,
@@ -235,7 +242,7 @@ def _search(
     oracle.verbose = 0
     try:
         with working("trial", trials, unit="trial") as work:
-            training = _Training(backbone, out, search, trials, progress, verbose, work)
+            training = _Training(backbone, dataset, out, search, trials, progress, verbose, work)
             EnsembleTuner(oracle, training, out).search()
     except kt.errors.FatalError as error:
         raise error.__cause__ or error from None
@@ -264,7 +271,8 @@ def _search(
 class _Training:
     """(number, values) of a trial -> the validation top-1 of the ensemble trained with them."""
 
-    backbone: Run
+    backbone: Trained
+    dataset: Dataset | None
     out: Path
     search: Search
     trials: int
@@ -283,13 +291,14 @@ class _Training:
         self.work.done = int(trial_id)
         free_networks()  # of the last trial
         _, result = train_ensemble(
-            load_run(self.backbone.path),
+            self.backbone.fresh(),
             self.out / "trials" / trial_id,
             members=search.members,
             scheme=values["scheme"],
             sharing=values["sharing"],
             recipe=_recipe(search, self.backbone, self.out, values),
             seed=search.seed,
+            dataset=self.dataset,
             data=search.data,
             resume=True,
             verbose=self.verbose,
@@ -298,7 +307,7 @@ class _Training:
         return result[OBJECTIVE]
 
 
-def _recipe(search: Search, backbone: Run, out: Path, values: dict[str, Any]) -> Recipe:
+def _recipe(search: Search, backbone: Trained, out: Path, values: dict[str, Any]) -> Recipe:
     """The recipe of a trial: as the search began, if the named recipe was another then."""
     recipe = search.recipe_for(backbone, values)
     begun = sorted((out / "trials").glob("*/config.json"))
@@ -333,8 +342,8 @@ def _check_names(search: Search) -> None:
         _ = POLICIES[policy]
 
 
-def _check_validation(search: Search, backbone: Run) -> None:
-    dataset, data = DATASETS[backbone.config.dataset["name"]], search.data
+def _check_validation(search: Search, backbone: Trained, dataset: Dataset) -> None:
+    data = search.data
     if not data.validation:
         raise EnsembleError(
             f"The run {str(backbone.path)!r} held out no validation data to compare trials on: "

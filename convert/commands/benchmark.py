@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from larq_ensemble.console.options import INPUT, member_counts
+from larq_ensemble.console.options import INPUT, member_counts, normalization_option
 from larq_ensemble.console.reporting import json_option, reporting
 
 
@@ -19,8 +19,9 @@ from larq_ensemble.console.reporting import json_option, reporting
 @click.option(
     "--run",
     type=INPUT,
-    metavar="RUN",
-    help="The run that the file comes from: compare with its members as separate models too.",
+    metavar="RUN|F.keras",
+    help="The run, or the Keras file, that the file comes from: compare with its members as "
+    "separate models too.",
 )
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreters."
@@ -31,6 +32,7 @@ from larq_ensemble.console.reporting import json_option, reporting
     metavar="N",
     help="How often everything is timed  [default: for 10 seconds, at least 10 times]",
 )
+@normalization_option
 @json_option
 def command(
     tflite: str,
@@ -38,6 +40,7 @@ def command(
     run: str | None,
     threads: int,
     repetitions: int | None,
+    normalization: str | None,
     json_target: str | None,
 ) -> None:
     """Time the prediction of one image by the first m members.
@@ -53,13 +56,13 @@ def command(
       larq-ensemble benchmark ensemble.tflite --members 1,4 --run runs/fusion --json -
     """
     from larq_ensemble.convert.benchmarking import benchmark
-    from larq_ensemble.runs import load_run
+    from larq_ensemble.trained import open_trained
 
     with reporting(json_target) as report:
         result = benchmark(
             tflite,
             members,
-            run=None if run is None else load_run(run),
+            run=None if run is None else open_trained(run, normalization=normalization),
             threads=threads,
             repetitions=repetitions,
             progress=report.line,

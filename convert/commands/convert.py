@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from larq_ensemble.console.options import INPUT, OutputFile
+from larq_ensemble.console.options import (
+    INPUT,
+    OutputFile,
+    data_dir_option,
+    dataset_option,
+    normalization_option,
+)
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS
+from larq_ensemble.trained import is_keras_file, open_trained
 
 
 @click.command("convert", short_help="One .tflite file for Larq Compute Engine.")
@@ -48,6 +54,9 @@ from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS
     show_default=True,
     help="Number format of the members' other values: compact stores a few bits for each.",
 )
+@dataset_option
+@normalization_option
+@data_dir_option
 @json_option
 @click.pass_context
 def command(
@@ -58,14 +67,17 @@ def command(
     layout: str,
     heads: str,
     precision: str,
+    dataset: str | None,
+    normalization: str | None,
+    data_dir: str | None,
     json_target: str | None,
 ) -> None:
     """Convert a trained ensemble to one .tflite file, or cut such a file to its first members.
 
     The file takes raw pixels. It holds each shared filter once, the values that members own, and
-    metadata. The run of a backbone becomes an ensemble of one member. An ensemble that Keras saved
-    has to know its normalization. Cutting a file needs no TensorFlow and leaves the members that
-    stay as they are.
+    metadata. A backbone becomes an ensemble of one member. Of what Keras saved --dataset gives the
+    names of the classes. Cutting a file needs no TensorFlow and leaves the members that stay as
+    they are.
 
     Before the file is written, some members' logits are compared with those of Keras on a few
     random images.
@@ -74,7 +86,7 @@ def command(
     Examples:
       larq-ensemble convert runs/fusion --out ensemble.tflite
       larq-ensemble convert runs/fusion --out small.tflite --heads int8 --precision compact
-      larq-ensemble convert ensemble.keras --out ensemble.tflite
+      larq-ensemble convert ensemble.keras --dataset folder:photos --out ensemble.tflite
       larq-ensemble convert ensemble.tflite --members 4 --out four.tflite
     """
     with reporting(json_target) as report:
@@ -83,26 +95,19 @@ def command(
                 f"No run at {source!r}, and no file: give the directory of a run, an ensemble that "
                 "Keras saved, or a .tflite file."
             )
-        is_file = Path(source).is_file()
-        if is_file and not _is_keras(source):
+        if Path(source).is_file() and not is_keras_file(source):
             from larq_ensemble.convert.cutting import cut_file
 
             converted = cut_file(source, out, _members_to_cut(context, members))
         else:
-            options: Any = {"layout": layout, "heads": heads, "precision": precision}
-            if is_file:
-                from larq_ensemble.convert.conversion import convert_ensemble
-                from larq_ensemble.ensembles import load_ensemble
+            trained = open_trained(
+                source, dataset=dataset, data_dir=data_dir, normalization=normalization
+            )
+            from larq_ensemble.convert.conversion import convert_run
 
-                model = load_ensemble(source, compile=False)
-                converted = convert_ensemble(model, out, members=members, **options)
-            else:
-                from larq_ensemble.runs import load_run
-
-                run = load_run(source)
-                from larq_ensemble.convert.conversion import convert_run
-
-                converted = convert_run(run, out, members=members, **options)
+            converted = convert_run(
+                trained, out, members=members, layout=layout, heads=heads, precision=precision
+            )
         report.result = converted.to_dict()
         report.line(
             f"Wrote {out}: {converted.bytes:,} bytes, {converted.ratio:.3f} times the "
@@ -117,18 +122,13 @@ def command(
             )
 
 
-def _is_keras(source: str) -> bool:
-    """Whether a file is one that Keras saved, `.keras` (a zip archive) or HDF5."""
-    with open(source, "rb") as file:
-        return file.read(4) in (b"PK\x03\x04", b"\x89HDF")
-
-
 def _members_to_cut(context: click.Context, members: int | None) -> int:
     """How many members of a file stay, the only option that there is for a file."""
-    for option in ("layout", "heads", "precision"):
+    for option in ("layout", "heads", "precision", "dataset", "normalization", "data_dir"):
         if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
             raise click.UsageError(
-                f"--{option} needs a run or a Keras file: a .tflite file can only be cut."
+                f"--{option.replace('_', '-')} needs a run or a Keras file: a .tflite file can "
+                "only be cut."
             )
     if members is None:
         raise click.UsageError(

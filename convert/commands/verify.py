@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import click
 
-from larq_ensemble.console.options import INPUT, data_dir_option
+from larq_ensemble.console.options import (
+    INPUT,
+    data_dir_option,
+    dataset_option,
+    normalization_option,
+)
 from larq_ensemble.console.reporting import json_option, reporting
 
 
 @click.command("verify", short_help="Keras against the interpreter on test images.")
 @click.argument("tflite", type=INPUT, metavar="F.tflite")
 @click.option(
-    "--run", type=INPUT, required=True, metavar="RUN", help="The run that the file comes from."
+    "--run",
+    type=INPUT,
+    required=True,
+    metavar="RUN|F.keras",
+    help="The run, or the Keras file, that the file comes from.",
 )
 @click.option(
     "--samples", type=click.IntRange(1), metavar="N", help="The first N test images  [default: all]"
@@ -19,6 +28,8 @@ from larq_ensemble.console.reporting import json_option, reporting
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreter."
 )
+@dataset_option
+@normalization_option
 @data_dir_option
 @json_option
 def command(
@@ -26,6 +37,8 @@ def command(
     run: str,
     samples: int | None,
     threads: int,
+    dataset: str | None,
+    normalization: str | None,
     data_dir: str | None,
     json_target: str | None,
 ) -> None:
@@ -38,23 +51,23 @@ def command(
     Examples:
       larq-ensemble verify ensemble.tflite --run runs/fusion
       larq-ensemble verify ensemble.tflite --run runs/fusion --samples 500 --json -
+      larq-ensemble verify ensemble.tflite --run ensemble.keras --dataset folder:photos
     """
-    from larq_ensemble.runs import load_run
     from larq_ensemble.runtime.file import read_ensemble
+    from larq_ensemble.trained import data_of, open_trained
 
     with reporting(json_target) as report:
         read_ensemble(tflite)  # refuse a bad file before loading TensorFlow and the data
-        loaded = load_run(run)
+        loaded = open_trained(run, dataset=dataset, data_dir=data_dir, normalization=normalization)
         import numpy as np
 
         from larq_ensemble.convert.conversion import ensemble_of
         from larq_ensemble.convert.verification import verify
-        from larq_ensemble.data.datasets import DATASETS, DataOptions
+        from larq_ensemble.data.datasets import DataOptions
 
-        config = loaded.config
+        data = data_of(loaded, dataset, data_dir)
         model = ensemble_of(loaded)
-        dataset = DATASETS[config.dataset["name"]]
-        test = DataOptions(data_dir, limit_test=samples).load(dataset, config.seed).test
+        test = DataOptions(data_dir, limit_test=samples).load(data, loaded.config.seed).test
         verification = verify(
             model,
             tflite,
@@ -63,9 +76,9 @@ def command(
             threads=threads,
             run_hash=loaded.digest,
         )
-        report.result = verification.to_dict()
+        report.result = {**verification.to_dict(), "dataset": data.name}
         report.table(
-            f"{tflite} against {run}, {verification.samples:,} test images",
+            f"{tflite} against {run}, {verification.samples:,} test images of {data.name}",
             ["network", "same class %"],
             [
                 *(

@@ -32,7 +32,7 @@ class Command(click.Command):
 def in_options(message: str, command: click.Command) -> str:
     """Replaces the backticked arguments in a message by the options of a command.
 
-    `` `lr` `` becomes `--lr`, `` `resume=True` `` `--resume`, `` `initial='random'` ``
+    `` `lr` `` becomes `--lr`, `` `resume=True` `` `--resume`, a flag, `` `initial='random'` ``
     `--initial random`.
 
     # Arguments
@@ -40,12 +40,19 @@ def in_options(message: str, command: click.Command) -> str:
         command: the one that failed.
     """
     options = _options(command)
+    flags = {
+        name
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        for name, option in options.items()
+        if parameter.is_flag and option in parameter.opts
+    }
 
     def replace(match: re.Match[str]) -> str:
         name, value = match.groups()
         if name not in options:
             return match[0]
-        if value in (None, "True"):
+        if value is None or name in flags:
             return options[name]
         return f"{options[name]} {value.strip(_QUOTES)}"
 

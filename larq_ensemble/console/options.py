@@ -142,6 +142,40 @@ seed_option = click.option(
     help="Seed of everything random.",
 )
 
+
+class ImageSize(click.ParamType):
+    """A size as (height, width): `64x48`, or `64` for 64x64."""
+
+    name = "HxW"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        sides = value.lower().split("x")
+        if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+            self.fail(f"{value!r} is not a size such as 64x48 (height x width) or 64.", param, ctx)
+        return int(sides[0]), int(sides[-1])
+
+
+#: How data sets are given, for help.
+SPECS = "digits, cifar10, cifar100, folder:DIR, npz:FILE or tfds:NAME"
+
+dataset_option = click.option(
+    "--dataset",
+    metavar="SPEC",
+    help="Where the data are now, or other data of the same classes and image size; of a Keras "
+    f"file the data that it is for: {SPECS}  [default: the run's]",
+)
+
+normalization_option = click.option(
+    "--normalization",
+    metavar="N",
+    help="How the images of a Keras file were scaled, if it doesn't say so: raw (0 to 255), 0..1, "
+    "-1..1, dataset (by the mean and std of --dataset) or MEAN/STD on the scale 0 to 1.",
+)
+
 data_dir_option = click.option(
     "--data-dir",
     type=INPUT,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from larq_ensemble.data.own import (
     Found,
     Read,
     checked_class_names,
+    digest,
+    leaks,
     own_dataset,
     resolved,
     with_test,
@@ -73,12 +75,35 @@ def found_arrays(
     shape = input_shape_of({part: each.images.shape[1:] for part, each in parts.items()}, origin)
 
     def read(data_dir: str | None) -> Read:
-        sized = {
+        splits = {
             part: Split(fitted(each.images, shape), each.labels) for part, each in parts.items()
         }
-        return Read(with_test(sized, origin.images))
+        remarks = _leaks(parts, origin.images)
+        if "test" in parts:
+            return Read(splits, remarks)
+        train = splits["train"]
+        rows = with_test({"train": np.arange(len(train))}, train.labels, origin.images)
+        return Read({**splits, **{part: train.take(each) for part, each in rows.items()}}, remarks)
 
-    return Found(name, names, shape, resolved(origin, shape), read)
+    return Found(name, names, shape, resolved(origin, shape), read, has_test="test" in parts)
+
+
+def _leaks(parts: Mapping[str, Split], options: ImageOptions) -> Iterator[str]:
+    """See `leaks`; images are named by their index in the arrays."""
+    names = [(part, index) for part, split in parts.items() for index in range(len(split))]
+    labels = np.concatenate([split.labels for split in parts.values()])
+    owners = np.array([part for part, _ in names])
+    rows = {part: np.flatnonzero(owners == part) for part in parts}
+    digests = [
+        digest(np.ascontiguousarray(split.images[index]).data)
+        for split in parts.values()
+        for index in range(len(split))
+    ]
+    yield from leaks(
+        with_test(rows, labels, options),
+        np.array(digests, np.uint64),
+        lambda row: "{} image {}".format(*names[row]),
+    )
 
 
 def input_shape_of(shapes: Mapping[str, tuple[int, ...]], origin: Origin) -> tuple[int, int, int]:
@@ -157,16 +182,12 @@ def checked_labels(labels: Any, part: str) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras has them
         labels = labels[:, 0]
-    if labels.ndim == 2:
-        raise EnsembleError(
-            f"The {part} labels must be class numbers [n]. Received: {list(labels.shape)}. One-hot "
-            "labels become class numbers by `labels.argmax(axis=-1)`."
-        )
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels < 0).any():
+        lowest = f" from {labels.min()} on" if labels.size and labels.dtype.kind in "if" else ""
         raise EnsembleError(
             f"The {part} labels must be class numbers [n], whole numbers from 0 on. Received: "
-            f"{labels.dtype} {list(labels.shape)}"
-            + (f" from {labels.min()} on." if labels.size and labels.dtype.kind in "if" else ".")
+            f"{labels.dtype} {list(labels.shape)}{lowest}. One-hot labels become class numbers by "
+            "`labels.argmax(axis=-1)`."
         )
     return labels.astype(np.int32)
 

@@ -54,9 +54,16 @@ Chunk = tuple[np.ndarray, Mapping[str, np.ndarray]]
 
 
 def cache_folder() -> Path:
-    """The folder of the cache."""
+    """The folder of the cache.
+
+    # Raises
+        NoRoomError: if the user has no home.
+    """
     home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if os.path.isabs(home) else Path("~/.cache").expanduser()
+    try:
+        base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
+    except RuntimeError as error:  # a user without a home, as in some containers
+        raise _no_room(Path("~/.cache"), str(error)) from error
     return base / "larq-ensemble"
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import collections
-import hashlib
 import io
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,9 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from larq_ensemble.console.wording import counted
 from larq_ensemble.data.cache import Chunk, NoRoomError, cached
 from larq_ensemble.data.options import ImageOptions
-from larq_ensemble.data.own import PARTS, Read, with_test_rows
+from larq_ensemble.data.own import PARTS, Read, digest, leaks, with_test
 from larq_ensemble.data.splits import ImageArray, LazyImages, Rows, Split
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.progress import working
@@ -88,7 +86,7 @@ class EncodedImages:
         # Damaged images are cut, too: which ones can be read moves no others between the splits.
         rows = {part: indices[is_whole[indices]] for part, indices in table.rows(options).items()}
         self._check_has_all_classes(table.labels[rows["train"]], damage)
-        remarks += self._leaks(rows, table.digests)
+        remarks += leaks(rows, table.digests, self.name)
         image_at = np.cumsum(is_whole) - 1
         splits = {
             part: Split(Rows(table.images, image_at[indices]), table.labels[indices])
@@ -131,22 +129,6 @@ class EncodedImages:
                 f"{self.class_names[int(counts.argmin())]!r}. {damage}".strip()
             )
 
-    def _leaks(self, rows: Mapping[str, np.ndarray], digests: np.ndarray) -> Iterator[str]:
-        """A remark for each split that has images of the training split."""
-        for part in PARTS[1:]:
-            if part not in rows:
-                continue
-            _, first, second = np.intersect1d(
-                digests[rows["train"]], digests[rows[part]], return_indices=True
-            )
-            if len(first):
-                pair = self.name(rows["train"][first[0]]), self.name(rows[part][second[0]])
-                yield (
-                    f"The {part} split has {counted(len(first), 'image')} of the training split, "
-                    f"which makes accuracies too high: {pair[0]!r} and {pair[1]!r}, for example, "
-                    "are equal. Remove one of each."
-                )
-
 
 @dataclass(frozen=True)
 class _Table:
@@ -171,10 +153,7 @@ class _Table:
             for part, name in enumerate(PARTS)
             if part in self.parts
         }
-        if "test" in rows:
-            return rows
-        within = with_test_rows(self.labels[rows["train"]], options)
-        return rows | {part: rows["train"][indices] for part, indices in within.items()}
+        return with_test(rows, self.labels, options)
 
 
 def _decoded(images: Iterable[Encoded], shape: tuple[int, int, int]) -> Iterator[Chunk]:
@@ -211,7 +190,7 @@ def _digest(data: Path | bytes) -> int:
             data = data.read_bytes()
         except OSError:  # a damaged file, which equals no other
             data = str(data).encode(errors="surrogateescape")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return digest(data)
 
 
 def in_parallel(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:

@@ -68,12 +68,14 @@ class _Listing:
         class_names: sorted.
         files: the image files.
         others: number of files that are no images, by the endings of their names.
+        beside: number of image files beside the class folders.
     """
 
     root: Path
     class_names: tuple[str, ...]
     files: list[_File]
     others: Mapping[str, int]
+    beside: int
 
     @property
     def paths(self) -> list[Path]:
@@ -108,6 +110,7 @@ def find_folder(root: Path, options: ImageOptions) -> Found:
         input_shape=shape,
         origin=resolved(origin, shape),
         read=lambda data_dir: _read(listing, shape, options),
+        has_test=any(file.part == "test" for file in listing.files),
     )
 
 
@@ -138,7 +141,8 @@ def _listed(root: Path) -> _Listing:
                     f"put images into it. {_left_out(others)}".rstrip()
                 )
             files += of_class
-    return _Listing(root, class_names, files, others)
+    beside = sum(map(_count_images, {root, *folders.values()}))
+    return _Listing(root, class_names, files, others, beside)
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
@@ -180,6 +184,19 @@ def _folders(folder: Path) -> list[str]:
         return sorted(each.name for each in entries if each.is_dir() and not _is_ignored(each))
 
 
+def _count_images(folder: Path) -> int:
+    """Image files directly in a folder."""
+    with os.scandir(folder) as entries:
+        return sum(
+            each.is_file() and not _is_ignored(each) and _suffix(each) in _suffixes()
+            for each in entries
+        )
+
+
+def _suffix(entry: os.DirEntry) -> str:
+    return Path(entry.name).suffix.lower()
+
+
 def _is_ignored(entry: os.DirEntry) -> bool:
     return entry.name.startswith(".") or entry.name.lower() in _IGNORED
 
@@ -188,7 +205,7 @@ def _image_files(
     root: Path, folder: Path, part: str, label: int, others: collections.Counter[str]
 ) -> Iterator[_File]:
     for entry in _walked(folder, frozenset()):
-        suffix = Path(entry.name).suffix.lower()
+        suffix = _suffix(entry)
         if suffix not in _suffixes():
             others[suffix or "no ending"] += 1
             continue
@@ -267,8 +284,13 @@ def _read(listing: _Listing, shape: tuple[int, int, int], options: ImageOptions)
         files=listing.paths,
     )
     read = images.read(shape, options)
-    left_out = _left_out(listing.others)
-    return replace(read, remarks=[*read.remarks, left_out]) if left_out else read
+    remarks = [*read.remarks, *filter(None, [_left_out(listing.others)])]
+    if listing.beside:
+        remarks.append(
+            f"{counted(listing.beside, 'image file')} beside the class folders in {str(root)!r} "
+            "are in no class, and left out."
+        )
+    return replace(read, remarks=remarks)
 
 
 def _left_out(others: Mapping[str, int]) -> str:

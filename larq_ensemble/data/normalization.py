@@ -157,6 +157,42 @@ def _as_float32(images: Any) -> Any:
         ) from None
 
 
+#: What `normalization_named` takes, for messages and help.
+NAMED = "raw, 0..1, -1..1, dataset or MEAN/STD"
+
+
+def normalization_named(
+    text: str, channels: int, of_dataset: Normalization | None = None
+) -> Normalization:
+    """The normalization that a user names.
+
+    # Arguments
+        text: `"raw"`: pixels from 0 to 255 as they are; `"0..1"`: divided by 255; `"-1..1"`: by
+            127.5, less 1; `"dataset"`: that of the data set; or mean and std on the scale 0..1,
+            a number per channel or one for all: `"0.49,0.48,0.45/0.25"`.
+        channels: number of channels.
+        of_dataset: that of the data set; `None`: there is none.
+
+    # Raises
+        EnsembleError: for other text.
+    """
+    if text == "raw":
+        return Normalization.raw(channels)
+    if text == "dataset":
+        if of_dataset is None:
+            raise EnsembleError("`normalization` 'dataset' needs a data set: give `dataset`.")
+        return of_dataset
+    mean, slash, std = {"0..1": "0/1", "-1..1": "0.5/0.5"}.get(text, text).partition("/")
+    try:
+        numbers = [[float(number) for number in part.split(",")] for part in (mean, std)]
+    except ValueError:
+        numbers = []
+    if not slash or not numbers:
+        raise EnsembleError(f"`normalization` must be {NAMED}, such as 0.5/0.25, got {text!r}.")
+    means, stds = (part * channels if len(part) == 1 else part for part in numbers)
+    return Normalization(means, stds)
+
+
 def _wrong(name: str, expected: str, values: Any) -> EnsembleError:
     received = values.tolist() if isinstance(values, np.ndarray) else values
     received = [*received] if isinstance(received, tuple) else received

@@ -34,7 +34,7 @@ def find_npz(path: Path, options: ImageOptions, class_names: Sequence[str] | Non
     # Arguments
         path: the file.
         options: size and channels.
-        class_names: of a run; `None`: those in the file, else numbers.
+        class_names: of a run, for a file that has none; `None`: numbers.
 
     # Raises
         EnsembleError: if it is missing, no such file, damaged or has other arrays.
@@ -42,7 +42,7 @@ def find_npz(path: Path, options: ImageOptions, class_names: Sequence[str] | Non
     try:
         with np.load(path, allow_pickle=False) as file:
             parts = _parts(path, file)
-            if class_names is None and "class_names" in file:
+            if "class_names" in file:
                 class_names = [str(name) for name in file["class_names"]]
         fingerprint = _fingerprint(path)
     except EnsembleError:

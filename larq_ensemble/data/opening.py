@@ -66,9 +66,9 @@ def reopen(
     origin = None if recorded is None else Origin.from_json(recorded)
     shape = tuple(constants["input_shape"])
     images = sized(ImageOptions() if origin is None else origin.images, shape)
-    classes = tuple(constants["class_names"])
     if spec is not None:
-        found = _find(spec, images, data_dir, classes)
+        names = constants.get("class_names")  # which old runs lack
+        found = _find(spec, images, data_dir, None if names is None else tuple(names))
         _check_fits(found.name, found.class_names, found.input_shape, constants)
         return _as_in_run(_unread(found), constants)
     assert origin is not None
@@ -97,7 +97,9 @@ def _recorded(
         return found.read(directory)
 
     shape = tuple(constants["input_shape"])
-    return _unread(Found(constants["name"], tuple(constants["class_names"]), shape, origin, read))
+    return _unread(
+        Found(constants["name"], tuple(constants["class_names"]), shape, origin, read, False)
+    )
 
 
 def _unread(found: Found) -> Dataset:
@@ -133,7 +135,9 @@ def _check_fits(
 ) -> None:
     """Checks that other data can stand for those of a run."""
     expected = tuple(constants.get("class_names", class_names))
-    if class_names != expected:
+    numbers = tuple(map(str, range(len(expected))))  # of classes without names
+    is_unnamed = numbers in (class_names, expected) and len(class_names) == len(expected)
+    if class_names != expected and not is_unnamed:
         differing = sorted(set(class_names) ^ set(expected)) or list(class_names)
         raise EnsembleError(
             f"`dataset` {name!r} has other classes than the run, which was trained on "
@@ -188,9 +192,8 @@ _KINDS = {
 
 def _unknown(spec: str) -> EnsembleError:
     path = Path(spec).expanduser()
-    near = (
-        "folder" if path.is_dir() else "npz" if path.suffix == ".npz" and path.is_file() else None
-    )
+    is_npz = path.suffix == ".npz" and path.is_file()
+    near = "npz" if is_npz else "folder" if spec and path.is_dir() else None
     advice = f" Did you mean `{near}:{spec}`?" if near else ""
     return EnsembleError(
         f"Unknown dataset {spec!r}.{advice} Known: {', '.join(sorted(DATASETS))}; of your own: "

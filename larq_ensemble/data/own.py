@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import Augmentation, Dataset, Origin
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.data.options import ImageOptions
@@ -30,11 +32,12 @@ class Read:
     # Arguments
         parts: the splits, by their names in `PARTS`: training, test, and validation if the data
             have one of their own.
-        remarks: sentences for the user, such as on damaged files.
+        remarks: sentences for the user, such as on damaged files. They may take some work, so
+            they are made when they are asked for.
     """
 
     parts: Mapping[str, Split]
-    remarks: Sequence[str] = ()
+    remarks: Iterable[str] = ()
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -52,6 +55,7 @@ class Found:
         name, class_names, input_shape: as of `Dataset`.
         origin: as of `Dataset`.
         read: (data_dir) -> what it holds.
+        has_test: whether it has a test split of its own.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Found:
     input_shape: tuple[int, int, int]
     origin: Origin
     read: Callable[[str | None], Read]
+    has_test: bool
 
 
 def sized(options: ImageOptions, input_shape: tuple[int, int, int]) -> ImageOptions:
@@ -77,8 +82,10 @@ def own_dataset(found: Found) -> Dataset:
     """The data set of what a source found; reads its images for the normalization.
 
     # Raises
-        EnsembleError: if images can't be read, there are none to train on, or all are the same.
+        EnsembleError: if images can't be read, there are none to train on, or all are the same, and
+            for options of a test split that is there already.
     """
+    _refuse_without_effect(found)
     read = found.read(None)
     for remark in read.remarks:
         warnings.warn(remark, stacklevel=3)
@@ -97,19 +104,62 @@ def own_dataset(found: Found) -> Dataset:
     )
 
 
-def with_test_rows(labels: np.ndarray, options: ImageOptions) -> dict[str, np.ndarray]:
-    """Cuts a test split: indices of the training and the test examples, each in order."""
+def _refuse_without_effect(found: Found) -> None:
+    options, default = found.origin.images, ImageOptions()
+    for name in ("test_share", "split_seed"):
+        value = getattr(options, name)
+        if found.has_test and value != getattr(default, name):
+            raise EnsembleError(
+                f"`{name}` {value!r} has no effect: {found.name!r} has a test split. Leave it out."
+            )
+
+
+def with_test(
+    rows: Mapping[str, np.ndarray], labels: np.ndarray, options: ImageOptions
+) -> dict[str, np.ndarray]:
+    """The splits; without a test split one is cut from the training split, in order.
+
+    # Arguments
+        rows: indices of the examples of each split.
+        labels: of all examples.
+        options: the share and seed of the test split.
+    """
+    if "test" in rows:
+        return dict(rows)
     random = np.random.default_rng(options.split_seed)
-    test, train = map(np.sort, stratified(labels, options.test_share, random))
-    return {"train": train, "test": test}
+    train = rows["train"]
+    test, others = map(np.sort, stratified(labels[train], options.test_share, random))
+    return {**rows, "train": train[others], "test": train[test]}
 
 
-def with_test(parts: Mapping[str, Split], options: ImageOptions) -> dict[str, Split]:
-    """The splits; without a test split one is cut."""
-    if "test" in parts:
-        return dict(parts)
-    rows = with_test_rows(parts["train"].labels, options)
-    return {**parts, **{part: parts["train"].take(each) for part, each in rows.items()}}
+def leaks(
+    rows: Mapping[str, np.ndarray], digests: np.ndarray, name: Callable[[int], str]
+) -> Iterator[str]:
+    """A remark for each split that has images of the training split.
+
+    # Arguments
+        rows: indices of the images of each split.
+        digests: uint64 of all images, the same for equal ones.
+        name: of the image at an index.
+    """
+    for part in PARTS[1:]:
+        if part not in rows:
+            continue
+        _, first, second = np.intersect1d(
+            digests[rows["train"]], digests[rows[part]], return_indices=True
+        )
+        if len(first):
+            pair = name(rows["train"][first[0]]), name(rows[part][second[0]])
+            yield (
+                f"The {part} split has {counted(len(first), 'image')} of the training split, which "
+                f"makes accuracies too high: {pair[0]!r} and {pair[1]!r}, for example, are equal. "
+                "Remove one of each."
+            )
+
+
+def digest(data: bytes | memoryview) -> int:
+    """64 bits that differ for what differs."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def check_size(images: str, size: tuple[int, int]) -> None:

@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.data.splits import in_memory
+from larq_ensemble.data.splits import LazyImages
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import tf
+
+
+def is_on_disk(images: Any) -> bool:
+    """Whether images are read when they are indexed, and are not in memory."""
+    return isinstance(images, (np.memmap, LazyImages))
 
 
 def gatherer(images: Any) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -24,7 +29,7 @@ def gatherer(images: Any) -> Callable[[tf.Tensor], tf.Tensor]:
     # Arguments
         images: an `larq_ensemble.data.splits.ImageArray`, or a memory-mapped array of any dtype.
     """
-    if in_memory(images):
+    if not is_on_disk(images):
         tensor = tf.constant(images)
         return lambda indices: tf.gather(tensor, indices)
 

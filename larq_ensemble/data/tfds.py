@@ -112,7 +112,7 @@ def find_tfds(
         read = _read(source, names, shape, options)
         return replace(read, remarks=[*remarks, *read.remarks])
 
-    return Found(f"tfds:{info.name}{config}", names, shape, origin, read)
+    return Found(f"tfds:{info.name}{config}", names, shape, origin, read, has_test="test" in splits)
 
 
 def _read(

@@ -528,11 +528,16 @@ def _check_labels(y: Any) -> None:
     ValueError: for one-hot labels. In a graph TensorFlow would hide an `EnsembleError`.
     """
     for labels in tf.nest.flatten(y):
-        if isinstance(labels, tf.Tensor) and labels.shape.rank == 2 and labels.shape[-1] != 1:
+        if isinstance(labels, tf.Tensor) and is_one_hot(labels.shape):
             raise ValueError(
                 "The labels `y` must be class numbers [n], not one-hot: give "
                 f"`y.argmax(axis=-1)`. Received: the shape {labels.shape.as_list()}."
             )
+
+
+def is_one_hot(shape: Any) -> bool:
+    """Whether labels of this shape, as far as it is known, are not class numbers."""
+    return getattr(shape, "rank", 0) is not None and len(shape) == 2 and shape[-1] != 1
 
 
 def _is_by_output(sample_weight: Any) -> bool:

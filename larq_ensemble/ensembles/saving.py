@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from larq_ensemble.ensembles.ensemble import Ensemble, as_ensemble
-from larq_ensemble.errors import EnsembleError, first_line
-from larq_ensemble.keras import keras
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.models.keras_files import load_keras_file
 
 
 def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ensemble:
@@ -22,7 +22,8 @@ def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ense
             of its scheme and Keras's default optimizer, so `evaluate` works.
 
     # Raises
-        EnsembleError: if there is no ensemble at `path`, or the file is damaged.
+        EnsembleError: if there is no ensemble at `path`, or as
+            `larq_ensemble.models.keras_files.load_keras_file`.
     """
     file = Path(path)
     if file.is_dir() and not (file / "saved_model.pb").is_file():
@@ -32,13 +33,7 @@ def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ense
             f"No ensemble at {str(path)!r}: give a .keras or .h5 file, or the directory of a run "
             "that has finished."
         )
-    try:
-        model = keras.models.load_model(file, compile=compile)
-    except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
-        raise EnsembleError(
-            f"{str(file)!r} can't be read ({first_line(error)}): it is damaged, or no Keras model."
-        ) from error
-    ensemble = as_ensemble(model)
+    ensemble = as_ensemble(load_keras_file(file, compile=compile))
     if compile and ensemble.optimizer is None:
         ensemble.compile()
     return ensemble

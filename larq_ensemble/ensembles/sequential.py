@@ -23,14 +23,16 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.checkpoints import Checkpoints
+from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
 from larq_ensemble.data.normalization import Normalization, check_normalization
+from larq_ensemble.data.streams import gatherer, is_on_disk, reading
 from larq_ensemble.ensembles.building import (
     Initial,
     build_ensemble,
     build_member,
     copy_weights,
 )
-from larq_ensemble.ensembles.ensemble import Ensemble
+from larq_ensemble.ensembles.ensemble import Ensemble, is_one_hot
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Stage
 from larq_ensemble.errors import EnsembleError, check_seed, check_whole, first_line
@@ -213,6 +215,7 @@ def fit_members(
     epochs: int = 1,
     batch_size: int = 32,
     validation_data: Any = None,
+    class_weights: ClassWeights | None = None,
     callbacks: Callbacks = (),
     shrinkage: float | None = None,
     patience: int | None = None,
@@ -234,7 +237,8 @@ def fit_members(
     # Arguments
         backbone, members, sharing, scheme, jitter, dropout, initial: as for `build_ensemble`.
         x, y: images and labels as arrays, or as `x` a `tf.data.Dataset` of batches (images,
-            labels), which is read once per epoch.
+            labels), which is read once per epoch. Labels are class numbers [n]. Images of a
+            memory-mapped array are read batch by batch.
         optimizer: as for `keras.Model.compile`; each member gets a new one with the same
             configuration. For `snapshot` and `fast_geometric` its learning rate is the highest of a
             cycle.
@@ -242,6 +246,10 @@ def fit_members(
         epochs: epochs of each member; for `snapshot` and `fast_geometric` of all together.
         batch_size: images per step, for arrays.
         validation_data: (images, labels) or a dataset, evaluated after each epoch and member.
+        class_weights: of the classes in the loss: a dictionary by class number, as `class_weight`
+            of `keras.Model.fit`, K numbers, or for arrays `"balanced"`, see
+            `larq_ensemble.data.class_weights`. They multiply the sample weights of the scheme; in
+            `adaboost` they are those of the first member.
         callbacks: Keras callbacks for each member's `fit`, or a function from the member's number
             to callbacks.
         shrinkage: for `boosting`, the weight of each member; `None`: 1.
@@ -260,8 +268,8 @@ def fit_members(
         The trained ensemble, not compiled.
 
     # Raises
-        EnsembleError: for options that don't go with the scheme, or a folder of another training
-            or of one that is running.
+        EnsembleError: for options that don't go with the scheme, one-hot labels, or a folder of
+            another training or of one that is running.
     """
     members = check_whole("members", members, 1)
     seed = check_seed(seed)
@@ -299,12 +307,15 @@ def fit_members(
         say=(lambda text: print(text, flush=True)) if verbose else lambda text: None,
     )
     training.data = _Data(x, y, batch_size)
+    weighting = _weighting(class_weights, y, int(backbone.outputs[0].shape[-1]))
+    training.class_weights = weighting.by_class(np.ravel([] if y is None else y).astype(int))
     training.validation = None if validation_data is None else _validation_batches(validation_data)
     training.fitting = _Fitting(
         optimizer, end_learning_rate, chosen.member_epochs(epochs, members), callbacks, verbose
     )
     if folder is None:
-        return training.train()[0]
+        with reading():
+            return training.train()[0]
     # A function has another text in every process.
     shared = sorted(shared_layers(sharing, backbone)) if callable(sharing) else sharing
     if has_own_head_bias(sharing):  # a folder of before has members without it
@@ -316,18 +327,35 @@ def fit_members(
         "epochs": epochs,
         "batch_size": batch_size,
         "shrinkage": shrinkage,
+        **weighting.to_json(),
     }
-    with resumable(
-        folder,
-        {name: str(value) for name, value in settings.items()},
-        what="training",
-        file=_FILES[0],
-        files=_FILES,
-        way_out="train again with another `folder`",
-        argument="folder",
-    ) as place:
+    with (
+        resumable(
+            folder,
+            {name: str(value) for name, value in settings.items()},
+            what="training",
+            file=_FILES[0],
+            files=_FILES,
+            way_out="train again with another `folder`",
+            argument="folder",
+        ) as place,
+        reading(),
+    ):
         training.folder = place.absolute()
         return training.train()[0]
+
+
+def _weighting(class_weights: ClassWeights | None, y: Any, classes: int) -> ClassWeighting:
+    """# Raises
+    EnsembleError: for unusable class weights, and for those that a stream can't have.
+    """
+    weighting = ClassWeighting.of(class_weights, [str(number) for number in range(classes)])
+    if y is None and weighting.weights == "balanced":
+        raise EnsembleError(
+            "`class_weights` 'balanced' counts the labels, and `x` is a tf.data.Dataset: give the "
+            "weight of each class."
+        )
+    return weighting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,12 +375,13 @@ class _KerasTraining(SequentialTraining):
     data: _Data
     validation: tf.data.Dataset | None
     fitting: _Fitting
+    class_weights: np.ndarray | None = None
     folder: Path | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._own: dict[int, dict[str, list[np.ndarray]]] = {}
-        self._reweighting = _Reweighting()
+        self._reweighting = _Reweighting(self._of_class)
 
     def finished(self, member: int) -> dict[str, Any] | None:
         if self.folder is None:
@@ -415,6 +444,9 @@ class _KerasTraining(SequentialTraining):
                 self._weigh(member),
                 seed=self.arguments["seed"] + member,
                 subsample=self.scheme.subsamples,
+                of_class=None
+                if self.class_weights is None or self.scheme.reweights
+                else self._of_class,
             ),
             epochs=fitting.epochs,
             initial_epoch=begun,
@@ -446,8 +478,15 @@ class _KerasTraining(SequentialTraining):
             )
         return type(optimizer).from_config(config)
 
+    def _of_class(self, labels: Any) -> tf.Tensor:
+        """The weights of the classes of labels, [batch]."""
+        labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
+        if self.class_weights is None:
+            return tf.ones(tf.shape(labels))
+        return tf.gather(self.class_weights, labels)
+
     def _weigh(self, member: int) -> Weigh | None:
-        """A function for the sample weights of a batch; `None`: all equal."""
+        """A function for the scheme's sample weights of a batch; `None`: all equal."""
         if self.scheme.reweights:
             return self._reweighting.weigh
         seed, examples = self.arguments["seed"], self.data.examples
@@ -538,9 +577,14 @@ Weigh = Callable[[Any, Any, Any, Any], tf.Tensor]
 
 
 class _Reweighting:
-    """Sample weights of the next member: a table for arrays, a function for streams."""
+    """Sample weights of the next member: a table for arrays, a function for streams.
 
-    def __init__(self) -> None:
+    # Arguments
+        first: (labels) -> the weights of the first member.
+    """
+
+    def __init__(self, first: Callable[[Any], tf.Tensor]) -> None:
+        self._first = first
         self.table: tf.Tensor | None = None
         #: The members so far: network, weight, and the factor that scales the mean to 1.
         self.members: list[tuple[keras.Model, float, float]] = []
@@ -548,8 +592,8 @@ class _Reweighting:
     def weigh(self, images: Any, labels: Any, numbers: Any, draw: Any) -> tf.Tensor:
         if self.table is not None:
             return tf.gather(self.table, numbers)
+        weights = self._first(labels)
         labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
-        weights = tf.ones(tf.shape(labels))
         for network, alpha, scale in self.members:
             wrong = tf.argmax(network(images, training=False), axis=-1) != labels
             weights *= scale * tf.exp(alpha * tf.cast(wrong, tf.float32))
@@ -572,6 +616,7 @@ class _Data:
                 raise EnsembleError(
                     f"`x` must be a tf.data.Dataset where `y` is left out, got {type(x).__name__}."
                 )
+            _check_labels(x, "x")
             self._batches = x
             size = int(x.cardinality())
             self.steps = size if size >= 0 else None
@@ -581,43 +626,87 @@ class _Data:
             raise EnsembleError(
                 f"`x` and `y` must be of one length, got {self.examples} and {len(y)}."
             )
+        if is_one_hot(np.shape(y)):
+            raise EnsembleError(
+                "The labels `y` must be class numbers [n], not one-hot: give `y.argmax(axis=-1)`. "
+                f"Received: the shape {[*np.shape(y)]}."
+            )
         self.steps = -(-self.examples // batch_size)
         numbers = np.arange(self.examples, dtype=np.int32)
-        self._examples = tf.data.Dataset.from_tensor_slices((x, y, numbers))
+        self._images_at = gatherer(x) if is_on_disk(x) else None
+        self._examples = tf.data.Dataset.from_tensor_slices(
+            (numbers if self._images_at else x, y, numbers)
+        )
         self._batch_size = batch_size
 
     def training(
-        self, weigh: Weigh | None, seed: int, *, subsample: bool = False
+        self,
+        weigh: Weigh | None,
+        seed: int,
+        *,
+        subsample: bool = False,
+        of_class: Callable[[Any], tf.Tensor] | None = None,
     ) -> tf.data.Dataset:
         """Batches (x, y), or (x, y, weights), of one epoch, in a new order each time.
 
-        With `subsample` they are (x, y) of the examples whose weight is not 0.
+        # Arguments
+            weigh: the sample weights of the scheme.
+            seed: of the order and of what `weigh` draws.
+            subsample: keep only the examples whose weight is not 0, without the weight.
+            of_class: (labels) -> factors of the weights.
         """
         if self.examples is None:
             batches = self._batches.map(lambda x, y: (x, y, ()))
         else:
-            batches = self._examples.shuffle(self.examples, seed=seed).batch(self._batch_size)
-        if weigh is None:
-            return batches.map(lambda x, y, numbers: (x, y)).prefetch(2)
-        draws = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
+            batches = self._batched(self._examples.shuffle(self.examples, seed=seed))
 
-        def weighed(batch: Any, draw: tf.Tensor) -> tuple[Any, ...]:
+        def weighed(batch: Any, draw: Any = None) -> tuple[Any, ...]:
             x, y, numbers = batch
-            weights = weigh(x, y, numbers, draw)
-            if not subsample:
-                return x, y, weights
-            return tuple(tf.boolean_mask(tensor, weights > 0) for tensor in (x, y))
+            weights = None if weigh is None else weigh(x, y, numbers, draw)
+            if subsample:
+                x, y = (tf.boolean_mask(tensor, tf.greater(weights, 0)) for tensor in (x, y))
+                weights = None
+            if of_class is not None:
+                weights = of_class(y) if weights is None else weights * of_class(y)
+            return (x, y) if weights is None else (x, y, weights)
 
+        if weigh is None:
+            return batches.map(lambda *batch: weighed(batch)).prefetch(2)
+        draws = tf.data.Dataset.random(seed, rerandomize_each_iteration=True)
         return tf.data.Dataset.zip((batches, draws)).map(weighed).prefetch(2)
 
     def passing(self) -> Iterator[tuple[Any, Any, Any]]:
         """Batches (x, y, numbers) of one pass over all examples, those of arrays in order."""
         if self.examples is None:
             return ((x, y, None) for x, y in self._batches)
-        return iter(self._examples.batch(250))
+        return iter(self._batched(self._examples, 250))
+
+    def _batched(self, examples: tf.data.Dataset, size: int | None = None) -> tf.data.Dataset:
+        batches = examples.batch(size or self._batch_size)
+        if (images_at := self._images_at) is None:
+            return batches
+        return batches.map(lambda at, y, numbers: (images_at(at), y, numbers), 2)
 
 
 def _validation_batches(data: Any) -> tf.data.Dataset:
-    if isinstance(data, tf.data.Dataset):
-        return data
-    return tf.data.Dataset.from_tensor_slices(tuple(data)).batch(250)
+    if not isinstance(data, tf.data.Dataset):
+        data = tf.data.Dataset.from_tensor_slices(tuple(data)).batch(250)
+    _check_labels(data, "validation_data")
+    return data
+
+
+def _check_labels(batches: tf.data.Dataset, argument: str) -> None:
+    """# Raises
+    EnsembleError: if elements are no pairs, or their labels are one-hot.
+    """
+    spec = batches.element_spec
+    if not isinstance(spec, tuple) or len(spec) != 2:
+        raise EnsembleError(
+            f"`{argument}` must have the elements (images, labels), a batch of each. "
+            f"Received: {spec}."
+        )
+    if is_one_hot(shape := getattr(spec[1], "shape", ())):
+        raise EnsembleError(
+            f"The labels in `{argument}` must be class numbers [n], not one-hot: map "
+            f"`tf.argmax(labels, axis=-1)` over them. Received: the shape {[*shape]}."
+        )

@@ -55,6 +55,8 @@ class EnsembleMetadata:
         temperatures: for each number of members from 1 to M, the temperature that calibrates their
             prediction; `None`: not fitted.
         cascade: the thresholds of the adaptive prediction; `None`: not fitted.
+        data_origin: of data of one's own: `images`, how they became arrays, and `fingerprint`,
+            see `larq_ensemble.data.datasets.Origin`; empty: built in, or unknown.
         validation_split: `seed`, `share` and `limit_train` of the split that held images out from
             training, for `larq-ensemble calibrate`; empty: unknown.
         run_hash: SHA-256 of the file of the trained weights, or `None`.
@@ -83,6 +85,7 @@ class EnsembleMetadata:
     weights: tuple[float, ...] | None = None
     temperatures: tuple[float, ...] | None = None
     cascade: Cascade | None = None
+    data_origin: Mapping[str, Any] = field(default_factory=dict)
     validation_split: Mapping[str, float] = field(default_factory=dict)
     run_hash: str | None = None
     rewrites: Mapping[str, int] = field(default_factory=dict)
@@ -127,6 +130,15 @@ class EnsembleMetadata:
             text = getattr(self, name)
             valid = isinstance(text, str) or (optional and text is None)
             self._require(name, valid, "a string or null" if optional else "a string")
+        self._require(
+            "data_origin",
+            not self.data_origin
+            or (
+                _is_mapping(self.data_origin, (str, Mapping))
+                and {"images", "fingerprint"} <= self.data_origin.keys()
+            ),
+            "`images` and `fingerprint`",
+        )
         for name, kinds, expected in (
             ("validation_split", (int, float), "numbers by name"),
             ("tools", str, "versions by name"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from larq_ensemble.data.augmentation import Augmentation
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
 
@@ -169,3 +170,26 @@ def test_profile_by_part(tmp_path, monkeypatch) -> None:
     for part in ("convolutions, forward", "convolutions, backward", "batch norm", "sign and PReLU"):
         assert spent[part] > 0
     assert result["bounds"]["GFLOP/s"] > 1
+
+
+@pytest.mark.parametrize(("images", "kind"), [("cache", "Rows"), ("files", "ImageFiles")])
+def test_waiting_for_photos(images, kind, monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    script = load("input_pipeline")
+    # No network: a step is as long as its batch takes.
+    monkeypatch.setattr(script, "_training_step", lambda model_name, dataset: next)
+    streamed = []
+    training_batches = script.training_batches
+
+    def stream(data, dataset, **options):
+        streamed.append((type(data.images).__name__, data.images.shape, dataset.augmentation))
+        return training_batches(data, dataset, **options)
+
+    monkeypatch.setattr(script, "training_batches", stream)
+    options = ["--images", images, "--photos", "20", "--image-size", "8", "--augment", "flip"]
+    options += ["--batch-size", "4", "--steps", "2", "--repetitions", "2"]
+    share = script.main.main(options, standalone_mode=False)
+    assert f"waiting for data: {100 * share:.1f} %" in capsys.readouterr().out
+    ((name, shape, augmentation),) = streamed
+    assert (name, shape[1:]) == (kind, (8, 8, 3))
+    assert augmentation == Augmentation(flip=True)

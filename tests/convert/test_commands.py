@@ -179,7 +179,7 @@ def test_one_bad_image_does_not_cost_the_others(folder: Path, tmp_path: Path, ca
             2,
             "--heads needs a run or a Keras file",
         ),
-        (["convert", "{}/run/model.keras", "--out", "{}/x"], 1, "set `ensemble.normalization`"),
+        (["convert", "{}/run/model.keras", "--out", "{}/x"], 1, "give --normalization, one of"),
         (["convert", "{}/digit.png", "--out", "{}/x", "--members", "1"], 1, "no .tflite model"),
         (["inspect", "{}/none.tflite"], 1, "none.tflite"),
         (["inspect", "{}/digit.png"], 1, "no .tflite model"),

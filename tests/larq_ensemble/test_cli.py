@@ -339,6 +339,14 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
             "pretrain --from-real backbone --out new",
             "--from-real 'backbone' is not the real-valued twin of 'resnet20'",
         ),
+        (
+            "pretrain --from-backbone backbone --out new",
+            "--from-backbone 'backbone' can't start 'resnet20': its name is 'tiny', not 'resnet20'",
+        ),
+        (
+            "pretrain --model tiny --from-real backbone --from-backbone backbone --out new",
+            "--from-real and --from-backbone both say",
+        ),
         ("pretrain --teacher missing --out new", "No run at 'missing'"),
         ("pretrain --teacher fusion --dataset cifar10 --out new", "has input_shape = [8, 8, 1]"),
         ("convert missing --out ensemble.tflite", "No run at 'missing'"),
@@ -348,7 +356,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         # Unknown names.
         ("pretrain --model vgg --out new --epochs 0", "Unknown model 'vgg'. Known: "),
         ("pretrain --dataset mnist --out new", "Unknown dataset 'mnist'. Known: cifar10, "),
-        ("pretrain --recipe long --out new", "Unknown recipe 'long'. Known: paper, short"),
+        ("pretrain --recipe long --out new", "Unknown recipe 'long'. Known: paper, short, small"),
         (
             "train --pretrained backbone --recipe short --scheme s --out new",
             "Unknown scheme 's'. Known: ",

@@ -165,22 +165,25 @@ def test_the_recipe_for_few_images_counts_steps(images, pretrain, retrain):
 def test_data_of_ones_own_take_the_recipe_for_few_images():
     labels = np.arange(1000) % 5
     own = Dataset.from_arrays(np.arange(1000 * 4, dtype=np.uint8).reshape(1000, 2, 2), labels)
+    # 800 of 1,000 images are for training, and 720 of them for the training split.
     options = DataOptions(validation=0.1)
     assert options.training_images(own) == len(options.load(own, 0).train) == 720
-    # 800 of 1,000 images are for training, and 720 of them for the training split.
-    recipe = recipes_for(own, options).pretrain
-    assert recipe.epochs == 54  # 1,200 steps
-    assert recipes_for(own, DataOptions(limit_train=320, validation=0)).pretrain.epochs == 120
-    assert recipes_for(own, options, recipe_name="short").pretrain.epochs == 20
+    constants = own.constants()
+    counted = recipes_for(constants, images=lambda: options.training_images(own))
+    assert counted.pretrain.epochs == 54  # 1,200 steps
+    assert recipes_for(constants) == RECIPES["small"](5)
+    assert recipes_for(constants, "short", images=None) == RECIPES["short"](5)
 
 
-def test_built_in_data_keep_the_papers_and_are_not_read():
-    unread = dataclasses.replace(DATASETS["cifar10"], read=None)
-    recipes = recipes_for(unread, DataOptions(), model_name="birealnet18")
+def test_built_in_data_keep_the_papers_and_are_not_counted():
+    def images():
+        raise AssertionError("The data were read.")
+
+    constants = DATASETS["cifar10"].constants()
+    recipes = recipes_for(constants, model_name="birealnet18", images=images)
     assert recipes == RECIPES["paper"](10, "birealnet18")
     few, digits = DataOptions(limit_train=500), DATASETS["digits"]
     assert few.training_images(digits) == len(few.load(digits, 0).train) == 450
-    assert recipes_for(digits, few, recipe_name="small").pretrain.epochs == 86
 
 
 def test_unknown_recipe_lists_the_names():

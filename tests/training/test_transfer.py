@@ -119,14 +119,14 @@ def test_a_run_of_another_network_is_refused(real, change, message):
 
 
 def test_no_run_is_trained_on_what_another_holds_out(real, backbone):
-    data = DataOptions(validation=0.1)
-    assert split_seed([], "digits", data, 5) == 5
-    assert split_seed([real], "digits", data, 5) == 3
-    assert split_seed([real], "cifar10", data, 5) == 5
+    data, digits = DataOptions(validation=0.1), DATASETS["digits"]
+    assert split_seed([], digits, data, 5) == 5
+    assert split_seed([real], digits, data, 5) == 3
+    assert split_seed([real], DATASETS["cifar10"], data, 5) == 5
     with pytest.raises(EnsembleError, match=r"held out different images .* same `seed`"):
-        split_seed([real, backbone], "digits", data, 5)
+        split_seed([real, backbone], digits, data, 5)
     with pytest.raises(EnsembleError, match=r"`validation` 0.2 would hold out images .* at most 0"):
-        split_seed([real], "digits", DataOptions(validation=0.2), 5)
+        split_seed([real], digits, DataOptions(validation=0.2), 5)
 
 
 def test_a_run_that_has_not_finished_is_refused(real, start, tmp_path):

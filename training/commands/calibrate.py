@@ -6,19 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from larq_ensemble.console.options import (
     INPUT,
     NOT_NEGATIVE,
+    SPECS,
     FiniteFloat,
     OutputFile,
     data_dir_option,
     limit_test_option,
+    seed_option,
 )
 from larq_ensemble.console.reporting import Report, json_option, reporting
 
 if TYPE_CHECKING:
-    from larq_ensemble.data.datasets import Split, Splits
+    from larq_ensemble.data.datasets import Dataset, Split
     from larq_ensemble.runtime import EnsembleInterpreter
     from larq_ensemble.runtime.calibration import Calibration, Score
     from larq_ensemble.runtime.metadata import EnsembleMetadata
@@ -49,8 +52,15 @@ _ROWS = 12  # of the frontier in the table; the JSON and the plot have all
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreter."
 )
+@click.option(
+    "--dataset",
+    metavar="SPEC",
+    help="Where the data of the training are, which a file doesn't say of data of your own, or "
+    f"others of the same classes: {SPECS}  [default: the built-in data of the training]",
+)
 @data_dir_option
 @limit_test_option
+@seed_option
 @json_option
 def command(
     tflite: str,
@@ -58,20 +68,25 @@ def command(
     mean_members: float | None,
     plot: str | None,
     threads: int,
+    dataset: str | None,
     data_dir: str | None,
     limit_test: int | None,
+    seed: int,
     json_target: str | None,
 ) -> None:
     """Fit temperatures and stopping thresholds and write them into the file's metadata.
 
     They are fitted on the validation images that training held out, and evaluated on the test
-    images. Nothing else in the file changes. With few images little changes, and if their labels
-    can't show that the loss stays near --accuracy-loss, no image stops early.
+    images. Where it is not known what training held out, as of Keras files, the test images are cut
+    in two by --seed, one half for each. Nothing else in the file changes. With few images little
+    changes, and if their labels can't show that the loss stays near --accuracy-loss, no image stops
+    early.
 
     \b
     Examples:
       larq-ensemble calibrate ensemble.tflite
       larq-ensemble calibrate ensemble.tflite --mean-members 2 --plot cascade
+      larq-ensemble calibrate photos.tflite --dataset folder:photos
     """
     if accuracy_loss is not None and mean_members is not None:
         raise click.UsageError("Give --accuracy-loss or --mean-members, not both.")
@@ -87,10 +102,12 @@ def command(
         check_can_calibrate(tflite)
         if plot is not None:  # fails before the work if matplotlib is missing
             from larq_ensemble.training.plots import draw_cascade, save
-        splits = _splits(ensemble.metadata, tflite, data_dir, limit_test)
-        validation, test = splits.validation, splits.test
+        validation, test, data, held_out = _splits(
+            ensemble.metadata, tflite, dataset, data_dir, limit_test, seed
+        )
         report.line(
-            f"{total} members on {len(validation):,} validation and {len(test):,} test images ..."
+            f"{total} members on {len(validation):,} {'validation' if held_out else 'other test'} "
+            f"and {len(test):,} test images of {data.name} ..."
         )
         found = fit(
             ensemble.predict_logits(np.asarray(validation.images)),
@@ -102,34 +119,59 @@ def command(
         )
         write(tflite, ensemble.metadata, found)
         scores = _scores(found, ensemble, test)
-        report.result = {**scores.to_json(found), "validation_images": len(validation)}
-        _print(report, tflite, found, scores, ensemble.metadata)
+        report.result = {
+            **scores.to_json(found),
+            "validation_images": len(validation),
+            "dataset": data.name,
+            "held_out": held_out,
+        }
+        _print(report, tflite, found, scores, data.name)
         if plot is not None:
-            dataset = str(ensemble.metadata.dataset)
-            canvas = draw_cascade(scores.adaptive, scores.fixed, scores.chosen, dataset=dataset)
+            canvas = draw_cascade(scores.adaptive, scores.fixed, scores.chosen, dataset=data.name)
             png, svg = save(canvas, plot)
             report.line(f"Wrote {png} and {svg}.")
             report.result |= {"png": str(png), "svg": str(svg)}
 
 
 def _splits(
-    metadata: EnsembleMetadata, tflite: str, data_dir: str | None, limit_test: int | None
-) -> Splits:
-    """The data of the training that the file comes from, split as it was.
+    metadata: EnsembleMetadata,
+    tflite: str,
+    spec: str | None,
+    data_dir: str | None,
+    limit_test: int | None,
+    seed: int,
+) -> tuple[Split, Split, Dataset, bool]:
+    """Images to fit on, images to score on, their data set, and whether training held them out.
+
+    They are those of the training that the file comes from, split as it was. Where that is not
+    known, the test split is cut in two.
 
     # Raises
-        EnsembleError: if the file doesn't say how, or no validation images were held out.
+        EnsembleError: if the file doesn't say which data these are, or none were held out.
     """
     from larq_ensemble.data.datasets import DATASETS, DataOptions
     from larq_ensemble.errors import EnsembleError
 
-    split = metadata.validation_split
-    if metadata.dataset is None or not {"seed", "share"} <= split.keys():
+    split = metadata.validation_split if metadata.dataset is not None else {}
+    is_known = {"seed", "share"} <= split.keys()
+    if spec is None and not is_known:
         raise EnsembleError(
             f"{tflite!r} doesn't say which images its training held out: it comes from a "
-            "Keras model, an untrained run or an older version. Convert a trained run directory "
-            "with this version, or call larq_ensemble.runtime.calibrate with images of your own."
+            "Keras model, an untrained run or an older version. Give data as `dataset`, whose test "
+            "split is cut in two, or convert a trained run directory with this version."
         )
+    if spec is None and metadata.dataset not in DATASETS:
+        raise EnsembleError(
+            f"{tflite!r} was trained on {metadata.dataset!r}, and files hold no paths: say where "
+            "the data are, as `dataset`."
+        )
+    dataset, is_own = _opened(metadata, tflite, spec, data_dir)
+    if not (is_known and is_own):
+        test = DataOptions(data_dir, limit_test=limit_test).load(dataset, seed).test
+        if len(test) < 2:
+            raise EnsembleError(f"The data {dataset.name!r} have no test images to cut in two.")
+        halves = np.array_split(np.random.default_rng(seed).permutation(len(test)), 2)
+        return test.take(np.sort(halves[0])), test.take(np.sort(halves[1])), dataset, False
     limit_train = split.get("limit_train")
     options = DataOptions(
         data_dir,
@@ -137,10 +179,34 @@ def _splits(
         limit_train=None if limit_train is None else int(limit_train),
         limit_test=limit_test,
     )
-    splits = options.load(DATASETS[metadata.dataset], int(split["seed"]))
+    splits = options.load(dataset, int(split["seed"]))
     if not len(splits.validation):
         raise EnsembleError(f"The training of {tflite!r} held out no validation images.")
-    return splits
+    return splits.validation, splits.test, dataset, True
+
+
+def _opened(
+    metadata: EnsembleMetadata, tflite: str, spec: str | None, data_dir: str | None
+) -> tuple[Dataset, bool]:
+    """The data set, and whether it is that of the file's training."""
+    from larq_ensemble.data.opening import reopen
+    from larq_ensemble.errors import EnsembleError
+    from larq_ensemble.trained import check_fits
+
+    constants: dict[str, Any] = {"name": metadata.dataset, "input_shape": metadata.input_shape}
+    if metadata.class_names is not None:
+        constants["class_names"] = metadata.class_names
+    if metadata.data_origin:
+        constants["source"] = {"spec": None, **metadata.data_origin}
+    try:
+        dataset = reopen(constants, spec=spec, data_dir=data_dir)
+    except (TypeError, KeyError) as error:  # options that a later version may know
+        raise EnsembleError(
+            f"The file's metadata say of its images what this version can't read ({error}): "
+            "convert the run again."
+        ) from error
+    check_fits(dataset, metadata.classes, metadata.input_shape, tflite)
+    return dataset, dataset.has_data_of(constants)
 
 
 @dataclass(frozen=True)
@@ -215,12 +281,10 @@ def _scores(found: Calibration, ensemble: EnsembleInterpreter, test: Split) -> _
     )
 
 
-def _print(
-    report: Report, tflite: str, found: Calibration, scores: _Scores, metadata: EnsembleMetadata
-) -> None:
+def _print(report: Report, tflite: str, found: Calibration, scores: _Scores, dataset: str) -> None:
     adaptive = scores.adaptive[:: max(1, len(scores.adaptive) // _ROWS)]
     report.table(
-        f"{tflite}: {scores.images:,} test images of {metadata.dataset}",
+        f"{tflite}: {scores.images:,} test images of {dataset}",
         ["members", "mean members", "top-1 %", "against all"],
         [
             [name, score.mean_members, score.top1, score.top1 - scores.fixed[-1].top1]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from larq_ensemble.console.options import INPUT, OutputFolder
+from larq_ensemble.console.options import INPUT, OutputFolder, dataset_option
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.training.commands.options import split_options
 
@@ -21,11 +21,13 @@ from larq_ensemble.training.commands.options import split_options
     metavar="DIR",
     help="For frontier.csv, .png and .svg, and evaluations/, which are used again.",
 )
+@dataset_option
 @split_options
 @json_option
 def command(
     runs: tuple[str, ...],
     out: str,
+    dataset: str | None,
     split: str,
     data_dir: str | None,
     limit_test: int | None,
@@ -51,7 +53,13 @@ def command(
 
         loaded = [load_run(run) for run in runs]
         points = frontier(
-            loaded, out, split=split, data_dir=data_dir, limit=limit_test, progress=report.line
+            loaded,
+            out,
+            dataset=dataset,
+            split=split,
+            data_dir=data_dir,
+            limit=limit_test,
+            progress=report.line,
         )
         report.table(
             f"{points[0].samples:,} {split} images of {points[0].dataset}; "

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from larq_ensemble.console.options import (
     NOT_NEGATIVE,
     SHARE_BELOW_1,
+    ImageSize,
     OutputFolder,
     data_dir_option,
     limit_test_option,
@@ -19,6 +20,8 @@ from larq_ensemble.console.options import (
 from larq_ensemble.data.augmentation import AUGMENTATIONS
 
 if TYPE_CHECKING:
+    from larq_ensemble.console.reporting import Report
+    from larq_ensemble.data.datasets import Dataset
     from larq_ensemble.training.recipes import Recipe
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -39,6 +42,32 @@ data_options = _all(
         "--limit-train", type=click.IntRange(2), metavar="N", help="Only N training images."
     ),
     limit_test_option,
+)
+
+image_options = _all(
+    click.option(
+        "--image-size",
+        type=ImageSize(),
+        help="Of data of your own: crop and resize all images to it  [default: their size]",
+    ),
+    click.option(
+        "--color",
+        type=click.Choice(["grey", "rgb"]),
+        help="Of data of your own  [default: grey if all images are, else rgb]",
+    ),
+    click.option(
+        "--skip-damaged",
+        is_flag=True,
+        help="Leave out image files that can't be read. Without it they are an error.",
+    ),
+    click.option(
+        "--test-share",
+        type=SHARE_BELOW_1,
+        default=0.2,
+        show_default=True,
+        help="Share of data of your own held out for testing, if they have no test split; the same "
+        "images for every --seed.",
+    ),
 )
 
 split_options = _all(
@@ -90,10 +119,9 @@ recipe_options = _all(
     click.option(
         "--recipe",
         "recipe_name",
-        default="paper",
-        show_default=True,
-        help="paper (Kim et al. 2022), short (2 CPU cores), or for train a file that tune wrote. "
-        "The options below override its values.",
+        help="paper (Kim et al. 2022), short (2 CPU cores), small (few images: epochs by their "
+        "number), or for train a file that tune wrote. The options below override its values.  "
+        "[default: paper; for data of your own small]",
     ),
     click.option(
         "--epochs", type=click.IntRange(0), help="0: an untrained run, which reads no data."
@@ -128,6 +156,57 @@ distribute_option = click.option(
 )
 
 
+def opened_dataset(
+    spec: str,
+    data_dir: str | None,
+    image_size: tuple[int, int] | None,
+    color: str | None,
+    skip_damaged: bool,
+    test_share: float,
+) -> Dataset:
+    """The data set that the options of `pretrain` name."""
+    from larq_ensemble.data.opening import open_dataset
+    from larq_ensemble.data.options import ImageOptions
+
+    images = ImageOptions(
+        image_size=image_size,
+        channels=None if color is None else 1 if color == "grey" else 3,
+        damaged="skip" if skip_damaged else "refuse",
+        test_share=test_share,
+    )
+    return open_dataset(spec, images=images, data_dir=data_dir)
+
+
+def print_data(
+    report: Report, dataset: Dataset, counts: dict[str, list[int]], *, is_weighted: bool
+) -> None:
+    """Prints how many images of each class there are, by split.
+
+    # Arguments
+        is_weighted: whether class weights make up for classes of different sizes.
+    """
+    from larq_ensemble.data.splits import imbalance
+
+    height, width, channels = dataset.input_shape
+    report.table(
+        f"{dataset.name}, images of {height}x{width}, {channels} channel{'s'[: channels > 1]}",
+        ["class", *counts],
+        [
+            *([name, *row] for name, row in zip(dataset.class_names, zip(*counts.values()))),
+            ["all", *map(sum, counts.values())],
+        ],
+    )
+    if (times := imbalance(counts["train"])) > _IMBALANCED and not is_weighted:
+        report.line(
+            f"The largest class has {times:.1f} times as many training images as the smallest: "
+            "with --class-weights balanced all classes count alike."
+        )
+
+
+#: From what ratio of the largest class to the smallest on something should be done.
+_IMBALANCED = 3.0
+
+
 def as_begun(recipe: Recipe, out: str, *, resume: bool) -> Recipe:
     """The recipe for the run in `out`: one that is resumed goes on as it began.
 
@@ -140,8 +219,16 @@ def as_begun(recipe: Recipe, out: str, *, resume: bool) -> Recipe:
     return recipe.as_begun(load_run(out).config.recipe)
 
 
-def refuse_options_of_data() -> None:
-    """Refuses the options of data for a run of 0 epochs, which reads none."""
+def refuse_options_of_data(dataset: str) -> None:
+    """Refuses the options of data for a run of 0 epochs, which reads none of built-in data.
+
+    Of data of one's own even such a run needs the classes and the size of the images.
+
+    # Arguments
+        dataset: name of the data set.
+    """
+    if ":" in dataset:
+        return
     context = click.get_current_context()
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE

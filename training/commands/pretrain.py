@@ -12,15 +12,20 @@ from larq_ensemble.console.options import (
     POSITIVE,
     SHARE,
     SHARE_BELOW_1,
+    SPECS,
+    normalization_option,
     seed_option,
     width_option,
 )
 from larq_ensemble.console.reporting import KERAS_VERBOSITY, json_option, reporting
-from larq_ensemble.network.commands.options import model_option
+from larq_ensemble.network.commands.options import NAMES
 from larq_ensemble.training.commands.options import (
     as_begun,
     data_options,
     distribute_option,
+    image_options,
+    opened_dataset,
+    print_data,
     recipe_options,
     refuse_options_of_data,
     run_options,
@@ -28,23 +33,34 @@ from larq_ensemble.training.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from larq_ensemble.data.datasets import Splits
     from larq_ensemble.models import PReLUGradient
 
 
 @click.command(
     "pretrain",
     cls=Command,
-    arguments={"weight": "distill_weight"},
+    arguments={"weight": "distill_weight", "channels": "color", "damaged": "skip_damaged"},
     short_help="Train a backbone.",
 )
-@model_option
+@click.option(
+    "--model",
+    "model_name",
+    metavar="MODEL",
+    help=f"{NAMES}; or a network of yours: FILE.keras, FILE.h5 or module:function.  "
+    "[default: resnet20; for data of your own deploynet9]",
+)
+@normalization_option
 @click.option(
     "--dataset",
     "dataset_name",
     default="digits",
     show_default=True,
-    help="digits (comes with scikit-learn), cifar10 or cifar100.",
+    metavar="SPEC",
+    help=f"{SPECS}: folders of images by class, arrays of NumPy, or image classification of "
+    "TensorFlow Datasets.",
 )
+@image_options
 @data_options
 @click.option(
     "--validation",
@@ -107,15 +123,20 @@ if TYPE_CHECKING:
 @run_options
 @json_option
 def command(
-    model_name: str,
+    model_name: str | None,
+    normalization: str | None,
     dataset_name: str,
+    image_size: tuple[int, int] | None,
+    color: str | None,
+    skip_damaged: bool,
+    test_share: float,
     data_dir: str | None,
     limit_train: int | None,
     limit_test: int | None,
     validation: float,
     augment: str | None,
     class_weights: str | None,
-    recipe_name: str,
+    recipe_name: str | None,
     epochs: int | None,
     batch_size: int | None,
     lr: float | None,
@@ -149,10 +170,20 @@ def command(
       larq-ensemble pretrain --dataset cifar100 --epochs 0 --out runs/untrained
 
     \b
+    Your photos (in a folder for each class), your network:
+      larq-ensemble pretrain --dataset folder:photos --image-size 64x64 --out runs/photos
+      larq-ensemble pretrain --model networks:small --dataset npz:images.npz --out runs/small
+      larq-ensemble pretrain --model trained.keras --normalization 0..1 --dataset folder:photos
+          --epochs 0 --out runs/trained
+
+    networks:small is a function small() or small(input_shape, classes) in networks.py that returns
+    a Keras model; its layers are trained. So are those of a Keras file, from the weights it holds.
+
+    \b
     Few images: start from a backbone that was trained on many others:
       larq-ensemble pretrain --model deploynet9 --dataset cifar100 --recipe short --out runs/many
-      larq-ensemble pretrain --model deploynet9 --dataset cifar10 --limit-train 900
-          --recipe small --from-backbone runs/many --out runs/few
+      larq-ensemble pretrain --dataset folder:photos --image-size 64x64
+          --from-backbone runs/many --out runs/few
 
     \b
     Binarize a real-valued network in two steps, the second one taught by the first:
@@ -162,18 +193,37 @@ def command(
     """
     if teacher is None and (distill_weight is not None or temperature is not None):
         raise click.UsageError("--distill-weight and --temperature need --teacher.")
-    from larq_ensemble.data.datasets import DATASETS, DataOptions
+    from larq_ensemble.data.datasets import DataOptions
+    from larq_ensemble.network.architectures import MODELS
     from larq_ensemble.runs import load_run
-    from larq_ensemble.training.recipes import RECIPES
+    from larq_ensemble.training.recipes import RECIPES, recipes_for
 
     with reporting(json_target) as report:
-        recipes = RECIPES[recipe_name](DATASETS[dataset_name].classes, model_name)
+        # A wrong name is an error before the data are read.
+        if recipe_name is not None:
+            RECIPES[recipe_name]
+        if model_name is not None and model_name not in MODELS:
+            from larq_ensemble.models.foreign import is_foreign
+
+            is_foreign(model_name)
+        dataset = opened_dataset(
+            dataset_name, data_dir, image_size, color, skip_damaged, test_share
+        )
+        if model_name is None:
+            model_name = "resnet20" if dataset.origin is None else "deploynet9"
+        data = DataOptions(data_dir, validation, limit_train, limit_test)
+        recipes = recipes_for(
+            dataset.constants(),
+            recipe_name,
+            model_name=model_name if model_name in MODELS else None,
+            images=(lambda: data.training_images(dataset)) if epochs is None else None,
+        )
         recipe = recipes.pretrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
         )
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
-            refuse_options_of_data()
+            refuse_options_of_data(dataset.name)
         from larq_ensemble.training.distillation import Distillation
         from larq_ensemble.training.pretrain import pretrain
 
@@ -186,9 +236,16 @@ def command(
                 **{name: value for name, value in chosen.items() if value is not None},
             )
         )
-        run, report.result = pretrain(
+        counts: dict[str, list[int]] = {}
+
+        def show(splits: Splits) -> None:
+            if dataset.origin is not None:
+                counts.update(splits.counts(dataset.classes))
+                print_data(report, dataset, counts, is_weighted=class_weights == "balanced")
+
+        run, result = pretrain(
             model_name,
-            dataset_name,
+            dataset,
             out,
             recipe=recipe,
             seed=seed,
@@ -196,7 +253,8 @@ def command(
             pad_values=None if pad_values is None else float(pad_values),
             estimator=estimator,
             prelu_gradient=prelu_gradient,
-            data=DataOptions(data_dir, validation, limit_train, limit_test),
+            normalization=normalization,
+            data=data,
             augment=augment,
             class_weights=class_weights,
             from_real=load_run(from_real, kind="backbone") if from_real else None,
@@ -205,12 +263,16 @@ def command(
             distribute=distribute,
             resume=resume,
             verbose=KERAS_VERBOSITY,
+            on_data=show,
         )
+        report.result = {**result, **({"class_counts": counts} if counts else {})}
         report.table(
-            f"{run.path}: {model_name} on {dataset_name}",
+            f"{run.path}: {model_name} on {dataset.name}",
             ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
             [[report.result[key] for key in _COLUMNS]],
         )
+        if run.config.model.get("source", "").endswith(model_name):
+            report.line(f"Started with the weights in {model_name}.")
         if said := report.result.get("advice"):
             report.line(in_options(said, click.get_current_context().command))
         for origin, source in (("from_real", from_real), ("from_backbone", from_backbone)):

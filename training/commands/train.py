@@ -10,7 +10,9 @@ from larq_ensemble.console.options import (
     INPUT,
     NOT_NEGATIVE,
     POSITIVE,
+    dataset_option,
     members_option,
+    normalization_option,
     numbers,
     seed_option,
 )
@@ -31,7 +33,11 @@ if TYPE_CHECKING:
 
 @click.command("train", short_help="Train an ensemble from a pretrained run.")
 @click.option(
-    "--pretrained", type=INPUT, required=True, metavar="RUN", help="The run that `pretrain` wrote."
+    "--pretrained",
+    type=INPUT,
+    required=True,
+    metavar="RUN|F.keras",
+    help="The run that `pretrain` wrote, or a trained classifier that Keras saved.",
 )
 @members_option
 @click.option(
@@ -100,6 +106,8 @@ if TYPE_CHECKING:
     type=NOT_NEGATIVE,
     help="Noise on each member's initial batch norm  [default: the scheme's]",
 )
+@dataset_option
+@normalization_option
 @data_options
 @training_data_options("as --pretrained was trained", "as --pretrained was trained")
 @recipe_options
@@ -121,12 +129,14 @@ def command(
     recompute: bool,
     bfloat16: bool,
     jitter: float | None,
+    dataset: str | None,
+    normalization: str | None,
     data_dir: str | None,
     limit_train: int | None,
     limit_test: int | None,
     augment: str | None,
     class_weights: str | None,
-    recipe_name: str,
+    recipe_name: str | None,
     epochs: int | None,
     batch_size: int | None,
     lr: float | None,
@@ -140,7 +150,8 @@ def command(
 ) -> None:
     """Train M members that share the frozen filters of a pretrained backbone.
 
-    The data set, its validation split and the network come from the pretrained run.
+    The data set, its validation split and the network come from the pretrained run. With a Keras
+    file, --dataset says the data; its training may have seen what is held out here.
 
     In sequential schemes --epochs is for each member; in snapshot and fast_geometric it is for
     all together. The learning rate of fast_geometric goes from --end-lr up to --lr and back for
@@ -163,21 +174,34 @@ def command(
       larq-ensemble train --pretrained runs/backbone --members 16 --recompute --out runs/of16
       larq-ensemble train --pretrained runs/backbone --members 10 --bfloat16 --out runs/of10
       larq-ensemble train --pretrained runs/backbone --sharing 're:.*_conv[12]' --out runs/r
+      larq-ensemble train --pretrained photos.keras --dataset folder:photos --normalization 0..1 \\
+          --out runs/photos
     """
     from larq_ensemble.data.datasets import DataOptions
-    from larq_ensemble.runs import load_run
-    from larq_ensemble.training.recipes import RECIPES, TunedRecipe
+    from larq_ensemble.trained import open_trained
+    from larq_ensemble.training.recipes import TunedRecipe, recipes_for
 
     with reporting(json_target) as report:
-        backbone = load_run(pretrained, kind="backbone")
-        if recipe_name.endswith(".json"):
+        backbone = open_trained(
+            pretrained, "backbone", dataset=dataset, data_dir=data_dir, normalization=normalization
+        )
+        data = DataOptions(data_dir, backbone.config.validation, limit_train, limit_test)
+
+        def images() -> int:
+            return data.training_images(backbone.dataset(dataset, data_dir))
+
+        if recipe_name is not None and recipe_name.endswith(".json"):
             tuned = TunedRecipe.read(recipe_name)
             scheme, sharing = scheme or tuned.scheme, sharing or tuned.sharing
             recipe = tuned.retrain
         else:
             scheme, sharing = scheme or "fusion", sharing or "fusion"
-            recipe = RECIPES[recipe_name](
-                backbone.config.dataset["classes"], backbone.config.model["name"], scheme
+            recipe = recipes_for(
+                backbone.config.dataset,
+                recipe_name,
+                model_name=backbone.config.architecture,
+                scheme=scheme,
+                images=images if epochs is None else None,
             ).retrain
         recipe = recipe.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
@@ -185,7 +209,7 @@ def command(
         )  # fmt: skip
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
-            refuse_options_of_data()
+            refuse_options_of_data(backbone.config.dataset.get("name", ""))
         from larq_ensemble.training.ensemble import train_ensemble
 
         run, result = train_ensemble(
@@ -196,7 +220,8 @@ def command(
             sharing=sharing,
             recipe=recipe,
             seed=seed,
-            data=DataOptions(data_dir, backbone.config.data["validation"], limit_train, limit_test),
+            dataset=dataset,
+            data=data,
             augment=augment,
             class_weights=class_weights,
             independent_data=independent_data,

@@ -11,8 +11,10 @@ from larq_ensemble.console.options import (
     INPUT,
     OutputFolder,
     data_dir_option,
+    dataset_option,
     members_option,
     names,
+    normalization_option,
     seed_option,
 )
 from larq_ensemble.console.reporting import KERAS_VERBOSITY, json_option, reporting
@@ -21,7 +23,11 @@ from larq_ensemble.training.commands.options import batch_size_option
 
 @click.command("tune", short_help="Search for the settings of an ensemble's training.")
 @click.option(
-    "--pretrained", type=INPUT, required=True, metavar="RUN", help="The run that `pretrain` wrote."
+    "--pretrained",
+    type=INPUT,
+    required=True,
+    metavar="RUN|F.keras",
+    help="The run that `pretrain` wrote, or a trained classifier that Keras saved.",
 )
 @members_option
 @click.option(
@@ -57,11 +63,12 @@ from larq_ensemble.training.commands.options import batch_size_option
 @click.option(
     "--recipe",
     "recipe_name",
-    default="paper",
-    show_default=True,
-    help="paper or short: for all that is not searched, such as the batch size.",
+    help="paper, short or small: for all that is not searched, such as the batch size.  "
+    "[default: paper; for data of your own small]",
 )
 @batch_size_option
+@dataset_option
+@normalization_option
 @data_dir_option
 @click.option("--limit-train", type=click.IntRange(2), metavar="N", help="Only N training images.")
 @seed_option
@@ -83,8 +90,10 @@ def command(
     epochs_max: int,
     schemes: tuple[str, ...],
     sharing: tuple[str, ...],
-    recipe_name: str,
+    recipe_name: str | None,
     batch_size: int | None,
+    dataset: str | None,
+    normalization: str | None,
     data_dir: str | None,
     limit_train: int | None,
     seed: int,
@@ -105,14 +114,17 @@ def command(
       larq-ensemble train --pretrained runs/backbone --recipe tuned/recipe.json --out runs/best
     """
     from larq_ensemble.data.datasets import DataOptions
-    from larq_ensemble.runs import load_run
+    from larq_ensemble.trained import open_trained
 
     with reporting(json_target) as report:
-        backbone = load_run(pretrained, kind="backbone")
+        backbone = open_trained(
+            pretrained, "backbone", dataset=dataset, data_dir=data_dir, normalization=normalization
+        )
         from larq_ensemble.files import write_csv
+        from larq_ensemble.training.recipes import default_recipe
         from larq_ensemble.training.tuning import Search, tune
 
-        validation = backbone.config.data["validation"]
+        validation = backbone.config.validation
         best, done = tune(
             backbone,
             out,
@@ -121,12 +133,13 @@ def command(
                 epochs_max=epochs_max,
                 schemes=schemes,
                 sharing=sharing,
-                recipe=recipe_name,
+                recipe=recipe_name or default_recipe(backbone.config.dataset),
                 batch_size=batch_size,
                 seed=seed,
                 data=DataOptions(data_dir, validation, limit_train, limit_test=0),
             ),
             trials=trials,
+            dataset=dataset,
             resume=resume,
             progress=report.line,
             verbose=KERAS_VERBOSITY,

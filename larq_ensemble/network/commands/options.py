@@ -6,11 +6,16 @@ import click
 
 from larq_ensemble.network.architectures import MODELS
 
+#: The networks that have a name, for help.
+NAMES = (
+    f"{', '.join(name for name, model in MODELS.items() if model.binary)}, or the real-valued twin "
+    "of one, such as resnet20_real"
+)
+
 model_option = click.option(
     "--model",
     "model_name",
     default="resnet20",
     show_default=True,
-    help=f"{', '.join(name for name, model in MODELS.items() if model.binary)}, or the "
-    "real-valued twin of one, such as resnet20_real.",
+    help=f"{NAMES}.",
 )

@@ -84,8 +84,8 @@ def test_boosting_fits_the_residual_of_the_members_before(data, backbone) -> Non
 @pytest.mark.parametrize("data", [(X, Y), (stream(),)], ids=["arrays", "stream"])
 def test_adaboost_weighs_what_the_members_before_got_wrong(data, backbone) -> None:
     """Three members, so that the second reweighting follows on the first."""
-    ensemble = fitted(backbone, "adaboost", *data, members=3)
-    weights, alphas = np.ones(12), []
+    ensemble = fitted(backbone, "adaboost", *data, members=3, class_weights={1: 2.5})
+    weights, alphas = np.where(Y == 1, 2.5, 1.0), []
     for member in range(3):
         before = start(backbone, member, "adaboost")
         errors = softmax(logits_of(before)) - np.eye(CLASSES)[Y]
@@ -99,15 +99,20 @@ def test_adaboost_weighs_what_the_members_before_got_wrong(data, backbone) -> No
     assert ensemble.member_weights == pytest.approx(alphas, rel=1e-4)
 
 
-def test_bagging_on_arrays_is_the_sample_of_joint_bagging(backbone) -> None:
-    ensemble = fitted(backbone, "bagging", seed=3)
+def test_bagging_on_arrays_is_the_sample_of_joint_bagging(backbone, tmp_path) -> None:
+    """Of images on disk; class weights multiply its counts."""
+    X.tofile(tmp_path / "images")
+    mapped = np.memmap(tmp_path / "images", X.dtype, "r", shape=X.shape)
+    ensemble = fitted(backbone, "bagging", mapped, Y, seed=3, class_weights="balanced")
+    weights = 12 / (CLASSES * np.bincount(Y))[Y]
     counts = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), size=2)
     for member in range(2):
         before = build_member(
             backbone, member, sharing="none", scheme="bagging", seed=3
         ).get_weights()
         errors = softmax(logits_of(before)) - np.eye(CLASSES)[Y]
-        assert_close(own(ensemble, member), step(before, counts[member][:, None] * errors / 12))
+        errors *= (weights * counts[member])[:, None]
+        assert_close(own(ensemble, member), step(before, errors / 12))
 
 
 @pytest.mark.parametrize(
@@ -213,6 +218,18 @@ def test_data_that_can_not_be_used(backbone) -> None:
         fitted(backbone, "boosting", X)
     with pytest.raises(EnsembleError, match="of one length, got 12 and 11"):
         fitted(backbone, "boosting", X, Y[:-1])
+    one_hot = np.eye(CLASSES)[Y]
+    with pytest.raises(EnsembleError, match=r"labels `y` .*not one-hot: give `y\.argmax\(axis=-1"):
+        fitted(backbone, "boosting", X, one_hot)
+    pairs = tf.data.Dataset.from_tensor_slices((X, one_hot)).batch(4)
+    with pytest.raises(EnsembleError, match=r"in `x` must be .*not one-hot: map `tf\.argmax"):
+        fitted(backbone, "boosting", pairs)
+    with pytest.raises(EnsembleError, match=r"in `validation_data` must be .*not one-hot"):
+        fitted(backbone, "boosting", validation_data=(X, one_hot))
+    with pytest.raises(EnsembleError, match=r"`x` must have the elements \(images, labels\)"):
+        fitted(backbone, "boosting", pairs.map(lambda x, y: x))
+    with pytest.raises(EnsembleError, match="'balanced' counts the labels, and `x`"):
+        fitted(backbone, "boosting", stream(), class_weights="balanced")
 
 
 def test_a_member_that_has_diverged_is_not_stored(backbone, tmp_path) -> None:

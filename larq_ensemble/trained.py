@@ -1,0 +1,296 @@
+"""A trained network: the run directory of a training, or a file that Keras saved.
+
+Both have the same protocol, so what takes a run takes a Keras file.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from larq_ensemble.data.normalization import NAMED, Normalization, normalization_named
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runs import RunConfig, load_run
+
+if TYPE_CHECKING:
+    from larq_ensemble.data.datasets import Dataset
+    from larq_ensemble.keras import keras
+
+
+class Trained(Protocol):
+    """What a `Run` and a `KerasFile` are."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def config(self) -> RunConfig: ...
+
+    @property
+    def model(self) -> keras.Model:
+        """The Keras model; of an ensemble an `Ensemble`."""
+
+    @property
+    def normalization(self) -> Normalization:
+        """From pixels 0..255 to the input that the network was trained on."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file of the model, in hexadecimal."""
+
+    def dataset(self, spec: str | None = None, data_dir: str | None = None) -> Dataset:
+        """Its data set, with its normalization.
+
+        # Arguments
+            spec: where the data are now, or other data of the same classes and size of images.
+            data_dir: as for `larq_ensemble.data.datasets.DataOptions`.
+        """
+
+    def fresh(self) -> Trained:
+        """The same, with a model that is loaded anew."""
+
+
+@dataclass(frozen=True)
+class KerasFile:
+    """A classifier or an ensemble that Keras saved, as a run.
+
+    Nobody knows which images its training held out: `config.data` is empty.
+
+    # Arguments
+        path: the file.
+        config: what the configuration of a run would say.
+        model: a functional classifier, image -> logits, or an `Ensemble`.
+        own: its data set; `None`: not told.
+        spec: what that was opened by.
+    """
+
+    path: Path
+    config: RunConfig
+    model: keras.Model
+    own: Dataset | None = None
+    spec: str | None = None
+
+    @property
+    def normalization(self) -> Normalization:
+        dataset = self.config.dataset
+        return Normalization(dataset["mean"], dataset["std"])
+
+    @property
+    def digest(self) -> str:
+        return str(self.config.model["digest"])
+
+    def dataset(self, spec: str | None = None, data_dir: str | None = None) -> Dataset:
+        dataset = self.own
+        if spec not in (None, self.spec):
+            dataset = _opened(spec, self.model, self.path, data_dir)
+        if dataset is None:
+            raise EnsembleError(
+                f"The Keras file {str(self.path)!r} doesn't say what data it is for: give "
+                "`dataset`."
+            )
+        return replace(dataset, normalization=self.normalization)
+
+    def fresh(self) -> KerasFile:
+        return replace(self, model=_model_in(self.path))
+
+
+def open_trained(
+    path: str | os.PathLike[str],
+    kind: str | None = None,
+    *,
+    dataset: str | Dataset | None = None,
+    data_dir: str | None = None,
+    normalization: str | None = None,
+) -> Trained:
+    """Opens a run directory or a file that Keras saved.
+
+    # Arguments
+        path: the directory, or a `.keras` or `.h5` file.
+        kind: `"backbone"` or `"ensemble"`, if it has to be of that kind.
+        dataset: of a Keras file: the data that it is for, a data set or what `open_dataset` takes;
+            images get the size of the network's input. `None`: not told. A run has its own.
+        data_dir: as for `larq_ensemble.data.datasets.DataOptions`.
+        normalization: of a Keras file that doesn't know its own: what `normalization_named` takes.
+
+    # Raises
+        EnsembleError: if there is nothing such at `path`, it is of another kind or can't be read,
+            it doesn't fit the data, or its normalization is not known.
+    """
+    file = Path(path).expanduser()
+    if not is_keras_file(file):
+        if normalization is not None:
+            raise EnsembleError(
+                f"`normalization` {normalization!r} is for Keras files: the run {str(path)!r} has "
+                "that of its training. Leave it out."
+            )
+        return load_run(path, kind)
+    model = _model_in(file)
+    members = 1 if len(model.outputs) == 1 else model.members
+    found = "backbone" if len(model.outputs) == 1 else "ensemble"
+    if kind is not None and found != kind:
+        raise EnsembleError(f"{str(path)!r} is of kind {found!r}, but {kind!r} is needed.")
+    spec = dataset if isinstance(dataset, str) else None
+    if isinstance(dataset, str):
+        dataset = _opened(dataset, model, file, data_dir)
+    elif dataset is not None:
+        check_fits(dataset, *_sizes(model), file)
+    classes, shape = _sizes(model)
+    constants = {"classes": classes, "input_shape": [*shape]}
+    return KerasFile(
+        file,
+        RunConfig(
+            kind=found,
+            model={"name": file.stem, **constants, **_origin(file)},
+            dataset={
+                **(constants if dataset is None else dataset.constants()),
+                **normalization_for(model, normalization, dataset, str(path)).to_json(),
+            },
+            recipe={},
+            seed=0,
+            ensemble={"members": members, "scheme": model.scheme.name} if members > 1 else {},
+        ),
+        model,
+        dataset,
+        spec,
+    )
+
+
+def is_keras_file(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a file that Keras saved, `.keras` (a zip archive) or HDF5."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"\x89HDF")
+
+
+def data_of(
+    trained: Trained, dataset: str | Dataset | None = None, data_dir: str | None = None
+) -> Dataset:
+    """The data to use a trained network on, with its normalization.
+
+    It warns if they are not those of its training.
+
+    # Arguments
+        trained: the network.
+        dataset: the data, where they are now, or others of the same classes and size of images;
+            `None`: its own.
+        data_dir: as for `larq_ensemble.data.datasets.DataOptions`.
+
+    # Raises
+        EnsembleError: if they can't be opened or don't fit.
+    """
+    if dataset is None or isinstance(dataset, str):
+        data = trained.dataset(dataset, data_dir)
+    else:
+        constants = trained.config.dataset
+        check_fits(dataset, constants["classes"], constants["input_shape"], trained.path)
+        data = replace(dataset, normalization=trained.normalization)
+    if dataset is not None and not is_own(trained, data):
+        warnings.warn(
+            f"`dataset` {data.name!r} is not what {str(trained.path)!r} was trained on: if these "
+            "are its data with files added or removed, some were in its training.",
+            stacklevel=2,
+        )
+    return data
+
+
+def is_own(trained: Trained, data: Dataset) -> bool:
+    """Whether these are the data of a network's training, as far as anybody knows."""
+    constants = trained.config.dataset
+    return "name" not in constants or data.has_data_of(constants)
+
+
+def _model_in(file: Path) -> keras.Model:
+    from larq_ensemble.ensembles import as_ensemble
+    from larq_ensemble.models.functional import classifier
+    from larq_ensemble.models.keras_files import load_keras_file
+
+    model = load_keras_file(file)
+    return classifier(model) if len(model.outputs) == 1 else as_ensemble(model)
+
+
+def _origin(file: Path) -> dict[str, str]:
+    from larq_ensemble.models.foreign import file_digest
+
+    return {"source": str(file.absolute()), "digest": file_digest(file)}
+
+
+def _opened(spec: str, model: keras.Model, file: Path, data_dir: str | None) -> Dataset:
+    from larq_ensemble.data.datasets import DATASETS
+    from larq_ensemble.data.opening import open_dataset
+    from larq_ensemble.data.options import ImageOptions
+
+    _, (height, width, channels) = _sizes(model)
+    of_files: Any = channels if channels in (1, 3) else None
+    images = ImageOptions((height, width), of_files)
+    dataset = open_dataset(
+        spec, images=ImageOptions() if spec in DATASETS else images, data_dir=data_dir
+    )
+    check_fits(dataset, *_sizes(model), file)
+    return dataset
+
+
+def _sizes(model: keras.Model) -> tuple[int, tuple[int, ...]]:
+    """The number of classes, and (height, width, channels) of an image."""
+    return int(model.outputs[0].shape[-1]), tuple(model.inputs[0].shape[1:])
+
+
+def check_fits(
+    dataset: Dataset, classes: int, shape: Sequence[int], path: str | os.PathLike[str]
+) -> None:
+    """# Raises
+    EnsembleError: if a data set has other classes or images than the network at `path` takes.
+    """
+    if dataset.classes != classes:
+        raise EnsembleError(
+            f"`dataset` {dataset.name!r} has {dataset.classes} classes, but {str(path)!r} was "
+            f"trained for {classes}: give data of the same classes."
+        )
+    if list(dataset.input_shape) != list(shape):
+        raise EnsembleError(
+            f"`dataset` {dataset.name!r} has images of {tuple(dataset.input_shape)}, but "
+            f"{str(path)!r} takes {tuple(shape)}: give data of the same size."
+        )
+
+
+def normalization_for(
+    model: keras.Model, named: str | None, dataset: Dataset | None, unknown: str | None
+) -> Normalization:
+    """The normalization of images for a network: its own, or what the user says.
+
+    # Arguments
+        model: the network.
+        named: what the user says, see `normalization_named`; `None`: nothing.
+        dataset: the data, if they are known.
+        unknown: the network's name for the error if nobody says it; `None`: it takes that of the
+            data then.
+
+    # Raises
+        EnsembleError: if nobody says it, or both and they contradict each other.
+    """
+    image = model.inputs[0]
+    channels = int(image.shape[-1])
+    of_data = None if dataset is None else dataset.normalization
+    known = getattr(model, "normalization", None)
+    if known is None and image.dtype.is_integer:  # pixels as they are
+        known = Normalization.raw(channels)
+    if named is not None:
+        given = normalization_named(named, channels, of_data)
+        if known is not None and not given.is_close(known):
+            raise EnsembleError(
+                f"`normalization` {named!r} contradicts that of the network, mean "
+                f"{list(known.mean)} and std {list(known.std)}: leave it out."
+            )
+        return given
+    if known is None and unknown is not None:
+        raise EnsembleError(
+            f"{unknown!r} doesn't say how its images were scaled, and a wrong scale shows only in "
+            f"the accuracy: give `normalization`, one of {NAMED}."
+        )
+    normalization = known or of_data
+    assert normalization is not None
+    return normalization

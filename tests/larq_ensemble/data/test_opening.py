@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+
+from larq_ensemble.data.datasets import DATASETS
+from larq_ensemble.data.opening import open_dataset, reopen
+from larq_ensemble.data.options import ImageOptions
+from larq_ensemble.errors import EnsembleError
+
+
+def test_built_in_data_by_name():
+    assert open_dataset("digits") is DATASETS["digits"]
+    with pytest.raises(EnsembleError, match=r"`channels` 1 has no effect on 'digits'"):
+        open_dataset("digits", images=ImageOptions(channels=1))
+
+
+@pytest.mark.parametrize("spec", ["mnist", "file:/x", "folder:", "npz", ""])
+def test_an_unknown_data_set_lists_what_there_is(spec):
+    with pytest.raises(EnsembleError) as error:
+        open_dataset(spec)
+    assert str(error.value).startswith(f"Unknown dataset {spec!r}. Known: cifar10, cifar100, digit")
+    for form in ("`folder:DIR`", "`tfds:NAME`", "`npz:FILE`"):
+        assert form in str(error.value)
+
+
+def test_paths_without_their_kind(tmp_path, monkeypatch):
+    np.savez(tmp_path / "data.npz", images=[1])
+    monkeypatch.chdir(tmp_path)
+    for spec, form in (("data.npz", "npz:data.npz"), (str(tmp_path), f"folder:{tmp_path}")):
+        with pytest.raises(EnsembleError, match=f"Did you mean `{form}`"):
+            open_dataset(spec)
+
+
+@pytest.mark.parametrize("spec", ["folder:photos", "npz:data.npz"])
+def test_files_have_no_data_dir(spec):
+    with pytest.raises(EnsembleError, match=r"`data_dir` 'd' has no effect"):
+        open_dataset(spec, data_dir="d")
+
+
+def test_a_relative_path_is_recorded_whole(photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    dataset = open_dataset("folder:photos")
+    assert dataset.constants()["source"]["spec"] == f"folder:{photos}"
+    monkeypatch.chdir(photos)
+    assert reopen(dataset.constants()).read(None)[0].images.shape == (16, 6, 5, 3)
+    assert open_dataset("folder:.").name == "folder:photos"
+
+
+def test_the_data_of_a_run_on_built_in_data(digits):
+    constants = DATASETS["digits"].constants()
+    again = reopen(constants)
+    assert again.constants() == constants
+    assert np.array_equal(again.read(None)[1].images, digits[1].images)
+    changed = reopen({**constants, "mean": [0.25]})
+    assert changed.normalization.mean == (0.25,)
+    # Runs of early versions recorded less.
+    early = {key: constants[key] for key in ("name", "classes", "input_shape")}
+    assert reopen(early).constants() == constants
+    with pytest.raises(EnsembleError, match=r"'cifar10' has images of \[32, 32, 3\], but the run"):
+        reopen(constants, spec="cifar10")
+    with pytest.raises(EnsembleError, match="'cifar100' has other classes than the run"):
+        reopen(constants, spec="cifar100")
+
+
+def test_other_data_for_a_run_on_built_in_data(tmp_path, digits):
+    constants = DATASETS["digits"].constants()
+    split = digits[1].first(60)
+    np.savez(tmp_path / "mine.npz", images=split.images, labels=split.labels)
+    other = reopen(constants, spec=f"npz:{tmp_path / 'mine.npz'}")
+    assert not other.has_data_of(constants)
+    assert other.class_names == DATASETS["digits"].class_names
+    assert other.normalization == DATASETS["digits"].normalization
+    # The other way round, and whether a name alone says it.
+    back = reopen(other.constants(), spec="digits")
+    assert not back.has_data_of(other.constants())
+    assert reopen(constants, spec="digits").has_data_of(constants)
+
+
+def test_class_names_of_other_data(tmp_path):
+    """Those in a file count; data without names fit by their number of classes."""
+    images = np.arange(60, dtype=np.uint8).reshape(15, 2, 2)
+    named, others, numbers = (tmp_path / name for name in ("named.npz", "others.npz", "no.npz"))
+    for path, names in ((named, "abc"), (others, "abd"), (numbers, None)):
+        extra = {} if names is None else {"class_names": list(names)}
+        np.savez(path, images=images, labels=np.arange(15) % 3, **extra)
+    constants = open_dataset(f"npz:{named}").constants()
+    assert reopen(constants, spec=f"npz:{numbers}").class_names == ("a", "b", "c")
+    with pytest.raises(EnsembleError, match=r"other classes than the run.*Differing: 'c', 'd'\."):
+        reopen(constants, spec=f"npz:{others}")
+    unnamed = open_dataset(f"npz:{numbers}").constants()
+    assert reopen(unnamed, spec=f"npz:{named}").classes == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": 64}, r"`image_size` must be \(height, width\), got 64"),
+        ({"image_size": (0, 3)}, "`image_size` must be a whole number from 1 on, got 0"),
+        ({"channels": 4}, "`channels` must be 1 for gray or 3"),
+        ({"damaged": "drop"}, "`damaged` must be 'refuse' or 'skip'"),
+        ({"test_share": 1.5}, "`test_share` must be from 0 to 1, got 1.5"),
+        ({"test_share": float("nan")}, "`test_share` must be from 0 to 1"),
+        ({"split_seed": -1}, "seed"),
+    ],
+)
+def test_options_out_of_range(options, message):
+    with pytest.raises(EnsembleError, match=message):
+        ImageOptions(**options)
+
+
+def test_options_are_recorded():
+    options = ImageOptions([4, 5], 3, "skip", 0.5, 7)
+    assert options.image_size == (4, 5)
+    assert ImageOptions.from_json(options.to_json()) == options

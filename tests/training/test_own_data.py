@@ -1,0 +1,255 @@
+"""Every command on data and a network of one's own, and on files that Keras saved."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from larq_ensemble.cli import main
+from larq_ensemble.data.datasets import DataOptions, Dataset
+from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
+from larq_ensemble.runs import load_run
+from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.trained import open_trained
+from larq_ensemble.training.ensemble import train_ensemble
+from larq_ensemble.training.evaluation import evaluate
+from larq_ensemble.training.pretrain import pretrain
+from larq_ensemble.training.recipes import Recipe
+
+NAMES = ["cat", "dog", "emu"]
+NETWORKS = """
+from larq_ensemble.keras import keras, lq
+
+
+@keras.utils.register_keras_serializable("networks_of_a_user")
+class Scaled(keras.layers.Layer):
+    def call(self, x):
+        return x * 2
+
+
+def small(input_shape, classes):
+    image = keras.Input(input_shape)
+    x = keras.layers.Conv2D(3, 3, strides=2, use_bias=False)(image)
+    x = Scaled()(keras.layers.BatchNormalization()(x))
+    x = lq.layers.QuantConv2D(
+        4, 2, input_quantizer="ste_sign", kernel_quantizer="ste_sign",
+        kernel_constraint="weight_clip", use_bias=False,
+    )(x)
+    x = keras.layers.BatchNormalization()(x)
+    return keras.Model(image, keras.layers.Dense(classes, "softmax")(keras.layers.Flatten()(x)))
+"""
+RECIPE = ["--recipe", "short", "--batch-size", "16"]
+
+
+def arrays():
+    """20 images of each class, brighter from class to class."""
+    labels = np.arange(60) % 3
+    noise = np.random.default_rng(0).integers(0, 100, (60, 8, 8, 1))
+    return (noise + 70 * labels[:, None, None, None]).astype(np.uint8), labels
+
+
+def called(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([str(argument) for argument in arguments])
+    return int(end.value.code or 0)
+
+
+def result_of(*arguments: object) -> dict:
+    assert called(*arguments, "--json", "result.json") == 0
+    return json.loads(Path("result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """A folder with `set.npz`, the runs `backbone` and `ensemble`, and files made of them."""
+    folder = tmp_path_factory.mktemp("own")
+    before = os.getcwd()
+    os.chdir(folder)
+    Path("networks.py").write_text(NETWORKS)
+    images, labels = arrays()
+    np.savez("set.npz", images=images, labels=labels, class_names=NAMES)
+    assert (
+        called(
+            *["pretrain", "--model", "networks:small", "--dataset", "npz:set.npz"],
+            *["--epochs", 2, "--out", "backbone", "--json", "pretrained.json", *RECIPE],
+        )
+        == 0
+    )
+    assert (
+        called(
+            *["train", "--pretrained", "backbone", "--members", 2, "--epochs", 0],
+            *["--out", "ensemble", *RECIPE],
+        )
+        == 0
+    )
+    assert called("convert", "ensemble", "--out", "ensemble.tflite") == 0
+    load_run("ensemble").model.save("ensemble.keras")
+    load_run("backbone").model.save("backbone.h5")
+    os.chdir(before)
+    yield folder
+    sys.path.remove(str(folder))
+    del sys.modules["networks"]
+
+
+@pytest.fixture(autouse=True)
+def folder(job, monkeypatch):
+    monkeypatch.chdir(job)
+    return job
+
+
+def test_pretrain_counts_the_images_and_records_where_everything_is_from(job):
+    result = json.loads(Path("pretrained.json").read_text())
+    # Of 60 images 12 are the test split, and of the other 48 a tenth is held out.
+    assert {part: sum(counts) for part, counts in result["class_counts"].items()} == {
+        "train": 43, "validation": 5, "test": 12,
+    }  # fmt: skip
+    config = load_run("backbone").config
+    assert config.model["source"] == "networks:small"
+    assert config.architecture is None
+    assert config.dataset["class_names"] == NAMES
+    assert config.dataset["source"]["spec"] == f"npz:{job / 'set.npz'}"
+    assert load_run("ensemble").config.model == config.model
+
+
+def test_a_run_is_resumed_wherever_its_data_are_now(capsys, tmp_path):
+    again = ["pretrain", "--model", "networks:small", "--epochs", 2, "--out", "backbone", *RECIPE]
+    os.link("set.npz", tmp_path / "moved.npz")
+    assert called(*again, "--resume", "--dataset", f"npz:{tmp_path / 'moved.npz'}") == 0
+    images, labels = arrays()
+    np.savez(tmp_path / "set.npz", images=images[::-1], labels=labels, class_names=NAMES)
+    capsys.readouterr()
+    assert called(*again, "--resume", "--dataset", f"npz:{tmp_path / 'set.npz'}") == 1
+    assert "can't be resumed: it was started with dataset." in capsys.readouterr().err
+
+
+def test_evaluate_takes_the_data_from_the_run_or_says_that_they_are_others(capsys, tmp_path):
+    own = result_of("evaluate", "ensemble")
+    assert (own["dataset"], own["own_data"], own["samples"]) == ("npz:set.npz", True, 12)
+    images, labels = arrays()
+    other = tmp_path / "other.npz"
+    np.savez(other, images=255 - images, labels=labels, class_names=NAMES)
+    capsys.readouterr()
+    result = result_of("evaluate", "ensemble", "--dataset", f"npz:{other}", "--members", 1)
+    assert (result["dataset"], result["own_data"]) == ("npz:other.npz", False)
+    out, err = capsys.readouterr()
+    assert "npz:other.npz, which it was not trained on" in out
+    assert "warning: --dataset 'npz:other.npz' is not what 'ensemble' was trained on" in err
+    # As an object, too.
+    dataset = Dataset.from_arrays(images, labels, class_names=NAMES)
+    assert evaluate(load_run("ensemble"), dataset=dataset)["samples"] == 12
+
+
+def test_a_converted_file_finds_its_data_again_without_a_path(capsys, tmp_path):
+    metadata = EnsembleInterpreter("ensemble.tflite").metadata
+    assert metadata.class_names == (*NAMES,)
+    assert str(Path.cwd()) not in metadata.to_json().decode()
+    assert called("calibrate", "ensemble.tflite") == 1
+    assert "files hold no paths: say where the data are, as --dataset" in capsys.readouterr().err
+    result = result_of("calibrate", "ensemble.tflite", "--dataset", "npz:set.npz")
+    assert (result["validation_images"], result["test_images"]) == (5, 12)
+    assert result["held_out"]
+    # Others of these classes have no images that the training held out.
+    images, labels = arrays()
+    np.savez(tmp_path / "other.npz", images=images[::-1], labels=labels[::-1], class_names=NAMES)
+    spec = f"npz:{tmp_path / 'other.npz'}"
+    result = result_of("calibrate", "ensemble.tflite", "--dataset", spec)
+    assert (result["validation_images"], result["test_images"]) == (6, 6)
+    assert not result["held_out"]
+
+
+def test_verify_and_predict_and_frontier():
+    assert result_of("verify", "ensemble.tflite", "--run", "ensemble")["samples"] == 12
+    Image.fromarray(arrays()[0][0, ..., 0]).save("image.png")
+    (prediction,) = result_of("predict", "ensemble.tflite", "image.png")["predictions"]
+    assert prediction["name"] in NAMES
+    points = result_of("frontier", "backbone", "ensemble", "--out", "front")["points"]
+    # Stem 27 x 32 bits, binary filter 48 bits, folded batch norms 2 x (3 + 4) x 32 bits, head
+    # 16 x 3 and bias 3 of 32 bits.
+    alone, own = 27 * 32 + 48 + (14 + 51) * 32, (14 + 51) * 32
+    assert [point["bytes"] for point in points] == [
+        -(-bits // 8) for bits in (alone, alone, alone + own)
+    ]
+
+
+def test_a_keras_file_stands_for_a_run(capsys):
+    spec = ["--dataset", "npz:set.npz"]
+    result = result_of("evaluate", "ensemble.keras", *spec)
+    assert result["by_members"] == evaluate(load_run("ensemble"))["by_members"]
+    result_of("convert", "ensemble.keras", *spec, "--out", "keras.tflite")
+    assert EnsembleInterpreter("keras.tflite").metadata.class_names == (*NAMES,)
+    assert result_of("verify", "keras.tflite", "--run", "ensemble.keras", *spec)["samples"] == 12
+    result = result_of("calibrate", "keras.tflite", *spec)
+    assert (result["validation_images"], result["test_images"]) == (6, 6)
+    for arguments, message in (
+        (["evaluate", "ensemble.keras"], "doesn't say what data it is for: give --dataset"),
+        (["evaluate", "ensemble.keras", *spec, "--split", "validation"], "held out is not known"),
+        (["calibrate", "keras.tflite"], "Give data as --dataset, whose test split is cut"),
+        (["evaluate", "backbone.h5", *spec], "give --normalization, one of raw, 0..1"),
+        (
+            ["evaluate", "ensemble.keras", *spec, "--normalization", "raw"],
+            "--normalization 'raw' contradicts that of the network",
+        ),
+        (["evaluate", "ensemble", "--normalization", "raw"], "is for Keras files"),
+        (["tune", "--pretrained", "ensemble.keras", "--out", "t"], "'backbone' is needed"),
+        (["evaluate", "ensemble.keras", "--dataset", "digits"], "has 10 classes, but"),
+    ):
+        capsys.readouterr()
+        assert called(*arguments) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_an_ensemble_of_a_keras_file_is_that_of_its_run():
+    recipe = Recipe(epochs=0, batch_size=16, lr=1e-3, dropout=None, source="test")
+    data = DataOptions(validation=0.1)
+    mean, std = (load_run("backbone").config.dataset[key][0] for key in ("mean", "std"))
+    file = open_trained("backbone.h5", dataset="npz:set.npz", normalization=f"{mean}/{std}")
+    run, _ = train_ensemble(file, "of_file", members=2, recipe=recipe, data=data)
+    expected, _ = train_ensemble(
+        load_run("backbone"), "of_run", members=2, recipe=recipe, data=data
+    )
+    for ours, theirs in zip(run.model.get_weights(), expected.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert run.config.ensemble["backbone"] == file.digest != expected.config.ensemble["backbone"]
+    assert run.config.dataset["mean"] == pytest.approx([mean])
+
+
+@pytest.mark.parametrize(
+    ("text", "mean", "std"),
+    [
+        ("raw", 0, 1 / 255),
+        ("0..1", 0, 1),
+        ("-1..1", 0.5, 0.5),
+        ("dataset", 0.3, 0.2),
+        ("0.4/0.25", 0.4, 0.25),
+    ],
+)
+def test_a_keras_file_starts_a_backbone_with_the_normalization_that_is_told(
+    text, mean, std, tmp_path
+):
+    images, labels = arrays()
+    dataset = Dataset.from_arrays(images, labels)
+    dataset = Dataset(**{**vars(dataset), "normalization": Normalization([0.3], [0.2])})
+    recipe = Recipe(epochs=0, batch_size=16, lr=1e-3, dropout=None, source="test")
+    run, _ = pretrain(
+        "backbone.h5", dataset, tmp_path / "run", recipe=recipe, normalization=text, verbose=0
+    )
+    assert (run.normalization.mean, run.normalization.std) == ((mean,), (std,))
+    weights = keras.models.load_model("backbone.h5", compile=False).get_weights()
+    for ours, theirs in zip(run.model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_wrong_normalization_of_a_keras_file():
+    for text in ("0.5", "a/b", "0.5/0.5/0.5"):
+        with pytest.raises(EnsembleError, match="`normalization` must be raw, 0..1"):
+            open_trained("backbone.h5", normalization=text)
+    with pytest.raises(EnsembleError, match="'dataset' needs a data set"):
+        open_trained("backbone.h5", normalization="dataset")

@@ -1,0 +1,107 @@
+"""The network that `pretrain` trains: one of ours, or another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from larq_ensemble.data.datasets import Dataset
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
+from larq_ensemble.models import PRELU_GRADIENT, PReLUGradient, build_model
+from larq_ensemble.models.foreign import foreign_network, is_foreign
+from larq_ensemble.network.architectures import MODELS, REVISION
+from larq_ensemble.training.recipes import Recipe
+
+
+def network_for(
+    network: str | keras.Model,
+    dataset: Dataset,
+    recipe: Recipe,
+    started: dict[str, Any],
+    *,
+    width: float,
+    pad_values: float | None,
+    estimator: str | None,
+    prelu_gradient: PReLUGradient | None,
+) -> tuple[keras.Model, dict[str, Any]]:
+    """The network to train and what its run records of it.
+
+    # Arguments
+        network, width, pad_values, estimator, prelu_gradient: as for `pretrain`.
+        dataset: whose images and classes it is for.
+        recipe: has the dropout.
+        started: what the run to resume recorded of its network; empty: there is none.
+
+    # Raises
+        EnsembleError: for what the network hasn't, or if it can't be built for the data.
+    """
+    if not is_foreign(network):
+        return _ours(network, dataset, recipe, started, width=width, pad_values=pad_values,
+                     estimator=estimator, prelu_gradient=prelu_gradient)  # fmt: skip
+    of_ours = {
+        "width": None if width == 1 else width,
+        "pad_values": pad_values,
+        "estimator": estimator,
+        "prelu_gradient": prelu_gradient,
+    }
+    for name, value in of_ours.items():
+        if value is not None:
+            raise EnsembleError(
+                f"`{name}` {value!r} is for the networks that larq-ensemble builds: leave it out, "
+                "and build yours with it."
+            )
+    model, record = foreign_network(
+        network, input_shape=dataset.input_shape, classes=dataset.classes
+    )
+    _set_dropout(model, recipe.dropout)
+    if recipe.epochs and not model.trainable_weights:
+        raise EnsembleError(
+            f"`model` {model.name!r} has nothing to train, because all of its layers have "
+            "`trainable=False`: change that, or keep it as it is with `epochs=0`."
+        )
+    return model, record
+
+
+def _ours(
+    name: Any,
+    dataset: Dataset,
+    recipe: Recipe,
+    started: dict[str, Any],
+    *,
+    width: float,
+    pad_values: float | None,
+    estimator: str | None,
+    prelu_gradient: PReLUGradient | None,
+) -> tuple[keras.Model, dict[str, Any]]:
+    for option, value in {"pad_values": pad_values, "estimator": estimator}.items():
+        if value is not None and not MODELS[name].binary:
+            raise EnsembleError(
+                f"`{option}` {value!r} is for binary convolutions, and {name!r} has none: "
+                "leave it out."
+            )
+    arguments: dict[str, Any] = {
+        "name": name,
+        "input_shape": list(dataset.input_shape),
+        "classes": dataset.classes,
+        "width": width,
+        "dropout": recipe.dropout or 0.0,
+        "pad_values": MODELS[name].pad_values if pad_values is None else pad_values,
+        "estimator": estimator,
+        "prelu_gradient": prelu_gradient or started.get("prelu_gradient", PRELU_GRADIENT),
+        "revision": started.get("revision", REVISION),
+    }
+    return build_model(**arguments), arguments
+
+
+def _set_dropout(model: keras.Model, rate: float | None) -> None:
+    """Sets the rate of the network's own Dropout layers; `None`: they keep theirs."""
+    if rate is None:
+        return
+    layers = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    if rate and not layers:
+        raise EnsembleError(
+            f"`dropout` {rate} has no effect: the network has no Dropout layer. Leave it out, or "
+            "give the network one."
+        )
+    for layer in layers:
+        layer.rate = rate
