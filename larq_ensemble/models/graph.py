@@ -222,7 +222,8 @@ def _quantization(weight: tf.Variable) -> tuple[int | None, int]:
         precision = 1
     if precision is None:
         levels = np.unique(values).size
-        precision = (levels - 1).bit_length() if levels <= _MOST_LEVELS else None
+        are_few = levels <= min(_MOST_LEVELS, values.size // 4)
+        precision = (levels - 1).bit_length() if are_few else None
     return precision, scales or 0
 
 
