@@ -85,7 +85,8 @@ def build_ensemble(
     # Arguments
         backbone: a functional Keras or Larq classifier that ends in a Dense layer.
         members: M, at least 1.
-        sharing: which layers are shared, see `larq_ensemble.network.sharing`.
+        sharing: which layers are shared, see `larq_ensemble.network.sharing`; of what may surprise
+            about a policy for this network (`notes` there) it warns.
         scheme: how members are trained and combined, see `larq_ensemble.ensembles.schemes`.
         jitter: noise on each member's batch norm, so that members differ: scale * (1 + jitter *
             N(0, 1)) and offset + jitter * N(0, 1). If members have no batch norm of their own,
@@ -110,8 +111,7 @@ def build_ensemble(
 
     # Raises
         EnsembleError: for a member count below 1, a model that can't be made an ensemble, or a
-            policy that leaves members nothing of their own. It warns if a policy equals another one
-            for this network, or leaves binarized shortcuts to each member.
+            policy that leaves members nothing of their own.
     """
     members = check_whole("members", members, 1)
     if weights is not None:

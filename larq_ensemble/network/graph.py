@@ -156,13 +156,12 @@ class LayerGraph:
         for layer in self:
             if layer.kind is Kind.CONV:
                 roles[layer.name] = Role.CONV if convs_before[layer.name] else Role.STEM
+            elif layer.quantized:
+                roles[layer.name] = Role.QUANTIZED
         self._find_blocks(roles, convs_before)
         dense = [layer.name for layer in self if layer.kind is Kind.DENSE]
         if dense:
             roles[dense[-1]] = Role.HEAD
-        for layer in self:
-            if layer.quantized and roles[layer.name] is Role.OTHER:
-                roles[layer.name] = Role.QUANTIZED
         return roles
 
     def with_head_bias_apart(self) -> LayerGraph:
