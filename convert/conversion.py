@@ -21,7 +21,7 @@ from larq_ensemble.ensembles import Ensemble, as_ensemble, build_ensemble
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.files import check_output
 from larq_ensemble.keras import keras
-from larq_ensemble.models.functional import in_float32
+from larq_ensemble.models.copying import in_float32
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.runs import package_versions
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata

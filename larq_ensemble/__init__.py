@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from larq_ensemble.ensembles import (
         Ensemble,
         build_ensemble,
+        ensemble_of,
         fit_members,
         fused_network,
         load_ensemble,
@@ -48,6 +49,7 @@ _EXPORTS = {
     "build_ensemble": "ensembles",
     "build_model": "models",
     "count_macs": "network.compute",
+    "ensemble_of": "ensembles",
     "fit_members": "ensembles",
     "fused_network": "ensembles",
     "layer_graph": "models",
@@ -69,6 +71,7 @@ __all__ = [
     "build_ensemble",
     "build_model",
     "count_macs",
+    "ensemble_of",
     "fit_members",
     "fused_network",
     "layer_graph",

@@ -13,7 +13,6 @@ resumed on another number of devices.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import json
 import os
@@ -26,6 +25,7 @@ from typing import Any
 from larq_ensemble.ensembles import copy_weights
 from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.copying import copied_network
 from larq_ensemble.runs import Run, RunConfig, create_run, open_run
 from larq_ensemble.training.pipeline import Batches
 
@@ -84,12 +84,13 @@ class Distribution:
         """
         if self.replicas == 1:
             return model
-        config = copy.deepcopy(model.get_config())
-        for layer in config["layers"]:
-            if layer["class_name"] == "BatchNormalization":
-                layer["config"]["synchronized"] = True
+
+        def change(layer: keras.layers.Layer, config: dict[str, Any]) -> dict[str, Any]:
+            norm = type(layer) is keras.layers.BatchNormalization
+            return {**config, "synchronized": True} if norm else config
+
         with self.scope():
-            replicated = type(model).from_config(config)
+            replicated = copied_network(model, change)
         copy_weights(model, replicated)
         return replicated
 

@@ -14,7 +14,6 @@ So the file has one graph and each shared filter once, whatever M is.
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +47,7 @@ from larq_ensemble.ensembles import Ensemble
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.models.functional import run_functional
+from larq_ensemble.models.functional import called, run_functional, training_of
 from larq_ensemble.models.graph import layer_graph
 from larq_ensemble.network.graph import Role
 
@@ -91,6 +90,7 @@ class MemberIndexedNetwork:
         self._members = ensemble.members
         self._normalization = normalization
         normalization.check_channels(self.input_shape[-1])
+        _check_calls(network)
         self._network = network
         self._graph = layer_graph(network)
         self._int8_head = self._head() if heads == "int8" else None
@@ -201,15 +201,27 @@ class MemberIndexedNetwork:
                 return one_padded(layer, args[0], zero)
             if is_padding_of_strided_convolution(layer):
                 return padded_in_two_steps(layer, args[0])
-            if "training" in inspect.signature(layer.call).parameters:
-                kwargs = {**kwargs, "training": False}
-            return layer(*args, **kwargs)
+            return called(layer, args, kwargs, training=False)
 
         network = self._network
         known = {network.inputs[0].ref(): self._normalization(image)}
         with quantized_constants(self.variables):
             (logits,) = run_functional(network.layers, known, network.outputs, call)
         return {"logits": logits}
+
+
+def _check_calls(network: keras.Model) -> None:
+    """# Raises
+    EnsembleError: if a layer trains where the network doesn't.
+    """
+    for layer in network.layers:
+        for node in layer.inbound_nodes:
+            if not node.is_input and training_of(layer, node.call_args, node.call_kwargs, False):
+                raise EnsembleError(
+                    f"The layer {layer.name!r} ({type(layer).__name__}) is called with "
+                    "`training=True`, so it would train on each image that the file is given: to "
+                    "convert the network, build it without."
+                )
 
 
 def _image_shape(network: keras.Model) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from larq_ensemble.convert.frontend.lce import convert_function
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.models.functional import in_float32
+from larq_ensemble.models.copying import in_float32
 
 
 def convert_single(network: keras.Model) -> bytes:

@@ -16,7 +16,7 @@ import numpy as np
 
 from larq_ensemble.data.cache import Chunk, NoRoomError, cached
 from larq_ensemble.data.options import ImageOptions
-from larq_ensemble.data.own import PARTS, Read, digest, leaks, with_test
+from larq_ensemble.data.own import PARTS, Read, checked_class_names, digest, leaks, with_test
 from larq_ensemble.data.splits import ImageArray, LazyImages, Rows, Split
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.progress import working
@@ -85,6 +85,9 @@ class EncodedImages:
             remarks.append(f"{damage} They are left out.")
         # Damaged images are cut, too: which ones can be read moves no others between the splits.
         rows = {part: indices[is_whole[indices]] for part, indices in table.rows(options).items()}
+        checked_class_names(
+            self.class_names, {part: table.labels[each] for part, each in rows.items()}
+        )
         self._check_has_all_classes(table.labels[rows["train"]], damage)
         remarks += leaks(rows, table.digests, self.name)
         image_at = np.cumsum(is_whole) - 1

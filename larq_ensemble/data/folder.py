@@ -1,8 +1,10 @@
 """Data sets in folders of image files: a folder for each class.
 
+```text
 photos/cat/1.jpg             photos/train/cat/1.jpg
 photos/cat/2019/2.jpg   or   photos/train/dog/3.jpg
 photos/dog/3.jpg             photos/test/cat/2.jpg ...
+```
 """
 
 from __future__ import annotations

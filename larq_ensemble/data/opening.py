@@ -87,7 +87,13 @@ def _recorded(
         )
 
     def read(directory: str | None) -> Read:
-        found = _find(spec, images, directory or data_dir, tuple(constants["class_names"]))
+        try:
+            found = _find(spec, images, directory or data_dir, tuple(constants["class_names"]))
+        except EnsembleError as error:
+            raise EnsembleError(
+                f"The data of the run can't be read. {error} If they moved, say where they are "
+                "now, as `dataset`."
+            ) from error
         if found.origin.fingerprint != origin.fingerprint:
             raise EnsembleError(
                 f"{spec!r} is not what the run was trained on: files were added, removed or "

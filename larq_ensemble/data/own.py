@@ -234,7 +234,8 @@ def checked_class_names(
         EnsembleError: for labels out of range, fewer than two classes, or, without class names,
             classes without a training image.
     """
-    highest = max((int(each.max()) for each in labels.values() if len(each)), default=-1)
+    every = np.concatenate(list(labels.values()))
+    highest, lowest = int(every.max(initial=-1)), int(every.min(initial=0))
     if class_names is None:
         counts = np.bincount(labels["train"], minlength=highest + 1)
         if not counts.all():
@@ -250,9 +251,9 @@ def checked_class_names(
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise EnsembleError(f"`class_names` must differ. More than once there: {twice}.")
-    if highest >= len(names):
+    if highest >= len(names) or lowest < 0:
         raise EnsembleError(
-            f"`labels` go up to {highest}, but there are {len(names)} class names: they must be "
-            f"from 0 to {len(names) - 1}."
+            f"The labels of {len(names)} classes must be from 0 to {len(names) - 1}. Received: "
+            f"{lowest if lowest < 0 else highest}."
         )
     return names

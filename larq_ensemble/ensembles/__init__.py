@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from larq_ensemble.ensembles.building import build_ensemble, build_member, copy_weights
 from larq_ensemble.ensembles.ensemble import Ensemble, as_ensemble
+from larq_ensemble.ensembles.existing import ensemble_of
 from larq_ensemble.ensembles.fused_activations import fused_network
 from larq_ensemble.ensembles.saving import load_ensemble
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
@@ -20,6 +21,7 @@ __all__ = [
     "build_ensemble",
     "build_member",
     "copy_weights",
+    "ensemble_of",
     "fit_members",
     "fused_network",
     "load_ensemble",

@@ -18,10 +18,9 @@ ensemble.save("ensemble.keras")
 
 from __future__ import annotations
 
-import copy
-import itertools
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -31,15 +30,15 @@ from larq_ensemble import layers as _layers  # noqa: F401
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.combine import Combine
 from larq_ensemble.ensembles.ensemble import Ensemble, own_layers
-from larq_ensemble.ensembles.names import member_output, own_name
+from larq_ensemble.ensembles.names import kept_name, member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.errors import EnsembleError, check_seed, check_whole, is_number
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.copying import Change, copied_layer, copied_network
 from larq_ensemble.models.functional import (
-    built_by_their_calls,
+    boundary,
     classifier,
-    map_references,
-    rebuilt,
+    run_functional,
     with_head_bias_apart,
 )
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
@@ -79,8 +78,16 @@ def build_ensemble(
 
     Each layer that `sharing` selects is one frozen layer object, which every member calls. The
     shared trunk, the layers before the first own layer of a member, runs once. Every other layer is
-    copied for each member, with the pretrained weights, under the name `member_{i}_{name}`. The
-    backbone itself stays unchanged.
+    copied for each member, with the pretrained weights, under the name `member_{i}_{name}`, and is
+    trained, whether or not it is frozen in the backbone: what is to stay as it is must be shared.
+    The backbone itself stays unchanged.
+
+    A shared layer keeps its name, unless an ensemble gives such a name itself (`ensemble`,
+    `member_{i}`, `member_{i}_{...}`, `first_{m}`): then `shared_` comes before it.
+
+    Layers are copied by their own classes, so none has to be registered, and a `Lambda` keeps its
+    function. Only saving and loading need a registration, as for any Keras model. A layer without
+    weights that can't be copied, as without `get_config`, is called by all members.
 
     # Arguments
         backbone: a functional Keras or Larq classifier that ends in a Dense layer.
@@ -111,11 +118,11 @@ def build_ensemble(
 
     # Raises
         EnsembleError: for a member count below 1, a model that can't be made an ensemble, or a
-            policy that leaves members nothing of their own.
+            policy that leaves members nothing of their own, or nothing to train.
     """
     members = check_whole("members", members, 1)
     if weights is not None:
-        weights = _checked_weights(weights, members)
+        weights = checked_weights(weights, members)
     if independent_inputs and not SCHEMES[scheme].independent:
         raise EnsembleError(
             f"`independent_inputs` does not go with the scheme {scheme!r}, whose members must see "
@@ -132,12 +139,26 @@ def build_ensemble(
         independent_inputs=independent_inputs,
         seed=seed,
     )
-    logits, precision = branches.outputs, branches.outputs[0].dtype.name
+    return assembled(branches, scheme, weights=weights, normalization=normalization)
+
+
+def assembled(
+    branches: Branches,
+    scheme: str,
+    *,
+    weights: Sequence[float] | None,
+    normalization: Normalization | None,
+) -> Ensemble:
+    """The ensemble of members whose branches are built; arguments as for `build_ensemble`."""
+    logits = branches.logits
     combined = [
-        Combine(scheme, None if weights is None else weights[:count], name=output, dtype=precision)(
-            logits[:count]
-        )
-        for output, count in SCHEMES[scheme].combinations(members).items()
+        Combine(
+            scheme,
+            None if weights is None else weights[:count],
+            name=output,
+            dtype=logits[0].dtype.name,
+        )(logits[:count])
+        for output, count in SCHEMES[scheme].combinations(len(logits)).items()
     ]
     ensemble = Ensemble(branches.inputs, [*logits, *combined], name=f"{branches.name}_ensemble")
     ensemble.normalization = normalization
@@ -180,7 +201,7 @@ def build_member(
         independent_inputs=False,
         seed=seed,
     )
-    return keras.Model(branches.inputs, branches.outputs[0], name=member_output(member))
+    return keras.Model(branches.inputs, branches.logits[0], name=member_output(member))
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
@@ -205,8 +226,9 @@ def _build_branches(
     initial: Initial,
     independent_inputs: bool,
     seed: int,
-) -> keras.Model:
-    """The networks of these members in one model: image -> the logits of each."""
+) -> Branches:
+    """The networks of these members, with their initial weights."""
+    check_adds_nothing(backbone)
     seed = check_seed(seed)
     if jitter is not None and not (is_number(jitter) and jitter >= 0):
         raise EnsembleError(f"`jitter` must be at least 0, and finite, got {jitter!r}.")
@@ -231,52 +253,174 @@ def _build_branches(
         for note in notes(sharing, graph):
             warnings.warn(note, stacklevel=1)  # at one place, so that each is shown once
     _check_initial(initial, shared, scheme)
-    trunk = frozenset() if independent_inputs else _trunk(backbone, shared)
-    _check_names(shared | trunk, members, scheme)
-    config = built_by_their_calls(backbone.get_config())
-    config = _members_config(config, members, shared, trunk)
-    if dropout is not None:
-        _set_dropout(config, dropout)
-    config["layers"] = _TrackedLayers(config["layers"])
-    branches = rebuilt(backbone, config)
-    layers = {layer.name: layer for layer in branches.layers}  # get_layer goes through all of them
-    for name in shared:
-        layers[name].set_weights(backbone.get_layer(name).get_weights())
-        layers[name].trainable = False
+    if dropout:
+        _check_dropout(dropout, backbone)
+    branches = Branches.of(
+        backbone, members, shared, independent_inputs=independent_inputs, dropout=dropout
+    )
     if jitter is None:
         jitter = scheme.jitter if initial == "pretrained" else 0.0
     for member in members:
         start = backbone if initial == "pretrained" else _reinitialized(backbone, seed, member)
-        for name in own:
-            layers[own_name(member, name)].set_weights(start.get_layer(name).get_weights())
-        members_own = own_layers(branches, member)
+        branches.set_own_weights(member, start)
+        members_own = own_layers(branches.network, member)
+        if not any(layer.trainable_weights for layer in members_own):
+            raise EnsembleError(
+                "`sharing` leaves the members nothing to train: their own layers "
+                f"({', '.join(sorted(own))}) have no trainable weights. Share less."
+            )
         _add_jitter(members_own, jitter, np.random.default_rng([seed, member]))
         scheme.initialize(
             members_own,
-            layers[own_name(member, head)] if head in own else None,
+            branches.own[member][head] if head in own else None,
             np.random.default_rng([seed, member, 1]),
         )
-    # In mixed precision, losses and combinations need logits in full precision.
-    precision = "float64" if branches.outputs[0].dtype == tf.float64 else "float32"
-    logits = [
-        keras.layers.Activation("linear", dtype=precision, name=member_output(member))(output)
-        for member, output in zip(members, branches.outputs)
-    ]
-    return keras.Model(branches.inputs, logits, name=backbone.name)
+    return branches
 
 
-class _TrackedLayers(list[dict[str, Any]]):
-    """The layers of a configuration; each pass over them tells how far it is.
+@dataclass(frozen=True)
+class Branches:
+    """The networks of some members of an ensemble, on the layers that they share.
 
-    Keras takes no callback while it makes a model, but it goes through this list.
+    # Attributes
+        name: of the backbone.
+        inputs: the image, or one of each member.
+        logits: of each member, [n, classes], named `member_{i}`.
+        kept: the layers that all members use, by their names in the backbone.
+        own: of each member its own layers, by their names in the backbone.
+        network: inputs -> the outputs of the members' last layers.
     """
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        layers = super().__iter__()
-        return tracked(layers, "building the members", unit="layer", total=len(self))
+    name: str
+    inputs: list[Any]
+    logits: list[Any]
+    kept: dict[str, keras.layers.Layer]
+    own: dict[int, dict[str, keras.layers.Layer]]
+    network: keras.Model
+
+    @classmethod
+    def of(
+        cls,
+        backbone: keras.Model,
+        members: Sequence[int],
+        shared: frozenset[str],
+        *,
+        independent_inputs: bool = False,
+        dropout: float | None = None,
+    ) -> Branches:
+        """Branches with the backbone's weights in the shared layers, which are frozen.
+
+        Every other layer is each member's own, with new weights, and is trained whether or not it
+        is frozen in the backbone.
+
+        # Arguments
+            backbone: from the image to the logits.
+            members: their numbers.
+            shared: the names of the layers with weights that members share.
+            independent_inputs, dropout: as for `build_ensemble`.
+        """
+        trunk = frozenset() if independent_inputs else _trunk(backbone, shared)
+        names = {layer.name for layer in backbone.layers}
+        kept = {
+            layer.name: _copied(layer, kept_name(layer.name, names))
+            for layer in backbone.layers
+            if layer.name in shared | trunk
+        }
+        first = [layer for layer in backbone.layers if layer.name in trunk]
+        rest = [layer for layer in backbone.layers if layer.name not in trunk]
+        taken = boundary(backbone, first, rest)
+        image = backbone.inputs[0]
+        inputs: list[Any] = []
+        features: list[Any] = []
+        if first:
+            inputs = [kept[image.node.layer.name].output]
+            features = run_functional(first, {image.ref(): inputs[0]}, taken, _calls_of(kept))
+        own: dict[int, dict[str, keras.layers.Layer]] = {}
+        outputs = []
+        for member in tracked(members, "building the members", unit="member"):
+            own[member] = {
+                layer.name: _copied(
+                    layer, own_name(member, layer.name), _members_own(member, dropout)
+                )
+                for layer in rest
+                if layer.name not in kept
+            }
+            if not first:
+                features = [own[member][image.node.layer.name].output]
+                inputs += features
+            known = {tensor.ref(): value for tensor, value in zip(taken, features)}
+            outputs += run_functional(rest, known, backbone.outputs, _calls_of(kept | own[member]))
+        for name in shared:
+            kept[name].set_weights(backbone.get_layer(name).get_weights())
+            kept[name].trainable = False
+        # In mixed precision, losses and combinations need logits in full precision.
+        precision = "float64" if outputs[0].dtype == tf.float64 else "float32"
+        logits = [
+            keras.layers.Activation("linear", dtype=precision, name=member_output(member))(output)
+            for member, output in zip(members, outputs)
+        ]
+        return cls(backbone.name, inputs, logits, kept, own, keras.Model(inputs, outputs))
+
+    def set_own_weights(self, member: int, source: keras.Model) -> None:
+        """Gives a member's own layers the weights of a network with the backbone's layers."""
+        for name, layer in self.own[member].items():
+            if layer.weights:
+                layer.set_weights(source.get_layer(name).get_weights())
 
 
-def _checked_weights(weights: object, members: int) -> tuple[float, ...]:
+def check_adds_nothing(model: Any) -> None:
+    """# Raises
+    EnsembleError: if `add_loss` or `add_metric` of the model was called, which nothing that is
+        built from its outputs would have.
+    """
+    parts = (model, *model.submodules) if isinstance(model, keras.Model) else ()
+    for part in parts:
+        kind = type(part).__name__
+        adds_loss = isinstance(part, keras.Model) and part._callable_losses
+        if kind in ("AddLoss", "AddMetric") or adds_loss:
+            what = "metric" if kind == "AddMetric" else "loss"
+            raise EnsembleError(
+                f"The model {model.name!r} has a {what} of its own, by `add_{what}`, which the "
+                f"ensemble would not have: call `self.add_{what}` in a layer's `call` instead, or "
+                "build the ensemble of keras.Model(model.inputs, model.outputs), which is the "
+                "model without."
+            )
+
+
+def _calls_of(layers: Mapping[str, keras.layers.Layer]) -> Callable[..., Any]:
+    """For `run_functional`: calls the layer of the same name."""
+    return lambda layer, args, kwargs: layers[layer.name](*args, **kwargs)
+
+
+def _copied(
+    layer: keras.layers.Layer, name: str, change: Change = lambda layer, config: config
+) -> keras.layers.Layer:
+    """A copy of a layer, or the layer itself if it can't be copied and has no weights."""
+    try:
+        return copied_layer(layer, name=name, change=change)
+    except EnsembleError:
+        if layer.weights or kept_name(layer.name, ()) != layer.name:
+            raise
+        return layer
+
+
+def _members_own(member: int, dropout: float | None) -> Change:
+    """The configuration of a member's copy of a layer, from that of the backbone's."""
+
+    def change(layer: keras.layers.Layer, config: dict[str, Any]) -> dict[str, Any]:
+        config = {**config}
+        if "trainable" in config:
+            config["trainable"] = True
+        if config.get("seed") is not None:  # else all members would draw the same
+            config["seed"] += member
+        if dropout is not None and type(layer) is keras.layers.Dropout:
+            config["rate"] = dropout
+        return config
+
+    return change
+
+
+def checked_weights(weights: object, members: int) -> tuple[float, ...]:
     """# Raises
     EnsembleError: if they aren't one positive, finite number per member.
     """
@@ -287,21 +431,6 @@ def _checked_weights(weights: object, members: int) -> tuple[float, ...]:
             f"`weights` must be {members} positive, finite numbers, one per member, got {weights}."
         )
     return checked
-
-
-def _check_names(kept: Iterable[str], members: Sequence[int], scheme: Scheme) -> None:
-    """# Raises
-    EnsembleError: if a layer that all members use has a name like those that tell what is a
-        member's own, or the name of an output.
-    """
-    outputs = {*map(member_output, members), *scheme.combinations(max(members) + 1)}
-    prefixes = tuple(own_name(member, "") for member in members)
-    for name in kept:
-        if name in outputs or name.startswith(prefixes):
-            raise EnsembleError(
-                f"The layer {name!r} has a name that an ensemble gives to outputs, or to layers "
-                "of one member: build the backbone with another `name` for it."
-            )
 
 
 def _check_initial(initial: str, shared: Collection[str], scheme: Scheme) -> None:
@@ -333,9 +462,7 @@ def _reinitialized(backbone: keras.Model, seed: int, member: int) -> keras.Model
             for key, item in value.items()
         }
 
-    config = built_by_their_calls(backbone.get_config())
-    layers = [{**layer, "config": seeded(layer["config"])} for layer in config["layers"]]
-    return rebuilt(backbone, {**config, "layers": layers})
+    return copied_network(backbone, lambda layer, config: seeded(config))
 
 
 def _trunk(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
@@ -348,72 +475,12 @@ def _trunk(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
     return layer_graph(backbone).independent_of(differing)
 
 
-def _members_config(
-    config: dict[str, Any], members: Sequence[int], shared: Iterable[str], trunk: Iterable[str]
-) -> dict[str, Any]:
-    """The functional configuration of the members' branches, from that of one network.
-
-    A layer of `trunk` keeps its calls. A layer of `shared` is called by each member in turn. Every
-    other layer becomes M layers, each with the calls of one member.
-    """
-    names = {layer["name"] for layer in config["layers"]}
-    calls = {layer["name"]: max(1, len(layer["inbound_nodes"])) for layer in config["layers"]}
-
-    def reference(branch: int, member: int) -> Callable[[str, int, int], list[Any]]:
-        def change(name: str, call: int, tensor: int) -> list[Any]:
-            if name in trunk:
-                return [name, call, tensor]
-            if name in shared:
-                return [name, branch * calls[name] + call, tensor]
-            return [own_name(member, name), call, tensor]
-
-        return change
-
-    layers = []
-    for layer in config["layers"]:
-        name = layer["name"]
-        if name in trunk:
-            layers.append(copy.deepcopy(layer))
-            continue
-        nodes = [
-            map_references(layer["inbound_nodes"], names, reference(branch, member))
-            for branch, member in enumerate(members)
-        ]
-        if name in shared:
-            layers.append({**copy.deepcopy(layer), "inbound_nodes": [*itertools.chain(*nodes)]})
-            continue
-        for branch, member in enumerate(members):
-            new = {**copy.deepcopy(layer), "inbound_nodes": nodes[branch]}
-            new["name"] = new["config"]["name"] = own_name(member, name)
-            if new["config"].get("seed") is not None:  # else all members would draw the same
-                new["config"]["seed"] += member
-            layers.append(new)
-
-    def ends(references_: Any) -> list[Any]:
-        found = [
-            map_references(references_, names, reference(branch, member))
-            for branch, member in enumerate(members)
-        ]
-        flat = [item for member_ends in found for item in member_ends]
-        return [item for index, item in enumerate(flat) if item not in flat[:index]]
-
-    return {
-        **config,
-        "layers": layers,
-        "input_layers": ends(config["input_layers"]),
-        "output_layers": ends(config["output_layers"]),
-    }
-
-
-def _set_dropout(config: dict[str, Any], rate: float) -> None:
-    layers = [layer for layer in config["layers"] if layer["class_name"] == "Dropout"]
-    if rate and not layers:
+def _check_dropout(rate: float, backbone: keras.Model) -> None:
+    if not any(type(layer) is keras.layers.Dropout for layer in backbone.layers):
         raise EnsembleError(
             f"`dropout` {rate} has no effect: the backbone has no Dropout layer. Leave it out, or "
             "give the backbone one."
         )
-    for layer in layers:
-        layer["config"]["rate"] = rate
 
 
 def _add_jitter(

@@ -20,6 +20,7 @@ import numpy as np
 
 from larq_ensemble.data.normalization import Normalization, check_normalization
 from larq_ensemble.ensembles.combine import Combine
+from larq_ensemble.ensembles.labels import Accuracy
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.recomputation import check_recomputable, recomputed_step
 from larq_ensemble.ensembles.schemes import Scheme
@@ -184,8 +185,9 @@ class Ensemble(keras.Model):
             optimizer: as for `keras.Model.compile`.
             loss, loss_weights, metrics, weighted_metrics: as there, losses by output; `None`: the
                 losses of the scheme, and the accuracy of each combination, both for labels that
-                are class numbers [n]. With independent inputs the labels differ between members,
-                so the default metric is the accuracy of each member.
+                are class numbers [n] or distributions [n, classes], such as one-hot labels. With
+                independent inputs the labels differ between members, so the default metric is the
+                accuracy of each member.
             execution: `"traced"` traces one member and calls it M times, with fused activations,
                 see `larq_ensemble.ensembles.traced`. Tracing takes less time, and on a CPU each
                 step does, too. `"plain"` runs the layers as Keras does.
@@ -229,10 +231,7 @@ class Ensemble(keras.Model):
         if loss is None:
             loss, loss_weights = scheme.losses(self.members), scheme.loss_weights(self.members)
         if metrics is None and weighted_metrics is None:
-            metrics = {
-                output: keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-                for output in self._measured_outputs()
-            }
+            metrics = {output: Accuracy() for output in self._measured_outputs()}
         # Not by `setattr`, or Keras would save them as parts of the model.
         self.__dict__["_training"] = _Training(
             scheme, seed, recompute, traced, self._trainable_layers()
@@ -404,6 +403,11 @@ class Ensemble(keras.Model):
                 "one `fit` of the ensemble: use `larq_ensemble.fit_members`, or the command "
                 "`larq-ensemble train`."
             )
+        if not self.trainable_weights:
+            raise EnsembleError(
+                "The ensemble has no trainable weights: set `trainable = True` of its members' own "
+                "layers, `ensemble.own_layers(member)`, and call `compile` again."
+            )
         return super().make_train_function(force)
 
     def _trainable_layers(self) -> frozenset[str]:
@@ -441,7 +445,7 @@ class Ensemble(keras.Model):
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None
     ) -> tf.Tensor:
         if "loss" not in self._compile_options["given"]:
-            _check_labels(y)
+            _check_labels(y, self.classes)
         inputs = self.scheme.loss_inputs(y_pred, self.member_weights)
         return super().compute_loss(x, y, inputs, sample_weight)
 
@@ -523,21 +527,19 @@ def _check_is_ensemble(model: Any) -> None:
         )
 
 
-def _check_labels(y: Any) -> None:
+def _check_labels(y: Any, classes: int) -> None:
     """# Raises
-    ValueError: for one-hot labels. In a graph TensorFlow would hide an `EnsembleError`.
+    ValueError: for labels of another number of classes. In a graph TensorFlow would hide an
+        `EnsembleError`.
     """
     for labels in tf.nest.flatten(y):
-        if isinstance(labels, tf.Tensor) and is_one_hot(labels.shape):
-            raise ValueError(
-                "The labels `y` must be class numbers [n], not one-hot: give "
-                f"`y.argmax(axis=-1)`. Received: the shape {labels.shape.as_list()}."
-            )
-
-
-def is_one_hot(shape: Any) -> bool:
-    """Whether labels of this shape, as far as it is known, are not class numbers."""
-    return getattr(shape, "rank", 0) is not None and len(shape) == 2 and shape[-1] != 1
+        if isinstance(labels, tf.Tensor) and labels.shape.rank == 2:
+            columns = labels.shape[-1]
+            if columns not in (None, 1, classes):
+                raise ValueError(
+                    f"The labels `y` must be class numbers [n] or distributions [n, {classes}]. "
+                    f"Received: the shape {labels.shape.as_list()}."
+                )
 
 
 def _is_by_output(sample_weight: Any) -> bool:

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.layers import PReLU
-from larq_ensemble.models.functional import input_list, run_functional
+from larq_ensemble.models.functional import called, input_list, run_functional, training_of
 
 Gradient = Callable[[tf.Tensor], Any]
 
@@ -38,12 +37,14 @@ class FusedNetwork(keras.Model):
             return super().call(inputs, training=training, mask=mask)
 
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
-            if (prelu := fused_prelu(layer)) is not None:
+            trains = training_of(layer, args, kwargs, True)
+            prelu = fused_prelu(layer) if trains else None
+            if prelu is not None:
                 return prelu(args[0], tf.convert_to_tensor(layer.alpha), tf.ones(()))
-            sign = fused_sign(layer)
+            sign = fused_sign(layer) if trains else None
             with given(layer, {} if sign is None else {"input_quantizer": None}):
                 args = args if sign is None else (sign(args[0]), *args[1:])
-                return layer(*args, **with_training(layer, kwargs, training))
+                return called(layer, args, kwargs, training=True)
 
         known = dict(zip((tensor.ref() for tensor in self.inputs), input_list(self, inputs)))
         return tf.nest.pack_sequence_as(
@@ -187,7 +188,7 @@ def _scaled_gradient(x: tf.Tensor, scale: tf.Tensor, upstream: tf.Tensor) -> tf.
 
 def fused_prelu(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
     """The fused form of a PReLU: (x, alpha, scale) -> output; `None` for another layer or dtype."""
-    if layer.compute_dtype != "float32":
+    if layer.compute_dtype != "float32" or layer.activity_regularizer is not None:
         return None
     if type(layer) is keras.layers.PReLU:
         return prelu
@@ -217,11 +218,3 @@ def given(layer: keras.layers.Layer, values: Mapping[str, Any]) -> Iterator[None
         yield
     finally:
         attributes.update(before)
-
-
-def with_training(
-    layer: keras.layers.Layer, kwargs: Mapping[str, Any], training: bool
-) -> dict[str, Any]:
-    """The keyword arguments of a layer's call, with `training` if it takes it."""
-    takes_it = "training" in inspect.signature(layer.call).parameters
-    return {**kwargs, "training": training} if takes_it else {**kwargs}

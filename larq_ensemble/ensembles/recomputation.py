@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from larq_ensemble.ensembles.loss_scaling import scaled_loss, unscaled_gradients
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.functional import draws
 
 if TYPE_CHECKING:
     from larq_ensemble.ensembles.ensemble import Ensemble
@@ -89,7 +90,7 @@ def check_recomputable(ensemble: keras.Model) -> None:
     """
     for layer in ensemble.layers:
         generator = getattr(layer, "_random_generator", None)
-        if getattr(generator, "_rng_type", None) == "legacy_stateful" and getattr(layer, "rate", 1):
+        if getattr(generator, "_rng_type", None) == "legacy_stateful" and draws(layer):
             raise EnsembleError(
                 f"`recompute` can't repeat what the layer {layer.name!r} draws, because Keras "
                 "hides the state of its generator: call "

@@ -10,7 +10,9 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.models.keras_files import load_keras_file
 
 
-def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ensemble:
+def load_ensemble(
+    path: str | os.PathLike[str], *, compile: bool = True, safe_mode: bool = True
+) -> Ensemble:
     """Loads an ensemble that Keras saved.
 
     # Arguments
@@ -20,6 +22,8 @@ def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ense
         compile: whether to compile the ensemble as it was saved, with the optimizer's state. One
             that was saved without, as in run directories, is compiled with the losses and metrics
             of its scheme and Keras's default optimizer, so `evaluate` works.
+        safe_mode: as for `keras.models.load_model`: `False` runs code that a file has, as with a
+            `Lambda` layer. Only for files that you trust.
 
     # Raises
         EnsembleError: if there is no ensemble at `path`, or as
@@ -33,7 +37,7 @@ def load_ensemble(path: str | os.PathLike[str], *, compile: bool = True) -> Ense
             f"No ensemble at {str(path)!r}: give a .keras or .h5 file, or the directory of a run "
             "that has finished."
         )
-    ensemble = as_ensemble(load_keras_file(file, compile=compile))
+    ensemble = as_ensemble(load_keras_file(file, compile=compile, safe_mode=safe_mode))
     if compile and ensemble.optimizer is None:
         ensemble.compile()
     return ensemble

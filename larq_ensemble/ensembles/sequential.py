@@ -32,7 +32,8 @@ from larq_ensemble.ensembles.building import (
     build_member,
     copy_weights,
 )
-from larq_ensemble.ensembles.ensemble import Ensemble, is_one_hot
+from larq_ensemble.ensembles.ensemble import Ensemble
+from larq_ensemble.ensembles.labels import class_numbers
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Stage
 from larq_ensemble.errors import EnsembleError, check_seed, check_whole, first_line
@@ -237,8 +238,9 @@ def fit_members(
     # Arguments
         backbone, members, sharing, scheme, jitter, dropout, initial: as for `build_ensemble`.
         x, y: images and labels as arrays, or as `x` a `tf.data.Dataset` of batches (images,
-            labels), which is read once per epoch. Labels are class numbers [n]. Images of a
-            memory-mapped array are read batch by batch.
+            labels), which is read once per epoch. Labels are class numbers [n] or distributions
+            [n, classes], such as one-hot labels. Images of a memory-mapped array are read batch by
+            batch.
         optimizer: as for `keras.Model.compile`; each member gets a new one with the same
             configuration. For `snapshot` and `fast_geometric` its learning rate is the highest of a
             cycle.
@@ -268,8 +270,8 @@ def fit_members(
         The trained ensemble, not compiled.
 
     # Raises
-        EnsembleError: for options that don't go with the scheme, one-hot labels, or a folder of
-            another training or of one that is running.
+        EnsembleError: for options that don't go with the scheme, or a folder of another training
+            or of one that is running.
     """
     members = check_whole("members", members, 1)
     seed = check_seed(seed)
@@ -308,7 +310,8 @@ def fit_members(
     )
     training.data = _Data(x, y, batch_size)
     weighting = _weighting(class_weights, y, int(backbone.outputs[0].shape[-1]))
-    training.class_weights = weighting.by_class(np.ravel([] if y is None else y).astype(int))
+    numbers = [] if y is None else class_numbers(y).numpy()
+    training.class_weights = weighting.by_class(np.asarray(numbers, int))
     training.validation = None if validation_data is None else _validation_batches(validation_data)
     training.fitting = _Fitting(
         optimizer, end_learning_rate, chosen.member_epochs(epochs, members), callbacks, verbose
@@ -391,8 +394,9 @@ class _KerasTraining(SequentialTraining):
             return None
         way_out = f"delete {str(folder)!r} to train this member again"
         result = read_json(folder / "result.json", way_out)
+        network = self._built(member)
         try:
-            network = keras.models.load_model(folder / "model.keras", compile=False)
+            network.load_weights(folder / "model.keras")  # which runs no code of a Lambda layer
         except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
             raise EnsembleError(
                 f"{str(folder / 'model.keras')!r} can't be read ({first_line(error)}): {way_out}."
@@ -403,11 +407,15 @@ class _KerasTraining(SequentialTraining):
         return result
 
     def load(self, member: int) -> keras.Model:
-        arguments = self.arguments | {"initial": "pretrained", "jitter": 0.0}
-        network = build_member(self.backbone, member, **arguments)
+        network = self._built(member)
         for name, weights in self._own[member].items():
             network.get_layer(name).set_weights(weights)
         return network
+
+    def _built(self, member: int) -> keras.Model:
+        """The network of a member, whose own weights are still to be set."""
+        arguments = self.arguments | {"initial": "pretrained", "jitter": 0.0}
+        return build_member(self.backbone, member, **arguments)
 
     def save(self, member: int, network: keras.Model, result: dict[str, Any]) -> None:
         self._keep(member, network)
@@ -480,7 +488,7 @@ class _KerasTraining(SequentialTraining):
 
     def _of_class(self, labels: Any) -> tf.Tensor:
         """The weights of the classes of labels, [batch]."""
-        labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
+        labels = tf.cast(class_numbers(labels), tf.int64)
         if self.class_weights is None:
             return tf.ones(tf.shape(labels))
         return tf.gather(self.class_weights, labels)
@@ -517,7 +525,7 @@ class _KerasTraining(SequentialTraining):
         run = tf.function(lambda images: network(images, training=False))
         for images, labels, numbers in self.data.passing():
             weights.append(self._reweighting.weigh(images, labels, numbers, None).numpy())
-            wrong.append(tf.argmax(run(images), axis=-1).numpy() != np.ravel(labels))
+            wrong.append(tf.argmax(run(images), axis=-1).numpy() != class_numbers(labels).numpy())
         before, errors = np.concatenate(weights), np.concatenate(wrong)
         classes = int(network.outputs[0].shape[-1])
         alpha, following = self.scheme.reweighted(before, errors, classes)
@@ -537,7 +545,7 @@ class _KerasTraining(SequentialTraining):
         ensemble, right, count = self.assemble(results), 0, 0
         run = tf.function(lambda images: ensemble(images, training=False)[-1])
         for images, labels in self.validation:
-            right += int(np.sum(tf.argmax(run(images), axis=-1) == np.ravel(labels)))
+            right += int(np.sum(tf.argmax(run(images), axis=-1) == class_numbers(labels).numpy()))
             count += len(labels)
         return 100 * right / count
 
@@ -593,7 +601,7 @@ class _Reweighting:
         if self.table is not None:
             return tf.gather(self.table, numbers)
         weights = self._first(labels)
-        labels = tf.cast(tf.reshape(labels, [-1]), tf.int64)
+        labels = tf.cast(class_numbers(labels), tf.int64)
         for network, alpha, scale in self.members:
             wrong = tf.argmax(network(images, training=False), axis=-1) != labels
             weights *= scale * tf.exp(alpha * tf.cast(wrong, tf.float32))
@@ -616,7 +624,7 @@ class _Data:
                 raise EnsembleError(
                     f"`x` must be a tf.data.Dataset where `y` is left out, got {type(x).__name__}."
                 )
-            _check_labels(x, "x")
+            _check_pairs(x, "x")
             self._batches = x
             size = int(x.cardinality())
             self.steps = size if size >= 0 else None
@@ -625,11 +633,6 @@ class _Data:
         if len(y) != self.examples:
             raise EnsembleError(
                 f"`x` and `y` must be of one length, got {self.examples} and {len(y)}."
-            )
-        if is_one_hot(np.shape(y)):
-            raise EnsembleError(
-                "The labels `y` must be class numbers [n], not one-hot: give `y.argmax(axis=-1)`. "
-                f"Received: the shape {[*np.shape(y)]}."
             )
         self.steps = -(-self.examples // batch_size)
         numbers = np.arange(self.examples, dtype=np.int32)
@@ -691,22 +694,17 @@ class _Data:
 def _validation_batches(data: Any) -> tf.data.Dataset:
     if not isinstance(data, tf.data.Dataset):
         data = tf.data.Dataset.from_tensor_slices(tuple(data)).batch(250)
-    _check_labels(data, "validation_data")
+    _check_pairs(data, "validation_data")
     return data
 
 
-def _check_labels(batches: tf.data.Dataset, argument: str) -> None:
+def _check_pairs(batches: tf.data.Dataset, argument: str) -> None:
     """# Raises
-    EnsembleError: if elements are no pairs, or their labels are one-hot.
+    EnsembleError: if elements are no pairs.
     """
     spec = batches.element_spec
     if not isinstance(spec, tuple) or len(spec) != 2:
         raise EnsembleError(
             f"`{argument}` must have the elements (images, labels), a batch of each. "
             f"Received: {spec}."
-        )
-    if is_one_hot(shape := getattr(spec[1], "shape", ())):
-        raise EnsembleError(
-            f"The labels in `{argument}` must be class numbers [n], not one-hot: map "
-            f"`tf.argmax(labels, axis=-1)` over them. Received: the shape {[*shape]}."
         )

@@ -17,21 +17,23 @@ masks equal those of plain execution, except for the rounding of sums.
 from __future__ import annotations
 
 import functools
-import inspect
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from larq_ensemble.ensembles import fused_activations
-from larq_ensemble.ensembles.fused_activations import (
-    fused_prelu,
-    fused_sign,
-    given,
-    with_training,
-)
+from larq_ensemble.ensembles.fused_activations import fused_prelu, fused_sign, given
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.recomputation import has_losses_of_images
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.models.functional import run_functional
+from larq_ensemble.models.copying import behaviour
+from larq_ensemble.models.functional import (
+    boundary,
+    call_arguments,
+    called,
+    draws,
+    run_functional,
+    training_of,
+)
 from larq_ensemble.models.graph import layer_graph
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class TracedMembers:
         trunk = layer_graph(network).independent_of(own) if len(self._inputs) == 1 else frozenset()
         self._trunk = [layer for layer in network.layers if layer.name in trunk]
         self._rest = [layer for layer in network.layers if layer.name not in trunk]
-        self._boundary = _boundary(network, self._trunk, self._rest)
+        self._boundary = boundary(network, self._trunk, self._rest)
         self._output = network.outputs[0]
         self.shared = {
             layer.name: layer for layer in self._rest if layer.weights and layer.name not in own
@@ -76,7 +78,7 @@ class TracedMembers:
             _check(layer, own=layer.name in own)
         #: All members' copies of each own layer that has weights, or that draws random numbers.
         self._own = self._copies(ensemble, [layer for layer in self._rest if layer.weights], own)
-        self._drawing = self._copies(ensemble, filter(_draws, self._rest), own)
+        self._drawing = self._copies(ensemble, filter(draws, self._rest), own)
         _check_alike(self._copies(ensemble, self._rest, own))
         self._functions = {
             training: tf.function(functools.partial(self._member, training), autograph=False)
@@ -115,7 +117,7 @@ class TracedMembers:
         """The output of the shared trunk."""
 
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
-            return layer(*args, **with_training(layer, kwargs, training))
+            return called(layer, args, kwargs, training=training)
 
         known = {self._inputs[0].ref(): images}
         return run_functional(self._trunk, known, self._boundary, call)
@@ -149,19 +151,20 @@ class TracedMembers:
 
         def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
             values = frozen.get(layer.name) or _quantized(layer, own.get(layer.name, {}))
-            prelu = fused_prelu(layer) if training else None
+            trains = training_of(layer, args, kwargs, training)
+            prelu = fused_prelu(layer) if trains else None
             if prelu is not None:
                 scale = unscaled.get(args[0].ref(), tf.ones(()))
                 return prelu(args[0], values["alpha"], scale)
             args = tf.nest.map_structure(scaled, args)
-            if training and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            if trains and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
                 outputs, statistics[layer.name] = _normalized(layer, args[0], values)
                 return outputs
-            if layer.name in noise:
+            if layer.name in noise and trains:
                 return tf.nn.experimental.general_dropout(
                     args[0], layer.rate, uniform_sampler=lambda *_, **__: noise[layer.name]
                 )
-            sign = fused_sign(layer) if training else None
+            sign = fused_sign(layer) if trains else None
             if sign is not None:
                 values = {**values, "input_quantizer": None}
                 if self._bfloat16 and layer.name in frozen and _is_plain_binary_conv(layer):
@@ -173,7 +176,7 @@ class TracedMembers:
                     return outputs
                 args = (sign(args[0]), *args[1:])
             with given(layer, values):
-                return layer(*args, **with_training(layer, kwargs, training))
+                return called(layer, args, kwargs, training=training)
 
         known = {tensor.ref(): value for tensor, value in zip(self._boundary, features)}
         (logits,) = run_functional(self._rest, known, [self._output], call)
@@ -216,23 +219,6 @@ def _signs_and_scale(kernel: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(kernel >= 0, one, -one), tf.reduce_max(tf.abs(kernel), axis=[0, 1, 2])
 
 
-def _boundary(network: keras.Model, first: list[Any], rest: list[Any]) -> list[Any]:
-    """The symbolic tensors that layers of `rest` take from those of `first`, or the image."""
-    made = {id(tensor) for layer in first for tensor in _outputs(layer)}
-    taken = {
-        id(tensor): tensor
-        for layer in rest
-        for node in layer.inbound_nodes
-        for tensor in (() if node.is_input else node.keras_inputs)
-        if id(tensor) in made
-    }
-    return [*taken.values()] if made else [*network.inputs]
-
-
-def _outputs(layer: keras.layers.Layer) -> list[Any]:
-    return [tensor for node in layer.inbound_nodes for tensor in tf.nest.flatten(node.outputs)]
-
-
 def _check(layer: keras.layers.Layer, *, own: bool) -> None:
     """# Raises
     EnsembleError: if the layer can't run with given values in place of its weights.
@@ -242,6 +228,7 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
         raise EnsembleError(f"The layer {layer.name!r} ({type(layer).__name__}) {why}.")
 
     norm = isinstance(layer, keras.layers.BatchNormalization)
+    calls = call_arguments(layer)
     if layer.trainable_weights and not own:
         refuse("is shared, but not frozen")
     if len(_attributes(layer)) != len(layer.weights):
@@ -250,15 +237,23 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
         refuse("has a state")
     if norm and layer.trainable and not _is_fused(layer):
         refuse("does not compute fused batch normalization")
-    if _draws(layer) and not (
+    if draws(layer) and not (
         type(layer) is keras.layers.Dropout
         and layer.noise_shape is None
         and getattr(layer._random_generator, "_generator", None) is not None
     ):
         refuse("draws random numbers that can't be drawn outside it")
-    if _draws(layer) and None in layer.input_shape[1:]:
+    if draws(layer) and any(call.get("training") for call in calls):
+        refuse("is called with `training=True`")
+    if norm and any({*call} - {"training"} for call in calls):
+        refuse("is called with `mask`")
+    if any(_is_masked(tensor) for node in layer.inbound_nodes for tensor in node.keras_inputs):
+        refuse("takes a mask")
+    if getattr(layer, "_metrics", ()):
+        refuse("adds metrics")
+    if draws(layer) and None in layer.input_shape[1:]:
         refuse("draws for images whose size is unknown")
-    if own and (norm or _draws(layer)) and len(layer.inbound_nodes) > 1:
+    if own and (norm or draws(layer)) and len(layer.inbound_nodes) > 1:
         refuse("is called more than once")
 
 
@@ -279,11 +274,7 @@ def _check_alike(copies: dict[str, list[keras.layers.Layer]]) -> None:
     """
 
     def what_it_does(layer: keras.layers.Layer) -> dict[str, Any]:
-        # By name, functions of the same name would be the same.
-        functions = {
-            name: value for name, value in vars(layer).items() if inspect.isfunction(value)
-        }
-        return {**_settings(layer.get_config()), "functions": functions, "on": layer.trainable}
+        return {**behaviour(layer), "on": layer.trainable}
 
     for first, *others in copies.values():
         expected = what_it_does(first)
@@ -293,21 +284,6 @@ def _check_alike(copies: dict[str, list[keras.layers.Layer]]) -> None:
                     f"The layer {layer.name!r} ({type(layer).__name__}) is frozen or configured "
                     f"otherwise than {first.name!r}."
                 )
-
-
-def _settings(config: Any) -> Any:
-    """What of a configuration matters once a layer is built, such as its quantizers' arguments."""
-    if isinstance(config, (list, tuple)):
-        return [*map(_settings, config)]
-    if not isinstance(config, dict):
-        return config
-    # Keras numbers names and shared objects. Own initializers are those of the backbone.
-    ignored = ("name", "trainable", "seed", "shared_object_id", "build_config")
-    return {
-        key: _settings(value)
-        for key, value in config.items()
-        if key not in ignored and not key.endswith("_initializer")
-    }
 
 
 def _attributes(layer: keras.layers.Layer) -> dict[str, tf.Variable]:
@@ -332,8 +308,8 @@ def _quantized(layer: keras.layers.Layer, values: Values) -> Values:
     }
 
 
-def _draws(layer: keras.layers.Layer) -> bool:
-    return hasattr(layer, "_random_generator") and bool(getattr(layer, "rate", 1))
+def _is_masked(tensor: Any) -> bool:
+    return getattr(tensor, "_keras_mask", None) is not None
 
 
 def _is_fused(norm: keras.layers.BatchNormalization) -> bool:

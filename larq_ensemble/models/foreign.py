@@ -107,7 +107,11 @@ def function_of(source: str) -> Callable[..., Any]:
     module = import_module_of(source)
     found = getattr(module, function, None)
     if not inspect.isroutine(found):
-        functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        functions = [
+            key
+            for key, value in vars(module).items()
+            if inspect.isfunction(value) and not key.startswith("_")
+        ]
         raise EnsembleError(
             f"`model` {source!r}: the module {name!r} has no function {function!r}, which would "
             f"build the network. Its functions: {', '.join(functions) or 'none'}."

@@ -1,23 +1,17 @@
-"""Functional Keras models: checking, cutting, rewiring and running them layer by layer.
-
-`Model.get_config()` of a functional model lists the layers with all their calls. A call refers to
-its input tensors as `[layer, call, tensor]`; `map_references` changes these references.
-"""
+"""Functional Keras models: checking, cutting and running them layer by layer."""
 
 from __future__ import annotations
 
-import copy
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError, first_line
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.layers import Bias
 from larq_ensemble.network.graph import bias_name
-
-_OTHER_FLOATS = ("float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16")
 
 
 def classifier(model: keras.Model) -> keras.Model:
@@ -132,12 +126,7 @@ def functional_model(model: Any) -> keras.Model:
         )
     if isinstance(model, keras.Sequential) and model.built:
         model = keras.Model(model.inputs, model.outputs, name=model.name)
-    try:
-        config = model.get_config()
-    except NotImplementedError:
-        _check_configurable(model)
-        config = {}
-    if "input_layers" not in config:
+    if not model._is_graph_network:
         raise EnsembleError(
             f"The model {model.name!r} is not a functional Keras model but a "
             f"{type(model).__name__}: its layer graph can't be read. Build it with "
@@ -157,28 +146,6 @@ def functional_model(model: Any) -> keras.Model:
     return model
 
 
-def rebuilt(model: keras.Model, config: dict[str, Any]) -> keras.Model:
-    """A functional model of new layers.
-
-    # Arguments
-        model: whose layers the new ones are copies of.
-        config: of the new model.
-
-    # Raises
-        EnsembleError: if Keras can't rebuild a layer, with its name.
-    """
-    try:
-        return keras.Model.from_config(config)
-    except Exception as error:  # Keras raises whatever a layer raises.
-        for layer in model.get_config()["layers"]:
-            if not _is_rebuilt(layer):
-                raise _not_copied(layer["config"]["name"], layer["class_name"]) from error
-        raise EnsembleError(
-            f"Keras can't rebuild the model {model.name!r} from the configuration of its "
-            f"layers ({first_line(error)}): {_CAN_BE_COPIED}."
-        ) from error
-
-
 def built_by_their_calls(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a functional model whose layers are built when they are first called.
 
@@ -190,46 +157,6 @@ def built_by_their_calls(config: dict[str, Any]) -> dict[str, Any]:
         for layer in config["layers"]
     ]
     return {**config, "layers": layers}
-
-
-def _is_rebuilt(config: dict[str, Any]) -> bool:
-    """Whether Keras makes a layer of the configuration of one; of some it makes a string."""
-    alone = {key: value for key, value in config.items() if key != "inbound_nodes"}
-    try:
-        return isinstance(keras.layers.deserialize(alone), keras.layers.Layer)
-    except Exception:  # Keras raises whatever a layer raises.
-        return False
-
-
-_CAN_BE_COPIED = (
-    "each function or class of yours in it needs "
-    "@keras.utils.register_keras_serializable() and, if it has arguments, `get_config`"
-)
-
-
-def _not_copied(name: str, kind: str) -> EnsembleError:
-    if kind == "Lambda":
-        return EnsembleError(
-            f"The layer {name!r} is a Lambda, whose function can't be copied for each member: "
-            "write it with operators, such as `2 * x` or `tf.nn.relu(x)`, or as a layer class with "
-            "@keras.utils.register_keras_serializable()."
-        )
-    return EnsembleError(
-        f"The layer {name!r} ({kind}) can't be copied for each member, because Keras can't rebuild "
-        f"it from its configuration: {_CAN_BE_COPIED}."
-    )
-
-
-def _check_configurable(model: keras.Model) -> None:
-    """# Raises
-    EnsembleError: if a layer has no configuration, as without `get_config` of a part of it.
-    """
-    for layer in model.layers:
-        try:
-            layer.get_config()
-        except NotImplementedError as error:
-            if not isinstance(layer, keras.Model):
-                raise _not_copied(layer.name, type(layer).__name__) from error
 
 
 def input_list(model: keras.Model, inputs: Any) -> list[tf.Tensor]:
@@ -245,39 +172,6 @@ def input_list(model: keras.Model, inputs: Any) -> list[tf.Tensor]:
     return [tf.cast(x, symbol.dtype) for x, symbol in zip(tensors, model.inputs, strict=True)]
 
 
-def in_float32(model: keras.Model) -> keras.Model:
-    """A functional model whose layers compute in float32, with the weights of `model`.
-
-    # Returns
-        The model itself if its layers compute in float32 already, else a copy.
-    """
-    if not any({layer.dtype, layer.compute_dtype} & {*_OTHER_FLOATS} for layer in model.layers):
-        return model
-    copied = type(model).from_config(_with_float32(model.get_config()))
-    for layer in model.layers:
-        weights = [weight.astype("float32") for weight in layer.get_weights()]
-        copied.get_layer(layer.name).set_weights(weights)
-    return copied
-
-
-def _with_float32(config: Any) -> Any:
-    """A configuration in which every floating-point dtype or policy is float32."""
-    if isinstance(config, dict):
-        return {
-            key: "float32"
-            if key == "dtype" and _policy_name(item) in _OTHER_FLOATS
-            else _with_float32(item)
-            for key, item in config.items()
-        }
-    if isinstance(config, (list, tuple)):
-        return type(config)(map(_with_float32, config))
-    return copy.deepcopy(config)
-
-
-def _policy_name(dtype: Any) -> Any:
-    return dtype["config"].get("name") if isinstance(dtype, dict) else dtype
-
-
 def _is_final_activation(layer: keras.layers.Layer) -> bool:
     if isinstance(layer, keras.layers.Softmax) or is_operator(layer, "nn.softmax"):
         return True
@@ -290,38 +184,61 @@ def _is_final_activation(layer: keras.layers.Layer) -> bool:
 
 def is_operator(layer: keras.layers.Layer, *names: str) -> bool:
     """Whether a layer stands for one of these TensorFlow functions, called on a Keras tensor."""
-    return not layer.weights and layer.get_config().get("function") in names
+    return not layer.weights and getattr(layer, "symbol", None) in names
 
 
-def map_references(
-    value: Any, names: set[str], change: Callable[[str, int, int], list[Any]]
+def called(
+    layer: keras.layers.Layer, args: Sequence[Any], kwargs: Mapping[str, Any], *, training: bool
 ) -> Any:
-    """Copies part of a functional configuration and changes each tensor reference.
+    """Calls a layer as Keras does in a network that is called with `training`."""
+    args, kwargs = with_training(layer, args, kwargs, training)
+    return layer(*args, **kwargs)
+
+
+def with_training(
+    layer: keras.layers.Layer, args: Sequence[Any], kwargs: Mapping[str, Any], training: bool
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """The arguments of a layer's call in a network that is called with `training`.
 
     # Arguments
-        value: `inbound_nodes` or anything inside it.
-        names: names of the model's layers.
-        change: `(layer, call, tensor)` -> the new `[layer, call, tensor]`.
+        args, kwargs: of the layer's call in the network. A `training` among them stays, as in
+            `BatchNormalization()(x, training=False)`.
     """
-    if _is_reference(value, names):
-        rest = [map_references(item, names, change) for item in value[3:]]
-        return [*change(*value[:3]), *rest]
-    if isinstance(value, (list, tuple)):
-        return type(value)(map_references(item, names, change) for item in value)
-    if isinstance(value, dict):
-        return {key: map_references(item, names, change) for key, item in value.items()}
-    return copy.deepcopy(value)
+    if not layer._expects_training_arg:
+        return args, kwargs
+    trains = training_of(layer, args, kwargs, training)
+    return args[:1], {**arguments(layer, args, kwargs), "training": trains}
 
 
-def _is_reference(value: Any, names: set[str]) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) >= 3
-        and isinstance(value[0], str)
-        and value[0] in names
-        and isinstance(value[1], int)
-        and isinstance(value[2], int)
-    )
+def training_of(
+    layer: keras.layers.Layer, args: Sequence[Any], kwargs: Mapping[str, Any], training: bool
+) -> bool:
+    """Whether a layer of a network that is called with `training` trains in this call."""
+    given = arguments(layer, args, kwargs).get("training")
+    return training if given is None else bool(given)
+
+
+def arguments(
+    layer: keras.layers.Layer, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a layer's call by name, without its first, the inputs."""
+    if len(args) < 2:
+        return {**kwargs}
+    names = [*inspect.signature(layer.call).parameters]
+    return {**dict(zip(names[1:], args[1:])), **kwargs}
+
+
+def call_arguments(layer: keras.layers.Layer) -> list[dict[str, Any]]:
+    """Of each call of a layer the `arguments`."""
+    nodes = [node for node in layer.inbound_nodes if not node.is_input]
+    return [arguments(layer, node.call_args, node.call_kwargs) for node in nodes]
+
+
+def draws(layer: keras.layers.Layer) -> bool:
+    """Whether a layer draws random numbers, in training at least."""
+    if not hasattr(layer, "_random_generator") or not getattr(layer, "rate", 1):
+        return False
+    return not all(call.get("training") is False for call in call_arguments(layer))
 
 
 def run_functional(
@@ -373,3 +290,25 @@ def run_functional(
         for symbol, value in zip(symbols, tf.nest.flatten(outputs), strict=True):
             values[id(symbol)] = value
     return [values[id(tensor)] for tensor in wanted]
+
+
+def boundary(
+    network: keras.Model,
+    first: Sequence[keras.layers.Layer],
+    rest: Sequence[keras.layers.Layer],
+) -> list[Any]:
+    """The symbolic tensors that layers of `rest` take from those of `first`, or the inputs."""
+    made = {
+        id(tensor)
+        for layer in first
+        for node in layer.inbound_nodes
+        for tensor in tf.nest.flatten(node.outputs)
+    }
+    taken = {
+        id(tensor): tensor
+        for layer in rest
+        for node in layer.inbound_nodes
+        for tensor in (() if node.is_input else node.keras_inputs)
+        if id(tensor) in made
+    }
+    return [*taken.values()] if made else [*network.inputs]

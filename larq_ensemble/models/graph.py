@@ -69,7 +69,7 @@ def layer_graph(model: keras.Model) -> LayerGraph:
         EnsembleError: for any other model, with what is wrong with it.
     """
     model = functional_model(model)
-    calls = _calls(model)
+    calls = network_calls(model)
     inputs = {name: _input_layers(nodes) for name, nodes in calls.items()}
     # A layer that is called again may depend on itself, but never through first calls alone.
     first_inputs = {name: _input_layers(nodes[:1]) for name, nodes in calls.items()}
@@ -117,7 +117,7 @@ def shared_layers(sharing: Sharing, model: keras.Model) -> frozenset[str]:
     }
 
 
-def _calls(model: keras.Model) -> dict[str, list[Any]]:
+def network_calls(model: keras.Model) -> dict[str, list[Any]]:
     """Layer name -> Keras's nodes of its calls that the model's output depends on."""
     pending, nodes = [model.output.node], set()
     while pending:

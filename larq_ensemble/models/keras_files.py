@@ -7,11 +7,18 @@ also hold the code of a `Lambda` layer, which safe mode refuses to run. Keras ha
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
 
 import h5py
 
+from larq_ensemble import constraints as _constraints  # noqa: F401 (so that Keras can load them)
+from larq_ensemble import layers as _layers  # noqa: F401
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.keras import keras
 
@@ -49,16 +56,57 @@ def load_keras_file(
     except Exception as error:  # zip, HDF5 and Keras each raise errors of their own.
         if "safe_mode=False" in str(error):
             raise _has_lambda(path) from error
-        if unknown := _UNKNOWN_CLASS.search(str(error)):
-            name = unknown["new"] or unknown["old"]
+        if (name := _unknown_class(path, error)) is not None:
             raise EnsembleError(
                 f"{str(path)!r} has {name!r}, which nothing in this process registers: in Python, "
                 "import the module that does; on the command line, run it where that module can "
                 "be imported, and give the network as `module:function`."
             ) from error
+        if _is_whole(path):
+            reason = str(error).strip().splitlines()[-1]
+            raise EnsembleError(
+                f"Keras can't make the layers of {str(path)!r} ({reason}). If a class or function "
+                "of yours is among them, import the module that registers it, or in Python load "
+                "the file within `keras.utils.custom_object_scope`."
+            ) from error
         raise EnsembleError(
             f"{str(path)!r} can't be read ({first_line(error)}): {way_out}."
         ) from error
+
+
+def _is_whole(path: str | os.PathLike[str]) -> bool:
+    """Whether it is an undamaged archive of Keras."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "config.json" in archive.namelist() and archive.testzip() is None
+    except (OSError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def _unknown_class(path: str | os.PathLike[str], error: Exception) -> str | None:
+    """The class that is registered nowhere in this process, if that is why loading failed."""
+    if unknown := _UNKNOWN_CLASS.search(str(error)):
+        return unknown["new"] or unknown["old"]
+    if not _is_whole(path):
+        return None
+    # Of a layer that is not registered Keras makes text, and fails somewhere else.
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))
+    return next(_unregistered(config), None)
+
+
+def _unregistered(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _unregistered(item)
+    elif isinstance(value, dict):
+        name = value.get("registered_name")
+        is_of_keras = str(value.get("module")).partition(".")[0] in ("keras", "tf_keras")
+        is_named = isinstance(name, str) and not is_of_keras
+        if is_named and keras.saving.get_registered_object(name) is None:
+            yield str(value.get("class_name", name))
+        for item in value.values():
+            yield from _unregistered(item)
 
 
 def _refuse_lambdas(path: str | os.PathLike[str]) -> None:
@@ -73,5 +121,6 @@ def _has_lambda(path: str | os.PathLike[str]) -> EnsembleError:
     return EnsembleError(
         f"{str(path)!r} has a Lambda layer, whose code would be run from the file: give the "
         "network as `module:function`, or write the layer with operators, such as `2 * x`, or as a "
-        "class with @keras.utils.register_keras_serializable()."
+        "class with @keras.utils.register_keras_serializable(). In Python, "
+        "`load_ensemble(path, safe_mode=False)` runs the code of a file that you trust."
     )

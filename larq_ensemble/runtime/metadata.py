@@ -132,12 +132,13 @@ class EnsembleMetadata:
             self._require(name, valid, "a string or null" if optional else "a string")
         self._require(
             "data_origin",
-            not self.data_origin
+            self.data_origin == {}
             or (
                 _is_mapping(self.data_origin, (str, Mapping))
-                and {"images", "fingerprint"} <= self.data_origin.keys()
+                and isinstance(self.data_origin.get("images"), Mapping)
+                and isinstance(self.data_origin.get("fingerprint"), str)
             ),
-            "`images` and `fingerprint`",
+            "the options of images and a fingerprint",
         )
         for name, kinds, expected in (
             ("validation_split", (int, float), "numbers by name"),

@@ -285,7 +285,7 @@ def test_help_names_everything_that_is_registered(call):
             "'1,many' is not a list of numbers such as 1,4,9",
         ),
         ("evaluate fusion --members 0", "0 is not in the range x>=1"),
-        ("evaluate", "Missing argument 'RUN'"),
+        ("evaluate", "Missing argument 'RUN|F.keras'"),
         ("predict ensemble.tflite image.png --members 0", "0 is not in the range x>=1"),
         ("predict ensemble.tflite", "Missing argument 'IMAGE...'"),
         ("predict ensemble.tflite image.png --power-mode turbo", "power-saver"),
@@ -393,7 +393,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         # Values out of range, data that do not fit or are not there.
         (
             "evaluate fusion --dataset cifar100",
-            "--dataset 'cifar100' has 100 classes, but the run 'fusion'",
+            "--dataset 'cifar100' has other classes than the run, which was trained on 10",
         ),
         ("evaluate fusion --members 3", "--members must be from 1 to 2"),
         (
@@ -411,7 +411,8 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
             "pretrain --out new --distribute multiworker",
             "--distribute multiworker needs the environment variable TF_CONFIG",
         ),
-        ("evaluate fusion --dataset cifar10 --data-dir missing", "images of (32, 32, 3)"),
+        ("evaluate fusion --dataset cifar10 --data-dir missing", "has other classes than the run"),
+        ("evaluate fusion --normalization raw", "--normalization 'raw' is for Keras files"),
         # Files that are none.
         ("inspect text.txt", "text.txt"),
         ("inspect missing.tflite", "missing.tflite"),

@@ -13,14 +13,13 @@ from PIL import Image
 
 from larq_ensemble.cli import main
 from larq_ensemble.data.datasets import DataOptions, Dataset
-from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras
 from larq_ensemble.runs import load_run
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.trained import open_trained
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.evaluation import evaluate
+from larq_ensemble.training.frontier import frontier
 from larq_ensemble.training.pretrain import pretrain
 from larq_ensemble.training.recipes import Recipe
 
@@ -79,7 +78,7 @@ def job(tmp_path_factory):
     assert (
         called(
             *["pretrain", "--model", "networks:small", "--dataset", "npz:set.npz"],
-            *["--epochs", 2, "--out", "backbone", "--json", "pretrained.json", *RECIPE],
+            *["--epochs", 1, "--out", "backbone", "--json", "pretrained.json", *RECIPE],
         )
         == 0
     )
@@ -119,8 +118,32 @@ def test_pretrain_counts_the_images_and_records_where_everything_is_from(job):
     assert load_run("ensemble").config.model == config.model
 
 
+def test_the_options_of_images_reach_the_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images, _ = arrays()
+    for index in range(30):
+        path = tmp_path / "photos" / NAMES[index % 3] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[index, ..., 0]).resize((12, 10)).save(path)
+    path.write_bytes(b"no image")
+    arguments = [
+        *["pretrain", "--model", "networks:small", "--dataset", f"folder:{tmp_path / 'photos'}"],
+        *["--image-size", "8x9", "--color", "rgb", "--test-share", 0.5, "--epochs", 0],
+        *["--out", tmp_path / "run"],
+    ]
+    assert called(*arguments) == 1
+    assert "--skip-damaged" in capsys.readouterr().err
+    assert called(*arguments, "--skip-damaged") == 0
+    config = load_run(tmp_path / "run").config
+    assert config.dataset["source"]["images"] == {
+        "image_size": [8, 9], "channels": 3, "damaged": "skip", "test_share": 0.5, "split_seed": 0
+    }  # fmt: skip
+    assert (config.dataset["name"], config.dataset["class_names"]) == ("folder:photos", NAMES)
+    assert load_run(tmp_path / "run").model.input_shape == (None, 8, 9, 3)
+
+
 def test_a_run_is_resumed_wherever_its_data_are_now(capsys, tmp_path):
-    again = ["pretrain", "--model", "networks:small", "--epochs", 2, "--out", "backbone", *RECIPE]
+    again = ["pretrain", "--model", "networks:small", "--epochs", 1, "--out", "backbone", *RECIPE]
     os.link("set.npz", tmp_path / "moved.npz")
     assert called(*again, "--resume", "--dataset", f"npz:{tmp_path / 'moved.npz'}") == 0
     images, labels = arrays()
@@ -144,7 +167,8 @@ def test_evaluate_takes_the_data_from_the_run_or_says_that_they_are_others(capsy
     assert "warning: --dataset 'npz:other.npz' is not what 'ensemble' was trained on" in err
     # As an object, too.
     dataset = Dataset.from_arrays(images, labels, class_names=NAMES)
-    assert evaluate(load_run("ensemble"), dataset=dataset)["samples"] == 12
+    with pytest.warns(UserWarning, match="'arrays' is not what 'ensemble' was trained on"):
+        assert evaluate(load_run("ensemble"), dataset=dataset)["samples"] == 12
 
 
 def test_a_converted_file_finds_its_data_again_without_a_path(capsys, tmp_path):
@@ -165,16 +189,28 @@ def test_a_converted_file_finds_its_data_again_without_a_path(capsys, tmp_path):
     assert not result["held_out"]
 
 
+def test_data_that_are_not_where_they_were(capsys, tmp_path):
+    os.rename("set.npz", tmp_path / "set.npz")
+    try:
+        assert called("evaluate", "ensemble") == 1
+        assert "If they moved, say where they are now, as --dataset" in capsys.readouterr().err
+        assert called("evaluate", "ensemble", "--dataset", f"npz:{tmp_path / 'set.npz'}") == 0
+        assert "not trained on" not in capsys.readouterr().out
+    finally:
+        os.rename(tmp_path / "set.npz", "set.npz")
+
+
 def test_verify_and_predict_and_frontier():
     assert result_of("verify", "ensemble.tflite", "--run", "ensemble")["samples"] == 12
     Image.fromarray(arrays()[0][0, ..., 0]).save("image.png")
     (prediction,) = result_of("predict", "ensemble.tflite", "image.png")["predictions"]
     assert prediction["name"] in NAMES
-    points = result_of("frontier", "backbone", "ensemble", "--out", "front")["points"]
+    runs = [load_run(run) for run in ("backbone", "ensemble")]
+    points = frontier(runs, "front", progress=lambda line: None)
     # Stem 27 x 32 bits, binary filter 48 bits, folded batch norms 2 x (3 + 4) x 32 bits, head
     # 16 x 3 and bias 3 of 32 bits.
     alone, own = 27 * 32 + 48 + (14 + 51) * 32, (14 + 51) * 32
-    assert [point["bytes"] for point in points] == [
+    assert [point.bytes for point in points] == [
         -(-bits // 8) for bits in (alone, alone, alone + own)
     ]
 
@@ -221,35 +257,14 @@ def test_an_ensemble_of_a_keras_file_is_that_of_its_run():
     assert run.config.dataset["mean"] == pytest.approx([mean])
 
 
-@pytest.mark.parametrize(
-    ("text", "mean", "std"),
-    [
-        ("raw", 0, 1 / 255),
-        ("0..1", 0, 1),
-        ("-1..1", 0.5, 0.5),
-        ("dataset", 0.3, 0.2),
-        ("0.4/0.25", 0.4, 0.25),
-    ],
-)
-def test_a_keras_file_starts_a_backbone_with_the_normalization_that_is_told(
-    text, mean, std, tmp_path
-):
-    images, labels = arrays()
-    dataset = Dataset.from_arrays(images, labels)
-    dataset = Dataset(**{**vars(dataset), "normalization": Normalization([0.3], [0.2])})
+def test_a_keras_file_starts_a_backbone_with_the_normalization_that_is_told(tmp_path):
+    dataset = Dataset.from_arrays(*arrays())
     recipe = Recipe(epochs=0, batch_size=16, lr=1e-3, dropout=None, source="test")
-    run, _ = pretrain(
-        "backbone.h5", dataset, tmp_path / "run", recipe=recipe, normalization=text, verbose=0
-    )
-    assert (run.normalization.mean, run.normalization.std) == ((mean,), (std,))
-    weights = keras.models.load_model("backbone.h5", compile=False).get_weights()
+    out = tmp_path / "run"
+    with pytest.raises(EnsembleError, match=r"'backbone.h5' doesn't say how its images were"):
+        pretrain("backbone.h5", dataset, out, recipe=recipe)
+    run, _ = pretrain("backbone.h5", dataset, out, recipe=recipe, normalization="-1..1", verbose=0)
+    assert (run.normalization.mean, run.normalization.std) == ((0.5,), (0.5,))
+    weights = load_run("backbone").model.get_weights()
     for ours, theirs in zip(run.model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-
-
-def test_a_wrong_normalization_of_a_keras_file():
-    for text in ("0.5", "a/b", "0.5/0.5/0.5"):
-        with pytest.raises(EnsembleError, match="`normalization` must be raw, 0..1"):
-            open_trained("backbone.h5", normalization=text)
-    with pytest.raises(EnsembleError, match="'dataset' needs a data set"):
-        open_trained("backbone.h5", normalization="dataset")

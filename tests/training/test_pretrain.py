@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions
-from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import PReLU
 from larq_ensemble.models import PRELU_GRADIENT
@@ -177,6 +177,6 @@ def test_the_gradient_of_prelu_reaches_the_network_and_its_configuration(tiny, r
     ],
 )
 def test_unknown_names_leave_nothing_behind(names, message, recipe, tmp_path):
-    with pytest.raises(UnknownNameError, match=message):
+    with pytest.raises(EnsembleError, match=message):
         pretrain(*names, tmp_path / "run", recipe=recipe, verbose=0)
     assert not any(tmp_path.iterdir())

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from larq_ensemble.ensembles.fused_activations import fused_network
+from larq_ensemble.ensembles.labels import Accuracy, CrossEntropy
 from larq_ensemble.ensembles.names import ENSEMBLE_OUTPUT, member_output
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
@@ -167,10 +168,7 @@ class Scheme:
 
     def losses(self, members: int) -> dict[str, keras.losses.Loss]:
         """The losses by output, for `Model.compile`."""
-        return {
-            member_output(member): keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-            for member in range(members)
-        }
+        return {member_output(member): CrossEntropy(from_logits=True) for member in range(members)}
 
     def loss_weights(self, members: int) -> dict[str, float] | None:
         """The weights of the losses by output, for `Model.compile`; `None`: all 1."""
@@ -247,8 +245,8 @@ class Scheme:
             `Model.compile`.
         """
         return fused_network(network), {
-            "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            "metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            "loss": CrossEntropy(from_logits=True),
+            "metrics": [Accuracy()],
         }
 
     def member_weight(self, stage: Stage) -> float | None:

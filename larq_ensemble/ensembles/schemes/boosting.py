@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from larq_ensemble.ensembles.labels import class_numbers, distributions
 from larq_ensemble.ensembles.names import member_output
 from larq_ensemble.ensembles.schemes.base import Scheme, Stage
 from larq_ensemble.keras import keras, tf
@@ -124,7 +125,7 @@ class PseudoResidualLoss(keras.losses.Loss):
     \\[ \frac{1}{K} \big\| f(x) - \text{onehot}(y) + \text{softmax}(F(x)) \big\|_2^2 \\]
 
     # Input shape
-        y_true: [n] or [n, 1], the labels y.
+        y_true: class numbers [n] or [n, 1], or distributions [n, classes], the labels y.
         y_pred: [n, 2, classes], the logits f(x) and, a constant, softmax(F(x)).
 
     # Output shape
@@ -133,8 +134,8 @@ class PseudoResidualLoss(keras.losses.Loss):
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         logits, so_far = tf.unstack(y_pred, axis=1)
-        labels = tf.cast(tf.reshape(y_true, [-1]), tf.int32)
-        residual = tf.one_hot(labels, tf.shape(logits)[-1]) - tf.stop_gradient(so_far)
+        labels = distributions(y_true, tf.shape(logits)[-1])
+        residual = labels - tf.stop_gradient(so_far)
         return tf.reduce_mean(tf.square(logits - residual), axis=-1)
 
 
@@ -145,6 +146,6 @@ def boosted_accuracy(shrinkage: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Te
         logits, so_far = tf.unstack(y_pred, axis=1)
         # The logarithm of a softmax is its logits up to a constant.
         scores = tf.math.log(so_far) + shrinkage * logits
-        return keras.metrics.sparse_categorical_accuracy(tf.reshape(y_true, [-1]), scores)
+        return keras.metrics.sparse_categorical_accuracy(class_numbers(y_true), scores)
 
     return accuracy

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.ensembles.names import ENSEMBLE_OUTPUT, first_output
 from larq_ensemble.ensembles.schemes.base import SampleWeights, Scheme, weighted_mean
 from larq_ensemble.errors import EnsembleError
@@ -40,10 +41,7 @@ class Fusion(Scheme):
 
     def losses(self, members: int) -> dict[str, keras.losses.Loss]:
         # Keras finds the logits behind a final softmax, so this is as stable as on logits.
-        return {
-            output: keras.losses.SparseCategoricalCrossentropy()
-            for output in self.combinations(members)
-        }
+        return {output: CrossEntropy() for output in self.combinations(members)}
 
 
 class NestedFusion(Fusion):

@@ -13,13 +13,14 @@ from larq_ensemble.console.messages import Command, in_options
 from larq_ensemble.errors import EnsembleError
 
 
-@click.command(cls=Command, arguments={"weight": "distill_weight"})
+@click.command(cls=Command, arguments={"weight": "distill_weight", "damaged": "skip_damaged"})
 @click.argument("run")
 @click.option("--limit-train", type=int)
 @click.option("--dataset", "dataset_name")
 @click.option("-e", "--epochs", type=int)
 @click.option("--resume", is_flag=True)
 @click.option("--distill-weight", type=float)
+@click.option("--skip-damaged", is_flag=True)
 def command(**_: object) -> None:
     raise EnsembleError("unused")
 
@@ -31,6 +32,7 @@ def command(**_: object) -> None:
         ("`dataset_name` or `dataset`", "--dataset or --dataset"),
         ("fewer `epochs`", "fewer --epochs"),
         ("go on with `resume=True`,", "go on with --resume,"),
+        ("leave out by `damaged='skip'`", "leave out by --skip-damaged"),
         ("use `epochs=6`.", "use --epochs 6."),
         ("set `dataset_name='digits'`", "set --dataset digits"),
         ("`weight` must be from 0 to 1", "--distill-weight must be from 0 to 1"),

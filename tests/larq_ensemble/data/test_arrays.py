@@ -102,7 +102,9 @@ def test_equal_images_in_two_splits_are_told(images):
 
 def test_class_names_that_do_not_fit(images):
     build = Dataset.from_arrays
-    assert "go up to 2, but there are 2" in error_of(build, images, LABELS, class_names="ab")
+    assert "of 2 classes must be from 0 to 1. Received: 2" in error_of(
+        build, images, LABELS, class_names="ab"
+    )
     assert "More than once there: ['a']" in error_of(build, images, LABELS, class_names="aba")
     more = build(images, LABELS, class_names="abcd")  # a class without an image can have a name
     assert more.classes == 4

@@ -8,6 +8,7 @@ import pytest
 from larq_ensemble.data import encoded
 from larq_ensemble.data.cache import NoRoomError, cached, entry_name
 from larq_ensemble.data.opening import open_dataset
+from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.progress import listening
 
@@ -122,6 +123,23 @@ def test_names_of_entries():
     name = entry_name("a/b \udcff 64x64", "/path", (1, 2))
     assert name.startswith("a-b-64x64-")
     assert name != entry_name("a/b \udcff 64x64", "/other path", (1, 2))
+
+
+@pytest.mark.parametrize("label", [-1, 2])
+def test_labels_of_encoded_images_are_of_their_classes(photos, label):
+    """Some data sets have -1 for images without a label."""
+    files = [photos / f"cat/{number}.png" for number in range(3)]
+    images = encoded.EncodedImages(
+        what="images",
+        entry="labels",
+        key=str(label),
+        count=3,
+        class_names=["cat", "dog"],
+        images=lambda: map(encoded.Encoded, files, ["train"] * 3, [0, 1, label]),
+        name=str,
+    )
+    with pytest.raises(EnsembleError, match=f"must be from 0 to 1. Received: {label}"):
+        images.read((6, 5, 3), ImageOptions(test_share=0))
 
 
 def test_a_folder_is_decoded_once_and_tells_how_far_it_is(photos, monkeypatch):

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from larq_ensemble.data.normalization import Normalization
+from larq_ensemble.data.normalization import Normalization, normalization_named
 from larq_ensemble.errors import EnsembleError
 
 CIFAR = Normalization(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
@@ -131,3 +131,36 @@ def test_close_up_to_rounding():
     assert not CIFAR.is_close(Normalization(CIFAR.mean, (0.2023, 0.1994, 0.2020)))
     assert not CIFAR.is_close(Normalization.raw(3))
     assert not CIFAR.is_close(Normalization.raw(1))
+
+
+@pytest.mark.parametrize(
+    ("text", "mean", "std"),
+    [
+        ("raw", (0, 0), (1 / 255, 1 / 255)),
+        ("0..1", (0, 0), (1, 1)),
+        ("-1..1", (0.5, 0.5), (0.5, 0.5)),
+        ("dataset", (0.1, 0.2), (0.3, 0.4)),
+        ("0.4/0.25", (0.4, 0.4), (0.25, 0.25)),
+        ("0.4,0.5/0.25", (0.4, 0.5), (0.25, 0.25)),
+    ],
+)
+def test_a_normalization_that_is_named(text, mean, std):
+    named = normalization_named(text, 2, Normalization((0.1, 0.2), (0.3, 0.4)))
+    assert (named.mean, named.std) == (mean, std)
+
+
+def test_what_the_names_do_with_black_and_white():
+    ends = np.array([[0], [255]])
+    for text, expected in (("raw", [0, 255]), ("0..1", [0, 1]), ("-1..1", [-1, 1])):
+        np.testing.assert_allclose(normalization_named(text, 1)(ends)[:, 0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["", "0.5", "a/b", "0.5/0.5/0.5", "/", "RAW"])
+def test_a_name_of_no_normalization(text):
+    with pytest.raises(EnsembleError, match=r"`normalization` must be raw, 0..1, -1..1"):
+        normalization_named(text, 1)
+
+
+def test_there_are_no_data_to_take_it_from():
+    with pytest.raises(EnsembleError, match="'dataset' needs a data set: give `dataset`"):
+        normalization_named("dataset", 1)

@@ -9,7 +9,13 @@ import h5py
 import numpy as np
 import pytest
 
-from larq_ensemble.ensembles import as_ensemble, build_ensemble, build_member, copy_weights
+from larq_ensemble.ensembles import (
+    as_ensemble,
+    build_ensemble,
+    build_member,
+    copy_weights,
+    load_ensemble,
+)
 from larq_ensemble.ensembles.combine import Combine
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.schemes import SCHEMES
@@ -624,21 +630,66 @@ def test_numbers_of_numpy(tiny) -> None:
             ensemble.own_layers(member)
 
 
-@pytest.mark.parametrize("name", ["member_1_stem", "member_0", "ensemble"])
-def test_shared_layers_with_names_of_an_ensemble(name: str) -> None:
-    """A member's own layers are told by their names."""
-    image = keras.Input(SHAPE)
-    x = keras.layers.Flatten()(keras.layers.Conv2D(2, 3, name=name)(image))
-    with pytest.raises(EnsembleError, match=f"{name}.*build the backbone with another `name`"):
-        build_ensemble(keras.Model(image, keras.layers.Dense(CLASSES)(x)), 2)
+@pytest.mark.parametrize("sharing", ["fusion", "none"])
+def test_layers_with_names_of_an_ensemble(sharing: str, tmp_path) -> None:
+    """A member's own layers are told by their names, and outputs have names, too."""
+    image = keras.Input(SHAPE, name="member_0")
+    x = keras.layers.Conv2D(3, 3, name="member_1_stem")(image)
+    x = keras.layers.ReLU(name="shared_ensemble")(keras.layers.ReLU(name="ensemble")(x))
+    x = keras.layers.BatchNormalization(name="first_1")(x)
+    x = keras.layers.Flatten()(keras.layers.Conv2D(2, 3, name="a/b")(x))
+    x = keras.layers.Dense(CLASSES, name="member_0_member_1_stem")(x)
+    backbone = randomize(keras.Model(image, x))
+    ensemble = build_ensemble(backbone, 2, sharing=sharing, scheme="nested_fusion", jitter=0)
+    ensemble.save(tmp_path / "ensemble.h5")
+    for model in (ensemble, load_ensemble(tmp_path / "ensemble.h5")):
+        for member in range(2):
+            np.testing.assert_allclose(
+                model.member(member)(images()), backbone(images()), rtol=1e-5, atol=1e-5
+            )
+    kept = {"shared_member_1_stem", "a/b"} if sharing == "fusion" else set()
+    assert {layer.name for layer in ensemble.shared_layers()} == kept
+    assert len(ensemble.own_layers(1)) == 4 - len(kept)
+    if sharing == "fusion":
+        names = {layer.name for layer in ensemble.layers}
+        assert {"shared_member_0", "shared_shared_ensemble", "shared_ensemble"} < names
 
 
 class Unregistered(keras.layers.Layer):
     def build(self, shape) -> None:
-        self.scale = self.add_weight(name="scale", shape=shape[-1:])
+        self.scale = self.add_weight(name="scale", shape=shape[-1:], initializer="ones")
 
     def call(self, x):
         return x * self.scale
+
+
+class UnregisteredSign(lq.quantizers.Quantizer):
+    precision = 1
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.size = size
+
+    def call(self, x):
+        return super().call(self.size * lq.quantizers.ste_sign(x))
+
+    def get_config(self):
+        return {"size": self.size}
+
+
+class WithoutConfiguration(keras.layers.Layer):
+    """Keras writes arguments that are plain values down by itself."""
+
+    def __init__(self, function, weighted: bool = False) -> None:
+        super().__init__()
+        self.function, self.weighted = function, weighted
+
+    def build(self, shape) -> None:
+        if self.weighted:
+            self.scale = self.add_weight(name="scale", shape=shape[-1:], initializer="ones")
+
+    def call(self, x):
+        return self.function(x)
 
 
 class NotConfigured(keras.regularizers.Regularizer):
@@ -647,36 +698,128 @@ class NotConfigured(keras.regularizers.Regularizer):
 
 
 def unregistered(x):
-    return 2 * tf.nn.relu(x)
+    return 2 * lq.quantizers.ste_sign(x)
+
+
+def times(factor: float):
+    return lambda x: factor * x
+
+
+def network_with(*layers) -> keras.Model:
+    image = keras.Input(SHAPE)
+    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(3, 3)(image))
+    for layer in layers:
+        x = layer(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return keras.Model(image, keras.layers.Dense(CLASSES)(x))
+
+
+def test_layers_that_nothing_can_look_up() -> None:
+    """Copies are made by the layers' own classes, and of the functions that they have."""
+    backbone = network_with(
+        keras.layers.Lambda(lambda x, by: by * x, arguments={"by": 2.0}),
+        Unregistered(),
+        # Two functions of one name and of one code.
+        keras.layers.Conv2D(4, 1, activation=times(3.0)),
+        lq.layers.QuantConv2D(
+            4, 3, input_quantizer=unregistered, kernel_quantizer=UnregisteredSign(5.0)
+        ),
+        keras.layers.Activation(times(0.5)),
+        WithoutConfiguration(times(3.0)),
+    )
+    randomize(backbone)
+    for sharing in ("fusion", "none"):
+        ensemble = build_ensemble(backbone, 2, sharing=sharing, jitter=0)
+        for member in ensemble(images())[:-1]:
+            np.testing.assert_allclose(member, backbone(images()), rtol=1e-4, atol=1e-4)
+        before = weights_by_name(ensemble.own_layers(1))
+        train(ensemble, steps=1)
+        for name, values in weights_by_name(ensemble.own_layers(1)).items():
+            assert any((one != other).any() for one, other in zip(values, before[name])), name
+    random = build_ensemble(network_with(Unregistered()), 2, sharing="none", initial="random")
+    assert len(random.own_layers(0)) == 4
+
+
+def test_saving_what_keras_cannot_look_up(tmp_path) -> None:
+    doubled = build_ensemble(network_with(keras.layers.Lambda(lambda x: 2 * x)), 2)
+    doubled.save(tmp_path / "lambda.keras")
+    with pytest.raises(EnsembleError, match=r"has a Lambda layer.*`safe_mode=False`"):
+        load_ensemble(tmp_path / "lambda.keras")
+    loaded = load_ensemble(tmp_path / "lambda.keras", safe_mode=False)
+    np.testing.assert_array_equal(loaded(images())[-1], doubled(images())[-1])
+    scaled = build_ensemble(network_with(Unregistered()), 2)
+    scaled.save(tmp_path / "class.keras")
+    with pytest.raises(EnsembleError, match=r"can't make the layers of .*custom_object_scope`"):
+        load_ensemble(tmp_path / "class.keras")
+    with keras.utils.custom_object_scope({"Unregistered": Unregistered}):
+        loaded = load_ensemble(tmp_path / "class.keras")
+    np.testing.assert_array_equal(loaded(images())[-1], scaled(images())[-1])
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"),
+    "layer",
     [
-        (lambda: keras.layers.Lambda(lambda x: 2 * x), r"'odd' is a Lambda, .* as a layer class"),
-        (Unregistered, r"'odd' \(Unregistered\) .*register_keras_serializable"),
-        (
-            lambda: keras.layers.Activation(unregistered),
-            r"'odd' \(Activation\) .*register_keras_serializable",
-        ),
-        (
-            lambda: keras.layers.Conv2D(2, 3, kernel_regularizer=NotConfigured()),
-            r"'odd' \(Conv2D\) .*`get_config`",
-        ),
-        # Larq serializes a function by its name alone, which only calling the layer shows.
-        (
-            lambda: lq.layers.QuantConv2D(2, 3, input_quantizer=unregistered),
-            r"can't rebuild the model .*\"odd\" \(type QuantConv2D\).*register_keras_serializable",
-        ),
+        lambda: WithoutConfiguration(times(2.0), weighted=True),
+        lambda: keras.layers.Conv2D(2, 3, kernel_regularizer=NotConfigured()),
     ],
 )
-def test_layers_that_cannot_be_copied(layer, message: str) -> None:
-    image = keras.Input(SHAPE)
-    odd = layer()
-    odd._name = "odd"
-    x = keras.layers.GlobalAveragePooling2D()(odd(keras.layers.Conv2D(3, 3)(image)))
-    with pytest.raises(EnsembleError, match=message):
-        build_ensemble(keras.Model(image, keras.layers.Dense(CLASSES)(x)), 2)
+def test_layers_that_cannot_be_copied(layer) -> None:
+    with pytest.raises(EnsembleError, match=r"can't be copied for each member.*`get_config`"):
+        build_ensemble(network_with(layer()), 2)
+
+
+@pytest.mark.parametrize("frozen", ["all", "one"])
+def test_members_train_what_is_frozen_in_the_backbone(frozen: str) -> None:
+    backbone, thawed = tiny_backbone(), tiny_backbone()
+    (backbone if frozen == "all" else backbone.get_layer("layer1_bn")).trainable = False
+    trained, expected = (
+        [weight.name for weight in build_ensemble(network, 2).trainable_weights]
+        for network in (backbone, thawed)
+    )
+    assert trained == expected
+    assert len(trained) == 2 * 7
+    assert backbone.get_layer("layer1_bn").trainable is False
+
+
+def test_what_has_nothing_to_train() -> None:
+    plain = keras.layers.BatchNormalization(center=False, scale=False, name="norm")
+    with pytest.raises(EnsembleError, match=r"nothing to train: .*\(norm\) have no trainable"):
+        build_ensemble(network_with(plain), 2, sharing=lambda layer: layer.name != "norm")
+    ensemble = build_ensemble(tiny_backbone(), 2)
+    ensemble.trainable = False
+    ensemble.compile("sgd")
+    with pytest.raises(EnsembleError, match="no trainable weights: set `trainable = True`"):
+        ensemble.fit(images(), labels(), verbose=0)
+
+
+@pytest.mark.parametrize("kind", ["loss", "metric", "function"])
+def test_losses_and_metrics_that_an_ensemble_would_not_have(kind: str) -> None:
+    backbone = network_with()
+    if kind == "metric":
+        backbone.add_metric(tf.reduce_mean(backbone.output), name="mean")
+    else:
+        backbone.add_loss((lambda: 1.0) if kind == "function" else tf.reduce_mean(backbone.output))
+    with pytest.raises(EnsembleError, match=r"of its own, by `add_(loss|metric)`.*model without"):
+        build_ensemble(backbone, 2)
+    build_ensemble(keras.Model(backbone.inputs, backbone.outputs), 2)
+
+
+def test_losses_of_layers_are_those_of_the_backbone() -> None:
+    """Of weights once for each copy, of activations once for each call."""
+
+    def backbone(*layers) -> keras.Model:
+        return randomize(network_with(*layers))
+
+    regularized = keras.layers.Conv2D(2, 1, kernel_regularizer="l2")
+    activity = keras.layers.Activation("relu", activity_regularizer="l1")
+    for layer, own in ((regularized, 1), (activity, 2)):
+        network = backbone(layer)
+        network(images())
+        ensemble = build_ensemble(network, 2, jitter=0)
+        ensemble(images())
+        expected = float(sum(network.losses)) * own
+        assert expected > 0
+        assert float(sum(ensemble.losses)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_unknown_names_list_the_known_ones(tiny) -> None:

@@ -201,12 +201,51 @@ def test_one_loss_for_logits_and_probabilities() -> None:
         ensemble_of(scheme="fusion").compile("sgd", "sparse_categorical_crossentropy")
 
 
-@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"run_eagerly": True}])
-@pytest.mark.parametrize("method", ["fit", "evaluate", "train_on_batch"])
-def test_one_hot_labels(method: str, options: dict[str, bool]) -> None:
+@pytest.mark.parametrize("scheme", ["fusion", "voting", "soft_boosting"])
+def test_one_hot_labels_train_as_class_numbers(scheme: str) -> None:
     one_hot = keras.utils.to_categorical(Y, CLASSES)
-    with pytest.raises(ValueError, match=rf"argmax.*, {CLASSES}\]"):
-        getattr(compiled(ensemble_of(), **options), method)(X, one_hot)
+    one, other = (compiled(ensemble_of(scheme=scheme), run_eagerly=True) for _ in "ab")
+    logs = [
+        model.train_on_batch(X, y, return_dict=True) for model, y in ((one, Y), (other, one_hot))
+    ]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+    assert_same_weights(one, other)
+
+
+def test_mixed_labels_have_the_mean_of_the_losses() -> None:
+    """The cross-entropy is linear in the label."""
+    ensemble = compiled(ensemble_of(), run_eagerly=True)
+    one_hot = np.eye(CLASSES, dtype=np.float32)
+    first, second = one_hot[Y], one_hot[(Y + 1) % CLASSES]
+    losses = [
+        ensemble.evaluate(X, y, verbose=0, return_dict=True)["loss"]
+        for y in (first, second, 0.25 * first + 0.75 * second)
+    ]
+    assert losses[2] == pytest.approx(0.25 * losses[0] + 0.75 * losses[1], rel=1e-5)
+    assert losses[0] != pytest.approx(losses[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"run_eagerly": True}])
+def test_labels_of_other_classes(options: dict[str, bool]) -> None:
+    one_hot = keras.utils.to_categorical(Y, CLASSES + 1)
+    with pytest.raises(ValueError, match=rf"distributions \[n, {CLASSES}\].*, {CLASSES + 1}\]"):
+        compiled(ensemble_of(), **options).fit(X, one_hot, verbose=0)
+
+
+def test_fit_members_on_one_hot_labels() -> None:
+    """AdaBoost's weight of a member, by hand from what it gets wrong (SAMME)."""
+    backbone = network()
+    y = backbone(X).numpy().argmax(axis=1)
+    y[:2] = (y[:2] + 1) % CLASSES
+    one_hot = keras.utils.to_categorical(y, CLASSES)
+    ensemble = fit_members(
+        backbone, X, one_hot, members=1, scheme="adaboost", jitter=0.0, optimizer="sgd",
+        validation_data=(X, one_hot), verbose=0,
+    )  # fmt: skip
+    error = np.mean(ensemble(X)[0].numpy().argmax(axis=1) != y)
+    assert 0 < error < 1 - 1 / CLASSES
+    expected = np.log((1 - error) / error) + np.log(CLASSES - 1)
+    assert ensemble.member_weights == pytest.approx((expected,))
 
 
 def test_soft_boosting_keeps_its_loss() -> None:

@@ -11,7 +11,7 @@ from larq_ensemble.convert import convert_ensemble
 from larq_ensemble.ensembles import build_ensemble, fit_members, fused_network, load_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.models.functional import in_float32
+from larq_ensemble.models.copying import in_float32
 from larq_ensemble.models.graph import layer_graph
 from larq_ensemble.runtime import EnsembleInterpreter
 

@@ -26,6 +26,7 @@ VALUES: dict[str, Any] = {
     "tools": {"larq-ensemble": "0.1.0"},
     "temperatures": (1.25, 1.0),
     "cascade": Cascade((0.75,)),
+    "data_origin": {"images": {"image_size": [32, 24], "test_share": 0.2}, "fingerprint": "cd"},
     "validation_split": {"seed": 3, "share": 0.1, "limit_train": 1000},
 }
 
@@ -100,6 +101,9 @@ def test_any_class_names(names: list[str]) -> None:
         ("temperatures", (1.0,)),
         ("temperatures", (1.0, 0.0)),
         ("validation_split", {"seed": "3"}),
+        ("data_origin", None),
+        ("data_origin", {"fingerprint": "cd"}),
+        ("data_origin", {"images": "all", "fingerprint": "cd"}),
     ],
 )
 def test_bad_values_are_refused(name: str, value: Any) -> None:

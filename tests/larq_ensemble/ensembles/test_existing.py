@@ -1,0 +1,116 @@
+"""Ensembles of networks that were trained before: what is shared, combined and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from larq_ensemble.ensembles import build_ensemble, ensemble_of
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.runtime.combination import combine
+
+from ..conftest import CLASSES, SHAPE, images, randomize
+
+
+def network(
+    seed: int = 0,
+    *,
+    filters: int = 4,
+    slope: float = 0.5,
+    norm: bool = True,
+    training: bool | None = None,
+    function: Callable[[tf.Tensor], tf.Tensor] = tf.nn.relu,
+) -> keras.Model:
+    image = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(filters, 3, padding="same")(image)
+    x = lq.layers.QuantConv2D(
+        filters, 3, padding="same", input_quantizer="ste_sign", kernel_quantizer="ste_sign"
+    )(keras.layers.BatchNormalization()(x, training=training) if norm else x)
+    x = lq.layers.QuantConv2D(
+        filters, 1, input_quantizer="ste_sign", kernel_quantizer="magnitude_aware_sign"
+    )(x)
+    y = keras.layers.Lambda(function)(x)
+    x = keras.layers.LeakyReLU(slope)(x)
+    x = keras.layers.Subtract()([x, y])
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dense(CLASSES, activation="softmax")(x)
+    return randomize(keras.Model(image, x), seed)
+
+
+def logits_of(model: keras.Model) -> np.ndarray:
+    logits = np.log(model(images()).numpy())
+    return logits - logits.mean(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("scheme", ["voting", "fusion"])
+def test_members_are_the_networks(scheme: str) -> None:
+    models = [network(seed) for seed in range(3)]
+    before = [model.get_weights() for model in models]
+    ensemble = ensemble_of(models, scheme=scheme, weights=(3, 2, 1))
+    *members, combined = ensemble(images())
+    for member, model in zip(members, models):
+        centred = member.numpy() - member.numpy().mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(centred, logits_of(model), rtol=1e-4, atol=1e-4)
+    expected = combine(np.stack([*map(logits_of, models)]), scheme, (3, 2, 1))
+    np.testing.assert_allclose(combined, expected, rtol=1e-4, atol=1e-5)
+    assert ensemble.shared_layers() == []
+    for model, weights in zip(models, before):
+        for one, other in zip(model.get_weights(), weights):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_equal_is_shared() -> None:
+    """Latent weights of one sign are equal without a scale, and unequal with one."""
+    models = [network(0), network(0)]
+    _, norm, signs, scaled, _ = (layer for layer in models[1].layers if layer.weights)
+    norm.gamma.assign(norm.gamma + 1.0)
+    for layer in (signs, scaled):
+        layer.kernel.assign(layer.kernel * 3.0)
+    ensemble = ensemble_of(models)
+    first = [layer.name for layer in models[0].layers if layer.weights]
+    assert [layer.name for layer in ensemble.shared_layers()] == [first[0], first[2], first[4]]
+    assert not any(layer.trainable for layer in ensemble.shared_layers())
+    for member, model in zip(ensemble(images()), models):
+        centred = member.numpy() - member.numpy().mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(centred, logits_of(model), rtol=1e-4, atol=1e-4)
+
+
+def test_members_of_ensembles_are_networks_too() -> None:
+    ensembles = [build_ensemble(network(0), 2, seed=seed) for seed in (1, 2)]
+    models = [ensemble.member(member) for ensemble in ensembles for member in (0, 1)]
+    ensemble = ensemble_of([models[3], models[0]], scheme="fusion")
+    assert len(ensemble.shared_layers()) == 4  # jitter is on batch norm alone
+    for member, model in zip(ensemble(images()), (models[3], models[0])):
+        np.testing.assert_allclose(member, model(images()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        ({"filters": 5}, r"layer 'conv2d.*' has filters = 5, but 'conv2d.*' has filters = 4"),
+        ({"slope": 0.25}, r"layer 'leaky_re_lu.*' has alpha = 0\.25, but .* has alpha = 0\.5"),
+        ({"norm": False}, r"layer .* has type = QuantConv2D, but .* has type = BatchNormalization"),
+        ({"training": False}, r"layer 'batch_norm.*' has inputs = .*'training': 'False'"),
+        ({"function": tf.nn.relu6}, r"layer 'lambda.*' has functions, but 'lambda"),
+    ],
+)
+def test_models_of_other_architectures(other: dict, difference: str) -> None:
+    with pytest.raises(EnsembleError, match="model 1 differs from model 0: its " + difference):
+        ensemble_of([network(), network(**other)])
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (list, r"`models` must be a list of trained Keras models, got \[\]"),
+        (network, "`models` must be a list"),
+        (lambda: [network(), network()], "compute with the same weights"),
+        (lambda: [network(), None], "must be a tf.keras"),
+    ],
+)
+def test_what_no_ensemble_is_made_of(models: Callable[[], object], message: str) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        ensemble_of(models())
