@@ -90,6 +90,7 @@ REWRITES = (
     "strided_slices",
     "long_rows",
     "narrow_signs",
+    "binary_dense_layers",
 )
 
 
