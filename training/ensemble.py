@@ -95,20 +95,18 @@ def train_ensemble(
         EnsembleError: for unusable values or data, a damaged run, or a taken directory.
     """
     distribution = Distribution(distribute)
-    chosen = SCHEMES[scheme]
-    chosen.check(
-        in_turn=in_turn,
+    options = _Options(
         independent_data=independent_data,
         prefix_weights=prefix_weights,
+        in_turn=in_turn,
+        initial=initial,
         shrinkage=shrinkage,
         patience=patience,
         distribute=distribute,
         recompute=recompute,
         bfloat16=bfloat16,
     )
-    _check_options(distribution, data, patience=patience, bfloat16=bfloat16)
-    if prefix_weights is not None:
-        chosen = chosen.with_prefix_weights(prefix_weights)
+    chosen = options.checked(SCHEMES[scheme], distribution, data)
     members = check_whole("members", members, 1)
     chosen.member_epochs(recipe.epochs, members)
     opened = data_of(backbone, dataset, data.data_dir).augmented(augment)
@@ -128,38 +126,24 @@ def train_ensemble(
         "initial": initial,
         "seed": seed,
     }
+    common: dict[str, Any] = {
+        "weighting": weighting,
+        "recipe": recipe,
+        "options": options,
+        "verbose": verbose,
+    }
     training: _Training
     if in_turn or chosen.sequential:
-        training = _Sequential(
-            network,
-            opened,
-            members,
-            arguments,
-            weighting=weighting,
-            recipe=recipe,
-            independent_data=independent_data,
-            shrinkage=shrinkage,
-            patience=patience,
-            verbose=verbose,
-        )
+        training = _Sequential(network, opened, members, arguments, **common)
     else:
         training = _Joint(
             network,
             opened,
             members,
-            arguments | ({} if shrinkage is None else {"weights": [shrinkage] * members}),
+            arguments,
             scheme=chosen,
-            compile_arguments={
-                "prefix_weights": prefix_weights,
-                "recompute": recompute,
-                "bfloat16": bfloat16,
-                "seed": seed,
-            },
-            weighting=weighting,
-            recipe=recipe,
-            independent_data=independent_data,
             distribution=distribution,
-            verbose=verbose,
+            **common,
         )
 
     def train(run: Run, splits: Splits) -> tuple[keras.Model, dict[str, Any]]:
@@ -189,15 +173,8 @@ def train_ensemble(
                 "scheme": scheme,
                 "sharing": sharing,
                 "shared_layers": training.shared_layers,
-                "independent_data": independent_data,
-                "prefix_weights": None if prefix_weights is None else [*prefix_weights],
                 "backbone": backbone.digest,
-                # Only if not the default, so that runs from before these options can be resumed.
-                **({"in_turn": True} if in_turn or chosen.sequential else {}),
-                **({"initial": initial} if initial != "pretrained" else {}),
-                **({"shrinkage": shrinkage} if shrinkage is not None else {}),
-                **({"patience": patience} if patience is not None else {}),
-                **({"bfloat16": True} if bfloat16 else {}),
+                **options.to_json(chosen),
                 **({"own_head_bias": True} if has_own_head_bias(shared) else {}),
             },
             versions=package_versions(),
@@ -215,16 +192,59 @@ def train_ensemble(
 _FIGURES = ("test_top1", "member_top1", "backbone_top1", "validation_top1", "images_per_second")
 
 
-def _check_options(
-    distribution: Distribution, data: DataOptions, *, patience: int | None, bfloat16: bool
-) -> None:
-    if bfloat16 and distribution.replicas > 1:
-        raise EnsembleError("`bfloat16` is for training on one device: leave it out.")
-    if patience is not None and not data.validation:
-        raise EnsembleError(
-            "`patience` watches the validation accuracy, and this backbone's training held no "
-            "validation data out: leave it out, or pretrain with validation data."
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """Those of `train_ensemble` that depend on the scheme."""
+
+    independent_data: bool
+    prefix_weights: Sequence[float] | None
+    in_turn: bool
+    initial: Initial
+    shrinkage: float | None
+    patience: int | None
+    distribute: str | None
+    recompute: bool
+    bfloat16: bool
+
+    def checked(self, scheme: Scheme, distribution: Distribution, data: DataOptions) -> Scheme:
+        """The scheme with these options.
+
+        # Raises
+            EnsembleError: for one that has no effect or can't be.
+        """
+        scheme.check(
+            in_turn=self.in_turn,
+            independent_data=self.independent_data,
+            prefix_weights=self.prefix_weights,
+            shrinkage=self.shrinkage,
+            patience=self.patience,
+            distribute=self.distribute,
+            recompute=self.recompute,
+            bfloat16=self.bfloat16,
         )
+        if self.bfloat16 and distribution.replicas > 1:
+            raise EnsembleError("`bfloat16` is for training on one device: leave it out.")
+        if self.patience is not None and not data.validation:
+            raise EnsembleError(
+                "`patience` watches the validation accuracy, and this backbone's training held no "
+                "validation data out: leave it out, or pretrain with validation data."
+            )
+        if self.prefix_weights is None:
+            return scheme
+        return scheme.with_prefix_weights(self.prefix_weights)
+
+    def to_json(self, scheme: Scheme) -> dict[str, Any]:
+        """What a run records, most of it only if not the default: older runs lack it."""
+        weights = self.prefix_weights
+        return {
+            "independent_data": self.independent_data,
+            "prefix_weights": None if weights is None else [*weights],
+            **({"in_turn": True} if self.in_turn or scheme.sequential else {}),
+            **({"initial": self.initial} if self.initial != "pretrained" else {}),
+            **({"shrinkage": self.shrinkage} if self.shrinkage is not None else {}),
+            **({"patience": self.patience} if self.patience is not None else {}),
+            **({"bfloat16": True} if self.bfloat16 else {}),
+        }
 
 
 def _measured(
@@ -282,24 +302,31 @@ class _Joint:
         arguments: dict[str, Any],
         *,
         scheme: Scheme,
-        compile_arguments: dict[str, Any],
         weighting: ClassWeighting,
         recipe: Recipe,
-        independent_data: bool,
+        options: _Options,
         distribution: Distribution,
         verbose: int | str,
     ) -> None:
+        if options.shrinkage is not None:
+            arguments = {**arguments, "weights": [options.shrinkage] * members}
         self._ensemble = build_ensemble(
             backbone, members, normalization=dataset.normalization, **arguments
         )
         #: What is fitted: with independent data it has an input per member.
         self._fitted = (
             build_ensemble(backbone, members, independent_inputs=True, **arguments)
-            if independent_data
+            if options.independent_data
             else self._ensemble
         )
-        self._fitted.compile(**compile_arguments)  # what is impossible is refused now
-        self._scheme, self._compile_arguments = scheme, compile_arguments
+        self._scheme = scheme
+        self._compile_arguments = {
+            "prefix_weights": options.prefix_weights,
+            "recompute": options.recompute,
+            "bfloat16": options.bfloat16,
+            "seed": arguments["seed"],
+        }
+        self._fitted.compile(**self._compile_arguments)  # what is impossible is refused now
         self._dataset, self._recipe, self._seed = dataset, recipe, arguments["seed"]
         self._weighting = weighting
         self._distribution, self._verbose = distribution, verbose
@@ -345,9 +372,7 @@ class _Sequential:
     arguments: dict[str, Any]
     weighting: ClassWeighting
     recipe: Recipe
-    independent_data: bool
-    shrinkage: float | None
-    patience: int | None
+    options: _Options
     verbose: int | str
 
     @property
@@ -375,9 +400,9 @@ class _Sequential:
             dataset=self.dataset,
             class_weights=self.weighting.by_class(splits.train.labels),
             recipe=self.recipe,
-            independent_data=self.independent_data,
-            shrinkage=1.0 if self.shrinkage is None else self.shrinkage,
-            patience=self.patience,
+            independent_data=self.options.independent_data,
+            shrinkage=1.0 if self.options.shrinkage is None else self.options.shrinkage,
+            patience=self.options.patience,
             verbose=self.verbose,
         )
         ensemble, results = training.train()

@@ -20,6 +20,7 @@ from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import read_json, write_text
+from larq_ensemble.keras import keras
 from larq_ensemble.locks import resumable
 from larq_ensemble.network.sharing import POLICIES
 from larq_ensemble.progress import Work, working
@@ -62,35 +63,44 @@ class Search:
     batch_size: int | None = None
     seed: int = 0
 
-    def space(self) -> kt.HyperParameters:
-        """The hyperparameters that a trial is drawn from."""
+    def space(self, *, dropout: bool = True) -> kt.HyperParameters:
+        """The hyperparameters that a trial is drawn from.
+
+        # Arguments
+            dropout: whether the network has a Dropout layer.
+        """
         space = kt.HyperParameters()
         space.Choice("scheme", list(self.schemes))
         space.Choice("sharing", list(self.sharing))
         space.Float("lr", *LEARNING_RATES, sampling="log")
         space.Int("epochs", 1, self.epochs_max)
-        space.Float("dropout", *DROPOUTS, step=0.1)
+        if dropout:
+            space.Float("dropout", *DROPOUTS, step=0.1)
         space.Float("jitter", *JITTERS, sampling="log")
         return space
 
     def recipe_for(self, backbone: Trained, values: dict[str, Any]) -> Recipe:
         """The recipe of a trial with these values."""
         classes, model = backbone.config.dataset["classes"], backbone.config.architecture
-        searched = {name: values[name] for name in ("lr", "epochs", "dropout", "jitter")}
+        searched = {name: values.get(name) for name in ("lr", "epochs", "dropout", "jitter")}
         recipes = RECIPES[self.recipe](classes, model, values["scheme"])
         return recipes.retrain.override(batch_size=self.batch_size, **searched)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of a search; `validation_top1` in percent, `None` if it failed."""
+    """One training of a search.
+
+    `validation_top1` is in percent, `None` if it failed; `dropout` is `None` if the network has no
+    Dropout layer.
+    """
 
     number: int
     scheme: str
     sharing: str
     lr: float
     epochs: int
-    dropout: float
+    dropout: float | None
     jitter: float
     validation_top1: float | None
     failure: str
@@ -235,7 +245,7 @@ def _search(
         objective=kt.Objective(OBJECTIVE, "max"),
         max_trials=trials,
         num_initial_points=6,
-        hyperparameters=search.space(),
+        hyperparameters=search.space(dropout=_has_dropout(backbone)),
         seed=search.seed + 1,  # to KerasTuner 0 is no seed
         max_consecutive_failed_trials=trials + 1,
     )
@@ -285,8 +295,9 @@ class _Training:
         head = f"{int(trial_id) + 1} of {self.trials}:"
         self.progress(
             f"{head} {values['scheme']}, sharing {values['sharing']}, lr {values['lr']:g}, "
-            f"{counted(values['epochs'], 'epoch')}, dropout {values['dropout']:g}, "
-            f"jitter {values['jitter']:g}"
+            f"{counted(values['epochs'], 'epoch')}, "
+            + (f"dropout {values['dropout']:g}, " if "dropout" in values else "")
+            + f"jitter {values['jitter']:g}"
         )
         self.work.done = int(trial_id)
         free_networks()  # of the last trial
@@ -329,10 +340,17 @@ def _trials(oracle: kt.Oracle, out: Path) -> list[Trial]:
             validation_top1=trial.score if trial.status == "COMPLETED" else None,
             failure=(trial.message or "").strip().rpartition("\n")[2],
             run=str(out / "trials" / trial_id),
-            **_rounded(trial.hyperparameters.values),
+            **{"dropout": None, **_rounded(trial.hyperparameters.values)},
         )
         for trial_id, trial in sorted(oracle.trials.items(), key=lambda item: int(item[0]))
     ]
+
+
+def _has_dropout(backbone: Trained) -> bool:
+    """Whether the network has a Dropout layer; all of ours have one."""
+    return backbone.config.architecture is not None or any(
+        isinstance(layer, keras.layers.Dropout) for layer in backbone.model.layers
+    )
 
 
 def _check_names(search: Search) -> None:

@@ -80,13 +80,13 @@ def _recorded(
 ) -> Dataset:
     """The data of a run where it found them, which are looked at when they are read."""
     spec = origin.spec
-    if spec is None:
-        raise EnsembleError(
-            f"The data {constants['name']!r} of the run were given as arrays in Python: give them "
-            "again, as `dataset`, for example `npz:FILE`."
-        )
 
     def read(directory: str | None) -> Read:
+        if spec is None:
+            raise EnsembleError(
+                f"The data {constants['name']!r} of the run were given as arrays in Python: give "
+                "them again, as `dataset`, for example `npz:FILE`."
+            )
         try:
             found = _find(spec, images, directory or data_dir, tuple(constants["class_names"]))
         except EnsembleError as error:
@@ -104,7 +104,14 @@ def _recorded(
 
     shape = tuple(constants["input_shape"])
     return _unread(
-        Found(constants["name"], tuple(constants["class_names"]), shape, origin, read, False)
+        Found(
+            name=constants["name"],
+            class_names=tuple(constants["class_names"]),
+            input_shape=shape,
+            origin=origin,
+            read=read,
+            has_test=False,
+        )
     )
 
 

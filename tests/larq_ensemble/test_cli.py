@@ -343,10 +343,6 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
             "pretrain --from-backbone backbone --out new",
             "--from-backbone 'backbone' can't start 'resnet20': its name is 'tiny', not 'resnet20'",
         ),
-        (
-            "pretrain --model tiny --from-real backbone --from-backbone backbone --out new",
-            "--from-real and --from-backbone both say",
-        ),
         ("pretrain --teacher missing --out new", "No run at 'missing'"),
         ("pretrain --teacher fusion --dataset cifar10 --out new", "has input_shape = [8, 8, 1]"),
         ("convert missing --out ensemble.tflite", "No run at 'missing'"),
@@ -411,7 +407,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
             "pretrain --out new --distribute multiworker",
             "--distribute multiworker needs the environment variable TF_CONFIG",
         ),
-        ("evaluate fusion --dataset cifar10 --data-dir missing", "has other classes than the run"),
+        ("evaluate fusion --dataset cifar10 --data-dir missing", "has images of [32, 32, 3], but"),
         ("evaluate fusion --normalization raw", "--normalization 'raw' is for Keras files"),
         # Files that are none.
         ("inspect text.txt", "text.txt"),

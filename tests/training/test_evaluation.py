@@ -116,7 +116,7 @@ def test_members_out_of_range(ensemble, members, no_data):
     ("name", "message"),
     [
         ("cifar100", "`dataset` 'cifar100' has other classes than the run, which was .* on 10"),
-        ("cifar10", "`dataset` 'cifar10' has other classes than the run"),
+        ("cifar10", r"`dataset` 'cifar10' has images of \[32, 32, 3\], but .* takes \[8, 8, 1\]"),
         ("mnist", "Unknown dataset 'mnist'. Known: cifar10, cifar100, digits"),
     ],
 )

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from larq_ensemble.cli import main
+from larq_ensemble.console.reporting import Report
 from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runs import load_run
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.trained import open_trained
+from larq_ensemble.training.commands.options import print_data
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.evaluation import evaluate
 from larq_ensemble.training.frontier import frontier
@@ -116,6 +118,14 @@ def test_pretrain_counts_the_images_and_records_where_everything_is_from(job):
     assert config.dataset["class_names"] == NAMES
     assert config.dataset["source"]["spec"] == f"npz:{job / 'set.npz'}"
     assert load_run("ensemble").config.model == config.model
+
+
+def test_rare_classes_are_told_unless_weights_make_up_for_them(capsys):
+    dataset = Dataset.from_arrays(*arrays(), class_names=NAMES)
+    for rarest, is_weighted, is_told in ((6, False, True), (7, False, False), (6, True, False)):
+        counts = {"train": [19, rarest, 9], "test": [1, 1, 1]}
+        print_data(Report(), dataset, counts, is_weighted=is_weighted)
+        assert ("3.2 times as many training images" in capsys.readouterr().out) == is_told
 
 
 def test_the_options_of_images_reach_the_run(capsys, tmp_path, monkeypatch):

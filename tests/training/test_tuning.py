@@ -197,7 +197,7 @@ def test_trials_have_the_recipe_of_the_day_the_search_began(backbone, search, tr
 def test_damaged_files_of_a_search_are_named(
     backbone, search, trainings, tmp_path, monkeypatch, name, text
 ):
-    monkeypatch.setattr(tuning, "_check_validation", lambda search, backbone: None)
+    monkeypatch.setattr(tuning, "_check_validation", lambda *arguments: None)
     tune(backbone, tmp_path, search, trials=1, progress=lambda line: None)
     (tmp_path / name).write_text(text)
     with pytest.raises(EnsembleError) as error:
@@ -233,3 +233,14 @@ def test_a_recipe_file_with_a_value_out_of_range_says_which(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(values))
     with pytest.raises(EnsembleError, match=r"r\.json': `lr` must be at least 0, got -1"):
         TunedRecipe.read(tmp_path / "r.json")
+
+
+def test_a_network_that_is_not_ours_keeps_its_dropout_or_has_its_rate_searched(backbone, search):
+    model = {"name": "theirs", "source": "module:theirs", "digest": ""}
+    theirs = replace(backbone, config=replace(backbone.config, model=model))
+    assert "dropout" in search.space().values
+    space = search.space(dropout=False)
+    assert "dropout" not in space.values
+    recipe = search.recipe_for(theirs, {**space.values, "scheme": "fusion"})
+    assert recipe.dropout is None
+    assert search.recipe_for(theirs, {**space.values, "dropout": 0.3}).dropout == 0.3

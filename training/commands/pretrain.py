@@ -33,8 +33,10 @@ from larq_ensemble.training.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from larq_ensemble.console.reporting import Report
     from larq_ensemble.data.datasets import Splits
     from larq_ensemble.models import PReLUGradient
+    from larq_ensemble.training.distillation import Distillation
 
 
 @click.command(
@@ -224,18 +226,8 @@ def command(
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
             refuse_options_of_data(dataset.name)
-        from larq_ensemble.training.distillation import Distillation
         from larq_ensemble.training.pretrain import pretrain
 
-        chosen = {"weight": distill_weight, "temperature": temperature}
-        distillation = (
-            None
-            if teacher is None
-            else Distillation(
-                load_run(teacher),
-                **{name: value for name, value in chosen.items() if value is not None},
-            )
-        )
         counts: dict[str, list[int]] = {}
 
         def show(splits: Splits) -> None:
@@ -259,28 +251,55 @@ def command(
             class_weights=class_weights,
             from_real=load_run(from_real, kind="backbone") if from_real else None,
             from_backbone=load_run(from_backbone, kind="backbone") if from_backbone else None,
-            distillation=distillation,
+            distillation=_distillation(teacher, distill_weight, temperature),
             distribute=distribute,
             resume=resume,
             verbose=KERAS_VERBOSITY,
             on_data=show,
         )
         report.result = {**result, **({"class_counts": counts} if counts else {})}
-        report.table(
+        _print(
+            report,
             f"{run.path}: {model_name} on {dataset.name}",
-            ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
-            [[report.result[key] for key in _COLUMNS]],
+            model_name,
+            {"from_real": from_real, "from_backbone": from_backbone},
         )
-        if run.config.model.get("source", "").endswith(model_name):
-            report.line(f"Started with the weights in {model_name}.")
-        if said := report.result.get("advice"):
-            report.line(in_options(said, click.get_current_context().command))
-        for origin, source in (("from_real", from_real), ("from_backbone", from_backbone)):
-            if started := report.result.get(origin):
-                report.line(
-                    f"Started with {len(started['copied'])} layers of {source}; not with "
-                    f"{', '.join(started['not_copied']) or 'none'}."
-                )
 
 
 _COLUMNS = ("epochs", "validation_top1", "test_top1", "images_per_second")
+
+
+def _distillation(
+    teacher: str | None, weight: float | None, temperature: float | None
+) -> Distillation | None:
+    """The teacher with those hyperparameters that are given."""
+    if teacher is None:
+        return None
+    from larq_ensemble.runs import load_run
+    from larq_ensemble.training.distillation import Distillation
+
+    given = {"weight": weight, "temperature": temperature}
+    return Distillation(
+        load_run(teacher), **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def _print(report: Report, title: str, model_name: str, sources: dict[str, str | None]) -> None:
+    """Prints the result, what to do about it, and what the network started from."""
+    from larq_ensemble.models.foreign import is_file
+
+    report.table(
+        title,
+        ["epochs", "validation top-1 %", "test top-1 %", "images/s"],
+        [[report.result[key] for key in _COLUMNS]],
+    )
+    if is_file(model_name):
+        report.line(f"Started with the weights in {model_name}.")
+    if said := report.result.get("advice"):
+        report.line(in_options(said, click.get_current_context().command))
+    for origin, source in sources.items():
+        if started := report.result.get(origin):
+            report.line(
+                f"Started with {len(started['copied'])} layers of {source}; not with "
+                f"{', '.join(started['not_copied']) or 'none'}."
+            )

@@ -248,4 +248,9 @@ def command(
                     ["ensemble", result["test_top1"]],
                 ],
             )
+        if not backbone.config.data:
+            report.line(
+                f"What the training of {pretrained} held out is not known: validation accuracies "
+                "may be too good."
+            )
         report.line(f"Wrote {run.path}.")

@@ -151,7 +151,8 @@ def command(
                 [
                     f"{trial.number}{' *' if trial.number == best.tuned['trial'] else ''}",
                     trial.scheme, trial.sharing, f"{trial.lr:g}", trial.epochs,
-                    f"{trial.dropout:g}", f"{trial.jitter:g}", trial.validation_top1,
+                    "-" if trial.dropout is None else f"{trial.dropout:g}",
+                    f"{trial.jitter:g}", trial.validation_top1,
                 ]
                 for trial in done
             ],

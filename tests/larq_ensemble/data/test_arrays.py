@@ -130,7 +130,7 @@ def test_splits_of_several_sizes_need_one(images):
 
 def test_arrays_of_a_run_can_only_be_given_again(images, tmp_path):
     constants = Dataset.from_arrays(images, LABELS).constants()
-    assert "were given as arrays in Python" in error_of(reopen, constants)
+    assert "were given as arrays in Python" in error_of(reopen(constants).read, None)
     np.savez(tmp_path / "data.npz", images=images, labels=LABELS)
     again = reopen(constants, spec=f"npz:{tmp_path / 'data.npz'}")
     assert again.read(None)[0].images.shape == (16, 4, 6, 3)
