@@ -13,6 +13,7 @@ class Category(str, Enum):
     BINARY_FILTERS = "binary_filters"
     FILTER_PADDING = "filter_padding"
     FILTER_SCALES = "filter_scales"
+    UNPACKED_FILTERS = "unpacked_filters"
     STEM = "stem"
     SHORTCUTS = "shortcuts"
     CONVOLUTIONS = "convolutions"

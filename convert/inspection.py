@@ -20,6 +20,7 @@ from flatbuffers import flexbuffers
 from larq_ensemble.convert.categories import Category, category_of
 from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
+from larq_ensemble.convert.passes.binary_weights import planes_of
 from larq_ensemble.convert.passes.shared_trunk import complete_graphs, trunk_of
 from larq_ensemble.network.graph import Kind, LayerGraph, LayerNode
 from larq_ensemble.runtime.file import metadata_of, read_bytes, read_ensemble
@@ -277,7 +278,7 @@ class _Network:
         self._layers = LayerGraph(layers)
 
     def _layer(self, name: str, op: Operator, data: list[Tensor]) -> LayerNode:
-        is_merge = op.name == "ADD" and len(data) == 2
+        is_merge = op.name in ("ADD", "CONCATENATION") and len(data) == 2
         kind = _KINDS.get(op.name, Kind.MERGE if is_merge else Kind.OTHER)
         inputs = tuple(self._data[tensor] for tensor in data)
         shape = op.operands[1].shape if kind is Kind.CONV else ()
@@ -296,8 +297,10 @@ class _Network:
                     purpose = self._purpose(op, slot)
                 elif op.name == "SPLIT_V":
                     purpose = _Purpose(Category.OTHER if slot else None)
-                elif op.name in ("TILE", "RESHAPE") and slot:
+                elif op.name in ("TILE", "RESHAPE", "SUM") and slot:
                     purpose = _Purpose(Category.OTHER)
+                elif op.name == "MUL" and made.channels and not self._unpacking(tensor):
+                    purpose = _Purpose(Category.FILTER_SCALES)
                 else:
                     purpose = made
                 found.setdefault(tensor, purpose)
@@ -312,12 +315,24 @@ class _Network:
                 options = flexbuffers.Loads(op.custom_options)
                 return _Purpose(Category.BINARY_FILTERS, options["channels_in"])
             return _Purpose(Category.FILTER_SCALES if slot < 4 else Category.BATCH_NORM)
-        if layer.kind is Kind.CONV and self._graph.producer(weights, "LceDequantize"):
-            assert weights is not None  # it has a producer
-            return _Purpose(Category.BINARY_FILTERS, weights.shape[-1])
+        assert weights is not None  # `purposes` passes over what is left out
+        if unpacking := self._unpacking(weights):
+            return _Purpose(Category.BINARY_FILTERS, unpacking.outputs[0].shape[-1])
+        if slot == 1 and layer.kind in (Kind.CONV, Kind.DENSE) and planes_of(weights):
+            return _Purpose(Category.UNPACKED_FILTERS)
         if layer.kind is not Kind.OTHER:
             return _Purpose(category_of(layer, self._layers.roles[layer.name]))
         last = self._last[op.outputs[0]]
         if op.name not in ("ADD", "MUL", "SUB") or last is Kind.INPUT:
             return _Purpose(Category.OTHER)
         return _Purpose(Category.HEADS if last is Kind.DENSE else Category.BATCH_NORM)
+
+    def _unpacking(self, weights: Tensor) -> Operator | None:
+        """The operator that unpacks weights, before they are scaled or brought into shape.
+
+        `None` if they aren't stored as bits.
+        """
+        op = self._graph.producer(weights)
+        while op is not None and op.name in ("MUL", "RESHAPE", "SUM"):
+            op = self._graph.producer(op.operands[0])
+        return op if op is not None and op.name == "LceDequantize" else None

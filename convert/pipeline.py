@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.passes import (
+    binary_dense,
+    binary_weights,
     bit_packed_convolutions,
     constant_deduplication,
     constant_lookups,
@@ -59,6 +61,8 @@ PIPELINE: tuple[Step, ...] = (
     Step(constant_lookups.run),
     Step(prelu_fusion.run),
     Step(sign_packing.run),
+    Step(binary_dense.run),
+    Step(binary_weights.run),
     Step(float16_constants.run),
     Step(dead_code.run),
     Step(debug_info.run),
@@ -86,6 +90,7 @@ REWRITES = (
     "strided_slices",
     "long_rows",
     "narrow_signs",
+    "binary_dense_layers",
 )
 
 

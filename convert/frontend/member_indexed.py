@@ -31,6 +31,7 @@ from larq_ensemble.convert.frontend.lowerings import (
     int8_lowering_of,
     lowering_of,
 )
+from larq_ensemble.convert.frontend.quantized_constants import quantized_constants
 from larq_ensemble.convert.frontend.tables import Tables
 from larq_ensemble.convert.frontend.thresholds import ThresholdLowering, prelu_before
 from larq_ensemble.convert.frontend.workarounds import (
@@ -234,7 +235,7 @@ class MemberIndexedNetwork:
 
         network = self._network
         known = {network.inputs[0].ref(): self._normalization(image)}
-        with right_ternary(network):
+        with right_ternary(network), quantized_constants(self.variables):
             (logits,) = run_functional(network.layers, known, network.outputs, call)
         return {"logits": logits}
 

@@ -17,5 +17,6 @@ from larq_ensemble.convert.passes.bit_packed_convolutions import matches
 def run(module: Module) -> Counter[str]:
     """Counts nothing."""
     if module.layout == "auto":
-        module.layout = "subgraphs" if any(matches(module.graph)) else "indexed"
+        are_own = (match.filters.data is None for match in matches(module.graph))
+        module.layout = "subgraphs" if any(are_own) else "indexed"
     return Counter()

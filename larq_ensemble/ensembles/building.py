@@ -18,6 +18,7 @@ ensemble.save("ensemble.keras")
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,7 +47,7 @@ from larq_ensemble.models.functional import (
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
 from larq_ensemble.models.limits import warn_of_limits
 from larq_ensemble.models.weights import check_weights
-from larq_ensemble.network.sharing import binary_layers, has_own_head_bias
+from larq_ensemble.network.sharing import binary_layers, has_own_head_bias, notes
 from larq_ensemble.progress import tracked
 from larq_ensemble.runtime.combination import are_weights
 
@@ -96,7 +97,8 @@ def build_ensemble(
         backbone: a functional or sequential Keras or Larq classifier, see
             `larq_ensemble.models.classifier`.
         members: M, at least 1.
-        sharing: which layers are shared, see `larq_ensemble.network.sharing`.
+        sharing: which layers are shared, see `larq_ensemble.network.sharing`; of what may surprise
+            about a policy for this network (`notes` there) it warns.
         scheme: how members are trained and combined, see `larq_ensemble.ensembles.schemes`.
         jitter: noise on each member's batch norm, so that members differ: scale * (1 + jitter *
             N(0, 1)) and offset + jitter * N(0, 1). If members have no batch norm of their own,
@@ -254,6 +256,9 @@ def _build_branches(
             "`sharing` leaves the members nothing of their own, so all would be equal: share "
             "less, for example with the policy 'all_frozen'."
         )
+    if len(members) > 1:
+        for note in notes(sharing, graph):
+            warnings.warn(note, stacklevel=1)  # at one place, so that each is shown once
     _check_initial(initial, shared, scheme)
     if dropout:
         _check_dropout(dropout, backbone)

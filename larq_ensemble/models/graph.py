@@ -14,7 +14,9 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from larq_ensemble.keras import keras, lq
+import numpy as np
+
+from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.layers import Bias
 from larq_ensemble.models.backbone import functional_model
 from larq_ensemble.models.functional import is_operator
@@ -43,7 +45,19 @@ _CONTENTS = {
     Kind.DENSE: Content.LINEAR,
     Kind.ACTIVATION: Content.ACTIVATION,
 }
-_ADDITIONS = ("__operators__.add", "math.add")
+#: Quantizers whose values are whole numbers, or equal steps of the range from -1 to 1.
+_UNSCALED = (
+    lq.quantizers.NoOp,
+    lq.quantizers.SteSign,
+    lq.quantizers.ApproxSign,
+    lq.quantizers.SwishSign,
+    lq.quantizers.SteHeaviside,
+    lq.quantizers.SteTern,
+    lq.quantizers.DoReFa,
+)
+#: The most values of a quantizer of few bits.
+_MOST_LEVELS = 1 << 8
+_MERGES = ("__operators__.add", "math.add", "concat")
 
 
 def layer_graph(model: keras.Model) -> LayerGraph:
@@ -147,7 +161,8 @@ def _kind(layer: keras.layers.Layer) -> Kind:
         return Kind.BIAS
     if isinstance(layer, _NORMS):
         return Kind.NORM
-    if isinstance(layer, keras.layers.Add) or is_operator(layer, *_ADDITIONS):
+    merges = (keras.layers.Add, keras.layers.Concatenate)
+    if isinstance(layer, merges) or is_operator(layer, *_MERGES):
         return Kind.MERGE
     return Kind.ACTIVATION if layer.weights else Kind.OTHER
 
@@ -172,16 +187,56 @@ def _stored(layer: keras.layers.Layer, kind: Kind) -> Iterator[Stored]:
         return
     content = _CONTENTS.get(kind, Content.OTHER)
     bias = getattr(layer, "bias", None)
+    # A layer of one's own may keep a variable beside the quantized one that wraps it.
+    latent = {id(getattr(weight, "latent_variable", None)) for weight in layer.weights}
     for weight in layer.weights:
+        if id(weight) in latent:
+            continue
         count = int(weight.shape.num_elements())
-        precision = getattr(weight, "precision", None)
+        precision, scales = _quantization(weight)
         if weight is bias:
             yield Stored(Content.BIAS, count, 32)
         elif precision == 1:
             yield Stored(Content.BINARY_FILTER, count, 1)
-            if isinstance(getattr(weight, "quantizer", None), lq.quantizers.MagnitudeAwareSign):
-                yield Stored(Content.FILTER_SCALE, int(weight.shape[-1]), 32)
+            if scales:
+                yield Stored(Content.FILTER_SCALE, scales, 32)
         else:
             # Files hold floating-point weights as float32, whatever a model trains in.
             size = 32 if weight.dtype.is_floating else 8 * weight.dtype.size
             yield Stored(content, count, precision or size)
+
+
+def _quantization(weight: tf.Variable) -> tuple[int | None, int]:
+    """The bits of each value of a weight, `None` if it isn't quantized, and the number of scales.
+
+    Larq's quantizers tell their precision. A function may not, and one of a user's own may return
+    scaled signs: both are read off the quantized values.
+    """
+    quantizer, precision = getattr(weight, "quantizer", None), getattr(weight, "precision", None)
+    if quantizer is None or isinstance(quantizer, _UNSCALED):
+        return precision, 0
+    if isinstance(quantizer, lq.quantizers.MagnitudeAwareSign):
+        return precision, int(weight.shape[-1])
+    values = np.asarray(quantizer(tf.constant(weight.numpy())))
+    scales = _scales(np.abs(values))
+    if precision is None and scales is not None:
+        precision = 1
+    if precision is None:
+        levels = np.unique(values).size
+        are_few = levels <= min(_MOST_LEVELS, values.size // 4)
+        precision = (levels - 1).bit_length() if are_few else None
+    return precision, scales or 0
+
+
+def _scales(magnitudes: np.ndarray) -> int | None:
+    """How many scales binary weights have, 0 if all are 1; `None` if they aren't binary.
+
+    # Arguments
+        magnitudes: of a kernel; its last two axes are channels.
+    """
+    for kept in (None, *range(max(0, magnitudes.ndim - 2), magnitudes.ndim)):
+        axes = tuple(axis for axis in range(magnitudes.ndim) if axis != kept)
+        largest = magnitudes.max(axis=axes, keepdims=True)
+        if largest.size < magnitudes.size and (magnitudes == largest).all():
+            return 0 if (largest == 1).all() else largest.size
+    return None

@@ -16,7 +16,10 @@ from functools import cached_property
 
 
 class Kind(str, Enum):
-    """The type of a layer; every addition of layers is a `MERGE`, that of a weight a `BIAS`."""
+    """The type of a layer.
+
+    Additions and concatenations of layers are a `MERGE`, the addition of a weight is a `BIAS`.
+    """
 
     INPUT = "input"
     CONV = "conv"
@@ -37,6 +40,7 @@ class Role(str, Enum):
     BLOCK_END = "block_end"
     CONV = "conv"
     HEAD = "head"
+    QUANTIZED = "quantized"
     OTHER = "other"
 
 
@@ -91,7 +95,17 @@ class LayerNode:
     @property
     def binary(self) -> bool:
         """Whether it has binary filters."""
-        return any(item.content is Content.BINARY_FILTER for item in self.stored)
+        return self.binary_bits > 0
+
+    @property
+    def binary_bits(self) -> int:
+        """The bits of its binary filters."""
+        return sum(i.total_bits for i in self.stored if i.content is Content.BINARY_FILTER)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether it has weights of a few bits, binary or not."""
+        return any(item.bits <= 8 for item in self.stored)
 
     @property
     def bits(self) -> int:
@@ -128,20 +142,24 @@ class LayerGraph:
           Network in Network, a convolution before global pooling. Only layers without a kernel,
           such as batch norm, pooling and activations, come after it;
         - stem: a convolution with no convolution before it;
-        - shortcut: a 1x1 convolution on the residual path. At an addition of two branches, the
-          branch with fewer own convolutions is the residual path;
+        - shortcut: a 1x1 convolution on the residual path. At an addition or concatenation of two
+          branches, the branch with fewer own convolutions is the residual path;
         - downsampling: a shortcut that is binarized;
         - block_end: the last convolution of the other branch, the main path. Where the main path
-          is a single convolution (Bi-Real Net, ReActNet), two additions in a row make a block, as
-          in a ResNet, and only the second has the block's end. A convolution on the residual path
-          starts a new block; an addition that is left over is a block by itself;
-        - conv: every other convolution.
+          is a single convolution (Bi-Real Net, ReActNet, BinaryDenseNet), two additions in a row
+          make a block, as in a ResNet, and only the second has the block's end. A convolution on
+          the residual path starts a new block; an addition that is left over is a block by itself;
+        - conv: every other convolution;
+        - quantized: every other layer whose weights have a few bits, such as a hidden `QuantDense`
+          or a layer of one's own with a quantized weight.
         """
         roles = {layer.name: Role.OTHER for layer in self}
         convs_before = self._convs_before()
         for layer in self:
             if layer.kind is Kind.CONV:
                 roles[layer.name] = Role.CONV if convs_before[layer.name] else Role.STEM
+            elif layer.quantized:
+                roles[layer.name] = Role.QUANTIZED
         self._find_blocks(roles, convs_before)
         kernels = [layer.name for layer in self if layer.kind in (Kind.CONV, Kind.DENSE)]
         if kernels:
@@ -212,7 +230,7 @@ class LayerGraph:
     def _branches(
         self, merge: LayerNode, convs_before: dict[str, dict[str, None]]
     ) -> list[list[LayerNode]]:
-        """Each branch's own convolutions at an addition, the residual path first."""
+        """Each branch's own convolutions where two meet, the residual path first."""
         branches = []
         for name in merge.inputs:
             convs = dict(convs_before[name])

@@ -12,6 +12,10 @@ layer is each member's own. These are the policies of the paper:
 | `c3` | convolutions without the last of each block | + those, linear layer |
 | `none` | nothing | everything |
 
+All but `none` also share the other layers with weights of a few bits: hidden layers `QuantDense`,
+and layers of one's own with quantized weights. The linear layer at the end is each member's own by
+design, binary or not. A network may lack what tells two policies apart: `notes` says so.
+
 The paper says that `all_frozen` and `c1` freeze the linear layer; in its authors' code each member
 trains the bias, and so it does here.
 
@@ -38,7 +42,8 @@ from larq_ensemble.registry import Registry
 
 Sharing = Union[str, "SharingPolicy", Iterable[str]]
 
-CONVOLUTIONS = frozenset({Role.STEM, Role.SHORTCUT, Role.BLOCK_END, Role.CONV})
+#: Convolutions, and layers with quantized weights.
+FILTERS = frozenset({Role.STEM, Role.SHORTCUT, Role.BLOCK_END, Role.CONV, Role.QUANTIZED})
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,11 @@ class SharingPolicy:
 POLICIES: Registry[SharingPolicy] = Registry("sharing")
 
 for _policy in (
-    SharingPolicy("fusion", CONVOLUTIONS),
-    SharingPolicy("all_frozen", CONVOLUTIONS | {Role.HEAD}, own_head_bias=True),
-    SharingPolicy("c1", CONVOLUTIONS - {Role.STEM} | {Role.HEAD}, own_head_bias=True),
-    SharingPolicy("c2", CONVOLUTIONS - {Role.SHORTCUT}),
-    SharingPolicy("c3", CONVOLUTIONS - {Role.BLOCK_END}),
+    SharingPolicy("fusion", FILTERS),
+    SharingPolicy("all_frozen", FILTERS | {Role.HEAD}, own_head_bias=True),
+    SharingPolicy("c1", FILTERS - {Role.STEM} | {Role.HEAD}, own_head_bias=True),
+    SharingPolicy("c2", FILTERS - {Role.SHORTCUT}),
+    SharingPolicy("c3", FILTERS - {Role.BLOCK_END}),
     SharingPolicy("none", frozenset()),
 ):
     POLICIES.register(_policy.name, _policy)
@@ -106,6 +111,51 @@ def shared_layers(sharing: Sharing, graph: LayerGraph) -> frozenset[str]:
         )
     with_weights = [layer.name for layer in graph if layer.stored]
     return frozenset(name for pattern in sharing for name in _matches(pattern, with_weights))
+
+
+def notes(sharing: object, graph: LayerGraph) -> list[str]:
+    """What may surprise about a policy for a network, in sentences.
+
+    - It shares the same layers as another policy, because the network lacks layers of some role.
+    - It leaves binary weights to each member: those of binarized shortcuts, as the paper does. The
+      head is each member's own by design, and so are the ends of blocks in `c3`.
+
+    # Arguments
+        sharing: as for `shared_layers`; about anything but a policy or its name there are no notes.
+        graph: the backbone.
+    """
+    policy = POLICIES[sharing] if isinstance(sharing, str) and sharing in POLICIES else sharing
+    if not isinstance(policy, SharingPolicy) or not policy.roles:
+        return []
+    found = []
+    equal = next(
+        name
+        for name, other in [*POLICIES.items(), (policy.name, policy)]
+        if _shares_as(other, policy, graph)
+    )
+    if equal != policy.name:
+        found.append(
+            f"`sharing` {policy.name!r} shares the same layers as {equal!r} in this network."
+        )
+    own = [
+        f"{layer.name!r} ({layer.binary_bits:,} bits)"
+        for layer in graph
+        if graph.roles[layer.name] is Role.DOWNSAMPLING and Role.DOWNSAMPLING not in policy.roles
+    ]
+    if own:
+        found.append(
+            f"`sharing` {policy.name!r} leaves the binary weights of shortcuts to each member, as "
+            f"in the paper: {', '.join(own)}. To share them too, name the layers to share."
+        )
+    return found
+
+
+def _shares_as(one: SharingPolicy, other: SharingPolicy, graph: LayerGraph) -> bool:
+    """Whether two policies share the same weights of a network."""
+    names = one.shared_layers(graph) ^ other.shared_layers(graph)
+    return one.own_head_bias == other.own_head_bias and not any(
+        graph[name].stored for name in names
+    )
 
 
 def has_own_head_bias(sharing: object) -> bool:

@@ -254,7 +254,7 @@ def test_own_binarized_dense_layer(tmp_path: Path) -> None:
         24, input_quantizer="ste_sign", kernel_quantizer="magnitude_aware_sign", name="binary"
     )(x)
     backbone = keras.Model(inputs, keras.layers.Dense(5, name="logits")(x))
-    case = converted(randomized(build_ensemble(backbone, 2)), tmp_path)
+    case = converted(randomized(build_ensemble(backbone, 2, sharing=["conv"])), tmp_path)
     assert_members_agree(case, pixels(30, (6, 6, 3)))
     tensors = read(case.path.read_bytes()).graphs[0].tensors
     assert 2 * 24 * 128 // 8 in [t.data.size for t in tensors if t.data is not None]

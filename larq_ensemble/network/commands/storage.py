@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -63,7 +64,7 @@ def command(
     """
     from larq_ensemble.network.architectures import trace_model
     from larq_ensemble.network.compute import count_macs
-    from larq_ensemble.network.sharing import parse_sharing
+    from larq_ensemble.network.sharing import notes, parse_sharing
     from larq_ensemble.network.storage import account
 
     with reporting(json_target) as report:
@@ -84,6 +85,7 @@ def command(
             "sharing": sharing,
             "binary_macs": macs.binary,
             "real_macs": macs.real,
+            "notes": notes(sharing, graph),
             **counted.to_json(),
         }
         title = f"{model_name}, {classes} classes, sharing {sharing}"
@@ -99,6 +101,8 @@ def command(
             f"Multiply-accumulates of a member for a {size}x{size} image: {macs.binary:,} binary, "
             f"{macs.real:,} real."
         )
+        for note in report.result["notes"]:
+            warnings.warn(note, stacklevel=1)
 
 
 def _print_parts(report: Report, title: str, counted: StorageReport) -> None:

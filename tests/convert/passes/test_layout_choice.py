@@ -22,3 +22,13 @@ def test_the_layout_follows(options: dict[str, Any], layout: str) -> None:
     module.layout = "branches"
     layout_choice.run(module)
     assert module.layout == "branches"
+
+
+def test_filters_that_members_share_need_no_graph_for_each() -> None:
+    module = module_of(scaled=False)
+    (lookup,) = module.graph.find("GATHER")
+    lookup.outputs[0].set_values(lookup.operands[0].values[0])
+    module.graph.erase(lookup)
+    module.layout = "auto"
+    layout_choice.run(module)
+    assert module.layout == "indexed"

@@ -188,6 +188,30 @@ def test_bits_of_a_layer() -> None:
     assert not conv("b").binary
 
 
+def test_quantized_layers_that_are_no_convolutions() -> None:
+    """Hidden dense layers and layers of one's own; not the head, nor what is real-valued."""
+
+    def stored(name: str, source: str, kind: Kind, *values: Stored) -> LayerNode:
+        return LayerNode(name, kind, (source,), values)
+
+    binary, ternary = Stored(Content.BINARY_FILTER, 90, 1), Stored(Content.LINEAR, 90, 2)
+    assert roles(
+        conv("stem", "in"),
+        stored("own", "stem", Kind.ACTIVATION, binary, Stored(Content.ACTIVATION, 5, 32)),
+        stored("slopes", "own", Kind.ACTIVATION, Stored(Content.ACTIVATION, 5, 32)),
+        stored("hidden", "slopes", Kind.DENSE, binary),
+        stored("ternary", "hidden", Kind.DENSE, ternary),
+        stored("real", "ternary", Kind.DENSE, Stored(Content.LINEAR, 90, 32)),
+        stored("last", "real", Kind.DENSE, binary),
+    ) == {
+        "stem": Role.STEM,
+        "own": Role.QUANTIZED,
+        "hidden": Role.QUANTIZED,
+        "ternary": Role.QUANTIZED,
+        "last": Role.HEAD,
+    }
+
+
 # The twins of deeper networks repeat the same blocks.
 SHALLOW_TWINS = {"resnet20_real", "birealnet18_real", "reactnet10_real", "deploynet9_real"}
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 
+from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.models import graph as keras_graph
 from larq_ensemble.models import layer_graph
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.graph import Role
-from larq_ensemble.network.sharing import POLICIES, SharingPolicy, parse_sharing, shared_layers
+from larq_ensemble.network.sharing import (
+    POLICIES,
+    SharingPolicy,
+    notes,
+    parse_sharing,
+    shared_layers,
+)
 
 BLOCKS = [f"layer{stage}_{block}" for stage in (1, 2, 3) for block in (0, 1, 2)]
 STEM = {"conv1"}
@@ -74,6 +81,47 @@ def test_downsampling_can_be_shared_on_purpose() -> None:
     assert shared_layers(policy, graph) - shared_layers("fusion", graph) == {
         f"layer{stage}_0_shortcut_conv" for stage in STAGES[1:]
     }
+
+
+def test_notes_on_policies(graph) -> None:
+    """ReActNet has no real-valued shortcuts, but binarized ones of 1x1 weights."""
+    reactnet = trace_model("reactnet10", classes=10)
+    for policy in POLICIES:
+        assert notes(policy, graph) == []
+        (*equal, unshared) = notes(policy, reactnet) or [""]
+        same = "`sharing` 'c2' shares the same layers as 'fusion' in this network."
+        assert equal == ([same] if policy == "c2" else [])
+        assert ("binary weights of shortcuts" in unshared) == (policy != "none")
+    assert "'layer2_0_shortcut_conv' (8,192 bits), 'layer3_0" in notes("fusion", reactnet)[0]
+    own = SharingPolicy("own", POLICIES["fusion"].roles | {Role.DOWNSAMPLING})
+    assert notes(own, reactnet) == notes([".*conv.*"], reactnet) == []
+    assert "same layers as 'fusion'" in notes(own, graph)[0]
+
+
+def dense_net() -> keras.Model:
+    """Concatenates what two binary convolutions add; a 1x1 convolution stands between."""
+    binary = {"input_quantizer": "ste_sign", "kernel_quantizer": "ste_sign", "padding": "same"}
+    image = keras.Input((6, 6, 3))
+    x = keras.layers.Conv2D(8, 3, name="stem")(image)
+    for name in ("a", "b"):
+        x = keras.layers.Concatenate()([x, lq.layers.QuantConv2D(4, 3, name=name, **binary)(x)])
+    x = keras.layers.Conv2D(8, 1, name="transition")(x)
+    x = lq.layers.QuantDense(6, name="hidden", kernel_quantizer="ste_sign")(
+        keras.layers.Flatten()(x)
+    )
+    return keras.Model(image, lq.layers.QuantDense(3, name="head", kernel_quantizer="ste_sign")(x))
+
+
+def test_networks_that_concatenate() -> None:
+    """As in Bi-Real Net two convolutions are a block, which `c3` leaves the end of to members."""
+    model = dense_net()
+    shared = {name: keras_graph.shared_layers(name, model) for name in POLICIES}
+    everything = {"stem", "a", "b", "transition", "hidden"}
+    assert shared["fusion"] == shared["c2"] == everything
+    assert shared["all_frozen"] == everything | {"head"}
+    assert shared["c3"] == everything - {"b"}
+    with pytest.warns(UserWarning, match="`sharing` 'c2' shares the same layers as 'fusion'"):
+        build_ensemble(model, 2, sharing="c2")
 
 
 def test_every_policy_is_tested() -> None:

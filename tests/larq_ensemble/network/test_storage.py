@@ -289,6 +289,62 @@ def test_a_keras_model() -> None:
     assert stem_only.network_bits == shared + own
 
 
+def test_bits_of_quantized_weights() -> None:
+    """By hand, for images of 5x5x4: what a quantizer makes of each weight, and the scales."""
+    from larq_ensemble.keras import keras, lq, tf
+    from larq_ensemble.models import layer_graph
+
+    def scaled_sign(kernel):
+        return lq.quantizers.ste_sign(kernel) * tf.reduce_mean(tf.abs(kernel), [0, 1, 2])
+
+    def levels(kernel):  # -2 ... 2
+        return tf.round(2 * tf.tanh(30 * kernel))
+
+    binary, filter_, plain = Content.BINARY_FILTER, Content.FILTER_SCALE, {"use_bias": False}
+    tern, two, three = "ste_tern", lq.quantizers.DoReFa(2, "weights"), lq.quantizers.NoOp(3)
+    conv, dense = lq.layers.QuantConv2D, lq.layers.QuantDense
+    depthwise, separable = lq.layers.QuantDepthwiseConv2D, lq.layers.QuantSeparableConv2D
+    signs = {"depthwise_quantizer": "ste_sign", "pointwise_quantizer": "magnitude_aware_sign"}
+    image = keras.Input((5, 5, 4))
+    for layer, expected in (
+        (conv(6, 3, kernel_quantizer="ste_sign"), [(binary, 216, 1), (Content.BIAS, 6, 32)]),
+        (conv(6, 3, kernel_quantizer=scaled_sign, **plain), [(binary, 216, 1), (filter_, 6, 32)]),
+        (conv(6, 3, kernel_quantizer=lq.quantizers.ste_sign, **plain), [(binary, 216, 1)]),
+        (conv(6, 3, kernel_quantizer=levels, **plain), [(Content.CONV, 216, 3)]),
+        (conv(6, 3, kernel_quantizer=tf.tanh, **plain), [(Content.CONV, 216, 32)]),
+        (conv(6, 3, kernel_quantizer=tern, **plain), [(Content.CONV, 216, 2)]),
+        (conv(6, 3, kernel_quantizer=two, **plain), [(Content.CONV, 216, 2)]),
+        (dense(6, kernel_quantizer="ste_sign", **plain), [(binary, 24, 1)]),
+        (dense(6, kernel_quantizer=three, **plain), [(Content.LINEAR, 24, 3)]),
+        (depthwise(3, depthwise_quantizer="ste_sign", **plain), [(binary, 36, 1)]),
+        (separable(6, 3, **signs, **plain), [(binary, 36, 1), (binary, 24, 1), (filter_, 6, 32)]),
+    ):
+        model = keras.Model(image, layer(image))
+        node = layer_graph(model)[layer.name]
+        assert [(item.content, item.count, item.bits) for item in node.stored] == expected
+
+
+def test_a_quantized_variable_of_a_layer_of_ones_own_counts_once() -> None:
+    from larq.quantized_variable import QuantizedVariable
+
+    from larq_ensemble.keras import keras, lq
+    from larq_ensemble.models import layer_graph
+
+    class Scaling(keras.layers.Layer):
+        def build(self, input_shape) -> None:
+            latent = self.add_weight(name="kernel", shape=input_shape[1:])
+            self.kernel = QuantizedVariable.from_variable(latent, lq.quantizers.SteSign())
+
+        def call(self, inputs):
+            return inputs * self.kernel
+
+    image = keras.Input((5, 5, 4))
+    graph = layer_graph(keras.Model(image, Scaling(name="own")(image)))
+    assert [(item.content, item.bits) for item in graph["own"].stored] == [
+        (Content.BINARY_FILTER, 1)
+    ]
+
+
 def test_integers_of_numpy_are_integers() -> None:
     graph = trace_model("resnet20", classes=10)
     report = account(graph, members=np.int32(4))
