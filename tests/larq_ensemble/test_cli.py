@@ -344,7 +344,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
             "--from-backbone 'backbone' can't start 'resnet20': its name is 'tiny', not 'resnet20'",
         ),
         (
-            "pretrain --model tiny --from-real backbone --from-backbone backbone --out new",
+            "pretrain --from-real backbone --from-backbone backbone --out new",
             "--from-real and --from-backbone both say",
         ),
         ("pretrain --teacher missing --out new", "No run at 'missing'"),
