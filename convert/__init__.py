@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from larq_ensemble.convert.benchmarking import benchmark
-    from larq_ensemble.convert.conversion import convert_ensemble, convert_run
+    from larq_ensemble.convert.conversion import (
+        check_convertible,
+        convert_ensemble,
+        convert_run,
+    )
     from larq_ensemble.convert.cutting import cut_file
     from larq_ensemble.convert.inspection import inspect_file
     from larq_ensemble.convert.verification import verify
 
 _MODULES = {
     "benchmark": "benchmarking",
+    "check_convertible": "conversion",
     "convert_ensemble": "conversion",
     "convert_run": "conversion",
     "cut_file": "cutting",
@@ -27,6 +32,7 @@ _MODULES = {
 
 __all__ = [
     "benchmark",
+    "check_convertible",
     "convert_ensemble",
     "convert_run",
     "cut_file",

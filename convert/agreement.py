@@ -13,7 +13,9 @@ statistics of the first batch norm can: see `check_input_scale`.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,8 +25,9 @@ from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.functional import run_functional
 from larq_ensemble.runtime.file import checked_ensemble
-from larq_ensemble.runtime.lce import open_interpreter
+from larq_ensemble.runtime.lce import kernels_of, open_interpreter
 
 #: The largest deviation of a correct conversion, by the precision of members' values. Measured over
 #: seven architectures with trained and random members, all layouts and formats: at most 0.01, and
@@ -69,7 +72,8 @@ def check_agreement(
     """Compares the logits of up to three members in Keras and in a file's bytes.
 
     Members that were never trained, with batch norms as they were initialized, are compared but
-    nothing is refused: they compare sums with exactly 0, where rounding decides.
+    nothing is refused: they compare sums with exactly 0, where rounding decides. `as_if_trained`
+    gives them statistics with which they can be compared.
 
     # Arguments
         ensemble: the ensemble.
@@ -82,13 +86,13 @@ def check_agreement(
     """
     file = checked_ensemble(data)
     members = _some_of(file.metadata.members)
-    interpreter = open_interpreter(file, threads=1, kernel="default")
+    interpreter = open_interpreter(file, threads=1, kernel=kernels_of(file)[-1])
     pixels = images.astype(np.float32)
     ours = np.stack([interpreter.logits(image[np.newaxis], members) for image in pixels], axis=1)
     outputs = [ensemble.outputs[member] for member in members]
-    inputs = [tf.constant(normalization(pixels))] * len(ensemble.inputs)
-    theirs = keras.Model(ensemble.inputs, outputs)(inputs, training=False)
-    expected = np.stack([np.asarray(logits, np.float32) for logits in tf.nest.flatten(theirs)])
+    network = keras.Model(ensemble.inputs, outputs)
+    normalized = normalization(pixels)
+    expected = _logits(network, normalized)
     agreement = Agreement(
         images=len(images),
         members=members,
@@ -96,8 +100,18 @@ def check_agreement(
         deviation=[_deviation(*logits) for logits in zip(ours, expected)],
         limit=LIMITS[file.metadata.precision],
     )
+    if is_untrained(ensemble):
+        return agreement
+    if max(agreement.deviation) > agreement.limit:
+        one_by_one = np.concatenate([_logits(network, x[np.newaxis]) for x in normalized], axis=1)
+        if max(map(_deviation, ours, one_by_one)) <= agreement.limit:
+            raise EnsembleError(
+                "The network's logits of an image depend on the other images of the batch, so a "
+                "file, which gets one at a time, can't compute them: use no input quantizer that "
+                "averages over its input, such as magnitude_aware_sign."
+            )
     for member, deviation in zip(members, agreement.deviation):
-        if not deviation <= agreement.limit and not _is_untrained(ensemble):
+        if not deviation <= agreement.limit:
             raise EnsembleError(
                 f"The converted file doesn't compute what Keras computes: the logits of member "
                 f"{member} differ by {deviation:.2g} of their length on {len(images)} images, and "
@@ -105,6 +119,41 @@ def check_agreement(
                 "a fault of the converter: please report the network's layers."
             )
     return agreement
+
+
+@contextlib.contextmanager
+def as_if_trained(
+    ensemble: Ensemble, normalization: Normalization, images: np.ndarray
+) -> Iterator[None]:
+    """Within the block, the batch norms of the members that are compared have seen images.
+
+    # Arguments
+        ensemble: not trained.
+        normalization, images: as for `check_agreement`.
+    """
+    norms = [
+        layer for layer in ensemble.layers if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    before = [norm.get_weights() for norm in norms]
+
+    def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
+        if layer in norms:
+            axes = [axis for axis in range(args[0].shape.rank) if axis not in layer.axis]
+            mean, variance = tf.nn.moments(args[0], axes)
+            layer.moving_mean.assign(tf.reshape(mean, layer.moving_mean.shape))
+            layer.moving_variance.assign(tf.reshape(variance, layer.moving_variance.shape))
+        return layer(*args, **kwargs)
+
+    try:
+        for member in _some_of(ensemble.members):
+            network = ensemble.member(member)
+            pixels = tf.constant(normalization(images.astype(np.float32)))
+            known = {network.inputs[0].ref(): pixels}
+            run_functional(network.layers, known, network.outputs, call)
+        yield
+    finally:
+        for norm, weights in zip(norms, before, strict=True):
+            norm.set_weights(weights)
 
 
 def check_input_scale(
@@ -163,6 +212,12 @@ def some_images(input_shape: tuple[int, int, int]) -> np.ndarray:
     return np.clip(128 + images, 0, 255).astype(np.uint8)
 
 
+def _logits(network: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Keras's logits, float32 `[members, n, classes]`."""
+    outputs = network([tf.constant(images)] * len(network.inputs), training=False)
+    return np.stack([np.asarray(logits, np.float32) for logits in tf.nest.flatten(outputs)])
+
+
 def _deviation(ours: np.ndarray, expected: np.ndarray) -> float:
     distance = np.median(np.linalg.norm(ours - expected, axis=-1))
     length = np.median(np.linalg.norm(expected, axis=-1))
@@ -173,7 +228,8 @@ def _some_of(members: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, members - 1, _MEMBERS)})
 
 
-def _is_untrained(ensemble: Ensemble) -> bool:
+def is_untrained(ensemble: Ensemble) -> bool:
+    """Whether all batch norms are as they were initialized."""
     norms = [
         layer for layer in ensemble.layers if isinstance(layer, keras.layers.BatchNormalization)
     ]

@@ -35,6 +35,7 @@ _ROLES = {
     Role.STEM: Category.STEM,
     Role.SHORTCUT: Category.SHORTCUTS,
     Role.DOWNSAMPLING: Category.SHORTCUTS,
+    Role.HEAD: Category.HEADS,
 }
 _CONTENTS: dict[Content | None, Category] = {
     Content.BINARY_FILTER: Category.BINARY_FILTERS,

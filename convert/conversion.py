@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from larq_ensemble.convert.agreement import check_agreement, check_input_scale, some_images
+from larq_ensemble.convert.agreement import (
+    as_if_trained,
+    check_agreement,
+    check_input_scale,
+    is_untrained,
+    some_images,
+)
 from larq_ensemble.convert.cutting import cut
-from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork
+from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork, image_shape
 from larq_ensemble.convert.pipeline import REWRITES, run_pipeline
 from larq_ensemble.convert.report import ConversionReport, write_file
 from larq_ensemble.convert.targets.lce import write_ensemble
@@ -109,39 +117,69 @@ def convert_ensemble(
     normalization = normalization_of(ensemble, mean, std)
     check_weights(ensemble)
     ensemble = in_float32(ensemble)
-    network = MemberIndexedNetwork(
-        ensemble, normalization=normalization, heads=heads, precision=precision
-    )
-    shape = network.input_shape
+    shape = image_shape(ensemble)
     compared = some_images(shape) if images is None else checked_pixels(images, shape, stacklevel=3)
     check_input_scale(ensemble, normalization, compared, are_given=images is not None)
-    module = network.to_module(layout)
-    counts = run_pipeline(module)
-    description = EnsembleMetadata(
-        scheme=ensemble.scheme.name,
-        members=ensemble.members,
-        classes=ensemble.classes,
-        input_shape=network.input_shape,
-        class_names=None if class_names is None else tuple(map(str, class_names)),
-        dataset=dataset,
-        data_origin=data_origin or {},
-        validation_split=validation_split or {},
-        heads=heads,
-        precision=precision,
-        columns=network.tables.columns,
-        run_hash=run_hash,
-        layout=module.layout,
-        theory_parts=network.lower_bound_parts,
-        weights=ensemble.member_weights,
-        rewrites=network.rewrites + Counter({name: counts[name] for name in REWRITES}),
-        tools=package_versions(_TOOLS),
-    )
-    data = write_ensemble(module, description)
-    if members is not None:
+
+    def file() -> tuple[bytes, EnsembleMetadata]:
+        network = MemberIndexedNetwork(
+            ensemble, normalization=normalization, heads=heads, precision=precision
+        )
+        module = network.to_module(layout)
+        counts = run_pipeline(module)
+        description = EnsembleMetadata(
+            scheme=ensemble.scheme.name,
+            members=ensemble.members,
+            classes=ensemble.classes,
+            input_shape=shape,
+            class_names=None if class_names is None else tuple(map(str, class_names)),
+            dataset=dataset,
+            data_origin=data_origin or {},
+            validation_split=validation_split or {},
+            heads=heads,
+            precision=precision,
+            columns=network.tables.columns,
+            run_hash=run_hash,
+            layout=module.layout,
+            theory_parts=network.lower_bound_parts,
+            weights=ensemble.member_weights,
+            rewrites=network.rewrites + Counter({name: counts[name] for name in REWRITES}),
+            tools=package_versions(_TOOLS),
+        )
+        data = write_ensemble(module, description)
+        if members is None:
+            return data, description
         description = description.first(members)
-        data = cut(data, description)
+        return cut(data, description), description
+
+    if is_untrained(ensemble):
+        with as_if_trained(ensemble, normalization, compared):
+            check_agreement(ensemble, file()[0], normalization, compared)
+    data, description = file()
     agreement = check_agreement(ensemble, data, normalization, compared)
     return write_file(data, description, path, start, agreement)
+
+
+def check_convertible(model: keras.Model) -> None:
+    """Converts a network without writing a file: to know that it can be, before training it.
+
+    It takes some seconds, whatever the number of members. What the file computes is compared with
+    Keras, as in every conversion.
+
+    # Arguments
+        model: an `Ensemble`, or a classifier to build one from; trained or not.
+
+    # Raises
+        EnsembleError: as `convert_ensemble`, with the layer that can't be converted.
+    """
+    if not isinstance(model, Ensemble):
+        model = build_ensemble(model, 1, jitter=0)
+    mean = std = None
+    if model.normalization is None and not model.inputs[0].dtype.is_integer:
+        channels = image_shape(model)[-1]
+        mean, std = [0.5] * channels, [0.25] * channels
+    with tempfile.TemporaryDirectory() as folder:
+        convert_ensemble(model, Path(folder, "ensemble.tflite"), mean=mean, std=std)
 
 
 def normalization_of(

@@ -66,7 +66,7 @@ class RSign(keras.layers.Layer):
 
 @keras.utils.register_keras_serializable("larq_ensemble")
 class Bias(keras.layers.Layer):
-    r"""Adds a bias: the bias of a dense layer whose weights the members of an ensemble share.
+    r"""Adds a bias: that of a head whose weights the members of an ensemble share.
 
     \\[ y = x + b \\]
 
@@ -86,6 +86,23 @@ class Bias(keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return inputs + self.bias
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class TwoLogits(keras.layers.Layer):
+    r"""The logits of two classes from the one of a sigmoid.
+
+    \\[ y = (0, x), \qquad \text{softmax}(y) = (1 - \sigma(x), \sigma(x)) \\]
+
+    # Input shape
+        float32 [n, 1].
+
+    # Output shape
+        float32 [n, 2].
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.pad(inputs, [[0, 0], [1, 0]])
 
 
 @keras.utils.register_keras_serializable("larq_ensemble")

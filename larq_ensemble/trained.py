@@ -206,7 +206,7 @@ def is_own(trained: Trained, data: Dataset) -> bool:
 
 def _model_in(file: Path) -> keras.Model:
     from larq_ensemble.ensembles import as_ensemble
-    from larq_ensemble.models.functional import classifier
+    from larq_ensemble.models.classifier import classifier
     from larq_ensemble.models.keras_files import load_keras_file
 
     model = load_keras_file(file)

@@ -568,7 +568,7 @@ def network_in_network(size: int = 32, filters: int = 32, classes: int = 10) -> 
             x = lq.layers.QuantConv2D(filters, kernel, padding="same", **STE)(x)
             x = layers.BatchNormalization()(x)
         x = layers.MaxPool2D(2)(x)
-    x = layers.Conv2D(classes, 1)(layers.Activation("relu")(x))
+    x = layers.Conv2D(classes, 1, name="head")(layers.Activation("relu")(x))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(image, layers.Activation("softmax")(x), name="network_in_network")
 

@@ -266,7 +266,7 @@ def _small(
             source=_SMALL,
         ),
         retrain=Recipe(
-            epochs=epochs(steps=300, least=5),
+            epochs=epochs(steps=150, least=5),
             batch_size=_SMALL_BATCH,
             lr=5e-3,
             dropout=dropout,

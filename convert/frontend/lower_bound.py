@@ -22,9 +22,9 @@ def lower_bound_parts(
     """Bytes by owner and category, as the storage accounting counts them.
 
     A binary weight takes 1 bit and a float 4 bytes; batch normalization is folded to two values per
-    channel. With int8 heads a weight of the head takes 1 byte, and each class one more float. With
-    the precision `compact` a value of a member's vector takes `COMPACT_BITS` bits, and its column 4
-    bytes that all members share.
+    channel. With int8 heads a weight of the head takes 1 byte, and each of its outputs one more
+    float. With the precision `compact` a value of a member's vector takes `COMPACT_BITS` bits, and
+    its column 4 bytes that all members share.
 
     # Arguments
         graph: the first member's layers.
@@ -38,7 +38,9 @@ def lower_bound_parts(
     for node in graph:
         role = graph.roles[node.name]
         is_own = node.name.startswith(own_name(0, ""))
-        for item in _stored(node, role, ensemble.classes, heads):
+        is_int8 = heads == "int8" and role is Role.HEAD
+        outputs = ensemble.get_layer(node.name).kernel.shape[-1] if is_int8 else 0
+        for item in _in_int8(node, outputs) if is_int8 else node.stored:
             category = category_of(node, role, item.content).value
             if is_own and precision == "compact" and item.content in _VECTORS:
                 bits[f"member_{category}"] += item.count * COMPACT_BITS
@@ -51,10 +53,9 @@ def lower_bound_parts(
     }
 
 
-def _stored(node: LayerNode, role: Role, classes: int, heads: str) -> Iterator[Stored]:
-    """What a file stores of a layer."""
-    is_int8 = heads == "int8" and role is Role.HEAD
+def _in_int8(node: LayerNode, outputs: int) -> Iterator[Stored]:
+    """What a file stores of a head with int8 weights and a scale for each output."""
     for item in node.stored:
-        yield replace(item, bits=8) if is_int8 and item.content is Content.LINEAR else item
-    if is_int8:
-        yield Stored(Content.BIAS, classes, 32)
+        is_kernel = item.content in (Content.LINEAR, Content.CONV)
+        yield replace(item, bits=8) if is_kernel else item
+    yield Stored(Content.BIAS, outputs, 32)

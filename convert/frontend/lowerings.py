@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import numpy as np
@@ -24,13 +24,28 @@ class Lowering(ABC):
     """How a layer type is computed from looked-up values.
 
     `LOWERINGS[LayerType] = SomeLowering()` adds a layer type.
+
+    # Attributes
+        weights: names of the attributes whose values the lowering looks up; `None`: any.
     """
+
+    weights: tuple[str, ...] | None = None
+
+    def is_for(self, layer: keras.layers.Layer) -> bool:
+        """Whether the lowering computes a layer of its type, with all of the layer's arguments.
+
+        Where it doesn't, `larq_ensemble.convert.frontend.any_layer` runs the layer itself.
+        """
+        if self.weights is None:
+            return True
+        known = {id(getattr(layer, name, None)) for name in self.weights}
+        return all(id(weight) in known for weight in layer.weights)
 
     @abstractmethod
     def values(self, layer: keras.layers.Layer) -> Values:
         """The values that differ between members, by name.
 
-        Arrays of rank 1 share one table; every other array gets its own table. Names and shapes
+        Vectors of float32 share one table; every other array gets its own table. Names and shapes
         must be the same in each member's copy of the layer.
 
         # Raises
@@ -51,10 +66,10 @@ class Lowering(ABC):
 class BatchNormalizationLowering(Lowering):
     """`x * scale + offset`, `scale = gamma / sqrt(var + eps)`, `offset = beta - mean * scale`."""
 
+    def is_for(self, layer: keras.layers.BatchNormalization) -> bool:
+        return normalizes_channels(layer)
+
     def values(self, layer: keras.layers.BatchNormalization) -> Values:
-        axis = layer.axis if isinstance(layer.axis, int) else layer.axis[0]
-        if axis not in (-1, layer.input_spec.ndim - 1):
-            refuse(layer, f"it normalizes axis {axis}, not the last one", "use axis=-1")
         return {name: value.astype(np.float32) for name, value in folded_norm(layer).items()}
 
     def apply(self, layer: keras.layers.Layer, x: tf.Tensor, rows: Rows) -> tf.Tensor:
@@ -63,6 +78,8 @@ class BatchNormalizationLowering(Lowering):
 
 class PReLULowering(Lowering):
     """`relu(x) - alpha * relu(-x)`, which `passes.prelu_fusion` turns into one PRELU."""
+
+    weights = ("alpha",)
 
     def values(self, layer: keras.layers.PReLU) -> Values:
         alpha = layer.alpha.numpy()
@@ -114,6 +131,11 @@ class DenseLowering(Lowering):
     If W is binarized, its signs and the scale of each unit are looked up.
     """
 
+    weights = ("kernel", "bias")
+
+    def is_for(self, layer: keras.layers.Dense) -> bool:
+        return super().is_for(layer) and is_binary_or_real(layer)
+
     def values(self, layer: keras.layers.Dense) -> Values:
         values = (
             _signs_and_scales(layer) if is_binary(layer) else {"kernel": layer.kernel.numpy().T}
@@ -141,16 +163,7 @@ class Int8DenseLowering(DenseLowering):
     """
 
     def values(self, layer: keras.layers.Dense) -> Values:
-        if is_binary(layer):
-            raise EnsembleError(
-                f"Layer {layer.name!r} ({type(layer).__name__}) can't have int8 weights: it is "
-                'binarized. Convert with heads="float32".'
-            )
-        values = super().values(layer)
-        largest = np.abs(values["kernel"]).max(axis=1, keepdims=True)
-        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-        values["kernel"] = np.rint(values["kernel"] / scale).astype(np.int8)
-        return {**values, "filter_scale": scale[:, 0]}
+        return _in_int8(super().values(layer))
 
 
 class Conv2DLowering(Lowering):
@@ -161,11 +174,17 @@ class Conv2DLowering(Lowering):
     In layouts without lookups `passes.bit_packed_convolutions` turns it into an LceBconv2d.
     """
 
+    weights = ("kernel", "bias")
+
+    def is_for(self, layer: keras.layers.Conv2D) -> bool:
+        return (
+            super().is_for(layer)
+            and layer.groups == 1
+            and layer.data_format == "channels_last"
+            and is_binary_or_real(layer)
+        )
+
     def values(self, layer: keras.layers.Conv2D) -> Values:
-        if layer.groups != 1:
-            refuse(layer, f"it has {layer.groups} groups", "share it")
-        if layer.data_format != "channels_last":
-            refuse(layer, f"its data format is {layer.data_format}", "use channels_last")
         if is_binary(layer):
             values = _signs_and_scales(layer)
         else:
@@ -194,12 +213,22 @@ class Conv2DLowering(Lowering):
         return layer.activation(outputs)
 
 
+class Int8Conv2DLowering(Conv2DLowering):
+    """As `Int8DenseLowering`, for a head that is a convolution."""
+
+    def values(self, layer: keras.layers.Conv2D) -> Values:
+        return _in_int8(super().values(layer))
+
+
 class DepthwiseConv2DLowering(Lowering):
     """A real-valued convolution of each channel by itself; filters as `[h, w, channels, n]`."""
 
+    weights = ("depthwise_kernel", "bias")
+
+    def is_for(self, layer: keras.layers.DepthwiseConv2D) -> bool:
+        return super().is_for(layer) and layer.data_format == "channels_last"
+
     def values(self, layer: keras.layers.DepthwiseConv2D) -> Values:
-        if layer.data_format != "channels_last":
-            refuse(layer, f"its data format is {layer.data_format}", "use channels_last")
         values = {"kernel": layer.depthwise_kernel.numpy()}
         if layer.use_bias:
             values["bias"] = layer.bias.numpy()
@@ -218,7 +247,8 @@ class DepthwiseConv2DLowering(Lowering):
         return layer.activation(outputs)
 
 
-#: How a layer of exactly this type is computed where members own it.
+#: How a layer of exactly this type is computed where members own it; of other types, or where
+#: `Lowering.is_for` says no, by `larq_ensemble.convert.frontend.any_layer`.
 LOWERINGS: dict[type, Lowering] = {
     keras.layers.BatchNormalization: BatchNormalizationLowering(),
     keras.layers.PReLU: PReLULowering(),
@@ -234,21 +264,39 @@ LOWERINGS: dict[type, Lowering] = {
 }
 
 
-def lowering_of(layer: keras.layers.Layer) -> Lowering:
-    """The lowering of a layer that members own.
+#: The lowering of a head with int8 weights, by its lowering with float32 weights.
+_INT8: dict[type, Lowering] = {
+    DenseLowering: Int8DenseLowering(),
+    Conv2DLowering: Int8Conv2DLowering(),
+}
+
+
+def lowering_of(copies: Sequence[keras.layers.Layer]) -> Lowering | None:
+    """The short form of the members' copies of a layer; `None` if there is none for them."""
+    lowering = LOWERINGS.get(type(copies[0]))
+    return lowering if lowering is not None and all(map(lowering.is_for, copies)) else None
+
+
+def normalizes_channels(layer: keras.layers.BatchNormalization) -> bool:
+    """Whether a batch norm has one mean and variance for each channel, the last axis."""
+    return list(layer.axis) == [layer.input_spec.ndim - 1]
+
+
+def int8_lowering_of(copies: Sequence[keras.layers.Layer]) -> Lowering:
+    """The lowering of the members' copies of a head with int8 weights.
 
     # Raises
-        EnsembleError: if there is none for its type.
+        EnsembleError: if there is none for its type, or it is binarized.
     """
-    lowering = LOWERINGS.get(type(layer))
-    if lowering is None:
-        refuse(
-            layer,
-            f"there is no lowering that looks up the weights of a {type(layer).__name__} by member",
-            "share it, or add a larq_ensemble.convert.frontend.lowerings.Lowering for its type to "
-            "LOWERINGS",
+    layer = copies[0]
+    kind = type(lowering_of(copies))
+    if is_binary(layer) or kind not in _INT8:
+        raise EnsembleError(
+            f"Layer {layer.name!r} ({type(layer).__name__}) can't have int8 weights: "
+            f"{'it is binarized' if is_binary(layer) else 'it is no Dense or Conv2D layer'}. "
+            'Convert with heads="float32".'
         )
-    return lowering
+    return _INT8[kind]
 
 
 def folded_norm(layer: keras.layers.BatchNormalization) -> Values:
@@ -294,27 +342,48 @@ def is_binary(layer: keras.layers.Layer) -> bool:
     )
 
 
-def _signs_and_scales(layer: lq.layers.QuantConv2D | lq.layers.QuantDense) -> Values:
-    """Signs int8 `[out, ...]` and scales float32 `[out]` whose product is the binary kernel.
+def is_binary_or_real(layer: keras.layers.Layer) -> bool:
+    """Whether a kernel has no quantizer, or one that leaves one magnitude in each filter."""
+    return not is_binary(layer) or signs_and_scales(_quantized_kernel(layer)) is not None
 
-    There are no scales if the quantizer returns signs only.
 
-    # Raises
-        EnsembleError: if a filter has weights of several magnitudes.
+def signs_and_scales(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Signs int8 `[..., out]` and scales float32 `[out]` whose product is a kernel `[..., out]`.
+
+    # Returns
+        `None` if a filter has weights of several magnitudes.
     """
-    kernel = layer.kernel_quantizer(tf.constant(layer.kernel.numpy())).numpy()
-    kernel = np.moveaxis(kernel, -1, 0)
-    scale = np.abs(kernel).reshape(len(kernel), -1).max(axis=1)
-    if not np.allclose(np.abs(kernel).T, scale, rtol=1e-5, atol=0):
-        refuse(
-            layer,
-            "its kernel quantizer gives weights of several magnitudes in a filter",
-            "binarize it with ste_sign or magnitude_aware_sign, or share it",
-        )
-    values = {"kernel": np.where(kernel < 0, -1, 1).astype(np.int8)}
+    if kernel.ndim < 2:
+        return None
+    magnitudes = np.abs(kernel).reshape(-1, kernel.shape[-1])
+    scales = magnitudes.max(axis=0)
+    if not np.allclose(magnitudes, scales, rtol=1e-5, atol=0):
+        return None
+    return np.where(kernel < 0, -1, 1).astype(np.int8), scales.astype(np.float32)
+
+
+def _quantized_kernel(layer: lq.layers.QuantConv2D | lq.layers.QuantDense) -> np.ndarray:
+    return layer.kernel_quantizer(tf.constant(layer.kernel.numpy())).numpy()
+
+
+def _signs_and_scales(layer: lq.layers.QuantConv2D | lq.layers.QuantDense) -> Values:
+    """Signs `[out, ...]` and the scale of each filter; no scales if they are 1 by definition."""
+    binary = signs_and_scales(_quantized_kernel(layer))
+    assert binary is not None  # `is_binary_or_real`
+    signs, scales = binary
+    values = {"kernel": np.moveaxis(signs, -1, 0)}
     if not isinstance(layer.kernel_quantizer, (lq.quantizers.SteSign, lq.quantizers.ApproxSign)):
-        values["filter_scale"] = scale.astype(np.float32)
+        values["filter_scale"] = scales
     return values
+
+
+def _in_int8(values: Values) -> Values:
+    """The kernel `[out, ...]` as int8, and the scale of each output."""
+    kernel = values["kernel"].reshape(len(values["kernel"]), -1)
+    largest = np.abs(kernel).max(axis=1, keepdims=True)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    rounded = np.rint(kernel / scale).astype(np.int8).reshape(values["kernel"].shape)
+    return {**values, "kernel": rounded, "filter_scale": scale[:, 0]}
 
 
 def refuse(layer: keras.layers.Layer, why: str, way_out: str) -> NoReturn:

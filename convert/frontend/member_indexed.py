@@ -21,32 +21,42 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.convert.categories import Category, category_of
+from larq_ensemble.convert.frontend.any_layer import AnyLayerLowering
 from larq_ensemble.convert.frontend.lce import convert_function
 from larq_ensemble.convert.frontend.lower_bound import lower_bound_parts
 from larq_ensemble.convert.frontend.lowerings import (
     BatchNormalizationLowering,
-    Int8DenseLowering,
     Lowering,
     Values,
+    int8_lowering_of,
     lowering_of,
 )
 from larq_ensemble.convert.frontend.tables import Tables
 from larq_ensemble.convert.frontend.thresholds import ThresholdLowering, prelu_before
 from larq_ensemble.convert.frontend.workarounds import (
+    cropped,
     hidden,
     is_miscomputed,
-    is_padding_of_strided_convolution,
+    is_padding,
     one_padded,
     padded_in_two_steps,
+    right_ternary,
+    with_hidden_maps,
 )
 from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.ir.graph import Module
+from larq_ensemble.convert.runnable import check_runnable
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.models.functional import called, run_functional, training_of
+from larq_ensemble.models.functional import (
+    called,
+    run_functional,
+    training_of,
+    with_training,
+)
 from larq_ensemble.models.graph import layer_graph
 from larq_ensemble.network.graph import Role
 
@@ -57,7 +67,7 @@ class MemberIndexedNetwork:
     # Arguments
         ensemble: the ensemble.
         normalization: from pixels to the members' input; part of the graph.
-        heads: number format of the last linear layer's weights, `"float32"` or `"int8"`.
+        heads: number format of the weights that make the logits, `"float32"` or `"int8"`.
         precision: of the members' vectors, `"float32"` or `"compact"`; see
             `larq_ensemble.convert.frontend.tables`.
 
@@ -73,7 +83,8 @@ class MemberIndexedNetwork:
             `larq_ensemble.convert.frontend.thresholds`.
 
     # Raises
-        EnsembleError: if a member owns a layer that has no lowering, or the input is no image.
+        EnsembleError: if a member owns a layer whose weights can't be looked up, or the input is no
+            image.
     """
 
     def __init__(
@@ -85,7 +96,7 @@ class MemberIndexedNetwork:
         precision: str = "float32",
     ) -> None:
         network = ensemble.member(0)
-        self.input_shape = _image_shape(network)
+        self.input_shape = image_shape(network)
         self._members = ensemble.members
         self._normalization = normalization
         normalization.check_channels(self.input_shape[-1])
@@ -121,9 +132,13 @@ class MemberIndexedNetwork:
             layout: the layout for the pipeline to produce, or `"auto"`.
 
         # Raises
-            EnsembleError: with the converter's reason, if it refuses the graph.
+            EnsembleError: with the converter's reason, if it refuses the graph, or if LCE can't run
+                what it makes of it.
         """
-        module = read(convert_function(self.function, self.variables))
+        data = convert_function(self.function, self.variables)
+        module = read(data, "What Larq Compute Engine's converter makes of the network")
+        names = [layer.name for layer in self._network.layers]
+        check_runnable(module, data, {name: name.removeprefix(own_name(0, "")) for name in names})
         module.members, module.layout = self._members, layout
         return module
 
@@ -158,21 +173,30 @@ class MemberIndexedNetwork:
             )
 
     def _head(self) -> keras.layers.Layer:
-        """The last linear layer."""
-        (name,) = (name for name, role in self._graph.roles.items() if role is Role.HEAD)
-        return self._network.get_layer(name)
+        """The layer that makes the logits."""
+        heads = [name for name, role in self._graph.roles.items() if role is Role.HEAD]
+        if not heads:
+            raise EnsembleError(
+                "The network has no layer with a kernel that makes its logits, whose weights could "
+                'be int8: convert with heads="float32".'
+            )
+        return self._network.get_layer(heads[0])
 
     def _lowering(self, copies: Sequence[keras.layers.Layer]) -> Lowering:
         """How the members' copies of a layer are computed."""
         layer = copies[0]
-        lowering = lowering_of(layer)
+        if layer is self._int8_head:
+            return int8_lowering_of(copies)
+        lowering = lowering_of(copies)
+        if lowering is None or not all(map(_is_called_plainly, copies)):
+            return AnyLayerLowering()
         if type(lowering) is BatchNormalizationLowering:
             # After a PReLU members' thresholds may be too far apart for a few bits per value.
             threshold = ThresholdLowering.of(copies, through_prelu=self._precision == "float32")
             if threshold is not None:
                 self._note_threshold(threshold, layer)
                 return threshold
-        return Int8DenseLowering() if layer is self._int8_head else lowering
+        return lowering
 
     def _note_threshold(self, lowering: ThresholdLowering, norm: keras.layers.Layer) -> None:
         self.rewrites["threshold_norms"] += 1
@@ -192,20 +216,36 @@ class MemberIndexedNetwork:
             if layer.name in self._lookups:
                 lowering, names = self._lookups[layer.name]
                 own = {name: rows[f"{layer.name}/{name}"] for name in names}
+                if isinstance(lowering, AnyLayerLowering):
+                    args, kwargs = with_training(layer, args, kwargs, False)
+                    return lowering.call(layer, args, kwargs, own)
                 return lowering.apply(layer, args[0], own)
             if layer is self._int8_head:
                 shared = {name: hidden(value, zero) for name, value in self._shared_head.items()}
-                return Int8DenseLowering().apply(layer, args[0], shared)
+                return int8_lowering_of([layer]).apply(layer, args[0], shared)
             if is_miscomputed(layer, args[0]):
                 return one_padded(layer, args[0], zero)
-            if is_padding_of_strided_convolution(layer):
-                return padded_in_two_steps(layer, args[0])
+            if is_padding(layer):
+                return padded_in_two_steps(layer, args, kwargs)
+            if type(layer) is keras.layers.RandomCrop:
+                return cropped(layer, args[0])
+            args, kwargs = with_hidden_maps(layer, args, kwargs, zero)
             return called(layer, args, kwargs, training=False)
 
         network = self._network
         known = {network.inputs[0].ref(): self._normalization(image)}
-        (logits,) = run_functional(network.layers, known, network.outputs, call)
+        with right_ternary(network):
+            (logits,) = run_functional(network.layers, known, network.outputs, call)
         return {"logits": logits}
+
+
+def _is_called_plainly(layer: keras.layers.Layer) -> bool:
+    """Whether all calls of a layer have one tensor and nothing else that matters in inference."""
+    return all(
+        len(node.keras_inputs) == len(node.call_args) == 1
+        and all(value is None or value is False for value in node.call_kwargs.values())
+        for node in layer.inbound_nodes
+    )
 
 
 def _check_calls(network: keras.Model) -> None:
@@ -222,9 +262,15 @@ def _check_calls(network: keras.Model) -> None:
                 )
 
 
-def _image_shape(network: keras.Model) -> tuple[int, int, int]:
-    shape = tuple(network.inputs[0].shape[1:])
-    if len(network.inputs) != 1 or len(shape) != 3 or None in shape:
+def image_shape(network: keras.Model) -> tuple[int, int, int]:
+    """`(height, width, channels)` of the images that a network takes.
+
+    # Raises
+        EnsembleError: if its inputs are no such images, or of an unknown size.
+    """
+    shapes = {tuple(tensor.shape[1:]) for tensor in network.inputs}
+    shape = next(iter(shapes))
+    if len(shapes) != 1 or len(shape) != 3 or None in shape:
         raise EnsembleError(
             "Only networks with one input [n, height, width, channels] of known size can be "
             f"converted. Received: {[tuple(tensor.shape) for tensor in network.inputs]}."

@@ -1,7 +1,8 @@
 """Constant tables of the values that members own, with one row per member.
 
-All vectors (batch norm, activation parameters, biases) lie side by side in one table. One GATHER
-reads a member's row, and one SPLIT_V cuts it into the vectors. A larger value has its own table:
+All vectors of floats (batch norm, activation parameters, biases) lie side by side in one table. One
+GATHER reads a member's row, and one SPLIT_V cuts it into the vectors. Any other value has its own
+table:
 
     v_1, v_2, ... = split(vectors[member])
     kernel = kernels[member]
@@ -53,7 +54,7 @@ class Tables:
             values: `[members, ...]`.
             category: what the value is for.
         """
-        if values.ndim == 2:
+        if values.ndim == 2 and values.dtype == np.float32:
             self._vectors[name] = values
             self._columns[category] += values.shape[1]
         else:

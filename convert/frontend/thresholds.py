@@ -20,9 +20,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from larq_ensemble.convert.frontend.lowerings import Lowering, Rows, Values, folded_norm
+from larq_ensemble.convert.frontend.lowerings import (
+    Lowering,
+    Rows,
+    Values,
+    folded_norm,
+    normalizes_channels,
+)
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.layers import PReLU
+from larq_ensemble.models.functional import has_input_quantizer
 
 _SIGNS = (lq.quantizers.SteSign, lq.quantizers.ApproxSign, lq.quantizers.SwishSign)
 #: Far beyond any activation, and a half float can hold it.
@@ -121,9 +128,16 @@ def _is_norm_before_sign(layer: keras.layers.Layer) -> bool:
     readers = [node.layer for node in layer.outbound_nodes]
     return (
         type(layer) is keras.layers.BatchNormalization
+        and normalizes_channels(layer)
         and bool(readers)
-        and all(isinstance(getattr(r, "input_quantizer", r), _SIGNS) for r in readers)
+        and all(map(_reads_signs, readers))
     )
+
+
+def _reads_signs(layer: keras.layers.Layer) -> bool:
+    """Whether a layer depends on the signs of its input alone: a sign, or a layer of Larq's."""
+    quantizer = layer.input_quantizer if has_input_quantizer(layer) else layer
+    return type(quantizer) in _SIGNS
 
 
 def _are_monotonic(

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+from unittest import mock
+
 import numpy as np
 
-from larq_ensemble.convert.frontend.lowerings import filter_extents, quantized_input, same_paddings
+from larq_ensemble.convert.frontend.any_layer import quantized
+from larq_ensemble.convert.frontend.lowerings import (
+    filter_extents,
+    quantized_input,
+    same_paddings,
+    signs_and_scales,
+)
 from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.models.functional import computes_as, is_operator
+
+_ARITHMETIC = tuple(
+    f"{module}.{name}"
+    for module, names in (
+        ("__operators__", ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv")),
+        ("math", ("add", "subtract", "multiply", "divide")),
+    )
+    for name in names
+)
+#: `tf.pad`, as Keras records it in a functional model.
+_PADS = {"pad": tf.pad, "compat.v1.pad": tf.compat.v1.pad}
 
 
 def is_miscomputed(layer: keras.layers.Layer, x: tf.Tensor) -> bool:
@@ -15,14 +40,14 @@ def is_miscomputed(layer: keras.layers.Layer, x: tf.Tensor) -> bool:
     input is smaller than the (dilated) filter. Other sizes and padding with ones are right.
     """
     return (
-        isinstance(layer, lq.layers.QuantConv2D)
-        and layer.kernel_quantizer is not None
+        computes_as(layer, keras.layers.Conv2D, lq.layers.QuantConv2D)
+        and layer.data_format == "channels_last"
         and layer.padding == "same"
-        and not layer.pad_values
-        and layer.groups == 1
+        and not getattr(layer, "pad_values", 0)
         and any(
             size < extent for size, extent in zip(x.shape[1:3], filter_extents(layer), strict=True)
         )
+        and signs_and_scales(quantized(layer.kernel)) is not None
     )
 
 
@@ -37,7 +62,7 @@ def one_padded(layer: lq.layers.QuantConv2D, x: tf.Tensor, zero: tf.Tensor) -> t
         zero: see `hidden`.
     """
     with tf.init_scope():
-        kernel = tf.constant(layer.kernel_quantizer(tf.constant(layer.kernel.numpy())).numpy())
+        kernel = tf.constant(quantized(layer.kernel))
     paddings = same_paddings(layer, x)
 
     def convolved(values: tf.Tensor) -> tf.Tensor:
@@ -65,19 +90,94 @@ def hidden(constant: np.ndarray, zero: tf.Tensor) -> tf.Tensor:
     return tf.gather(constant[np.newaxis], zero)
 
 
-def is_padding_of_strided_convolution(layer: keras.layers.Layer) -> bool:
-    """Whether LCE would convert a convolution after this layer wrongly.
+def with_hidden_maps(
+    layer: keras.layers.Layer, args: Any, kwargs: Any, zero: tf.Tensor
+) -> tuple[Any, Any]:
+    """The arguments of a layer; of sums and products with the constants of several axes hidden.
 
-    It fuses zero padding and a convolution without padding into one with padding "same", even if
-    "same" pads other sides because of the stride.
+    LCE would make them multiplier or bias of a binary convolution before, which are vectors.
+
+    # Arguments
+        layer: any layer.
+        args, kwargs: what it is called with.
+        zero: see `hidden`.
     """
-    return isinstance(layer, keras.layers.ZeroPadding2D) and any(
-        isinstance(node.layer, keras.layers.Conv2D) and max(node.layer.strides) > 1
-        for node in layer.outbound_nodes
+    if not is_operator(layer, *_ARITHMETIC):
+        return args, kwargs
+
+    def argument(value: Any) -> Any:
+        # A constant of a copied network is a list.
+        if isinstance(value, (np.ndarray, list)) or hasattr(value, "numpy"):
+            constant = np.asarray(value)
+            if constant.ndim > 1:
+                return hidden(constant.astype(layer.dtype), zero)
+        return value
+
+    return [*map(argument, args)], {name: argument(value) for name, value in kwargs.items()}
+
+
+def is_padding(layer: keras.layers.Layer) -> bool:
+    """Whether LCE may convert what follows this layer, which pads, wrongly.
+
+    It fuses padding and a convolution without padding into one with padding "same", even if "same"
+    pads other sides because of the stride.
+    """
+    pads = is_operator(layer, *_PADS) or (
+        computes_as(layer, keras.layers.ZeroPadding2D) and layer.data_format == "channels_last"
     )
+    return pads and not all(_has_no_strides(node.layer) for node in layer.outbound_nodes)
 
 
-def padded_in_two_steps(layer: keras.layers.ZeroPadding2D, x: tf.Tensor) -> tf.Tensor:
-    """Zero padding as two operators, which LCE doesn't fuse with a convolution."""
-    rows, columns = layer.padding
-    return tf.pad(tf.pad(x, [[0, 0], rows, [0, 0], [0, 0]]), [[0, 0], [0, 0], columns, [0, 0]])
+def _has_no_strides(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.Conv2D) and max(layer.strides) == 1
+
+
+def padded_in_two_steps(layer: keras.layers.Layer, args: Any, kwargs: Any) -> tf.Tensor:
+    """Padding as two operators, which LCE doesn't fuse with a convolution.
+
+    # Arguments
+        layer: a ZeroPadding2D or `tf.pad`.
+        args, kwargs: what it is called with.
+    """
+    if isinstance(layer, keras.layers.ZeroPadding2D):
+        paddings, options = [(0, 0), *layer.padding, (0, 0)], {}
+        x = args[0]
+    else:
+        function = _PADS[layer.get_config()["function"]]
+        options = inspect.signature(function).bind(*args, **kwargs).arguments
+        x, paddings = options.pop("tensor"), options.pop("paddings")
+    rows, columns = np.array(paddings, np.int32), np.array(paddings, np.int32)
+    rows[2:], columns[:2] = 0, 0
+    return tf.pad(tf.pad(x, rows, **options), columns, **options)
+
+
+@contextlib.contextmanager
+def right_ternary(network: keras.Model) -> Iterator[None]:
+    """Within the block, the network's ternary quantizers are operators that LCE computes right.
+
+    LCE takes any `sign(sign(a) + b)` for the sign of a, and so `SteTern`, which is
+    `sign(sign(x + t) + sign(x - t))`.
+    """
+    with contextlib.ExitStack() as stack:
+        for part in network.submodules:
+            if type(part) is lq.quantizers.SteTern:
+                right = partial(_ternary, part)
+                stack.enter_context(mock.patch.dict(vars(part), {"call": right}))
+        yield
+
+
+def _ternary(quantizer: lq.quantizers.SteTern, inputs: tf.Tensor) -> tf.Tensor:
+    """`SteTern.call`: 1 where x >= t, -1 where x <= -t, else 0."""
+    threshold = quantizer.threshold_value
+    if quantizer.ternary_weight_networks:
+        threshold = 0.7 * tf.reduce_mean(tf.abs(inputs))
+    above, below = inputs >= threshold, inputs <= -threshold
+    return tf.cast(above, inputs.dtype) - tf.cast(below, inputs.dtype)
+
+
+def cropped(layer: keras.layers.RandomCrop, x: tf.Tensor) -> tf.Tensor:
+    """What `RandomCrop` does in inference: the middle of the image, resized.
+
+    Its `call` has the random branch in the graph too, whose random state can't be exported.
+    """
+    return keras.preprocessing.image.smart_resize(x, (layer.height, layer.width))

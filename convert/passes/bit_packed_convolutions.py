@@ -30,7 +30,10 @@ import numpy as np
 from flatbuffers import flexbuffers
 
 from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor, as_bytes
-from larq_ensemble.convert.ir.schema import enum
+from larq_ensemble.convert.ir.schema import enum, enum_names
+
+#: What LceBconv2d can compute after the sum.
+_ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")
 
 
 def run(module: Module) -> Counter[str]:
@@ -90,6 +93,8 @@ def _match(graph: Graph, op: Operator, of_image: set[Tensor]) -> Match | None:
         return None
     same = op.options.padding == enum("Padding")["SAME"]
     activation, relu_follows = op.activation, False
+    if enum_names("ActivationFunctionType")[activation] not in _ACTIVATIONS:
+        return None
     if same and activation:
         # LceBconv2d has no activation with zero padding.
         if activation != enum("ActivationFunctionType")["RELU"]:

@@ -6,7 +6,8 @@
 The front end hides a constant in this way where LCE's converter would fold it into something wrong
 or larger (`larq_ensemble.convert.frontend.workarounds`).
 
-Left alone: tables of several rows, and lookups whose index is not computed by MINIMUM.
+Left alone: tables of several rows, lookups along another axis or of several rows, and lookups whose
+index is not computed by MINIMUM.
 
 Exact: a table of one row can only be read at 0.
 """
@@ -23,7 +24,13 @@ def run(module: Module) -> Counter[str]:
     graph, count = module.graph, 0
     for lookup in graph.find("GATHER"):
         table, index = lookup.operands
-        if graph.producer(index, "MINIMUM") is None or table.shape[0] != 1:
+        if (
+            graph.producer(index, "MINIMUM") is None
+            or table.data is None
+            or lookup.outputs[0].size != table.size
+            or table.shape[0] != 1
+            or (lookup.options and (lookup.options.axis or lookup.options.batchDims))
+        ):
             continue
         lookup.outputs[0].data = table.data
         graph.erase(lookup)

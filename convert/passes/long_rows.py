@@ -169,13 +169,18 @@ def _maps(op: Operator) -> list[Tensor]:
     channels = shape[-1]
     if len(shape) != 4 or shape[0] != 1 or any(tensor.shape != shape for tensor in maps):
         return []
-    if any(tensor.size not in (1, channels) for tensor in op.operands if tensor not in maps):
+    if not all(_is_vector(tensor, channels) for tensor in op.operands if tensor not in maps):
         return []
     if op.name == "LceQuantize" and (
         _length(shape) % _WORD or (channels % _WORD and channels not in _INTEGERS)
     ):
         return []
     return maps
+
+
+def _is_vector(tensor: Tensor, channels: int) -> bool:
+    """Whether a tensor has one value, or one for each channel: not, say, one for each row."""
+    return tensor.size == 1 or tensor.size == tensor.shape[-1] == channels
 
 
 def _gain(op: Operator, maps: list[Tensor]) -> str | None:

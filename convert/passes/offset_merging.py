@@ -178,7 +178,11 @@ def _lets_offsets_pass(op: Operator) -> bool:
         return not op.activation and one.shape == other.shape
     if op.name == "AVERAGE_POOL_2D":
         return not op.activation
-    return op.name == "MEAN" and _are_height_and_width(op.operands[1])
+    return (
+        op.name == "MEAN"
+        and len(op.operands[0].shape) == 4
+        and _are_height_and_width(op.operands[1])
+    )
 
 
 def _are_height_and_width(axes: Tensor) -> bool:

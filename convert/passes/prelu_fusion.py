@@ -6,7 +6,8 @@
 
 LCE's converter finds this pattern only where alpha is a constant.
 
-Left alone: patterns with an intermediate value that something else reads too.
+Left alone: patterns with an intermediate value that something else reads too, or with a fused
+activation; slopes that have more values than x.
 
 Exact: PRELU computes `x if x >= 0 else alpha * x`, and one of the two terms of
 `relu(x) - alpha * relu(-x)` is zero. Only the sign of a zero may differ, which no comparison sees.
@@ -32,17 +33,27 @@ def run(module: Module) -> Counter[str]:
 
 def _match(graph: Graph, subtraction: Operator) -> tuple[Tensor, Tensor] | None:
     """`(x, alpha)` if the SUB ends the pattern."""
+    if subtraction.activation:
+        return None
     positive = _only_use(graph, subtraction.inputs[0], "RELU")
     product = _only_use(graph, subtraction.inputs[1], "MUL")
-    if positive is None or product is None:
+    if positive is None or product is None or product.activation:
         return None
     (x,) = positive.operands
     for alpha, negative in (product.operands, product.operands[::-1]):
         relu = _only_use(graph, negative, "RELU")
         negation = relu and _only_use(graph, relu.inputs[0], "NEG")
-        if negation and negation.inputs[0] is x:
+        if negation and negation.inputs[0] is x and _spreads_over(alpha, x):
             return x, alpha
     return None
+
+
+def _spreads_over(alpha: Tensor, x: Tensor) -> bool:
+    """Whether a product of the two has the shape of `x`."""
+    missing = len(x.shape) - len(alpha.shape)
+    return missing >= 0 and all(
+        size in (1, of_x) for size, of_x in zip(alpha.shape, x.shape[missing:], strict=True)
+    )
 
 
 def _only_use(graph: Graph, tensor: Tensor | None, name: str) -> Operator | None:

@@ -8,7 +8,8 @@ becomes
 
 The last axis is packed as LCE packs it: channel c is bit `c mod 32` of word `c // 32`, set for -1.
 
-Left alone: tables with other values, and tables that something else reads too.
+Left alone: tables with other values, tables that something else reads too, lookups of several rows,
+and casts to anything but float32.
 
 Exact: LceDequantize yields +1.0 and -1.0, as CAST does.
 """
@@ -35,6 +36,8 @@ def run(module: Module) -> Counter[str]:
             or table.data is None
             or graph.uses(table) != 1
             or graph.uses(row) != 1
+            or row.shape != table.shape[1:]
+            or cast.outputs[0].dtype != "float32"
             or not (np.abs(table.values) == 1).all()
         ):
             continue

@@ -33,14 +33,18 @@ from larq_ensemble.ensembles.names import kept_name, member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.errors import EnsembleError, check_seed, check_whole, is_number
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.classifier import (
+    classifier,
+    last_with_weights,
+    with_head_bias_apart,
+)
 from larq_ensemble.models.copying import Change, copied_layer, copied_network
 from larq_ensemble.models.functional import (
     boundary,
-    classifier,
     run_functional,
-    with_head_bias_apart,
 )
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
+from larq_ensemble.models.limits import warn_of_limits
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import binary_layers, has_own_head_bias
 from larq_ensemble.progress import tracked
@@ -116,7 +120,8 @@ def build_ensemble(
 
     # Raises
         EnsembleError: for a member count below 1, a model that can't be made an ensemble, or a
-            policy that leaves members nothing of their own, or nothing to train.
+            policy that leaves members nothing of their own, or nothing to train. It warns of a
+            network that is known not to convert, see `larq_ensemble.models.limits`.
     """
     members = check_whole("members", members, 1)
     if weights is not None:
@@ -137,6 +142,7 @@ def build_ensemble(
         independent_inputs=independent_inputs,
         seed=seed,
     )
+    warn_of_limits(classifier(backbone), stacklevel=2)
     return assembled(branches, scheme, weights=weights, normalization=normalization)
 
 
@@ -234,7 +240,7 @@ def _build_branches(
         raise EnsembleError(f"`dropout` must be at least 0 and below 1, got {dropout!r}.")
     backbone = classifier(backbone)
     check_weights(backbone)
-    head = backbone.outputs[0].node.layer.name
+    head = last_with_weights(backbone)
     if has_own_head_bias(sharing):
         backbone = with_head_bias_apart(backbone)
     graph = layer_graph(backbone)
@@ -267,7 +273,7 @@ def _build_branches(
         _add_jitter(members_own, jitter, np.random.default_rng([seed, member]))
         scheme.initialize(
             members_own,
-            branches.own[member][head] if head in own else None,
+            None if head is None else branches.own[member].get(head),
             np.random.default_rng([seed, member, 1]),
         )
     return branches

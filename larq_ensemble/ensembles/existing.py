@@ -24,8 +24,8 @@ from larq_ensemble.ensembles.ensemble import Ensemble
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.classifier import classifier
 from larq_ensemble.models.copying import behaviour
-from larq_ensemble.models.functional import classifier
 from larq_ensemble.models.graph import network_calls
 from larq_ensemble.models.weights import check_weights
 

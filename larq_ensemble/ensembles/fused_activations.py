@@ -22,7 +22,13 @@ from typing import Any
 
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.layers import PReLU
-from larq_ensemble.models.functional import called, input_list, run_functional, training_of
+from larq_ensemble.models.functional import (
+    called,
+    has_input_quantizer,
+    input_list,
+    run_functional,
+    training_of,
+)
 
 Gradient = Callable[[tf.Tensor], Any]
 
@@ -197,7 +203,7 @@ def fused_prelu(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
 
 def fused_sign(layer: keras.layers.Layer) -> Callable[..., tf.Tensor] | None:
     """The fused form of a Larq layer's input quantizer; `None` if there is none."""
-    quantizer = getattr(layer, "input_quantizer", None)
+    quantizer = layer.input_quantizer if has_input_quantizer(layer) else None
     if quantizer is None or hasattr(quantizer, "flip_ratio") or layer.compute_dtype != "float32":
         return None
     if type(quantizer) is lq.quantizers.SteSign and quantizer.clip_value == 1:

@@ -40,7 +40,7 @@ from larq_ensemble.errors import EnsembleError, check_seed, check_whole, first_l
 from larq_ensemble.files import read_json, replacing, write_text
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.locks import resumable
-from larq_ensemble.models.functional import functional_model
+from larq_ensemble.models.backbone import functional_model
 from larq_ensemble.models.graph import Sharing, shared_layers
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import has_own_head_bias

@@ -30,6 +30,7 @@ from larq_ensemble.models.functional import (
     boundary,
     call_arguments,
     called,
+    computes_as,
     draws,
     run_functional,
     training_of,
@@ -314,7 +315,10 @@ def _is_masked(tensor: Any) -> bool:
 
 def _is_fused(norm: keras.layers.BatchNormalization) -> bool:
     last = norm.input_spec.ndim == 4 and list(norm.axis) == [3]
-    return last and bool(norm.fused) and not norm.renorm and norm.virtual_batch_size is None
+    plain = computes_as(norm, keras.layers.BatchNormalization)
+    return (
+        plain and last and bool(norm.fused) and not norm.renorm and norm.virtual_batch_size is None
+    )
 
 
 def _normalized(

@@ -19,8 +19,9 @@ from typing import Any
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
 from larq_ensemble.keras import check_keras_2, keras
-from larq_ensemble.models.functional import classifier
+from larq_ensemble.models.classifier import classifier
 from larq_ensemble.models.keras_files import SUFFIXES, load_keras_file
+from larq_ensemble.models.limits import warn_of_limits
 from larq_ensemble.network.architectures import MODELS
 
 #: How the command line names a network that is not ours.
@@ -93,6 +94,7 @@ def foreign_network(
     logits = classifier(model)
     _check_fits(logits, input_shape, classes)
     _check_loads_again(logits, source)
+    warn_of_limits(logits, stacklevel=2)
     record = {"name": name, "input_shape": list(input_shape), "classes": classes}
     return logits, {**record, "source": source, "digest": digest}
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import Bias
-from larq_ensemble.models.functional import functional_model, is_operator
+from larq_ensemble.models.backbone import functional_model
+from larq_ensemble.models.functional import is_operator
 from larq_ensemble.network import sharing as policies
 from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Stored
 

@@ -59,8 +59,9 @@ def load_keras_file(
         if (name := _unknown_class(path, error)) is not None:
             raise EnsembleError(
                 f"{str(path)!r} has {name!r}, which nothing in this process registers: in Python, "
-                "import the module that does; on the command line, run it where that module can "
-                "be imported, and give the network as `module:function`."
+                "import the module that does, or load the file within "
+                "`keras.utils.custom_object_scope`; on the command line, run it where that module "
+                "can be imported, and give the network as `module:function`."
             ) from error
         if _is_whole(path):
             reason = [first_line(error), *str(error).strip().splitlines()][-1]

@@ -124,7 +124,9 @@ class LayerGraph:
     def roles(self) -> dict[str, Role]:
         """The role of each layer, by name. It follows from the graph, not from layer names.
 
-        - head: the last dense layer;
+        - head: the last layer with a kernel, which makes the logits: a dense layer or, as in
+          Network in Network, a convolution before global pooling. Only layers without a kernel,
+          such as batch norm, pooling and activations, come after it;
         - stem: a convolution with no convolution before it;
         - shortcut: a 1x1 convolution on the residual path. At an addition of two branches, the
           branch with fewer own convolutions is the residual path;
@@ -141,13 +143,13 @@ class LayerGraph:
             if layer.kind is Kind.CONV:
                 roles[layer.name] = Role.CONV if convs_before[layer.name] else Role.STEM
         self._find_blocks(roles, convs_before)
-        dense = [layer.name for layer in self if layer.kind is Kind.DENSE]
-        if dense:
-            roles[dense[-1]] = Role.HEAD
+        kernels = [layer.name for layer in self if layer.kind in (Kind.CONV, Kind.DENSE)]
+        if kernels:
+            roles[kernels[-1]] = Role.HEAD
         return roles
 
     def with_head_bias_apart(self) -> LayerGraph:
-        """The same network with the bias of the linear layer in a layer of its own behind it."""
+        """The same network with the bias of the head in a layer of its own behind it."""
         head = next((name for name, role in self.roles.items() if role is Role.HEAD), None)
         biases = self[head].stored if head else ()
         bias = tuple(item for item in biases if item.content is Content.BIAS)

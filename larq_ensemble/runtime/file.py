@@ -11,7 +11,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from larq_ensemble.errors import EnsembleError
@@ -75,6 +75,7 @@ class EnsembleFile:
         trunk: the graph of the shared trunk, from `image` to `features_0` and so on; `None` if the
             file has none.
         rests: for each of `graphs`, the part after the trunk.
+        has_groups: whether a binary convolution has groups.
     """
 
     data: bytes
@@ -82,6 +83,7 @@ class EnsembleFile:
     graphs: tuple[Subgraph, ...]
     trunk: Subgraph | None = None
     rests: tuple[Subgraph, ...] = ()
+    has_groups: bool = False
 
     @property
     def member_graphs(self) -> tuple[Subgraph, ...]:
@@ -152,7 +154,18 @@ def checked_ensemble(data: bytes, name: str = "The model") -> EnsembleFile:
             f"{metadata.members} members in the layout {metadata.layout!r}, "
             f"{metadata.classes} classes, input {list(metadata.input_shape)}. Convert it again."
         )
-    return file
+    return replace(file, has_groups=_has_groups(model))
+
+
+def _has_groups(model: Model) -> bool:
+    """Whether the filters of a binary convolution have fewer packed channels than its input."""
+    return any(
+        filters.shape[-1] < x.shape[-1]
+        for graph in model.graphs
+        for op in graph.operators
+        if op.name == "LceBconv2d"
+        for x, filters in [op.operands[:2]]
+    )
 
 
 def with_one_subgraph(data: bytes, index: int) -> bytes:

@@ -26,7 +26,8 @@ from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
 from larq_ensemble.runtime.file import EnsembleFile, Subgraph, with_one_subgraph
 
 #: LCE's two fast kernels of binary convolutions. Their results are equal; only inside control
-#: flow, which our graphs don't have, the indirect one is wrong.
+#: flow, which our graphs don't have, the indirect one is wrong. Binary convolutions with groups run
+#: with the indirect one alone.
 KERNELS = ("indirect", "default")
 
 _EXTENSION = "larq_compute_engine.tflite.python.interpreter_wrapper_lite"
@@ -225,20 +226,29 @@ def open_interpreter(file: EnsembleFile, threads: int, kernel: str | None) -> Me
     # Arguments
         file: the ensemble.
         threads: threads of a convolution.
-        kernel: one of `KERNELS`; `None`: the faster one, which is measured. It depends on the
-            processor and the network: on ARM, `"indirect"` needs a quarter fewer instructions for
-            a ResNet-20, but twice as many for a ReActNet-10 on 32x32 images.
+        kernel: one of `KERNELS`; `None`: the faster one, which is measured, of those that can run
+            the file. It depends on the processor and the network: on ARM, `"indirect"` needs a
+            quarter fewer instructions for a ResNet-20, but twice as many for a ReActNet-10 on
+            32x32 images.
 
     # Raises
         UnknownNameError: for another kernel.
-        EnsembleError: if Larq Compute Engine can't be loaded, or refuses the model.
+        EnsembleError: if the kernel can't run the file, or if Larq Compute Engine can't be loaded,
+            or refuses the model.
     """
     if kernel is not None and kernel not in KERNELS:
         raise UnknownNameError("kernel", kernel, KERNELS)
-    kind = _LAYOUTS[file.metadata.layout]
+    kind, possible = _LAYOUTS[file.metadata.layout], kernels_of(file)
+    if kernel is not None and kernel not in possible:
+        raise EnsembleError(
+            f"`kernel` {kernel!r} can't run this file, whose binary convolutions have groups: use "
+            f"{possible[0]!r}, or leave it out."
+        )
     if kernel is not None:
         return kind(file, threads, kernel)
-    candidates = [kind(file, threads, name) for name in KERNELS]
+    candidates = [kind(file, threads, name) for name in possible]
+    if len(candidates) == 1:
+        return candidates[0]
     image = np.zeros((1, *file.metadata.input_shape), np.float32)
 
     def seconds(candidate: MemberInterpreter) -> float:
@@ -251,6 +261,11 @@ def open_interpreter(file: EnsembleFile, threads: int, kernel: str | None) -> Me
     # Alternate and take the minimum, since other load on the machine only adds time.
     rounds = [[seconds(candidate) for candidate in candidates] for _ in range(_ROUNDS)]
     return candidates[int(np.min(rounds, axis=0).argmin())]
+
+
+def kernels_of(file: EnsembleFile) -> tuple[str, ...]:
+    """Those of `KERNELS` that can run a file."""
+    return ("indirect",) if file.has_groups else KERNELS
 
 
 def load_model(data: bytes, threads: int, kernel: str) -> Any:

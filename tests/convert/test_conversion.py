@@ -198,16 +198,6 @@ def test_independent_inputs(tmp_path) -> None:
     assert (np.stack(expected).argmax(-1) == ours.argmax(-1)).mean() >= 0.95
 
 
-def test_own_layer_without_lowering_is_named(tmp_path) -> None:
-    inputs = keras.Input((16, 16, 3))
-    x = keras.layers.Conv2DTranspose(8, 3, name="odd")(inputs)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    backbone = keras.Model(inputs, keras.layers.Dense(4)(x))
-    model = build_ensemble(backbone, 2, sharing=lambda layer: isinstance(layer, keras.layers.Dense))
-    with pytest.raises(EnsembleError, match=r"'member_0_odd' \(Conv2DTranspose\).*Lowering"):
-        converted(model, tmp_path)
-
-
 def test_a_lowering_can_be_registered(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Shift(keras.layers.Layer):
         def build(self, input_shape) -> None:

@@ -337,18 +337,6 @@ def test_unknown_layout(fusion: Converted, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_grouped_filters_of_a_member_are_refused(tmp_path: Path) -> None:
-    inputs = keras.Input((8, 8, 3))
-    x = keras.layers.Conv2D(4, 3)(inputs)
-    x = lq.layers.QuantConv2D(
-        8, 3, groups=2, input_quantizer="ste_sign", kernel_quantizer="ste_sign", name="grouped"
-    )(x)
-    backbone = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
-    model = build_ensemble(backbone, 2, sharing="none")
-    with pytest.raises(EnsembleError, match=r"'member_0_grouped'.*2 groups.*, share it"):
-        converted(model, tmp_path)
-
-
 @SUBGRAPHS_AND_BRANCHES
 def test_a_multiplier_that_depends_on_the_image_stays_outside(layout: str) -> None:
     """LceBconv2d reads its multiplier once; a scale computed from the image must be a MUL."""

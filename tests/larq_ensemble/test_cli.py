@@ -343,10 +343,6 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
             "pretrain --from-backbone backbone --out new",
             "--from-backbone 'backbone' can't start 'resnet20': its name is 'tiny', not 'resnet20'",
         ),
-        (
-            "pretrain --from-real backbone --from-backbone backbone --out new",
-            "--from-real and --from-backbone both say",
-        ),
         ("pretrain --teacher missing --out new", "No run at 'missing'"),
         ("pretrain --teacher fusion --dataset cifar10 --out new", "has input_shape = [8, 8, 1]"),
         ("convert missing --out ensemble.tflite", "No run at 'missing'"),

@@ -61,7 +61,8 @@ pretrain("stem", "digits", sys.argv[1], recipe=recipe, distribute="multiworker",
 TWO_DEVICES = """
 teacher, arguments["distribute"] = load_run(sys.argv[1]), "mirrored"
 train_ensemble(
-    teacher, "bagging", members=2, scheme="bagging", recipe=recipe.override(epochs=1), **arguments
+    teacher, "bagging", members=2, scheme="bagging", recipe=recipe.override(epochs=1),
+    augment="mix", class_weights={3: 2.0}, **arguments
 )
 end = fit.EpochTimer.on_train_batch_end
 def interrupted(self, batch, logs=None):
@@ -72,7 +73,7 @@ fit.EpochTimer.on_train_batch_end = interrupted
 try:
     pretrain(
         "stem", "digits", sys.argv[2], recipe=recipe, resume=True,
-        distillation=Distillation(teacher), **arguments,
+        distillation=Distillation(teacher), class_weights={3: 2.0}, **arguments,
     )
 except KeyboardInterrupt:
     print("interrupted")
@@ -191,6 +192,7 @@ def test_two_devices_train_as_one_and_take_turns_with_it(
             recipe=RECIPE,
             data=DATA,
             distillation=Distillation(one_device),
+            class_weights={3: 2.0},
             resume=True,
             verbose=0,
         )[0]
@@ -209,6 +211,8 @@ def test_two_devices_train_as_one_and_take_turns_with_it(
         members=2,
         scheme="bagging",
         recipe=RECIPE.override(epochs=1),
+        augment="mix",
+        class_weights={3: 2.0},
         data=DATA,
         verbose=0,
     )

@@ -146,10 +146,10 @@ def test_the_short_recipe_is_short():
 @pytest.mark.parametrize(
     ("images", "pretrain", "retrain"),
     [
-        # 1200 and 300 steps of 32 images; at least 20 and 5 epochs.
-        (320, 120, 30),
-        (900, 43, 11),
-        (1919, 21, 6),
+        # 1200 and 150 steps of 32 images; at least 20 and 5 epochs.
+        (320, 120, 15),
+        (900, 43, 6),
+        (1919, 21, 5),
         (1920, 20, 5),
         (50_000, 20, 5),
         (None, 20, 5),
@@ -164,7 +164,8 @@ def test_the_recipe_for_few_images_counts_steps(images, pretrain, retrain):
 
 def test_data_of_ones_own_take_the_recipe_for_few_images():
     labels = np.arange(1000) % 5
-    own = Dataset.from_arrays(np.arange(1000 * 4, dtype=np.uint8).reshape(1000, 2, 2), labels)
+    images = np.random.default_rng(0).integers(0, 256, (1000, 4, 4), np.uint8)
+    own = Dataset.from_arrays(images, labels)
     # 800 of 1,000 images are for training, and 720 of them for the training split.
     options = DataOptions(validation=0.1)
     assert options.training_images(own) == len(options.load(own, 0).train) == 720

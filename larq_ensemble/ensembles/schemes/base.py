@@ -160,7 +160,8 @@ class Scheme:
 
         # Arguments
             own: the member's own layers that have weights.
-            head: its linear layer; `None` if that is shared.
+            head: its last layer with weights, which makes the logits: its linear layer, or the
+                batch norm behind it. `None` if that is shared.
             generator: for random numbers.
         """
 

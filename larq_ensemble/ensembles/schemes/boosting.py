@@ -23,8 +23,10 @@ class Boosting(Scheme):
     Member i regresses, by squared error, the pseudo-residual
     \\( \text{onehot}(y) - \text{softmax}(F_{i-1}(x)) \\), the negative gradient of the
     cross-entropy. The weights of the combination are the shrinkage \\( \nu \\). Members start from
-    the pretrained backbone, except that a linear layer of their own starts at zero: the backbone's
-    fits labels, not residuals, and a member with zero logits leaves the sum unchanged.
+    the pretrained backbone, except that a head of their own starts at zero: the backbone's fits
+    labels, not residuals, and a member with zero logits leaves the sum unchanged. Behind the head a
+    batch norm may follow; then its scale and offset do. A binary head can't be zero, nor a batch
+    norm without scale: these start as in the backbone.
 
     As in the paper's library there is no line search. Logits that approximate residuals are below 1
     in size, so the sum of a few members gives flat probabilities (a poor NLL), and later members
@@ -54,8 +56,8 @@ class Boosting(Scheme):
         head: keras.layers.Layer | None,
         generator: np.random.Generator,
     ) -> None:
-        if head is not None:
-            head.set_weights([np.zeros_like(weight) for weight in head.get_weights()])
+        for weight in _weights_of_zero(head):
+            weight.assign(tf.zeros_like(weight))
 
     def objective(self, network: keras.Model, stage: Stage) -> tuple[keras.Model, dict[str, Any]]:
         logits, image = network.outputs[0], network.inputs[0]
@@ -116,6 +118,15 @@ class SoftBoosting(Boosting):
             inputs.append(tf.stack([logits, tf.nn.softmax(so_far)], axis=1))
             so_far += weight * logits
         return [*inputs, *outputs[members:]]
+
+
+def _weights_of_zero(head: keras.layers.Layer | None) -> Sequence[tf.Variable]:
+    """The weights that have to be zero for logits of zero; none if the logits can't be zero."""
+    if head is None or getattr(head, "kernel_quantizer", None) is not None:
+        return []
+    if isinstance(head, keras.layers.BatchNormalization):
+        return head.trainable_weights if head.scale else []
+    return head.weights
 
 
 @keras.utils.register_keras_serializable("larq_ensemble")

@@ -31,6 +31,18 @@ def test_a_lookup_at_zero_is_the_row(rows: int, hidden: bool) -> None:
     np.testing.assert_array_equal(before, inputs["image"] * table[0])
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_lookup_of_something_else_than_the_row_stays(axis: int) -> None:
+    build, table = Builder(), normal(1, 3)
+    x, member = build.input("image", 1, 3), build.member()
+    place = build.op("MINIMUM", member, build.constant([2], "int32"))
+    index = place if axis else build.op("MUL", place, build.constant([0, 0], "int32"), shape=(2,))
+    shape = (1, 1) if axis else (2, 3)
+    found = build.op("GATHER", build.constant(table), index, shape=shape, axis=axis)
+    module = build.module(logits=build.op("MUL", x, found, shape=(max(shape[0], 1), 3)))
+    assert constant_lookups.run(module)["revealed_constants"] == 0
+
+
 def test_a_table_of_one_member_is_still_looked_up() -> None:
     build = Builder()
     x, member = build.input("image", 1, 3), build.member()

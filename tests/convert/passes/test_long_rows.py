@@ -56,6 +56,17 @@ def test_every_bit_stays(size: int, channels: int, counts: dict[str, int]) -> No
     np.testing.assert_array_equal(after["bits"], bit_packed(np.where(expected < 0, -1, 1)))
 
 
+@pytest.mark.parametrize("shape", [(16, 1, 1), (1, 16, 1)])
+def test_a_value_for_each_row_or_column_is_none_for_each_channel(shape: tuple[int, ...]) -> None:
+    build = Builder()
+    x, slope = build.input("image", 1, 16, 16, 16), build.constant(normal(*shape))
+    y = build.op("PRELU", build.op("ADD", x, build.constant(normal(16))), slope)
+    module, image = build.module(logits=y), normal(1, 16, 16, 16, seed=1)
+    before = run(module, image=image)["logits"]
+    assert long_rows.run(module) == {"long_rows": 1}
+    assert run(module, image=image)["logits"].tobytes() == before.tobytes()
+
+
 def test_a_vector_is_repeated_once() -> None:
     build = Builder()
     x, offset = build.input("image", 1, 16, 16, 16), build.constant(normal(16))

@@ -77,6 +77,18 @@ def test_offsets_go_through_means(name: str, size: tuple[int, ...]) -> None:
     np.testing.assert_allclose(run(module, image=image)["logits"], before, rtol=1e-5, atol=1e-6)
 
 
+def test_an_offset_of_channels_stops_before_their_mean() -> None:
+    build = Builder()
+    x = build.input("image", 1, 4, 8)
+    y = build.op("ADD", x, build.constant(normal(8, seed=1)))
+    y = build.op("ADD", y, build.constant(normal(8, seed=2)))
+    mean = build.op("MEAN", y, build.constant([1, 2], "int32"), shape=(1,))
+    module, image = build.module(logits=build.op("RELU", mean)), normal(1, 4, 8)
+    before = run(module, image=image)["logits"]
+    offset_merging.run(module)
+    np.testing.assert_allclose(run(module, image=image)["logits"], before, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("layout", ["subgraphs", "indexed"])
 def test_an_offset_becomes_a_bias(layout: str) -> None:
     signs = np.random.default_rng(0).choice([-1, 1], (8, 3, 3, 32))

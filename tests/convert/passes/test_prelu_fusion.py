@@ -14,14 +14,24 @@ from larq_ensemble.keras import tf
 from ..builder import Builder, names, normal, run
 
 
-def pattern(*, read_elsewhere: bool = False, other_input: bool = False) -> Module:
+def pattern(
+    *,
+    read_elsewhere: bool = False,
+    other_input: bool = False,
+    fused_relu: bool = False,
+    larger_slope: bool = False,
+) -> Module:
     """`relu(x) - alpha * relu(-x)`."""
     build = Builder()
-    x, alpha = build.input("image", 1, 4, 4, 3), build.input("alpha", 3)
+    x = build.input("image", 1, 1 if larger_slope else 4, 4, 3)
+    alpha = build.input("alpha", *((4, 1, 1) if larger_slope else (3,)))
+    shape = (1, 4, 4, 3)
     negated = build.op("NEG", build.op("ADD", x, x) if other_input else x)
     negative = build.op("RELU", negated)
-    product = build.op("MUL", alpha, negative, shape=x.shape)
-    outputs = {"logits": build.op("SUB", build.op("RELU", x), product)}
+    product = build.op("MUL", alpha, negative, shape=shape)
+    relu = build.op("RELU", x)
+    difference = build.op("SUB", relu, product, shape=shape, fusedActivationFunction=fused_relu)
+    outputs = {"logits": difference}
     return build.module(**outputs, **({"more": negative} if read_elsewhere else {}))
 
 
@@ -37,8 +47,9 @@ def test_five_operators_become_one() -> None:
     np.testing.assert_array_equal(run(module, **inputs)["logits"], before + 0.0)
 
 
-@pytest.mark.parametrize("change", ["read_elsewhere", "other_input"])
+@pytest.mark.parametrize("change", ["read_elsewhere", "other_input", "fused_relu", "larger_slope"])
 def test_other_patterns_stay(change: str) -> None:
+    """A ReLU behind the PReLU, for example, would be lost."""
     module = pattern(**{change: True})
     before = names(module.graph)
     assert prelu_fusion.run(module)["fused_prelus"] == 0

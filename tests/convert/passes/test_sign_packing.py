@@ -35,6 +35,17 @@ def test_tables_of_signs_become_bits(values: list[int], packed: bool) -> None:
         np.testing.assert_array_equal(ours, image * table[number])
 
 
+def test_a_lookup_of_two_rows_stays() -> None:
+    build = Builder()
+    table, rows = (
+        build.constant([[1, -1], [-1, 1]], "int8"),
+        build.input("member", 2, dtype="int32"),
+    )
+    found = build.op("GATHER", table, rows, shape=(2, 2))
+    module = build.module(logits=build.op("CAST", found, dtype="float32"))
+    assert sign_packing.run(module)["packed_tables"] == 0
+
+
 def test_bits_by_hand() -> None:
     signs = np.ones((1, 40), np.int8)
     signs[0, [0, 5, 31, 33]] = -1

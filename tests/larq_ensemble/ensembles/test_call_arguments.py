@@ -128,7 +128,8 @@ def convertible() -> keras.Model:
     """What files can hold of `network`."""
     norm = keras.layers.BatchNormalization
     image = keras.Input(SHAPE, name="image")
-    x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(image)
+    x = keras.layers.RandomCrop(6, 7)(image)  # draws if it is called without `training`
+    x = keras.layers.Conv2D(4, 3, padding="same", name="stem")(x)
     x = norm(name="by_position")(norm(name="by_name")(x, training=False), False)
     x = keras.layers.Dropout(0.5)(x, training=False)
     x = PReLU(shared_axes=[1, 2])(x, training=False)

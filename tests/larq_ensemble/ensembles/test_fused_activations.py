@@ -137,6 +137,14 @@ def test_signs_that_are_known() -> None:
     assert fused.fused_sign(keras.layers.Conv2D(1, 3)) is None
 
 
+@pytest.mark.parametrize("kind", [keras.layers.PReLU, PReLU])
+def test_prelus_that_are_known(kind) -> None:
+    """Fused, the loss of a regularizer of the outputs would be lost."""
+    assert fused.fused_prelu(kind()) is not None
+    assert fused.fused_prelu(kind(activity_regularizer="l2")) is None
+    assert fused.fused_prelu(kind(dtype="float64")) is None
+
+
 def losses(network: keras.Model, model: keras.Model) -> list[float]:
     model.compile(
         keras.optimizers.Adam(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -155,3 +163,15 @@ def test_a_network_learns_as_before() -> None:
     for weight, wanted in zip(other.get_weights(), plain.get_weights(), strict=True):
         np.testing.assert_allclose(weight, wanted, rtol=1e-3, atol=1e-4)
     assert plain(images()).shape == (12, CLASSES)
+
+
+def test_a_layer_that_reads_its_input_too_keeps_its_quantizer() -> None:
+    class Plain(lq.layers.QuantConv2D):
+        """Only another name."""
+
+    class Shortcut(lq.layers.QuantConv2D):
+        def call(self, inputs: tf.Tensor) -> tf.Tensor:
+            return inputs + super().call(inputs)
+
+    layers = [kind(4, 1, input_quantizer="ste_sign") for kind in (Plain, Shortcut)]
+    assert [fused.fused_sign(layer) is not None for layer in layers] == [True, False]

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from larq_ensemble.models import build_model, layer_graph
-from larq_ensemble.models.functional import with_head_bias_apart
+from larq_ensemble.models.classifier import with_head_bias_apart
 from larq_ensemble.network.architectures import MODELS, trace_model
 from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Role, Stored
 
@@ -22,10 +22,28 @@ def other(name: str, *inputs: str, kind: Kind = Kind.OTHER) -> LayerNode:
 
 
 def roles(*layers: LayerNode) -> dict[str, Role]:
-    """Roles of all layers that have one."""
-    found = LayerGraph([other("in", kind=Kind.INPUT), *layers]).roles
-    assert list(found) == ["in", *(layer.name for layer in layers)]
+    """Roles of all layers that have one, but for a linear layer at the end."""
+    end = other("classes", layers[-1].name, kind=Kind.DENSE)
+    found = LayerGraph([other("in", kind=Kind.INPUT), *layers, end]).roles
+    assert list(found) == ["in", *(layer.name for layer in layers), "classes"]
+    assert found.pop("classes") is Role.HEAD
     return {name: role for name, role in found.items() if role is not Role.OTHER}
+
+
+def test_the_head_is_the_last_layer_with_a_kernel() -> None:
+    """Larq's tutorials end in a dense layer and a batch norm, Network in Network in a 1x1 one."""
+    first = (conv("first", "in"), other("hidden", "first", kind=Kind.DENSE))
+    for head in (conv("head", "hidden", kernel=1), other("head", "hidden", kind=Kind.DENSE)):
+        end = (other("norm", "head", kind=Kind.NORM), other("pool", "norm"))
+        found = LayerGraph([other("in", kind=Kind.INPUT), *first, head, *end]).roles
+        assert found == {
+            "in": Role.OTHER,
+            "first": Role.STEM,
+            "hidden": Role.OTHER,
+            "head": Role.HEAD,
+            "norm": Role.OTHER,
+            "pool": Role.OTHER,
+        }
 
 
 def test_a_plain_network() -> None:
@@ -34,8 +52,7 @@ def test_a_plain_network() -> None:
         other("norm", "first", kind=Kind.NORM),
         conv("second", "norm"),
         other("hidden", "second", kind=Kind.DENSE),
-        other("last", "hidden", kind=Kind.DENSE),
-    ) == {"first": Role.STEM, "second": Role.CONV, "last": Role.HEAD}
+    ) == {"first": Role.STEM, "second": Role.CONV}
 
 
 @pytest.mark.parametrize("swapped", [False, True])
@@ -157,8 +174,7 @@ def test_a_layer_that_is_called_on_its_own_output() -> None:
         conv("stem", "in"),
         conv("twice", "stem", "norm"),
         other("norm", "twice", kind=Kind.NORM),
-        other("last", "twice", kind=Kind.DENSE),
-    ) == {"stem": Role.STEM, "twice": Role.CONV, "last": Role.HEAD}
+    ) == {"stem": Role.STEM, "twice": Role.CONV}
 
 
 def test_bits_of_a_layer() -> None:

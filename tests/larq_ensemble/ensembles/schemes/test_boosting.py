@@ -6,7 +6,7 @@ import pytest
 from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.ensembles.schemes.boosting import PseudoResidualLoss
-from larq_ensemble.keras import keras, tf
+from larq_ensemble.keras import keras, lq, tf
 
 from ...conftest import images, labels
 
@@ -55,6 +55,24 @@ def test_members_start_at_zero_where_the_linear_layer_is_their_own(tiny):
         np.testing.assert_array_equal(logits, np.zeros((2, 12, 3)))
         shared = build_ensemble(tiny, 2, scheme=scheme, sharing="all_frozen")(images())
         assert (shared[0].numpy() != 0).any()
+
+
+@pytest.mark.parametrize(
+    ("ends", "starts_at_zero"),
+    [
+        (lambda: [keras.layers.Dense(3), keras.layers.Softmax()], True),
+        (lambda: [keras.layers.Dense(3), keras.layers.BatchNormalization()], True),
+        # As in Larq's tutorials: neither a sign nor a batch norm without scale can give zeros.
+        (lambda: [keras.layers.Dense(3), keras.layers.BatchNormalization(scale=False)], False),
+        (lambda: [lq.layers.QuantDense(3, kernel_quantizer="ste_sign")], False),
+    ],
+)
+def test_members_start_at_zero_where_the_end_of_the_network_can(ends, starts_at_zero) -> None:
+    image = x = keras.Input((8, 8, 3))
+    for layer in (keras.layers.Flatten(), *ends()):
+        x = layer(x)
+    member = build_ensemble(keras.Model(image, x), 1, scheme="boosting").member(0)
+    assert (member(images()).numpy() == 0).all() == starts_at_zero
 
 
 @pytest.mark.parametrize("execution", ["plain", "traced"])
