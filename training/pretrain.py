@@ -111,6 +111,7 @@ def pretrain(
             directory that holds another run or other files.
     """
     distribution = Distribution(distribute)
+    sources = Sources(from_real, from_backbone, distillation)
     started = load_run(out).config.model if resume and is_run(out) else {}
     is_foreign(model)  # a wrong name is an error before the data are read
     if isinstance(dataset, str):
@@ -129,7 +130,6 @@ def pretrain(
         prelu_gradient=prelu_gradient,
     )
     dataset = replace(dataset, normalization=_normalization(network, model, normalization, dataset))
-    sources = Sources(from_real, from_backbone, distillation)
     sources.check(record)
     cut_by = split_seed(sources.runs.values(), dataset, data, seed)
     training = _Training(
