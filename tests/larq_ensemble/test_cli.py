@@ -174,11 +174,13 @@ def test_help_of_every_command_imports_nothing_heavy():
     code = """
 import sys
 from larq_ensemble.cli import COMMANDS, main
-for arguments in [["--help"], *([name, "-h"] for name in COMMANDS)]:
+numpy = ["convert", "predict"]  # they import the runtime, which needs it
+for name in [*(COMMANDS.keys() - numpy), *numpy, None]:
     try:
-        main(arguments)
+        main([name, "-h"] if name else ["--help"])
     except SystemExit as end:
-        assert not end.code, (arguments, end.code)
+        assert not end.code, (name, end.code)
+    assert "numpy" not in sys.modules or name in [*numpy, None], name
 heavy = {"tensorflow", "tf_keras", "keras", "larq", "sklearn", "tensorflow_datasets", "PIL"}
 print("heavy:", heavy & sys.modules.keys())
 """

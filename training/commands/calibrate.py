@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from larq_ensemble.console.options import (
     INPUT,
@@ -149,6 +148,8 @@ def _splits(
     # Raises
         EnsembleError: if the file doesn't say which data these are, or none were held out.
     """
+    import numpy as np
+
     from larq_ensemble.data.datasets import DATASETS, DataOptions
     from larq_ensemble.errors import EnsembleError
 
