@@ -34,8 +34,7 @@ class CrossEntropy(keras.losses.SparseCategoricalCrossentropy):
 
     \\[ L = - \sum_k y_k \log p_k \\]
 
-    # Arguments
-        as for `keras.losses.SparseCategoricalCrossentropy`.
+    It takes the arguments of `keras.losses.SparseCategoricalCrossentropy`.
 
     # Input shape
         y_true: class numbers [n] or [n, 1], or distributions [n, classes].

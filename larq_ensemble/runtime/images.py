@@ -88,7 +88,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int, int]:
         1 channel for gray images and 3 for others.
 
     # Raises
-        OSError, or what Pillow raises for a damaged file.
+        OSError: or another error of Pillow, for a damaged file.
     """
     with Image.open(path) as file:
         width, height = file.size
