@@ -18,6 +18,8 @@ from larq_ensemble.layers import Bias, PReLU, RPReLU, RSign
 
 Values = dict[str, np.ndarray]
 Rows = Mapping[str, tf.Tensor]
+#: Bits that are packed into one number.
+_WORD = 32
 
 
 class Lowering(ABC):
@@ -173,7 +175,7 @@ class Conv2DLowering(Lowering):
     `passes.sign_packing`. It computes with floats, because LceBconv2d reads its filters only once.
     In layouts without lookups `passes.bit_packed_convolutions` turns it into an LceBconv2d, which
     takes whole words of channels. No other convolution needs these, so where the input isn't
-    binary, the signs are flat, without gaps.
+    binary and they would have gaps, the signs are flat.
     """
 
     weights = ("kernel", "bias")
@@ -189,7 +191,7 @@ class Conv2DLowering(Lowering):
     def values(self, layer: keras.layers.Conv2D) -> Values:
         if is_binary(layer):
             values = _signs_and_scales(layer)
-            if not _has_binary_input(layer):
+            if values["kernel"].shape[-1] % _WORD and not _has_binary_input(layer):
                 values["kernel"] = values["kernel"].reshape(-1)
         else:
             values = {"kernel": layer.kernel.numpy().transpose(3, 0, 1, 2)}
