@@ -132,7 +132,7 @@ def fitted(images: Any, shape: tuple[int, int, int]) -> Any:
         return np.empty((0, *shape), np.uint8)
     if images.shape[-1] not in (1, 3):
         raise EnsembleError(
-            f"Images of {images.shape[-1]} channels can't be resized or become gray: leave "
+            f"Images of {images.shape[-1]} channels can't be resized or become grey: leave "
             "`image_size` and `channels` out."
         )
 
