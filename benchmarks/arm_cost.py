@@ -102,10 +102,10 @@ def _single(run: str) -> bytes:
     from larq_ensemble.runs import load_run
 
     loaded = load_run(run)
-    from larq_ensemble.convert.conversion import ensemble_of
+    from larq_ensemble.convert.conversion import trained_ensemble
     from larq_ensemble.convert.frontend.single import convert_single
 
-    return convert_single(ensemble_of(loaded).member(0))
+    return convert_single(trained_ensemble(loaded).member(0))
 
 
 def counted(

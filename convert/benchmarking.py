@@ -207,12 +207,12 @@ def _others(
     progress: Callable[[str], None],
 ) -> dict[str, Predict]:
     """The alternatives to ship a run's members; converts up to `members` of them."""
-    from larq_ensemble.convert.conversion import convert_run, ensemble_of
+    from larq_ensemble.convert.conversion import convert_run, trained_ensemble
     from larq_ensemble.convert.frontend.single import convert_single
     from larq_ensemble.convert.verification import check_same
     from larq_ensemble.ensembles import as_ensemble
 
-    ensemble = as_ensemble(ensemble_of(run))
+    ensemble = as_ensemble(trained_ensemble(run))
     check_same(ensemble, ours, tflite, run.digest)
     separate = []
     for member in range(members):

@@ -219,7 +219,7 @@ def normalization_of(
     return normalization
 
 
-def ensemble_of(run: Trained) -> keras.Model:
+def trained_ensemble(run: Trained) -> keras.Model:
     """The trained ensemble of a run or a Keras file; a backbone counts as an ensemble of one.
 
     # Raises
@@ -243,11 +243,11 @@ def convert_run(
     """`convert_ensemble` with everything that a run directory or a `KerasFile` knows.
 
     # Raises
-        EnsembleError: as `ensemble_of` and `convert_ensemble`.
+        EnsembleError: as `trained_ensemble` and `convert_ensemble`.
     """
     dataset = run.config.dataset
     return convert_ensemble(
-        ensemble_of(run),
+        trained_ensemble(run),
         path,
         mean=dataset["mean"],
         std=dataset["std"],

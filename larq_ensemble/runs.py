@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -27,6 +26,7 @@ from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import (
     check_output_folder,
+    file_digest,
     gone,
     read_json,
     remove_leftovers,
@@ -252,7 +252,7 @@ class Run:
             EnsembleError: if training has not finished.
         """
         self._check_has_model()
-        return hashlib.sha256(self.model_path.read_bytes()).hexdigest()
+        return file_digest(self.model_path)
 
     def save_config(self) -> None:
         write_text(self.config_path, json.dumps(self.config.to_json(), indent=2) + "\n")

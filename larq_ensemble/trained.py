@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from larq_ensemble.data.normalization import NAMED, Normalization, normalization_named
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import file_digest
 from larq_ensemble.runs import RunConfig, load_run
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class KerasFile:
     def dataset(self, spec: str | None = None, data_dir: str | None = None) -> Dataset:
         dataset = self.own
         if spec not in (None, self.spec):
-            dataset = _opened(spec, self.model, self.path, data_dir)
+            dataset = _opened(spec, self.config.dataset, self.path, data_dir)
         if dataset is None:
             raise EnsembleError(
                 f"The Keras file {str(self.path)!r} doesn't say what data it is for: give "
@@ -133,18 +134,18 @@ def open_trained(
     found = "backbone" if len(model.outputs) == 1 else "ensemble"
     if kind is not None and found != kind:
         raise EnsembleError(f"{str(path)!r} is of kind {found!r}, but {kind!r} is needed.")
+    constants = _constants(model)
+    origin = {"source": str(file.absolute()), "digest": file_digest(file)}
     spec = dataset if isinstance(dataset, str) else None
     if isinstance(dataset, str):
-        dataset = _opened(dataset, model, file, data_dir)
+        dataset = _opened(dataset, constants, file, data_dir)
     elif dataset is not None:
-        check_fits(dataset, *_sizes(model), file)
-    classes, shape = _sizes(model)
-    constants = {"classes": classes, "input_shape": [*shape]}
+        _check_fits(dataset, constants, file)
     return KerasFile(
         file,
         RunConfig(
             kind=found,
-            model={"name": file.stem, **constants, **_origin(file)},
+            model={"name": file.stem, **constants, **origin},
             dataset={
                 **(constants if dataset is None else dataset.constants()),
                 **normalization_for(model, normalization, dataset, str(path)).to_json(),
@@ -186,8 +187,7 @@ def data_of(
     if dataset is None or isinstance(dataset, str):
         data = trained.dataset(dataset, data_dir)
     else:
-        constants = trained.config.dataset
-        check_fits(dataset, constants["classes"], constants["input_shape"], trained.path)
+        _check_fits(dataset, trained.config.dataset, trained.path)
         data = replace(dataset, normalization=trained.normalization)
     if dataset is not None and not is_own(trained, data):
         warnings.warn(
@@ -213,48 +213,32 @@ def _model_in(file: Path) -> keras.Model:
     return classifier(model) if len(model.outputs) == 1 else as_ensemble(model)
 
 
-def _origin(file: Path) -> dict[str, str]:
-    from larq_ensemble.models.foreign import file_digest
-
-    return {"source": str(file.absolute()), "digest": file_digest(file)}
-
-
-def _opened(spec: str, model: keras.Model, file: Path, data_dir: str | None) -> Dataset:
+def _opened(spec: str, constants: Mapping[str, Any], file: Path, data_dir: str | None) -> Dataset:
+    """Data for the network of a Keras file, in images of the size that it takes."""
     from larq_ensemble.data.datasets import DATASETS
     from larq_ensemble.data.opening import open_dataset
     from larq_ensemble.data.options import ImageOptions
 
-    _, (height, width, channels) = _sizes(model)
+    height, width, channels = constants["input_shape"]
     of_files: Any = channels if channels in (1, 3) else None
     images = ImageOptions((height, width), of_files)
     dataset = open_dataset(
         spec, images=ImageOptions() if spec in DATASETS else images, data_dir=data_dir
     )
-    check_fits(dataset, *_sizes(model), file)
+    _check_fits(dataset, constants, file)
     return dataset
 
 
-def _sizes(model: keras.Model) -> tuple[int, tuple[int, ...]]:
-    """The number of classes, and (height, width, channels) of an image."""
-    return int(model.outputs[0].shape[-1]), tuple(model.inputs[0].shape[1:])
+def _constants(model: keras.Model) -> dict[str, Any]:
+    """What a network says of its data."""
+    classes, shape = model.outputs[0].shape[-1], model.inputs[0].shape[1:]
+    return {"classes": int(classes), "input_shape": [*shape]}
 
 
-def check_fits(
-    dataset: Dataset, classes: int, shape: Sequence[int], path: str | os.PathLike[str]
-) -> None:
-    """# Raises
-    EnsembleError: if a data set has other classes or images than the network at `path` takes.
-    """
-    if dataset.classes != classes:
-        raise EnsembleError(
-            f"`dataset` {dataset.name!r} has {dataset.classes} classes, but {str(path)!r} was "
-            f"trained for {classes}: give data of the same classes."
-        )
-    if list(dataset.input_shape) != list(shape):
-        raise EnsembleError(
-            f"`dataset` {dataset.name!r} has images of {tuple(dataset.input_shape)}, but "
-            f"{str(path)!r} takes {tuple(shape)}: give data of the same size."
-        )
+def _check_fits(dataset: Dataset, constants: Mapping[str, Any], path: Path) -> None:
+    from larq_ensemble.data.opening import check_fits
+
+    check_fits(dataset, constants, repr(str(path)))
 
 
 def normalization_for(

@@ -118,33 +118,25 @@ def train_ensemble(
     # A run of before has members without it, and goes on as it was started.
     own_head_bias = not (resume and is_run(out)) or load_run(out).config.own_head_bias
     shared = parse_sharing(sharing, own_head_bias=own_head_bias)
-    arguments: dict[str, Any] = {
-        "sharing": shared,
-        "scheme": scheme,
-        "jitter": recipe.jitter,
-        "dropout": recipe.dropout,
-        "initial": initial,
-        "seed": seed,
-    }
-    common: dict[str, Any] = {
-        "weighting": weighting,
-        "recipe": recipe,
-        "options": options,
-        "verbose": verbose,
-    }
-    training: _Training
-    if in_turn or chosen.sequential:
-        training = _Sequential(network, opened, members, arguments, **common)
-    else:
-        training = _Joint(
-            network,
-            opened,
-            members,
-            arguments,
-            scheme=chosen,
-            distribution=distribution,
-            **common,
-        )
+    training = _training(
+        network,
+        opened,
+        members,
+        {
+            "sharing": shared,
+            "scheme": scheme,
+            "jitter": recipe.jitter,
+            "dropout": recipe.dropout,
+            "initial": initial,
+            "seed": seed,
+        },
+        scheme=chosen,
+        weighting=weighting,
+        recipe=recipe,
+        options=options,
+        distribution=distribution,
+        verbose=verbose,
+    )
 
     def train(run: Run, splits: Splits) -> tuple[keras.Model, dict[str, Any]]:
         ensemble, speed = training.train(run, splits)
@@ -289,6 +281,37 @@ class _Training(Protocol):
 
     def train(self, run: Run, splits: Splits) -> tuple[Ensemble, float | None]:
         """Trains; returns the ensemble and its images per second."""
+
+
+def _training(
+    network: keras.Model,
+    dataset: Dataset,
+    members: int,
+    arguments: dict[str, Any],
+    *,
+    scheme: Scheme,
+    options: _Options,
+    distribution: Distribution,
+    **settings: Any,
+) -> _Training:
+    """How members of a scheme are trained.
+
+    # Arguments
+        arguments: of `build_ensemble`.
+        settings: those that `_Joint` and `_Sequential` have in common.
+    """
+    if options.in_turn or scheme.sequential:
+        return _Sequential(network, dataset, members, arguments, options=options, **settings)
+    return _Joint(
+        network,
+        dataset,
+        members,
+        arguments,
+        scheme=scheme,
+        options=options,
+        distribution=distribution,
+        **settings,
+    )
 
 
 class _Joint:

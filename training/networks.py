@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from larq_ensemble.data.datasets import Dataset
@@ -13,39 +14,39 @@ from larq_ensemble.network.architectures import MODELS, REVISION
 from larq_ensemble.training.recipes import Recipe
 
 
+@dataclass(frozen=True)
+class Variant:
+    """Arguments of an architecture of ours, as for `larq_ensemble.training.pretrain.pretrain`."""
+
+    width: float = 1.0
+    pad_values: float | None = None
+    estimator: str | None = None
+    prelu_gradient: PReLUGradient | None = None
+
+
 def network_for(
     network: str | keras.Model,
     dataset: Dataset,
     recipe: Recipe,
+    variant: Variant,
     started: dict[str, Any],
-    *,
-    width: float,
-    pad_values: float | None,
-    estimator: str | None,
-    prelu_gradient: PReLUGradient | None,
 ) -> tuple[keras.Model, dict[str, Any]]:
     """The network to train and what its run records of it.
 
     # Arguments
-        network, width, pad_values, estimator, prelu_gradient: as for `pretrain`.
+        network: `model` of `pretrain`.
         dataset: whose images and classes it is for.
         recipe: has the dropout.
+        variant: of a network of ours.
         started: what the run to resume recorded of its network; empty: there is none.
 
     # Raises
         EnsembleError: for what the network hasn't, or if it can't be built for the data.
     """
     if not is_foreign(network):
-        return _ours(network, dataset, recipe, started, width=width, pad_values=pad_values,
-                     estimator=estimator, prelu_gradient=prelu_gradient)  # fmt: skip
-    of_ours = {
-        "width": None if width == 1 else width,
-        "pad_values": pad_values,
-        "estimator": estimator,
-        "prelu_gradient": prelu_gradient,
-    }
-    for name, value in of_ours.items():
-        if value is not None:
+        return _ours(network, dataset, recipe, variant, started)
+    for name, value in vars(variant).items():
+        if value != getattr(Variant, name):
             raise EnsembleError(
                 f"`{name}` {value!r} is for the networks that larq-ensemble builds: leave it out, "
                 "and build yours with it."
@@ -63,18 +64,12 @@ def network_for(
 
 
 def _ours(
-    name: Any,
-    dataset: Dataset,
-    recipe: Recipe,
-    started: dict[str, Any],
-    *,
-    width: float,
-    pad_values: float | None,
-    estimator: str | None,
-    prelu_gradient: PReLUGradient | None,
+    name: Any, dataset: Dataset, recipe: Recipe, variant: Variant, started: dict[str, Any]
 ) -> tuple[keras.Model, dict[str, Any]]:
-    for option, value in {"pad_values": pad_values, "estimator": estimator}.items():
-        if value is not None and not MODELS[name].binary:
+    architecture, pad_values = MODELS[name], variant.pad_values
+    for option in ("pad_values", "estimator"):
+        value = getattr(variant, option)
+        if value is not None and not architecture.binary:
             raise EnsembleError(
                 f"`{option}` {value!r} is for binary convolutions, and {name!r} has none: "
                 "leave it out."
@@ -83,11 +78,11 @@ def _ours(
         "name": name,
         "input_shape": list(dataset.input_shape),
         "classes": dataset.classes,
-        "width": width,
+        "width": variant.width,
         "dropout": recipe.dropout or 0.0,
-        "pad_values": MODELS[name].pad_values if pad_values is None else pad_values,
-        "estimator": estimator,
-        "prelu_gradient": prelu_gradient or started.get("prelu_gradient", PRELU_GRADIENT),
+        "pad_values": architecture.pad_values if pad_values is None else pad_values,
+        "estimator": variant.estimator,
+        "prelu_gradient": variant.prelu_gradient or started.get("prelu_gradient", PRELU_GRADIENT),
         "revision": started.get("revision", REVISION),
     }
     return build_model(**arguments), arguments

@@ -30,7 +30,7 @@ from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.fit import read_log, set_seed
 from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
-from larq_ensemble.training.networks import network_for
+from larq_ensemble.training.networks import Variant, network_for
 from larq_ensemble.training.pipeline import evaluation_batches
 from larq_ensemble.training.recipes import Recipe
 from larq_ensemble.training.renaming import formerly
@@ -119,16 +119,8 @@ def pretrain(
     dataset = dataset.augmented(augment)
     weighting = ClassWeighting.of(class_weights, dataset.class_names)
     set_seed(seed, recipe.dropout)
-    network, record = network_for(
-        model,
-        dataset,
-        recipe,
-        started,
-        width=width,
-        pad_values=pad_values,
-        estimator=estimator,
-        prelu_gradient=prelu_gradient,
-    )
+    variant = Variant(width, pad_values, estimator, prelu_gradient)
+    network, record = network_for(model, dataset, recipe, variant, started)
     dataset = replace(dataset, normalization=_normalization(network, model, normalization, dataset))
     sources.check(record)
     cut_by = split_seed(sources.runs.values(), dataset, data, seed)

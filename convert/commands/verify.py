@@ -61,12 +61,12 @@ def command(
         loaded = open_trained(run, dataset=dataset, data_dir=data_dir, normalization=normalization)
         import numpy as np
 
-        from larq_ensemble.convert.conversion import ensemble_of
+        from larq_ensemble.convert.conversion import trained_ensemble
         from larq_ensemble.convert.verification import verify
         from larq_ensemble.data.datasets import DataOptions
 
         data = data_of(loaded, dataset, data_dir)
-        model = ensemble_of(loaded)
+        model = trained_ensemble(loaded)
         test = DataOptions(data_dir, limit_test=samples).load(data, loaded.config.seed).test
         verification = verify(
             model,

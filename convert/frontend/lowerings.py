@@ -18,6 +18,8 @@ from larq_ensemble.layers import Bias, PReLU, RPReLU, RSign
 
 Values = dict[str, np.ndarray]
 Rows = Mapping[str, tf.Tensor]
+#: Bits that are packed into one number.
+_WORD = 32
 
 
 class Lowering(ABC):
@@ -171,7 +173,9 @@ class Conv2DLowering(Lowering):
 
     A binarized convolution looks up the signs of its filters, as int8 here and as bits after
     `passes.sign_packing`. It computes with floats, because LceBconv2d reads its filters only once.
-    In layouts without lookups `passes.bit_packed_convolutions` turns it into an LceBconv2d.
+    In layouts without lookups `passes.bit_packed_convolutions` turns it into an LceBconv2d, which
+    takes whole words of channels. No other convolution needs these, so where the input isn't
+    binary and they would have gaps, the signs are flat.
     """
 
     weights = ("kernel", "bias")
@@ -187,6 +191,8 @@ class Conv2DLowering(Lowering):
     def values(self, layer: keras.layers.Conv2D) -> Values:
         if is_binary(layer):
             values = _signs_and_scales(layer)
+            if values["kernel"].shape[-1] % _WORD and not _has_binary_input(layer):
+                values["kernel"] = values["kernel"].reshape(-1)
         else:
             values = {"kernel": layer.kernel.numpy().transpose(3, 0, 1, 2)}
         if layer.use_bias:
@@ -198,10 +204,13 @@ class Conv2DLowering(Lowering):
         if padding == "SAME" and getattr(layer, "pad_values", 0):
             x = tf.pad(x, same_paddings(layer, x), constant_values=layer.pad_values)
             padding = "VALID"
+        filters = tf.cast(rows["kernel"], x.dtype)
+        if filters.shape.rank == 1:
+            filters = tf.reshape(filters, [layer.filters, *layer.kernel_size, x.shape[-1]])
         outputs = tf.nn.conv2d(
             x,
             # The converter transposes back: the two cancel out and leave the gathered filter.
-            tf.transpose(tf.cast(rows["kernel"], x.dtype), [1, 2, 3, 0]),
+            tf.transpose(filters, [1, 2, 3, 0]),
             strides=layer.strides,
             padding=padding,
             dilations=layer.dilation_rate,
@@ -340,6 +349,12 @@ def is_binary(layer: keras.layers.Layer) -> bool:
         getattr(layer, name, None) is not None
         for name in ("kernel_quantizer", "depthwise_quantizer", "pointwise_quantizer")
     )
+
+
+def _has_binary_input(layer: keras.layers.Layer) -> bool:
+    """Whether a layer quantizes its input to one bit, as far as the quantizer tells."""
+    quantizer = getattr(layer, "input_quantizer", None)
+    return quantizer is not None and getattr(quantizer, "precision", 1) == 1
 
 
 def is_binary_or_real(layer: keras.layers.Layer) -> bool:

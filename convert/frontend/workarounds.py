@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import numpy as np
 
@@ -158,12 +157,14 @@ def right_ternary(network: keras.Model) -> Iterator[None]:
     LCE takes any `sign(sign(a) + b)` for the sign of a, and so `SteTern`, which is
     `sign(sign(x + t) + sign(x - t))`.
     """
-    with contextlib.ExitStack() as stack:
-        for part in network.submodules:
-            if type(part) is lq.quantizers.SteTern:
-                right = partial(_ternary, part)
-                stack.enter_context(mock.patch.dict(vars(part), {"call": right}))
+    quantizers = [part for part in network.submodules if type(part) is lq.quantizers.SteTern]
+    for quantizer in quantizers:
+        vars(quantizer)["call"] = partial(_ternary, quantizer)
+    try:
         yield
+    finally:
+        for quantizer in quantizers:
+            del vars(quantizer)["call"]
 
 
 def _ternary(quantizer: lq.quantizers.SteTern, inputs: tf.Tensor) -> tf.Tensor:

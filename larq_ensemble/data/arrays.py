@@ -11,13 +11,13 @@ from PIL import Image
 
 from larq_ensemble.data.cache import gathered
 from larq_ensemble.data.datasets import Dataset, Origin
+from larq_ensemble.data.digests import image_digest
 from larq_ensemble.data.encoded import in_parallel
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import (
     Found,
     Read,
     checked_class_names,
-    digest,
     leaks,
     own_dataset,
     resolved,
@@ -95,7 +95,7 @@ def _leaks(parts: Mapping[str, Split], options: ImageOptions) -> Iterator[str]:
     owners = np.array([part for part, _ in names])
     rows = {part: np.flatnonzero(owners == part) for part in parts}
     digests = [
-        digest(np.ascontiguousarray(split.images[index]).data)
+        image_digest(np.ascontiguousarray(split.images[index]).data)
         for split in parts.values()
         for index in range(len(split))
     ]
@@ -132,7 +132,7 @@ def fitted(images: Any, shape: tuple[int, int, int]) -> Any:
         return np.empty((0, *shape), np.uint8)
     if images.shape[-1] not in (1, 3):
         raise EnsembleError(
-            f"Images of {images.shape[-1]} channels can't be resized or become gray: leave "
+            f"Images of {images.shape[-1]} channels can't be resized or become grey: leave "
             "`image_size` and `channels` out."
         )
 

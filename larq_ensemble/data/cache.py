@@ -7,7 +7,6 @@ and size of images. It may be deleted at any time: what is needed is made again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from larq_ensemble.data.digests import fingerprint
 from larq_ensemble.data.splits import ImageArray
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.locks import locked
@@ -69,8 +69,7 @@ def cache_folder() -> Path:
 
 def entry_name(label: str, *identity: object) -> str:
     """A name for an entry that people recognize, different for each identity."""
-    digest = hashlib.sha256(repr(identity).encode(errors="surrogateescape")).hexdigest()
-    return f"{re.sub('[^A-Za-z0-9]+', '-', label)[:50]}-{digest[:16]}"
+    return f"{re.sub('[^A-Za-z0-9]+', '-', label)[:50]}-{fingerprint(*identity)[:16]}"
 
 
 def cached(name: str, key: str, size: int, chunks: Callable[[], Iterable[Chunk]]) -> Cached:

@@ -15,8 +15,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from larq_ensemble.data.cache import Chunk, NoRoomError, cached
+from larq_ensemble.data.digests import image_digest
 from larq_ensemble.data.options import ImageOptions
-from larq_ensemble.data.own import PARTS, Read, checked_class_names, digest, leaks, with_test
+from larq_ensemble.data.own import PARTS, Read, checked_class_names, leaks, with_test
 from larq_ensemble.data.splits import ImageArray, LazyImages, Rows, Split
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.progress import working
@@ -193,7 +194,7 @@ def _digest(data: Path | bytes) -> int:
             data = data.read_bytes()
         except OSError:  # a damaged file, which equals no other
             data = str(data).encode(errors="surrogateescape")
-    return digest(data)
+    return image_digest(data)
 
 
 def in_parallel(function: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:

@@ -10,7 +10,6 @@ photos/dog/3.jpg             photos/test/cat/2.jpg ...
 from __future__ import annotations
 
 import collections
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from PIL import Image
 from larq_ensemble.console.wording import counted
 from larq_ensemble.data.cache import entry_name
 from larq_ensemble.data.datasets import Origin
+from larq_ensemble.data.digests import fingerprint
 from larq_ensemble.data.encoded import Encoded, EncodedImages
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import PARTS, Found, Read, check_size, needs_size, resolved, shown
@@ -105,7 +105,7 @@ def find_folder(root: Path, options: ImageOptions) -> Found:
         ) from error
     shape = _input_shape(listing, options)
     files = [(file.name, file.size) for file in listing.files]
-    origin = Origin(f"folder:{root}", options, _digest(listing.class_names, files))
+    origin = Origin(f"folder:{root}", options, fingerprint(listing.class_names, files))
     return Found(
         name=f"folder:{root.name}",
         class_names=listing.class_names,
@@ -114,10 +114,6 @@ def find_folder(root: Path, options: ImageOptions) -> Found:
         read=lambda data_dir: _read(listing, shape, options),
         has_test=any(file.part == "test" for file in listing.files),
     )
-
-
-def _digest(*values: object) -> str:
-    return hashlib.sha256(repr(values).encode(errors="surrogateescape")).hexdigest()
 
 
 # --- which files there are -------------------------------------------------------------------
@@ -278,7 +274,7 @@ def _read(listing: _Listing, shape: tuple[int, int, int], options: ImageOptions)
     images = EncodedImages(
         what=f"image files in {str(root)!r}",
         entry=entry_name(f"{root.name} {height}x{width}x{channels}", str(root), shape),
-        key=_digest(listing.class_names, files),
+        key=fingerprint(listing.class_names, files),
         count=len(files),
         class_names=listing.class_names,
         images=lambda: (Encoded(root / each.name, each.part, each.label) for each in files),

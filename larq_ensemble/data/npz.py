@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from larq_ensemble.data.arrays import checked_split, found_arrays
 from larq_ensemble.data.cache import IN_MEMORY, gathered
 from larq_ensemble.data.datasets import Origin
+from larq_ensemble.data.digests import fingerprint
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import Found
 from larq_ensemble.data.splits import Split
@@ -97,4 +97,4 @@ def _fingerprint(path: Path) -> str:
     """Digest of the arrays' names, sizes and the checksums that the file has of them."""
     with zipfile.ZipFile(path) as file:
         entries = sorted((each.filename, each.file_size, each.CRC) for each in file.infolist())
-    return hashlib.sha256(repr(entries).encode()).hexdigest()
+    return fingerprint(entries)

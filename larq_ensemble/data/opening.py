@@ -61,7 +61,7 @@ def reopen(
     recorded = constants.get("source")
     if spec in DATASETS or (spec is None and recorded is None):
         dataset = DATASETS[spec or constants["name"]]
-        _check_fits(dataset.name, dataset.class_names, dataset.input_shape, constants)
+        check_fits(dataset, constants)
         return _as_in_run(dataset, constants)
     origin = None if recorded is None else Origin.from_json(recorded)
     shape = tuple(constants["input_shape"])
@@ -69,7 +69,7 @@ def reopen(
     if spec is not None:
         names = constants.get("class_names")  # which old runs lack
         found = _find(spec, images, data_dir, None if names is None else tuple(names))
-        _check_fits(found.name, found.class_names, found.input_shape, constants)
+        check_fits(found, constants)
         return _as_in_run(_unread(found), constants)
     assert origin is not None
     return _as_in_run(_recorded(origin, images, data_dir, constants), constants)
@@ -140,25 +140,36 @@ def _as_in_run(dataset: Dataset, constants: Mapping[str, Any]) -> Dataset:
     return dataclasses.replace(dataset, **recorded)
 
 
-def _check_fits(
-    name: str,
-    class_names: tuple[str, ...],
-    input_shape: tuple[int, int, int],
-    constants: Mapping[str, Any],
+def check_fits(
+    data: Dataset | Found, constants: Mapping[str, Any], network: str = "the run"
 ) -> None:
-    """Checks that other data can stand for those of a run."""
-    expected = tuple(constants.get("class_names", class_names))
-    numbers = tuple(map(str, range(len(expected))))  # of classes without names
-    is_unnamed = numbers in (class_names, expected) and len(class_names) == len(expected)
-    if class_names != expected and not is_unnamed:
-        differing = sorted(set(class_names) ^ set(expected)) or list(class_names)
+    """Checks that data can stand for those that a network was trained on.
+
+    Classes without names, which are called by their numbers, fit any of the same number.
+
+    # Arguments
+        data: the data.
+        constants: of the network's data, as `Dataset.constants` returns them; `class_names` and
+            `classes` are checked if they are there.
+        network: what the error calls it.
+
+    # Raises
+        EnsembleError: for other classes, another order of them, or images of another size.
+    """
+    names = data.class_names
+    count = len(constants.get("class_names") or ()) or constants.get("classes", len(names))
+    numbers = tuple(map(str, range(count)))
+    expected = tuple(constants.get("class_names", numbers))
+    if names != expected and (len(names) != count or numbers not in (names, expected)):
+        differing = sorted(set(names) ^ set(expected)) or list(names)
+        told = f" Differing: {shown(differing)}." if "class_names" in constants else ""
         raise EnsembleError(
-            f"`dataset` {name!r} has other classes than the run, which was trained on "
-            f"{len(expected)}. Differing: {shown(differing)}."
+            f"`dataset` {data.name!r} has other classes than {network}, which was trained on "
+            f"{count}{f', not {len(names)}' if len(names) != count else ''}.{told}"
         )
-    if list(input_shape) != list(constants["input_shape"]):
+    if list(data.input_shape) != list(constants["input_shape"]):
         raise EnsembleError(
-            f"`dataset` {name!r} has images of {list(input_shape)}, but the run takes "
+            f"`dataset` {data.name!r} has images of {list(data.input_shape)}, but {network} takes "
             f"{list(constants['input_shape'])}."
         )
 

@@ -19,7 +19,7 @@ class ImageOptions:
         image_size: (height, width) that all images are cropped and resized to, see
             `larq_ensemble.runtime.images.fit_image`. `None`: that of the images, which must be the
             same for all.
-        channels: 1 for gray or 3 for RGB. `None`: 1 if all images are gray, else 3.
+        channels: 1 for grey or 3 for RGB. `None`: 1 if all images are grey, else 3.
         damaged: what to do with image files that can't be read: `"refuse"` or `"skip"`.
         test_share: share of the images that is the test split, if the data have none of their own:
             from 0 to 1.
@@ -48,7 +48,7 @@ class ImageOptions:
             object.__setattr__(self, "image_size", size)
         if self.channels not in (None, 1, 3):
             raise EnsembleError(
-                f"`channels` must be 1 for gray or 3 for RGB images, got {self.channels!r}."
+                f"`channels` must be 1 for grey or 3 for RGB images, got {self.channels!r}."
             )
         if self.damaged not in DAMAGED:
             raise EnsembleError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -155,11 +154,6 @@ def leaks(
                 f"makes accuracies too high: {pair[0]!r} and {pair[1]!r}, for example, are equal. "
                 "Remove one of each."
             )
-
-
-def digest(data: bytes | memoryview) -> int:
-    """64 bits that differ for what differs."""
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def check_size(images: str, size: tuple[int, int]) -> None:

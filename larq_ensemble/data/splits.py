@@ -76,14 +76,14 @@ class Rows(LazyImages):
         return Rows(self._images, self._indices[indices])
 
 
-def in_memory(images: ImageArray) -> bool:
-    """Whether images are an array in memory, not on disk."""
-    return isinstance(images, np.ndarray) and not isinstance(images, np.memmap)
+def is_on_disk(images: Any) -> bool:
+    """Whether images are read when they are indexed, and are not in memory."""
+    return isinstance(images, (np.memmap, LazyImages))
 
 
 def rows(images: ImageArray, indices: np.ndarray) -> ImageArray:
     """Some of the images: a copy of those in memory, else `Rows`, which read nothing yet."""
-    if in_memory(images):
+    if not is_on_disk(images):
         return images[indices]
     return images.rows(indices) if isinstance(images, Rows) else Rows(images, np.asarray(indices))
 

@@ -9,14 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.data.splits import LazyImages
+from larq_ensemble.data.splits import is_on_disk
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import tf
-
-
-def is_on_disk(images: Any) -> bool:
-    """Whether images are read when they are indexed, and are not in memory."""
-    return isinstance(images, (np.memmap, LazyImages))
 
 
 def gatherer(images: Any) -> Callable[[tf.Tensor], tf.Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import numpy as np
 
 from larq_ensemble.data.cache import entry_name
 from larq_ensemble.data.datasets import Origin
+from larq_ensemble.data.digests import fingerprint
 from larq_ensemble.data.encoded import Encoded, EncodedImages
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import PARTS, Found, Read, check_size, needs_size, resolved, shown
@@ -52,7 +52,7 @@ class _Source:
         """Digest of its version and the sizes of its splits."""
         info = self.builder.info
         sizes = [(part, info.splits[split].shard_lengths) for part, split in self.splits.items()]
-        return hashlib.sha256(repr((info.full_name, sizes)).encode()).hexdigest()
+        return fingerprint(info.full_name, sizes)
 
     def class_names(self) -> tuple[str, ...]:
         """What TFDS calls the classes; else the numbers up to the highest label there is."""

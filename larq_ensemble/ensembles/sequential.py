@@ -25,7 +25,8 @@ import numpy as np
 from larq_ensemble.checkpoints import Checkpoints
 from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
 from larq_ensemble.data.normalization import Normalization, check_normalization
-from larq_ensemble.data.streams import gatherer, is_on_disk, reading
+from larq_ensemble.data.splits import is_on_disk
+from larq_ensemble.data.streams import gatherer, reading
 from larq_ensemble.ensembles.building import (
     Initial,
     build_ensemble,

@@ -12,7 +12,7 @@ from typing import Any
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.models.copying import copied_layer
-from larq_ensemble.models.functional import arguments, run_functional
+from larq_ensemble.models.functional import arguments, input_list, run_functional
 
 #: `call(layer, args, kwargs)` stands for `layer(*args, **kwargs)`.
 Call = Callable[[keras.layers.Layer, Any, Any], Any]
@@ -70,12 +70,7 @@ def _flattened(model: keras.Model) -> keras.Model:
                 kwargs = {**kwargs, "training": training}
             return expand(layer, args, kwargs, copy)
 
-        if isinstance(inputs, Mapping):
-            inputs = [inputs[name] for name in inner.input_names]
-        known = {
-            symbol.ref(): tensor if tensor.dtype == symbol.dtype else tf.cast(tensor, symbol.dtype)
-            for symbol, tensor in zip(inner.inputs, tf.nest.flatten(inputs), strict=True)
-        }
+        known = dict(zip((symbol.ref() for symbol in inner.inputs), input_list(inner, inputs)))
         outputs = run_functional(inner.layers, known, inner.outputs, call)
         return tf.nest.pack_sequence_as(inner.output, outputs)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
+from larq_ensemble.files import file_digest
 from larq_ensemble.keras import check_keras_2, keras
 from larq_ensemble.models.classifier import classifier
 from larq_ensemble.models.keras_files import SUFFIXES, load_keras_file
@@ -226,11 +227,6 @@ def _is_known(layer: keras.layers.Layer) -> bool:
         return isinstance(keras.layers.deserialize(config), keras.layers.Layer)
     except Exception:  # Keras raises whatever a layer raises.
         return False
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def architecture_digest(model: keras.Model) -> str:

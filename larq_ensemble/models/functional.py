@@ -32,7 +32,14 @@ def input_list(model: keras.Model, inputs: Any) -> list[tf.Tensor]:
         tensors = [inputs[name] for name in model.input_names]
     else:
         tensors = tf.nest.flatten(inputs)
-    return [tf.cast(x, symbol.dtype) for x, symbol in zip(tensors, model.inputs, strict=True)]
+    return [_cast(x, symbol.dtype) for x, symbol in zip(tensors, model.inputs, strict=True)]
+
+
+def _cast(x: Any, dtype: tf.DType) -> tf.Tensor:
+    # Of a symbolic tensor even a cast to its own type would become a layer.
+    if keras.backend.is_keras_tensor(x) and x.dtype == dtype:
+        return x
+    return tf.cast(x, dtype)
 
 
 def is_operator(layer: keras.layers.Layer, *names: str) -> bool:
@@ -143,17 +150,17 @@ def run_functional(
             pending.pop()
             continue
         node = makers[id(tensor)]
-        arguments = (node.call_args, node.call_kwargs)
+        given = (node.call_args, node.call_kwargs)
         missing = [
             argument
-            for argument in tf.nest.flatten(arguments)
+            for argument in tf.nest.flatten(given)
             if id(argument) in makers and id(argument) not in values
         ]
         if missing:
             pending += missing
             continue
         args, kwargs = tf.nest.map_structure(
-            lambda argument: values.get(id(argument), argument), arguments
+            lambda argument: values.get(id(argument), argument), given
         )
         outputs = call(node.layer, args, kwargs)
         symbols = tf.nest.flatten(node.outputs)

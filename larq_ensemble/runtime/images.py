@@ -26,7 +26,7 @@ _UPRIGHT = {
 
 #: EXIF orientations from this one on exchange height and width.
 _FIRST_TURNED = 5
-_GRAY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 
 #: Formats whose whole numbers of mode `I` have 16 bits; Pillow scales those of PGM to 16.
 _FORMATS_OF_16_BITS = ("PNG", "PPM")
@@ -85,7 +85,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     """(height, width, channels) of an image file, turned upright; mostly without decoding it.
 
     # Returns
-        1 channel for gray images and 3 for others.
+        1 channel for grey images and 3 for others.
 
     # Raises
         OSError: or another error of Pillow, for a damaged file.
@@ -94,7 +94,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int, int]:
         width, height = file.size
         is_turned = width != height and (_orientation(file) or 1) >= _FIRST_TURNED
         size = (width, height) if is_turned else (height, width)
-        return *size, 1 if file.mode in _GRAY else 3
+        return *size, 1 if file.mode in _GREY else 3
 
 
 def check_channels(input_shape: tuple[int, int, int]) -> None:
@@ -111,7 +111,7 @@ def fit_image(image: Image.Image, input_shape: tuple[int, int, int]) -> np.ndarr
     """Crops and resizes an image to the input of a network.
 
     The crop is the largest one in the middle of the image that has the network's aspect ratio. It
-    is resized by antialiased bilinear interpolation. Colors become RGB, or gray for a network with
+    is resized by antialiased bilinear interpolation. Colors become RGB, or grey for a network with
     one channel. Transparency is dropped, as TensorFlow's decoders do. Pixels of 16 bits are scaled
     to 8.
 

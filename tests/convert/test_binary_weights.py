@@ -113,6 +113,19 @@ def test_every_shared_binary_weight_takes_a_bit(
     assert EnsembleInterpreter(plain.path).predict_logits(images).tobytes() == ours.tobytes()
 
 
+@pytest.mark.parametrize("layout", ["indexed", "subgraphs"])
+def test_members_own_filters_of_real_valued_inputs_have_no_gaps(
+    tmp_path: Path, layout: str
+) -> None:
+    own = {"first", "two_bits"}
+    model = build_ensemble(backbone(), 2, sharing=lambda layer: layer.name not in own)
+    case = converted(randomized(model), tmp_path, layout=layout)
+    sizes = inspect_file(case.path).categories
+    assert sizes["binary_filters"] == (2 * (27 * 24 + 9 * 24 * 32) + 8 * 8 * 32 * 64) // 8
+    assert sizes["filter_padding"] < 4 * 4
+    assert_members_agree(case, pixels(20, (8, 8, 3)), least=0.9)
+
+
 def test_sharing_never_makes_a_file_larger(
     fusion: Converted, small_case: SmallCase, tmp_path: Path
 ) -> None:

@@ -192,9 +192,12 @@ def _opened(
     """The data set, and whether it is that of the file's training."""
     from larq_ensemble.data.opening import reopen
     from larq_ensemble.errors import EnsembleError
-    from larq_ensemble.trained import check_fits
 
-    constants: dict[str, Any] = {"name": metadata.dataset, "input_shape": metadata.input_shape}
+    constants: dict[str, Any] = {
+        "name": metadata.dataset,
+        "classes": metadata.classes,
+        "input_shape": metadata.input_shape,
+    }
     if metadata.class_names is not None:
         constants["class_names"] = metadata.class_names
     if metadata.data_origin:
@@ -206,7 +209,6 @@ def _opened(
             f"The file's metadata say of its images what this version can't read ({error}): "
             "convert the run again."
         ) from error
-    check_fits(dataset, metadata.classes, metadata.input_shape, tflite)
     return dataset, dataset.has_data_of(constants)
 
 

@@ -28,7 +28,11 @@ from larq_ensemble.training.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from larq_ensemble.ensembles.building import Initial
+    from larq_ensemble.runs import RunConfig
+    from larq_ensemble.training.recipes import Recipe
 
 
 @click.command("train", short_help="Train an ensemble from a pretrained run.")
@@ -179,7 +183,6 @@ def command(
     """
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.trained import open_trained
-    from larq_ensemble.training.recipes import TunedRecipe, recipes_for
 
     with reporting(json_target) as report:
         backbone = open_trained(
@@ -190,19 +193,9 @@ def command(
         def images() -> int:
             return data.training_images(backbone.dataset(dataset, data_dir))
 
-        if recipe_name is not None and recipe_name.endswith(".json"):
-            tuned = TunedRecipe.read(recipe_name)
-            scheme, sharing = scheme or tuned.scheme, sharing or tuned.sharing
-            recipe = tuned.retrain
-        else:
-            scheme, sharing = scheme or "fusion", sharing or "fusion"
-            recipe = recipes_for(
-                backbone.config.dataset,
-                recipe_name,
-                model_name=backbone.config.architecture,
-                scheme=scheme,
-                images=images if epochs is None else None,
-            ).retrain
+        scheme, sharing, recipe = _chosen(
+            scheme, sharing, recipe_name, backbone.config, images if epochs is None else None
+        )
         recipe = recipe.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
             jitter=jitter,
@@ -254,3 +247,32 @@ def command(
                 "may be too good."
             )
         report.line(f"Wrote {run.path}.")
+
+
+def _chosen(
+    scheme: str | None,
+    sharing: str | None,
+    recipe_name: str | None,
+    backbone: RunConfig,
+    images: Callable[[], int] | None,
+) -> tuple[str, str, Recipe]:
+    """Scheme, sharing and recipe: as the options say, else a recipe file, else the defaults.
+
+    # Arguments
+        backbone: the configuration of the pretrained run.
+        images: as for `larq_ensemble.training.recipes.recipes_for`.
+    """
+    from larq_ensemble.training.recipes import TunedRecipe, recipes_for
+
+    if recipe_name is not None and recipe_name.endswith(".json"):
+        tuned = TunedRecipe.read(recipe_name)
+        return scheme or tuned.scheme, sharing or tuned.sharing, tuned.retrain
+    scheme = scheme or "fusion"
+    recipes = recipes_for(
+        backbone.dataset,
+        recipe_name,
+        model_name=backbone.architecture,
+        scheme=scheme,
+        images=images,
+    )
+    return scheme, sharing or "fusion", recipes.retrain

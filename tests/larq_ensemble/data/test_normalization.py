@@ -62,11 +62,11 @@ def test_pixels_of_any_type(normalization, dtype):
 def test_unusable_images():
     from larq_ensemble.keras import tf
 
-    gray = np.zeros((2, 4, 4, 1), np.uint8)
-    for images in (gray, tf.constant(gray)):
+    grey = np.zeros((2, 4, 4, 1), np.uint8)
+    for images in (grey, tf.constant(grey)):
         with pytest.raises(EnsembleError, match=r"\[\.\.\., 3\].*Received: \[2, 4, 4, 1\]"):
             CIFAR(images)
-    for nothing in ("photo.png", tf.data.Dataset.from_tensors(gray)):
+    for nothing in ("photo.png", tf.data.Dataset.from_tensors(grey)):
         with pytest.raises(EnsembleError, match="must be an array or a tensor of numbers"):
             CIFAR(nothing)
     of_any_shape = tf.TensorSpec(None, tf.uint8)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from larq_ensemble.data.datasets import DATASETS
-from larq_ensemble.data.opening import open_dataset, reopen
+from larq_ensemble.data.datasets import DATASETS, Dataset
+from larq_ensemble.data.opening import check_fits, open_dataset, reopen
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.errors import EnsembleError
 
@@ -86,6 +86,12 @@ def test_class_names_of_other_data(tmp_path):
     assert reopen(constants, spec=f"npz:{numbers}").class_names == ("a", "b", "c")
     with pytest.raises(EnsembleError, match=r"other classes than the run.*Differing: 'c', 'd'\."):
         reopen(constants, spec=f"npz:{others}")
+    given = Dataset.from_arrays(images, np.arange(15) % 3, class_names="acb")
+    with pytest.raises(EnsembleError, match=r"than 'run', which was trained on 3\. Differing: 'a'"):
+        check_fits(given, constants, "'run'")
+    with pytest.raises(EnsembleError, match=r"than 'm\.keras', which was trained on 4, not 3\.$"):
+        check_fits(given, {"classes": 4, "input_shape": [2, 2, 1]}, "'m.keras'")
+    check_fits(given, {"classes": 3, "input_shape": [2, 2, 1]})
     unnamed = open_dataset(f"npz:{numbers}").constants()
     assert reopen(unnamed, spec=f"npz:{named}").classes == 3
 
@@ -95,7 +101,7 @@ def test_class_names_of_other_data(tmp_path):
     [
         ({"image_size": 64}, r"`image_size` must be \(height, width\), got 64"),
         ({"image_size": (0, 3)}, "`image_size` must be a whole number from 1 on, got 0"),
-        ({"channels": 4}, "`channels` must be 1 for gray or 3"),
+        ({"channels": 4}, "`channels` must be 1 for grey or 3"),
         ({"damaged": "drop"}, "`damaged` must be 'refuse' or 'skip'"),
         ({"test_share": 1.5}, "`test_share` must be from 0 to 1, got 1.5"),
         ({"test_share": float("nan")}, "`test_share` must be from 0 to 1"),

@@ -44,7 +44,7 @@ def test_the_middle_is_cropped(tmp_path: Path) -> None:
 
 
 def test_resizing_is_antialiased(tmp_path: Path) -> None:
-    """A fine black and white pattern becomes gray."""
+    """A fine black and white pattern becomes grey."""
     pixels = np.indices((64, 64)).sum(axis=0).astype(np.uint8) % 2 * 255
     read = read_image(saved(tmp_path / "fine.png", pixels), (8, 8, 1))
     assert (np.abs(read.astype(int) - 127) < 10).all()
