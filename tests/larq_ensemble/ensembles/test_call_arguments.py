@@ -64,7 +64,7 @@ def network() -> keras.Model:
 
 
 def step(model: keras.Model, *targets: Any) -> dict[str, float]:
-    model.compile(keras.optimizers.SGD(0.1), *targets)
+    model.compile(keras.optimizers.SGD(0.1), *targets, run_eagerly=True)
     return model.train_on_batch(images(), labels(), return_dict=True)
 
 
@@ -77,7 +77,7 @@ def test_each_execution_is_that_of_keras() -> None:
         model.set_weights(backbone.get_weights())
     ensembles = {}
     for name, options in {
-        "plain": {"execution": "plain"},
+        "plain": {"execution": "plain", "run_eagerly": True},
         "traced": {"execution": "traced"},
         "recomputed": {"recompute": True},
     }.items():

@@ -195,15 +195,19 @@ def test_quantized_layers_that_are_no_convolutions() -> None:
         return LayerNode(name, kind, (source,), values)
 
     binary, ternary = Stored(Content.BINARY_FILTER, 90, 1), Stored(Content.LINEAR, 90, 2)
-    assert roles(
-        conv("stem", "in"),
-        stored("own", "stem", Kind.ACTIVATION, binary, Stored(Content.ACTIVATION, 5, 32)),
-        stored("slopes", "own", Kind.ACTIVATION, Stored(Content.ACTIVATION, 5, 32)),
-        stored("hidden", "slopes", Kind.DENSE, binary),
-        stored("ternary", "hidden", Kind.DENSE, ternary),
-        stored("real", "ternary", Kind.DENSE, Stored(Content.LINEAR, 90, 32)),
-        stored("last", "real", Kind.DENSE, binary),
-    ) == {
+    graph = LayerGraph(
+        [
+            other("in", kind=Kind.INPUT),
+            conv("stem", "in"),
+            stored("own", "stem", Kind.ACTIVATION, binary, Stored(Content.ACTIVATION, 5, 32)),
+            stored("slopes", "own", Kind.ACTIVATION, Stored(Content.ACTIVATION, 5, 32)),
+            stored("hidden", "slopes", Kind.DENSE, binary),
+            stored("ternary", "hidden", Kind.DENSE, ternary),
+            stored("real", "ternary", Kind.DENSE, Stored(Content.LINEAR, 90, 32)),
+            stored("last", "real", Kind.DENSE, binary),
+        ]
+    )
+    assert {name: role for name, role in graph.roles.items() if role is not Role.OTHER} == {
         "stem": Role.STEM,
         "own": Role.QUANTIZED,
         "hidden": Role.QUANTIZED,
