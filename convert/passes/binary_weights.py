@@ -108,7 +108,7 @@ def planes_of(tensor: Tensor) -> Planes | None:
         return None
     values = tensor.values
     for largest in _scales(values):
-        signs = np.where(values < 0, -1, 1).astype(np.int8)
+        signs = np.where(np.signbit(values), -1, 1).astype(np.int8)
         if (signs * largest == values).all():
             return Planes(signs[np.newaxis], largest)
         half = largest / np.float32(2)
@@ -132,7 +132,8 @@ def _scales(values: np.ndarray) -> Iterator[np.ndarray]:
             continue
         axes = tuple(axis for axis in range(values.ndim) if axis != kept)
         largest = magnitudes.max(axis=axes, keepdims=True)
-        if (largest > 0).all() and np.isfinite(largest).all():
+        # A filter of zeros has the scale 0.
+        if largest.any() and np.isfinite(largest).all():
             yield largest
 
 

@@ -29,6 +29,8 @@ from larq_ensemble.runtime.images import fit_image
 
 #: Images that are resized, or digested, at a time.
 _TOGETHER = 256
+#: Of class numbers: more have no network.
+_HIGHEST = (1 << 20) - 1
 
 
 def dataset_of_arrays(
@@ -182,7 +184,13 @@ def checked_labels(labels: Any, part: str) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:  # as Keras has them
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or (labels < 0).any():
+    are_numbers = labels.ndim == 1 and labels.dtype.kind in "iu"
+    if are_numbers and labels.max(initial=0) > _HIGHEST:
+        raise EnsembleError(
+            f"The {part} labels must be class numbers up to {_HIGHEST}. Received: {labels.max()}. "
+            "Number the classes that there are by `np.unique(labels, return_inverse=True)[1]`."
+        )
+    if not are_numbers or (labels < 0).any():
         lowest = f" from {labels.min()} on" if labels.size and labels.dtype.kind in "if" else ""
         raise EnsembleError(
             f"The {part} labels must be class numbers [n], whole numbers from 0 on. Received: "

@@ -21,11 +21,13 @@ import numpy as np
 from larq_ensemble.data.digests import fingerprint
 from larq_ensemble.data.splits import ImageArray
 from larq_ensemble.errors import EnsembleError, first_line
-from larq_ensemble.locks import locked
+from larq_ensemble.locks import LOCK, locked
 
 _IMAGES, _COLUMNS = "images.raw", "columns.npz"
 #: Of what is written: it changes with the files' layout and with what decoding gives.
 _VERSION = 1
+#: To put an entry in its place, while other processes do so.
+_ATTEMPTS = 5
 
 
 #: Bytes of images that need no file.
@@ -101,12 +103,11 @@ def cached(name: str, key: str, size: int, chunks: Callable[[], Iterable[Chunk]]
     try:
         with locked(temporary):
             _write(temporary, key, chunks())
-        _replace(temporary, folder / name)
+        found = _put(temporary, folder / name, key)
     except OSError as error:
         raise _no_room(folder, first_line(error)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    found = _read(folder / name, key)
     if found is None:
         raise _no_room(folder, "what was written there is gone")
     return found
@@ -181,18 +182,33 @@ def _write(folder: Path, key: str, chunks: Iterable[Chunk]) -> None:
     np.savez(folder / _COLUMNS, _key=np.array(key), _shape=np.array((count, *shape)), **joined)
 
 
-def _replace(temporary: Path, path: Path) -> None:
-    """Puts a folder in the place of another one, which readers may still have open."""
-    if path.exists():
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as old:
+def _put(temporary: Path, path: Path, key: str) -> Cached | None:
+    """Puts what was written in its place, and reads it.
+
+    What another process has put there meanwhile stays if it has the key. Anything else is replaced;
+    readers may still have it open.
+    """
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(OSError):  # of a folder that is not empty
+            os.rename(temporary, path)
+        found = _read(path, key)
+        if found is not None:
+            return found
+        with (
+            contextlib.suppress(OSError),  # it is gone
+            tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as old,
+        ):
             os.rename(path, Path(old) / "old")
-    os.rename(temporary, path)
+    return None
 
 
 def _remove_leftovers(folder: Path, name: str) -> None:
     for path in folder.glob(f".{name}-*"):
-        with contextlib.suppress(EnsembleError, OSError), locked(path):  # of no running process
-            shutil.rmtree(path)
+        # A running process is about to lock or to move a folder without, or with an empty lock.
+        with contextlib.suppress(EnsembleError, OSError):
+            if (path / LOCK).stat().st_size:
+                with locked(path):  # of no running process
+                    shutil.rmtree(path)
 
 
 def _check_room(folder: Path, size: int) -> None:

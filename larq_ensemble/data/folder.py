@@ -98,7 +98,7 @@ def find_folder(root: Path, options: ImageOptions) -> Found:
     """
     try:
         listing = _listed(root)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # the latter for a path with a null byte
         raise EnsembleError(
             f"The folder {str(root)!r} can't be read ({first_line(error)}): give one that holds a "
             "folder of images for each class."
@@ -179,16 +179,30 @@ def _check_classes(root: Path, folder: Path, class_names: Sequence[str]) -> None
 
 def _folders(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(each.name for each in entries if each.is_dir() and not _is_ignored(each))
+        return sorted(each.name for each in entries if _is_folder(each) and not _is_ignored(each))
 
 
 def _count_images(folder: Path) -> int:
     """Image files directly in a folder."""
     with os.scandir(folder) as entries:
         return sum(
-            each.is_file() and not _is_ignored(each) and _suffix(each) in _suffixes()
+            _is_file(each) and not _is_ignored(each) and _suffix(each) in _suffixes()
             for each in entries
         )
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # such as a link to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _suffix(entry: os.DirEntry) -> str:
@@ -222,10 +236,10 @@ def _walked(folder: str | Path, inside: frozenset[str]) -> Iterator[os.DirEntry]
         for entry in entries:
             if _is_ignored(entry):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 if os.path.realpath(entry.path) not in inside:
                     yield from _walked(entry.path, inside)
-            elif entry.is_file() or entry.is_symlink():
+            elif _is_file(entry) or entry.is_symlink():
                 yield entry
 
 

@@ -43,7 +43,7 @@ def find_npz(path: Path, options: ImageOptions, class_names: Sequence[str] | Non
         with np.load(path, allow_pickle=False) as file:
             parts = _parts(path, file)
             if "class_names" in file:
-                class_names = [str(name) for name in file["class_names"]]
+                class_names = _class_names(path, file["class_names"])
         fingerprint = _fingerprint(path)
     except EnsembleError:
         raise
@@ -56,6 +56,15 @@ def find_npz(path: Path, options: ImageOptions, class_names: Sequence[str] | Non
         ) from error
     origin = Origin(spec=f"npz:{path}", images=options, fingerprint=fingerprint)
     return found_arrays(parts, class_names, f"npz:{path.name}", origin)
+
+
+def _class_names(path: Path, names: np.ndarray) -> list[str]:
+    if names.ndim != 1:
+        raise EnsembleError(
+            f"`class_names` in {str(path)!r} must have the shape [classes]. Received: "
+            f"{list(names.shape)}."
+        )
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _parts(path: Path, file: Any) -> dict[str, Split]:

@@ -25,7 +25,7 @@ from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.classifier import classifier
-from larq_ensemble.models.copying import behaviour
+from larq_ensemble.models.copying import behaviour, by_value
 from larq_ensemble.models.graph import network_calls
 from larq_ensemble.models.weights import check_weights
 
@@ -140,7 +140,7 @@ def _described(network: keras.Model) -> Iterator[tuple[str, dict[str, Any]]]:
             source, _, output = value._keras_history
             call = calls[source.name].index(value.node)
             return f"output {output} of call {call} of layer {numbers[source.name]}"
-        return str(value.numpy().tolist() if isinstance(value, tf.Tensor) else value)
+        return str(by_value(value))
 
     for layer in network.layers:
         description = {

@@ -9,10 +9,14 @@ of a network is what comes out if the copies are called as the layers were.
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.keras import keras, tf
@@ -96,26 +100,49 @@ def behaviour(layer: keras.layers.Layer) -> dict[str, Any]:
     attributes = {name: value for name, value in vars(layer).items() if name != "call"}
     # By name, functions of the same name would be the same.
     functions = {
-        name: (value.__code__, [repr(cell.cell_contents) for cell in value.__closure__ or ()])
-        for name, value in attributes.items()
-        if inspect.isfunction(value)
+        name: _function(value) for name, value in attributes.items() if inspect.isfunction(value)
     }
     try:
         config = _configuration(layer)
     except NotImplementedError:
-        plain = (bool, int, float, str, tuple)
+        plain = (bool, int, float, str, list, tuple, Mapping, np.ndarray, tf.Tensor)
         config = {name: value for name, value in attributes.items() if isinstance(value, plain)}
         config = {name: value for name, value in config.items() if not name.startswith("_")}
     config = {name: value for name, value in config.items() if name not in functions}
     return {**_settings(config), "functions": functions}
 
 
+def by_value(value: Any) -> Any:
+    """What compares equal only for values that are the same: of arrays a digest.
+
+    The text of a large array leaves most of its numbers out.
+    """
+    if isinstance(value, (tf.Tensor, tf.Variable)):
+        value = value.numpy()
+    if isinstance(value, np.ndarray):
+        digest = hashlib.sha256(value.tobytes()).hexdigest()
+        return f"{value.dtype} {list(value.shape)} {digest[:16]}"
+    if isinstance(value, functools.partial):
+        return by_value([value.func, value.args, value.keywords])
+    if isinstance(value, Mapping):
+        return {key: by_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [*map(by_value, value)]
+    return value
+
+
+def _function(function: Any) -> Any:
+    """A function's code, and the values that it brings along."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return function.__code__, by_value([function.__defaults__, function.__kwdefaults__, *cells])
+
+
 def _settings(config: Any) -> Any:
     """What of a configuration matters once a layer is built, such as its quantizers' arguments."""
     if isinstance(config, (list, tuple)):
         return [*map(_settings, config)]
-    if not isinstance(config, dict):
-        return config
+    if not isinstance(config, Mapping):
+        return by_value(config)
     # Keras numbers names and shared objects. Own initializers are those of the backbone.
     ignored = ("name", "trainable", "seed", "shared_object_id", "build_config")
     return {

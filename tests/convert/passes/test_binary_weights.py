@@ -69,6 +69,14 @@ SCALES = normal(24, 1, 1, 1) ** 2 + 0.1
             "LceDequantize MUL",
             6912 * 4 - 6912 // 8 - 24 * 4,
         ),
+        # Scales below 0, and one of 0: a filter of zeros, +0 and -0.
+        (
+            convolution(
+                signs(24, 3, 3, 32) * np.float32([-0.5, 0, *range(22)]).reshape(24, 1, 1, 1)
+            ),
+            "LceDequantize MUL",
+            6912 * 4 - 6912 // 8 - 24 * 4,
+        ),
         # Three channels fill no word: 648 bits are 21 words. The shape takes 16 bytes.
         (convolution(signs(24, 3, 3, 3)), "LceDequantize RESHAPE", 648 * 4 - 21 * 4 - 16),
         # Two planes of 648 bits, 1 byte * 4 for the axis, the shape and one scale.

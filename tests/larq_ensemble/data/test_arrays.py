@@ -76,6 +76,7 @@ def test_images_get_the_size_and_channels_asked_for(images):
         (lambda x, y: (x[:, :0], y), r"Received: \[20, 0, 6, 3\]"),
         (lambda x, y: (x, np.eye(3)[y]), r"\[20, 3\].*`labels.argmax\(axis=-1\)`"),
         (lambda x, y: (x, y / 2), "whole numbers from 0 on. Received: float64"),
+        (lambda x, y: (x, y << 32), r"up to 1048575. Received: 8589934592. Number"),
         (lambda x, y: (x, y - 1), "Received: int64 .* from -1 on"),
         (lambda x, y: (x, np.array(["cat"] * 20)), "whole numbers"),
         (lambda x, y: (x, y[:9]), "20 train images, but 9 labels"),
@@ -143,10 +144,13 @@ def test_arrays_of_a_run_can_only_be_given_again(images, tmp_path):
         ("x_train", "y_train", "x_test", "y_test"),
     ],
 )
-def test_a_file_of_numpy(tmp_path, images, names):
+@pytest.mark.parametrize("type_", [str, bytes])
+def test_a_file_of_numpy(tmp_path, images, names, type_):
     path = tmp_path / "set.npz"
     arrays = images[:15], LABELS[:15, None], images[15:], LABELS[15:, None]  # Keras's labels
-    np.savez_compressed(path, **dict(zip(names, arrays)), class_names=["x", "y", "z"])
+    np.savez_compressed(
+        path, **dict(zip(names, arrays)), class_names=np.array([*"xyz"]).astype(type_)
+    )
     dataset = open_dataset(f"npz:{path}")
     assert (dataset.name, dataset.class_names) == ("npz:set.npz", ("x", "y", "z"))
     train, test = dataset.read(None)
@@ -177,6 +181,12 @@ def test_a_large_file_of_numpy_is_copied_to_disk(tmp_path, images, monkeypatch):
     [
         (lambda path: np.savez(path, a=[1]), r"arrays \['a'\].*`train_images`, `train_labels`"),
         (lambda path: np.savez(path, images=np.array([{}]), labels=[0]), "without objects"),
+        (
+            lambda path: np.savez(
+                path, images=np.zeros((4, 2, 2), np.uint8), labels=[0, 1] * 2, class_names="cat"
+            ),
+            r"`class_names` in '.*set.npz' must have the shape \[classes\]. Received: \[\]",
+        ),
         (lambda path: path.write_bytes(b"PK\x03\x04 broken"), "can't be read as arrays"),
         (lambda path: np.save(path.open("wb"), np.zeros(3)), "can't be read as arrays"),
         (lambda path: path.mkdir(), "can't be read as arrays"),

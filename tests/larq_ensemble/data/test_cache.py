@@ -91,6 +91,32 @@ cached("set", "key", 0, chunks)
     assert [path.name for path in folder.iterdir()] == ["set"]
 
 
+def test_processes_that_write_one_entry_at_once(folder):
+    program = """
+import numpy as np
+from larq_ensemble.data.cache import cached
+print("ready", flush=True)
+input()
+def chunks():
+    yield np.ones((1, 2, 2, 3), np.uint8), {}
+for entry in range(60):
+    assert cached(f"set{entry}", "key", 0, chunks).images.sum() == 12
+"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program], text=True, **pipes) for _ in range(2)
+    ]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate()
+        assert not errors
+    assert sorted(path.name for path in folder.iterdir()) == sorted(f"set{i}" for i in range(60))
+
+
 @pytest.mark.parametrize("place", ["", "file"])
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, place):
     (tmp_path / "file").write_text("x")

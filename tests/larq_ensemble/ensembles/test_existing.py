@@ -15,6 +15,45 @@ from larq_ensemble.runtime.combination import combine
 from ..conftest import CLASSES, SHAPE, images, randomize
 
 
+class Offset(keras.layers.Layer):
+    """A layer without `get_config`."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        super().__init__()
+        self.values = values
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return inputs + self.values
+
+
+def multiplied(factor: float) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Functions of one code, which a keyword brings the factor."""
+
+    def multiply(x: tf.Tensor, *, by: float = factor) -> tf.Tensor:
+        return x * by
+
+    return multiply
+
+
+def with_map(kind: str, value: float) -> keras.Model:
+    """A network that adds an array of 2,048 numbers, of which `value` is one in the middle."""
+    values = np.zeros((8, 256), np.float32)
+    values[4, 128] = value
+    image = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(256, 3, strides=(SHAPE[0] // 8, SHAPE[1]), padding="same")(image)
+    x = keras.layers.Reshape((8, 256))(x)
+    if kind == "argument":
+        x = x + values
+    elif kind == "lambda's argument":
+        x = keras.layers.Lambda(lambda x, y: x + y, arguments={"y": values})(x)
+    elif kind == "closure":
+        x = keras.layers.Lambda(lambda x: x + values)(x)
+    else:
+        x = Offset(values)(x)
+    x = keras.layers.GlobalAveragePooling1D()(x)
+    return keras.Model(image, keras.layers.Dense(CLASSES)(x))
+
+
 def network(
     seed: int = 0,
     *,
@@ -100,6 +139,20 @@ def test_members_of_ensembles_are_networks_too() -> None:
 def test_models_of_other_architectures(other: dict, difference: str) -> None:
     with pytest.raises(EnsembleError, match="model 1 differs from model 0: its " + difference):
         ensemble_of([network(), network(**other)])
+
+
+@pytest.mark.parametrize("kind", ["argument", "lambda's argument", "closure", "attribute"])
+def test_a_number_among_many_that_differs(kind: str) -> None:
+    """The text of an array, which NumPy shortens, is the same for both."""
+    with pytest.raises(EnsembleError, match="must have one architecture, but model 1 differs"):
+        ensemble_of([with_map(kind, 1.0), with_map(kind, 2.0)])
+    models = [with_map(kind, 1.0) for _ in range(2)]
+    assert ensemble_of(models).members == 2
+
+
+def test_functions_of_one_code_that_bring_other_values() -> None:
+    with pytest.raises(EnsembleError, match=r"layer 'lambda.*' has functions, but 'lambda"):
+        ensemble_of([network(function=multiplied(factor)) for factor in (2.0, 3.0)])
 
 
 @pytest.mark.parametrize(
