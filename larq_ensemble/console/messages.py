@@ -14,6 +14,7 @@ import click
 
 _ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)(?:=([^`]+))?`")
 _QUOTES = "'\""
+_SIZE = re.compile(r"\((\d+), (\d+)\)")
 
 
 class Command(click.Command):
@@ -33,7 +34,7 @@ def in_options(message: str, command: click.Command) -> str:
     """Replaces the backticked arguments in a message by the options of a command.
 
     `` `lr` `` becomes `--lr`, `` `resume=True` `` `--resume`, a flag, `` `initial='random'` ``
-    `--initial random`.
+    `--initial random`, `` `image_size=(64, 64)` `` `--image-size 64x64`.
 
     # Arguments
         message: of an `EnsembleError`.
@@ -54,7 +55,8 @@ def in_options(message: str, command: click.Command) -> str:
             return match[0]
         if value is None or name in flags:
             return options[name]
-        return f"{options[name]} {value.strip(_QUOTES)}"
+        as_typed = _SIZE.sub(r"\1x\2", value).strip(_QUOTES)
+        return f"{options[name]} {as_typed}"
 
     return _ARGUMENT.sub(replace, message)
 

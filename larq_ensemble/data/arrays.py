@@ -17,8 +17,10 @@ from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import (
     Found,
     Read,
+    as_text,
     checked_class_names,
     leaks,
+    needs_size,
     own_dataset,
     resolved,
     with_test,
@@ -112,11 +114,8 @@ def input_shape_of(shapes: Mapping[str, tuple[int, ...]], origin: Origin) -> tup
     """The (height, width, channels) of the images of all splits, or what the options ask for."""
     options = origin.images
     if options.image_size is None and len({shape[:2] for shape in shapes.values()}) > 1:
-        raise EnsembleError(
-            "The images of the splits differ in size "
-            f"({', '.join(f'{part} {list(shape)}' for part, shape in shapes.items())}): give "
-            "`image_size`."
-        )
+        sizes = ", ".join(f"{part} {as_text(shape[:2])}" for part, shape in shapes.items())
+        raise needs_size(f"The images of the splits differ in size ({sizes}, height x width)")
     channels = options.channels or max(shape[2] for shape in shapes.values())
     height, width = options.image_size or shapes["train"][:2]
     return height, width, channels
@@ -192,10 +191,15 @@ def checked_labels(labels: Any, part: str) -> np.ndarray:
         )
     if not are_numbers or (labels < 0).any():
         lowest = f" from {labels.min()} on" if labels.size and labels.dtype.kind in "if" else ""
+        way = (
+            "Names become class numbers by `names, labels = np.unique(labels, return_inverse=True)`"
+            ", and `class_names=names` keeps them."
+            if labels.dtype.kind in "USO"
+            else "One-hot labels become class numbers by `labels.argmax(axis=-1)`."
+        )
         raise EnsembleError(
             f"The {part} labels must be class numbers [n], whole numbers from 0 on. Received: "
-            f"{labels.dtype} {list(labels.shape)}{lowest}. One-hot labels become class numbers by "
-            "`labels.argmax(axis=-1)`."
+            f"{labels.dtype} {list(labels.shape)}{lowest}. {way}"
         )
     return labels.astype(np.int32)
 

@@ -25,7 +25,16 @@ from larq_ensemble.data.datasets import Origin
 from larq_ensemble.data.digests import fingerprint
 from larq_ensemble.data.encoded import Encoded, EncodedImages
 from larq_ensemble.data.options import ImageOptions
-from larq_ensemble.data.own import PARTS, Found, Read, check_size, needs_size, resolved, shown
+from larq_ensemble.data.own import (
+    PARTS,
+    Found,
+    Read,
+    as_text,
+    check_size,
+    needs_size,
+    resolved,
+    shown,
+)
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.progress import tracked
 from larq_ensemble.runtime.images import image_size
@@ -40,6 +49,8 @@ _PARTS = {
     "valid": "validation",
     "validation": "validation",
 }
+#: Formats of phones that Pillow reads only with a plugin.
+_PHONE = {".heic", ".heif"}
 _IGNORED = {"__macosx", "thumbs.db", "desktop.ini"}
 
 
@@ -266,8 +277,8 @@ def _input_shape(listing: _Listing, options: ImageOptions) -> tuple[int, int, in
             size = height, width
         elif options.image_size is None and size != (height, width):
             raise needs_size(
-                f"The images in {str(listing.root)!r} differ in size, such as {size} and "
-                f"{(height, width)} (height, width)"
+                f"The images in {str(listing.root)!r} differ in size, such as {as_text(size)} and "
+                f"{as_text((height, width))} (height x width)"
             )
     if size is None:
         raise EnsembleError(
@@ -309,4 +320,5 @@ def _left_out(others: Mapping[str, int]) -> str:
     if not others:
         return ""
     kinds = ", ".join(f"{count:,} with {suffix}" for suffix, count in sorted(others.items()))
-    return f"Files that are no images that can be read here are left out: {kinds}."
+    convert = " Convert photos of phones to JPEG." if _PHONE & set(others) else ""
+    return f"Files that are no images that can be read here are left out: {kinds}.{convert}"

@@ -167,14 +167,20 @@ def check_size(images: str, size: tuple[int, int]) -> None:
         EnsembleError: if they are large.
     """
     if max(size) > _LARGEST:
-        raise needs_size(f"{images} have the size {size} (height, width), which is large")
+        raise needs_size(f"{images} have the size {as_text(size)} (height x width), which is large")
 
 
 def needs_size(problem: str) -> EnsembleError:
     """The error that asks for a size."""
     return EnsembleError(
-        f"{problem}: give `image_size`, such as 64 x 64. All images are cropped and resized to it."
+        f"{problem}: give `image_size=(64, 64)` or another. All images are cropped and resized to "
+        "it."
     )
+
+
+def as_text(shape: Sequence[int]) -> str:
+    """Sizes for messages, as the command line takes and prints them, such as 48x64."""
+    return "x".join(map(str, shape))
 
 
 def shown(names: Sequence[str]) -> str:

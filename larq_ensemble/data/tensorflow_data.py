@@ -11,7 +11,7 @@ from larq_ensemble.data.arrays import checked_split, dataset_of_splits, fitted
 from larq_ensemble.data.cache import gathered
 from larq_ensemble.data.datasets import Dataset
 from larq_ensemble.data.options import ImageOptions
-from larq_ensemble.data.own import needs_size
+from larq_ensemble.data.own import as_text, needs_size
 from larq_ensemble.data.splits import Split
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import tf
@@ -43,6 +43,14 @@ def _check(pipeline: Any, part: str) -> None:
             f"The elements of the {part} data must be (image, label). Received: {spec}. Make them "
             "so by `map`."
         )
+    image, _ = spec
+    if isinstance(image, tf.TensorSpec) and image.dtype != tf.uint8:
+        raise EnsembleError(
+            f"The {part} images must be uint8, pixels from 0 to 255. Received: {image.dtype.name}. "
+            "Those from 0 to 255, as `image_dataset_from_directory` of Keras gives them, become "
+            "uint8 by `map(lambda x, y: (tf.cast(tf.round(x), tf.uint8), y))`, those from 0 to 1 "
+            "with `255 * x`."
+        )
     if pipeline.cardinality() == tf.data.INFINITE_CARDINALITY:
         raise EnsembleError(
             f"The {part} data are infinite: give them without `repeat`, or an epoch by `take`."
@@ -63,7 +71,10 @@ def _split(pipeline: tf.data.Dataset, part: str, options: ImageOptions) -> Split
             wanted = (*(options.image_size or (height, width)), options.channels or channels)
             shape = shape or wanted
             if wanted != shape:
-                raise needs_size(f"The {part} images differ: {list(shape)} and {list(wanted)}")
+                raise needs_size(
+                    f"The {part} images differ in size or color, such as {as_text(shape)} and "
+                    f"{as_text(wanted)} (height x width x channels)"
+                )
             labels.append(split.labels)
             yield fitted(split.images, shape)
         if not labels:

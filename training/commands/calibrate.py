@@ -288,12 +288,12 @@ def _print(report: Report, tflite: str, found: Calibration, scores: _Scores, dat
     adaptive = scores.adaptive[:: max(1, len(scores.adaptive) // _ROWS)]
     report.table(
         f"{tflite}: {scores.images:,} test images of {dataset}",
-        ["members", "mean members", "top-1 %", "against all"],
+        ["members", "mean members", "top-1 %", "points against all"],
         [
             [name, score.mean_members, score.top1, score.top1 - scores.fixed[-1].top1]
             for name, score in [
                 *((f"first {count}", score) for count, score in enumerate(scores.fixed, 1)),
-                *(("adaptive", score) for score in adaptive),
+                *(("other thresholds", score) for score in adaptive),
                 ("in the file", scores.chosen),
             ]
         ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from larq_ensemble.console.options import INPUT, OutputFolder, dataset_option
+from larq_ensemble.console.options import INPUT, SPECS, OutputFolder
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.training.commands.options import split_options
 
@@ -21,7 +21,12 @@ from larq_ensemble.training.commands.options import split_options
     metavar="DIR",
     help="For frontier.csv, .png and .svg, and evaluations/, which are used again.",
 )
-@dataset_option
+@click.option(
+    "--dataset",
+    metavar="SPEC",
+    help="Where the data are now, or other data of the same classes and image size: "
+    f"{SPECS}  [default: those of each run]",
+)
 @split_options
 @json_option
 def command(

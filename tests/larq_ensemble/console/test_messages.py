@@ -21,6 +21,7 @@ from larq_ensemble.errors import EnsembleError
 @click.option("--resume", is_flag=True)
 @click.option("--distill-weight", type=float)
 @click.option("--skip-damaged", is_flag=True)
+@click.option("--image-size")
 def command(**_: object) -> None:
     raise EnsembleError("unused")
 
@@ -34,6 +35,7 @@ def command(**_: object) -> None:
         ("go on with `resume=True`,", "go on with --resume,"),
         ("leave out by `damaged='skip'`", "leave out by --skip-damaged"),
         ("use `epochs=6`.", "use --epochs 6."),
+        ("give `image_size=(48, 64)` or", "give --image-size 48x64 or"),
         ("set `dataset_name='digits'`", "set --dataset digits"),
         ("`weight` must be from 0 to 1", "--distill-weight must be from 0 to 1"),
         # What is no option stays: arguments of the library alone, files, programs, positionals.

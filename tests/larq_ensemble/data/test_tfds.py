@@ -133,7 +133,7 @@ def test_numbers_are_classes_too_and_a_test_split_is_cut(data_dir):
 
 def test_images_of_several_sizes_need_one(data_dir):
     message = error_of("tiny_pets", data_dir, ImageOptions())
-    assert "'tfds:tiny_pets' differ in size: give `image_size`" in message
+    assert "'tfds:tiny_pets' differ in size: give `image_size=(64, 64)`" in message
 
 
 def test_names_that_do_not_exist(data_dir, tmp_path):
