@@ -74,12 +74,12 @@ def job(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     before = os.getcwd()
     os.chdir(folder)
-    Path("networks.py").write_text(NETWORKS)
+    Path("networks_of_mine.py").write_text(NETWORKS)
     images, labels = arrays()
     np.savez("set.npz", images=images, labels=labels, class_names=NAMES)
     assert (
         called(
-            *["pretrain", "--model", "networks:small", "--dataset", "npz:set.npz"],
+            *["pretrain", "--model", "networks_of_mine:small", "--dataset", "npz:set.npz"],
             *["--epochs", 1, "--out", "backbone", "--json", "pretrained.json", *RECIPE],
         )
         == 0
@@ -97,7 +97,7 @@ def job(tmp_path_factory):
     os.chdir(before)
     yield folder
     sys.path.remove(str(folder))
-    del sys.modules["networks"]
+    del sys.modules["networks_of_mine"]
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +113,7 @@ def test_pretrain_counts_the_images_and_records_where_everything_is_from(job):
         "train": 43, "validation": 5, "test": 12,
     }  # fmt: skip
     config = load_run("backbone").config
-    assert config.model["source"] == "networks:small"
+    assert config.model["source"] == "networks_of_mine:small"
     assert config.architecture is None
     assert config.dataset["class_names"] == NAMES
     assert config.dataset["source"]["spec"] == f"npz:{job / 'set.npz'}"
@@ -137,7 +137,13 @@ def test_the_options_of_images_reach_the_run(capsys, tmp_path, monkeypatch):
         Image.fromarray(images[index, ..., 0]).resize((12, 10)).save(path)
     path.write_bytes(b"no image")
     arguments = [
-        *["pretrain", "--model", "networks:small", "--dataset", f"folder:{tmp_path / 'photos'}"],
+        *[
+            "pretrain",
+            "--model",
+            "networks_of_mine:small",
+            "--dataset",
+            f"folder:{tmp_path / 'photos'}",
+        ],
         *["--image-size", "8x9", "--color", "rgb", "--test-share", 0.5, "--epochs", 0],
         *["--out", tmp_path / "run"],
     ]
@@ -153,7 +159,16 @@ def test_the_options_of_images_reach_the_run(capsys, tmp_path, monkeypatch):
 
 
 def test_a_run_is_resumed_wherever_its_data_are_now(capsys, tmp_path):
-    again = ["pretrain", "--model", "networks:small", "--epochs", 1, "--out", "backbone", *RECIPE]
+    again = [
+        "pretrain",
+        "--model",
+        "networks_of_mine:small",
+        "--epochs",
+        1,
+        "--out",
+        "backbone",
+        *RECIPE,
+    ]
     os.link("set.npz", tmp_path / "moved.npz")
     assert called(*again, "--resume", "--dataset", f"npz:{tmp_path / 'moved.npz'}") == 0
     images, labels = arrays()
