@@ -30,7 +30,10 @@ def advice(training_top1: float, held_out_top1: float, labels: np.ndarray) -> st
     """
     chance = np.bincount(labels).max() / len(labels)
     error = math.sqrt(chance * (1 - chance) / len(labels))
-    if held_out_top1 <= 100 * (chance + _STANDARD_ERRORS * error):
+    by_chance = 100 * (chance + _STANDARD_ERRORS * error)
+    # So few images that even all of them right would show nothing.
+    can_tell = by_chance < 100
+    if can_tell and held_out_top1 <= by_chance:
         return (
             f"{held_out_top1:.1f} % of the held-out images are right, and naming the most frequent "
             f"class would get {100 * chance:.1f} %: the network has learned next to nothing. Give "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from larq_ensemble.errors import EnsembleError, check_seed, check_whole, is_number
 
 DAMAGED = ("refuse", "skip")
+_MOST_PIXELS = 2**24
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class ImageOptions:
                     f"`image_size` must be (height, width), got {self.image_size!r}."
                 ) from None
             size = tuple(check_whole("image_size", side, 1) for side in (height, width))
+            if math.prod(size) > _MOST_PIXELS:
+                raise EnsembleError(
+                    f"`image_size` may have {_MOST_PIXELS:,} pixels at most, got {size[0]} x "
+                    f"{size[1]}: it is the size that the network takes, not that of the photos."
+                )
             object.__setattr__(self, "image_size", size)
         if self.channels not in (None, 1, 3):
             raise EnsembleError(

@@ -23,9 +23,10 @@ def distributions(labels: Any, classes: int | tf.Tensor) -> tf.Tensor:
     return tf.one_hot(tf.cast(tf.reshape(labels, [-1]), tf.int32), classes)
 
 
-def are_distributions(labels: tf.Tensor) -> bool:
+def are_distributions(labels: Any) -> bool:
     """Whether labels are distributions, and not class numbers [n] or [n, 1]."""
-    return labels.shape.rank == 2 and labels.shape[-1] not in (None, 1)
+    shape = tf.TensorShape(labels.shape)
+    return shape.rank == 2 and shape[-1] not in (None, 1)
 
 
 @keras.utils.register_keras_serializable("larq_ensemble")

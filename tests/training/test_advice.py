@@ -34,3 +34,8 @@ def test_a_gap_is_told_only_if_the_images_can_show_it():
     # Eight images: chance is 25 % with a standard error of 15 points.
     assert advice(99, 70, four) is None
     assert advice(99, 60, np.tile(four, 50)) is not None
+
+
+def test_so_few_images_that_all_right_would_show_nothing():
+    # Six images: chance is 83.3 % with a standard error of 15 points.
+    assert advice(100, 100, np.array([0, 0, 0, 0, 0, 1])) is None

@@ -150,7 +150,7 @@ def test_a_search_killed_anywhere_goes_on(kills, backbone, tmp_path, monkeypatch
     data = DataOptions(limit_train=80, limit_test=0)
     search = Search(2, 5, ("fusion", "voting"), ("fusion", "c2"), data, recipe="short")
     monkeypatch.setattr(tuning, "free_networks", lambda: None)
-    monkeypatch.setattr(tuning, "_check_validation", lambda search, backbone: None)
+    monkeypatch.setattr(tuning, "_check_validation", lambda *_: None)
     monkeypatch.setattr(
         tuning,
         "train_ensemble",

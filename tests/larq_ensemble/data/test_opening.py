@@ -101,6 +101,7 @@ def test_class_names_of_other_data(tmp_path):
     [
         ({"image_size": 64}, r"`image_size` must be \(height, width\), got 64"),
         ({"image_size": (0, 3)}, "`image_size` must be a whole number from 1 on, got 0"),
+        ({"image_size": (10**6, 10**6)}, "`image_size` may have 16,777,216 pixels at most, got 10"),
         ({"channels": 4}, "`channels` must be 1 for grey or 3"),
         ({"damaged": "drop"}, "`damaged` must be 'refuse' or 'skip'"),
         ({"test_share": 1.5}, "`test_share` must be from 0 to 1, got 1.5"),
