@@ -352,9 +352,15 @@ def is_binary(layer: keras.layers.Layer) -> bool:
 
 
 def _has_binary_input(layer: keras.layers.Layer) -> bool:
-    """Whether a layer quantizes its input to one bit, as far as the quantizer tells."""
+    """Whether a layer's input is of one bit, as far as its quantizer or the layer before tells."""
     quantizer = getattr(layer, "input_quantizer", None)
-    return quantizer is not None and getattr(quantizer, "precision", 1) == 1
+    if quantizer is not None:
+        return getattr(quantizer, "precision", 1) == 1
+    before = layer.inbound_nodes[0].keras_inputs[0].node.layer
+    quantizers = (before, getattr(before, "activation", None))
+    return isinstance(before, RSign) or any(
+        getattr(quantizer, "precision", None) == 1 for quantizer in quantizers
+    )
 
 
 def is_binary_or_real(layer: keras.layers.Layer) -> bool:
