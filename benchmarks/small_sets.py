@@ -42,6 +42,7 @@ class Way:
         model: the network.
         recipe: a name of `RECIPES`.
         epochs: in place of the recipe's.
+        augment: as for `pretrain`; `None`: the data set's.
         from_backbone: whether it starts from a backbone of many images.
         ensembles: whether ensembles are trained on it.
     """
@@ -50,6 +51,7 @@ class Way:
     model: str
     recipe: str = "small"
     epochs: int | None = None
+    augment: str | None = None
     from_backbone: bool = False
     ensembles: bool = False
 
@@ -59,6 +61,7 @@ WAYS = (
     Way("small, ResNet-20", "resnet20"),
     Way("small, DeployNet-9", "deploynet9", ensembles=True),
     Way("small, its real-valued twin", "deploynet9_real"),
+    Way("small, --augment rand", "deploynet9", augment="rand"),
     Way("small, from a backbone", "deploynet9", from_backbone=True, ensembles=True),
 )
 
@@ -84,7 +87,8 @@ def trained(
     recipe = recipes.pretrain.override(epochs=way.epochs)
     run, result = pretrain(
         way.model, dataset, out / "backbone", recipe=recipe, seed=seed, data=data,
-        from_backbone=backbone if way.from_backbone else None, resume=True, verbose=0,
+        augment=way.augment, from_backbone=backbone if way.from_backbone else None,
+        resume=True, verbose=0,
     )  # fmt: skip
     yield {"way": way.name, "members": 1, "epochs": recipe.epochs, **result}
     if way.ensembles:
