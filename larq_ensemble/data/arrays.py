@@ -168,6 +168,11 @@ def checked_split(images: Any, labels: Any, part: str) -> Split:
             f"The {part} images must have the shape [n, height, width, channels] or "
             f"[n, height, width]. Received: {list(images.shape)}."
         )
+    if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        raise EnsembleError(
+            f"The {part} images seem to have their channels first, {list(images.shape)}: give "
+            "[n, height, width, channels], by `np.moveaxis(images, 1, -1)`."
+        )
     labels = checked_labels(labels, part)
     if len(images) != len(labels):
         raise EnsembleError(f"There are {len(images)} {part} images, but {len(labels)} labels.")

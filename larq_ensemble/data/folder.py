@@ -179,12 +179,12 @@ def _check_classes(root: Path, folder: Path, class_names: Sequence[str]) -> None
             f"{str(folder)!r} must hold a folder of images for each class, of two classes or more."
             f" Found: {shown(class_names) or 'no folders'}.{advice}"
         )
-    for name in class_names:
+    for path in (root, *(folder / name for name in class_names)):
         try:
-            name.encode()
+            str(path).encode()
         except UnicodeEncodeError:
             raise EnsembleError(
-                f"The name of the class folder {name!r} in {str(root)!r} is no UTF-8: rename it."
+                f"The name of the folder {str(path)!r} is no UTF-8: rename it."
             ) from None
 
 

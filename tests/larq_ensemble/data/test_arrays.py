@@ -74,6 +74,7 @@ def test_images_get_the_size_and_channels_asked_for(images):
         (lambda x, y: (x.astype(np.int64), y), r"int64.*`np.rint\(images\)"),
         (lambda x, y: (x[0, 0], y), r"shape \[n, height, width, channels\].*\[6, 3\]"),
         (lambda x, y: (x[:, :0], y), r"Received: \[20, 0, 6, 3\]"),
+        (lambda x, y: (np.moveaxis(x, -1, 1), y), r"`np.moveaxis\(images, 1, -1\)`"),
         (lambda x, y: (x, np.eye(3)[y]), r"\[20, 3\].*`labels.argmax\(axis=-1\)`"),
         (lambda x, y: (x, y / 2), "whole numbers from 0 on. Received: float64"),
         (lambda x, y: (x, y << 32), r"up to 1048575. Received: 8589934592. Number"),

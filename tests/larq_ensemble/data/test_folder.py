@@ -255,6 +255,9 @@ def test_names_that_are_no_utf8(photos):
     assert len(opened(photos, test_share=0).read(None)[0]) == 21
     os.rename(os.fsencode(photos) + b"/cat", os.fsencode(photos) + b"/\xff")
     assert "is no UTF-8: rename it" in error_of(photos)
+    os.rename(os.fsencode(photos) + b"/\xff", photos / "cat")
+    os.rename(photos, other := os.fsencode(photos) + b"\xfe")
+    assert "is no UTF-8: rename it" in error_of(os.fsdecode(other))
 
 
 def test_a_run_reads_the_images_that_it_was_trained_on(photos, put, tmp_path):
