@@ -37,9 +37,9 @@ def advice(training_top1: float, held_out_top1: float, labels: np.ndarray) -> st
         return (
             f"{held_out_top1:.1f} % of the held-out images are right, and naming the most frequent "
             f"class would get {100 * chance:.1f} %: the network has learned next to nothing. Give "
-            "it more steps (`epochs`, or `recipe='small'` if it was another), start from a backbone "
-            "of many images (`from_backbone`), or train its real-valued twin to see whether the data can be "
-            "learned."
+            "it more steps (`epochs`, or `recipe='small'` if it was another), start from a "
+            "backbone of many images (`from_backbone`), or train its real-valued twin to see "
+            "whether the data can be learned."
         )
     if training_top1 - held_out_top1 > max(_GAP, 100 * _STANDARD_ERRORS * error):
         return (
