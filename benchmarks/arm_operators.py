@@ -21,8 +21,8 @@ from arm_cost import KERNELS, instructions
 
 from larq_ensemble.cli import run_command
 from larq_ensemble.console.reporting import json_option, reporting
-from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.targets.lce import write
+from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.runtime.file import read_ensemble, with_one_subgraph
 
 #: LCE's binding can't hand their types out; what they take falls on the operator behind them.

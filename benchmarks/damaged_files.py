@@ -40,11 +40,12 @@ from flatbuffers import flexbuffers
 
 from larq_ensemble.convert.commands.inspect import command as inspect_command
 from larq_ensemble.convert.cutting import cut_file
-from larq_ensemble.convert.ir.schema import schema
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.schema import schema
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.runtime.file import IDENTIFIER, seal
+from larq_ensemble.runtime.file import seal
 from larq_ensemble.runtime.metadata import ENTRY
+from larq_ensemble.tflite.flatbuffer import IDENTIFIER
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
 OUTCOMES = ("answered", "refused", "foreign", "crashed", "hung")

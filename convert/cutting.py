@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.passes.shared_trunk import drop_parts
 from larq_ensemble.convert.pipeline import run_after_cutting
 from larq_ensemble.convert.report import ConversionReport, write_file
 from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import check_output
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.graph import Module
 from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 

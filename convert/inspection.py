@@ -18,10 +18,10 @@ import numpy as np
 from flatbuffers import flexbuffers
 
 from larq_ensemble.convert.categories import Category, category_of
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
 from larq_ensemble.convert.passes.binary_weights import planes_of
 from larq_ensemble.convert.passes.shared_trunk import complete_graphs, trunk_of
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
 from larq_ensemble.network.graph import Kind, LayerGraph, LayerNode
 from larq_ensemble.runtime.file import metadata_of, read_bytes, read_ensemble
 from larq_ensemble.runtime.metadata import EnsembleMetadata

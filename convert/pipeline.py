@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.passes import (
     binary_dense,
     binary_weights,
@@ -31,6 +30,7 @@ from larq_ensemble.convert.passes import (
     sign_packing,
     strided_slices,
 )
+from larq_ensemble.ir.graph import Module
 from larq_ensemble.runtime.metadata import LAYOUTS
 
 #: Edits a module in place and returns how often it applied, by name.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator
 from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.graph import Graph, Module, Operator
 from larq_ensemble.runtime.lce import load_model
 
 _GELU = "use gelu with `approximate=True`, or another activation"

@@ -44,13 +44,13 @@ from larq_ensemble.convert.frontend.workarounds import (
     right_ternary,
     with_hidden_maps,
 )
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.runnable import check_runnable
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.graph import Module
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.functional import (
     called,

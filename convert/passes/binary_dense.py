@@ -22,10 +22,10 @@ from collections import Counter
 import numpy as np
 from flatbuffers import flexbuffers
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
-from larq_ensemble.convert.ir.schema import enum
 from larq_ensemble.convert.passes.binary_weights import planes_of
 from larq_ensemble.convert.passes.sign_packing import bit_packed
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
+from larq_ensemble.ir.schema import enum
 
 #: Of a 1x1 convolution without padding.
 _OPTIONS = {

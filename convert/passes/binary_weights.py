@@ -32,9 +32,9 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
-from larq_ensemble.convert.ir.schema import options
 from larq_ensemble.convert.passes.sign_packing import bit_packed
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
+from larq_ensemble.ir.schema import options
 
 _LEAST_SAVED_BYTES = 512
 _WORD = 32

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 from flatbuffers import flexbuffers
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor, as_bytes
-from larq_ensemble.convert.ir.schema import enum, enum_names
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor, as_bytes
+from larq_ensemble.ir.schema import enum, enum_names
 
 #: What LceBconv2d can compute after the sum.
 _ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")

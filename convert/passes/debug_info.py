@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from larq_ensemble.convert.ir.graph import Module
+from larq_ensemble.ir.graph import Module
 
 
 def run(module: Module) -> Counter[str]:

@@ -17,7 +17,7 @@ from collections import Counter
 
 import numpy as np
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor, as_bytes
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor, as_bytes
 
 _LEAST_BYTES = 512
 #: The first version of DEQUANTIZE that takes float16.

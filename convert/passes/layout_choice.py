@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.passes.bit_packed_convolutions import matches
+from larq_ensemble.ir.graph import Module
 
 
 def run(module: Module) -> Counter[str]:

@@ -23,8 +23,8 @@ from collections import Counter
 
 import numpy as np
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
-from larq_ensemble.convert.ir.schema import enum, options
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
+from larq_ensemble.ir.schema import enum, options
 
 #: Elementwise operators and which of their inputs can be maps.
 _OPERATORS = {"ADD": 2, "MUL": 2, "SUB": 2, "PRELU": 1, "RELU": 1, "LceQuantize": 1}

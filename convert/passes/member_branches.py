@@ -18,8 +18,8 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 
-from larq_ensemble.convert.ir.graph import Module, Tensor, substituted
 from larq_ensemble.convert.passes.member_values import constant_of, take_member_values
+from larq_ensemble.ir.graph import Module, Tensor, substituted
 
 
 def run(module: Module) -> Counter[str]:

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Tensor
 from larq_ensemble.convert.passes.member_values import constant_of, take_member_values
+from larq_ensemble.ir.graph import Graph, Module, Tensor
 
 
 def run(module: Module) -> Counter[str]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from larq_ensemble.convert.ir.graph import Module, Operator, Tensor, as_bytes
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.graph import Module, Operator, Tensor, as_bytes
 
 #: Each member's value of a tensor.
 MemberValues = dict[Tensor, Sequence[np.ndarray]]

@@ -19,9 +19,9 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
-from larq_ensemble.convert.ir.schema import options
 from larq_ensemble.convert.passes.weights import combination, has_multiplier, map_and_vector
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
+from larq_ensemble.ir.schema import options
 
 Vectors = tuple[Tensor, ...]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
 
 
 def run(module: Module) -> Counter[str]:

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from larq_ensemble.convert.ir.evaluation import UnknownOperatorError, evaluate
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
 from larq_ensemble.convert.passes.weights import combination, has_multiplier, map_and_vector
+from larq_ensemble.ir.evaluation import UnknownOperatorError, evaluate
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
 
 
 def run(module: Module) -> Counter[str]:

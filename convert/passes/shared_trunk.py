@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Signature, Tensor
-from larq_ensemble.convert.ir.schema import table_key
+from larq_ensemble.ir.graph import Graph, Module, Operator, Signature, Tensor
+from larq_ensemble.ir.schema import table_key
 from larq_ensemble.runtime.file import REST, TRUNK
 
 #: Operators with more than one operation per number that they read. A trunk without any would save

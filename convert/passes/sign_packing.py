@@ -20,7 +20,7 @@ from collections import Counter
 
 import numpy as np
 
-from larq_ensemble.convert.ir.graph import Module
+from larq_ensemble.ir.graph import Module
 
 
 def run(module: Module) -> Counter[str]:

@@ -20,7 +20,7 @@ from collections import Counter
 
 import numpy as np
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
 
 _OTHER_AXES = ("ellipsisMask", "newAxisMask", "shrinkAxisMask")
 

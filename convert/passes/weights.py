@@ -6,8 +6,8 @@ not depend on the image.
 
 from __future__ import annotations
 
-from larq_ensemble.convert.ir.graph import Graph, Operator, Tensor
-from larq_ensemble.convert.ir.schema import options
+from larq_ensemble.ir.graph import Graph, Operator, Tensor
+from larq_ensemble.ir.schema import options
 
 
 def map_and_vector(op: Operator, name: str, of_image: set[Tensor]) -> tuple[Tensor, Tensor] | None:

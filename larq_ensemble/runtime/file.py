@@ -16,14 +16,18 @@ from pathlib import Path
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
-from larq_ensemble.tflite.flatbuffer import DamagedError, Flatbuffer, Table, parsing
+from larq_ensemble.tflite.flatbuffer import (
+    ALIGNMENT,
+    IDENTIFIER,
+    DamagedError,
+    Flatbuffer,
+    Table,
+    parsing,
+)
 from larq_ensemble.tflite.model import Graph, Model, Tensor
 from larq_ensemble.tflite.reader import read_model
 from larq_ensemble.tflite.verifier import verify
 
-IDENTIFIER = b"TFL3"
-#: Alignment of constants in bytes: TFLite and XNNPACK read them with vector instructions.
-ALIGNMENT = 16
 _DIGEST_KEY = b'"sha256":"'
 _DIGEST_LENGTH = 64
 #: Signature keys of the shared trunk and of the rest of a member (`rest_{i}` in some layouts).

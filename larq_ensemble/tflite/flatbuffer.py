@@ -16,6 +16,10 @@ import numpy as np
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.tflite.schema import TABLES
 
+IDENTIFIER = b"TFL3"
+#: Alignment of constants in bytes: TFLite and XNNPACK read them with vector instructions.
+ALIGNMENT = 16
+
 _VECTOR_TYPES = {"?": np.bool_, "B": np.uint8, "i": np.int32, "f": np.float32, "q": np.int64}
 _INT32, _UINT16, _UINT32 = struct.Struct("<i"), struct.Struct("<H"), struct.Struct("<I")
 _NUMBERS = {kind: struct.Struct(f"<{kind}") for kind in "?bBiIqQf"}

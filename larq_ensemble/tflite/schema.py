@@ -1,6 +1,6 @@
 """What the tables of a `.tflite` file hold: the part of the schema that readers follow.
 
-The converter writes files with LCE's generated classes of the whole schema; tests compare. Here no
+Files are written with generated classes of the whole schema; tests compare. Here no
 generated code is needed, which would take a device a tenth of a second to import.
 
 # References

@@ -18,8 +18,6 @@ import pytest
 
 from larq_ensemble.convert import pipeline
 from larq_ensemble.convert.conversion import ConversionReport, convert_ensemble
-from larq_ensemble.convert.ir.graph import Module
-from larq_ensemble.convert.ir.verifier import verify
 from larq_ensemble.convert.passes import (
     constant_deduplication,
     dead_code,
@@ -28,6 +26,8 @@ from larq_ensemble.convert.passes import (
     shared_trunk,
 )
 from larq_ensemble.ensembles.building import build_ensemble
+from larq_ensemble.ir.graph import Module
+from larq_ensemble.ir.verifier import verify
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.network.architectures.resnet import resnet

@@ -12,10 +12,10 @@ from larq_ensemble.convert.conversion import convert_ensemble
 from larq_ensemble.convert.cutting import cut_file
 from larq_ensemble.convert.frontend import lowerings
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.schema import schema
 from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.schema import schema
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import RPReLU, RSign
 from larq_ensemble.models import build_model

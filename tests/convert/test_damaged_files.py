@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.convert.ir.flatbuffer import read as read_module
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Signature, Tensor
-from larq_ensemble.convert.ir.schema import options
 from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.flatbuffer import read as read_module
+from larq_ensemble.ir.graph import Graph, Module, Operator, Signature, Tensor
+from larq_ensemble.ir.schema import options
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.cascade import Cascade
 from larq_ensemble.runtime.file import Subgraph, metadata_of, read_ensemble, seal, with_metadata

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert import cut_file, inspect_file
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.verifier import verify
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.verifier import verify
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.calibration import calibrate
 from larq_ensemble.runtime.file import read_ensemble

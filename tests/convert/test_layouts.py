@@ -11,12 +11,12 @@ import pytest
 
 from larq_ensemble.convert.frontend.lce import convert_function
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.schema import schema
 from larq_ensemble.convert.pipeline import run_pipeline
 from larq_ensemble.convert.verification import verify
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.schema import schema
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.calibration import calibrate

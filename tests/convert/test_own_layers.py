@@ -12,9 +12,9 @@ import pytest
 
 from larq_ensemble.convert.frontend.any_layer import AnyLayerLowering
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.keras import keras, lq, tf
 
 from .conftest import Converted, assert_members_agree, converted, pixels, randomized

@@ -8,9 +8,6 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.graph import Module
-from larq_ensemble.convert.ir.schema import schema
 from larq_ensemble.convert.passes import (
     dead_code,
     debug_info,
@@ -21,9 +18,12 @@ from larq_ensemble.convert.pipeline import PIPELINE, run_pipeline
 from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import as_ensemble
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.graph import Module
+from larq_ensemble.ir.schema import schema
 from larq_ensemble.runtime.lce import load_extension
 
-from .builder import run
+from ..builder import run
 from .conftest import MEAN, STD, pixels, small_ensemble
 
 

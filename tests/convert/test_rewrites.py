@@ -11,9 +11,9 @@ import pytest
 
 from larq_ensemble.convert import pipeline
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.passes import long_rows
 from larq_ensemble.ensembles.building import build_ensemble
+from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import RPReLU, RSign
 from larq_ensemble.models import build_model

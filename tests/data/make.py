@@ -18,9 +18,9 @@ import numpy as np
 
 from larq_ensemble import build_ensemble, build_model
 from larq_ensemble.convert import convert_ensemble
-from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.passes import shared_trunk
 from larq_ensemble.convert.targets.lce import write_ensemble
+from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.keras import keras
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.calibration import calibrate

@@ -10,9 +10,9 @@ import pytest
 from larq_ensemble.convert.frontend import tables
 from larq_ensemble.convert.frontend.tables import COMPACT_BITS, compacted
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.runtime import EnsembleInterpreter
 

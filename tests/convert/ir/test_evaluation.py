@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork
-from larq_ensemble.convert.ir.evaluation import KERNELS, UnknownOperatorError, evaluate
-from larq_ensemble.convert.ir.graph import Signature, Tensor
-from larq_ensemble.convert.ir.schema import options
 from larq_ensemble.convert.passes import sign_packing
 from larq_ensemble.convert.passes.sign_packing import bit_packed
 from larq_ensemble.convert.pipeline import PIPELINE
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import as_ensemble
+from larq_ensemble.ir.evaluation import KERNELS, UnknownOperatorError, evaluate
+from larq_ensemble.ir.graph import Signature, Tensor
+from larq_ensemble.ir.schema import options
 
-from ..builder import Builder, normal, of_member, run
+from ...builder import Builder, normal, of_member, run
 from ..conftest import MEAN, STD, small_ensemble
 
 TABLE = normal(2, 3, 40)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert.frontend.single import convert_single
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.graph import Operator
-from larq_ensemble.convert.ir.schema import schema
 from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.graph import Operator
+from larq_ensemble.ir.schema import schema
 from larq_ensemble.runtime.lce import load_model
 from larq_ensemble.tflite.flatbuffer import parsing
 
-from ..builder import Builder, normal, run
+from ...builder import Builder, normal, run
 from ..conftest import Converted, pixels, small_backbone
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Signature, Tensor
-from larq_ensemble.convert.ir.verifier import InvalidGraphError, verify
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.graph import Graph, Module, Operator, Signature, Tensor
+from larq_ensemble.ir.verifier import InvalidGraphError, verify
 
-from ..builder import Builder, normal
+from ...builder import Builder, normal
 from ..conftest import Converted
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.passes import binary_dense, dead_code
+from larq_ensemble.ir.graph import Module
 
-from ..builder import Builder, names, normal, run
+from ...builder import Builder, names, normal, run
 from .test_binary_weights import signs
 
 RELU, RELU6 = 1, 3

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.ir.graph import Module, Tensor
 from larq_ensemble.convert.passes import binary_weights
+from larq_ensemble.ir.graph import Module, Tensor
 
-from ..builder import Builder, names, normal, run
+from ...builder import Builder, names, normal, run
 
 _PLAIN = dict.fromkeys(("strideH", "strideW", "dilationHFactor", "dilationWFactor"), 1)
 

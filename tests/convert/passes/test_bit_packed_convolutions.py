@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from flatbuffers import flexbuffers
 
-from larq_ensemble.convert.ir.graph import Module
-from larq_ensemble.convert.ir.verifier import verify
 from larq_ensemble.convert.passes import bit_packed_convolutions, dead_code
 from larq_ensemble.convert.passes.sign_packing import bit_packed
+from larq_ensemble.ir.graph import Module
+from larq_ensemble.ir.verifier import verify
 
-from ..builder import Builder, names, normal, of_member, run
+from ...builder import Builder, names, normal, of_member, run
 
 MEMBERS, CHANNELS, FILTERS = 2, 40, 8
 SIGNS = np.random.default_rng(0).choice([-1, 1], (MEMBERS, FILTERS, 3, 3, CHANNELS))

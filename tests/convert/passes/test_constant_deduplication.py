@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.passes import constant_deduplication
 from larq_ensemble.convert.targets.lce import write
+from larq_ensemble.ir.flatbuffer import read
 
-from ..builder import Builder, normal, run
+from ...builder import Builder, normal, run
 
 
 def test_equal_bytes_share_a_buffer() -> None:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert.frontend.lce import convert_function
-from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.passes import constant_lookups
 from larq_ensemble.convert.pipeline import run_pipeline
 from larq_ensemble.convert.targets.lce import write
+from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.keras import tf
 
-from ..builder import Builder, names, normal, of_member, run
+from ...builder import Builder, names, normal, of_member, run
 
 
 @pytest.mark.parametrize(("rows", "hidden"), [(1, True), (2, False)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from larq_ensemble.convert.passes import dead_code
 
-from ..builder import Builder, names
+from ...builder import Builder, names
 
 
 def test_unread_operators_and_tensors_go() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.schema import schema
 from larq_ensemble.convert.passes import debug_info
 from larq_ensemble.convert.targets.lce import write
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.schema import schema
 
-from ..builder import Builder
+from ...builder import Builder
 
 
 def test_names_go_and_quantization_stays() -> None:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert.frontend.lce import convert_function
-from larq_ensemble.convert.ir.flatbuffer import read
 from larq_ensemble.convert.passes import float16_constants
 from larq_ensemble.convert.pipeline import run_pipeline
 from larq_ensemble.convert.targets.lce import write
+from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.keras import tf
 
-from ..builder import Builder, names, normal, run
+from ...builder import Builder, names, normal, run
 
 HALVES = normal(400).astype(np.float16).astype(np.float32)
 

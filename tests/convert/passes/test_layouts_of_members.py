@@ -7,14 +7,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.graph import Module
-from larq_ensemble.convert.ir.verifier import verify
 from larq_ensemble.convert.passes import member_branches, member_subgraphs
 from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.graph import Module
+from larq_ensemble.ir.verifier import verify
 
-from ..builder import Builder, names, normal, of_member, run
+from ...builder import Builder, names, normal, of_member, run
 
 MEMBERS = 3
 SCALES = normal(MEMBERS, 4)

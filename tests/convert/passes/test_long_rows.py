@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.ir.graph import Module
-from larq_ensemble.convert.ir.verifier import verify
 from larq_ensemble.convert.passes import long_rows
 from larq_ensemble.convert.passes.sign_packing import bit_packed
+from larq_ensemble.ir.graph import Module
+from larq_ensemble.ir.verifier import verify
 
-from ..builder import Builder, names, normal, run
+from ...builder import Builder, names, normal, run
 
 
 def module_of(size: int, channels: int) -> Module:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert.frontend.lce import convert_function
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.passes import dead_code, prelu_fusion
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.graph import Module
 from larq_ensemble.keras import tf
 
-from ..builder import Builder, names, normal, run
+from ...builder import Builder, names, normal, run
 
 
 def pattern(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.ir.graph import Module
-from larq_ensemble.convert.ir.verifier import verify
 from larq_ensemble.convert.passes import dead_code, scale_folding
 from larq_ensemble.convert.passes.sign_packing import bit_packed
+from larq_ensemble.ir.graph import Module
+from larq_ensemble.ir.verifier import verify
 
-from ..builder import Builder, names, normal, of_member, run
+from ...builder import Builder, names, normal, of_member, run
 
 CHANNELS = 8
 SIGNS = np.random.default_rng(0).choice([-1, 1], (CHANNELS, 3, 3, 32))

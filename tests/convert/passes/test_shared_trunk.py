@@ -12,22 +12,22 @@ import pytest
 from larq_ensemble.convert.cutting import cut_file
 from larq_ensemble.convert.frontend.lce import convert_function
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.graph import Graph, Module
-from larq_ensemble.convert.ir.verifier import verify
 from larq_ensemble.convert.passes import constant_deduplication, shared_trunk
 from larq_ensemble.convert.passes.shared_trunk import drop_parts, trunk_of
 from larq_ensemble.convert.pipeline import run_pipeline
 from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.graph import Graph, Module
+from larq_ensemble.ir.verifier import verify
 from larq_ensemble.keras import tf
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime import lce as interpreters
 from larq_ensemble.runtime.cascade import Cascade, log_margin
 from larq_ensemble.runtime.file import read_ensemble, seal, with_metadata, with_one_subgraph
 
-from ..builder import Builder, names, normal, of_member, run
+from ...builder import Builder, names, normal, of_member, run
 from ..conftest import (
     Converted,
     SmallCase,

@@ -7,7 +7,7 @@ import pytest
 
 from larq_ensemble.convert.passes import dead_code, sign_packing
 
-from ..builder import Builder, names, normal, of_member, run
+from ...builder import Builder, names, normal, of_member, run
 
 
 @pytest.mark.parametrize(

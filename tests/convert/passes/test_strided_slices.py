@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.ir.graph import Module
 from larq_ensemble.convert.passes import dead_code, strided_slices
+from larq_ensemble.ir.graph import Module
 
-from ..builder import Builder, names, normal, run
+from ...builder import Builder, names, normal, run
 
 KERNEL = normal(5, 1, 1, 3)
 

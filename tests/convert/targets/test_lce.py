@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.ir.flatbuffer import read
-from larq_ensemble.convert.ir.graph import Module
-from larq_ensemble.convert.ir.schema import schema
 from larq_ensemble.convert.passes import shared_trunk
 from larq_ensemble.convert.targets.lce import write, write_ensemble
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.graph import Module
+from larq_ensemble.ir.schema import schema
 from larq_ensemble.runtime.file import metadata_of
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 
-from ..builder import Builder, normal, of_member, run
+from ...builder import Builder, normal, of_member, run
 
 
 def chain(length: int) -> Module:

@@ -10,10 +10,9 @@ import flatbuffers
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.ir.schema import enum, schema
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime.file import IDENTIFIER
-from larq_ensemble.tflite.flatbuffer import DamagedError, Flatbuffer, parsing
+from larq_ensemble.ir.schema import enum, schema
+from larq_ensemble.tflite.flatbuffer import IDENTIFIER, DamagedError, Flatbuffer, parsing
 from larq_ensemble.tflite.reader import read_model
 from larq_ensemble.tflite.verifier import problems
 

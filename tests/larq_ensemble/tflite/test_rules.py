@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from flatbuffers import flexbuffers
 
-from larq_ensemble.convert.ir.graph import Tensor
-from larq_ensemble.convert.ir.schema import options
+from larq_ensemble.ir.graph import Tensor
+from larq_ensemble.ir.schema import options
 from larq_ensemble.tflite.model import Operator
 from larq_ensemble.tflite.rules import RULES, InvalidGraphError, UncheckedError
 from larq_ensemble.tflite.verifier import graph_problems
 
-from ...convert.builder import Builder, normal
+from ...builder import Builder, normal
 
 
 def conv(b: Builder, *, height: int = 3, biases: int = 4) -> Tensor:

@@ -1,4 +1,4 @@
-"""The part of the schema that is written down here is that of LCE's generated code."""
+"""The part of the schema that is written down here is that of the generated code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import flatbuffers
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.ir.schema import enum, schema
+from larq_ensemble.ir.schema import enum, schema
 from larq_ensemble.tflite import schema as ours
 from larq_ensemble.tflite.flatbuffer import Flatbuffer, Table
 from larq_ensemble.tflite.schema import TABLES
@@ -26,13 +26,14 @@ NUMBERS = "?bBiIqQf"
     ],
 )
 def test_enumerations(name: str, names: tuple[str, ...]) -> None:
-    assert dict(zip(names, range(len(names)), strict=True)) == enum(name)
+    """Later schemas only add names at the end."""
+    assert enum(name).items() >= dict(zip(names, range(len(names)), strict=True)).items()
 
 
 @pytest.mark.parametrize("kind", sorted(TABLES))
 def test_fields_and_defaults(kind: str) -> None:
     generated = vars(getattr(schema(), f"{kind}T")())
-    assert set(TABLES[kind]) == set(generated)
+    assert set(TABLES[kind]) <= set(generated)
     for name, field in TABLES[kind].items():
         if field.kind in NUMBERS:
             assert field.default == generated[name], name

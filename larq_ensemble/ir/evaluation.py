@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 import numpy as np
 
-from larq_ensemble.convert.ir.graph import Graph, Operator, Tensor
-from larq_ensemble.convert.ir.schema import enum_names
+from larq_ensemble.ir.graph import Graph, Operator, Tensor
+from larq_ensemble.ir.schema import enum_names
 
 Values = Sequence[np.ndarray]
 Kernel = Callable[[Operator, Values], Values]

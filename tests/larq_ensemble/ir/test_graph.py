@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Operator, Tensor
-from larq_ensemble.convert.ir.schema import enum, options
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
+from larq_ensemble.ir.schema import enum, options
 
-from ..builder import Builder, names, normal, run
+from ...builder import Builder, names, normal, run
 
 
 def chain() -> tuple[Module, list[Tensor]]:

@@ -6,7 +6,7 @@ Tests run `verify` after each pass of the pipeline. The checks are those of a fi
 
 from __future__ import annotations
 
-from larq_ensemble.convert.ir.graph import Graph, Module
+from larq_ensemble.ir.graph import Graph, Module
 from larq_ensemble.tflite.rules import InvalidGraphError, UncheckedError, require
 from larq_ensemble.tflite.verifier import graph_problems
 

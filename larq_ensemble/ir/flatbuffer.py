@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.convert.ir.graph import Graph, Module, Tensor
-from larq_ensemble.convert.ir.schema import enum, schema
+from larq_ensemble.ir.graph import Graph, Module, Tensor
+from larq_ensemble.ir.schema import enum, schema
 from larq_ensemble.tflite.reader import read_model
 
 
