@@ -121,7 +121,7 @@ def of_bytes(conversion: Conversion, data: Tensor, table: np.ndarray) -> Tensor:
         table: the numbers, `[256, 8]`.
     """
     index = conversion.cast(data, "int32")
-    shape, real = (*index.shape, 8), "float32"
+    shape = (*index.shape, 8)
     numbers = conversion.op(
         "GATHER", conversion.constant(table), index, shape=shape, dtype="float32"
     )
