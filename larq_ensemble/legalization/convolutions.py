@@ -21,8 +21,9 @@ follow. A packed output is the signs of a sum with an offset.
 Exact: int32 and, up to 2^24, float32 hold the sums. Factors and offsets are rounded as floats, as
 LCE does in another order. An int8 output halfway between two integers may become the other one.
 
-TFLite's own kernel of CONV_2D by int8 filters (tflite-runtime 2.14 uses it) ignores fused
-activations and fails with groups, so patterns fuse none and compute a group at a time.
+The kernel of CONV_2D by int8 filters in tflite-runtime 2.14 ignores fused activations, fails with
+groups, and takes equal scales for 0. So nothing is fused here, CONV_2D computes a group at a time,
+and of equal scales the first one becomes the next larger float.
 """
 
 from __future__ import annotations
@@ -132,8 +133,7 @@ class IntegerSums(Sums):
     def _scaled(self, factor: np.ndarray, bias: np.ndarray) -> Tensor:
         """`-factor * sum(w b) / 3 + bias`."""
         conversion = self._conversion
-        scales = np.abs(factor) * (2 / ON)
-        scales[scales == 0] = 1
+        scales = np.where(factor, np.abs(factor) * (2 / ON), 1)
         signs = self._signs * -np.sign(factor).astype(np.int8)[:, None, None, None]
 
         def of_group(number: int) -> Tensor:
