@@ -95,13 +95,13 @@ def instructions(models: Sequence[bytes], cpu: str, delegate: Path | None) -> li
     with tempfile.TemporaryDirectory() as folder:
         counts, paths = Path(folder, "counts"), []
         for number, model in enumerate(models):
-            paths.append(Path(folder, f"{number}.tflite"))
-            paths[-1].write_bytes(model)
-        options = [] if delegate is None else ["--delegate", delegate]
-        environment = {**os.environ, "QEMU_PLUGIN": f"file={plugin},out={counts}"}
-        userland.call(
-            [userland.python(cpu), FOLDER / "run_graphs.py", *options, *paths], env=environment
-        )
+            path = Path(folder, f"{number}.tflite")
+            path.write_bytes(model)
+            paths.append(path)
+        command = [userland.python(cpu), FOLDER / "run_graphs.py", *paths]
+        if delegate is not None:
+            command += ["--delegate", delegate]
+        userland.call(command, env={**os.environ, "QEMU_PLUGIN": f"file={plugin},out={counts}"})
         nothing, *runs = [int(line) for line in counts.read_text().split()][2::3]
     return [run - nothing for run in runs]
 

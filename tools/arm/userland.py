@@ -19,6 +19,7 @@ an interruption leaves nothing half done, and what is there is made anew only if
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shlex
 import shutil
@@ -123,7 +124,7 @@ def build() -> None:
     made("root", f"{SOURCES}{PACKAGES}{ARM}", _unpack_packages)
     made("site", REQUIREMENTS.read_text(), _unpack_wheels)
     for name, core in CORES.items():
-        made(name, core.cpuinfo() + _program(name), lambda folder, name=name: _core(folder, name))
+        made(name, core.cpuinfo() + _program(name), functools.partial(_core, name))
 
 
 def install(wheel: Path) -> None:
@@ -220,7 +221,7 @@ def _unpack_wheels(folder: Path) -> None:
     shutil.rmtree(wheels)
 
 
-def _core(folder: Path, name: str) -> None:
+def _core(name: str, folder: Path) -> None:
     for path in (ARM / "root").iterdir():
         (folder / path.name).symlink_to(Path("..", "root", path.name))
     (folder / "proc").mkdir()
