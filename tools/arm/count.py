@@ -98,7 +98,7 @@ def instructions(models: Sequence[bytes], cpu: str, delegate: Path | None) -> li
             path = Path(folder, f"{number}.tflite")
             path.write_bytes(model)
             paths.append(path)
-        command = [userland.python(cpu), FOLDER / "run_graphs.py", *paths]
+        command: list[str | Path] = [userland.python(cpu), FOLDER / "run_graphs.py", *paths]
         if delegate is not None:
             command += ["--delegate", delegate]
         userland.call(command, env={**os.environ, "QEMU_PLUGIN": f"file={plugin},out={counts}"})
