@@ -6,6 +6,7 @@ It lies beside the Python of `larq_ensemble.runtime`. The environment variable
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -45,6 +46,8 @@ def load(threads: int) -> Any:
             f"it is installed: use another `kernel`, or give its path in {VARIABLE}."
         )
     try:
+        # LiteRT's own class doesn't survive a library that can't be loaded: its destructor fails.
+        _ = ctypes.CDLL(str(path)).tflite_plugin_create_delegate
         return load_delegate(str(path), {"threads": threads})
     # No library of this system, without the entry points, or one that refuses the options.
     except (OSError, AttributeError, ValueError, RuntimeError) as error:
