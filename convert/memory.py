@@ -60,9 +60,7 @@ def resident_bytes(
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     sizes = []
     for _ in range(repetitions):
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["it ended without a message"])[-1]
             raise EnsembleError(f"The memory of {os.fspath(tflite)!r} can't be measured: {reason}")

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 
-#: Needed by conversion, calibration and tests of these. Named by import and in messages.
-ABSENT = ("larq", "larq_compute_engine", "scipy", "sklearn", "tensorflow", "tf_keras")
-NOT_INSTALLED = ("Larq Compute Engine is not installed", "Install it with `pip install scipy`")
+#: Packages that conversion and some tests need.
+ABSENT = ("larq", "larq_compute_engine", "sklearn", "tensorflow", "tf_keras")
+#: What messages say where one of them is missing.
+MESSAGES = (
+    "Larq Compute Engine is not installed",
+    "Training and conversion need TensorFlow",
+)
 NEVER_SKIPPED = Path(__file__).parents[2] / "tests" / "arm"
 
 
@@ -21,7 +25,7 @@ def _reason(error: BaseException) -> str | None:
     """Why a test can't run on ARM; `None` if that isn't the cause of its error."""
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in ABSENT:
         return f"needs {error.name}"
-    return next((message for message in NOT_INSTALLED if message in str(error)), None)
+    return next((message for message in MESSAGES if message in str(error)), None)
 
 
 def _skipping(path: Path) -> Iterator[None]:
