@@ -26,7 +26,7 @@ typedef struct {
   TfLiteDelegate delegate;
   int32_t threads;  // 0: those of the interpreter
   bool verbose;
-  void (*report)(const char* message);
+  const Graph* whole;  // while its nodes are being replaced
 } Delegate;
 
 /** A part of a graph that the delegate runs, as a node of TFLite's. */
@@ -69,7 +69,8 @@ static void* init_partition(TfLiteContext* context, const char* buffer, size_t l
   if (partition == NULL) {
     return NULL;
   }
-  partition->wanted_threads = ((const Delegate*)params->delegate->data_)->threads;
+  const Delegate* delegate = params->delegate->data_;
+  partition->wanted_threads = delegate->threads;
   partition->outputs = copied(params->output_tensors);
   const TfLiteIntArray* nodes = params->nodes_to_replace;
   if (partition->outputs == NULL ||
@@ -77,6 +78,7 @@ static void* init_partition(TfLiteContext* context, const char* buffer, size_t l
     free_partition(context, partition);
     return NULL;
   }
+  graph_note_periods(delegate->whole, &partition->graph);
   return partition;
 }
 
@@ -146,15 +148,8 @@ static TfLiteStatus invoke_partition(TfLiteContext* context, TfLiteNode* node) {
 
 /** Tells what the delegate takes, if that is wanted. */
 static void report_claims(const Delegate* delegate, int count, int total) {
-  char message[96];
   if (delegate->verbose) {
-    snprintf(message, sizeof message, "larq_ensemble delegate: it runs %d of %d operators.\n",
-             count, total);
-    if (delegate->report != NULL) {
-      delegate->report(message);
-    } else {
-      fputs(message, stderr);
-    }
+    fprintf(stderr, "larq_ensemble delegate: it runs %d of %d operators.\n", count, total);
   }
 }
 
@@ -180,7 +175,12 @@ static TfLiteStatus replace_nodes(TfLiteContext* context, TfLiteDelegate* delega
       .custom_name = "LarqEnsembleDelegate",
       .version = 1,
   };
-  return context->ReplaceNodeSubsetsWithDelegateKernels(context, registration, nodes, delegate);
+  Delegate* owner = delegate->data_;
+  owner->whole = graph;
+  const TfLiteStatus status =
+      context->ReplaceNodeSubsetsWithDelegateKernels(context, registration, nodes, delegate);
+  owner->whole = NULL;
+  return status;
 }
 
 static TfLiteStatus prepare_delegate(TfLiteContext* context, TfLiteDelegate* delegate) {
@@ -225,7 +225,7 @@ EXPORTED TfLiteDelegate* tflite_plugin_create_delegate(const char* const* keys,
                                                        void (*report)(const char* message));
 EXPORTED void tflite_plugin_destroy_delegate(TfLiteDelegate* delegate);
 
-/** Makes a delegate; NULL with a message if an option is wrong. */
+/** Makes a delegate; NULL if an option is wrong, which `report` is told now and not later. */
 EXPORTED TfLiteDelegate* tflite_plugin_create_delegate(const char* const* keys,
                                                        const char* const* values, size_t count,
                                                        void (*report)(const char* message)) {
@@ -233,7 +233,6 @@ EXPORTED TfLiteDelegate* tflite_plugin_create_delegate(const char* const* keys,
   if (delegate == NULL) {
     return NULL;
   }
-  delegate->report = report;
   delegate->delegate.data_ = delegate;
   delegate->delegate.Prepare = prepare_delegate;
   delegate->delegate.flags = kTfLiteDelegateFlagsAllowDynamicTensors;

@@ -84,8 +84,9 @@ bool graph_create(TfLiteContext* context, const int* nodes, int count, bool repo
   graph->shapes = zeroed(graph->tensor_count, sizeof(Shape));
   graph->producers = zeroed(graph->tensor_count, sizeof(int));
   graph->use_starts = zeroed(graph->tensor_count + 1, sizeof(int));
+  graph->periods = zeroed(graph->tensor_count, sizeof(int32_t));
   if (graph->operators == NULL || graph->nodes == NULL || graph->shapes == NULL ||
-      graph->producers == NULL || graph->use_starts == NULL) {
+      graph->producers == NULL || graph->use_starts == NULL || graph->periods == NULL) {
     return false;
   }
   memcpy(graph->nodes, nodes, sizeof(int) * (size_t)count);
@@ -99,7 +100,18 @@ void graph_free(Graph* graph) {
   free(graph->producers);
   free(graph->use_starts);
   free(graph->uses);
+  free(graph->periods);
   memset(graph, 0, sizeof *graph);
+}
+
+void graph_note_periods(const Graph* whole, Graph* part) {
+  for (int i = 0; i < whole->operator_count; i++) {
+    const Operator* operator = &whole->operators[i];
+    if (operator->kind == kOperatorTile && operator->outputs->data[0] < part->tensor_count) {
+      part->periods[operator->outputs->data[0]] =
+          shape_elements(&whole->shapes[operator->inputs->data[0]]);
+    }
+  }
 }
 
 int graph_infer(TfLiteContext* context, bool report, Graph* graph) {

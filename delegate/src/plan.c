@@ -193,7 +193,12 @@ static Vector vector_of_shape(const Builder* b, int tensor) {
   const bool is_vector = b->context->tensors[tensor].type == kTfLiteFloat32 &&
                          shape_valid(&b->graph->shapes[tensor]) &&
                          shape_is_vector(&b->graph->shapes[tensor]);
-  return (Vector){tensor, 0, is_vector ? elements_of(b, tensor) : 0};
+  if (!is_vector) {
+    return (Vector){tensor, 0, 0};
+  }
+  const int32_t period = b->graph->periods[tensor];
+  const bool repeats = period > 0 && elements_of(b, tensor) % period == 0;
+  return (Vector){tensor, 0, repeats ? period : elements_of(b, tensor)};
 }
 
 /** RESHAPE of floats gives its input another name. */
