@@ -297,7 +297,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--readers", default=",".join(READERS))
+    parser.add_argument("--readers", default="lce,litert,inspect,cut")
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
     files = [path.read_bytes() for path in arguments.files]
