@@ -374,12 +374,12 @@ def test_the_measured_latency_is_plausible(path: Path) -> None:
 def test_each_thread_has_its_interpreter(path: Path) -> None:
     """Threads with interpreters of their own predict what one thread predicts."""
     images = np.random.default_rng(4).integers(0, 256, (60, *SHAPE), np.uint8)
-    expected = EnsembleInterpreter(path).predict(images)
+    expected = EnsembleInterpreter(path, kernel="builtin").predict(images)
     own = threading.local()
 
     def answer(index: int) -> np.ndarray:
         if not hasattr(own, "ensemble"):
-            own.ensemble = EnsembleInterpreter(path, threads=2)
+            own.ensemble = EnsembleInterpreter(path, threads=2, kernel="builtin")
         return own.ensemble.predict(images[index])[0]
 
     with ThreadPoolExecutor(4) as pool:
