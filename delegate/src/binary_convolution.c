@@ -54,7 +54,7 @@ static int32_t count_width(const BinaryConvolution* c) {
 static bool shares_columns(const BinaryConvolution* c) {
   const ConvolutionShape* s = &c->shape;
   return s->groups == 1 && tap_words(c) == 1 && s->filter_width == 3 && s->filter_height <= 5 &&
-         s->stride_width == 1 && s->dilation_width == 1;
+         s->stride_width <= 2 && s->dilation_width == 1;
 }
 
 /* Taps of a row lie one after the other: one run takes them all. */
@@ -320,7 +320,7 @@ static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_
   const int32_t block = block_channels(word), outputs = s->output_channels / s->groups;
   const int size = word == 2 ? 0 : word == 4 ? 1 : 2;
   const Kernels* kernels = best_kernels();
-  const Kernel kernel = shares_columns(c) ? kernels->columns[size] : kernels->runs[size];
+  const Kernel kernel = shares_columns(c) ? kernels->columns[s->stride_width - 1][size] : kernels->runs[size];
   KernelJob job = {
       .pixel_step = (size_t)s->stride_width * c->input.pixel_bytes,
       .row_step = (size_t)s->stride_height * c->input.row_bytes,

@@ -43,8 +43,6 @@ ALWAYS_INLINE Short8 load_shorts(const uint16_t* from) {
   return v;
 }
 
-ALWAYS_INLINE void store_shorts(uint16_t* to, Short8 v) { memcpy(to, &v, sizeof v); }
-
 /* mask ? yes : no, lane by lane; a lane of the mask is all ones or all zeros. */
 ALWAYS_INLINE Float4 select_floats(Int4 mask, Float4 yes, Float4 no) {
 #if defined(__aarch64__)
@@ -52,10 +50,6 @@ ALWAYS_INLINE Float4 select_floats(Int4 mask, Float4 yes, Float4 no) {
 #else
   return (Float4)((mask & (Int4)yes) | (~mask & (Int4)no));
 #endif
-}
-
-ALWAYS_INLINE Short8 select_shorts(Mask8 mask, Short8 yes, Short8 no) {
-  return ((Short8)mask & yes) | (~(Short8)mask & no);
 }
 
 /* The larger one; if one is NaN, the other. */
