@@ -74,6 +74,9 @@ size_t epilogue_bytes(const Epilogue* epilogue) {
 
 /* -- a tile ------------------------------------------------------------------------------------------------------- */
 
+/* How many of the four channels from `first` on are among n. */
+ALWAYS_INLINE size_t part_of(size_t n, size_t first) { return n <= first ? 0 : n - first < 4 ? n - first : 4; }
+
 ALWAYS_INLINE Float4 load_part(const float* from, size_t n) {
   float part[4] = {0};
   for (size_t i = 0; i < n; i++) part[i] = from[i];
@@ -109,105 +112,41 @@ ALWAYS_INLINE void store_bits(uint8_t* to, size_t pixel_bytes, uint64_t bits, co
   }
 }
 
-/* All steps for n channels, from c on, of pixels that lie beside each other; the values stay in registers. What is const
- * is known to the compiler: 1 or 4 pixels; whether n is 16; where the values come from. */
-ALWAYS_INLINE void run_tile(const LoadedStep* steps, const Row* row, size_t x, size_t c, size_t n, const int pixels,
-                            const bool whole, const bool from_counts) {
-  Float4 v[16];
-  const size_t channels = row->channels, at = x * channels + c;
-#define EACH UNROLL for (int i = 0; i < 4 * pixels; i++)
-#define VALUES load_floats(s->values + c + 4 * (i % 4))
-#define AT (at + (size_t)(i / 4) * channels + (size_t)(i % 4) * 4)
-#define PART (n < 4 * (size_t)(i % 4) ? 0 : n < 4 * (size_t)(i % 4) + 4 ? n - 4 * (size_t)(i % 4) : 4)
-  if (from_counts) {
-    const uint16_t* counts = row->counts + x * row->count_stride + c;
-    UNROLL for (int i = 0; i < 2 * pixels; i++) {
-      const Short8 pair = load_shorts(counts + (size_t)(i / 2) * row->count_stride + (size_t)(i % 2) * 8);
-      v[2 * i] = centered(pair, 0, row->center);
-      v[2 * i + 1] = centered(pair, 1, row->center);
-    }
-  } else {
-    EACH v[i] = whole ? load_floats(row->floats + AT) : load_part(row->floats + AT, PART);
-  }
-  for (const LoadedStep* s = steps;; s++) {
-    switch (s->kind) {
-      case kStepMultiply:
-        EACH v[i] *= VALUES;
-        break;
-      case kStepAdd:
-        EACH v[i] += VALUES;
-        break;
-      case kStepPrelu:
-        EACH v[i] = select_floats(v[i] < 0.f, v[i] * VALUES, v[i]);
-        break;
-      case kPreluAsMaximum:
-        EACH v[i] = larger_number(v[i], v[i] * VALUES);
-        break;
-      case kStepClamp: {
-        const Float4 low = s->low - (Float4){0}, high = s->high - (Float4){0};
-        EACH {
-          v[i] = select_floats(v[i] < low, low, v[i]);
-          v[i] = select_floats(v[i] > high, high, v[i]);
-        }
-        break;
-      }
-      case kMaximum: {
-        const Float4 low = s->low - (Float4){0};
-        EACH v[i] = select_floats(v[i] < low, low, v[i]);
-        break;
-      }
-      case kStepAddMap:
-        EACH v[i] += whole ? load_floats(s->row.map + AT) : load_part(s->row.map + AT, PART);
-        break;
-      case kStepStore:
-        if (whole) {
-          EACH store_floats(s->row.output + AT, v[i]);
-        } else {
-          EACH store_part(s->row.output + AT, v[i], PART);
-        }
-        break;
-      case kStepStoreInt8: {
-        float values[4 * kChunk];
-        EACH store_floats(values + 4 * i, v[i]);
-        store_rounded(s->row.quantized + at, values, channels, pixels, n);
-        break;
-      }
-      case kStepStoreSigns: {
-        Mask8 masks[8];
-        UNROLL for (int i = 0; i < 2 * pixels; i++) masks[i] = joined(v[2 * i] < 0.f, v[2 * i + 1] < 0.f);
-        const uint64_t bits = bits_of_masks(masks, pixels);
-        const uint64_t mask = whole ? UINT64_MAX : (UINT64_C(1) << n) - 1;
-        store_bits(s->row.signs + x * s->pixel_bytes + c / 8, s->pixel_bytes, bits & mask, pixels);
-        break;
-      }
-      case kEnd:
-        return;
-      default:
-        __builtin_unreachable();
-    }
-  }
-#undef EACH
-#undef VALUES
-#undef AT
-#undef PART
-}
+#define NAME fours_of_counts
+#define PIXELS 4
+#define WHOLE true
+#define FROM_COUNTS true
+#include "epilogue_tiles.inc"
 
-/* Each compiled alone, so that the values of the first one find enough registers. */
-#define DEFINE_TILES(NAME, PIXELS, FROM_COUNTS)                                                                  \
-  static __attribute__((noinline)) void NAME(const LoadedStep* steps, const Row* row, size_t x) {                \
-    for (size_t c = 0; c + kChunk <= row->channels; c += kChunk)                                                 \
-      run_tile(steps, row, x, c, kChunk, PIXELS, true, FROM_COUNTS);                                             \
-  }
-#define DEFINE_REST(NAME, FROM_COUNTS)                                                                           \
-  static __attribute__((noinline)) void NAME(const LoadedStep* steps, const Row* row, size_t x, size_t c) {      \
-    run_tile(steps, row, x, c, row->channels - c, 1, false, FROM_COUNTS);                                        \
-  }
-DEFINE_TILES(four_pixels_of_counts, 4, true)
-DEFINE_TILES(pixel_of_counts, 1, true)
-DEFINE_REST(rest_of_counts, true)
-DEFINE_TILES(four_pixels_of_floats, 4, false)
-DEFINE_TILES(pixel_of_floats, 1, false)
-DEFINE_REST(rest_of_floats, false)
+#define NAME ones_of_counts
+#define PIXELS 1
+#define WHOLE true
+#define FROM_COUNTS true
+#include "epilogue_tiles.inc"
+
+#define NAME rest_of_counts
+#define PIXELS 1
+#define WHOLE false
+#define FROM_COUNTS true
+#include "epilogue_tiles.inc"
+
+#define NAME fours_of_floats
+#define PIXELS 4
+#define WHOLE true
+#define FROM_COUNTS false
+#include "epilogue_tiles.inc"
+
+#define NAME ones_of_floats
+#define PIXELS 1
+#define WHOLE true
+#define FROM_COUNTS false
+#include "epilogue_tiles.inc"
+
+#define NAME rest_of_floats
+#define PIXELS 1
+#define WHOLE false
+#define FROM_COUNTS false
+#include "epilogue_tiles.inc"
 
 /* -- rows --------------------------------------------------------------------------------------------------------- */
 
@@ -249,55 +188,57 @@ static void next_row(LoadedStep* steps) {
     if (s->row_bytes) s->row.signs += s->row_bytes;
 }
 
-static void run_row(const LoadedStep* steps, const Row* row) {
-  const bool counts = row->counts != NULL;
-  const size_t whole = row->channels / kChunk * kChunk;
-  size_t x = 0;
-  for (; x + 4 <= row->width; x += 4) (counts ? four_pixels_of_counts : four_pixels_of_floats)(steps, row, x);
-  for (; x < row->width; x++) (counts ? pixel_of_counts : pixel_of_floats)(steps, row, x);
-  if (whole == row->channels) return;
-  for (x = 0; x < row->width; x++) (counts ? rest_of_counts : rest_of_floats)(steps, row, x, whole);
+static void run_row_of_counts(const LoadedStep* steps, const Row* row) {
+  ones_of_counts(steps, row, fours_of_counts(steps, row, 0));
+  if (row->channels % kChunk) rest_of_counts(steps, row, 0);
 }
 
-/* Signs of 16 channels of pixels by comparing counts. */
+static void run_row_of_floats(const LoadedStep* steps, const Row* row) {
+  ones_of_floats(steps, row, fours_of_floats(steps, row, 0));
+  if (row->channels % kChunk) rest_of_floats(steps, row, 0);
+}
+
+/* Four times 16 signs by comparing counts: `apiece` (1, 2 or 4) times 16 channels of each pixel. */
 ALWAYS_INLINE void compare(const Prepared* prepared, const uint16_t* counts, size_t stride, size_t c, uint8_t* to,
-                           const int pixels, uint64_t mask) {
-  Mask8 masks[8];
-  UNROLL for (int i = 0; i < 2 * pixels; i++) {
-    const size_t at = c + (size_t)(i % 2) * 8;
-    const Short8 n = load_shorts(counts + (size_t)(i / 2) * stride + at);
-    masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + at)) ^ (Mask8)load_shorts(prepared->flips + at);
-  }
-  const uint64_t bits = bits_of_masks(masks, pixels) & mask;
-  memcpy(to, &bits, pixels == 4 ? 8 : 2);
-}
-
-ALWAYS_INLINE void compare_64(const Prepared* prepared, const uint16_t* counts, size_t c, uint8_t* to) {
+                           const int apiece, uint64_t mask) {
   Mask8 masks[8];
   UNROLL for (int i = 0; i < 8; i++) {
-    const size_t at = c + (size_t)i * 8;
-    const Mask8 flip = (Mask8)load_shorts(prepared->flips + at);
-    masks[i] = (Mask8)(load_shorts(counts + at) > load_shorts(prepared->thresholds + at)) ^ flip;
+    const size_t at = c + (size_t)(i % (2 * apiece)) * 8;
+    const Short8 n = load_shorts(counts + (size_t)(i / (2 * apiece)) * stride + at);
+    masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + at)) ^ (Mask8)load_shorts(prepared->flips + at);
   }
-  const uint64_t bits = bits_of_masks(masks, 4);
+  const uint64_t bits = bits_of_masks(masks, 4) & mask;
   memcpy(to, &bits, 8);
 }
 
+/* 16 channels of a pixel. */
+static void compare_16(const Prepared* prepared, const uint16_t* counts, size_t c, uint8_t* to, uint64_t mask) {
+  Mask8 masks[2];
+  for (size_t i = 0; i < 2; i++) {
+    const Short8 n = load_shorts(counts + c + 8 * i), flip = load_shorts(prepared->flips + c + 8 * i);
+    masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + c + 8 * i)) ^ (Mask8)flip;
+  }
+  const uint16_t bits = (uint16_t)(bits_of_masks(masks, 1) & mask);
+  memcpy(to, &bits, 2);
+}
+
 static void compare_row(const Prepared* prepared, const LoadedStep* step, const Row* row) {
-  const size_t rest = row->channels % kChunk, stride = row->count_stride;
+  const size_t channels = row->channels, stride = row->count_stride, rest = channels % kChunk;
   const uint64_t last = rest ? (UINT64_C(1) << rest) - 1 : UINT16_MAX;
   const uint16_t* counts = row->counts;
   uint8_t* to = step->row.signs;
   size_t x = 0;
-  if (step->pixel_bytes == 2)
+  if (channels <= 16)
     for (; x + 4 <= row->width; x += 4, counts += 4 * stride, to += 8)
-      compare(prepared, counts, stride, 0, to, 4, last * UINT64_C(0x0001000100010001));
+      compare(prepared, counts, stride, 0, to, 1, last * UINT64_C(0x0001000100010001));
+  if (channels == 32)
+    for (; x + 2 <= row->width; x += 2, counts += 2 * stride, to += 8)
+      compare(prepared, counts, stride, 0, to, 2, UINT64_MAX);
   for (; x < row->width; x++, counts += stride, to += step->pixel_bytes) {
     size_t c = 0;
-    /* 64 channels lie as 16 channels of four pixels do. */
-    for (; c + 64 <= row->channels; c += 64) compare_64(prepared, counts, c, to + c / 8);
-    for (; c < row->channels; c += kChunk)
-      compare(prepared, counts, stride, c, to + c / 8, 1, row->channels - c < kChunk ? last : UINT16_MAX);
+    for (; c + 64 <= channels; c += 64) compare(prepared, counts, stride, c, to + c / 8, 4, UINT64_MAX);
+    for (; c < channels; c += kChunk)
+      compare_16(prepared, counts, c, to + c / 8, channels - c < kChunk ? last : UINT16_MAX);
   }
 }
 
@@ -306,7 +247,8 @@ void epilogue_rows(const Epilogue* epilogue, const void* prepared, const float* 
   Row row = {.width = (size_t)epilogue->width, .channels = (size_t)epilogue->channels};
   row.floats = input + (size_t)first * row.width * row.channels;
   load_steps(epilogue, prepared, first, steps);
-  for (int32_t y = first; y < last; y++, row.floats += row.width * row.channels, next_row(steps)) run_row(steps, &row);
+  for (int32_t y = first; y < last; y++, row.floats += row.width * row.channels, next_row(steps))
+    run_row_of_floats(steps, &row);
 }
 
 void epilogue_rows_of_counts(const Epilogue* epilogue, const void* prepared, const uint16_t* counts,
@@ -321,7 +263,7 @@ void epilogue_rows_of_counts(const Epilogue* epilogue, const void* prepared, con
     if (steps[0].kind == kThresholds) {
       compare_row(p, steps, &row);
     } else {
-      run_row(steps, &row);
+      run_row_of_counts(steps, &row);
     }
   }
 }
@@ -407,7 +349,7 @@ typedef struct {
 static void evaluate(Function* f, const uint16_t* counts, float* values) {
   const Row row = {.counts = counts, .center = f->center, .width = 1, .channels = kChunk};
   f->steps[f->count - 1].row.output = values;
-  pixel_of_counts(f->steps, &row, 0);
+  ones_of_counts(f->steps, &row, 0);
 }
 
 static void start_function(Function* f, const Epilogue* e, const Prepared* prepared, uint16_t limit) {

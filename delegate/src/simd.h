@@ -43,6 +43,8 @@ ALWAYS_INLINE Short8 load_shorts(const uint16_t* from) {
   return v;
 }
 
+ALWAYS_INLINE void store_shorts(uint16_t* to, Short8 v) { memcpy(to, &v, sizeof v); }
+
 /* mask ? yes : no, lane by lane; a lane of the mask is all ones or all zeros. */
 ALWAYS_INLINE Float4 select_floats(Int4 mask, Float4 yes, Float4 no) {
 #if defined(__aarch64__)
