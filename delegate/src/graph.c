@@ -159,7 +159,8 @@ static bool feeds_claimed(const Graph* graph, const bool* claimed, const Operato
 
 /** Whether an operator works on a map that a claimed one gives, so that both can be fused. */
 static bool follows_claimed(const Graph* graph, const bool* claimed, const Operator* operator) {
-  const bool follows = operator_is_elementwise(operator) || operator->kind == kOperatorReshape;
+  const bool follows = operator_is_elementwise(operator) || operator->kind == kOperatorReshape ||
+                       operator->kind == kOperatorSlice;
   if (!follows || shape_is_vector(&graph->shapes[operator->outputs->data[0]])) {
     return false;
   }

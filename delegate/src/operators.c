@@ -238,6 +238,31 @@ static bool read_clamp(const TfLiteContext* context, const TfLiteNode* node, int
          read_activation(activation, operator);
 }
 
+/** Reads STRIDED_SLICE of a float map that keeps images and channels. */
+static bool read_slice(const TfLiteContext* context, const TfLiteNode* node, int version,
+                       Operator* operator) {
+  const TfLiteStridedSliceParams* params = node->builtin_data;
+  operator->kind = kOperatorSlice;
+  if (!has_operands(context, node->inputs, 4, 4) || !has_operands(context, node->outputs, 1, 1) ||
+      params == NULL || params->ellipsis_mask != 0 || params->new_axis_mask != 0 ||
+      params->shrink_axis_mask != 0 || (version >= 8 && params->offset) ||
+      !has_type(input_of(context, operator, 0), kTfLiteFloat32)) {
+    return false;
+  }
+  for (int i = 1; i < 4; i++) {
+    if (constant_integers(input_of(context, operator, i), 4) == NULL) {
+      return false;
+    }
+  }
+  const int32_t* strides = constant_integers(input_of(context, operator, 3), 4);
+  operator->window.stride_height = strides[1];
+  operator->window.stride_width = strides[2];
+  operator->begin_mask = params->begin_mask;
+  operator->end_mask = params->end_mask;
+  return strides[0] == 1 && strides[3] == 1 && strides[1] >= 1 && strides[1] <= kMaxWindow &&
+         strides[2] >= 1 && strides[2] <= kMaxWindow;
+}
+
 /** Reads SPLIT_V of a vector: constant sizes, axis 0. */
 static bool read_split(const TfLiteContext* context, const TfLiteNode* node, Operator* operator) {
   operator->kind = kOperatorSplit;
@@ -258,10 +283,13 @@ static bool read_split(const TfLiteContext* context, const TfLiteNode* node, Ope
 }
 
 /** Reads the builtin operators that surround those of LCE. */
-static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, int code,
+static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, int code, int version,
                          Operator* operator) {
   if (code == kTfLiteBuiltinSplitV) {
     return read_split(context, node, operator);
+  }
+  if (code == kTfLiteBuiltinStridedSlice) {
+    return read_slice(context, node, version, operator);
   }
   if (!has_operands(context, node->inputs, 1, 2) || !has_operands(context, node->outputs, 1, 1)) {
     return false;
@@ -311,7 +339,8 @@ bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
   *error = NULL;
   bool ours = false;
   if (registration->builtin_code != kTfLiteBuiltinCustom) {
-    ours = read_builtin(context, node, registration->builtin_code, operator);
+    ours = read_builtin(context, node, registration->builtin_code, registration->version,
+                        operator);
   } else if (registration->custom_name != NULL) {
     ours = read_lce(context, node, registration->custom_name, operator, error);
   }
@@ -443,6 +472,50 @@ static const char* infer_split(const TfLiteContext* context, const Operator* ope
   return input->rank == 1 && sum == input->dims[0] ? NULL : "its sizes don't fill its input";
 }
 
+/** The range of a slice in one dimension, as TFLite clamps it. */
+static void slice_range(const TfLiteContext* context, const Operator* operator, const Shape* input,
+                        int dim, int32_t* start, int32_t* stop) {
+  const int32_t size = input->dims[dim];
+  const int64_t bounds[2] = {
+      operator->begin_mask >> dim & 1 ? 0
+                                      : constant_integers(input_of(context, operator, 1), 4)[dim],
+      operator->end_mask >> dim & 1 ? size
+                                    : constant_integers(input_of(context, operator, 2), 4)[dim]};
+  int32_t clamped[2];
+  for (int i = 0; i < 2; i++) {
+    const int64_t at = bounds[i] < 0 ? bounds[i] + size : bounds[i];
+    clamped[i] = (int32_t)(at < 0 ? 0 : at > size ? size : at);
+  }
+  *start = clamped[0];
+  *stop = clamped[1];
+}
+
+void slice_start(const TfLiteContext* context, const Operator* operator, const Shape* input,
+                 int32_t* row, int32_t* column) {
+  int32_t stop;
+  slice_range(context, operator, input, 1, row, &stop);
+  slice_range(context, operator, input, 2, column, &stop);
+}
+
+static const char* infer_slice(const TfLiteContext* context, const Operator* operator,
+                               Shape* shapes) {
+  const Shape* input = &shapes[operator->inputs->data[0]];
+  const int32_t strides[4] = {1, operator->window.stride_height, operator->window.stride_width, 1};
+  if (input->rank != 4) {
+    return "its input doesn't have 4 dimensions";
+  }
+  Shape output = *input;
+  for (int i = 0; i < 4; i++) {
+    int32_t start, stop;
+    slice_range(context, operator, input, i, &start, &stop);
+    output.dims[i] = stop <= start ? 0 : (stop - start - 1) / strides[i] + 1;
+  }
+  shapes[operator->outputs->data[0]] = output;
+  return output.dims[0] == input->dims[0] && output.dims[3] == input->dims[3]
+             ? NULL
+             : "it cuts images or channels";
+}
+
 /** int32 to several smaller integers: a new last dimension. */
 static const char* infer_bitcast(const TfLiteContext* context, const Operator* operator,
                                  Shape* shapes) {
@@ -503,6 +576,8 @@ static const char* infer(const TfLiteContext* context, const Operator* operator,
       return infer_split(context, operator, shapes);
     case kOperatorBitcast:
       return infer_bitcast(context, operator, shapes);
+    case kOperatorSlice:
+      return infer_slice(context, operator, shapes);
     case kOperatorCast:
       shapes[operator->outputs->data[0]] = *first;
       return NULL;

@@ -988,6 +988,35 @@ static bool emit_max_pool(Builder* b, const Operator* operator) {
   return true;
 }
 
+/** Rows and columns of a float map; a pixel is a block of bytes. */
+static bool emit_slice(Builder* b, const Operator* operator) {
+  const int output = operator->outputs->data[0];
+  const Shape* from = &b->graph->shapes[operator->inputs->data[0]];
+  const Shape* to = &b->graph->shapes[output];
+  const Place place = store(b, output);
+  Task* task = add_task(b, kTaskSlice);
+  if (task == NULL) {
+    return false;
+  }
+  PoolShape* slice = &task->pool;
+  *slice = (PoolShape){
+      .input_height = from->dims[1],
+      .input_width = from->dims[2],
+      .words = from->dims[3],
+      .output_height = to->dims[1],
+      .output_width = to->dims[2],
+      .stride_height = operator->window.stride_height,
+      .stride_width = operator->window.stride_width,
+  };
+  slice_start(b->context, operator, from, &slice->padding_top, &slice->padding_left);
+  task->images = to->dims[0];
+  task->input = place_of(b, operator->inputs->data[0]);
+  task->input_stride = sizeof(float) * (size_t)(shape_elements(from) / from->dims[0]);
+  task->output = place;
+  task->output_stride = sizeof(float) * (size_t)(shape_elements(to) / to->dims[0]);
+  return true;
+}
+
 static bool emit_dequantize(Builder* b, const Operator* operator) {
   const int output = operator->outputs->data[0];
   const Place place = store(b, output);
@@ -1082,6 +1111,8 @@ static bool emit(Builder* b, int i) {
       return emit_dequantize(b, operator);
     case kOperatorMaxPool:
       return emit_max_pool(b, operator);
+    case kOperatorSlice:
+      return emit_slice(b, operator);
     case kOperatorTile:
     case kOperatorSplit:
       return emit_parts(b, operator);

@@ -47,6 +47,7 @@ typedef enum {
   kTaskCopy,
   kTaskWiden,        // uint8 or uint16 to int32
   kTaskTile,
+  kTaskSlice,        // every n-th row and column
   kTaskScale,        // multiplier and bias of an int8 output
   kTaskThresholds,   // offsets of a bit-packed output
 } TaskKind;
@@ -76,7 +77,7 @@ typedef struct {
   int type;             // of the values that aren't float
   int32_t zero_point;
   float scale;
-  PoolShape pool;
+  PoolShape pool;         // of kTaskMaxPool; of kTaskSlice: sizes, strides and where it starts
   float low, high;  // clamp of kTaskElementwise
   bool clamps;
 } Task;

@@ -204,6 +204,24 @@ static void run_max_pool(const Task* task, const uint8_t* input, uint8_t* output
   }
 }
 
+static void run_slice(const Task* task, const float* input, float* output) {
+  const PoolShape* slice = &task->pool;
+  const size_t channels = (size_t)slice->words;
+  for (int32_t image = 0; image < task->images; image++) {
+    const float* from = input + task->input_stride / sizeof(float) * (size_t)image;
+    for (int32_t y = 0; y < slice->output_height; y++) {
+      const int32_t row = slice->padding_top + y * slice->stride_height;
+      const float* pixel = from + ((size_t)row * (size_t)slice->input_width +
+                                   (size_t)slice->padding_left) * channels;
+      for (int32_t x = 0; x < slice->output_width; x++) {
+        memcpy(output, pixel, sizeof(float) * channels);
+        output += channels;
+        pixel += (size_t)slice->stride_width * channels;
+      }
+    }
+  }
+}
+
 static void run_task(const TfLiteContext* context, Plan* plan, Task* task, Threads* threads) {
   if (task->kind == kTaskConvolution) {
     run_convolution(context, plan, task, threads);
@@ -222,6 +240,9 @@ static void run_task(const TfLiteContext* context, Plan* plan, Task* task, Threa
       break;
     case kTaskMaxPool:
       run_max_pool(task, input, output);
+      break;
+    case kTaskSlice:
+      run_slice(task, input, output);
       break;
     case kTaskDequantize:
       run_dequantize(task, input, output);

@@ -34,6 +34,7 @@ enum {  // TfLiteBuiltinOperator
   kTfLiteBuiltinReshape = 22,
   kTfLiteBuiltinCustom = 32,
   kTfLiteBuiltinSub = 41,
+  kTfLiteBuiltinStridedSlice = 45,
   kTfLiteBuiltinCast = 53,
   kTfLiteBuiltinPrelu = 54,
   kTfLiteBuiltinTile = 69,
@@ -157,5 +158,15 @@ struct TfLiteDelegate {
 typedef struct {
   int activation;
 } TfLiteElementwiseParams;
+
+/** TfLiteStridedSliceParams; `offset` counts from version 8 on. */
+typedef struct {
+  int begin_mask;
+  int end_mask;
+  int ellipsis_mask;
+  int new_axis_mask;
+  int shrink_axis_mask;
+  bool offset;
+} TfLiteStridedSliceParams;
 
 #endif
