@@ -16,6 +16,10 @@ bool operator_is_elementwise(const Operator* operator) {
          operator->kind == kOperatorPrelu || operator->kind == kOperatorClamp;
 }
 
+bool operator_is_convolution(const Operator* operator) {
+  return operator->kind == kOperatorConvolution || operator->kind == kOperatorSignConvolution;
+}
+
 bool operator_is_lce(const Operator* operator) {
   return operator->kind == kOperatorQuantize || operator->kind == kOperatorDequantize ||
          operator->kind == kOperatorConvolution || operator->kind == kOperatorMaxPool;
@@ -238,6 +242,62 @@ static bool read_clamp(const TfLiteContext* context, const TfLiteNode* node, int
          read_activation(activation, operator);
 }
 
+/** Whether a size of a window is in range. */
+static bool is_size(int size) { return size >= 1 && size <= kMaxWindow; }
+
+static bool check_window(int padding, Window* window) {
+  window->same_padding = padding == kTfLitePaddingSame;
+  return (padding == kTfLitePaddingSame || padding == kTfLitePaddingValid) &&
+         is_size(window->filter_height) && is_size(window->filter_width) &&
+         is_size(window->stride_height) && is_size(window->stride_width) &&
+         is_size(window->dilation_height) && is_size(window->dilation_width);
+}
+
+/** Reads CONV_2D of floats; whether it can be run depends on what its operands are. */
+static bool read_sign_convolution(const TfLiteContext* context, const TfLiteNode* node,
+                                  Operator* operator) {
+  const TfLiteConvParams* params = node->builtin_data;
+  Shape shape;
+  operator->kind = kOperatorSignConvolution;
+  if (params == NULL || !has_operands(context, node->inputs, 3, 3) ||
+      !has_operands(context, node->outputs, 1, 1) || !all_float(context, operator) ||
+      !shape_of(input_of(context, operator, 1), &shape) || shape.rank != 4) {
+    return false;
+  }
+  operator->window = (Window){
+      .filter_height = shape.dims[1],
+      .filter_width = shape.dims[2],
+      .stride_height = params->stride_height,
+      .stride_width = params->stride_width,
+      .dilation_height = params->dilation_height_factor,
+      .dilation_width = params->dilation_width_factor,
+  };
+  operator->channels_in = shape.dims[3];
+  operator->groups = 1;
+  return check_window(params->padding, &operator->window) &&
+         read_activation(params->activation, operator);
+}
+
+static bool read_average_pool(const TfLiteContext* context, const TfLiteNode* node,
+                              Operator* operator) {
+  const TfLitePoolParams* params = node->builtin_data;
+  operator->kind = kOperatorAveragePool;
+  if (params == NULL || !has_operands(context, node->inputs, 1, 1) ||
+      !all_float(context, operator)) {
+    return false;
+  }
+  operator->window = (Window){
+      .filter_height = params->filter_height,
+      .filter_width = params->filter_width,
+      .stride_height = params->stride_height,
+      .stride_width = params->stride_width,
+      .dilation_height = 1,
+      .dilation_width = 1,
+  };
+  return check_window(params->padding, &operator->window) &&
+         read_activation(params->activation, operator);
+}
+
 /** Reads STRIDED_SLICE of a float map that keeps images and channels. */
 static bool read_slice(const TfLiteContext* context, const TfLiteNode* node, int version,
                        Operator* operator) {
@@ -291,6 +351,9 @@ static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, i
   if (code == kTfLiteBuiltinStridedSlice) {
     return read_slice(context, node, version, operator);
   }
+  if (code == kTfLiteBuiltinConv2d) {
+    return read_sign_convolution(context, node, operator);
+  }
   if (!has_operands(context, node->inputs, 1, 2) || !has_operands(context, node->outputs, 1, 1)) {
     return false;
   }
@@ -301,6 +364,8 @@ static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, i
       return read_binary(context, node, kOperatorAdd, operator);
     case kTfLiteBuiltinMul:
       return read_binary(context, node, kOperatorMultiply, operator);
+    case kTfLiteBuiltinAveragePool2d:
+      return read_average_pool(context, node, operator);
     case kTfLiteBuiltinPrelu:
       operator->kind = kOperatorPrelu;
       return operator->inputs->size == 2 && all_float(context, operator);
@@ -392,6 +457,20 @@ static const char* infer_convolution(const TfLiteContext* context, const Operato
   }
   return infer_window(operator, input, packs ? (channels + 31) / 32 : channels,
                       &shapes[operator->outputs->data[0]]);
+}
+
+static const char* infer_sign_convolution(const Operator* operator, Shape* shapes) {
+  const int* inputs = operator->inputs->data;
+  const Shape* input = &shapes[inputs[0]];
+  const Shape* filters = &shapes[inputs[1]];
+  if (input->rank != 4 || filters->rank != 4 || input->dims[3] != operator->channels_in ||
+      filters->dims[3] != operator->channels_in ||
+      filters->dims[1] != operator->window.filter_height ||
+      filters->dims[2] != operator->window.filter_width || shapes[inputs[2]].rank != 1 ||
+      shapes[inputs[2]].dims[0] != filters->dims[0]) {
+    return "its filters or bias don't fit its channels";
+  }
+  return infer_window(operator, input, filters->dims[0], &shapes[operator->outputs->data[0]]);
 }
 
 /** Elementwise operators: two equal shapes, or one of them a value a channel, or a single one. */
@@ -561,7 +640,10 @@ static const char* infer(const TfLiteContext* context, const Operator* operator,
       return infer_dequantize(context, operator, shapes);
     case kOperatorConvolution:
       return infer_convolution(context, operator, shapes);
+    case kOperatorSignConvolution:
+      return infer_sign_convolution(operator, shapes);
     case kOperatorMaxPool:
+    case kOperatorAveragePool:
       return infer_window(operator, first, shape_last(first), &shapes[operator->outputs->data[0]]);
     case kOperatorAdd:
     case kOperatorMultiply:

@@ -23,6 +23,8 @@ typedef enum {
   kOperatorSplit,  // SPLIT_V of a vector
   kOperatorBitcast,
   kOperatorCast,   // uint8 or uint16 to int32
+  kOperatorSignConvolution,  // CONV_2D; the graph tells whether its operands are signs
+  kOperatorAveragePool,
   kOperatorSlice,  // STRIDED_SLICE of a float map's rows and columns
 } OperatorKind;
 
@@ -70,6 +72,9 @@ void slice_start(const TfLiteContext* context, const Operator* operator, const S
 /** Output size and padding before the image, of one side. */
 void window_side(int32_t size, int32_t filter, int32_t stride, int32_t dilation, bool same,
                  int32_t* output, int32_t* before);
+
+/** Whether it is LceBconv2d, or a CONV_2D of what LceDequantize gives. */
+bool operator_is_convolution(const Operator* operator);
 
 /** Whether it works element by element on float maps: ADD, MUL, PRELU or a clamp. */
 bool operator_is_elementwise(const Operator* operator);

@@ -27,6 +27,8 @@ enum { kTfLiteMmapRo = 1, kTfLiteDynamic = 4 };  // TfLiteAllocationType
 
 enum {  // TfLiteBuiltinOperator
   kTfLiteBuiltinAdd = 0,
+  kTfLiteBuiltinAveragePool2d = 1,
+  kTfLiteBuiltinConv2d = 3,
   kTfLiteBuiltinMul = 18,
   kTfLiteBuiltinRelu = 19,
   kTfLiteBuiltinReluN1To1 = 20,
@@ -158,6 +160,26 @@ struct TfLiteDelegate {
 typedef struct {
   int activation;
 } TfLiteElementwiseParams;
+
+enum { kTfLitePaddingSame = 1, kTfLitePaddingValid = 2 };  // TfLitePadding
+
+typedef struct {
+  int padding;
+  int stride_width;
+  int stride_height;
+  int activation;
+  int dilation_width_factor;
+  int dilation_height_factor;
+} TfLiteConvParams;
+
+typedef struct {
+  int padding;
+  int stride_width;
+  int stride_height;
+  int filter_width;
+  int filter_height;
+  int activation;
+} TfLitePoolParams;
 
 /** TfLiteStridedSliceParams; `offset` counts from version 8 on. */
 typedef struct {
