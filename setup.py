@@ -1,14 +1,14 @@
 """Builds the delegate into the package; setup.cfg holds everything else.
 
-The delegate (`delegate/`) is a shared library in C that LiteRT loads: no extension of Python. So one
-wheel serves every Python of a platform. Without a C compiler the package is installed without it.
+The delegate (`delegate/`) is a shared library in C that LiteRT loads: no extension of Python. So
+one wheel serves every Python of a platform. Without a C compiler the package goes without it.
 """
 
 import os
 import sys
 from glob import glob
 
-if sys.version_info < (3, 10):
+if sys.version_info < (3, 10):  # noqa: UP036
     # Of `python_requires` alone pip makes a conflict of dependencies, without the word Python.
     sys.exit(
         "larq-ensemble needs Python 3.10 or later to run files, and 3.10, 3.11 or 3.12 to train "
@@ -24,12 +24,13 @@ from setuptools.command.build_ext import build_ext
 DELEGATE = Extension(
     "larq_ensemble.runtime.liblarq_ensemble_delegate",
     sources=sorted(glob("delegate/src/*.c")),
-    depends=sorted(glob("delegate/src/*.h")),
+    depends=sorted(glob("delegate/src/*.[hi]*")),
+    libraries=[] if sys.platform == "win32" else ["m"],
     optional=True,  # builtin operators run what it would run, only slower
 )
 
-# As delegate/CMakeLists.txt has them, and none of those that this Python was built with: CC may name
-# a compiler for another machine.
+# As delegate/CMakeLists.txt has them, and none of those that this Python was built with: CC may
+# name a compiler for another machine.
 FLAGS = "-std=c11 -O3 -DNDEBUG -fPIC -fvisibility=hidden -ffp-contract=off -pthread"
 SUFFIXES = {"darwin": ".dylib", "win32": ".dll"}
 

@@ -1,8 +1,8 @@
 """Wheel and source distribution hold one package, `larq_ensemble`, and it is ours that runs.
 
 A checkout has links, `larq_ensemble/training` and `larq_ensemble/convert`, to folders beside it.
-What is installed must hold files instead, and no top-level `training` or `convert`. With a C compiler
-the wheel has the delegate in it and is for one platform; without one it is for all.
+What is installed must hold files instead, and no top-level `training` or `convert`. With a C
+compiler the wheel has the delegate in it and is for one platform; without one it is for all.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ def build(checkout: Path, kind: str, target: Path, compiler: str = "cc") -> Path
     """Builds a `wheel` or an `sdist` by the setuptools that is installed: needs no network."""
     program = f"import setuptools.build_meta as b; print(b.build_{kind}({str(target)!r}))"
     python = [sys.executable, "-c", program]
-    # Unoptimized: nothing here runs the delegate.
-    return target / run(*python, folder=checkout, CC=compiler, CFLAGS="-O0").splitlines()[-1]
+    # Unoptimized: nothing here runs the delegate. No symbol may be left to what Python has loaded.
+    flags = {"CFLAGS": "-O0", "LDFLAGS": "-Wl,-z,defs" if sys.platform == "linux" else ""}
+    return target / run(*python, folder=checkout, CC=compiler, **flags).splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,8 @@ def test_the_delegate_is_in_the_wheel_of_a_platform_for_every_python(wheel, tmp_
     assert wheel.name.endswith(f"-py3-none-{platform}.whl")
     (tmp_path / "delegate.so").write_bytes(contents(wheel)[DELEGATE])
     library = ctypes.CDLL(str(tmp_path / "delegate.so"))
-    assert library.tflite_plugin_create_delegate and library.tflite_plugin_destroy_delegate
+    assert library.tflite_plugin_create_delegate
+    assert library.tflite_plugin_destroy_delegate
 
 
 def test_the_source_distribution_builds_without_a_compiler(checkout, tmp_path):
@@ -115,7 +117,7 @@ def test_the_source_distribution_builds_without_a_compiler(checkout, tmp_path):
         assert not [item.name for item in tar if item.islnk() or item.issym()]
         tar.extractall(tmp_path, filter="data")
     unpacked = tmp_path / archive.name.removesuffix(".tar.gz")
-    for path in (ROOT / "delegate").rglob("*.[ch]"):
+    for path in (ROOT / "delegate").rglob("*.[chi]*"):
         assert (unpacked / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
     wheel = build(unpacked, "wheel", tmp_path, compiler="no-such-compiler")
     assert wheel.name.endswith("-py3-none-any.whl")
