@@ -44,9 +44,7 @@ class Agreement:
         return asdict(self)
 
 
-def member_logits(
-    file: EnsembleFile, images: np.ndarray, members: Sequence[int]
-) -> np.ndarray:
+def member_logits(file: EnsembleFile, images: np.ndarray, members: Sequence[int]) -> np.ndarray:
     """A file's logits.
 
     # Arguments
