@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.graph import Graph, Operator, Tensor, substituted
 from larq_ensemble.ir.schema import enum, options
 from larq_ensemble.legalization.packed import Signs
@@ -20,14 +19,19 @@ _OPTIONS = {
     "CONCATENATION": "ConcatenationOptions",
     "CONV_2D": "Conv2DOptions",
     "DEQUANTIZE": "DequantizeOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
     "GATHER": "GatherOptions",
     "LESS": "LessOptions",
     "MAX_POOL_2D": "Pool2DOptions",
     "MUL": "MulOptions",
     "NEG": "NegOptions",
+    "PAD": "PadOptions",
+    "PADV2": "PadV2Options",
     "QUANTIZE": "QuantizeOptions",
     "RESHAPE": "ReshapeOptions",
     "SLICE": "SliceOptions",
+    "SPLIT": "SplitOptions",
+    "SUM": "ReducerOptions",
 }
 #: Versions of the operators' specifications other than 1, the first that has what patterns use.
 _VERSIONS = {"DEQUANTIZE": 2}
@@ -53,6 +57,7 @@ class Conversion:
         self.signs: dict[Tensor, Signs] = {}
         self._graph = graph
         self._operators: list[Operator] = []
+        self._computed = set(graph.inputs)
         self._constants: dict[tuple[Any, ...], Tensor] = {}
         self._replaced: dict[Tensor, Tensor] = {}
         self._made: dict[tuple[Any, ...], Tensor] = {}
@@ -68,15 +73,15 @@ class Conversion:
         else:
             self._replaced[old] = new
 
-    def reads_packed(self, op: Operator) -> bool:
-        """Whether an operator reads a tensor that is no longer packed."""
-        return not self.signs.keys().isdisjoint(op.operands)
+    def is_computed(self, tensor: Tensor) -> bool:
+        """Whether operators of the new graph may read a tensor of the old one."""
+        return tensor in self._computed
 
     def keep(self, op: Operator) -> None:
         """Leaves an operator as it is."""
         if not self._replaced.keys().isdisjoint(op.operands):
             op = substituted(op, self._replaced)
-        self._operators.append(op)
+        self._add(op)
 
     def constant(self, values: Any, dtype: str = "float32", quantization: Any = None) -> Tensor:
         """A constant of the new graph; equal ones are one.
@@ -121,7 +126,7 @@ class Conversion:
         made = output or self._graph.add(Tensor(shape, dtype, quantization=quantization))
         table = options(_OPTIONS[name], **fields)
         version = version or _VERSIONS.get(name, 1)
-        self._operators.append(Operator(name, inputs, (made,), table, version=version))
+        self._add(Operator(name, inputs, (made,), table, version=version))
         return self._made.setdefault(key, made)
 
     def cast(self, tensor: Tensor, dtype: str) -> Tensor:
@@ -141,26 +146,23 @@ class Conversion:
         wanted = self.constant(shape, "int32")
         return self.op("RESHAPE", tensor, wanted, shape=shape, output=output)
 
-    def finish(self) -> None:
-        """Puts the new operators into the graph, and drops what no output needs.
+    def resized(self, tensor: Tensor, count: int) -> Tensor:
+        """The first numbers along the last axis of a tensor, and zeros if these are not enough."""
+        shape = (*tensor.shape[:-1], count)
+        missing = count - tensor.shape[-1]
+        if not missing:
+            return tensor
+        if missing > 0:
+            added = self.constant([*[(0, 0)] * (len(shape) - 1), (0, missing)], "int32")
+            return self.op("PAD", tensor, added, shape=shape)
+        begin = self.constant([0] * len(shape), "int32")
+        return self.op("SLICE", tensor, begin, self.constant(shape, "int32"), shape=shape)
 
-        # Raises
-            EnsembleError: if the graph has a bit-packed output.
-        """
-        for tensor in self._graph.outputs:
-            if tensor in self.signs:
-                raise EnsembleError(
-                    f"A graph's output {list(tensor.shape)} is bit-packed, and no builtin operator "
-                    "packs bits: run the file with Larq Compute Engine."
-                )
+    def finish(self) -> None:
+        """Puts the new operators into the graph, and drops what no output needs."""
         self._graph.rebuild(self._operators)
         self._graph.eliminate_dead_code()
 
-
-def refused(op: Operator, problem: str) -> EnsembleError:
-    """The error for an operator that no builtin operators replace."""
-    shapes = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in op.operands)
-    return EnsembleError(
-        f"{op.name} of {shapes} can't be replaced by builtin operators, because {problem}: run the "
-        "file with Larq Compute Engine."
-    )
+    def _add(self, op: Operator) -> None:
+        self._operators.append(op)
+        self._computed.update(op.outputs)

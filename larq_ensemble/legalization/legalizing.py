@@ -71,9 +71,12 @@ def _legalize_graph(graph: Graph, filters: str) -> Counter[str]:
         if pattern is not None:
             pattern(conversion, op)
             counts[op.name] += 1
-        elif conversion.reads_packed(op):
-            moves.move(conversion, op)
-        else:
+        elif conversion.signs.keys().isdisjoint(op.operands):
             conversion.keep(op)
+        else:
+            moves.move(conversion, op)
+    for tensor in graph.outputs:
+        if tensor in conversion.signs:
+            signs.pack(conversion, tensor)
     conversion.finish()
     return counts
