@@ -11,26 +11,18 @@ from larq_ensemble.ir.graph import Graph, Operator, Tensor, substituted
 from larq_ensemble.ir.schema import enum, options
 from larq_ensemble.legalization.packed import Signs
 
-#: The options of the operators that patterns make; a new one needs its table here.
+_PLAIN = (
+    *("ADD", "BITCAST", "CAST", "DEQUANTIZE", "GATHER", "LESS"),
+    *("MUL", "NEG", "PAD", "QUANTIZE", "RESHAPE", "SLICE"),
+)
+#: The tables of options of operators that patterns make.
 _OPTIONS = {
-    "ADD": "AddOptions",
-    "BITCAST": "BitcastOptions",
-    "CAST": "CastOptions",
+    **{name: f"{name.title()}Options" for name in _PLAIN},
     "CONCATENATION": "ConcatenationOptions",
     "CONV_2D": "Conv2DOptions",
-    "DEQUANTIZE": "DequantizeOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
-    "GATHER": "GatherOptions",
-    "LESS": "LessOptions",
     "MAX_POOL_2D": "Pool2DOptions",
-    "MUL": "MulOptions",
-    "NEG": "NegOptions",
-    "PAD": "PadOptions",
     "PADV2": "PadV2Options",
-    "QUANTIZE": "QuantizeOptions",
-    "RESHAPE": "ReshapeOptions",
-    "SLICE": "SliceOptions",
-    "SPLIT": "SplitOptions",
     "SUM": "ReducerOptions",
 }
 #: Versions of the operators' specifications other than 1, the first that has what patterns use.
@@ -77,11 +69,17 @@ class Conversion:
         """Whether operators of the new graph may read a tensor of the old one."""
         return tensor in self._computed
 
+    def current(self, op: Operator) -> Operator:
+        """An operator of the old graph as it reads the new tensors."""
+        if self._replaced.keys().isdisjoint(op.operands):
+            return op
+        return substituted(op, self._replaced)
+
     def keep(self, op: Operator) -> None:
-        """Leaves an operator as it is."""
-        if not self._replaced.keys().isdisjoint(op.operands):
-            op = substituted(op, self._replaced)
-        self._add(op)
+        """Adds an operator of the old graph."""
+        op = self.current(op)
+        self._operators.append(op)
+        self._computed.update(op.outputs)
 
     def constant(self, values: Any, dtype: str = "float32", quantization: Any = None) -> Tensor:
         """A constant of the new graph; equal ones are one.
@@ -124,9 +122,9 @@ class Conversion:
         if output is None and key in self._made:
             return self._made[key]
         made = output or self._graph.add(Tensor(shape, dtype, quantization=quantization))
-        table = options(_OPTIONS[name], **fields)
+        table = options(_OPTIONS[name], **fields) if name in _OPTIONS else None
         version = version or _VERSIONS.get(name, 1)
-        self._add(Operator(name, inputs, (made,), table, version=version))
+        self.keep(Operator(name, inputs, (made,), table, version=version))
         return self._made.setdefault(key, made)
 
     def cast(self, tensor: Tensor, dtype: str) -> Tensor:
@@ -146,23 +144,24 @@ class Conversion:
         wanted = self.constant(shape, "int32")
         return self.op("RESHAPE", tensor, wanted, shape=shape, output=output)
 
+    def slice(self, tensor: Tensor, first: int, count: int) -> Tensor:
+        """Some of the numbers along the last axis of a tensor; itself if these are all."""
+        shape = (*tensor.shape[:-1], count)
+        if tensor.shape == shape:
+            return tensor
+        begin = self.constant([*[0] * (len(shape) - 1), first], "int32")
+        return self.op("SLICE", tensor, begin, self.constant(shape, "int32"), shape=shape)
+
     def resized(self, tensor: Tensor, count: int) -> Tensor:
         """The first numbers along the last axis of a tensor, and zeros if these are not enough."""
-        shape = (*tensor.shape[:-1], count)
         missing = count - tensor.shape[-1]
-        if not missing:
-            return tensor
-        if missing > 0:
-            added = self.constant([*[(0, 0)] * (len(shape) - 1), (0, missing)], "int32")
-            return self.op("PAD", tensor, added, shape=shape)
-        begin = self.constant([0] * len(shape), "int32")
-        return self.op("SLICE", tensor, begin, self.constant(shape, "int32"), shape=shape)
+        if missing <= 0:
+            return self.slice(tensor, 0, count)
+        added = [*[(0, 0)] * (len(tensor.shape) - 1), (0, missing)]
+        shape = (*tensor.shape[:-1], count)
+        return self.op("PAD", tensor, self.constant(added, "int32"), shape=shape)
 
     def finish(self) -> None:
         """Puts the new operators into the graph, and drops what no output needs."""
         self._graph.rebuild(self._operators)
         self._graph.eliminate_dead_code()
-
-    def _add(self, op: Operator) -> None:
-        self._operators.append(op)
-        self._computed.update(op.outputs)

@@ -66,7 +66,8 @@ def legalized(data: bytes, *, filters: str = "int8") -> bytes:
 def _legalize_graph(graph: Graph, filters: str) -> Counter[str]:
     counts = Counter(folded=constants.fold(graph))
     conversion = Conversion(graph, filters)
-    for op in graph.operators:
+    for old in graph.operators:
+        op = conversion.current(old)
         pattern = PATTERNS.get(op.name)
         if pattern is not None:
             pattern(conversion, op)

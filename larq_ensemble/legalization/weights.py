@@ -11,6 +11,7 @@ In a table of which members look their rows up, the weights are the same, and GA
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -33,11 +34,17 @@ def signs_of(words: np.ndarray, channels: int) -> np.ndarray:
 OF_BYTES = signs_of(np.arange(256, dtype=np.uint8)[:, np.newaxis], 8)
 
 
-def quantization(scales: np.ndarray) -> object:
-    """The schema's table of scales: one, or one for each index of the first axis."""
+def quantization(scales: np.ndarray) -> Any:
+    """The schema's table of scales: one, or one for each index of the first axis.
+
+    If several are equal, the first becomes the next larger float: tflite-runtime 2.14 takes equal
+    scales for one that isn't there.
+    """
     table = schema().QuantizationParametersT()
-    table.scale = np.asarray(scales, np.float32)
-    table.zeroPoint = np.zeros(len(table.scale), np.int64)
+    table.scale = np.array(scales, np.float32)
+    if len(scales) > 1 and (table.scale == table.scale[0]).all():
+        table.scale[0] = np.nextafter(table.scale[0], np.float32(np.inf))
+    table.zeroPoint = np.zeros(len(scales), np.int64)
     return table
 
 
