@@ -14,7 +14,6 @@ from larq_ensemble.convert.passes import (
     binary_dense,
     binary_weights,
     bit_packed_convolutions,
-    border_maps,
     common_operators,
     constant_deduplication,
     constant_lookups,
@@ -90,7 +89,6 @@ PIPELINE: tuple[Step, ...] = (
 AFTER_LEGALIZATION: tuple[Step, ...] = (
     Step(dead_code.run),
     Step(shared_filters.run, ("subgraphs", "branches")),
-    Step(border_maps.run),
     # Graphs of members stay alike, because they share the trunk.
     Step(common_operators.run, ("indexed", "branches")),
 )
@@ -163,6 +161,6 @@ def run_legalization(module: Module, filters: str) -> None:
 
 
 def _legalize(module: Module, filters: str) -> None:
-    legalize(module, filters=filters)
+    legalize(module, filters=filters, small_maps=True)
     for step in AFTER_LEGALIZATION:
         step(module)

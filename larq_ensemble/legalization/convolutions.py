@@ -23,13 +23,13 @@ LCE does in another order. An int8 output halfway between two integers may becom
 
 The kernel of CONV_2D by int8 filters in tflite-runtime 2.14 ignores fused activations, fails with
 groups, and takes equal scales for 0. So nothing is fused here, CONV_2D computes a group at a time,
-and of equal scales the first one becomes the next larger float.
+and of equal scales the first one becomes the next larger float. XNNPACK in TensorFlow 2.21
+miscomputes SAME where strides leave pixels out, so it is used only where it pads.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
 
@@ -81,9 +81,9 @@ class Sums(ABC):
         self._groups = packed.shape[3] // words.shape[3]
         self._channels = options["channels_in"] // self._groups
         self._axes = Axis.both(packed.shape, words.shape, options)
-        is_same = options["padding"] == enum("Padding")["SAME"]
-        self._pads_zeros = is_same and options["pad_values"] == 0
-        self._pads_ones = is_same and options["pad_values"] == 1
+        self._is_same = options["padding"] == enum("Padding")["SAME"]
+        self._pads_zeros = self._is_same and options["pad_values"] == 0
+        self._pads_itself = False
         self._shape = (*op.outputs[0].shape[:3], words.shape[0])
         self.activation = enum_names("ActivationFunctionType")[options["fused_activation_function"]]
         self.filters = words.shape[0]
@@ -97,19 +97,34 @@ class Sums(ABC):
             factor, offset: float64 `[out]`.
         """
 
-    def _convolved(self, x: Tensor, filters: Tensor, bias: np.ndarray, **fields: Any) -> Tensor:
-        """CONV_2D with the LceBconv2d's options."""
+    def _convolved(self, x: Tensor, filters: Tensor, bias: np.ndarray, version: int) -> Tensor:
+        """CONV_2D with the LceBconv2d's options, of a map that `_framed` gave."""
         return self._conversion.op(
             "CONV_2D",
             x,
             filters,
             self._conversion.constant(bias),
             shape=(*self._shape[:3], len(bias)),
+            version=version,
+            padding=enum("Padding")["SAME" if self._pads_itself else "VALID"],
             strideH=self._options["stride_height"],
             strideW=self._options["stride_width"],
             dilationHFactor=self._options["dilation_height_factor"],
             dilationWFactor=self._options["dilation_width_factor"],
-            **{"padding": self._options["padding"], **fields},
+        )
+
+    def _framed(self, x: Tensor, value: int) -> Tensor:
+        """A map with a frame of pixels of a value, unless CONV_2D's own zeros do."""
+        if not self._is_same or all(axis.missing <= 0 for axis in self._axes):
+            return x
+        if value == 0 and all(axis.missing >= 0 for axis in self._axes):
+            self._pads_itself = True
+            return x
+        added = [(0, 0), *(axis.padding for axis in self._axes), (0, 0)]
+        shape = [size + sum(both) for size, both in zip(x.shape, added, strict=True)]
+        constant = self._conversion.constant
+        return self._conversion.op(
+            "PADV2", x, constant(added, "int32"), constant(value), shape=shape
         )
 
 
@@ -119,16 +134,41 @@ class IntegerSums(Sums):
     def __init__(self, conversion: Conversion, op: Operator) -> None:
         super().__init__(conversion, op)
         packed, words, *_ = op.operands
-        self._bits = as_bits(conversion, packed, self._channels * self._groups)
+        bits = as_bits(conversion, packed, self._channels * self._groups)
+        self._bits = self._framed(bits, 0)
         self._signs = weights.signs_of(words.values, self._channels)
 
     def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
-        conversion = self._conversion
-        added = self._totals() * factor + offset
+        taps = self._signs.sum(axis=3, dtype=np.float64)
         if not self._pads_zeros:
-            return self._scaled(factor, added)
+            return self._scaled(factor, taps.sum(axis=(1, 2)) * factor + offset)
+        rows, columns = (
+            np.unique(axis.inside(), axis=0, return_inverse=True) for axis in self._axes
+        )
+        totals = np.einsum("yk,okl,xl->yxo", rows[0], taps, columns[0], optimize=True)
+        places = [(1, rows[1]), (2, columns[1])]
+        border = self._spread(totals[np.newaxis] * factor + offset, places)
         sums = self._scaled(factor, np.zeros_like(offset))
-        return conversion.op("ADD", sums, conversion.constant(added))
+        return self._conversion.op("ADD", sums, border)
+
+    def _spread(self, values: np.ndarray, places: list[tuple[int, np.ndarray]]) -> Tensor:
+        """A map whose rows and columns are those of a smaller one, repeated.
+
+        # Arguments
+            values: the smaller one, `[1, rows, columns, out]`.
+            places: axis, and the index in it for each row or column.
+        """
+        conversion = self._conversion
+        if not conversion.small_maps:
+            for axis, index in places:
+                values = values.take(index.reshape(-1), axis)
+            return conversion.constant(values)
+        spread = conversion.constant(values)
+        for axis, index in reversed(places):
+            shape = (*spread.shape[:axis], index.size, *spread.shape[axis + 1 :])
+            indices = conversion.constant(index.reshape(-1), "int32")
+            spread = conversion.op("GATHER", spread, indices, shape=shape, axis=axis)
+        return spread
 
     def _scaled(self, factor: np.ndarray, bias: np.ndarray) -> Tensor:
         """`-factor * sum(w b) / 3 + bias`."""
@@ -142,20 +182,12 @@ class IntegerSums(Sums):
                 signs[some], "int8", quantization=weights.quantization(scales[some])
             )
             bits = conversion.slice(self._bits, self._channels * number, self._channels)
-            return self._convolved(bits, filters, bias[some], version=_HYBRID_VERSION)
+            return self._convolved(bits, filters, bias[some], _HYBRID_VERSION)
 
         parts = [of_group(number) for number in range(self._groups)]
         if len(parts) == 1:
             return parts[0]
         return conversion.op("CONCATENATION", *parts, shape=self._shape, axis=3)
-
-    def _totals(self) -> np.ndarray:
-        """The sums of the taps inside the map, float64 `[1, h, w, out]`, or `[out]` of all taps."""
-        taps = self._signs.sum(axis=3, dtype=np.float64)
-        if not self._pads_zeros:
-            return taps.sum(axis=(1, 2))
-        rows, columns = (axis.inside() for axis in self._axes)
-        return np.einsum("yk,okl,xl->yxo", rows, taps, columns, optimize=True)[np.newaxis]
 
 
 class FloatSums(Sums):
@@ -165,7 +197,7 @@ class FloatSums(Sums):
         super().__init__(conversion, op)
         packed, words, *_ = op.operands
         ones = as_ones(conversion, packed, self._channels * self._groups)
-        self._ones = self._padded(ones) if self._pads_ones else ones
+        self._ones = self._framed(ones, 0 if self._pads_zeros else 1)
         if words.data is None:
             self._weights = weights.unpacked(conversion, words, self._channels)
         else:
@@ -183,21 +215,8 @@ class FloatSums(Sums):
         return conversion.op("ADD", product, conversion.constant(offset))
 
     def _sums(self, bias: np.ndarray) -> Tensor:
-        padding = "SAME" if self._pads_zeros else "VALID"
-        return self._convolved(
-            self._ones,
-            self._weights,
-            bias,
-            version=1 if self._groups == 1 else _GROUPS_VERSION,
-            padding=enum("Padding")[padding],
-        )
-
-    def _padded(self, ones: Tensor) -> Tensor:
-        conversion = self._conversion
-        added = [(0, 0), *(axis.padding for axis in self._axes), (0, 0)]
-        shape = [size + sum(both) for size, both in zip(ones.shape, added, strict=True)]
-        amounts, value = conversion.constant(added, "int32"), conversion.constant(1)
-        return conversion.op("PADV2", ones, amounts, value, shape=shape)
+        version = 1 if self._groups == 1 else _GROUPS_VERSION
+        return self._convolved(self._ones, self._weights, bias, version)
 
 
 def _compared(conversion: Conversion, sums: Sums, thresholds: Tensor) -> Tensor:
