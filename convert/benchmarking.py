@@ -1,4 +1,4 @@
-"""Latency of an ensemble file on this machine by number of members, and against alternatives.
+"""Latency and memory of an ensemble file on this machine, and latency against alternatives.
 
 Other load on the machine comes and goes. So every repetition times each contender once, in random
 order, and ratios compare times of the same repetition, under the same load. Trust the ratios, which
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.convert.memory import resident_bytes
 from larq_ensemble.errors import EnsembleError, check_whole
 from larq_ensemble.progress import tracked
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -88,6 +89,10 @@ class BenchmarkReport:
         repetitions: how often everything was timed.
         backend, kernel: what ran this file.
         other_backends: the others that ran it: the kernel of each, by name.
+        bytes: of the file.
+        resident_bytes: by how much a process grows that opens the file and runs all members, by
+            the back end; `None` where the system doesn't say
+            (`larq_ensemble.convert.memory.resident_bytes`).
     """
 
     latency_ms: dict[int, float]
@@ -99,6 +104,8 @@ class BenchmarkReport:
     backend: str
     kernel: str
     other_backends: dict[str, str]
+    bytes: int
+    resident_bytes: dict[str, int | None]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -114,7 +121,7 @@ def benchmark(
     backend: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> BenchmarkReport:
-    """Times the prediction of one image.
+    """Times the prediction of one image, and measures the memory of a process that does it.
 
     Larq Compute Engine has optimized kernels for ARM only: on x86 the ratios hold among files that
     run the same operators, the times say nothing about a device.
@@ -160,6 +167,16 @@ def benchmark(
             spreads = map(Spread.of, (mine / other, mine, other))
             comparisons.append(Comparison(name, count, *spreads))
     relative_to = SEPARATE if others else ONE_MEMBER
+    progress("measuring memory in new processes")
+    memory = {
+        interpreter.backend: resident_bytes(
+            tflite,
+            threads=interpreter.threads,
+            backend=interpreter.backend,
+            kernel=interpreter.kernel,
+        )
+        for interpreter in (ours, *elsewhere.values())
+    }
     return BenchmarkReport(
         latency_ms={count: Spread.of(times[THIS_FILE, count]).median for count in counts},
         relative={
@@ -172,6 +189,8 @@ def benchmark(
         backend=ours.backend,
         kernel=ours.kernel,
         other_backends={name: interpreter.kernel for name, interpreter in elsewhere.items()},
+        bytes=os.path.getsize(tflite),
+        resident_bytes=memory,
     )
 
 

@@ -9,7 +9,7 @@ from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.runtime.commands.options import backend_option
 
 
-@click.command("benchmark", short_help="Latency by number of members on this machine.")
+@click.command("benchmark", short_help="Latency and memory on this machine.")
 @click.argument("tflite", type=INPUT, metavar="F.tflite")
 @click.option(
     "--members",
@@ -50,7 +50,8 @@ def command(
 
     Every repetition times all contenders, and ratios compare times of the same repetition, so other
     load on the machine hardly matters. Without --backend, all that are installed run the file side
-    by side. LCE is fast on ARM only: elsewhere trust the ratios, not the times.
+    by side. LCE is fast on ARM only: elsewhere trust the ratios, not the times. The memory is what
+    a new process holds once it has run all members.
 
     docs/guides/deployment.md says how to measure on a phone. Only --run needs TensorFlow.
 
@@ -94,3 +95,14 @@ def command(
                 for item in result.comparisons
             ],
         )  # fmt: skip
+        report.table(
+            f"{tflite}: {result.bytes:,} bytes; memory of a process that runs all members",
+            ["back end", "kernel", "resident bytes"],
+            [
+                [name, kernel, "not known here" if size is None else f"{size:,}"]
+                for (name, size), kernel in zip(
+                    result.resident_bytes.items(),
+                    (result.kernel, *result.other_backends.values()),
+                )
+            ],
+        )

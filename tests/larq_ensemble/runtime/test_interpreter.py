@@ -34,29 +34,9 @@ WEIGHTS = (1.5, 0.25, 4.0)
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ensemble whose members differ by their random linear layers."""
-    from larq_ensemble.convert.conversion import convert_ensemble
-    from larq_ensemble.ensembles.building import build_ensemble
-    from larq_ensemble.keras import keras, lq
-
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input(SHAPE)
-    x = keras.layers.Conv2D(32, 3, name="stem")(inputs)
-    x = keras.layers.BatchNormalization(name="norm")(x)
-    x = lq.layers.QuantConv2D(
-        32, 3, input_quantizer="ste_sign", kernel_quantizer="ste_sign",
-        kernel_constraint="weight_clip", name="binary",
-    )(x)  # fmt: skip
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    backbone = keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
-    model = build_ensemble(backbone, MEMBERS, scheme="adaboost", weights=WEIGHTS)
-    draw = np.random.default_rng(0)
-    for weight in model.trainable_weights:
-        weight.assign(draw.normal(size=weight.shape))
+    """A copy of an ensemble whose members differ by their random linear layers."""
     file = tmp_path_factory.mktemp("runtime") / "ensemble.tflite"
-    names = ["ant", "bee", "cat", "dog"]
-    convert_ensemble(model, file, mean=[0.5] * 3, std=[0.25] * 3, class_names=names)
-    return file
+    return Path(shutil.copy(ROOT / "tests" / "data" / "weighted.tflite", file))
 
 
 @pytest.fixture
