@@ -78,7 +78,11 @@ def write_page(
     check_channels(read_ensemble(tflite).metadata.input_shape)
     samples = _samples(images)
     files = {f"{_RUNTIME}/{name}": data for name, data in runtime_files(runtime, say).items()}
-    files |= {path.name: path.read_bytes() for path in _STATIC.iterdir() if path.is_file()}
+    files |= {
+        path.relative_to(_STATIC).as_posix(): path.read_bytes()
+        for path in _STATIC.rglob("*")
+        if path.is_file()
+    }
     files |= {sample.address: sample.path.read_bytes() for sample in samples}
     files[_ENSEMBLE] = _stock_file(tflite)
     content = {

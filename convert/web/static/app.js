@@ -11,9 +11,14 @@ const $ = (id) => document.getElementById(id);
 
 const state = { ensemble: null, run: null, known: [], stream: null };
 
-/** Runs tasks one after another: the runtime computes one image at a time. */
 let last = Promise.resolve();
-const inTurn = (task) => (last = last.then(task).then(() => show(""), (error) => show(error.message)));
+
+/** Runs tasks one after another: the runtime computes one image at a time. */
+function inTurn(task) {
+  show("");
+  last = last.then(task).catch((error) => show(error.message));
+  return last;
+}
 
 function show(message) {
   $("error").textContent = message;

@@ -1,8 +1,9 @@
 // What the first m members bring and cost, as far as the file says, drawn as small plots.
 
 const SVG = "http://www.w3.org/2000/svg";
-const [WIDTH, HEIGHT] = [280, 130];
-const [LEFT, RIGHT, TOP, BOTTOM] = [8, 8, 20, 20];
+const [WIDTH, HEIGHT] = [280, 140];
+const [LEFT, RIGHT, TOP, BOTTOM] = [8, 8, 20, 34];
+const STEEP = 3; // units that a line rises with a member, from which on a label fits below it
 
 /** Bits of a binary weight in the file, by the format of its filters. */
 const FILTER_BITS = { "1bit": 1, int8: 8, float32: 32 };
@@ -69,16 +70,17 @@ export function plot({ name, values, format, fromZero }, members) {
     "aria-label",
     `${name}: ${format(values[0])} with 1 member, ${format(values.at(-1))} with ${values.length}`
   );
-  const floor = HEIGHT - BOTTOM;
+  const axis = HEIGHT - BOTTOM + 14;
+  const isSteep = values.length > 1 && y(values[0]) - y(values[1]) > STEEP;
   const points = values.map((value, i) => `${x(i)},${y(value)}`).join(" ");
   svg.append(
-    element("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: floor + 4, y2: floor + 4 }),
+    element("line", { class: "axis", x1: LEFT, x2: WIDTH - RIGHT, y1: axis, y2: axis }),
     element("polyline", { class: "line", points }),
     ...values.map((value, i) => element("circle", { class: "point", cx: x(i), cy: y(value), r: 2.5 })),
     element("circle", { class: "here", cx: x(members - 1), cy: y(values[members - 1]), r: 5 }),
     text("1", x(0), HEIGHT - 1, "start"),
     text(`${values.length} members`, WIDTH - RIGHT, HEIGHT - 1, "end"),
-    text(format(values[0]), x(0), y(values[0]) - 9, "start"),
+    text(format(values[0]), x(0) + (isSteep ? 8 : 0), y(values[0]) + (isSteep ? 9 : -9), "start"),
     text(format(values.at(-1)), WIDTH - RIGHT, y(values.at(-1)) - 9, "end")
   );
   figure.append(caption, svg);

@@ -53,7 +53,7 @@ class Browser:
         return self._call("/execute/sync", script=script, args=list(arguments))
 
     def click(self, selector: str) -> None:
-        self._call(f"/element/{self._find(selector)}/click", **{})
+        self._call(f"/element/{self._find(selector)}/click")
 
     def type(self, selector: str, keys: str) -> None:
         """Types keys into an element; of a file input, the path of the file."""
@@ -66,7 +66,7 @@ class Browser:
         """The first true value of a condition."""
         end = time.monotonic() + _PATIENCE
         while not (value := condition()):
-            assert time.monotonic() < end, f"{self.text('body')}\n{self.messages()}"
+            assert time.monotonic() < end, self.text("body")
             time.sleep(0.05)
         return value
 
