@@ -1,7 +1,7 @@
 """Keras against the converted bytes on a few images, before a conversion writes its file.
 
-The measure is the deviation that `larq_ensemble.convert.comparison` defines. Both sides get the same
-normalization, so they can't tell whether training had another one. The statistics of the first
+The measure is the deviation that `larq_ensemble.convert.comparison` defines. Both sides get the
+same normalization, so they can't tell whether training had another one. The statistics of the first
 batch norm can: see `check_input_scale`.
 """
 
@@ -34,7 +34,6 @@ LIMITS = {"float32": 0.1, "compact": 0.8}
 #: How far the variance of the first batch norm's input may be from that in training: images of our
 #: own differ from a user's, and a wrong scale of pixels changes the variance by 4,000 or more.
 SCALE_LIMIT, SCALE_LIMIT_OF_GIVEN_IMAGES = 100.0, 10.0
-
 
 
 def check_agreement(

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.runtime.backends.choice import backend_named, installed
 from larq_ensemble.runtime.file import EnsembleFile
-from larq_ensemble.runtime.lce import kernels_of, open_interpreter
+from larq_ensemble.runtime.members import open_interpreter
 
 _IMAGES, _FEW_IMAGES, _LARGE = 8, 3, 10_000  # pixels of a large image
 _MEMBERS = 3
@@ -44,10 +45,8 @@ class Agreement:
         return asdict(self)
 
 
-def member_logits(
-    file: EnsembleFile, images: np.ndarray, members: Sequence[int]
-) -> np.ndarray:
-    """A file's logits.
+def member_logits(file: EnsembleFile, images: np.ndarray, members: Sequence[int]) -> np.ndarray:
+    """A file's logits, by the back end that the file is for, or the other if it isn't installed.
 
     # Arguments
         file: the ensemble.
@@ -57,7 +56,9 @@ def member_logits(
     # Returns
         float32 `[len(members), n, classes]`.
     """
-    interpreter = open_interpreter(file, threads=1, kernel=kernels_of(file)[-1])
+    backends = sorted(installed(), key=lambda backend: backend.name != file.metadata.target)
+    backend = backends[0] if backends else backend_named(file.metadata.target)
+    interpreter = open_interpreter(file, 1, backend.name, backend.kernels_of(file)[-1])
     pixels = images.astype(np.float32)
     return np.stack([interpreter.logits(image[np.newaxis], members) for image in pixels], axis=1)
 

@@ -326,7 +326,7 @@ class _Network:
                     purpose = self._purpose(op, slot)
                 elif op.name == "SPLIT_V":
                     purpose = _Purpose(Category.OTHER if slot else None)
-                elif op.name in ("TILE", "RESHAPE", "SUM") and slot:
+                elif op.name in ("TILE", "RESHAPE", "SLICE", "SUM") and slot:
                     purpose = _Purpose(Category.OTHER)
                 elif op.name == "GATHER" and not slot and self._is_unpacking(op):
                     purpose = _Purpose(Category.UNPACKING)
@@ -379,21 +379,33 @@ class _Network:
         if op is None or _KINDS.get(op.name) is not Kind.CONV or op.name == "LceBconv2d":
             return False
         filters = op.operands[1]
-        if filters.data is None:
-            return self._unpacking(filters) is not None
-        return filters.dtype == "int8" and bool((np.abs(filters.values) <= 1).all())
+        return self._unpacking(filters) is not None or _are_signs(self._graph, filters)
 
     def _unpacking(self, weights: Tensor) -> Operator | None:
         """The operator that unpacks weights, before they are scaled or brought into shape.
 
-        `None` if they aren't stored as bits.
+        `None` if they aren't stored as bits, or as bytes that are converted at run time.
         """
         op = self._graph.producer(weights)
-        while op is not None and op.name in ("MUL", "RESHAPE", "SUM"):
+        while op is not None and op.name in ("MUL", "RESHAPE", "SLICE", "SUM"):
             op = self._graph.producer(op.operands[0])
         return op if op is not None and self._is_unpacking(op) else None
 
     def _is_unpacking(self, op: Operator) -> bool:
-        """Whether it makes weights of bits: by LCE, or by looking each byte's 8 weights up."""
-        is_lookup = op.name == "GATHER" and op.operands[0].shape == (256, 8)
-        return op.name == "LceDequantize" or is_lookup
+        """Whether it makes weights +1 and -1: by LCE, of bytes, or by a table of a byte's bits."""
+        first = op.operands[0]
+        return (
+            op.name == "LceDequantize"
+            or (op.name == "DEQUANTIZE" and _are_signs(self._graph, first))
+            or (op.name == "GATHER" and first.shape == (256, 8))
+        )
+
+
+def _are_signs(graph: Graph, tensor: Tensor) -> bool:
+    """Whether it is a constant of +1 and -1, a byte each, or is looked up in one."""
+    while tensor.data is None:
+        op = graph.producer(tensor)
+        if op is None or op.name not in ("GATHER", "RESHAPE"):
+            return False
+        tensor = op.operands[0]
+    return tensor.dtype == "int8" and bool((np.abs(tensor.values) <= 1).all())

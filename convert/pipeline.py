@@ -28,6 +28,7 @@ from larq_ensemble.convert.passes import (
     offset_merging,
     prelu_fusion,
     scale_folding,
+    shared_filters,
     shared_trunk,
     sign_packing,
     strided_slices,
@@ -88,6 +89,7 @@ PIPELINE: tuple[Step, ...] = (
 #: What makes the graphs that `larq_ensemble.legalization` leaves small.
 AFTER_LEGALIZATION: tuple[Step, ...] = (
     Step(dead_code.run),
+    Step(shared_filters.run, ("subgraphs", "branches")),
     Step(border_maps.run),
     # Graphs of members stay alike, because they share the trunk.
     Step(common_operators.run, ("indexed", "branches")),

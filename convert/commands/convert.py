@@ -18,7 +18,8 @@ from larq_ensemble.console.options import (
 )
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime.metadata import FILTERS, HEADS, LAYOUTS, PRECISIONS, TARGETS
+from larq_ensemble.legalization import FILTERS
+from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, TARGETS
 from larq_ensemble.trained import is_keras_file, open_trained
 
 if TYPE_CHECKING:

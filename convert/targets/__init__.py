@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError
-from larq_ensemble.runtime.metadata import FILTERS, TARGETS
+from larq_ensemble.legalization import FILTERS
+from larq_ensemble.runtime.metadata import TARGETS
 
 
 def checked_filters(target: str, filters: str | None) -> str | None:

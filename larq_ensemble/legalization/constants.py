@@ -5,9 +5,9 @@
 In the layouts `"subgraphs"` and `"branches"` a member's multipliers and biases come out of one
 table in this way. The patterns of convolutions need their values.
 
-Left alone: what there is no kernel for in `larq_ensemble.ir.evaluation`, and operators whose result
-is larger than what they read, unless a convolution needs it: constants of long rows (TILE) would
-only make the file larger.
+Left alone: what there is no kernel for in `larq_ensemble.ir.evaluation`, and operators whose results
+take more bytes than what they read, such as the heads' conversion from int8 and the repetition of
+vectors for long rows: they would only make a file larger.
 
 Exact: the kernels compute in the tensors' types.
 """
@@ -38,6 +38,8 @@ def _fold(op: Operator) -> bool:
     try:
         results = KERNELS[op.name](op, [tensor.values for tensor in op.operands])
     except UnknownOperatorError:
+        return False
+    if sum(values.nbytes for values in results) > sum(t.data.nbytes for t in op.operands):
         return False
     for tensor, values in zip(op.outputs, results, strict=True):
         tensor.data = as_bytes(values)

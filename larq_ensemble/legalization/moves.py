@@ -21,7 +21,7 @@ _VIEWS = {"BITCAST", "EXPAND_DIMS", "RESHAPE", "SQUEEZE"}
 def move(conversion: Conversion, op: Operator) -> None:
     """Replaces an operator that reads packed words."""
     signs = _moved(op, conversion.signs.get(op.operands[0]))
-    if signs is not None and signs.fit(op.outputs[0]):
+    if signs is not None and signs.has_rows(op.outputs[0]):
         conversion.signs[op.outputs[0]] = signs
         return
     for tensor in op.operands:

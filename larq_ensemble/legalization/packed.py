@@ -43,6 +43,10 @@ class Signs:
         """Whether the last axis of a packed tensor is a row, or any rows without gaps."""
         return self.row in (_bits(packed), self.used)
 
+    def has_rows(self, packed: Tensor) -> bool:
+        """Whether the last axis of a packed tensor is one row or several, or rows without gaps."""
+        return self.fit(packed) or _bits(packed) % self.row == 0
+
     def channels(self, packed: Tensor) -> int:
         """The number of signs along the last axis of a packed tensor that they fit."""
         return self.used if self.row == _bits(packed) else _bits(packed)

@@ -62,6 +62,9 @@ def dequantize(conversion: Conversion, op: Operator) -> None:
 
 def of_packed(conversion: Conversion, packed: Tensor) -> Signs:
     """The signs of a packed tensor; of an input, or what an unknown operator computes, all bits."""
+    if packed in conversion.signs and not conversion.signs[packed].fit(packed):
+        pack(conversion, packed)
+        del conversion.signs[packed]
     if packed not in conversion.signs:
         off_on = ON * (1 - weights.OF_BYTES) // 2
         bits = weights.of_bytes(conversion, weights.as_bytes(conversion, packed), off_on)

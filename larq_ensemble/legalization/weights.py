@@ -49,16 +49,15 @@ def quantization(scales: np.ndarray) -> Any:
 
 
 def unpacked(conversion: Conversion, words: Tensor, channels: int) -> Tensor:
-    """Weights +1 and -1, float32 `[..., channels]`, of words of the old graph."""
-    if conversion.filters == "int8":
+    """Weights +1 and -1, float32 `[..., channels]`, of words of the old graph.
 
-        def signs(values: np.ndarray) -> Tensor:
-            scale = quantization(np.ones(1))
-            return conversion.constant(signs_of(values, channels), "int8", scale)
-
-        rows = _looked_up(conversion, words, signs)
-        if rows is not None:
-            return conversion.op("DEQUANTIZE", rows, dtype="float32")
+    Words that are looked up stay bits: those of members' values are many rows, of which a run
+    reads one.
+    """
+    if conversion.filters == "int8" and words.data is not None:
+        signs = signs_of(words.values, channels)
+        constant = conversion.constant(signs, "int8", quantization(np.ones(1)))
+        return conversion.op("DEQUANTIZE", constant, dtype="float32")
 
     data = _looked_up(conversion, words, lambda values: _bytes_constant(conversion, values))
     if data is None:

@@ -22,10 +22,10 @@ from larq_ensemble.convert.passes import shared_trunk
 from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.legalization import FILTERS
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.calibration import calibrate
 from larq_ensemble.runtime.file import read_ensemble
-from larq_ensemble.runtime.metadata import FILTERS
 
 from .conftest import MEAN, STD, Converted, pixels
 
@@ -108,13 +108,16 @@ def test_every_byte_has_a_purpose(name: str, filters: str, stock: Any) -> None:
     assert sum(after.categories.values()) == after.bytes == stock(name, filters).stat().st_size
     assert after.binary_filter_copies == 1
     assert len(after.binary_filters) == len(before.binary_filters)
-    bits = 8 if filters == "int8" else 1
-    expected = bits * before.categories["binary_filters"]
-    assert after.categories["binary_filters"] == expected
+    bits, padding = (before.categories[key] for key in ("binary_filters", "filter_padding"))
+    stored = after.categories["binary_filters"]
+    assert stored == 8 * bits if filters == "int8" else bits <= stored <= bits + padding
     assert after.categories["filter_padding"] == after.categories["unpacked_filters"] == 0
-    assert after.categories["unpacking"] == (0 if filters == "int8" else 256 * 8 * 4)
-    for category in ("stem", "activations", "heads"):
-        assert after.categories[category] == before.categories[category]
+    # Members' values of four bits stay bits.
+    has_bits = filters == "1bit" or after.metadata["precision"] == "compact"
+    assert (after.categories["unpacking"] > 0) == has_bits
+    for category in ("stem", "shortcuts", "activations", "heads"):
+        # Biases of zeros may stand for another layer's.
+        assert after.categories[category] == pytest.approx(before.categories[category], abs=128)
     assert after.arena_bytes.keys() == before.arena_bytes.keys()
 
 
@@ -201,7 +204,9 @@ def test_a_stock_file_is_converted_once(target: str, stock: Any, tmp_path: Path)
 
 def test_nothing_is_written_if_the_files_differ(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(file_conversion, "LIMIT", -1.0)
-    with pytest.raises(EnsembleError, match="doesn't compute what the file for Larq Compute Engine"):
+    with pytest.raises(
+        EnsembleError, match="doesn't compute what the file for Larq Compute Engine"
+    ):
         convert_file(FOLDER / "indexed.tflite", tmp_path / "out.tflite")
     assert not list(tmp_path.iterdir())
 
@@ -254,7 +259,8 @@ def test_needs_no_tensorflow_and_no_lce(tmp_path: Path) -> None:
         "for name in ('tensorflow', 'tf_keras', 'keras', 'larq', 'larq_compute_engine'):\n"
         "    sys.modules[name] = None\n"
         "from larq_ensemble.convert import convert_file\n"
-        f"report = convert_file({str(FOLDER / 'indexed.tflite')!r}, {str(tmp_path / 'o.tflite')!r})\n"
+        f"paths = {str(FOLDER / 'indexed.tflite')!r}, {str(tmp_path / 'out.tflite')!r}\n"
+        "report = convert_file(*paths)\n"
         "assert report.agreement.deviation[0] < 1e-3"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

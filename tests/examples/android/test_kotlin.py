@@ -113,9 +113,7 @@ def test_members_are_run_and_combined_as_in_python(program: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("scheme", ["voting", "fusion", "boosting", "hard_voting"])
-def test_the_cascade_stops_where_python_stops(
-    scheme: str, program: Path, tmp_path: Path
-) -> None:
+def test_the_cascade_stops_where_python_stops(scheme: str, program: Path, tmp_path: Path) -> None:
     file = tmp_path / "compact.tflite"
     convert_file(DATA / "compact.tflite", file)
     if scheme != "voting":
