@@ -37,16 +37,15 @@ class Conversion:
 
     # Arguments
         graph: the graph.
-        filters, small_maps: as for `legalize`.
+        filters: as for `legalize`.
 
     # Attributes
-        filters, small_maps: the arguments.
+        filters: the argument.
         signs: bit-packed tensor of the old graph -> what it became.
     """
 
-    def __init__(self, graph: Graph, filters: str, *, small_maps: bool) -> None:
+    def __init__(self, graph: Graph, filters: str) -> None:
         self.filters = filters
-        self.small_maps = small_maps
         self.signs: dict[Tensor, Signs] = {}
         self._graph = graph
         self._operators: list[Operator] = []
