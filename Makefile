@@ -12,12 +12,13 @@ UV = uv
 # Exits 0 in Python 3.10 to 3.12 only: larq-compute-engine has wheels for no other.
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help demo test lint docs serve notebooks constraints clean
+.PHONY: help demo test test-arm lint docs serve notebooks constraints clean
 .DEFAULT_GOAL = help
 
 help:
 	@echo 'make demo         the whole idea on real data, in a few minutes: writes runs/demo'
 	@echo 'make test         the tests, two at a time; ARGS="-k storage -n 0" goes on to pytest'
+	@echo 'make test-arm     the runtime on emulated ARM cores (Linux, QEMU): builds .arm'
 	@echo 'make lint         ruff, mypy, the import contracts, vulture'
 	@echo 'make docs         the documentation as a site, strict: writes site/'
 	@echo 'make serve        the same on http://127.0.0.1:8000, anew after each change'
@@ -32,6 +33,11 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-arm: $(STAMP)
+	@mkdir -p .arm && rm -rf .arm/wheel
+	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir .arm/wheel .
+	@$(BIN)/python tools/arm/test.py .arm/wheel/*.whl
 
 lint: $(DEV_STAMP)
 	@$(BIN)/ruff check

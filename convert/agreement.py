@@ -26,8 +26,9 @@ from larq_ensemble.ensembles import Ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.functional import run_functional
+from larq_ensemble.runtime.backends.lce import LCE
 from larq_ensemble.runtime.file import checked_ensemble
-from larq_ensemble.runtime.lce import kernels_of, open_interpreter
+from larq_ensemble.runtime.members import open_interpreter
 
 #: The largest deviation of a correct conversion, by the precision of members' values. Measured over
 #: seven architectures with trained and random members, all layouts and formats: at most 0.01, and
@@ -86,7 +87,7 @@ def check_agreement(
     """
     file = checked_ensemble(data)
     members = _some_of(file.metadata.members)
-    interpreter = open_interpreter(file, threads=1, kernel=kernels_of(file)[-1])
+    interpreter = open_interpreter(file, 1, LCE.name, LCE.kernels_of(file)[-1])
     pixels = images.astype(np.float32)
     ours = np.stack([interpreter.logits(image[np.newaxis], members) for image in pixels], axis=1)
     outputs = [ensemble.outputs[member] for member in members]

@@ -157,6 +157,7 @@ def calibrate(
     accuracy_loss: float | None = None,
     mean_members: float | None = None,
     threads: int = 1,
+    backend: str | None = None,
 ) -> Calibration:
     """Fits temperatures and thresholds of an ensemble file and writes them into its metadata.
 
@@ -175,14 +176,14 @@ def calibrate(
             no image stops early, and a warning says so. The default is 0.2.
         mean_members: instead of `accuracy_loss`: the largest mean number of members. The cascade
             with the least expected loss within it is chosen.
-        threads: of the interpreter.
+        threads, backend: of the interpreter.
 
     # Raises
         EnsembleError: as `EnsembleInterpreter` and `fit`, or if SciPy is missing, or if the file
             changed meanwhile or can't be written.
     """
     check_can_calibrate(path)
-    interpreter = EnsembleInterpreter(path, threads=threads)
+    interpreter = EnsembleInterpreter(path, threads=threads, backend=backend)
     metadata = interpreter.metadata
     labels = class_indices(labels, examples=len(images), classes=metadata.classes)
     check_limits(accuracy_loss, mean_members, metadata.members)

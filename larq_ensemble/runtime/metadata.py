@@ -26,6 +26,11 @@ PRECISIONS = ("float32", "compact")
 VERSION = 2
 #: How a file holds its members.
 LAYOUTS = ("indexed", "subgraphs", "branches")
+#: What a file is written for: Larq Compute Engine, whose binary operators are its own, or any
+#: TFLite runtime, LiteRT among them. Files of before are for LCE.
+TARGETS = ("lce", "litert")
+#: How a file for `"litert"` stores binary filters.
+FILTERS = ("int8", "1bit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,10 @@ class EnsembleMetadata:
             few bits per value.
         columns: number of columns in the table of the members' values, by purpose: batch norm,
             activations, heads and so on; empty if the file has no such table.
+        target: `"lce"`: the file has operators of Larq Compute Engine; `"litert"`: it has builtin
+            operators of TFLite only, so any TFLite runtime, LCE among them, can run it.
+        filters: how a file for `"litert"` stores binary filters: `"int8"`: a byte a weight;
+            `"1bit"`: a bit a weight, unpacked at run time. `None`: the file is for `"lce"`.
         weights: a weight for each member in the combination; `None`: all equal.
         temperatures: for each number of members from 1 to M, the temperature that calibrates their
             prediction; `None`: not fitted.
@@ -82,6 +91,8 @@ class EnsembleMetadata:
     heads: str = "float32"
     precision: str = "float32"
     columns: Mapping[str, int] = field(default_factory=dict)
+    target: str = "lce"
+    filters: str | None = None
     weights: tuple[float, ...] | None = None
     temperatures: tuple[float, ...] | None = None
     cascade: Cascade | None = None
@@ -124,8 +135,17 @@ class EnsembleMetadata:
             ),
             f"a rule with {self.members - 1} thresholds",
         )
-        for name, known in (("layout", LAYOUTS), ("heads", HEADS), ("precision", PRECISIONS)):
+        for name, known in (
+            ("layout", LAYOUTS),
+            ("heads", HEADS),
+            ("precision", PRECISIONS),
+            ("target", TARGETS),
+        ):
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        if self.target == "lce":
+            self._require("filters", self.filters is None, "null in a file for 'lce'")
+        else:
+            self._require("filters", self.filters in FILTERS, f"one of {', '.join(FILTERS)}")
         for name, optional in (("sha256", False), ("dataset", True), ("run_hash", True)):
             text = getattr(self, name)
             valid = isinstance(text, str) or (optional and text is None)
@@ -192,6 +212,8 @@ class EnsembleMetadata:
             for item in dataclasses.fields(self)
             if getattr(self, item.name) not in (None, {}, ())
         }
+        if self.target == "lce":  # as in files of before
+            del values["target"]
         if self.cascade is not None:
             values["cascade"] = dataclasses.asdict(self.cascade)
         values["theory_bytes"] = self.theory_bytes

@@ -39,6 +39,12 @@ class Clock:
         return predict
 
 
+@pytest.fixture(autouse=True)
+def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is measured in new processes, which takes seconds: see test_memory.py."""
+    monkeypatch.setattr(module, "resident_bytes", lambda path, backend, **_: len(backend))
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
@@ -87,6 +93,8 @@ def test_a_file_alone(fusion: Converted) -> None:
     assert report.relative_to == ONE_MEMBER
     assert report.relative[1] == 1
     assert (report.repetitions, report.threads) == (2, 1)
+    assert report.bytes == len(fusion.path.read_bytes())
+    assert report.resident_bytes == {"lce": 3, "litert": 6}
 
 
 @pytest.mark.parametrize(("members", "counts"), [(1, [1]), (4, [1, 2, 4]), (10, [1, 2, 4, 8, 10])])
@@ -123,8 +131,9 @@ def test_errors(fusion: Converted, tmp_path: Path) -> None:
 def test_a_file_alone_needs_no_tensorflow(fusion: Converted) -> None:
     code = """
 import sys
-from larq_ensemble.convert import benchmark
-benchmark(sys.argv[1], repetitions=1)
+from larq_ensemble.convert import benchmarking
+benchmarking.resident_bytes = lambda *_, **__: None
+benchmarking.benchmark(sys.argv[1], repetitions=1)
 assert "tensorflow" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code, fusion.path], cwd=ROOT, check=True)

@@ -63,6 +63,17 @@ def test_empty_fields_are_not_written() -> None:
     assert "dataset" not in json.loads(EnsembleMetadata(**{**VALUES, "dataset": None}).to_json())
 
 
+def test_files_for_lce_say_nothing_of_their_target() -> None:
+    """As all files did before there were others, so that they stay equal to the byte."""
+    values = json.loads(EnsembleMetadata(**VALUES).to_json())
+    assert not {"target", "filters"} & values.keys()
+    stock = EnsembleMetadata(**VALUES, target="litert", filters="1bit")
+    assert EnsembleMetadata.from_json(stock.to_json()) == stock
+    values = json.loads(stock.to_json())
+    assert (values["target"], values["filters"]) == ("litert", "1bit")
+    assert [*values][-2:] == ["sha256", "theory_bytes"]
+
+
 @given(names=st.lists(st.text(), min_size=3, max_size=3))
 def test_any_class_names(names: list[str]) -> None:
     try:
@@ -90,6 +101,9 @@ def test_any_class_names(names: list[str]) -> None:
         ("heads", "float64"),
         ("heads", None),
         ("precision", "int8"),
+        ("target", "tpu"),
+        ("target", None),
+        ("filters", "int8"),  # of a file for LCE
         ("columns", {"batch_norm": 0}),
         ("columns", {"batch_norm": 1.5}),
         ("theory_parts", {"shared_conv": "many"}),

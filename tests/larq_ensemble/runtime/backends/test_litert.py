@@ -1,0 +1,101 @@
+"""LiteRT as a back end: values, refusals, its notice on stderr, the delegate's absence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.backends import delegate
+from larq_ensemble.runtime.backends.litert import LITERT
+
+DATA = Path(__file__).parents[3] / "data"
+
+
+@pytest.mark.parametrize("name", ["branches", "compact", "indexed", "subgraphs", "version_1"])
+def test_old_files_give_the_recorded_logits(name: str) -> None:
+    recorded = np.load(DATA / f"{name}.npz")
+    ensemble = EnsembleInterpreter(DATA / f"{name}.tflite", kernel="builtin", threads=1)
+    logits = ensemble.predict_logits(recorded["images"])
+    np.testing.assert_allclose(logits, recorded["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_it_refuses_is_an_error_of_one_line() -> None:
+    # Unchanged, and so with LCE's operators.
+    data = (DATA / "indexed.tflite").read_bytes().replace(b"Lce", b"Ecl")
+    with pytest.raises(EnsembleError, match=r"^LiteRT refuses the model .*EclQuantize") as raised:
+        LITERT.open(data, 1, "builtin")
+    assert "\n" not in str(raised.value)
+
+
+PROGRAM = f"""
+import os, sys
+import numpy as np
+from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.backends import litert
+
+BEFORE
+ensemble = EnsembleInterpreter({str(DATA / "indexed.tflite")!r}, kernel="builtin")
+ensemble.predict(np.zeros(ensemble.input_shape, np.uint8))
+assert not {{"tensorflow", "keras", "tf_keras", "larq"}} & set(sys.modules)
+assert not any("larq_compute_engine" in name for name in sys.modules)
+"""
+WRITES_MORE = """
+held = litert._held_stderr
+
+@litert.contextmanager
+def with_more():
+    with held():
+        os.write(2, b"first line\\n")
+        yield
+        os.write(2, b"second line, not ended")
+
+litert._held_stderr = with_more
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [(WRITES_MORE, "first line\nsecond line, not ended"), ("os.close(2)", "")],
+)
+def test_its_notice_does_not_reach_the_user(before: str, expected: str) -> None:
+    """What else the process writes to stderr meanwhile does."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("BEFORE", before)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, expected)
+
+
+def test_without_a_delegate_builtin_operators_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(delegate.VARIABLE, raising=False)
+    monkeypatch.setattr(delegate, "_BESIDE", tmp_path / "none.so")
+    assert EnsembleInterpreter(DATA / "indexed.tflite").kernel == "builtin"
+    with pytest.raises(EnsembleError, match=r"This installation has no delegate.*`kernel`"):
+        EnsembleInterpreter(DATA / "indexed.tflite", kernel="delegate")
+
+
+@pytest.mark.parametrize("what", ["nothing", "text"])
+def test_a_delegate_that_is_named_but_no_library_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "delegate.so"
+    if what == "text":
+        path.write_text("no library")
+    monkeypatch.setenv(delegate.VARIABLE, str(path))
+    message = {"nothing": "LARQ_ENSEMBLE_DELEGATE names .*no file", "text": "can't be loaded"}[what]
+    with pytest.warns(UserWarning, match=f"{message}.*runs on builtin operators"):
+        assert EnsembleInterpreter(DATA / "indexed.tflite").kernel == "builtin"
+    with pytest.raises(EnsembleError, match=message):
+        EnsembleInterpreter(DATA / "indexed.tflite", kernel="delegate")
