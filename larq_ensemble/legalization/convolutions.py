@@ -144,7 +144,7 @@ class IntegerSums(Sums):
         if not self._pads_zeros:
             return self._scaled(factor, taps.sum(axis=(1, 2)) * factor + offset)
         (rows, row), (columns, column) = (axis.kinds() for axis in self._axes)
-        totals = np.einsum("yk,okl,xl->yxo", rows, taps, columns, optimize=True)
+        totals = (rows @ taps @ columns.T).transpose(1, 2, 0)
         border = self._conversion.constant(totals[np.newaxis] * factor + offset)
         border = self._repeated(self._repeated(border, 2, column), 1, row)
         sums = self._scaled(factor, np.zeros_like(offset))
