@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from larq_ensemble.errors import EnsembleError, check_whole
+from larq_ensemble.legalization import FILTERS
 from larq_ensemble.runtime.cascade import Cascade
 from larq_ensemble.runtime.combination import COMBINATIONS, are_weights
 
@@ -29,8 +30,6 @@ LAYOUTS = ("indexed", "subgraphs", "branches")
 #: What a file is written for: Larq Compute Engine, whose binary operators are its own, or any
 #: TFLite runtime, LiteRT among them. Files of before are for LCE.
 TARGETS = ("lce", "litert")
-#: How a file for `"litert"` stores binary filters.
-FILTERS = ("int8", "1bit")
 
 
 @dataclass(frozen=True, kw_only=True)
