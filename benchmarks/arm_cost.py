@@ -97,7 +97,7 @@ def main(
         ensembles = {file: read_ensemble(file) for file in files}
         single: dict[str, int] = {}
         if counter is not None and run is not None:
-            single = _reference(counter, run, xnnpack)
+            single = reference(counter, run, xnnpack)
             counts = ", ".join(f"{count:,} ({kernel} kernel)" for kernel, count in single.items())
             report.line(f"one member by itself: {counts}")
         rows = []
@@ -181,7 +181,7 @@ def litert_row(file: str, core: str, kernel: str, delegate: str | None) -> dict[
     return row | {key: result[key] for key in ("instructions_once", "instructions_member")}
 
 
-def _reference(counter: str, run: str, xnnpack: bool) -> dict[str, int]:
+def reference(counter: str, run: str, xnnpack: bool) -> dict[str, int]:
     """What one member of a run takes, converted by itself, by LCE's kernel."""
     with tempfile.TemporaryDirectory() as folder:
         reference = Path(folder, "single.tflite")
