@@ -23,7 +23,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +131,7 @@ def measured(
             "ensemble_agreement": float((classes == keras_classes.argmax(-1)).mean()),
             "member_agreement": float((logits.argmax(-1) == expected[:members].argmax(-1)).mean()),
         }
-    times = _seconds(
-        {name: lambda each=each: each.predict(images[:1]) for name, each in interpreters.items()}
-    )
+    times = _seconds(interpreters, images[:1])
     for name, seconds in times.items():
         known = REFERENCE in times
         facts[name]["time_ratio"] = float(np.median(seconds / times[REFERENCE])) if known else None
@@ -155,18 +153,18 @@ def _keras(run: str, count: int, data_dir: str | None) -> tuple[np.ndarray, np.n
 
 
 def _seconds(
-    contenders: dict[tuple[str, str], Callable[[], object]],
+    interpreters: Mapping[tuple[str, str], EnsembleInterpreter], image: np.ndarray
 ) -> dict[tuple[str, str], np.ndarray]:
     """Times of each by round: other work on the machine slows all of a round."""
-    for run in contenders.values():
-        run()
-    times = np.empty((ROUNDS, len(contenders)))
+    for interpreter in interpreters.values():
+        interpreter.predict(image)
+    times = np.empty((ROUNDS, len(interpreters)))
     for row in times:
-        for column, run in enumerate(contenders.values()):
+        for column, interpreter in enumerate(interpreters.values()):
             start = time.perf_counter()
-            run()
+            interpreter.predict(image)
             row[column] = time.perf_counter() - start
-    return dict(zip(contenders, times.T))
+    return dict(zip(interpreters, times.T))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
