@@ -7,27 +7,23 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.graph import Graph, Operator, Tensor, substituted
 from larq_ensemble.ir.schema import enum, options
 from larq_ensemble.legalization.packed import Signs
 
-#: The options of the operators that patterns make; a new one needs its table here.
+_PLAIN = (
+    *("ADD", "BITCAST", "CAST", "DEQUANTIZE", "GATHER", "LESS"),
+    *("MUL", "NEG", "PAD", "QUANTIZE", "RESHAPE", "SLICE"),
+)
+#: The tables of options of operators that patterns make.
 _OPTIONS = {
-    "ADD": "AddOptions",
-    "BITCAST": "BitcastOptions",
-    "CAST": "CastOptions",
+    **{name: f"{name.title()}Options" for name in _PLAIN},
     "CONCATENATION": "ConcatenationOptions",
     "CONV_2D": "Conv2DOptions",
-    "DEQUANTIZE": "DequantizeOptions",
-    "GATHER": "GatherOptions",
-    "LESS": "LessOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
     "MAX_POOL_2D": "Pool2DOptions",
-    "MUL": "MulOptions",
-    "NEG": "NegOptions",
-    "QUANTIZE": "QuantizeOptions",
-    "RESHAPE": "ReshapeOptions",
-    "SLICE": "SliceOptions",
+    "PADV2": "PadV2Options",
+    "SUM": "ReducerOptions",
 }
 #: Versions of the operators' specifications other than 1, the first that has what patterns use.
 _VERSIONS = {"DEQUANTIZE": 2}
@@ -53,6 +49,7 @@ class Conversion:
         self.signs: dict[Tensor, Signs] = {}
         self._graph = graph
         self._operators: list[Operator] = []
+        self._computed = set(graph.inputs)
         self._constants: dict[tuple[Any, ...], Tensor] = {}
         self._replaced: dict[Tensor, Tensor] = {}
         self._made: dict[tuple[Any, ...], Tensor] = {}
@@ -68,15 +65,21 @@ class Conversion:
         else:
             self._replaced[old] = new
 
-    def reads_packed(self, op: Operator) -> bool:
-        """Whether an operator reads a tensor that is no longer packed."""
-        return not self.signs.keys().isdisjoint(op.operands)
+    def is_computed(self, tensor: Tensor) -> bool:
+        """Whether operators of the new graph may read a tensor of the old one."""
+        return tensor in self._computed
+
+    def current(self, op: Operator) -> Operator:
+        """An operator of the old graph as it reads the new tensors."""
+        if self._replaced.keys().isdisjoint(op.operands):
+            return op
+        return substituted(op, self._replaced)
 
     def keep(self, op: Operator) -> None:
-        """Leaves an operator as it is."""
-        if not self._replaced.keys().isdisjoint(op.operands):
-            op = substituted(op, self._replaced)
+        """Adds an operator of the old graph."""
+        op = self.current(op)
         self._operators.append(op)
+        self._computed.update(op.outputs)
 
     def constant(self, values: Any, dtype: str = "float32", quantization: Any = None) -> Tensor:
         """A constant of the new graph; equal ones are one.
@@ -119,9 +122,9 @@ class Conversion:
         if output is None and key in self._made:
             return self._made[key]
         made = output or self._graph.add(Tensor(shape, dtype, quantization=quantization))
-        table = options(_OPTIONS[name], **fields)
+        table = options(_OPTIONS[name], **fields) if name in _OPTIONS else None
         version = version or _VERSIONS.get(name, 1)
-        self._operators.append(Operator(name, inputs, (made,), table, version=version))
+        self.keep(Operator(name, inputs, (made,), table, version=version))
         return self._made.setdefault(key, made)
 
     def cast(self, tensor: Tensor, dtype: str) -> Tensor:
@@ -141,26 +144,24 @@ class Conversion:
         wanted = self.constant(shape, "int32")
         return self.op("RESHAPE", tensor, wanted, shape=shape, output=output)
 
-    def finish(self) -> None:
-        """Puts the new operators into the graph, and drops what no output needs.
+    def slice(self, tensor: Tensor, first: int, count: int) -> Tensor:
+        """Some of the numbers along the last axis of a tensor; itself if these are all."""
+        shape = (*tensor.shape[:-1], count)
+        if tensor.shape == shape:
+            return tensor
+        begin = self.constant([*[0] * (len(shape) - 1), first], "int32")
+        return self.op("SLICE", tensor, begin, self.constant(shape, "int32"), shape=shape)
 
-        # Raises
-            EnsembleError: if the graph has a bit-packed output.
-        """
-        for tensor in self._graph.outputs:
-            if tensor in self.signs:
-                raise EnsembleError(
-                    f"A graph's output {list(tensor.shape)} is bit-packed, and no builtin operator "
-                    "packs bits: run the file with Larq Compute Engine."
-                )
+    def resized(self, tensor: Tensor, count: int) -> Tensor:
+        """The first numbers along the last axis of a tensor, and zeros if these are not enough."""
+        missing = count - tensor.shape[-1]
+        if missing <= 0:
+            return self.slice(tensor, 0, count)
+        added = [*[(0, 0)] * (len(tensor.shape) - 1), (0, missing)]
+        shape = (*tensor.shape[:-1], count)
+        return self.op("PAD", tensor, self.constant(added, "int32"), shape=shape)
+
+    def finish(self) -> None:
+        """Puts the new operators into the graph, and drops what no output needs."""
         self._graph.rebuild(self._operators)
         self._graph.eliminate_dead_code()
-
-
-def refused(op: Operator, problem: str) -> EnsembleError:
-    """The error for an operator that no builtin operators replace."""
-    shapes = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in op.operands)
-    return EnsembleError(
-        f"{op.name} of {shapes} can't be replaced by builtin operators, because {problem}: run the "
-        "file with Larq Compute Engine."
-    )

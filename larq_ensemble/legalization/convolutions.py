@@ -1,212 +1,230 @@
-"""LceBconv2d: CONV_2D of bits by int8 filters, computed in integers.
+"""LceBconv2d: CONV_2D of bits by int8 filters in integers, or of ones by unpacked filters.
 
 With the signs x as bits b = 3 (1 - x), 0 for +1 and 6 for -1, a sum over a window is
 
     sum(w x) = sum(w) - sum(w b) / 3
 
-A padded 0 stands for +1, so SAME pads with ones, as LCE does. For zero padding, sum(w) goes over
-the taps inside the map: a constant map instead of a bias. The scale and the offset of each filter
-are those of the quantized filters and of the bias.
+TFLite quantizes b to whole steps of its largest value, so integers compute the sum. A padded 0
+stands for +1: SAME pads with ones, as LCE does. With zero padding, sum(w) goes over the taps
+inside the map, and a constant map is added instead of a bias. A filter's factor and offset are its
+scale and its bias:
+
+    factor * sum + offset:    bits -> CONV_2D(w, |factor| / 3, bias) (-> ADD(map))
+
+Filters of one bit, and such that are computed, are float32 when they meet the signs:
+
+    ones (-> PADV2(1)) -> CONV_2D(unpacked w) (-> MUL(factor)) (-> ADD(offset))
+
+A fused activation clamps the sum before the factor, so it becomes an operator, and MUL and ADD
+follow. A packed output is the signs of a sum with an offset.
+
+Exact: int32 and, up to 2^24, float32 hold the sums. Factors and offsets are rounded as floats, as
+LCE does in another order. An int8 output halfway between two integers may become the other one.
+
+The kernel of CONV_2D by int8 filters in tflite-runtime 2.14 ignores fused activations, fails with
+groups, and takes equal scales for 0. So nothing is fused here, CONV_2D computes a group at a time,
+and of equal scales the first one becomes the next larger float.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 
 from larq_ensemble.ir.graph import Operator, Tensor
-from larq_ensemble.ir.schema import enum
-from larq_ensemble.legalization import signs, weights
-from larq_ensemble.legalization.conversion import Conversion, refused
+from larq_ensemble.ir.schema import enum, enum_names
+from larq_ensemble.legalization import weights
+from larq_ensemble.legalization.conversion import Conversion
 from larq_ensemble.legalization.packed import Signs
+from larq_ensemble.legalization.signs import ON, as_bits, as_ones
+from larq_ensemble.legalization.windows import Axis
 from larq_ensemble.tflite.flexbuffer import read_integers
 
-#: TFLite's version of CONV_2D of floats by int8 filters with a scale for each.
-_HYBRID_VERSION = 5
-#: What a sum of signs is multiplied by before RELU6, so that 1 becomes at least 6.
-_STEEP = 8
+#: Of CONV_2D: floats by int8 filters with a scale for each, and convolutions with groups.
+_HYBRID_VERSION, _GROUPS_VERSION = 5, 6
 
 
 def convolve(conversion: Conversion, op: Operator) -> None:
     """LceBconv2d with float32, int8 or packed output."""
-    convolution = Convolution.of(conversion, op)
-    _, _, multiplier, bias, thresholds = op.inputs
+    _, filters, multiplier, bias, thresholds = op.inputs
     (output,) = op.outputs
-    if output.dtype == "int32":
-        assert thresholds is not None
-        bits = _threshold(conversion, convolution, thresholds)
-        conversion.signs[output] = Signs.of(bits, is_bits=True)
+    assert filters is not None
+    is_integer = conversion.filters == "int8" and filters.data is not None
+    sums = (IntegerSums if is_integer else FloatSums)(conversion, op)
+    if thresholds is not None:
+        conversion.signs[output] = Signs.of(_compared(conversion, sums, thresholds))
         return
     assert multiplier is not None
     assert bias is not None
-    result = output if output.dtype == "float32" else None
-    value = _scaled(conversion, convolution, multiplier, bias, op, result)
+    value = _scaled(conversion, sums, multiplier, bias)
     if output.dtype == "int8":
         conversion.op("QUANTIZE", value, output=output)
+    else:
+        conversion.replace(output, value)
 
 
-@dataclass(frozen=True)
-class Convolution:
-    """A binary convolution, without what is done to its sums.
+class Sums(ABC):
+    """The sums of products of signs that an LceBconv2d computes, `[n, h, w, out]`.
 
-    # Arguments
-        bits: 6 for -1 and 0 for +1, float32 `[n, h, w, channels]`.
-        filters: +1 and -1, int8 `[out, kernel height, kernel width, channels]`.
-        shape: of the output.
-        options: of the LceBconv2d.
+    # Attributes
+        activation: the name of the activation that is fused.
+        filters: their number.
+        terms: the number of products in a sum.
     """
 
-    bits: Tensor
-    filters: np.ndarray
-    shape: tuple[int, ...]
-    options: dict[str, int]
+    def __init__(self, conversion: Conversion, op: Operator) -> None:
+        packed, words, *_ = op.operands
+        self._conversion = conversion
+        self._options = options = read_integers(op.custom_options or b"")
+        self._groups = packed.shape[3] // words.shape[3]
+        self._channels = options["channels_in"] // self._groups
+        self._axes = Axis.both(packed.shape, words.shape, options)
+        is_same = options["padding"] == enum("Padding")["SAME"]
+        self._pads_zeros = is_same and options["pad_values"] == 0
+        self._pads_ones = is_same and options["pad_values"] == 1
+        self._shape = (*op.outputs[0].shape[:3], words.shape[0])
+        self.activation = enum_names("ActivationFunctionType")[options["fused_activation_function"]]
+        self.filters = words.shape[0]
+        self.terms = words.shape[1] * words.shape[2] * self._channels
 
-    @classmethod
-    def of(cls, conversion: Conversion, op: Operator) -> Convolution:
-        packed, words, *_ = op.inputs
-        assert packed is not None
-        assert words is not None
-        options = read_integers(op.custom_options or b"")
-        if words.data is None:
-            raise refused(op, "its filters are no constant")
-        channels = signs.channels_of(conversion, op, packed)
-        if channels != options["channels_in"]:
-            raise refused(op, f"its input has {channels} channels")
-        groups = packed.shape[3] // words.shape[3]
-        filters = weights.signs_of(words.values, channels // groups)
-        return cls(
-            signs.as_bits(conversion, packed, (*packed.shape[:3], channels)),
-            filters,
-            (*op.outputs[0].shape[:3], len(filters)),
-            options,
-        )
-
-    @property
-    def pads_zeros(self) -> bool:
-        """Whether the taps outside the map add nothing to a sum."""
-        is_same = self.options["padding"] == enum("Padding")["SAME"]
-        return is_same and self.options["pad_values"] == 0
-
-    @property
-    def terms(self) -> int:
-        """The number of products in a sum."""
-        return self.filters[0].size
-
-    def totals(self) -> np.ndarray:
-        """The sums of the taps inside the map, float64 `[1, h, w, out]`, or `[out]` if all are."""
-        taps = self.filters.sum(axis=3, dtype=np.float64)
-        if not self.pads_zeros:
-            return taps.sum(axis=(1, 2))
-        _, height, width, _ = self.bits.shape
-        rows = _inside(
-            height, taps.shape[1], self.options["stride_height"], self._dilation("height")
-        )
-        columns = _inside(
-            width, taps.shape[2], self.options["stride_width"], self._dilation("width")
-        )
-        return np.einsum("yk,okl,xl->yxo", rows, taps, columns, optimize=True)[np.newaxis]
-
-    def _dilation(self, side: str) -> int:
-        return self.options[f"dilation_{side}_factor"]
-
-    def linear(
-        self,
-        conversion: Conversion,
-        factor: np.ndarray,
-        offset: np.ndarray,
-        activation: str = "NONE",
-        output: Tensor | None = None,
-    ) -> Tensor:
-        """`activation(factor * sums + offset)`, float32.
+    @abstractmethod
+    def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
+        """`factor * sums + offset`, float32.
 
         # Arguments
             factor, offset: float64 `[out]`.
-            output: as for `Conversion.op`.
         """
-        fused = enum("ActivationFunctionType")[activation]
-        added = self.totals() * factor + offset
-        if not self.pads_zeros:
-            return self._sums(conversion, factor, added, fused, output)
-        sums = self._sums(conversion, factor, np.zeros_like(offset))
-        border = conversion.constant(added)
-        return conversion.op("ADD", sums, border, output=output, fusedActivationFunction=fused)
 
-    def _sums(
-        self,
-        conversion: Conversion,
-        factor: np.ndarray,
-        bias: np.ndarray,
-        activation: int = 0,
-        output: Tensor | None = None,
-    ) -> Tensor:
-        """`-factor / 3 * sum(w b) + bias`."""
-        scales = np.abs(factor) * (2 / signs.ON)
-        flipped = self.filters * -np.sign(factor).astype(np.int8)[:, None, None, None]
-        quantization = weights.quantization(np.where(scales == 0, 1, scales))
-        return conversion.op(
+    def _convolved(self, x: Tensor, filters: Tensor, bias: np.ndarray, **fields: Any) -> Tensor:
+        """CONV_2D with the LceBconv2d's options."""
+        return self._conversion.op(
             "CONV_2D",
-            self.bits,
-            conversion.constant(flipped, "int8", quantization),
-            conversion.constant(bias),
-            shape=self.shape,
-            output=output,
-            version=_HYBRID_VERSION,
-            padding=self.options["padding"],
-            strideH=self.options["stride_height"],
-            strideW=self.options["stride_width"],
-            dilationHFactor=self._dilation("height"),
-            dilationWFactor=self._dilation("width"),
-            fusedActivationFunction=activation,
+            x,
+            filters,
+            self._conversion.constant(bias),
+            shape=(*self._shape[:3], len(bias)),
+            strideH=self._options["stride_height"],
+            strideW=self._options["stride_width"],
+            dilationHFactor=self._options["dilation_height_factor"],
+            dilationWFactor=self._options["dilation_width_factor"],
+            **{"padding": self._options["padding"], **fields},
         )
 
 
-def _inside(size: int, kernel: int, stride: int, dilation: int) -> np.ndarray:
-    """Whether taps are inside a map, along one axis, float64 `[outputs, kernel]`."""
-    outputs = -(-size // stride)
-    padding = max((outputs - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-    first = np.arange(outputs) * stride - padding // 2
-    places = first[:, np.newaxis] + np.arange(kernel) * dilation
-    return ((places >= 0) & (places < size)).astype(np.float64)
+class IntegerSums(Sums):
+    """Sums by constant filters, computed in integers."""
+
+    def __init__(self, conversion: Conversion, op: Operator) -> None:
+        super().__init__(conversion, op)
+        packed, words, *_ = op.operands
+        self._bits = as_bits(conversion, packed, self._channels * self._groups)
+        self._signs = weights.signs_of(words.values, self._channels)
+
+    def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
+        conversion = self._conversion
+        added = self._totals() * factor + offset
+        if not self._pads_zeros:
+            return self._scaled(factor, added)
+        sums = self._scaled(factor, np.zeros_like(offset))
+        return conversion.op("ADD", sums, conversion.constant(added))
+
+    def _scaled(self, factor: np.ndarray, bias: np.ndarray) -> Tensor:
+        """`-factor * sum(w b) / 3 + bias`."""
+        conversion = self._conversion
+        scales = np.where(factor, np.abs(factor) * (2 / ON), 1)
+        signs = self._signs * -np.sign(factor).astype(np.int8)[:, None, None, None]
+
+        def of_group(number: int) -> Tensor:
+            some = slice(*(self.filters // self._groups * n for n in (number, number + 1)))
+            filters = conversion.constant(
+                signs[some], "int8", quantization=weights.quantization(scales[some])
+            )
+            bits = conversion.slice(self._bits, self._channels * number, self._channels)
+            return self._convolved(bits, filters, bias[some], version=_HYBRID_VERSION)
+
+        parts = [of_group(number) for number in range(self._groups)]
+        if len(parts) == 1:
+            return parts[0]
+        return conversion.op("CONCATENATION", *parts, shape=self._shape, axis=3)
+
+    def _totals(self) -> np.ndarray:
+        """The sums of the taps inside the map, float64 `[1, h, w, out]`, or `[out]` of all taps."""
+        taps = self._signs.sum(axis=3, dtype=np.float64)
+        if not self._pads_zeros:
+            return taps.sum(axis=(1, 2))
+        rows, columns = (axis.inside() for axis in self._axes)
+        return np.einsum("yk,okl,xl->yxo", rows, taps, columns, optimize=True)[np.newaxis]
 
 
-def _threshold(conversion: Conversion, convolution: Convolution, thresholds: Tensor) -> Tensor:
-    """Bits of a packed output.
+class FloatSums(Sums):
+    """Sums by filters that are unpacked at each run."""
 
-    LCE sets a bit if the number of differing signs, (terms - sum) / 2, is above the threshold. The
-    sum and the number of terms are both odd or both even, so
+    def __init__(self, conversion: Conversion, op: Operator) -> None:
+        super().__init__(conversion, op)
+        packed, words, *_ = op.operands
+        ones = as_ones(conversion, packed, self._channels * self._groups)
+        self._ones = self._padded(ones) if self._pads_ones else ones
+        if words.data is None:
+            self._weights = weights.unpacked(conversion, words, self._channels)
+        else:
+            signs = weights.signs_of(words.values, self._channels)
+            self._weights = weights.from_bits(conversion, signs)
 
-        v = sum - terms + 2 threshold + 1
+    def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
+        conversion = self._conversion
+        if (factor == 1).all():
+            return self._sums(offset)
+        sums = self._sums(np.zeros_like(offset))
+        product = conversion.op("MUL", sums, conversion.constant(factor))
+        if not offset.any():
+            return product
+        return conversion.op("ADD", product, conversion.constant(offset))
 
-    is an odd number, and negative if the bit is set.
+    def _sums(self, bias: np.ndarray) -> Tensor:
+        padding = "SAME" if self._pads_zeros else "VALID"
+        return self._convolved(
+            self._ones,
+            self._weights,
+            bias,
+            version=1 if self._groups == 1 else _GROUPS_VERSION,
+            padding=enum("Padding")[padding],
+        )
+
+    def _padded(self, ones: Tensor) -> Tensor:
+        conversion = self._conversion
+        added = [(0, 0), *(axis.padding for axis in self._axes), (0, 0)]
+        shape = [size + sum(both) for size, both in zip(ones.shape, added, strict=True)]
+        amounts, value = conversion.constant(added, "int32"), conversion.constant(1)
+        return conversion.op("PADV2", ones, amounts, value, shape=shape)
+
+
+def _compared(conversion: Conversion, sums: Sums, thresholds: Tensor) -> Tensor:
+    """What is below 0 where LCE sets the bit of a packed output.
+
+    It sets it if the number of differing signs, (terms - sum) / 2, is above the threshold. A sum
+    and the number of its terms are both odd or both even, so
+
+        sum - terms + 2 threshold + 1
+
+    is odd, and no rounding changes its sign.
     """
-    outputs = len(convolution.filters)
-    steep, base = np.full(outputs, -_STEEP, np.float64), 1 - convolution.terms
+    one, base = np.ones(sums.filters), np.full(sums.filters, 1.0 - sums.terms)
     if thresholds.data is not None:
-        offset = -_STEEP * (2 * thresholds.values.astype(np.float64) + base)
-        return convolution.linear(conversion, steep, offset, "RELU6")
+        return sums.linear(one, 2 * thresholds.values.astype(np.float64) + base)
     numbers = conversion.cast(thresholds, "float32")
-    doubled = conversion.op("MUL", numbers, conversion.constant(-2 * _STEEP))
-    sums = convolution.linear(conversion, steep, np.full(outputs, -_STEEP * base, np.float64))
-    relu6 = enum("ActivationFunctionType")["RELU6"]
-    return conversion.op("ADD", sums, doubled, fusedActivationFunction=relu6)
+    doubled = conversion.op("MUL", numbers, conversion.constant(2))
+    return conversion.op("ADD", sums.linear(one, base), doubled)
 
 
-def _scaled(
-    conversion: Conversion,
-    convolution: Convolution,
-    multiplier: Tensor,
-    bias: Tensor,
-    op: Operator,
-    output: Tensor | None,
-) -> Tensor:
-    """`multiplier * activation(sums) + bias`."""
-    activation = convolution.options["fused_activation_function"]
-    if not activation and multiplier.data is not None and bias.data is not None:
-        factor, offset = (t.values.astype(np.float64) for t in (multiplier, bias))
-        return convolution.linear(conversion, factor, offset, output=output)
-    names = {number: name for name, number in enum("ActivationFunctionType").items()}
-    one, zero = np.ones(len(convolution.filters)), np.zeros(len(convolution.filters))
-    value = convolution.linear(conversion, one, zero, names[activation])
-    product = conversion.op("MUL", value, multiplier)
-    return conversion.op("ADD", product, bias, output=output)
+def _scaled(conversion: Conversion, sums: Sums, multiplier: Tensor, bias: Tensor) -> Tensor:
+    """`multiplier * activation(sums) + bias`, float32."""
+    is_clamped = sums.activation != "NONE"
+    if not is_clamped and multiplier.data is not None and bias.data is not None:
+        factor, offset = (tensor.values.astype(np.float64) for tensor in (multiplier, bias))
+        return sums.linear(factor, offset)
+    value = sums.linear(np.ones(sums.filters), np.zeros(sums.filters))
+    if is_clamped:
+        value = conversion.op(sums.activation, value)
+    return conversion.op("ADD", conversion.op("MUL", value, multiplier), bias)

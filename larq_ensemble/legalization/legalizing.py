@@ -66,14 +66,18 @@ def legalized(data: bytes, *, filters: str = "int8") -> bytes:
 def _legalize_graph(graph: Graph, filters: str) -> Counter[str]:
     counts = Counter(folded=constants.fold(graph))
     conversion = Conversion(graph, filters)
-    for op in graph.operators:
+    for old in graph.operators:
+        op = conversion.current(old)
         pattern = PATTERNS.get(op.name)
         if pattern is not None:
             pattern(conversion, op)
             counts[op.name] += 1
-        elif conversion.reads_packed(op):
-            moves.move(conversion, op)
-        else:
+        elif conversion.signs.keys().isdisjoint(op.operands):
             conversion.keep(op)
+        else:
+            moves.move(conversion, op)
+    for tensor in graph.outputs:
+        if tensor in conversion.signs:
+            signs.pack(conversion, tensor)
     conversion.finish()
     return counts

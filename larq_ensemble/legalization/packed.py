@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from larq_ensemble.ir.graph import Tensor
 from larq_ensemble.tflite.rules import BITS
 
-_WORD = 32
+WORD = 32
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,17 @@ class Signs:
     def of(cls, source: Tensor, *, is_bits: bool = False) -> Signs:
         """The signs of a tensor that is packed along its last axis."""
         channels = source.shape[-1]
-        return cls(source, is_bits, -(-channels // _WORD) * _WORD, channels)
+        return cls(source, is_bits, -(-channels // WORD) * WORD, channels)
 
-    def channels(self, packed: Tensor) -> int | None:
-        """The number of signs along the last axis of a packed tensor; `None` if there is none."""
-        bits = BITS[packed.dtype] * packed.shape[-1]
-        if self.row == bits:
-            return self.used
-        return bits if self.row == self.used else None
+    def fit(self, packed: Tensor) -> bool:
+        """Whether the last axis of a packed tensor is a row, or any rows without gaps."""
+        return self.row in (_bits(packed), self.used)
+
+    def channels(self, packed: Tensor) -> int:
+        """The number of signs along the last axis of a packed tensor that they fit."""
+        return self.used if self.row == _bits(packed) else _bits(packed)
+
+
+def _bits(packed: Tensor) -> int:
+    """The bits along the last axis."""
+    return BITS[packed.dtype] * packed.shape[-1]

@@ -10,14 +10,15 @@ from __future__ import annotations
 from larq_ensemble.ir.graph import Operator
 from larq_ensemble.legalization.conversion import Conversion
 from larq_ensemble.legalization.packed import Signs
-from larq_ensemble.legalization.signs import channels_of
+from larq_ensemble.legalization.signs import of_packed
 from larq_ensemble.tflite.flexbuffer import read_integers
 
 
 def pool(conversion: Conversion, op: Operator) -> None:
     """LceBMaxPool2d."""
     (packed,), (output,) = op.operands, op.outputs
-    channels, signs = channels_of(conversion, op, packed), conversion.signs[packed]
+    signs = of_packed(conversion, packed)
+    channels = signs.channels(packed)
     numbers = conversion.op("NEG", signs.source) if signs.is_bits else signs.source
     options = read_integers(op.custom_options or b"")
     pooled = conversion.op(

@@ -11,6 +11,7 @@ In a table of which members look their rows up, the weights are the same, and GA
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,6 @@ from larq_ensemble.legalization.conversion import Conversion
 #: How filters of binary convolutions can be stored.
 FILTERS = ("int8", "1bit")
 
-_WORD = 32
-
 
 def signs_of(words: np.ndarray, channels: int) -> np.ndarray:
     """+1 and -1, int8 `[..., channels]`, of packed words, int32 `[..., ceil(channels / 32)]`."""
@@ -31,11 +30,21 @@ def signs_of(words: np.ndarray, channels: int) -> np.ndarray:
     return 1 - 2 * bits.view(np.int8)
 
 
-def quantization(scales: np.ndarray) -> object:
-    """The schema's table of scales: one, or one for each index of the first axis."""
+#: +1 and -1 of each byte, int8 `[256, 8]`.
+OF_BYTES = signs_of(np.arange(256, dtype=np.uint8)[:, np.newaxis], 8)
+
+
+def quantization(scales: np.ndarray) -> Any:
+    """The schema's table of scales: one, or one for each index of the first axis.
+
+    If several are equal, the first becomes the next larger float: tflite-runtime 2.14 takes equal
+    scales for one that isn't there.
+    """
     table = schema().QuantizationParametersT()
-    table.scale = np.asarray(scales, np.float32)
-    table.zeroPoint = np.zeros(len(table.scale), np.int64)
+    table.scale = np.array(scales, np.float32)
+    if len(scales) > 1 and (table.scale == table.scale[0]).all():
+        table.scale[0] = np.nextafter(table.scale[0], np.float32(np.inf))
+    table.zeroPoint = np.zeros(len(scales), np.int64)
     return table
 
 
@@ -51,14 +60,10 @@ def unpacked(conversion: Conversion, words: Tensor, channels: int) -> Tensor:
         if rows is not None:
             return conversion.op("DEQUANTIZE", rows, dtype="float32")
 
-    def bytes_(values: np.ndarray) -> Tensor:
-        return conversion.constant(np.ascontiguousarray(values).view(np.uint8), "uint8")
-
-    shape = (*words.shape[:-1], words.shape[-1] * _WORD)
-    data = _looked_up(conversion, words, bytes_)
+    data = _looked_up(conversion, words, lambda values: _bytes_constant(conversion, values))
     if data is None:
-        data = conversion.op("BITCAST", words, shape=(*words.shape, 4), dtype="uint8")
-    return _first(conversion, conversion.reshape(_numbers(conversion, data), shape), channels)
+        data = as_bytes(conversion, words)
+    return conversion.resized(of_bytes(conversion, data, OF_BYTES), channels)
 
 
 def from_bits(conversion: Conversion, signs: np.ndarray) -> Tensor:
@@ -68,9 +73,8 @@ def from_bits(conversion: Conversion, signs: np.ndarray) -> Tensor:
         signs: int8, of any shape; bits are packed without gaps.
     """
     bits = np.packbits(signs.reshape(-1) < 0, bitorder="little")
-    numbers = _numbers(conversion, conversion.constant(bits, "uint8"))
-    flat = conversion.reshape(numbers, (numbers.size,))
-    return conversion.reshape(_first(conversion, flat, signs.size), signs.shape)
+    numbers = of_bytes(conversion, conversion.constant(bits, "uint8"), OF_BYTES)
+    return conversion.reshape(conversion.resized(numbers, signs.size), signs.shape)
 
 
 def _looked_up(
@@ -109,17 +113,27 @@ def _looked_up(
     )
 
 
-def _numbers(conversion: Conversion, data: Tensor) -> Tensor:
-    """Eight numbers +1 and -1 for each byte, float32 `[..., 8]`."""
+def as_bytes(conversion: Conversion, words: Tensor) -> Tensor:
+    """Words of the old graph as bytes, uint8 `[..., words * 4]`."""
+    if words.data is not None:
+        return _bytes_constant(conversion, words.values)
+    data = conversion.op("BITCAST", words, shape=(*words.shape, 4), dtype="uint8")
+    return conversion.reshape(data, (*words.shape[:-1], words.shape[-1] * 4))
+
+
+def of_bytes(conversion: Conversion, data: Tensor, table: np.ndarray) -> Tensor:
+    """Eight numbers for each byte, float32 `[..., bytes * 8]`.
+
+    # Arguments
+        table: the numbers, `[256, 8]`.
+    """
     index = conversion.cast(data, "int32")
-    table = conversion.constant(signs_of(np.arange(256, dtype=np.uint8)[:, np.newaxis], 8))
-    return conversion.op("GATHER", table, index, shape=(*index.shape, 8), dtype="float32")
+    shape = (*index.shape, 8)
+    numbers = conversion.op(
+        "GATHER", conversion.constant(table), index, shape=shape, dtype="float32"
+    )
+    return conversion.reshape(numbers, (*data.shape[:-1], data.shape[-1] * 8))
 
 
-def _first(conversion: Conversion, numbers: Tensor, count: int) -> Tensor:
-    """The first numbers along the last axis."""
-    shape = (*numbers.shape[:-1], count)
-    if shape == numbers.shape:
-        return numbers
-    begin = conversion.constant([0] * len(shape), "int32")
-    return conversion.op("SLICE", numbers, begin, conversion.constant(shape, "int32"), shape=shape)
+def _bytes_constant(conversion: Conversion, words: np.ndarray) -> Tensor:
+    return conversion.constant(np.ascontiguousarray(words).view(np.uint8), "uint8")
