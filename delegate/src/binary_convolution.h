@@ -33,12 +33,14 @@ typedef struct {
   SignMap input; /* laid out; its margin covers every tap, see binary_convolution_margin */
   /* Derived by binary_convolution_layout. */
   size_t memory_bytes, prepared_bytes, scratch_bytes;
-  int32_t kernel;
-  int32_t taps;      /* filter_height * filter_width */
-  int32_t sum_limit; /* taps * input channels of a group: sums lie in [-sum_limit, sum_limit] */
+  int32_t taps;          /* filter_height * filter_width */
+  int32_t sum_limit;     /* taps * input channels of a group: sums lie in [-sum_limit, sum_limit] */
+  int32_t rows_at_once;  /* of outputs, whose popcounts are in scratch memory */
+  size_t runs, filters, rows, columns, corrections; /* where each lies in the memory */
+  int32_t column_zones;
   /* Set by binary_convolution_prepare. */
-  const void* filters;
-  const void* corrections;
+  int32_t run_count;
+  const uint8_t* memory;
 } BinaryConvolution;
 
 /* Grows the margin of a map that isn't laid out yet, so that the convolution finds all its taps in it. */

@@ -1,0 +1,193 @@
+#include "graph.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/** Allocates zeroed memory for so many elements, at least one. */
+static void* zeroed(int count, size_t size) { return calloc((size_t)count + 1, size); }
+
+/** Reads the nodes; those that can't be read are `kOperatorOther`. */
+static bool read_nodes(TfLiteContext* context, bool report, Graph* graph) {
+  for (int i = 0; i < graph->operator_count; i++) {
+    TfLiteNode* node;
+    TfLiteRegistration* registration;
+    if (context->GetNodeAndRegistration(context, graph->nodes[i], &node, &registration) !=
+        kTfLiteOk) {
+      return false;
+    }
+    const char* error;
+    operator_read(context, node, registration, &graph->operators[i], &error);
+    if (error != NULL && report) {
+      context->ReportError(context, "larq_ensemble delegate: node %d (%s) isn't supported: %s.",
+                           graph->nodes[i], registration->custom_name, error);
+    }
+  }
+  return true;
+}
+
+static bool in_range(const Graph* graph, int tensor) {
+  return tensor >= 0 && tensor < graph->tensor_count;
+}
+
+/** Finds the writer and the readers of each tensor. */
+static bool link_operators(Graph* graph) {
+  int total = 0;
+  memset(graph->producers, -1, sizeof(int) * ((size_t)graph->tensor_count + 1));
+  for (int i = 0; i < graph->operator_count; i++) {
+    const Operator* operator = &graph->operators[i];
+    for (int j = 0; j < operator->outputs->size; j++) {
+      const int tensor = operator->outputs->data[j];
+      if (!in_range(graph, tensor)) {
+        continue;
+      }
+      if (graph->producers[tensor] >= 0) {
+        return false;
+      }
+      graph->producers[tensor] = i;
+    }
+    for (int j = 0; j < operator->inputs->size; j++) {
+      if (in_range(graph, operator->inputs->data[j])) {
+        graph->use_starts[operator->inputs->data[j] + 1]++;
+        total++;
+      }
+    }
+  }
+  for (int t = 0; t < graph->tensor_count; t++) {
+    graph->use_starts[t + 1] += graph->use_starts[t];
+  }
+  graph->uses = zeroed(total, sizeof(int));
+  int* next = zeroed(graph->tensor_count, sizeof(int));
+  if (graph->uses != NULL && next != NULL) {
+    memcpy(next, graph->use_starts, sizeof(int) * (size_t)graph->tensor_count);
+    for (int i = 0; i < graph->operator_count; i++) {
+      const Operator* operator = &graph->operators[i];
+      for (int j = 0; j < operator->inputs->size; j++) {
+        if (in_range(graph, operator->inputs->data[j])) {
+          graph->uses[next[operator->inputs->data[j]]++] = i;
+        }
+      }
+    }
+  }
+  free(next);
+  return graph->uses != NULL && next != NULL;
+}
+
+bool graph_create(TfLiteContext* context, const int* nodes, int count, bool report, Graph* graph) {
+  memset(graph, 0, sizeof *graph);
+  if (context->tensors_size >= INT32_MAX || count < 0) {
+    return false;
+  }
+  graph->operator_count = count;
+  graph->tensor_count = (int)context->tensors_size;
+  graph->operators = zeroed(count, sizeof(Operator));
+  graph->nodes = zeroed(count, sizeof(int));
+  graph->shapes = zeroed(graph->tensor_count, sizeof(Shape));
+  graph->producers = zeroed(graph->tensor_count, sizeof(int));
+  graph->use_starts = zeroed(graph->tensor_count + 1, sizeof(int));
+  graph->periods = zeroed(graph->tensor_count, sizeof(int32_t));
+  if (graph->operators == NULL || graph->nodes == NULL || graph->shapes == NULL ||
+      graph->producers == NULL || graph->use_starts == NULL || graph->periods == NULL) {
+    return false;
+  }
+  memcpy(graph->nodes, nodes, sizeof(int) * (size_t)count);
+  return read_nodes(context, report, graph) && link_operators(graph);
+}
+
+void graph_free(Graph* graph) {
+  free(graph->operators);
+  free(graph->nodes);
+  free(graph->shapes);
+  free(graph->producers);
+  free(graph->use_starts);
+  free(graph->uses);
+  free(graph->periods);
+  memset(graph, 0, sizeof *graph);
+}
+
+void graph_note_periods(const Graph* whole, Graph* part) {
+  for (int i = 0; i < whole->operator_count; i++) {
+    const Operator* operator = &whole->operators[i];
+    if (operator->kind == kOperatorTile && operator->outputs->data[0] < part->tensor_count) {
+      part->periods[operator->outputs->data[0]] =
+          shape_elements(&whole->shapes[operator->inputs->data[0]]);
+    }
+  }
+}
+
+int graph_infer(TfLiteContext* context, bool report, Graph* graph) {
+  int failed = 0;
+  for (int t = 0; t < graph->tensor_count; t++) {
+    shape_of(&context->tensors[t], &graph->shapes[t]);
+  }
+  for (int i = 0; i < graph->operator_count; i++) {
+    Operator* operator = &graph->operators[i];
+    if (operator->kind == kOperatorOther) {
+      continue;
+    }
+    const char* error = operator_infer(context, operator, graph->shapes);
+    if (error == NULL) {
+      continue;
+    }
+    if (report && operator_is_lce(operator)) {
+      context->ReportError(context, "larq_ensemble delegate: node %d isn't supported: %s.",
+                           graph->nodes[i], error);
+    }
+    operator->kind = kOperatorOther;
+    failed++;
+    for (int j = 0; j < operator->outputs->size; j++) {
+      const int tensor = operator->outputs->data[j];
+      if (in_range(graph, tensor)) {
+        shape_of(&context->tensors[tensor], &graph->shapes[tensor]);
+      }
+    }
+  }
+  return failed;
+}
+
+/** Whether one of an operator's outputs is read by a claimed operator. */
+static bool feeds_claimed(const Graph* graph, const bool* claimed, const Operator* operator) {
+  for (int j = 0; j < operator->outputs->size; j++) {
+    const int tensor = operator->outputs->data[j];
+    for (int k = graph->use_starts[tensor]; k < graph->use_starts[tensor + 1]; k++) {
+      if (claimed[graph->uses[k]]) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
+/** Whether an operator works on a map that a claimed one gives, so that both can be fused. */
+static bool follows_claimed(const Graph* graph, const bool* claimed, const Operator* operator) {
+  const bool follows = operator_is_elementwise(operator) || operator->kind == kOperatorReshape;
+  if (!follows || shape_is_vector(&graph->shapes[operator->outputs->data[0]])) {
+    return false;
+  }
+  for (int j = 0; j < operator->inputs->size; j++) {
+    const int tensor = operator->inputs->data[j];
+    const int producer = graph->producers[tensor];
+    if (producer >= 0 && claimed[producer] && !shape_is_vector(&graph->shapes[tensor])) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void graph_claim(const Graph* graph, bool* claimed) {
+  enum { kMaxSweeps = 8 };  // more would only fuse more
+  for (int i = 0; i < graph->operator_count; i++) {
+    claimed[i] = operator_is_lce(&graph->operators[i]);
+  }
+  bool changed = true;
+  for (int sweep = 0; changed && sweep < kMaxSweeps; sweep++) {
+    changed = false;
+    for (int j = 0; j < graph->operator_count; j++) {
+      const int i = sweep % 2 == 0 ? graph->operator_count - 1 - j : j;
+      const Operator* operator = &graph->operators[i];
+      if (!claimed[i] && operator->kind != kOperatorOther &&
+          (feeds_claimed(graph, claimed, operator) || follows_claimed(graph, claimed, operator))) {
+        claimed[i] = changed = true;
+      }
+    }
+  }
+}

@@ -1,0 +1,528 @@
+#include "operators.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "flexbuffer.h"
+
+enum { kMaxWindow = 1 << 12 };  // no filter, stride or dilation is larger
+
+bool tensor_is_constant(const TfLiteTensor* tensor) {
+  return tensor->allocation_type == kTfLiteMmapRo && tensor->data.raw != NULL;
+}
+
+bool operator_is_elementwise(const Operator* operator) {
+  return operator->kind == kOperatorAdd || operator->kind == kOperatorMultiply ||
+         operator->kind == kOperatorPrelu || operator->kind == kOperatorClamp;
+}
+
+bool operator_is_lce(const Operator* operator) {
+  return operator->kind == kOperatorQuantize || operator->kind == kOperatorDequantize ||
+         operator->kind == kOperatorConvolution || operator->kind == kOperatorMaxPool;
+}
+
+/** Sets the range of an activation; false for one that is no clamp. */
+static bool read_activation(int activation, Operator* operator) {
+  operator->clamps = activation != kTfLiteActNone;
+  operator->low = activation == kTfLiteActReluN1To1 ? -1.0F : 0.0F;
+  operator->high = activation == kTfLiteActRelu6       ? 6.0F
+                   : activation == kTfLiteActReluN1To1 ? 1.0F
+                                                       : INFINITY;
+  return activation >= kTfLiteActNone && activation <= kTfLiteActRelu6;
+}
+
+/** Whether the node has so many operands, all of them tensors of the graph. */
+static bool has_operands(const TfLiteContext* context, const TfLiteIntArray* tensors, int least,
+                         int most) {
+  if (tensors == NULL || tensors->size < least || tensors->size > most) {
+    return false;
+  }
+  for (int i = 0; i < tensors->size; i++) {
+    if (tensors->data[i] < 0 || (size_t)tensors->data[i] >= context->tensors_size) {
+      return false;
+    }
+  }
+  return true;
+}
+
+static const TfLiteTensor* input_of(const TfLiteContext* context, const Operator* operator, int i) {
+  return &context->tensors[operator->inputs->data[i]];
+}
+
+static const TfLiteTensor* output_of(const TfLiteContext* context, const Operator* operator) {
+  return &context->tensors[operator->outputs->data[0]];
+}
+
+static bool has_type(const TfLiteTensor* tensor, int type) { return tensor->type == type; }
+
+/** Reads an option in [1, kMaxWindow]. */
+static bool read_size(const TfLiteNode* node, const char* key, int32_t* value) {
+  return flexbuffer_integer(node->custom_initial_data, (size_t)node->custom_initial_data_size, key,
+                            value) &&
+         *value >= 1 && *value <= kMaxWindow;
+}
+
+/** Reads the padding of a window, the schema's SAME (0) or VALID (1). */
+static bool read_padding(const TfLiteNode* node, Window* window) {
+  int32_t padding;
+  bool found = flexbuffer_integer(node->custom_initial_data,
+                                  (size_t)node->custom_initial_data_size, "padding", &padding);
+  window->same_padding = found && padding == 0;
+  return found && (padding == 0 || padding == 1);
+}
+
+/** A constant int32 tensor of `count` elements, or NULL. */
+static const int32_t* constant_integers(const TfLiteTensor* tensor, int32_t count) {
+  Shape shape;
+  if (!has_type(tensor, kTfLiteInt32) || !tensor_is_constant(tensor) || !shape_of(tensor, &shape) ||
+      shape_elements(&shape) != count || tensor->bytes < (size_t)count * sizeof(int32_t)) {
+    return NULL;
+  }
+  return tensor->data.i32;
+}
+
+static const char* read_convolution(const TfLiteContext* context, const TfLiteNode* node,
+                                    Operator* operator) {
+  const TfLiteIntArray* inputs = node->inputs;
+  if (inputs == NULL || inputs->size != 5 || !has_operands(context, node->outputs, 1, 1)) {
+    return "it doesn't have 5 inputs and 1 output";
+  }
+  for (int i = 0; i < 5; i++) {
+    bool missing = inputs->data[i] == -1 && i >= 2;
+    if (!missing && (inputs->data[i] < 0 || (size_t)inputs->data[i] >= context->tensors_size)) {
+      return "an input is no tensor of the graph";
+    }
+  }
+  const int output = output_of(context, operator)->type;
+  if (output != kTfLiteFloat32 && output != kTfLiteInt32 && output != kTfLiteInt8) {
+    return "its output isn't float32, int32 or int8";
+  }
+  if (output == kTfLiteInt32) {
+    if (inputs->data[4] < 0 || !has_type(input_of(context, operator, 4), kTfLiteInt32)) {
+      return "its thresholds aren't int32";
+    }
+  } else if (inputs->data[2] < 0 || inputs->data[3] < 0 ||
+             !has_type(input_of(context, operator, 2), kTfLiteFloat32) ||
+             !has_type(input_of(context, operator, 3), kTfLiteFloat32)) {
+    return "its multiplier and bias aren't float32";
+  }
+  if (output == kTfLiteInt8 && !(output_of(context, operator)->params.scale > 0.0F)) {
+    return "its int8 output has no scale";
+  }
+  const TfLiteTensor* filters = input_of(context, operator, 1);
+  Shape shape;
+  if (!has_type(input_of(context, operator, 0), kTfLiteInt32) ||
+      !has_type(filters, kTfLiteInt32) || !tensor_is_constant(filters) ||
+      !shape_of(filters, &shape) || shape.rank != 4 ||
+      filters->bytes < (size_t)shape_elements(&shape) * sizeof(int32_t)) {
+    return "its filters aren't a constant of 4 dimensions";
+  }
+  Window* window = &operator->window;
+  window->filter_height = shape.dims[1];
+  window->filter_width = shape.dims[2];
+  int32_t pad_values, activation;
+  const uint8_t* options = node->custom_initial_data;
+  const size_t size = (size_t)node->custom_initial_data_size;
+  if (!read_size(node, "stride_height", &window->stride_height) ||
+      !read_size(node, "stride_width", &window->stride_width) ||
+      !read_size(node, "dilation_height_factor", &window->dilation_height) ||
+      !read_size(node, "dilation_width_factor", &window->dilation_width) ||
+      !read_padding(node, window) ||
+      !flexbuffer_integer(options, size, "pad_values", &pad_values) ||
+      (pad_values != 0 && pad_values != 1) ||
+      !flexbuffer_integer(options, size, "channels_in", &operator->channels_in) ||
+      !flexbuffer_integer(options, size, "fused_activation_function", &activation) ||
+      !read_activation(activation, operator) || window->filter_height > kMaxWindow ||
+      window->filter_width > kMaxWindow) {
+    return "an option is missing or out of range";
+  }
+  operator->pads_with_ones = pad_values == 1;
+  if (operator->channels_in < 1 || operator->channels_in > INT32_MAX - 31) {
+    return "`channels_in` is out of range";
+  }
+  const int32_t words = (operator->channels_in + 31) / 32;
+  operator->groups = words / shape.dims[3];
+  if (operator->groups < 1 || operator->groups * shape.dims[3] != words ||
+      shape.dims[0] % operator->groups != 0 ||
+      (operator->groups > 1 && operator->channels_in != 32 * words)) {
+    return "its filters don't fit its channels";
+  }
+  return NULL;
+}
+
+static const char* read_max_pool(const TfLiteContext* context, const TfLiteNode* node,
+                                 Operator* operator) {
+  Window* window = &operator->window;
+  window->dilation_height = window->dilation_width = 1;
+  if (!has_operands(context, node->inputs, 1, 1) || !has_operands(context, node->outputs, 1, 1) ||
+      !has_type(input_of(context, operator, 0), kTfLiteInt32) ||
+      !has_type(output_of(context, operator), kTfLiteInt32)) {
+    return "it doesn't have an int32 input and output";
+  }
+  if (!read_size(node, "filter_height", &window->filter_height) ||
+      !read_size(node, "filter_width", &window->filter_width) ||
+      !read_size(node, "stride_height", &window->stride_height) ||
+      !read_size(node, "stride_width", &window->stride_width) || !read_padding(node, window)) {
+    return "an option is missing or out of range";
+  }
+  return NULL;
+}
+
+/** LceQuantize, or LceDequantize: signs to or from float32, int8 or bool. */
+static const char* read_quantize(const TfLiteContext* context, const TfLiteNode* node,
+                                 Operator* operator) {
+  if (!has_operands(context, node->inputs, 1, 1) || !has_operands(context, node->outputs, 1, 1)) {
+    return "it doesn't have one input and one output";
+  }
+  const TfLiteTensor* packed = output_of(context, operator);
+  const TfLiteTensor* values = input_of(context, operator, 0);
+  if (operator->kind == kOperatorDequantize) {
+    const TfLiteTensor* swap = packed;
+    packed = values;
+    values = swap;
+  }
+  if (!has_type(packed, kTfLiteInt32) ||
+      (!has_type(values, kTfLiteFloat32) && !has_type(values, kTfLiteInt8) &&
+       !has_type(values, kTfLiteBool))) {
+    return "its types aren't int32 and float32, int8 or bool";
+  }
+  if (operator->kind == kOperatorDequantize && has_type(values, kTfLiteInt8) &&
+      !(values->params.scale > 0.0F)) {
+    return "its int8 output has no scale";
+  }
+  return NULL;
+}
+
+/** Reads one of LCE's operators. */
+static bool read_lce(const TfLiteContext* context, const TfLiteNode* node, const char* name,
+                     Operator* operator, const char** error) {
+  if (strcmp(name, "LceBconv2d") == 0) {
+    operator->kind = kOperatorConvolution;
+    *error = read_convolution(context, node, operator);
+  } else if (strcmp(name, "LceBMaxPool2d") == 0) {
+    operator->kind = kOperatorMaxPool;
+    *error = read_max_pool(context, node, operator);
+  } else if (strcmp(name, "LceQuantize") == 0 || strcmp(name, "LceDequantize") == 0) {
+    operator->kind = name[3] == 'Q' ? kOperatorQuantize : kOperatorDequantize;
+    *error = read_quantize(context, node, operator);
+  } else {
+    return false;
+  }
+  return *error == NULL;
+}
+
+/** Whether all inputs and the output are float32. */
+static bool all_float(const TfLiteContext* context, const Operator* operator) {
+  for (int i = 0; i < operator->inputs->size; i++) {
+    if (!has_type(input_of(context, operator, i), kTfLiteFloat32)) {
+      return false;
+    }
+  }
+  return has_type(output_of(context, operator), kTfLiteFloat32);
+}
+
+/** Reads ADD or MUL with its fused activation. */
+static bool read_binary(const TfLiteContext* context, const TfLiteNode* node, OperatorKind kind,
+                        Operator* operator) {
+  const TfLiteElementwiseParams* params = node->builtin_data;
+  operator->kind = kind;
+  return has_operands(context, node->inputs, 2, 2) && all_float(context, operator) &&
+         params != NULL && read_activation(params->activation, operator);
+}
+
+/** Reads RELU and its siblings. */
+static bool read_clamp(const TfLiteContext* context, const TfLiteNode* node, int activation,
+                       Operator* operator) {
+  operator->kind = kOperatorClamp;
+  return has_operands(context, node->inputs, 1, 1) && all_float(context, operator) &&
+         read_activation(activation, operator);
+}
+
+/** Reads SPLIT_V of a vector: constant sizes, axis 0. */
+static bool read_split(const TfLiteContext* context, const TfLiteNode* node, Operator* operator) {
+  operator->kind = kOperatorSplit;
+  if (!has_operands(context, node->inputs, 3, 3) ||
+      !has_operands(context, node->outputs, 1, INT32_MAX)) {
+    return false;
+  }
+  const int32_t* axis = constant_integers(input_of(context, operator, 2), 1);
+  const int32_t* sizes =
+      constant_integers(input_of(context, operator, 1), operator->outputs->size);
+  for (int i = 0; i < operator->outputs->size; i++) {
+    if (!has_type(&context->tensors[operator->outputs->data[i]], kTfLiteFloat32)) {
+      return false;
+    }
+  }
+  return has_type(input_of(context, operator, 0), kTfLiteFloat32) && axis != NULL && *axis == 0 &&
+         sizes != NULL;
+}
+
+/** Reads the builtin operators that surround those of LCE. */
+static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, int code,
+                         Operator* operator) {
+  if (code == kTfLiteBuiltinSplitV) {
+    return read_split(context, node, operator);
+  }
+  if (!has_operands(context, node->inputs, 1, 2) || !has_operands(context, node->outputs, 1, 1)) {
+    return false;
+  }
+  const int from = input_of(context, operator, 0)->type;
+  const int to = output_of(context, operator)->type;
+  switch (code) {
+    case kTfLiteBuiltinAdd:
+      return read_binary(context, node, kOperatorAdd, operator);
+    case kTfLiteBuiltinMul:
+      return read_binary(context, node, kOperatorMultiply, operator);
+    case kTfLiteBuiltinPrelu:
+      operator->kind = kOperatorPrelu;
+      return operator->inputs->size == 2 && all_float(context, operator);
+    case kTfLiteBuiltinRelu:
+      return read_clamp(context, node, kTfLiteActRelu, operator);
+    case kTfLiteBuiltinReluN1To1:
+      return read_clamp(context, node, kTfLiteActReluN1To1, operator);
+    case kTfLiteBuiltinRelu6:
+      return read_clamp(context, node, kTfLiteActRelu6, operator);
+    case kTfLiteBuiltinReshape:
+      operator->kind = kOperatorReshape;
+      return from == to && (from == kTfLiteFloat32 || from == kTfLiteInt32) &&
+             operator->inputs->size == 2 && tensor_is_constant(input_of(context, operator, 1));
+    case kTfLiteBuiltinTile:
+      operator->kind = kOperatorTile;
+      return from == kTfLiteFloat32 && to == from && operator->inputs->size == 2 &&
+             constant_integers(input_of(context, operator, 1), 1) != NULL;
+    case kTfLiteBuiltinBitcast:
+      operator->kind = kOperatorBitcast;
+      return from == kTfLiteInt32 && (to == kTfLiteUInt8 || to == kTfLiteUInt16);
+    case kTfLiteBuiltinCast:
+      operator->kind = kOperatorCast;
+      return to == kTfLiteInt32 && (from == kTfLiteUInt8 || from == kTfLiteUInt16);
+    default:
+      return false;
+  }
+}
+
+bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
+                   const TfLiteRegistration* registration, Operator* operator,
+                   const char** error) {
+  static const TfLiteIntArray none = {0};
+  memset(operator, 0, sizeof *operator);
+  operator->inputs = node->inputs == NULL ? &none : node->inputs;
+  operator->outputs = node->outputs == NULL ? &none : node->outputs;
+  *error = NULL;
+  bool ours = false;
+  if (registration->builtin_code != kTfLiteBuiltinCustom) {
+    ours = read_builtin(context, node, registration->builtin_code, operator);
+  } else if (registration->custom_name != NULL) {
+    ours = read_lce(context, node, registration->custom_name, operator, error);
+  }
+  if (!ours) {
+    operator->kind = kOperatorOther;
+  }
+  return ours;
+}
+
+void window_side(int32_t size, int32_t filter, int32_t stride, int32_t dilation, bool same,
+                 int32_t* output, int32_t* before) {
+  const int64_t extent = (int64_t)(filter - 1) * dilation + 1;
+  const int64_t positions = same ? (int64_t)size + stride - 1 : (int64_t)size + stride - extent;
+  *output = positions < stride ? 0 : (int32_t)(positions / stride);
+  const int64_t padding = (int64_t)(*output - 1) * stride + extent - size;
+  *before = same && padding > 0 ? (int32_t)(padding / 2) : 0;
+}
+
+/** The output of a convolution or a pool: NULL, or what is wrong. */
+static const char* infer_window(const Operator* operator, const Shape* input, int32_t channels,
+                                Shape* output) {
+  const Window* window = &operator->window;
+  int32_t before;
+  if (input->rank != 4) {
+    return "its input doesn't have 4 dimensions";
+  }
+  *output = *input;
+  window_side(input->dims[1], window->filter_height, window->stride_height,
+              window->dilation_height, window->same_padding, &output->dims[1], &before);
+  window_side(input->dims[2], window->filter_width, window->stride_width, window->dilation_width,
+              window->same_padding, &output->dims[2], &before);
+  output->dims[3] = channels;
+  return NULL;
+}
+
+static const char* infer_convolution(const TfLiteContext* context, const Operator* operator,
+                                     Shape* shapes) {
+  const int* inputs = operator->inputs->data;
+  const Shape* input = &shapes[inputs[0]];
+  const int32_t channels = shapes[inputs[1]].dims[0];
+  const bool packs = output_of(context, operator)->type == kTfLiteInt32;
+  if (input->rank != 4 || input->dims[3] != (operator->channels_in + 31) / 32) {
+    return "its input doesn't have its channels";
+  }
+  for (int i = packs ? 4 : 2; i <= (packs ? 4 : 3); i++) {
+    if (shapes[inputs[i]].rank != 1 || shapes[inputs[i]].dims[0] != channels) {
+      return "its multiplier, bias or thresholds aren't one a channel";
+    }
+  }
+  return infer_window(operator, input, packs ? (channels + 31) / 32 : channels,
+                      &shapes[operator->outputs->data[0]]);
+}
+
+/** Elementwise operators: two equal shapes, or one of them a value a channel, or a single one. */
+static const char* infer_elementwise(const Operator* operator, Shape* shapes) {
+  const Shape* a = &shapes[operator->inputs->data[0]];
+  const Shape* b = operator->inputs->size == 2 ? &shapes[operator->inputs->data[1]] : a;
+  Shape* output = &shapes[operator->outputs->data[0]];
+  if (shape_elements(a) < shape_elements(b) && operator->kind != kOperatorPrelu) {
+    const Shape* swap = a;
+    a = b;
+    b = swap;
+  }
+  if (!shape_equal(a, b)) {
+    const bool fits = shape_last(b) == shape_last(a) || shape_elements(b) == 1;
+    if (b->rank > a->rank || !shape_is_vector(b) || !fits) {
+      return "its operands are neither equal in shape nor one value a channel";
+    }
+  }
+  *output = *a;
+  return NULL;
+}
+
+/** The target of RESHAPE is a constant; one size may be -1. */
+static const char* infer_reshape(const TfLiteContext* context, const Operator* operator,
+                                 Shape* shapes) {
+  const int32_t elements = shape_elements(&shapes[operator->inputs->data[0]]);
+  const int32_t rank = shape_elements(&shapes[operator->inputs->data[1]]);
+  const int32_t* sizes = constant_integers(input_of(context, operator, 1), rank);
+  Shape* output = &shapes[operator->outputs->data[0]];
+  if (sizes == NULL || rank > kMaxRank) {
+    return "its shape is no constant";
+  }
+  Shape target = {.rank = rank};
+  int unknown = -1;
+  for (int i = 0; i < rank; i++) {
+    target.dims[i] = sizes[i];
+    if (sizes[i] == -1 && unknown < 0) {
+      unknown = i;
+      target.dims[i] = 1;
+    }
+  }
+  if (shape_valid(&target) && unknown >= 0) {
+    target.dims[unknown] = elements / shape_elements(&target);
+  }
+  if (!shape_valid(&target) || shape_elements(&target) != elements) {
+    return "its shape doesn't have the elements of its input";
+  }
+  *output = target;
+  return NULL;
+}
+
+static const char* infer_tile(const TfLiteContext* context, const Operator* operator,
+                              Shape* shapes) {
+  const Shape* input = &shapes[operator->inputs->data[0]];
+  const int32_t times = *constant_integers(input_of(context, operator, 1), 1);
+  if (input->rank != 1 || times < 1 || (int64_t)times * input->dims[0] > INT32_MAX) {
+    return "its input is no vector";
+  }
+  Shape* output = &shapes[operator->outputs->data[0]];
+  *output = *input;
+  output->dims[0] *= times;
+  return NULL;
+}
+
+static const char* infer_split(const TfLiteContext* context, const Operator* operator,
+                               Shape* shapes) {
+  const Shape* input = &shapes[operator->inputs->data[0]];
+  const int count = operator->outputs->size;
+  const int32_t* sizes = constant_integers(input_of(context, operator, 1), count);
+  int64_t sum = 0;
+  for (int i = 0; i < count; i++) {
+    if (sizes[i] < 1) {
+      return "a size isn't positive";
+    }
+    shapes[operator->outputs->data[i]] = (Shape){.rank = 1, .dims = {sizes[i]}};
+    sum += sizes[i];
+  }
+  return input->rank == 1 && sum == input->dims[0] ? NULL : "its sizes don't fill its input";
+}
+
+/** int32 to several smaller integers: a new last dimension. */
+static const char* infer_bitcast(const TfLiteContext* context, const Operator* operator,
+                                 Shape* shapes) {
+  Shape* output = &shapes[operator->outputs->data[0]];
+  *output = shapes[operator->inputs->data[0]];
+  if (output->rank == kMaxRank) {
+    return "it has too many dimensions";
+  }
+  output->dims[output->rank++] = output_of(context, operator)->type == kTfLiteUInt8 ? 4 : 2;
+  return NULL;
+}
+
+static const char* infer_quantize(const Operator* operator, Shape* shapes) {
+  Shape* output = &shapes[operator->outputs->data[0]];
+  *output = shapes[operator->inputs->data[0]];
+  if (output->rank < 1) {
+    return "its input is a scalar";
+  }
+  output->dims[output->rank - 1] = (shape_last(output) - 1) / 32 + 1;
+  return NULL;
+}
+
+/** The number of channels isn't known by the input, so it is the file's. */
+static const char* infer_dequantize(const TfLiteContext* context, const Operator* operator,
+                                    Shape* shapes) {
+  Shape given;
+  Shape* output = &shapes[operator->outputs->data[0]];
+  *output = shapes[operator->inputs->data[0]];
+  if (output->rank < 1 || !shape_of(output_of(context, operator), &given) ||
+      given.rank != output->rank || (shape_last(&given) - 1) / 32 + 1 != shape_last(output)) {
+    return "its output doesn't have the channels of its input";
+  }
+  output->dims[output->rank - 1] = shape_last(&given);
+  return NULL;
+}
+
+static const char* infer(const TfLiteContext* context, const Operator* operator, Shape* shapes) {
+  const Shape* first = &shapes[operator->inputs->data[0]];
+  switch (operator->kind) {
+    case kOperatorQuantize:
+      return infer_quantize(operator, shapes);
+    case kOperatorDequantize:
+      return infer_dequantize(context, operator, shapes);
+    case kOperatorConvolution:
+      return infer_convolution(context, operator, shapes);
+    case kOperatorMaxPool:
+      return infer_window(operator, first, shape_last(first), &shapes[operator->outputs->data[0]]);
+    case kOperatorAdd:
+    case kOperatorMultiply:
+    case kOperatorPrelu:
+    case kOperatorClamp:
+      return infer_elementwise(operator, shapes);
+    case kOperatorReshape:
+      return infer_reshape(context, operator, shapes);
+    case kOperatorTile:
+      return infer_tile(context, operator, shapes);
+    case kOperatorSplit:
+      return infer_split(context, operator, shapes);
+    case kOperatorBitcast:
+      return infer_bitcast(context, operator, shapes);
+    case kOperatorCast:
+      shapes[operator->outputs->data[0]] = *first;
+      return NULL;
+    default:
+      return "it is unknown";
+  }
+}
+
+const char* operator_infer(const TfLiteContext* context, const Operator* operator, Shape* shapes) {
+  for (int i = 0; i < operator->inputs->size; i++) {
+    const int tensor = operator->inputs->data[i];
+    if (tensor >= 0 && !shape_valid(&shapes[tensor])) {
+      return "the shape of an input isn't known";
+    }
+  }
+  const char* error = infer(context, operator, shapes);
+  for (int i = 0; error == NULL && i < operator->outputs->size; i++) {
+    if (!shape_valid(&shapes[operator->outputs->data[i]])) {
+      error = "an output is empty or too large";
+    }
+  }
+  return error;
+}

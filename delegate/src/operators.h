@@ -1,0 +1,77 @@
+/** The operators that the delegate understands: their attributes and the shapes that they give. */
+#ifndef LARQ_ENSEMBLE_OPERATORS_H_
+#define LARQ_ENSEMBLE_OPERATORS_H_
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "shape.h"
+#include "tflite.h"
+
+typedef enum {
+  kOperatorOther,       // not ours
+  kOperatorQuantize,    // LceQuantize
+  kOperatorDequantize,  // LceDequantize
+  kOperatorConvolution, // LceBconv2d
+  kOperatorMaxPool,     // LceBMaxPool2d
+  kOperatorAdd,
+  kOperatorMultiply,
+  kOperatorPrelu,
+  kOperatorClamp,  // RELU, RELU6, RELU_N1_TO_1
+  kOperatorReshape,
+  kOperatorTile,   // of a vector
+  kOperatorSplit,  // SPLIT_V of a vector
+  kOperatorBitcast,
+  kOperatorCast,  // uint8 or uint16 to int32
+} OperatorKind;
+
+/** Attributes of a window that moves over an image: a convolution's or a pool's. */
+typedef struct {
+  int32_t filter_height, filter_width;
+  int32_t stride_height, stride_width;
+  int32_t dilation_height, dilation_width;
+  bool same_padding;
+} Window;
+
+typedef struct {
+  OperatorKind kind;
+  const TfLiteIntArray* inputs;   // tensors; -1: none
+  const TfLiteIntArray* outputs;
+  bool clamps;                    // a fused activation, or kOperatorClamp
+  float low, high;                // its range
+  Window window;                  // filter sizes of a convolution are those of its filters
+  int32_t channels_in, groups;    // convolution
+  bool pads_with_ones;
+} Operator;
+
+/**
+ * Reads a node.
+ *
+ * @param error why an operator of LCE is none that the delegate runs; NULL for all others.
+ * @return false if the node isn't ours; `operator->kind` then is `kOperatorOther`.
+ */
+bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
+                   const TfLiteRegistration* registration, Operator* operator, const char** error);
+
+/**
+ * Infers the shapes of an operator's outputs, and checks those of its inputs.
+ *
+ * @param shapes of all tensors of the graph; those of the outputs are written.
+ * @return NULL, or what is wrong.
+ */
+const char* operator_infer(const TfLiteContext* context, const Operator* operator, Shape* shapes);
+
+/** Output size and padding before the image, of one side. */
+void window_side(int32_t size, int32_t filter, int32_t stride, int32_t dilation, bool same,
+                 int32_t* output, int32_t* before);
+
+/** Whether it works element by element on float maps: ADD, MUL, PRELU or a clamp. */
+bool operator_is_elementwise(const Operator* operator);
+
+/** Whether it is one of LCE's. */
+bool operator_is_lce(const Operator* operator);
+
+/** Whether a tensor's content is part of the file. */
+bool tensor_is_constant(const TfLiteTensor* tensor);
+
+#endif
