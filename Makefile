@@ -6,13 +6,14 @@ EXTRAS = train,test
 DEV_EXTRAS = $(EXTRAS),dev
 STAMP = .venv/.installed
 DEV_STAMP = .venv/.installed-dev
-DEPENDENCIES = setup.cfg pyproject.toml constraints.txt
+DEPENDENCIES = setup.cfg setup.py pyproject.toml constraints.txt
+DELEGATE_SOURCES = $(wildcard delegate/src/*)
 UV = uv
 
-# Exits 0 in Python 3.10 to 3.12 only: larq-compute-engine has wheels for no other.
+# Exits 0 in Python 3.10 to 3.12 only: larq-compute-engine, which converts, has wheels for no other.
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help demo test test-arm lint docs serve notebooks constraints clean
+.PHONY: help demo test test-arm lint docs serve notebooks wheels constraints clean
 .DEFAULT_GOAL = help
 
 help:
@@ -23,8 +24,9 @@ help:
 	@echo 'make docs         the documentation as a site, strict: writes site/'
 	@echo 'make serve        the same on http://127.0.0.1:8000, anew after each change'
 	@echo 'make notebooks    docs/tutorials/*.ipynb from the pages beside them'
+	@echo 'make wheels       wheels for Linux on x86_64 and aarch64, with the delegate: writes dist/'
 	@echo 'make constraints  pins the versions of setup.cfg anew (needs uv; ARGS=--upgrade: the newest)'
-	@echo 'make clean        removes .venv and caches, never runs/'
+	@echo 'make clean        removes .venv, .arm and caches, never runs/'
 	@echo
 	@echo 'The first run builds .venv with a Python 3.10 to 3.12; PYTHON=/path/to/python names one.'
 
@@ -34,10 +36,11 @@ demo: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
-test-arm: $(STAMP)
-	@mkdir -p .arm && rm -rf .arm/wheel
-	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir .arm/wheel .
-	@$(BIN)/python tools/arm/test.py .arm/wheel/*.whl
+test-arm: $(DEV_STAMP)
+	@$(BIN)/python tools/arm/userland.py
+	@rm -rf build dist/*_aarch64.whl
+	@$(call wheel,aarch64)
+	@$(BIN)/python tools/arm/test.py dist/*_aarch64.whl
 
 lint: $(DEV_STAMP)
 	@$(BIN)/ruff check
@@ -55,17 +58,21 @@ serve: $(DEV_STAMP)
 notebooks: $(STAMP)
 	@$(BIN)/jupytext --quiet --update --to ipynb docs/tutorials/*.md
 
-# uv's own markers repeat everywhere that Python is older than 3.13, which setup.cfg says.
+wheels: $(DEV_STAMP)
+	@rm -rf build dist
+	@$(call wheel,x86_64)
+	@$(call wheel,aarch64)
+	@ls dist/*.whl
+
 constraints:
 	@$(UV) pip compile --quiet --universal --python-version 3.10 --all-extras \
 	  --annotation-style line --custom-compile-command 'make constraints' $(ARGS) \
 	  setup.cfg --output-file constraints.txt
-	@sed -e "s/ and python_full_version < '3.13'//" -e "s/python_full_version < '3.13' and //" \
-	  -e "s/ ; python_full_version < '3.13'//" constraints.txt > constraints.txt.new
+	@sed -e 's/ \{2,\}#/  #/' constraints.txt > constraints.txt.new
 	@mv constraints.txt.new constraints.txt
 
 clean:
-	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .arm build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find larq_ensemble training convert tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installs the extras $(1) and leaves the stamp $@. pip takes a package that it was interrupted in
@@ -80,9 +87,19 @@ else echo "The installation failed, see above: once that is mended, run make aga
 fi
 endef
 
+# Builds the wheel for the machine $(1). _PYTHON_HOST_PLATFORM is what Python takes it from; auditwheel
+# tags the wheel with the oldest glibc that it runs on.
+define wheel
+command -v $(1)-linux-gnu-gcc >/dev/null || { echo "The wheel for $(1) needs $(1)-linux-gnu-gcc (Debian and Ubuntu: apt install gcc-$(subst _,-,$(1))-linux-gnu)." >&2; exit 1; }; \
+CC=$(1)-linux-gnu-gcc _PYTHON_HOST_PLATFORM=linux-$(1) $(BIN)/python -m pip wheel --quiet \
+  --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build/wheels . && \
+{ PATH=$(BIN):$$PATH $(BIN)/auditwheel repair --wheel-dir dist build/wheels/*-linux_$(1).whl \
+  >build/auditwheel.log 2>&1 || { cat build/auditwheel.log >&2; exit 1; }; }
+endef
+
 # A .venv that works is kept: a change of setup.cfg then costs seconds. A version manager's
 # `python3.12` may exist and fail, so every candidate is run.
-$(STAMP): $(DEPENDENCIES)
+$(STAMP): $(DEPENDENCIES) $(DELEGATE_SOURCES)
 	@rm -f $(STAMP) $(DEV_STAMP); \
 	if ! $(BIN)/python -c '$(SUPPORTED)' 2>/dev/null || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	  set -- python3 python3.12 python3.11 python3.10 python; \

@@ -1,11 +1,13 @@
 """Wheel and source distribution hold one package, `larq_ensemble`, and it is ours that runs.
 
 A checkout has links, `larq_ensemble/training` and `larq_ensemble/convert`, to folders beside it.
-What is installed must hold files instead, and no top-level `training` or `convert`.
+What is installed must hold files instead, and no top-level `training` or `convert`. With a C
+compiler the wheel has the delegate in it and is for one platform; without one it is for all.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -22,13 +24,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 #: What setuptools reads; a copy, because it leaves build/ and *.egg-info where it runs.
-SOURCES = ["larq_ensemble", "training", "convert", "setup.py", "setup.cfg", "pyproject.toml"]
-SOURCES += ["README.md", "LICENSE", "MANIFEST.in"]
+SOURCES = ["larq_ensemble", "training", "convert", "delegate", "setup.py", "setup.cfg"]
+SOURCES += ["pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"]
+
+DELEGATE = "larq_ensemble/runtime/liblarq_ensemble_delegate.so"
 
 
-def run(*command: str | Path, folder: Path) -> str:
-    """The standard output of a command that must succeed."""
-    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def run(*command: str | Path, folder: Path, **more: str) -> str:
+    """The standard output of a command that must succeed; `more` goes into its environment."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
     done = subprocess.run(
         list(map(str, command)),
         cwd=folder,
@@ -41,17 +45,20 @@ def run(*command: str | Path, folder: Path) -> str:
     return done.stdout
 
 
-def build(checkout: Path, kind: str, target: Path) -> Path:
+def build(checkout: Path, kind: str, target: Path, compiler: str = "cc") -> Path:
     """Builds a `wheel` or an `sdist` by the setuptools that is installed: needs no network."""
     program = f"import setuptools.build_meta as b; print(b.build_{kind}({str(target)!r}))"
-    return target / run(sys.executable, "-c", program, folder=checkout).splitlines()[-1]
+    python = [sys.executable, "-c", program]
+    # Unoptimized: nothing here runs the delegate. No symbol may be left to what Python has loaded.
+    flags = {"CFLAGS": "-O0", "LDFLAGS": "-Wl,-z,defs" if sys.platform == "linux" else ""}
+    return target / run(*python, folder=checkout, CC=compiler, **flags).splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
     """A copy of what is packaged, links included."""
     folder = tmp_path_factory.mktemp("checkout")
-    skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    skip = shutil.ignore_patterns("__pycache__", "*.egg-info", Path(DELEGATE).name)
     for name in SOURCES:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=skip)
@@ -87,19 +94,34 @@ def sources() -> dict[str, bytes]:
 
 def test_one_package_with_every_module(wheel):
     found = contents(wheel)
+    found.pop(DELEGATE, None)
     assert {name.split("/")[0] for name in found} == {"larq_ensemble"}
     assert found == sources()
     assert {"larq_ensemble/py.typed", "larq_ensemble/training/paper/paper.json"} <= set(found)
     assert "larq_ensemble/convert/commands/convert.py" in found
 
 
-def test_the_source_distribution_builds_the_same_wheel(checkout, wheel, tmp_path):
+@pytest.mark.skipif(not shutil.which("cc") or sys.platform != "linux", reason="no cc, or not Linux")
+def test_the_delegate_is_in_the_wheel_of_a_platform_for_every_python(wheel, tmp_path):
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    assert wheel.name.endswith(f"-py3-none-{platform}.whl")
+    (tmp_path / "delegate.so").write_bytes(contents(wheel)[DELEGATE])
+    library = ctypes.CDLL(str(tmp_path / "delegate.so"))
+    assert library.tflite_plugin_create_delegate
+    assert library.tflite_plugin_destroy_delegate
+
+
+def test_the_source_distribution_builds_without_a_compiler(checkout, tmp_path):
     archive = build(checkout, "sdist", tmp_path)
     with tarfile.open(archive) as tar:
         assert not [item.name for item in tar if item.islnk() or item.issym()]
         tar.extractall(tmp_path, filter="data")
-    rebuilt = build(tmp_path / archive.name.removesuffix(".tar.gz"), "wheel", tmp_path)
-    assert contents(rebuilt) == contents(wheel)
+    unpacked = tmp_path / archive.name.removesuffix(".tar.gz")
+    for path in (ROOT / "delegate").rglob("*.[chi]*"):
+        assert (unpacked / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
+    wheel = build(unpacked, "wheel", tmp_path, compiler="no-such-compiler")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    assert contents(wheel) == sources()
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ import userland
 
 #: Without and with dot products, for which XNNPACK has kernels of its own.
 EVERY_CORE = ("cortex-a72", "cortex-a76")
+C_TESTS = userland.ARM / "delegate"
 VALUES = ("tests/arm",)
 RUNTIME = (
     *(f"tests/larq_ensemble/{part}" for part in ("runtime", "legalization", "ir", "tflite")),
@@ -51,11 +52,43 @@ def main() -> None:
     try:
         userland.build()
         userland.install(arguments.wheel)
+        build_c_tests()
     except (userland.UserlandError, OSError) as error:
         sys.exit(str(error))
-    results = [run_tests(core, VALUES) for core in EVERY_CORE]
+    results = []
+    for core in EVERY_CORE:
+        results += [run_c_tests(core), run_tests(core, VALUES)]
     results.append(run_tests(EVERY_CORE[0], RUNTIME))
     sys.exit(0 if all(results) else 1)
+
+
+def build_c_tests() -> None:
+    """Builds the delegate's tests by CMake, with the compiler for aarch64.
+
+    # Raises
+        UserlandError: if it fails.
+    """
+    root = userland.ARM / EVERY_CORE[0]
+    settings = {
+        "CMAKE_SYSTEM_NAME": "Linux",
+        "CMAKE_SYSTEM_PROCESSOR": "aarch64",
+        "CMAKE_C_COMPILER": userland.COMPILER,
+        "CMAKE_CROSSCOMPILING_EMULATOR": f"{userland.QEMU};-L;{root}",
+    }
+    defined = [f"-D{key}={value}" for key, value in settings.items()]
+    userland.call(["cmake", "-S", userland.ROOT / "delegate", "-B", C_TESTS, *defined])
+    userland.call(["cmake", "--build", C_TESTS])
+
+
+def run_c_tests(core: str) -> bool:
+    """Runs them on a core; whether all passed."""
+    print(f"On an emulated {core}: delegate/tests", flush=True)
+    done = subprocess.run(
+        ["ctest", "--test-dir", C_TESTS, "--output-on-failure"],
+        env={**os.environ, "QEMU_CPU": core},
+        check=False,
+    )
+    return done.returncode == 0
 
 
 def run_tests(core: str, tests: Sequence[str]) -> bool:

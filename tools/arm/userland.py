@@ -38,6 +38,7 @@ QEMU, COMPILER = "qemu-aarch64", "aarch64-linux-gnu-gcc"
 PROGRAMS = {
     QEMU: "qemu-user",
     COMPILER: "gcc-aarch64-linux-gnu",
+    "cmake": "cmake",
     "gcc": "gcc",
     "apt-get": "apt",
     "dpkg-deb": "dpkg",
