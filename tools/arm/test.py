@@ -6,6 +6,7 @@ Installs the project's wheel for aarch64 into the userland (`userland.py`) and r
 - the tests of the runtime, but for those that need TensorFlow or LCE, on the first of them.
 
     python tools/arm/test.py dist/larq_ensemble-*_aarch64.whl
+    python tools/arm/test.py --here         # on a real ARM core, where the wheel is installed
     python tools/arm/test.py --missing      # only says which Debian packages are missing
 """
 
@@ -42,11 +43,16 @@ RUNTIME = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("wheel", type=Path, nargs="?", help="of the project, for Linux on aarch64")
+    parser.add_argument("--here", action="store_true", help="run pytest of this Python")
     parser.add_argument("--missing", action="store_true", help="name missing packages and exit")
     arguments = parser.parse_args()
     if arguments.missing:
         print(*userland.missing())
         return
+    if arguments.here:
+        # Of the command `pytest` the current folder, the checkout, is not on Python's path.
+        pytest = [Path(sys.executable).with_name("pytest")]
+        sys.exit(0 if run_tests("this machine", pytest, [*VALUES, *RUNTIME]) else 1)
     if arguments.wheel is None:
         parser.error("a wheel is missing: `make test-arm` builds it")
     try:
@@ -57,8 +63,9 @@ def main() -> None:
         sys.exit(str(error))
     results = []
     for core in EVERY_CORE:
-        results += [run_c_tests(core), run_tests(core, VALUES)]
-    results.append(run_tests(EVERY_CORE[0], RUNTIME))
+        results += [run_c_tests(core), run_tests(core, emulated_pytest(core), VALUES)]
+    core = EVERY_CORE[0]
+    results.append(run_tests(core, emulated_pytest(core), RUNTIME))
     sys.exit(0 if all(results) else 1)
 
 
@@ -82,7 +89,7 @@ def build_c_tests() -> None:
 
 def run_c_tests(core: str) -> bool:
     """Runs them on a core; whether all passed."""
-    print(f"On an emulated {core}: delegate/tests", flush=True)
+    print(f"On {core}: delegate/tests", flush=True)
     done = subprocess.run(
         ["ctest", "--test-dir", C_TESTS, "--output-on-failure"],
         env={**os.environ, "QEMU_CPU": core},
@@ -91,16 +98,17 @@ def run_c_tests(core: str) -> bool:
     return done.returncode == 0
 
 
-def run_tests(core: str, tests: Sequence[str]) -> bool:
-    """Runs tests on a core; whether all passed."""
-    print(f"On an emulated {core}: {tests[0]} ...", flush=True)
+def emulated_pytest(core: str) -> list[str | Path]:
+    """The command that is pytest on a core; `-P`, because the checkout is not what is tested."""
+    return [userland.python(core), "-P", "-m", "pytest"]
+
+
+def run_tests(where: str, pytest: Sequence[str | Path], tests: Sequence[str]) -> bool:
+    """Runs tests with a command that is pytest; whether all passed."""
+    print(f"On {where}: {tests[0]} ...", flush=True)
     start = time.monotonic()
     done = subprocess.run(
-        [
-            # Not the checkout but the wheel.
-            *(userland.python(core), "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *("-p", "skips", *tests),
-        ],
+        [*pytest, "-q", "-p", "no:cacheprovider", "-p", "skips", *tests],
         cwd=userland.ROOT,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         check=False,
