@@ -23,13 +23,13 @@ LCE does in another order. An int8 output halfway between two integers may becom
 
 The kernel of CONV_2D by int8 filters in tflite-runtime 2.14 ignores fused activations, fails with
 groups, and takes equal scales for 0. So nothing is fused here, CONV_2D computes a group at a time,
-and of equal scales the first one becomes the next larger float.
+and of equal scales the first one becomes the next larger float. XNNPACK in TensorFlow 2.21
+miscomputes SAME where strides leave pixels out, so it is used only where it pads.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
 
@@ -81,9 +81,9 @@ class Sums(ABC):
         self._groups = packed.shape[3] // words.shape[3]
         self._channels = options["channels_in"] // self._groups
         self._axes = Axis.both(packed.shape, words.shape, options)
-        is_same = options["padding"] == enum("Padding")["SAME"]
-        self._pads_zeros = is_same and options["pad_values"] == 0
-        self._pads_ones = is_same and options["pad_values"] == 1
+        self._is_same = options["padding"] == enum("Padding")["SAME"]
+        self._pads_zeros = self._is_same and options["pad_values"] == 0
+        self._pads_itself = False
         self._shape = (*op.outputs[0].shape[:3], words.shape[0])
         self.activation = enum_names("ActivationFunctionType")[options["fused_activation_function"]]
         self.filters = words.shape[0]
@@ -97,19 +97,34 @@ class Sums(ABC):
             factor, offset: float64 `[out]`.
         """
 
-    def _convolved(self, x: Tensor, filters: Tensor, bias: np.ndarray, **fields: Any) -> Tensor:
-        """CONV_2D with the LceBconv2d's options."""
+    def _convolved(self, x: Tensor, filters: Tensor, bias: np.ndarray, version: int) -> Tensor:
+        """CONV_2D with the LceBconv2d's options, of a map that `_framed` gave."""
         return self._conversion.op(
             "CONV_2D",
             x,
             filters,
             self._conversion.constant(bias),
             shape=(*self._shape[:3], len(bias)),
+            version=version,
+            padding=enum("Padding")["SAME" if self._pads_itself else "VALID"],
             strideH=self._options["stride_height"],
             strideW=self._options["stride_width"],
             dilationHFactor=self._options["dilation_height_factor"],
             dilationWFactor=self._options["dilation_width_factor"],
-            **{"padding": self._options["padding"], **fields},
+        )
+
+    def _framed(self, x: Tensor, value: int) -> Tensor:
+        """A map with a frame of pixels of a value, unless CONV_2D's own zeros do."""
+        if not self._is_same or all(axis.missing <= 0 for axis in self._axes):
+            return x
+        if value == 0 and all(axis.missing >= 0 for axis in self._axes):
+            self._pads_itself = True
+            return x
+        added = [(0, 0), *(axis.padding for axis in self._axes), (0, 0)]
+        shape = [size + sum(both) for size, both in zip(x.shape, added, strict=True)]
+        constant = self._conversion.constant
+        return self._conversion.op(
+            "PADV2", x, constant(added, "int32"), constant(value), shape=shape
         )
 
 
@@ -119,7 +134,8 @@ class IntegerSums(Sums):
     def __init__(self, conversion: Conversion, op: Operator) -> None:
         super().__init__(conversion, op)
         packed, words, *_ = op.operands
-        self._bits = as_bits(conversion, packed, self._channels * self._groups)
+        bits = as_bits(conversion, packed, self._channels * self._groups)
+        self._bits = self._framed(bits, 0)
         self._signs = weights.signs_of(words.values, self._channels)
 
     def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
@@ -142,7 +158,7 @@ class IntegerSums(Sums):
                 signs[some], "int8", quantization=weights.quantization(scales[some])
             )
             bits = conversion.slice(self._bits, self._channels * number, self._channels)
-            return self._convolved(bits, filters, bias[some], version=_HYBRID_VERSION)
+            return self._convolved(bits, filters, bias[some], _HYBRID_VERSION)
 
         parts = [of_group(number) for number in range(self._groups)]
         if len(parts) == 1:
@@ -165,7 +181,7 @@ class FloatSums(Sums):
         super().__init__(conversion, op)
         packed, words, *_ = op.operands
         ones = as_ones(conversion, packed, self._channels * self._groups)
-        self._ones = self._padded(ones) if self._pads_ones else ones
+        self._ones = self._framed(ones, 0 if self._pads_zeros else 1)
         if words.data is None:
             self._weights = weights.unpacked(conversion, words, self._channels)
         else:
@@ -183,21 +199,8 @@ class FloatSums(Sums):
         return conversion.op("ADD", product, conversion.constant(offset))
 
     def _sums(self, bias: np.ndarray) -> Tensor:
-        padding = "SAME" if self._pads_zeros else "VALID"
-        return self._convolved(
-            self._ones,
-            self._weights,
-            bias,
-            version=1 if self._groups == 1 else _GROUPS_VERSION,
-            padding=enum("Padding")[padding],
-        )
-
-    def _padded(self, ones: Tensor) -> Tensor:
-        conversion = self._conversion
-        added = [(0, 0), *(axis.padding for axis in self._axes), (0, 0)]
-        shape = [size + sum(both) for size, both in zip(ones.shape, added, strict=True)]
-        amounts, value = conversion.constant(added, "int32"), conversion.constant(1)
-        return conversion.op("PADV2", ones, amounts, value, shape=shape)
+        version = 1 if self._groups == 1 else _GROUPS_VERSION
+        return self._convolved(self._ones, self._weights, bias, version)
 
 
 def _compared(conversion: Conversion, sums: Sums, thresholds: Tensor) -> Tensor:

@@ -42,10 +42,15 @@ class Axis:
         return axis(1, "height"), axis(2, "width")
 
     @property
+    def missing(self) -> int:
+        """The pixels that the windows need beyond the map; below 0 if they leave some out."""
+        extent = (self.kernel - 1) * self.dilation + 1
+        return (self._outputs - 1) * self.stride + extent - self.size
+
+    @property
     def padding(self) -> tuple[int, int]:
         """The pixels that are added before and behind."""
-        extent = (self.kernel - 1) * self.dilation + 1
-        total = max((self._outputs - 1) * self.stride + extent - self.size, 0)
+        total = max(self.missing, 0)
         return total // 2, total - total // 2
 
     def inside(self) -> np.ndarray:
