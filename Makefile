@@ -13,13 +13,15 @@ UV = uv
 # Exits 0 in Python 3.10 to 3.12 only: larq-compute-engine, which converts, has wheels for no other.
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help demo test test-arm lint docs serve notebooks wheels constraints clean
+.PHONY: help demo test test-arm test-web test-android lint docs serve notebooks wheels constraints clean
 .DEFAULT_GOAL = help
 
 help:
 	@echo 'make demo         the whole idea on real data, in a few minutes: writes runs/demo'
 	@echo 'make test         the tests, two at a time; ARGS="-k storage -n 0" goes on to pytest'
 	@echo 'make test-arm     the runtime on emulated ARM cores (Linux, QEMU): builds .arm'
+	@echo 'make test-web     the page of `larq-ensemble web` in a headless Chromium, which root gets by apt'
+	@echo 'make test-android the Kotlin of examples/android on the JVM, with a compiler that root gets by apt'
 	@echo 'make lint         ruff, mypy, the import contracts, vulture'
 	@echo 'make docs         the documentation as a site, strict: writes site/'
 	@echo 'make serve        the same on http://127.0.0.1:8000, anew after each change'
@@ -37,10 +39,26 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-arm: $(DEV_STAMP)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  missing=$$($(BIN)/python tools/arm/test.py --missing); \
+	  [ -z "$$missing" ] || { apt-get -qq update && apt-get -qq -y install $$missing >/dev/null; }; \
+	fi
 	@$(BIN)/python tools/arm/userland.py
 	@rm -rf build dist/*_aarch64.whl
 	@$(call wheel,aarch64)
 	@$(BIN)/python tools/arm/test.py dist/*_aarch64.whl
+
+test-web: $(STAMP)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromedriver >/dev/null; then \
+	  apt-get -qq update && apt-get -qq -y --no-install-recommends install chromium chromium-driver >/dev/null; \
+	fi
+	@$(BIN)/python -m pytest tests/convert/web/test_browser.py $(ARGS)
+
+test-android: $(STAMP)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v kotlinc >/dev/null; then \
+	  apt-get -qq update && apt-get -qq -y --no-install-recommends install kotlin libandroid-json-org-java >/dev/null; \
+	fi
+	@$(BIN)/python -m pytest tests/examples/android $(ARGS)
 
 lint: $(DEV_STAMP)
 	@$(BIN)/ruff check

@@ -5,20 +5,20 @@
 In the layouts `"subgraphs"` and `"branches"` a member's multipliers and biases come out of one
 table in this way. The patterns of convolutions need their values.
 
-Left alone: what there is no kernel for in `larq_ensemble.ir.evaluation`, and operators whose result
-is larger than what they read, unless a convolution needs it: constants of long rows (TILE) would
-only make the file larger.
+Left alone: what there is no kernel for in `larq_ensemble.ir.evaluation`, and operators whose
+results are larger than what they read (CAST of int8, TILE): the file would grow.
 
 Exact: the kernels compute in the tensors' types.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from larq_ensemble.ir.evaluation import KERNELS, UnknownOperatorError
 from larq_ensemble.ir.graph import Graph, Operator, as_bytes
-
-#: LceDequantize of constants has a pattern of its own, which stores bits or bytes.
-_LEFT = {"DEQUANTIZE", "LceDequantize"}
 
 
 def fold(graph: Graph) -> int:
@@ -31,14 +31,21 @@ def fold(graph: Graph) -> int:
 
 
 def _fold(op: Operator) -> bool:
-    if op.name not in KERNELS or op.name in _LEFT or not op.operands:
+    if op.name not in KERNELS or not op.operands:
         return False
-    if any(tensor.data is None for tensor in op.operands):
+    values = [tensor.values for tensor in op.operands if tensor.data is not None]
+    if len(values) < len(op.operands):
         return False
     try:
-        results = KERNELS[op.name](op, [tensor.values for tensor in op.operands])
+        results = KERNELS[op.name](op, values)
     except UnknownOperatorError:
         return False
-    for tensor, values in zip(op.outputs, results, strict=True):
-        tensor.data = as_bytes(values)
+    if _bytes(results) > _bytes(values):
+        return False
+    for tensor, result in zip(op.outputs, results, strict=True):
+        tensor.data = as_bytes(result)
     return True
+
+
+def _bytes(arrays: Sequence[np.ndarray]) -> int:
+    return sum(array.nbytes for array in arrays)

@@ -37,15 +37,16 @@ class Conversion:
 
     # Arguments
         graph: the graph.
-        filters: how filters are stored, one of `FILTERS`.
+        filters, small_maps: as for `legalize`.
 
     # Attributes
-        filters: the argument.
+        filters, small_maps: the arguments.
         signs: bit-packed tensor of the old graph -> what it became.
     """
 
-    def __init__(self, graph: Graph, filters: str) -> None:
+    def __init__(self, graph: Graph, filters: str, *, small_maps: bool) -> None:
         self.filters = filters
+        self.small_maps = small_maps
         self.signs: dict[Tensor, Signs] = {}
         self._graph = graph
         self._operators: list[Operator] = []

@@ -139,12 +139,36 @@ class IntegerSums(Sums):
         self._signs = weights.signs_of(words.values, self._channels)
 
     def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
-        conversion = self._conversion
-        added = self._totals() * factor + offset
+        taps = self._signs.sum(axis=3, dtype=np.float64)
         if not self._pads_zeros:
-            return self._scaled(factor, added)
+            return self._scaled(factor, taps.sum(axis=(1, 2)) * factor + offset)
+        rows, columns = (
+            np.unique(axis.inside(), axis=0, return_inverse=True) for axis in self._axes
+        )
+        totals = np.einsum("yk,okl,xl->yxo", rows[0], taps, columns[0], optimize=True)
+        places = [(1, rows[1]), (2, columns[1])]
+        border = self._spread(totals[np.newaxis] * factor + offset, places)
         sums = self._scaled(factor, np.zeros_like(offset))
-        return conversion.op("ADD", sums, conversion.constant(added))
+        return self._conversion.op("ADD", sums, border)
+
+    def _spread(self, values: np.ndarray, places: list[tuple[int, np.ndarray]]) -> Tensor:
+        """A map whose rows and columns are those of a smaller one, repeated.
+
+        # Arguments
+            values: the smaller one, `[1, rows, columns, out]`.
+            places: axis, and the index in it for each row or column.
+        """
+        conversion = self._conversion
+        if not conversion.small_maps:
+            for axis, index in places:
+                values = values.take(index.reshape(-1), axis)
+            return conversion.constant(values)
+        spread = conversion.constant(values)
+        for axis, index in reversed(places):
+            shape = (*spread.shape[:axis], index.size, *spread.shape[axis + 1 :])
+            indices = conversion.constant(index.reshape(-1), "int32")
+            spread = conversion.op("GATHER", spread, indices, shape=shape, axis=axis)
+        return spread
 
     def _scaled(self, factor: np.ndarray, bias: np.ndarray) -> Tensor:
         """`-factor * sum(w b) / 3 + bias`."""
@@ -164,14 +188,6 @@ class IntegerSums(Sums):
         if len(parts) == 1:
             return parts[0]
         return conversion.op("CONCATENATION", *parts, shape=self._shape, axis=3)
-
-    def _totals(self) -> np.ndarray:
-        """The sums of the taps inside the map, float64 `[1, h, w, out]`, or `[out]` of all taps."""
-        taps = self._signs.sum(axis=3, dtype=np.float64)
-        if not self._pads_zeros:
-            return taps.sum(axis=(1, 2))
-        rows, columns = (axis.inside() for axis in self._axes)
-        return np.einsum("yk,okl,xl->yxo", rows, taps, columns, optimize=True)[np.newaxis]
 
 
 class FloatSums(Sums):

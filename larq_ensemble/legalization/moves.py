@@ -1,8 +1,8 @@
 """Operators that move packed words without looking into them.
 
 The signs keep their order under RESHAPE, EXPAND_DIMS, SQUEEZE and BITCAST, so nothing is left of
-these. CAST widens integers, and with them the rows that hold the signs. All other operators, and
-those that leave parts of a row, get the words.
+these. CAST widens integers, and with them the rows that hold the signs. All other operators get the
+words.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ _VIEWS = {"BITCAST", "EXPAND_DIMS", "RESHAPE", "SQUEEZE"}
 def move(conversion: Conversion, op: Operator) -> None:
     """Replaces an operator that reads packed words."""
     signs = _moved(op, conversion.signs.get(op.operands[0]))
-    if signs is not None and signs.fit(op.outputs[0]):
+    if signs is not None:
         conversion.signs[op.outputs[0]] = signs
         return
     for tensor in op.operands:
-        if tensor in conversion.signs:
-            pack(conversion, tensor)
+        pack(conversion, tensor)
     conversion.keep(op)
 
 

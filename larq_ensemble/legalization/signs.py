@@ -61,12 +61,17 @@ def dequantize(conversion: Conversion, op: Operator) -> None:
 
 
 def of_packed(conversion: Conversion, packed: Tensor) -> Signs:
-    """The signs of a packed tensor; of an input, or what an unknown operator computes, all bits."""
-    if packed not in conversion.signs:
+    """The signs of a packed tensor, by rows along its last axis.
+
+    Of an input, what an unknown operator computes, or parts of rows: all bits.
+    """
+    signs = conversion.signs.get(packed)
+    if signs is None or not signs.fit(packed):
+        pack(conversion, packed)
         off_on = ON * (1 - weights.OF_BYTES) // 2
         bits = weights.of_bytes(conversion, weights.as_bytes(conversion, packed), off_on)
-        conversion.signs[packed] = Signs.of(bits, is_bits=True)
-    return conversion.signs[packed]
+        signs = conversion.signs[packed] = Signs.of(bits, is_bits=True)
+    return signs
 
 
 def as_bits(conversion: Conversion, packed: Tensor, channels: int) -> Tensor:
@@ -95,14 +100,12 @@ def as_ones(conversion: Conversion, packed: Tensor, channels: int) -> Tensor:
 
 def pack(conversion: Conversion, packed: Tensor) -> None:
     """Computes a packed tensor of the old graph, for operators that read its words."""
-    if conversion.is_computed(packed):
-        return
     producer = conversion.producer(packed)
-    assert producer is not None
+    if conversion.is_computed(packed) or producer is None:
+        return
     if not producer.name.startswith("Lce"):  # it moves words, and was left out
         for operand in producer.operands:
-            if operand in conversion.signs:
-                pack(conversion, operand)
+            pack(conversion, operand)
         conversion.keep(producer)
         return
     channels = conversion.signs[packed].channels(packed)

@@ -10,7 +10,6 @@ In a table of which members look their rows up, the weights are the same, and GA
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,18 +48,16 @@ def quantization(scales: np.ndarray) -> Any:
 
 
 def unpacked(conversion: Conversion, words: Tensor, channels: int) -> Tensor:
-    """Weights +1 and -1, float32 `[..., channels]`, of words of the old graph."""
-    if conversion.filters == "int8":
+    """Weights +1 and -1, float32 `[..., channels]`, of words of the old graph.
 
-        def signs(values: np.ndarray) -> Tensor:
-            scale = quantization(np.ones(1))
-            return conversion.constant(signs_of(values, channels), "int8", scale)
-
-        rows = _looked_up(conversion, words, signs)
-        if rows is not None:
-            return conversion.op("DEQUANTIZE", rows, dtype="float32")
-
-    data = _looked_up(conversion, words, lambda values: _bytes_constant(conversion, values))
+    Words that are looked up stay bits: those of members' values are many rows, of which a run
+    reads one.
+    """
+    if conversion.filters == "int8" and words.data is not None:
+        signs = signs_of(words.values, channels)
+        constant = conversion.constant(signs, "int8", quantization(np.ones(1)))
+        return conversion.op("DEQUANTIZE", constant, dtype="float32")
+    data = _looked_up(conversion, words)
     if data is None:
         data = as_bytes(conversion, words)
     return conversion.resized(of_bytes(conversion, data, OF_BYTES), channels)
@@ -77,25 +74,21 @@ def from_bits(conversion: Conversion, signs: np.ndarray) -> Tensor:
     return conversion.reshape(conversion.resized(numbers, signs.size), signs.shape)
 
 
-def _looked_up(
-    conversion: Conversion, words: Tensor, constant: Callable[[np.ndarray], Tensor]
-) -> Tensor | None:
-    """What `constant` makes of a constant of words, or its rows that words are looked up in.
+def _looked_up(conversion: Conversion, words: Tensor) -> Tensor | None:
+    """The bytes of constant words, or of the rows of a constant that words are looked up in.
 
     # Returns
-        `None` if the words come from elsewhere.
+        uint8 `[..., words * 4]`, or `None` if the words come from elsewhere.
     """
     if words.data is not None:
-        return constant(words.values)
+        return _bytes_constant(conversion, words.values)
     producer = conversion.producer(words)
     if producer is None or producer.name not in ("GATHER", "RESHAPE"):
         return None
     source = producer.operands[0]
-    if producer.name == "RESHAPE" and source.shape[-1:] != words.shape[-1:]:
+    if source.shape[-1:] != words.shape[-1:]:
         return None
-    if producer.name == "GATHER" and source.shape[-1:] != words.shape[-1:]:
-        return None
-    rows = _looked_up(conversion, source, constant)
+    rows = _looked_up(conversion, source)
     if rows is None:
         return None
     shape = (*words.shape[:-1], rows.shape[-1])
@@ -106,8 +99,6 @@ def _looked_up(
         rows,
         producer.operands[1],
         shape=shape,
-        quantization=rows.quantization,
-        version=2 if rows.dtype == "int8" else 1,
         axis=producer.options.axis,
         batchDims=producer.options.batchDims,
     )

@@ -47,7 +47,7 @@ LEAVE_NO_DEAD_CODE = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _on_lce() -> Iterator[None]:
     """Files run on LCE if a test doesn't say otherwise: its kernels are equal to the bit."""
     with pytest.MonkeyPatch.context() as patch:

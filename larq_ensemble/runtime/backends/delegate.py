@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from larq_ensemble.errors import EnsembleError, first_line
+from larq_ensemble.errors import EnsembleError
 
 VARIABLE = "LARQ_ENSEMBLE_DELEGATE"
 _SUFFIXES = {"darwin": "dylib", "win32": "dll"}
@@ -48,10 +48,11 @@ def load(threads: int) -> Any:
     try:
         # LiteRT's own class doesn't survive a library that can't be loaded: its destructor fails.
         _ = ctypes.CDLL(str(path)).tflite_plugin_create_delegate
-        return load_delegate(str(path), {"threads": threads})
+        return load_delegate(str(path), {"num_threads": threads})
     # No library of this system, without the entry points, or one that refuses the options.
     except (OSError, AttributeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise EnsembleError(
-            f"The delegate {str(path)!r} can't be loaded ({first_line(error)}): build it for this "
-            "system, or use another `kernel`."
+            f"The delegate {str(path)!r} can't be loaded ({reason}): build it for this system, or "
+            "use another `kernel`."
         ) from error

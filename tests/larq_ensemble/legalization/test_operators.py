@@ -15,7 +15,7 @@ from larq_ensemble.convert.passes.sign_packing import bit_packed
 from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.ir.graph import Module, Tensor
 from larq_ensemble.legalization import FILTERS, legalized
-from larq_ensemble.runtime.lce import load_extension
+from larq_ensemble.runtime.backends.lce import load_extension
 from tests.builder import Builder
 
 SAME, VALID = 0, 1

@@ -19,17 +19,31 @@ import pytest
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime import threads as threads_module
-from larq_ensemble.runtime.backends import lce
+from larq_ensemble.runtime.backends import delegate, lce
 
 DATA = Path(__file__).parents[2] / "data"
+
+
+def has_delegate() -> bool:
+    try:
+        delegate.load(threads=1)
+    except EnsembleError:
+        return False
+    return True
+
+
+needs_delegate = pytest.mark.skipif(not has_delegate(), reason="no delegate was built")
 FILES = pytest.mark.parametrize(
     ("name", "kernel"),
     [
         *((name, "default") for name in ("indexed", "subgraphs", "branches")),  # on LCE
         *(("indexed", "builtin"), ("subgraphs", "builtin")),  # on LiteRT
+        pytest.param("indexed", "delegate", marks=needs_delegate),
     ],
 )
-KERNELS = pytest.mark.parametrize("kernel", ["default", "builtin"])
+KERNELS = pytest.mark.parametrize(
+    "kernel", ["default", "builtin", pytest.param("delegate", marks=needs_delegate)]
+)
 IMAGES = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), np.uint8)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime import EnsembleInterpreter, members
 from larq_ensemble.runtime.backends import delegate
+from larq_ensemble.runtime.backends.backend import Run
 from larq_ensemble.runtime.backends.litert import LITERT
 
 DATA = Path(__file__).parents[3] / "data"
@@ -74,6 +77,54 @@ def test_its_notice_does_not_reach_the_user(before: str, expected: str) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, expected)
+
+
+class Delegate:
+    """Stands in for the delegate: builtin operators, after a time, of the graphs that it takes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, takes: Sequence[bool], wait: float) -> None:
+        self.takes, self.wait = iter(takes), wait
+        self.run_builtin = type(LITERT).open
+        monkeypatch.setattr(type(LITERT), "kernels_of", lambda *_: ("delegate", "builtin"))
+        monkeypatch.setattr(
+            type(LITERT), "open", lambda _, data, threads, kernel: self.open(data, threads, kernel)
+        )
+
+    def open(self, data: bytes, threads: int, kernel: str) -> Run:
+        run = self.run_builtin(LITERT, data, threads, "builtin")
+        if kernel == "builtin":
+            return run
+        if not next(self.takes):
+            raise EnsembleError("the delegate doesn't take the graph")
+
+        def late(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+            if self.wait:  # even `sleep(0)` lets others run first
+                time.sleep(self.wait)
+            return run(inputs)
+
+        return late
+
+
+@pytest.mark.parametrize(
+    ("takes", "wait", "kernel"),
+    [
+        ([True] * 9, 0.0, "delegate"),  # they tie
+        ([True] * 9, 0.05, "builtin"),
+        ([False] * 9, 0.0, "builtin"),
+        # The trunk and the first member, but not the second one, which is opened when it runs.
+        ([True, True, False, True], 0.0, "delegate"),
+    ],
+)
+def test_the_delegate_runs_what_it_takes_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, takes: list[bool], wait: float, kernel: str
+) -> None:
+    recorded = np.load(DATA / "subgraphs.npz")
+    monkeypatch.setattr(members, "_PREFERENCE", 0.2)  # whatever else the machine does
+    Delegate(monkeypatch, takes, wait)
+    ensemble = EnsembleInterpreter(DATA / "subgraphs.tflite")
+    assert ensemble.kernel == kernel
+    logits = ensemble.predict_logits(recorded["images"][:1])
+    np.testing.assert_allclose(logits, recorded["logits"][:, :1], rtol=1e-4, atol=1e-4)
 
 
 def test_without_a_delegate_builtin_operators_run(
