@@ -19,8 +19,9 @@ from larq_ensemble.ir.graph import Module, Tensor
 from larq_ensemble.ir.schema import schema
 from larq_ensemble.legalization import FILTERS, legalize, legalized
 from larq_ensemble.runtime.backends.lce import load_extension
-from tests.builder import Builder, names
-from tests.delegate import library
+
+from ...builder import Builder, names
+from ...delegate import library
 
 SAME, VALID = 0, 1
 #: Of int8 outputs.

@@ -13,8 +13,9 @@ from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.ir.graph import Module, Tensor
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.backends import delegate
-from tests.builder import Builder, normal
-from tests.delegate import library
+
+from ....builder import Builder, normal
+from ....delegate import library
 
 DATA = Path(__file__).parents[3] / "data"
 
