@@ -13,19 +13,22 @@ UV = uv
 # Exits 0 in Python 3.10 to 3.12 only: larq-compute-engine, which converts, has wheels for no other.
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help demo test lint docs serve notebooks wheels constraints clean
+.PHONY: help demo test test-arm test-web test-android lint docs serve notebooks wheels constraints clean
 .DEFAULT_GOAL = help
 
 help:
 	@echo 'make demo         the whole idea on real data, in a few minutes: writes runs/demo'
 	@echo 'make test         the tests, two at a time; ARGS="-k storage -n 0" goes on to pytest'
+	@echo 'make test-arm     the runtime on emulated ARM cores (Linux, QEMU): builds .arm'
+	@echo 'make test-web     the page of `larq-ensemble web` in a headless Chromium, which root gets by apt'
+	@echo 'make test-android the Kotlin of examples/android on the JVM, with a compiler that root gets by apt'
 	@echo 'make lint         ruff, mypy, the import contracts, vulture'
 	@echo 'make docs         the documentation as a site, strict: writes site/'
 	@echo 'make serve        the same on http://127.0.0.1:8000, anew after each change'
 	@echo 'make notebooks    docs/tutorials/*.ipynb from the pages beside them'
 	@echo 'make wheels       wheels for Linux on x86_64 and aarch64, with the delegate: writes dist/'
 	@echo 'make constraints  pins the versions of setup.cfg anew (needs uv; ARGS=--upgrade: the newest)'
-	@echo 'make clean        removes .venv and caches, never runs/'
+	@echo 'make clean        removes .venv, .arm and caches, never runs/'
 	@echo
 	@echo 'The first run builds .venv with a Python 3.10 to 3.12; PYTHON=/path/to/python names one.'
 
@@ -34,6 +37,24 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-arm: $(DEV_STAMP)
+	@$(BIN)/python tools/arm/userland.py
+	@rm -rf build dist/*_aarch64.whl
+	@$(call wheel,aarch64)
+	@$(BIN)/python tools/arm/test.py dist/*_aarch64.whl
+
+test-web: $(STAMP)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromedriver >/dev/null; then \
+	  apt-get -qq update && apt-get -qq -y --no-install-recommends install chromium chromium-driver >/dev/null; \
+	fi
+	@$(BIN)/python -m pytest tests/convert/web/test_browser.py $(ARGS)
+
+test-android: $(STAMP)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v kotlinc >/dev/null; then \
+	  apt-get -qq update && apt-get -qq -y --no-install-recommends install kotlin libandroid-json-org-java >/dev/null; \
+	fi
+	@$(BIN)/python -m pytest tests/examples/android $(ARGS)
 
 lint: $(DEV_STAMP)
 	@$(BIN)/ruff check
@@ -65,7 +86,7 @@ constraints:
 	@mv constraints.txt.new constraints.txt
 
 clean:
-	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .arm build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find larq_ensemble training convert tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installs the extras $(1) and leaves the stamp $@. pip takes a package that it was interrupted in

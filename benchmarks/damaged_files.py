@@ -1,6 +1,6 @@
 """What readers do with damaged files whose checksum is right.
 
-    python benchmarks/damaged_files.py --count 2000 [--seed 0] [--readers open,inspect,cut]
+    python benchmarks/damaged_files.py --count 2000 [--seed 0] [--readers lce,litert,inspect,cut]
 
 The files of `tests/data`, or those given, are damaged in three ways: bytes and offsets in the file,
 one field of the flatbuffer's object tree (which is then packed again), and values of the JSON
@@ -30,6 +30,7 @@ import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -197,9 +198,9 @@ def damaged(files: list[bytes], number: int, seed: int) -> bytes:
     raise RuntimeError("no damage can be written")
 
 
-def open_and_run(path: Path) -> None:
-    """Opens a file and runs all its members."""
-    ensemble = EnsembleInterpreter(path, kernel="default")
+def open_and_run(kernel: str, path: Path) -> None:
+    """Opens a file and runs all its members with a kernel, and so with its back end."""
+    ensemble = EnsembleInterpreter(path, kernel=kernel)
     ensemble.predict(np.zeros((1, *ensemble.input_shape), np.uint8))
 
 
@@ -216,7 +217,9 @@ def inspect(path: Path) -> None:
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    "open": open_and_run,
+    "lce": partial(open_and_run, "default"),
+    "litert": partial(open_and_run, "builtin"),
+    "delegate": partial(open_and_run, "delegate"),
     "inspect": inspect,
     "cut": cut,
 }
@@ -294,7 +297,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--readers", default=",".join(READERS))
+    parser.add_argument("--readers", default="lce,litert,inspect,cut")
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
     files = [path.read_bytes() for path in arguments.files]

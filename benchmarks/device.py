@@ -46,8 +46,8 @@ from larq_ensemble.cli import run_command
 from larq_ensemble.console.options import member_counts
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime.backends.lce import load_model
 from larq_ensemble.runtime.file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
-from larq_ensemble.runtime.lce import load_model
 
 #: On Android a folder of the shell user's in which programs may run.
 ANDROID_FOLDER = "/data/local/tmp/larq_ensemble"

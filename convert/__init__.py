@@ -1,7 +1,7 @@
 """From a trained Keras ensemble to one `.tflite` file, and back to what is in it.
 
 Keras model -> front end -> passes -> target -> file. Names are imported when they are first used:
-cutting, inspecting and benchmarking a file need no TensorFlow.
+what starts from a file needs no TensorFlow.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         convert_run,
     )
     from larq_ensemble.convert.cutting import cut_file
+    from larq_ensemble.convert.file_conversion import convert_file
     from larq_ensemble.convert.inspection import inspect_file
     from larq_ensemble.convert.verification import verify
 
@@ -24,6 +25,7 @@ _MODULES = {
     "benchmark": "benchmarking",
     "check_convertible": "conversion",
     "convert_ensemble": "conversion",
+    "convert_file": "file_conversion",
     "convert_run": "conversion",
     "cut_file": "cutting",
     "inspect_file": "inspection",
@@ -34,6 +36,7 @@ __all__ = [
     "benchmark",
     "check_convertible",
     "convert_ensemble",
+    "convert_file",
     "convert_run",
     "cut_file",
     "inspect_file",

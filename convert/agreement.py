@@ -1,14 +1,8 @@
 """Keras against the converted bytes on a few images, before a conversion writes its file.
 
-A correct conversion differs by rounding: now and then a sign flips inside the network, and the
-logits of an image change a little. A wrong one, by a fault of the converter, gives other logits on
-every image. So the measure is the median over images of the distance between the two vectors of
-logits, relative to their length:
-
-    deviation = median |z_file - z_keras| / median |z_keras|
-
-Both sides get the same normalization, so they can't tell whether training had another one. The
-statistics of the first batch norm can: see `check_input_scale`.
+The measure is the deviation that `larq_ensemble.convert.comparison` defines. Both sides get the
+same normalization, so they can't tell whether training had another one. The statistics of the first
+batch norm can: see `check_input_scale`.
 """
 
 from __future__ import annotations
@@ -16,18 +10,22 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from larq_ensemble.convert.comparison import (
+    Agreement,
+    compared_members,
+    deviation,
+    member_logits,
+)
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.functional import run_functional
 from larq_ensemble.runtime.file import checked_ensemble
-from larq_ensemble.runtime.lce import kernels_of, open_interpreter
 
 #: The largest deviation of a correct conversion, by the precision of members' values. Measured over
 #: seven architectures with trained and random members, all layouts and formats: at most 0.01, and
@@ -36,31 +34,6 @@ LIMITS = {"float32": 0.1, "compact": 0.8}
 #: How far the variance of the first batch norm's input may be from that in training: images of our
 #: own differ from a user's, and a wrong scale of pixels changes the variance by 4,000 or more.
 SCALE_LIMIT, SCALE_LIMIT_OF_GIVEN_IMAGES = 100.0, 10.0
-
-_IMAGES, _FEW_IMAGES, _LARGE = 8, 3, 10_000  # pixels of a large image
-_MEMBERS = 3
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far Keras and a converted file agree on a few images.
-
-    # Arguments
-        images: how many.
-        members: the numbers of the members compared: the first, the middle and the last one.
-        argmax_agreement: for each of them the share (0..1) of images with the same class.
-        deviation: for each of them, see this module.
-        limit: the deviation above which nothing is written.
-    """
-
-    images: int
-    members: list[int]
-    argmax_agreement: list[float]
-    deviation: list[float]
-    limit: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def check_agreement(
@@ -85,36 +58,34 @@ def check_agreement(
         EnsembleError: if a member's deviation is above the limit.
     """
     file = checked_ensemble(data)
-    members = _some_of(file.metadata.members)
-    interpreter = open_interpreter(file, threads=1, kernel=kernels_of(file)[-1])
-    pixels = images.astype(np.float32)
-    ours = np.stack([interpreter.logits(image[np.newaxis], members) for image in pixels], axis=1)
+    members = compared_members(file.metadata.members)
+    ours = member_logits(file, images, members)
     outputs = [ensemble.outputs[member] for member in members]
     network = keras.Model(ensemble.inputs, outputs)
-    normalized = normalization(pixels)
+    normalized = normalization(images.astype(np.float32))
     expected = _logits(network, normalized)
     agreement = Agreement(
         images=len(images),
         members=members,
         argmax_agreement=(ours.argmax(-1) == expected.argmax(-1)).mean(axis=1).tolist(),
-        deviation=[_deviation(*logits) for logits in zip(ours, expected)],
+        deviation=[deviation(*logits) for logits in zip(ours, expected)],
         limit=LIMITS[file.metadata.precision],
     )
     if is_untrained(ensemble):
         return agreement
     if max(agreement.deviation) > agreement.limit:
         one_by_one = np.concatenate([_logits(network, x[np.newaxis]) for x in normalized], axis=1)
-        if max(map(_deviation, ours, one_by_one)) <= agreement.limit:
+        if max(map(deviation, ours, one_by_one)) <= agreement.limit:
             raise EnsembleError(
                 "The network's logits of an image depend on the other images of the batch, so a "
                 "file, which gets one at a time, can't compute them: use no input quantizer that "
                 "averages over its input, such as magnitude_aware_sign."
             )
-    for member, deviation in zip(members, agreement.deviation):
-        if not deviation <= agreement.limit:
+    for member, distance in zip(members, agreement.deviation):
+        if not distance <= agreement.limit:
             raise EnsembleError(
                 f"The converted file doesn't compute what Keras computes: the logits of member "
-                f"{member} differ by {deviation:.2g} of their length on {len(images)} images, and "
+                f"{member} differ by {distance:.2g} of their length on {len(images)} images, and "
                 f"a correct conversion stays below {agreement.limit}. Nothing was written. This is "
                 "a fault of the converter: please report the network's layers."
             )
@@ -145,7 +116,7 @@ def as_if_trained(
         return layer(*args, **kwargs)
 
     try:
-        for member in _some_of(ensemble.members):
+        for member in compared_members(ensemble.members):
             network = ensemble.member(member)
             pixels = tf.constant(normalization(images.astype(np.float32)))
             known = {network.inputs[0].ref(): pixels}
@@ -193,39 +164,10 @@ def check_input_scale(
         )
 
 
-def some_images(input_shape: tuple[int, int, int]) -> np.ndarray:
-    """A few random images, uint8 `[n, height, width, channels]`.
-
-    Each is a sum of patterns of all sizes with equal power, as that of photographs is.
-    """
-    height, width, channels = input_shape
-    count = _IMAGES if height * width <= _LARGE else _FEW_IMAGES
-    draw = np.random.default_rng(0)
-    images = np.zeros((count, *input_shape))
-    size = 1
-    while size <= max(height, width):
-        rows, columns = -(-height // size), -(-width // size)
-        pattern = draw.standard_normal((count, rows, columns, channels))
-        images += pattern.repeat(size, 1).repeat(size, 2)[:, :height, :width]
-        size *= 2
-    images *= 64 / images.std()
-    return np.clip(128 + images, 0, 255).astype(np.uint8)
-
-
 def _logits(network: keras.Model, images: np.ndarray) -> np.ndarray:
     """Keras's logits, float32 `[members, n, classes]`."""
     outputs = network([tf.constant(images)] * len(network.inputs), training=False)
     return np.stack([np.asarray(logits, np.float32) for logits in tf.nest.flatten(outputs)])
-
-
-def _deviation(ours: np.ndarray, expected: np.ndarray) -> float:
-    distance = np.median(np.linalg.norm(ours - expected, axis=-1))
-    length = np.median(np.linalg.norm(expected, axis=-1))
-    return float(distance / length) if length else float(distance)
-
-
-def _some_of(members: int) -> list[int]:
-    return sorted({round(place) for place in np.linspace(0, members - 1, _MEMBERS)})
 
 
 def is_untrained(ensemble: Ensemble) -> bool:

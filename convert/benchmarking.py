@@ -1,4 +1,4 @@
-"""Latency of an ensemble file on this machine by number of members, and against alternatives.
+"""Latency and memory of an ensemble file on this machine, and latency against alternatives.
 
 Other load on the machine comes and goes. So every repetition times each contender once, in random
 order, and ratios compare times of the same repetition, under the same load. Trust the ratios, which
@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,11 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.errors import check_whole
+from larq_ensemble.convert.memory import resident_bytes
+from larq_ensemble.errors import EnsembleError, check_whole
 from larq_ensemble.progress import tracked
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.backends.choice import backend_named, installed
 from larq_ensemble.runtime.combination import combine
-from larq_ensemble.runtime.lce import load_model
 from larq_ensemble.trained import Trained
 
 #: What gives the ensemble's prediction of one image by the first m members.
@@ -85,6 +87,12 @@ class BenchmarkReport:
         comparisons: every ratio with its spread.
         threads: of each interpreter.
         repetitions: how often everything was timed.
+        backend, kernel: what ran this file.
+        other_backends: the others that ran it: the kernel of each, by name.
+        bytes: of the file.
+        resident_bytes: by how much a process grows that opens the file and runs all members, by
+            the back end; `None` where the system doesn't say
+            (`larq_ensemble.convert.memory.resident_bytes`).
     """
 
     latency_ms: dict[int, float]
@@ -93,6 +101,11 @@ class BenchmarkReport:
     comparisons: tuple[Comparison, ...]
     threads: int
     repetitions: int
+    backend: str
+    kernel: str
+    other_backends: dict[str, str]
+    bytes: int
+    resident_bytes: dict[str, int | None]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -105,9 +118,10 @@ def benchmark(
     run: Trained | None = None,
     threads: int = 1,
     repetitions: int | None = None,
+    backend: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> BenchmarkReport:
-    """Times the prediction of one image with LCE's interpreter.
+    """Times the prediction of one image, and measures the memory of a process that does it.
 
     Larq Compute Engine has optimized kernels for ARM only: on x86 the ratios hold among files that
     run the same operators, the times say nothing about a device.
@@ -121,29 +135,48 @@ def benchmark(
         threads: of each interpreter.
         repetitions: how often to time everything, at least 1; by default what takes 10 seconds,
             and no fewer than 10.
+        backend: what runs the file; `None`: the one that `EnsembleInterpreter` takes, and the
+            others that are installed, to compare with it.
         progress: receives a line now and then.
 
     # Raises
         EnsembleError: if the file can't be run, a number of members is out of range, or the run
             is another one's.
     """
-    ours = EnsembleInterpreter(tflite, threads=threads)
+    ours = EnsembleInterpreter(tflite, threads=threads, backend=backend)
+    elsewhere = {} if backend is not None else _on_other_backends(ours, tflite, threads)
     counts = _default_counts(ours.max_members)
     if members is not None:
         most = ours.max_members
         counts = sorted({check_whole("members", count, 1, most) for count in members})
     image = np.random.default_rng(0).integers(0, 256, (1, *ours.input_shape), np.uint8)
     others = {} if run is None else _others(ours, tflite, run, max(counts), image, progress)
-    contenders = {THIS_FILE: _by_interpreter(ours, image), **others}
+    backends = {
+        f"{name} ({interpreter.kernel})": _by_interpreter(interpreter, image)
+        for name, interpreter in elsewhere.items()
+    }
+    contenders = {THIS_FILE: _by_interpreter(ours, image), **others, **backends}
     times = _milliseconds(contenders, sorted({1, *counts}), repetitions)
     comparisons = []
     for count in counts:
         mine = times[THIS_FILE, count]
         baselines = {name: times[name, count] for name in others}
-        for name, other in (baselines or {ONE_MEMBER: count * times[THIS_FILE, 1]}).items():
+        baselines = baselines or {ONE_MEMBER: count * times[THIS_FILE, 1]}
+        baselines |= {name: times[name, count] for name in backends}
+        for name, other in baselines.items():
             spreads = map(Spread.of, (mine / other, mine, other))
             comparisons.append(Comparison(name, count, *spreads))
     relative_to = SEPARATE if others else ONE_MEMBER
+    progress("measuring memory in new processes")
+    memory = {
+        interpreter.backend: resident_bytes(
+            tflite,
+            threads=interpreter.threads,
+            backend=interpreter.backend,
+            kernel=interpreter.kernel,
+        )
+        for interpreter in (ours, *elsewhere.values())
+    }
     return BenchmarkReport(
         latency_ms={count: Spread.of(times[THIS_FILE, count]).median for count in counts},
         relative={
@@ -153,7 +186,28 @@ def benchmark(
         comparisons=tuple(comparisons),
         threads=ours.threads,
         repetitions=len(times[THIS_FILE, 1]),
+        backend=ours.backend,
+        kernel=ours.kernel,
+        other_backends={name: interpreter.kernel for name, interpreter in elsewhere.items()},
+        bytes=os.path.getsize(tflite),
+        resident_bytes=memory,
     )
+
+
+def _on_other_backends(
+    ours: EnsembleInterpreter, tflite: str | os.PathLike[str], threads: int
+) -> dict[str, EnsembleInterpreter]:
+    """The file on the other back ends that are installed, by name."""
+    found = {}
+    for backend in installed():
+        if backend.name != ours.backend:
+            try:
+                found[backend.name] = EnsembleInterpreter(
+                    tflite, threads=threads, backend=backend.name
+                )
+            except EnsembleError as error:
+                warnings.warn(f"Only {ours.backend} is timed: {error}", stacklevel=3)
+    return found
 
 
 def _default_counts(members: int) -> list[int]:
@@ -218,12 +272,12 @@ def _others(
     for member in range(members):
         progress(f"converting member {member} by itself")
         model = convert_single(ensemble.member(member))
-        separate.append(load_model(model, ours.threads, ours.kernel))
+        separate.append(backend_named(ours.backend).open(model, ours.threads, ours.kernel))
     # That they don't normalize while timed counts in their favour.
     normalized = [run.normalization(image)]
 
     def by_separate_models(members: int) -> np.ndarray:
-        logits = np.stack([model.predict(normalized)[0] for model in separate[:members]])
+        logits = np.stack([run(normalized)[0] for run in separate[:members]])
         return combine(logits, ours.scheme, ours.weights)
 
     others: dict[str, Predict] = {SEPARATE: by_separate_models}
@@ -232,6 +286,8 @@ def _others(
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "branches.tflite")
             convert_run(run, path, layout="branches")
-            branches = EnsembleInterpreter(path, threads=ours.threads, kernel=ours.kernel)
+            branches = EnsembleInterpreter(
+                path, threads=ours.threads, backend=ours.backend, kernel=ours.kernel
+            )
             others[BRANCHES] = _by_interpreter(branches, image)
     return others

@@ -8,11 +8,17 @@ from larq_ensemble.network.graph import Content, Kind, LayerNode, Role
 
 
 class Category(str, Enum):
-    """What a constant is for, or a part of the file that is none; in the order of reports."""
+    """What a constant is for, or a part of the file that is none; in the order of reports.
+
+    Only files for stock runtimes have `BORDERS`, what convolutions of zero-padded maps add at the
+    borders, and `UNPACKING`, the tables by which bits become filters.
+    """
 
     BINARY_FILTERS = "binary_filters"
     FILTER_PADDING = "filter_padding"
     FILTER_SCALES = "filter_scales"
+    BORDERS = "borders"
+    UNPACKING = "unpacking"
     UNPACKED_FILTERS = "unpacked_filters"
     STEM = "stem"
     SHORTCUTS = "shortcuts"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 import time
@@ -17,13 +18,15 @@ from larq_ensemble.convert.agreement import (
     check_agreement,
     check_input_scale,
     is_untrained,
-    some_images,
 )
+from larq_ensemble.convert.comparison import some_images
 from larq_ensemble.convert.cutting import cut
 from larq_ensemble.convert.frontend.member_indexed import MemberIndexedNetwork, image_shape
 from larq_ensemble.convert.pipeline import REWRITES, run_pipeline
 from larq_ensemble.convert.report import ConversionReport, write_file
+from larq_ensemble.convert.targets import checked_filters
 from larq_ensemble.convert.targets.lce import write_ensemble
+from larq_ensemble.convert.targets.litert import legalized_ensemble
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble, as_ensemble, build_ensemble
 from larq_ensemble.errors import EnsembleError, UnknownNameError
@@ -50,13 +53,15 @@ def convert_ensemble(
     layout: str = "auto",
     heads: str = "float32",
     precision: str = "float32",
+    target: str = "lce",
+    filters: str | None = None,
     class_names: Sequence[str] | None = None,
     dataset: str | None = None,
     data_origin: Mapping[str, Any] | None = None,
     validation_split: Mapping[str, float] | None = None,
     run_hash: str | None = None,
 ) -> ConversionReport:
-    """Converts an ensemble to one `.tflite` file for Larq Compute Engine.
+    """Converts an ensemble to one `.tflite` file, for Larq Compute Engine (LCE) or stock runtimes.
 
     The file takes raw pixels. It holds each shared filter once, the values that members own, and
     metadata. `larq_ensemble.runtime.EnsembleInterpreter` runs it. Conversion has four steps: the
@@ -106,6 +111,7 @@ def convert_ensemble(
     """
     start = time.perf_counter()
     check_output(path)
+    filters = checked_filters(target, filters)
     for argument, value, known in (
         ("layout", layout, ("auto", *LAYOUTS)),
         ("heads", heads, HEADS),
@@ -147,10 +153,13 @@ def convert_ensemble(
             tools=package_versions(_TOOLS),
         )
         data = write_ensemble(module, description)
-        if members is None:
-            return data, description
-        description = description.first(members)
-        return cut(data, description), description
+        if members is not None:
+            description = description.first(members)
+            data = cut(data, description)
+        if target == "litert":
+            description = dataclasses.replace(description, target=target, filters=filters)
+            data = legalized_ensemble(data, description)
+        return data, description
 
     if is_untrained(ensemble):
         with as_if_trained(ensemble, normalization, compared):
@@ -239,6 +248,8 @@ def convert_run(
     layout: str = "auto",
     heads: str = "float32",
     precision: str = "float32",
+    target: str = "lce",
+    filters: str | None = None,
 ) -> ConversionReport:
     """`convert_ensemble` with everything that a run directory or a `KerasFile` knows.
 
@@ -256,6 +267,8 @@ def convert_run(
         layout=layout,
         heads=heads,
         precision=precision,
+        target=target,
+        filters=filters,
         class_names=dataset.get("class_names"),
         dataset=dataset.get("name"),
         data_origin=_data_origin(dataset),

@@ -60,10 +60,13 @@ def _cut_tables(module: Module) -> None:
     graph = module.graph
     number = graph.input("member")
     assert number is not None  # `read_ensemble` has seen it
-    of_member = graph.computed_from([number])
-    for lookup in graph.find("GATHER"):
-        table, index = lookup.operands
-        if index in of_member:
+    numbers = {number}  # and what is computed of it alone
+    for op in graph.operators:
+        if op.name != "GATHER":
+            if not numbers.isdisjoint(op.operands):
+                numbers.update(op.outputs)
+        elif op.operands[1] in numbers:
+            table = op.operands[0]
             if table.data is None:
                 raise EnsembleError(
                     "The file computes a table of the members' values: convert it again with "

@@ -25,6 +25,7 @@ from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
 from larq_ensemble.network.graph import Kind, LayerGraph, LayerNode
 from larq_ensemble.runtime.file import metadata_of, read_bytes, read_ensemble
 from larq_ensemble.runtime.metadata import EnsembleMetadata
+from larq_ensemble.tflite.arena import arena_bytes
 from larq_ensemble.tflite.flatbuffer import parsing
 from larq_ensemble.tflite.reader import read_model
 from larq_ensemble.tflite.verifier import problems
@@ -48,10 +49,12 @@ _JSON_KEYS = {
 
 @dataclass(frozen=True)
 class BinaryFilter:
-    """A bit-packed filter.
+    """A binary filter.
 
     # Arguments
-        shape: `[out, height, width, words]`, 32 input channels a word.
+        shape: of the constant. In a file for LCE `[out, height, width, words]`, 32 input channels a
+            word; in one for stock runtimes `[out, height, width, in]` with a byte a weight, or a
+            vector of bytes with 8 weights each.
         bytes: its size.
         copies: how many constants of the file have this content.
     """
@@ -78,7 +81,10 @@ class Inspection:
         trunk_ops: number of operators by name in the shared trunk, which runs once per image
             (`larq_ensemble.convert.passes.shared_trunk`); empty without a trunk.
         graph_ops: number of operators of a member, from the image to its logits.
-        binary_filters: each different bit-packed filter.
+        binary_filters: each different binary filter.
+        arena_bytes: the memory that the tensors of each graph take while it runs, an estimate
+            (`larq_ensemble.tflite.arena`), by the graph's signature; of a graph without one by its
+            number.
         metadata: what the file says of itself; `None` for a model of other origin.
     """
 
@@ -90,11 +96,12 @@ class Inspection:
     trunk_ops: dict[str, int]
     graph_ops: int
     binary_filters: tuple[BinaryFilter, ...]
+    arena_bytes: dict[str, int]
     metadata: dict[str, Any] | None
 
     @property
     def binary_filter_copies(self) -> int:
-        """The number of copies of the most repeated bit-packed filter; 1 is ideal."""
+        """The number of copies of the most repeated binary filter; 1 is ideal."""
         return max((item.copies for item in self.binary_filters), default=0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,6 +151,7 @@ def _inspection(module: Module, size: int, metadata: EnsembleMetadata | None) ->
     for constant in constants:
         for category, part in constant.bytes_by_category(metadata):
             sizes[category] += part
+    sizes[Category.FILTER_SCALES] += _bytes_of_scales(constants)
     sizes[Category.METADATA] = sum(map(len, module.metadata.values()))
     sizes[Category.GRAPH] = size - sum(sizes.values())
     return Inspection(
@@ -155,8 +163,13 @@ def _inspection(module: Module, size: int, metadata: EnsembleMetadata | None) ->
         trunk_ops={} if trunk is None else _operators([trunk]),
         graph_ops=len(graphs[0].operators) if graphs else 0,
         binary_filters=_binary_filters(constants),
+        arena_bytes={_name(module, graph): arena_bytes(graph) for graph in module.graphs},
         metadata=None if metadata is None else metadata.to_dict(),
     )
+
+
+def _name(module: Module, graph: Graph) -> str:
+    return str(module.graphs.index(graph)) if graph.signature is None else graph.signature.key
 
 
 def _operators(graphs: Iterable[Graph]) -> dict[str, int]:
@@ -194,11 +207,13 @@ class _Constant:
         data: its bytes.
         shape: of the tensor.
         purpose: of the tensor.
+        quantization: of the tensor, or `None`.
     """
 
     data: np.ndarray
     shape: tuple[int, ...]
     purpose: _Purpose
+    quantization: Any = None
 
     def bytes_by_category(
         self, metadata: EnsembleMetadata | None
@@ -235,15 +250,29 @@ def _constants(graphs: Iterable[Graph]) -> list[_Constant]:
         for tensor in graph.tensors:
             if tensor.data is not None and tensor.data.size and id(tensor.data) not in found:
                 purpose = purposes.get(tensor, _Purpose(Category.OTHER))
-                found[id(tensor.data)] = _Constant(tensor.data, tensor.shape, purpose)
+                found[id(tensor.data)] = _Constant(
+                    tensor.data, tensor.shape, purpose, tensor.quantization
+                )
     return list(found.values())
+
+
+def _bytes_of_scales(constants: Iterable[_Constant]) -> int:
+    """Bytes of the scales that stand beside binary filters, not in a buffer; equal ones once."""
+    scales = {
+        constant.quantization.scale.tobytes()
+        for constant in constants
+        if constant.purpose.category is Category.BINARY_FILTERS
+        and constant.quantization is not None
+        and constant.quantization.scale is not None
+    }
+    return sum(map(len, scales))
 
 
 def _binary_filters(constants: Iterable[_Constant]) -> tuple[BinaryFilter, ...]:
     copies = Counter(constant.data.tobytes() for constant in constants)
     filters: dict[bytes, BinaryFilter] = {}
     for constant in constants:
-        if constant.purpose.channels is not None:
+        if constant.purpose.category is Category.BINARY_FILTERS:
             content = constant.data.tobytes()
             filters[content] = BinaryFilter(constant.shape, len(content), copies[content])
     return tuple(filters.values())
@@ -297,9 +326,15 @@ class _Network:
                     purpose = self._purpose(op, slot)
                 elif op.name == "SPLIT_V":
                     purpose = _Purpose(Category.OTHER if slot else None)
-                elif op.name in ("TILE", "RESHAPE", "SUM") and slot:
+                elif op.name in ("TILE", "RESHAPE", "SLICE", "SUM") and slot:
                     purpose = _Purpose(Category.OTHER)
-                elif op.name == "MUL" and made.channels and not self._unpacking(tensor):
+                elif op.name == "GATHER" and not slot and self._is_unpacking(op):
+                    purpose = _Purpose(Category.UNPACKING)
+                elif (
+                    op.name == "MUL"
+                    and made.category is Category.BINARY_FILTERS
+                    and not self._unpacking(tensor)
+                ):
                     purpose = _Purpose(Category.FILTER_SCALES)
                 else:
                     purpose = made
@@ -317,7 +352,14 @@ class _Network:
             return _Purpose(Category.FILTER_SCALES if slot < 4 else Category.BATCH_NORM)
         assert weights is not None  # `purposes` passes over what is left out
         if unpacking := self._unpacking(weights):
-            return _Purpose(Category.BINARY_FILTERS, unpacking.outputs[0].shape[-1])
+            is_of_words = unpacking.name == "LceDequantize"
+            channels = unpacking.outputs[0].shape[-1] if is_of_words else None
+            return _Purpose(Category.BINARY_FILTERS, channels)
+        if self._is_binary(op):
+            return _Purpose(Category.BINARY_FILTERS if slot == 1 else Category.FILTER_SCALES)
+        if op.name in ("ADD", "MUL") and self._is_binary(self._producer_of_data(op)):
+            is_map = len(weights.shape) == 4 and weights.shape[1:3] != (1, 1)
+            return _Purpose(Category.BORDERS if is_map else Category.FILTER_SCALES)
         if slot == 1 and layer.kind in (Kind.CONV, Kind.DENSE) and planes_of(weights):
             return _Purpose(Category.UNPACKED_FILTERS)
         if layer.kind is not Kind.OTHER:
@@ -327,12 +369,43 @@ class _Network:
             return _Purpose(Category.OTHER)
         return _Purpose(Category.HEADS if last is Kind.DENSE else Category.BATCH_NORM)
 
+    def _producer_of_data(self, op: Operator) -> Operator | None:
+        """The operator that computes the data that another reads."""
+        data = (tensor for tensor in op.operands if tensor in self._data)
+        return self._graph.producer(next(data))
+
+    def _is_binary(self, op: Operator | None) -> bool:
+        """Whether it is a binary convolution of a file for stock runtimes."""
+        if op is None or _KINDS.get(op.name) is not Kind.CONV or op.name == "LceBconv2d":
+            return False
+        filters = op.operands[1]
+        return self._unpacking(filters) is not None or _are_signs(self._graph, filters)
+
     def _unpacking(self, weights: Tensor) -> Operator | None:
         """The operator that unpacks weights, before they are scaled or brought into shape.
 
-        `None` if they aren't stored as bits.
+        `None` if they aren't stored as bits, or as bytes that are converted at run time.
         """
         op = self._graph.producer(weights)
-        while op is not None and op.name in ("MUL", "RESHAPE", "SUM"):
+        while op is not None and op.name in ("MUL", "RESHAPE", "SLICE", "SUM"):
             op = self._graph.producer(op.operands[0])
-        return op if op is not None and op.name == "LceDequantize" else None
+        return op if op is not None and self._is_unpacking(op) else None
+
+    def _is_unpacking(self, op: Operator) -> bool:
+        """Whether it makes weights +1 and -1: by LCE, of bytes, or by a table of a byte's bits."""
+        first = op.operands[0]
+        return (
+            op.name == "LceDequantize"
+            or (op.name == "DEQUANTIZE" and _are_signs(self._graph, first))
+            or (op.name == "GATHER" and first.shape == (256, 8))
+        )
+
+
+def _are_signs(graph: Graph, tensor: Tensor) -> bool:
+    """Whether it is a constant of +1 and -1, a byte each, or is looked up in one."""
+    while tensor.data is None:
+        op = graph.producer(tensor)
+        if op is None or op.name not in ("GATHER", "RESHAPE"):
+            return False
+        tensor = op.operands[0]
+    return tensor.dtype == "int8" and bool((np.abs(tensor.values) <= 1).all())

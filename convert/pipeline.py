@@ -14,6 +14,7 @@ from larq_ensemble.convert.passes import (
     binary_dense,
     binary_weights,
     bit_packed_convolutions,
+    common_operators,
     constant_deduplication,
     constant_lookups,
     dead_code,
@@ -26,11 +27,13 @@ from larq_ensemble.convert.passes import (
     offset_merging,
     prelu_fusion,
     scale_folding,
+    shared_filters,
     shared_trunk,
     sign_packing,
     strided_slices,
 )
 from larq_ensemble.ir.graph import Module
+from larq_ensemble.legalization import legalize
 from larq_ensemble.runtime.metadata import LAYOUTS
 
 #: Edits a module in place and returns how often it applied, by name.
@@ -82,6 +85,14 @@ PIPELINE: tuple[Step, ...] = (
     Step(constant_deduplication.run),
 )
 
+#: What makes the graphs that `larq_ensemble.legalization` leaves small.
+AFTER_LEGALIZATION: tuple[Step, ...] = (
+    Step(dead_code.run),
+    Step(shared_filters.run, ("subgraphs", "branches")),
+    # Graphs of members stay alike, because they share the trunk.
+    Step(common_operators.run, ("indexed", "branches")),
+)
+
 #: The counts of passes that save instructions; the file's metadata hold them.
 REWRITES = (
     "folded_scales",
@@ -124,3 +135,32 @@ def run_after_cutting(module: Module, *, with_trunk: bool) -> None:
     if with_trunk:
         Step(shared_trunk.run)(module)
     Step(constant_deduplication.run)(module)
+
+
+def run_legalization(module: Module, filters: str) -> None:
+    """Replaces LCE's operators in a finished module, and splits off the shared trunk again.
+
+    # Arguments
+        module: of a file for LCE.
+        filters: one of `larq_ensemble.legalization.FILTERS`.
+
+    # Raises
+        EnsembleError: for an operator that no builtin ones stand for.
+    """
+    complete = shared_trunk.complete_graphs(module)
+    parts = [graph for graph in module.graphs if graph not in complete]
+    module.graphs = complete
+    _legalize(module, filters)
+    # Trunk and rest share the operators of the complete graphs, so these are divided once more.
+    # Members whose graphs have become different keep the parts that they had.
+    if parts and not Step(shared_trunk.run)(module):
+        divided = Module(parts, module.members, module.layout)
+        _legalize(divided, filters)
+        module.graphs += divided.graphs
+    Step(constant_deduplication.run)(module)
+
+
+def _legalize(module: Module, filters: str) -> None:
+    legalize(module, filters=filters, small_maps=True)
+    for step in AFTER_LEGALIZATION:
+        step(module)

@@ -11,7 +11,7 @@ from larq_ensemble.files import write_bytes
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 
 if TYPE_CHECKING:
-    from larq_ensemble.convert.agreement import Agreement
+    from larq_ensemble.convert.comparison import Agreement
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,11 @@ class ConversionReport:
         lower_bound_bytes: the least bytes that hold the ensemble's values: no graph, names or
             padding.
         layout: the layout of the file.
-        seconds: duration, from the Keras model in memory to the file.
-        agreement: how the file's bytes compare with Keras on a few images, see
-            `larq_ensemble.convert.agreement`; `None` if there was no Keras model.
+        seconds: duration, from the Keras model in memory, or a file, to the file.
+        agreement: how the file's bytes compare on a few images with what was converted, Keras
+            (`larq_ensemble.convert.agreement`) or a file; `None` if members were only cut off.
+        target: which runtimes the file is for.
+        filters: how it stores binary filters; `None` if it is for LCE.
     """
 
     tflite: str
@@ -35,6 +37,8 @@ class ConversionReport:
     layout: str
     seconds: float
     agreement: Agreement | None = None
+    target: str = "lce"
+    filters: str | None = None
 
     @property
     def ratio(self) -> float:
@@ -71,4 +75,6 @@ def write_file(
         layout=metadata.layout,
         seconds=time.perf_counter() - start,
         agreement=agreement,
+        target=metadata.target,
+        filters=metadata.filters,
     )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.graph import Graph, Module, Operator
-from larq_ensemble.runtime.lce import load_model
+from larq_ensemble.runtime.backends.lce import load_model
 
 _GELU = "use gelu with `approximate=True`, or another activation"
 _WAYS_OUT = {"Erf": _GELU, "Erfc": _GELU, "GELU": _GELU, "Softsign": "use another activation"}

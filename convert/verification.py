@@ -20,10 +20,22 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.backends.choice import installed
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import class_indices
 
 _BATCH = 100
+
+
+@dataclass(frozen=True)
+class BackendAgreement:
+    """How far Keras and a back end agree: its kernel, and the fields of `VerificationReport`."""
+
+    kernel: str
+    member_argmax_agreement: list[float]
+    ensemble_argmax_agreement: float
+    flip_rate: float
+    tflite_top1: float | None
 
 
 @dataclass(frozen=True)
@@ -32,19 +44,25 @@ class VerificationReport:
 
     # Arguments
         samples: n, the number of images.
+        backend: what ran the file.
+        kernel: its kernel.
         member_argmax_agreement: for each member the share (0..1) of images for which both predict
             the same class.
         ensemble_argmax_agreement: the same for the combined prediction.
         flip_rate: the share of all M n predictions of single members that differ.
-        keras_top1, tflite_top1: the ensemble's accuracies in percent, if labels were given.
+        tflite_top1, keras_top1: the ensemble's accuracies in percent, if labels were given.
+        backends: the same of every back end that ran the file, `backend` among them, by name.
     """
 
     samples: int
+    backend: str
+    kernel: str
     member_argmax_agreement: list[float]
     ensemble_argmax_agreement: float
     flip_rate: float
-    keras_top1: float | None = None
-    tflite_top1: float | None = None
+    tflite_top1: float | None
+    keras_top1: float | None
+    backends: dict[str, BackendAgreement]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,6 +77,7 @@ def verify(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     threads: int = 1,
+    backend: str | None = None,
     run_hash: str | None = None,
 ) -> VerificationReport:
     """Compares the predicted classes of a Keras ensemble and of the file converted from it.
@@ -72,6 +91,8 @@ def verify(
             for accuracies.
         mean, std: as for `convert_ensemble`.
         threads: of the interpreter.
+        backend: what runs the file; `None`: the one that `EnsembleInterpreter` takes, and the
+            others that are installed.
         run_hash: `Run.digest` of the run that the model was loaded from; a file that was
             converted from another run is refused then. `None`: not compared.
 
@@ -81,8 +102,12 @@ def verify(
             labels are no class indices of them.
     """
     ensemble = as_ensemble(model)
-    interpreter = EnsembleInterpreter(tflite, threads=threads)
+    interpreter = EnsembleInterpreter(tflite, threads=threads, backend=backend)
     check_same(ensemble, interpreter, tflite, run_hash)
+    interpreters = [interpreter]
+    if backend is None:
+        others = [other.name for other in installed() if other.name != interpreter.backend]
+        interpreters += [EnsembleInterpreter(tflite, threads=threads, backend=o) for o in others]
     normalization = normalization_of(ensemble, mean, std)
     images = np.asarray(images)
     if images.shape == interpreter.input_shape:  # one image, as `predict` takes it
@@ -91,22 +116,34 @@ def verify(
         raise EnsembleError("`images` is empty: give at least one image to compare.")
     if labels is not None:  # before the work
         labels = class_indices(labels, examples=len(images), classes=interpreter.classes)
-    ours = interpreter.predict_logits(images)
+    ours = [each.predict_logits(images) for each in interpreters]
     batches = _batches(images, normalization).map(lambda x, y: ((x,) * len(model.inputs), y))
     outputs = predict_batches(model, batches, images=len(images), what="running Keras")
     logits = np.stack(outputs[: interpreter.max_members])
-    same = logits.argmax(-1) == ours.argmax(-1)
-    scheme, weights = interpreter.scheme, interpreter.weights
     is_whole = interpreter.max_members == ensemble.members
-    keras_classes = (outputs[-1] if is_whole else combine(logits, scheme, weights)).argmax(-1)
-    our_classes = combine(ours, scheme, weights).argmax(-1)
+    whole = outputs[-1] if is_whole else combine(logits, interpreter.scheme, interpreter.weights)
+    keras_classes = whole.argmax(-1)
+
+    def agreement(of: EnsembleInterpreter, found: np.ndarray) -> BackendAgreement:
+        same = logits.argmax(-1) == found.argmax(-1)
+        classes = combine(found, of.scheme, of.weights).argmax(-1)
+        return BackendAgreement(
+            kernel=of.kernel,
+            member_argmax_agreement=same.mean(axis=1).tolist(),
+            ensemble_argmax_agreement=float((keras_classes == classes).mean()),
+            flip_rate=float(1 - same.mean()),
+            tflite_top1=_top1(classes, labels),
+        )
+
+    agreements = {
+        each.backend: agreement(each, found) for each, found in zip(interpreters, ours, strict=True)
+    }
     return VerificationReport(
         samples=len(images),
-        member_argmax_agreement=same.mean(axis=1).tolist(),
-        ensemble_argmax_agreement=float((keras_classes == our_classes).mean()),
-        flip_rate=float(1 - same.mean()),
+        backend=interpreter.backend,
+        **vars(agreements[interpreter.backend]),
         keras_top1=_top1(keras_classes, labels),
-        tflite_top1=_top1(our_classes, labels),
+        backends=agreements,
     )
 
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "calibrate": "larq_ensemble.training.commands.calibrate",
     "predict": "larq_ensemble.runtime.commands.predict",
     "benchmark": "larq_ensemble.convert.commands.benchmark",
+    "web": "larq_ensemble.convert.commands.web",
     "reproduce": "larq_ensemble.training.paper.commands.reproduce",
     "frontier": "larq_ensemble.training.commands.frontier",
     "tune": "larq_ensemble.training.commands.tune",

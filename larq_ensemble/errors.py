@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,7 +38,12 @@ def install_command(extra: str) -> str:
     # Arguments
         extra: `"calibrate"`, `"convert"` or `"train"`.
     """
-    return f"in larq-ensemble's checkout, `pip install -c constraints.txt '.[{extra}]'`"
+    command = f"in larq-ensemble's checkout, `pip install -c constraints.txt '.[{extra}]'`"
+    # Larq Compute Engine, which converts, has no wheels for others.
+    if extra != "calibrate" and not (3, 10) <= sys.version_info[:2] <= (3, 12):
+        here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        return f"with Python 3.10, 3.11 or 3.12 (this is {here}), {command}"
+    return command
 
 
 def first_line(error: BaseException) -> str:

@@ -77,6 +77,22 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def cache_folder() -> Path:
+    """The folder of what is made or downloaded once: `$XDG_CACHE_HOME/larq-ensemble`.
+
+    # Raises
+        EnsembleError: if the user has no home.
+    """
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
+    except RuntimeError as error:  # a user without a home, as in some containers
+        raise EnsembleError(
+            f"There is no folder ~/.cache ({error}): set XDG_CACHE_HOME."
+        ) from error
+    return base / "larq-ensemble"
+
+
 def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -12,7 +12,7 @@ from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.ir.graph import Graph, Module, Operator, Signature, Tensor
 from larq_ensemble.ir.schema import options
 from larq_ensemble.ir.verifier import verify
-from larq_ensemble.runtime.lce import load_extension
+from larq_ensemble.runtime.backends.lce import load_extension
 
 #: Options without which TFLite doesn't run the operator.
 _OPTIONS = {

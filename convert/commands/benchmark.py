@@ -6,9 +6,10 @@ import click
 
 from larq_ensemble.console.options import INPUT, member_counts, normalization_option
 from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.runtime.commands.options import backend_option
 
 
-@click.command("benchmark", short_help="Latency by number of members on this machine.")
+@click.command("benchmark", short_help="Latency and memory on this machine.")
 @click.argument("tflite", type=INPUT, metavar="F.tflite")
 @click.option(
     "--members",
@@ -32,6 +33,7 @@ from larq_ensemble.console.reporting import json_option, reporting
     metavar="N",
     help="How often everything is timed  [default: for 10 seconds, at least 10 times]",
 )
+@backend_option
 @normalization_option
 @json_option
 def command(
@@ -40,14 +42,17 @@ def command(
     run: str | None,
     threads: int,
     repetitions: int | None,
+    backend: str | None,
     normalization: str | None,
     json_target: str | None,
 ) -> None:
     """Time the prediction of one image by the first m members.
 
     Every repetition times all contenders, and ratios compare times of the same repetition, so other
-    load on the machine hardly matters. LCE is fast on ARM only: elsewhere trust the ratios, not the
-    times.
+    load on the machine hardly matters. Without --backend, all that are installed run the file side
+    by side. LCE is fast on ARM only: elsewhere trust the ratios, not the times. The memory is what
+    a new process holds once it has run all members.
+
     docs/guides/deployment.md says how to measure on a phone. Only --run needs TensorFlow.
 
     \b
@@ -65,12 +70,14 @@ def command(
             run=None if run is None else open_trained(run, normalization=normalization),
             threads=threads,
             repetitions=repetitions,
+            backend=backend,
             progress=report.line,
         )
         report.result = result.to_dict()
+        title = f"{tflite} on {result.backend} ({result.kernel})"
         threads = result.threads
         report.table(
-            f"{tflite}, one image, {threads} thread{'s'[: threads > 1]}: medians (quartiles) of "
+            f"{title}, one image, {threads} thread{'s'[: threads > 1]}: medians (quartiles) of "
             f"{result.repetitions:,} repetitions",
             ["m", "against", "ratio", "this file ms", "the other ms"],
             [
@@ -88,3 +95,14 @@ def command(
                 for item in result.comparisons
             ],
         )  # fmt: skip
+        report.table(
+            f"{tflite}: {result.bytes:,} bytes; memory of a process that runs all members",
+            ["back end", "kernel", "resident bytes"],
+            [
+                [name, kernel, "not known here" if size is None else f"{size:,}"]
+                for (name, size), kernel in zip(
+                    result.resident_bytes.items(),
+                    (result.kernel, *result.other_backends.values()),
+                )
+            ],
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -17,11 +18,15 @@ from larq_ensemble.console.options import (
 )
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS
+from larq_ensemble.legalization import FILTERS
+from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, TARGETS
 from larq_ensemble.trained import is_keras_file, open_trained
 
+if TYPE_CHECKING:
+    from larq_ensemble.convert.report import ConversionReport
 
-@click.command("convert", short_help="One .tflite file for Larq Compute Engine.")
+
+@click.command("convert", short_help="One .tflite file for Larq Compute Engine or LiteRT.")
 @click.argument("source", type=INPUT, metavar="RUN|F.keras|F.tflite")
 @click.option(
     "--out", type=OutputFile(), required=True, metavar="F.tflite", help="The file to write."
@@ -54,6 +59,20 @@ from larq_ensemble.trained import is_keras_file, open_trained
     show_default=True,
     help="Number format of the members' other values: compact stores a few bits for each.",
 )
+@click.option(
+    "--target",
+    type=click.Choice(TARGETS),
+    default="lce",
+    show_default=True,
+    help="Which runtimes the file is for: lce, Larq Compute Engine and this package; litert, any "
+    "TFLite runtime, because the file has builtin operators only.",
+)
+@click.option(
+    "--filters",
+    type=click.Choice(FILTERS),
+    help="How a file for litert stores binary filters: int8, a byte a weight, runs fastest; 1bit, "
+    "a bit a weight, is smallest  [default: int8]",
+)
 @dataset_option
 @normalization_option
 @data_dir_option
@@ -67,20 +86,22 @@ def command(
     layout: str,
     heads: str,
     precision: str,
+    target: str,
+    filters: str | None,
     dataset: str | None,
     normalization: str | None,
     data_dir: str | None,
     json_target: str | None,
 ) -> None:
-    """Convert a trained ensemble to one .tflite file, or cut such a file to its first members.
+    """Convert a trained ensemble to one .tflite file, or such a file for other runtimes.
 
     The file takes raw pixels. It holds each shared filter once, the values that members own, and
     metadata. A backbone becomes an ensemble of one member. Of what Keras saved --dataset gives the
-    names of the classes. Cutting a file needs no TensorFlow and leaves the members that stay as
-    they are.
+    names of the classes. A file can be cut to its first members, which stay as they are, and
+    written for stock TFLite runtimes (--target litert); neither needs TensorFlow.
 
-    Before the file is written, some members' logits are compared with those of Keras on a few
-    random images.
+    Before the file is written, some members' logits are compared with those of Keras, or of the
+    file that was converted, on a few random images.
 
     \b
     Examples:
@@ -88,17 +109,22 @@ def command(
       larq-ensemble convert runs/fusion --out small.tflite --heads int8 --precision compact
       larq-ensemble convert ensemble.keras --dataset folder:photos --out ensemble.tflite
       larq-ensemble convert ensemble.tflite --members 4 --out four.tflite
+      larq-ensemble convert ensemble.tflite --target litert --out stock.tflite
+      larq-ensemble convert runs/fusion --target litert --filters 1bit --out stock.tflite
     """
+    if filters is not None and target == "lce":
+        raise click.UsageError(
+            "--filters needs --target litert: a file for Larq Compute Engine packs its filters in "
+            "one way."
+        )
     with reporting(json_target) as report:
         if not os.path.lexists(source):
             raise EnsembleError(
                 f"No run at {source!r}, and no file: give the directory of a run, an ensemble that "
                 "Keras saved, or a .tflite file."
             )
-        if Path(source).is_file() and not is_keras_file(source):
-            from larq_ensemble.convert.cutting import cut_file
-
-            converted = cut_file(source, out, _members_to_cut(context, members))
+        if is_file := Path(source).is_file() and not is_keras_file(source):
+            converted = _converted_file(context, source, out)
         else:
             trained = open_trained(
                 source, dataset=dataset, data_dir=data_dir, normalization=normalization
@@ -106,7 +132,14 @@ def command(
             from larq_ensemble.convert.conversion import convert_run
 
             converted = convert_run(
-                trained, out, members=members, layout=layout, heads=heads, precision=precision
+                trained,
+                out,
+                members=members,
+                layout=layout,
+                heads=heads,
+                precision=precision,
+                target=target,
+                filters=filters,
             )
         report.result = converted.to_dict()
         report.line(
@@ -116,22 +149,35 @@ def command(
         if (agreement := converted.agreement) is not None:
             report.line(
                 f"On {agreement.images} random images the logits of members "
-                f"{', '.join(map(str, agreement.members))} differ from those of Keras by "
+                f"{', '.join(map(str, agreement.members))} differ from those of "
+                f"{source if is_file else 'Keras'} by "
                 f"{max(agreement.deviation):.1g} of their length (at most {agreement.limit} "
                 "passes). `larq-ensemble verify` compares classes on test images."
             )
 
 
-def _members_to_cut(context: click.Context, members: int | None) -> int:
-    """How many members of a file stay, the only option that there is for a file."""
+def _converted_file(context: click.Context, source: str, out: str) -> ConversionReport:
+    """Cuts a file, or writes it for another target."""
     for option in ("layout", "heads", "precision", "dataset", "normalization", "data_dir"):
-        if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
+        if _is_given(context, option):
             raise click.UsageError(
                 f"--{option.replace('_', '-')} needs a run or a Keras file: a .tflite file can "
-                "only be cut."
+                "only be cut, or written for another target."
             )
+    members, target, filters = (context.params[name] for name in ("members", "target", "filters"))
+    if _is_given(context, "target"):
+        from larq_ensemble.convert.file_conversion import convert_file
+
+        return convert_file(source, out, target=target, filters=filters, members=members)
     if members is None:
         raise click.UsageError(
-            "--members is needed for a .tflite file: how many of its members stay."
+            "--members is needed for a .tflite file, how many of its members stay, or --target "
+            "litert."
         )
-    return members
+    from larq_ensemble.convert.cutting import cut_file
+
+    return cut_file(source, out, members)
+
+
+def _is_given(context: click.Context, option: str) -> bool:
+    return context.get_parameter_source(option) is not ParameterSource.DEFAULT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -53,6 +54,11 @@ def command(tflite: str, strict: bool, json_target: str | None) -> None:
                 for name, size in [*inspection.categories.items(), ("sum", inspection.bytes)]
             ],
         )
+        report.table(
+            "Memory of the tensors while a graph runs, an estimate",
+            ["graph", "arena, bytes"],
+            _grouped(inspection.arena_bytes),
+        )
         report.table("Operators", ["operator", "count"], inspection.ops.items())
         if inspection.trunk_ops:
             report.line(
@@ -76,7 +82,7 @@ def command(tflite: str, strict: bool, json_target: str | None) -> None:
                 f"{metadata['layout']}{_against_bound(inspection)}."
             )
         report.line(
-            f"{len(inspection.binary_filters)} different bit-packed filters; copies of each: at "
+            f"{len(inspection.binary_filters)} different binary filters; copies of each: at "
             f"most {inspection.binary_filter_copies}."
         )
         if strict:
@@ -88,3 +94,14 @@ def _against_bound(inspection: Inspection) -> str:
     if not bound:
         return ""
     return f"; {inspection.bytes / bound:.3f} times the lower bound of {bound:,} bytes"
+
+
+def _grouped(arena_bytes: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The graphs of equal size in one row: those of the members are alike."""
+    graphs: dict[int, list[str]] = {}
+    for name, size in arena_bytes.items():
+        graphs.setdefault(size, []).append(name)
+    return [
+        (names[0] + (f" and {len(names) - 1} others" if names[1:] else ""), size)
+        for size, names in graphs.items()
+    ]

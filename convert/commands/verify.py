@@ -11,6 +11,7 @@ from larq_ensemble.console.options import (
     normalization_option,
 )
 from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.runtime.commands.options import backend_option
 
 
 @click.command("verify", short_help="Keras against the interpreter on test images.")
@@ -28,6 +29,7 @@ from larq_ensemble.console.reporting import json_option, reporting
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreter."
 )
+@backend_option
 @dataset_option
 @normalization_option
 @data_dir_option
@@ -37,6 +39,7 @@ def command(
     run: str,
     samples: int | None,
     threads: int,
+    backend: str | None,
     dataset: str | None,
     normalization: str | None,
     data_dir: str | None,
@@ -46,6 +49,7 @@ def command(
 
     Float rounding now and then flips a sign inside the network, so classes are compared, not
     logits: the share of test images for which Keras and the interpreter predict the same class.
+    Without --backend every back end that is installed is compared.
 
     \b
     Examples:
@@ -74,22 +78,33 @@ def command(
             np.asarray(test.images),
             test.labels,
             threads=threads,
+            backend=backend,
             run_hash=loaded.digest,
         )
         report.result = {**verification.to_dict(), "dataset": data.name}
+        backends = verification.backends
         report.table(
             f"{tflite} against {run}, {verification.samples:,} test images of {data.name}",
-            ["network", "same class %"],
+            ["network", *(f"{name} same class %" for name in backends)],
             [
                 *(
-                    [f"member {member}", 100 * agreement]
-                    for member, agreement in enumerate(verification.member_argmax_agreement)
+                    [f"member {member}", *(100 * share for share in shares)]
+                    for member, shares in enumerate(
+                        zip(*(found.member_argmax_agreement for found in backends.values()))
+                    )
                 ),
-                ["ensemble", 100 * verification.ensemble_argmax_agreement],
+                [
+                    "ensemble",
+                    *(100 * found.ensemble_argmax_agreement for found in backends.values()),
+                ],
             ],
         )
         report.line(
-            f"Ensemble's top-1: Keras {verification.keras_top1:.2f} %, interpreter "
-            f"{verification.tflite_top1:.2f} %. Predictions of single members that differ: "
-            f"{100 * verification.flip_rate:.3f} %."
+            f"Ensemble's top-1: Keras {verification.keras_top1:.2f} %, "
+            + "; ".join(
+                f"{name} ({found.kernel}) {found.tflite_top1:.2f} %, predictions of single members "
+                f"that differ {100 * found.flip_rate:.3f} %"
+                for name, found in backends.items()
+            )
+            + "."
         )

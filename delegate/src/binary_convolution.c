@@ -4,6 +4,7 @@
 
 #include "binary_kernels.h"
 #include "epilogue_counts.h"
+#include "simd.h"
 
 enum {
   kPixelsAtOnce = 8,         /* kernels compute a multiple of them: the taps of all must lie in memory */
@@ -54,7 +55,7 @@ static int32_t count_width(const BinaryConvolution* c) {
 static bool shares_columns(const BinaryConvolution* c) {
   const ConvolutionShape* s = &c->shape;
   return s->groups == 1 && tap_words(c) == 1 && s->filter_width == 3 && s->filter_height <= 5 &&
-         s->stride_width == 1 && s->dilation_width == 1;
+         s->stride_width <= 2 && s->dilation_width == 1;
 }
 
 /* Taps of a row lie one after the other: one run takes them all. */
@@ -111,14 +112,20 @@ static int32_t find_column_zones(const BinaryConvolution* c, Zone* zones) {
   return count;
 }
 
+/* The zone of a row of outputs. */
+typedef struct {
+  uint16_t number;
+  bool whole;
+} RowZone;
+
 /* The same of rows: the zone of each row, if `zones` isn't NULL. */
-static int32_t find_row_zones(const BinaryConvolution* c, uint16_t* zones) {
+static int32_t find_row_zones(const BinaryConvolution* c, RowZone* zones) {
   int32_t count = 0;
   Inside previous = {-1, -1};
   for (int32_t y = 0; y < c->shape.output_height; y++) {
     const Inside taps = inside_row(c, y);
     if (!same(taps, previous)) count++;
-    if (zones) zones[y] = (uint16_t)(count - 1);
+    if (zones) zones[y] = (RowZone){(uint16_t)(count - 1), same(taps, (Inside){0, c->shape.filter_height})};
     previous = taps;
   }
   return count;
@@ -185,7 +192,7 @@ static bool place(BinaryConvolution* c) {
   c->runs = 0;
   c->filters = round_up((size_t)words * sizeof(Run));
   c->rows = c->filters + round_up((size_t)(blocks * words * block));
-  c->columns = c->rows + round_up((size_t)c->shape.output_height * sizeof(uint16_t));
+  c->columns = c->rows + round_up((size_t)c->shape.output_height * sizeof(RowZone));
   c->corrections = c->columns + round_up((size_t)c->column_zones * sizeof(Zone));
   c->memory_bytes = c->corrections + round_up((size_t)zones * count_stride(c) * sizeof(uint16_t));
   return true;
@@ -283,14 +290,14 @@ static void correct_zone(const BinaryConvolution* c, const int32_t* filters, Ins
 }
 
 static void make_corrections(const BinaryConvolution* c, const int32_t* filters, uint8_t* memory) {
-  uint16_t* rows = (uint16_t*)(memory + c->rows);
+  RowZone* rows = (RowZone*)(memory + c->rows);
   Zone* columns = (Zone*)(memory + c->columns);
   uint16_t* corrections = (uint16_t*)(memory + c->corrections);
   find_row_zones(c, rows);
   find_column_zones(c, columns);
   memset(corrections, 0, c->memory_bytes - c->corrections);
   for (int32_t y = 0; y < c->shape.output_height; y++) {
-    if (y > 0 && rows[y] == rows[y - 1]) continue;
+    if (y > 0 && rows[y].number == rows[y - 1].number) continue;
     for (int32_t k = 0; k < c->column_zones; k++, corrections += count_stride(c))
       correct_zone(c, filters, inside_row(c, y), inside_column(c, columns[k].first), corrections);
   }
@@ -320,7 +327,7 @@ static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_
   const int32_t block = block_channels(word), outputs = s->output_channels / s->groups;
   const int size = word == 2 ? 0 : word == 4 ? 1 : 2;
   const Kernels* kernels = best_kernels();
-  const Kernel kernel = shares_columns(c) ? kernels->columns[size] : kernels->runs[size];
+  const Kernel kernel = shares_columns(c) ? kernels->columns[s->stride_width - 1][size] : kernels->runs[size];
   KernelJob job = {
       .pixel_step = (size_t)s->stride_width * c->input.pixel_bytes,
       .row_step = (size_t)s->stride_height * c->input.row_bytes,
@@ -343,20 +350,20 @@ static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_
   }
 }
 
+/* n is a multiple of 8. */
 static void add_correction(uint16_t* counts, const uint16_t* correction, size_t n) {
-  for (size_t i = 0; i < n; i++) counts[i] = (uint16_t)(counts[i] + correction[i]);
+  for (size_t i = 0; i < n; i += 8) store_shorts(counts + i, load_shorts(counts + i) + load_shorts(correction + i));
 }
 
 /* Corrects the pixels of row y whose taps lie outside the image. */
 static void correct_row(const BinaryConvolution* c, uint16_t* counts, int32_t y) {
   const Zone* columns = (const Zone*)(c->memory + c->columns);
-  const uint16_t* rows = (const uint16_t*)(c->memory + c->rows);
+  const RowZone row = ((const RowZone*)(c->memory + c->rows))[y];
   const size_t stride = count_stride(c), n = epilogue_channel_stride(c->shape.output_channels);
   const uint16_t* correction = (const uint16_t*)(c->memory + c->corrections);
-  correction += (size_t)rows[y] * (size_t)c->column_zones * stride;
-  const bool whole_row = same(inside_row(c, y), (Inside){0, c->shape.filter_height});
+  correction += (size_t)row.number * (size_t)c->column_zones * stride;
   for (int32_t k = 0; k < c->column_zones; k++, correction += stride) {
-    if (whole_row && columns[k].whole) continue;
+    if (row.whole && columns[k].whole) continue;
     for (int32_t x = columns[k].first; x < columns[k].last; x++)
       add_correction(counts + (size_t)x * stride, correction, n);
   }

@@ -43,7 +43,7 @@ typedef void (*Kernel)(const KernelJob* job);
 
 typedef struct {
   Kernel runs[3];    /* any convolution; by words of 2, 4 and 8 bytes */
-  Kernel columns[3]; /* filters 3 wide, neighbouring pixels, one word a pixel: each column serves three taps */
+  Kernel columns[2][3]; /* filters 3 wide, strides 1 and 2, one word a pixel: taps of several pixels share columns */
 } Kernels;
 
 /* The fastest ones for this processor. */

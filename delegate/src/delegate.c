@@ -78,7 +78,7 @@ static void* init_partition(TfLiteContext* context, const char* buffer, size_t l
     free_partition(context, partition);
     return NULL;
   }
-  graph_note_periods(delegate->whole, &partition->graph);
+  graph_note_origins(delegate->whole, &partition->graph);
   return partition;
 }
 

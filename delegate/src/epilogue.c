@@ -31,28 +31,29 @@ typedef struct {
   uint16_t *thresholds, *flips;
 } Prepared;
 
-/* A step with what it reads and writes: whole maps, for they are read at one index. */
+/* A step with what it reads or writes of the row that is being computed. */
 typedef struct {
   int32_t kind;
-  const float* values;
   float low, high;
-  const float* map;
-  float* output;
-  int8_t* quantized;
-  uint8_t* signs; /* pixel (0, 0) */
-  size_t row_bytes, pixel_bytes;
+  const float* values;
+  union {
+    const float* map;
+    float* output;
+    int8_t* quantized;
+    uint8_t* signs;
+  } row;
+  size_t pixel_bytes; /* of signs */
+  size_t row_bytes;
 } LoadedStep;
 
-/* Pixels of a row that lie beside each other, and 16 channels or fewer of them. */
+/* A row of values before the steps. */
 typedef struct {
-  const uint16_t* counts; /* of the row; or NULL, */
-  const float* input;     /* then this map */
-  uint16_t center;
+  const uint16_t* counts;
   size_t count_stride;
+  uint16_t center;
+  const float* floats; /* instead of counts */
   size_t width, channels;
-  size_t y, x, c;
-  size_t n; /* channels from c on: the last chunk may be smaller */
-} Tile;
+} Row;
 
 size_t epilogue_channel_stride(int32_t channels) { return ((size_t)channels + kChunk - 1) / kChunk * kChunk; }
 
@@ -73,6 +74,9 @@ size_t epilogue_bytes(const Epilogue* epilogue) {
 
 /* -- a tile ------------------------------------------------------------------------------------------------------- */
 
+/* How many of the four channels from `first` on are among n. */
+ALWAYS_INLINE size_t part_of(size_t n, size_t first) { return n <= first ? 0 : n - first < 4 ? n - first : 4; }
+
 ALWAYS_INLINE Float4 load_part(const float* from, size_t n) {
   float part[4] = {0};
   for (size_t i = 0; i < n; i++) part[i] = from[i];
@@ -91,193 +95,175 @@ static int8_t rounded(float x) {
 }
 
 /* `n` channels of each pixel, from 16 floats a pixel. */
-static void store_rounded(int8_t* to, const float* values, const Tile* t, int pixels) {
-  for (int p = 0; p < pixels; p++, to += t->channels, values += kChunk)
-    for (size_t i = 0; i < t->n; i++) to[i] = rounded(values[i]);
+static void store_rounded(int8_t* to, const float* values, size_t stride, int pixels, size_t n) {
+  for (int p = 0; p < pixels; p++, to += stride, values += kChunk)
+    for (size_t i = 0; i < n; i++) to[i] = rounded(values[i]);
 }
 
-/* All steps of a tile, whose values stay in registers. `pixels` (1 or 4) and `whole` (n is 16) are constants. */
-ALWAYS_INLINE void run_tile(const LoadedStep* steps, const Tile* t, const int pixels, const bool whole,
-                            const bool from_counts) {
-  Float4 v[16];
-  const size_t at = (t->y * t->width + t->x) * t->channels + t->c;
-#define EACH UNROLL for (int i = 0; i < 4 * pixels; i++)
-#define MAP_OFFSET (at + (size_t)(i / 4) * t->channels + (size_t)(i % 4) * 4)
-#define PART (t->n < 4 * (size_t)(i % 4) ? 0 : t->n < 4 * (size_t)(i % 4) + 4 ? t->n - 4 * (size_t)(i % 4) : 4)
-  if (from_counts) {
-    UNROLL for (int i = 0; i < 2 * pixels; i++) {
-      const size_t pixel = t->x + (size_t)(i / 2);
-      Short8 counts = load_shorts(t->counts + pixel * t->count_stride + t->c + (size_t)(i % 2) * 8);
-      v[2 * i] = centered(counts, 0, t->center);
-      v[2 * i + 1] = centered(counts, 1, t->center);
-    }
-  } else {
-    EACH v[i] = whole ? load_floats(t->input + MAP_OFFSET) : load_part(t->input + MAP_OFFSET, PART);
+/* Bits of 16 channels of each pixel. */
+ALWAYS_INLINE void store_bits(uint8_t* to, size_t pixel_bytes, uint64_t bits, const int pixels) {
+  if (pixels == 4 && pixel_bytes == 2) {
+    memcpy(to, &bits, 8);
+    return;
   }
-  for (const LoadedStep* s = steps;; s++) {
-    const float* values = s->values + t->c;
-    switch (s->kind) {
-      case kStepMultiply:
-        EACH v[i] *= load_floats(values + 4 * (i % 4));
-        break;
-      case kStepAdd:
-        EACH v[i] += load_floats(values + 4 * (i % 4));
-        break;
-      case kStepPrelu:
-        EACH v[i] = select_floats(v[i] < 0.f, v[i] * load_floats(values + 4 * (i % 4)), v[i]);
-        break;
-      case kPreluAsMaximum:
-        EACH v[i] = larger_number(v[i], v[i] * load_floats(values + 4 * (i % 4)));
-        break;
-      case kStepClamp: {
-        const Float4 low = s->low - (Float4){0}, high = s->high - (Float4){0};
-        EACH {
-          v[i] = select_floats(v[i] < low, low, v[i]);
-          v[i] = select_floats(v[i] > high, high, v[i]);
-        }
-        break;
-      }
-      case kMaximum: {
-        const Float4 low = s->low - (Float4){0};
-        EACH v[i] = select_floats(v[i] < low, low, v[i]);
-        break;
-      }
-      case kStepAddMap:
-        EACH v[i] += whole ? load_floats(s->map + MAP_OFFSET) : load_part(s->map + MAP_OFFSET, PART);
-        break;
-      case kStepStore:
-        if (whole) {
-          EACH store_floats(s->output + MAP_OFFSET, v[i]);
-        } else {
-          EACH store_part(s->output + MAP_OFFSET, v[i], PART);
-        }
-        break;
-      case kStepStoreInt8: {
-        float values[4 * kChunk];
-        EACH store_floats(values + 4 * i, v[i]);
-        store_rounded(s->quantized + at, values, t, pixels);
-        break;
-      }
-      case kStepStoreSigns: {
-        Mask8 masks[8];
-        UNROLL for (int i = 0; i < 2 * pixels; i++) masks[i] = joined(v[2 * i] < 0.f, v[2 * i + 1] < 0.f);
-        uint64_t bits = bits_of_masks(masks, pixels);
-        if (!whole) bits &= (UINT64_C(1) << t->n) - 1;
-        uint8_t* to = s->signs + t->y * s->row_bytes + t->x * s->pixel_bytes + t->c / 8;
-        if (pixels == 4 && s->pixel_bytes == 2) {
-          memcpy(to, &bits, 8);
-        } else {
-          UNROLL for (int p = 0; p < pixels; p++, to += s->pixel_bytes) {
-            uint16_t word = (uint16_t)(bits >> (16 * p));
-            memcpy(to, &word, 2);
-          }
-        }
-        break;
-      }
-      default: /* kEnd */
-        return;
-    }
+  UNROLL for (int p = 0; p < pixels; p++, to += pixel_bytes) {
+    const uint16_t word = (uint16_t)(bits >> (16 * p));
+    memcpy(to, &word, 2);
   }
-#undef EACH
-#undef MAP_OFFSET
-#undef PART
 }
 
-/* Pixels [x, end) of a row, `pixels` at once. */
-ALWAYS_INLINE void run_tiles(const LoadedStep* steps, Tile* t, size_t end, const int pixels, const bool from_counts) {
-  for (; t->x + (size_t)pixels <= end; t->x += (size_t)pixels) {
-    t->n = kChunk;
-    for (t->c = 0; t->c + kChunk <= t->channels; t->c += kChunk) run_tile(steps, t, pixels, true, from_counts);
-    if (t->c == t->channels) continue;
-    t->n = t->channels - t->c;
-    Tile part = *t;
-    for (int p = 0; p < pixels; p++, part.x++) run_tile(steps, &part, 1, false, from_counts);
-  }
-}
+#define NAME fours_of_counts
+#define PIXELS 4
+#define WHOLE true
+#define FROM_COUNTS true
+#include "epilogue_tiles.inc"
+
+#define NAME ones_of_counts
+#define PIXELS 1
+#define WHOLE true
+#define FROM_COUNTS true
+#include "epilogue_tiles.inc"
+
+#define NAME rest_of_counts
+#define PIXELS 1
+#define WHOLE false
+#define FROM_COUNTS true
+#include "epilogue_tiles.inc"
+
+#define NAME fours_of_floats
+#define PIXELS 4
+#define WHOLE true
+#define FROM_COUNTS false
+#include "epilogue_tiles.inc"
+
+#define NAME ones_of_floats
+#define PIXELS 1
+#define WHOLE true
+#define FROM_COUNTS false
+#include "epilogue_tiles.inc"
+
+#define NAME rest_of_floats
+#define PIXELS 1
+#define WHOLE false
+#define FROM_COUNTS false
+#include "epilogue_tiles.inc"
 
 /* -- rows --------------------------------------------------------------------------------------------------------- */
 
-/* The prepared steps with the maps of this run. */
-static void load_steps(const Epilogue* e, const Prepared* prepared, LoadedStep* steps) {
+/* The prepared steps with row y of this run's maps. */
+static void load_steps(const Epilogue* e, const Prepared* prepared, int32_t y, LoadedStep* steps) {
+  const size_t row = (size_t)e->width * (size_t)e->channels, at = (size_t)y * row;
   for (int32_t i = 0; i < prepared->count; i++) {
     const PreparedStep* p = &prepared->steps[i];
     const Step* s = &e->steps[p->from < 0 ? 0 : p->from];
-    steps[i] = (LoadedStep){.kind = p->kind, .values = p->values, .low = s->low, .high = s->high};
-    steps[i].map = s->map;
-    steps[i].output = s->output;
-    steps[i].quantized = s->quantized;
-    if (s->kind != kStepStoreSigns) continue;
-    steps[i].signs = s->signs + sign_map_offset(s->sign_map, 0, 0);
-    steps[i].row_bytes = s->sign_map->row_bytes;
-    steps[i].pixel_bytes = s->sign_map->pixel_bytes;
+    LoadedStep* l = &steps[i];
+    *l = (LoadedStep){.kind = p->kind, .values = p->values, .low = s->low, .high = s->high};
+    switch (p->from < 0 ? kStepMultiply : s->kind) {
+      case kStepAddMap:
+        l->row.map = s->map + at;
+        l->row_bytes = row * sizeof(float);
+        break;
+      case kStepStore:
+        l->row.output = s->output + at;
+        l->row_bytes = row * sizeof(float);
+        break;
+      case kStepStoreInt8:
+        l->row.quantized = s->quantized + at;
+        l->row_bytes = row;
+        break;
+      case kStepStoreSigns:
+        l->row.signs = s->signs + sign_map_offset(s->sign_map, y, 0);
+        l->row_bytes = s->sign_map->row_bytes;
+        l->pixel_bytes = s->sign_map->pixel_bytes;
+        break;
+      default:
+        break;
+    }
   }
   steps[prepared->count].kind = kEnd;
 }
 
-static void run_row_of_counts(const LoadedStep* steps, Tile t) {
-  run_tiles(steps, &t, t.width, 4, true);
-  run_tiles(steps, &t, t.width, 1, true);
+static void next_row(LoadedStep* steps) {
+  for (LoadedStep* s = steps; s->kind != kEnd; s++)
+    if (s->row_bytes) s->row.signs += s->row_bytes;
 }
 
-static void run_row_of_floats(const LoadedStep* steps, Tile t) {
-  run_tiles(steps, &t, t.width, 4, false);
-  run_tiles(steps, &t, t.width, 1, false);
+static void run_row_of_counts(const LoadedStep* steps, const Row* row) {
+  ones_of_counts(steps, row, fours_of_counts(steps, row, 0));
+  if (row->channels % kChunk) rest_of_counts(steps, row, 0);
 }
 
-/* Signs of a row by comparing counts. */
-ALWAYS_INLINE void compare_tile(const Prepared* prepared, const uint16_t* counts, size_t stride, size_t c, uint8_t* to,
-                                const int pixels, uint64_t mask) {
+static void run_row_of_floats(const LoadedStep* steps, const Row* row) {
+  ones_of_floats(steps, row, fours_of_floats(steps, row, 0));
+  if (row->channels % kChunk) rest_of_floats(steps, row, 0);
+}
+
+/* Four times 16 signs by comparing counts: `apiece` (1, 2 or 4) times 16 channels of each pixel. */
+ALWAYS_INLINE void compare(const Prepared* prepared, const uint16_t* counts, size_t stride, size_t c, uint8_t* to,
+                           const int apiece, uint64_t mask) {
   Mask8 masks[8];
-  UNROLL for (int i = 0; i < 2 * pixels; i++) {
-    const size_t at = c + (size_t)(i % 2) * 8;
-    const Short8 n = load_shorts(counts + (size_t)(i / 2) * stride + at);
+  UNROLL for (int i = 0; i < 8; i++) {
+    const size_t at = c + (size_t)(i % (2 * apiece)) * 8;
+    const Short8 n = load_shorts(counts + (size_t)(i / (2 * apiece)) * stride + at);
     masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + at)) ^ (Mask8)load_shorts(prepared->flips + at);
   }
-  const uint64_t bits = bits_of_masks(masks, pixels) & mask;
-  memcpy(to, &bits, pixels == 4 ? 8 : 2);
+  const uint64_t bits = bits_of_masks(masks, 4) & mask;
+  memcpy(to, &bits, 8);
 }
 
-static void compare_row(const Prepared* prepared, const LoadedStep* step, const Tile* t) {
-  const size_t rest = t->channels % kChunk;
+/* 16 channels of a pixel. */
+static void compare_16(const Prepared* prepared, const uint16_t* counts, size_t c, uint8_t* to, uint64_t mask) {
+  Mask8 masks[2];
+  for (size_t i = 0; i < 2; i++) {
+    const Short8 n = load_shorts(counts + c + 8 * i), flip = load_shorts(prepared->flips + c + 8 * i);
+    masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + c + 8 * i)) ^ (Mask8)flip;
+  }
+  const uint16_t bits = (uint16_t)(bits_of_masks(masks, 1) & mask);
+  memcpy(to, &bits, 2);
+}
+
+static void compare_row(const Prepared* prepared, const LoadedStep* step, const Row* row) {
+  const size_t channels = row->channels, stride = row->count_stride, rest = channels % kChunk;
   const uint64_t last = rest ? (UINT64_C(1) << rest) - 1 : UINT16_MAX;
-  const uint16_t* counts = t->counts;
-  uint8_t* to = step->signs + t->y * step->row_bytes;
+  const uint16_t* counts = row->counts;
+  uint8_t* to = step->row.signs;
   size_t x = 0;
-  if (step->pixel_bytes == 2)
-    for (; x + 4 <= t->width; x += 4, counts += 4 * t->count_stride, to += 8)
-      compare_tile(prepared, counts, t->count_stride, 0, to, 4, last * UINT64_C(0x0001000100010001));
-  for (; x < t->width; x++, counts += t->count_stride, to += step->pixel_bytes) {
+  if (channels <= 16)
+    for (; x + 4 <= row->width; x += 4, counts += 4 * stride, to += 8)
+      compare(prepared, counts, stride, 0, to, 1, last * UINT64_C(0x0001000100010001));
+  if (channels == 32)
+    for (; x + 2 <= row->width; x += 2, counts += 2 * stride, to += 8)
+      compare(prepared, counts, stride, 0, to, 2, UINT64_MAX);
+  for (; x < row->width; x++, counts += stride, to += step->pixel_bytes) {
     size_t c = 0;
-    for (; c + kChunk < t->channels; c += kChunk)
-      compare_tile(prepared, counts, t->count_stride, c, to + c / 8, 1, UINT16_MAX);
-    compare_tile(prepared, counts, t->count_stride, c, to + c / 8, 1, last);
+    for (; c + 64 <= channels; c += 64) compare(prepared, counts, stride, c, to + c / 8, 4, UINT64_MAX);
+    for (; c < channels; c += kChunk)
+      compare_16(prepared, counts, c, to + c / 8, channels - c < kChunk ? last : UINT16_MAX);
   }
 }
-
-static Tile tile_of(const Epilogue* e) { return (Tile){.width = (size_t)e->width, .channels = (size_t)e->channels}; }
 
 void epilogue_rows(const Epilogue* epilogue, const void* prepared, const float* input, int32_t first, int32_t last) {
   LoadedStep steps[kMaxPrepared];
-  load_steps(epilogue, prepared, steps);
-  Tile t = tile_of(epilogue);
-  t.input = input;
-  for (t.y = (size_t)first; t.y < (size_t)last; t.y++) run_row_of_floats(steps, t);
+  Row row = {.width = (size_t)epilogue->width, .channels = (size_t)epilogue->channels};
+  row.floats = input + (size_t)first * row.width * row.channels;
+  load_steps(epilogue, prepared, first, steps);
+  for (int32_t y = first; y < last; y++, row.floats += row.width * row.channels, next_row(steps))
+    run_row_of_floats(steps, &row);
 }
 
 void epilogue_rows_of_counts(const Epilogue* epilogue, const void* prepared, const uint16_t* counts,
                              size_t count_width, size_t count_stride, int32_t first, int32_t last) {
   LoadedStep steps[kMaxPrepared];
-  load_steps(epilogue, prepared, steps);
   const Prepared* p = prepared;
-  Tile t = tile_of(epilogue);
-  t.counts = counts;
-  t.count_stride = count_stride;
-  t.center = p->center;
-  for (t.y = (size_t)first; t.y < (size_t)last; t.y++, t.counts += count_width * count_stride) {
+  Row row = {.counts = counts, .count_stride = count_stride, .center = p->center};
+  row.width = (size_t)epilogue->width;
+  row.channels = (size_t)epilogue->channels;
+  load_steps(epilogue, p, first, steps);
+  for (int32_t y = first; y < last; y++, row.counts += count_width * count_stride, next_row(steps)) {
     if (steps[0].kind == kThresholds) {
-      compare_row(p, steps, &t);
+      compare_row(p, steps, &row);
     } else {
-      run_row_of_counts(steps, t);
+      run_row_of_counts(steps, &row);
     }
   }
 }
@@ -353,58 +339,83 @@ static bool only_signs(const Prepared* prepared, const Epilogue* e) {
   return true;
 }
 
-/* Evaluates the steps before the signs for 16 channels, each with its own count. */
-static void values_of_counts(const LoadedStep* steps, Tile t, const Short8* counts, float* values) {
-  t.counts = (const uint16_t*)counts - t.c;
-  LoadedStep stored[kMaxPrepared];
-  size_t n = 0;
-  for (; steps[n].kind != kStepStoreSigns; n++) stored[n] = steps[n];
-  stored[n] = (LoadedStep){.kind = kStepStore, .values = steps[n].values, .output = values - t.c};
-  stored[n + 1] = (LoadedStep){.kind = kEnd};
-  run_tile(stored, &t, 1, true, true);
+/* The steps before the signs, for 16 channels, each with its own count. */
+typedef struct {
+  LoadedStep steps[kMaxPrepared];
+  size_t count;
+  uint16_t center, limit;
+} Function;
+
+static void evaluate(Function* f, const uint16_t* counts, float* values) {
+  const Row row = {.counts = counts, .center = f->center, .width = 1, .channels = kChunk};
+  f->steps[f->count - 1].row.output = values;
+  ones_of_counts(f->steps, &row, 0);
 }
 
-static void signs_of_values(const float* values, Mask8* signs) {
-  for (int k = 0; k < 2; k++)
-    signs[k] = joined(load_floats(values + 8 * k) < 0.f, load_floats(values + 8 * k + 4) < 0.f);
+static void start_function(Function* f, const Epilogue* e, const Prepared* prepared, uint16_t limit) {
+  load_steps(e, prepared, 0, f->steps);
+  f->count = (size_t)prepared->count;
+  f->center = prepared->center;
+  f->limit = limit;
+  f->steps[f->count - 1].kind = kStepStore;
 }
 
-static bool any_nan(const float* values) {
-  bool nan = false;
-  for (int i = 0; i < kChunk; i++) nan |= values[i] != values[i];
-  return nan;
+static void next_channels(Function* f) {
+  for (size_t i = 0; i + 1 < f->count; i++) f->steps[i].values += kChunk;
 }
 
-/* Finds, by bisection over counts, where the signs of 16 channels change; false if a value is NaN. */
-static bool find_thresholds(Prepared* prepared, const LoadedStep* steps, Tile t, uint16_t limit) {
+/* Narrows [low, high]: the sign at `low` is the first one, that at `high` isn't. */
+static void narrow(Function* f, const uint16_t* at, const bool* first, uint16_t* low, uint16_t* high) {
   float values[kChunk];
-  Mask8 first[2], last[2], signs[2];
-  Short8 low[2], high[2], middle[2];
-  for (int k = 0; k < 2; k++) {
-    low[k] = (Short8){0};
-    high[k] = limit - (Short8){0};
-  }
-  values_of_counts(steps, t, low, values);
-  if (any_nan(values)) return false;
-  signs_of_values(values, first);
-  values_of_counts(steps, t, high, values);
-  if (any_nan(values)) return false;
-  signs_of_values(values, last);
-  /* Invariant: the sign at `low` is the first one, that at `high` isn't, if it changes at all. */
-  for (uint32_t span = limit; span > 1; span = (span + 1) / 2) {
-    for (int k = 0; k < 2; k++) middle[k] = low[k] + ((high[k] - low[k]) >> 1);
-    values_of_counts(steps, t, middle, values);
-    signs_of_values(values, signs);
-    for (int k = 0; k < 2; k++) {
-      const Mask8 changed = signs[k] ^ first[k];
-      low[k] = select_shorts(changed, low[k], middle[k]);
-      high[k] = select_shorts(changed, middle[k], high[k]);
+  evaluate(f, at, values);
+  for (int i = 0; i < kChunk; i++) {
+    if (at[i] <= low[i] || at[i] >= high[i]) continue;
+    if ((values[i] < 0.f) == first[i]) {
+      low[i] = at[i];
+    } else {
+      high[i] = at[i];
     }
   }
-  for (int k = 0; k < 2; k++) {
-    const Short8 never = UINT16_MAX - (Short8){0};
-    store_shorts(prepared->thresholds + t.c + (size_t)k * 8, select_shorts(first[k] ^ last[k], low[k], never));
-    store_shorts(prepared->flips + t.c + (size_t)k * 8, (Short8)first[k]);
+}
+
+/* The count where a line through the values of 0 and `limit` crosses 0. */
+static uint16_t crossing(float lowest, float highest, uint16_t limit) {
+  const float at = (float)limit * (lowest / (lowest - highest));
+  return at > 0.f && at < (float)limit ? (uint16_t)at : 0;
+}
+
+/* Where the signs of 16 channels change as counts rise, by a guess that is right for a line, and bisection. Bits are
+ * (count > thresholds) ^ flips. False if a value is NaN. */
+static bool find_thresholds(Function* f, uint16_t* thresholds, uint16_t* flips) {
+  uint16_t *low = thresholds, high[kChunk], at[kChunk];
+  float lowest[kChunk], highest[kChunk];
+  bool first[kChunk], changes[kChunk];
+  for (int i = 0; i < kChunk; i++) {
+    low[i] = 0;
+    high[i] = f->limit;
+  }
+  evaluate(f, low, lowest);
+  evaluate(f, high, highest);
+  for (int i = 0; i < kChunk; i++) {
+    if (lowest[i] != lowest[i] || highest[i] != highest[i]) return false;
+    first[i] = lowest[i] < 0.f;
+    changes[i] = (highest[i] < 0.f) != first[i];
+    if (!changes[i]) high[i] = 0;
+    at[i] = crossing(lowest[i], highest[i], f->limit);
+  }
+  narrow(f, at, first, low, high);
+  for (int i = 0; i < kChunk; i++) at[i] = (uint16_t)(low[i] == at[i] ? at[i] + 1 : at[i] - 1);
+  for (bool open = true; open;) {
+    narrow(f, at, first, low, high);
+    open = false;
+    for (int i = 0; i < kChunk; i++) {
+      at[i] = (uint16_t)((low[i] + high[i]) / 2);
+      open |= high[i] - low[i] > 1;
+    }
+  }
+  for (int i = 0; i < kChunk; i++) {
+    if (!changes[i]) thresholds[i] = UINT16_MAX;
+    flips[i] = first[i] ? UINT16_MAX : 0;
   }
   return true;
 }
@@ -417,11 +428,10 @@ void epilogue_begin_counts(const Epilogue* epilogue, CountRange range, void* mem
   const size_t stride = epilogue_channel_stride(epilogue->channels);
   prepared->thresholds = (uint16_t*)rest;
   prepared->flips = prepared->thresholds + stride;
-  LoadedStep steps[kMaxPrepared];
-  load_steps(epilogue, prepared, steps);
-  Tile t = {.center = range.center, .n = kChunk};
-  for (t.c = 0; t.c < stride; t.c += kChunk)
-    if (!find_thresholds(prepared, steps, t, range.limit)) return;
+  Function f;
+  start_function(&f, epilogue, prepared, range.limit);
+  for (size_t c = 0; c < stride; c += kChunk, next_channels(&f))
+    if (!find_thresholds(&f, prepared->thresholds + c, prepared->flips + c)) return;
   prepared->steps[0] = (PreparedStep){.kind = kThresholds, .from = prepared->steps[prepared->count - 1].from};
   prepared->count = 1;
 }

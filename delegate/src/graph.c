@@ -84,9 +84,11 @@ bool graph_create(TfLiteContext* context, const int* nodes, int count, bool repo
   graph->shapes = zeroed(graph->tensor_count, sizeof(Shape));
   graph->producers = zeroed(graph->tensor_count, sizeof(int));
   graph->use_starts = zeroed(graph->tensor_count + 1, sizeof(int));
+  graph->signs = zeroed(graph->tensor_count, sizeof(bool));
   graph->periods = zeroed(graph->tensor_count, sizeof(int32_t));
   if (graph->operators == NULL || graph->nodes == NULL || graph->shapes == NULL ||
-      graph->producers == NULL || graph->use_starts == NULL || graph->periods == NULL) {
+      graph->producers == NULL || graph->use_starts == NULL ||
+      graph->signs == NULL || graph->periods == NULL) {
     return false;
   }
   memcpy(graph->nodes, nodes, sizeof(int) * (size_t)count);
@@ -100,16 +102,21 @@ void graph_free(Graph* graph) {
   free(graph->producers);
   free(graph->use_starts);
   free(graph->uses);
+  free(graph->signs);
   free(graph->periods);
   memset(graph, 0, sizeof *graph);
 }
 
-void graph_note_periods(const Graph* whole, Graph* part) {
+void graph_note_origins(const Graph* whole, Graph* part) {
   for (int i = 0; i < whole->operator_count; i++) {
     const Operator* operator = &whole->operators[i];
-    if (operator->kind == kOperatorTile && operator->outputs->data[0] < part->tensor_count) {
-      part->periods[operator->outputs->data[0]] =
-          shape_elements(&whole->shapes[operator->inputs->data[0]]);
+    if (operator->kind == kOperatorOther || operator->outputs->data[0] >= part->tensor_count) {
+      continue;
+    }
+    const int output = operator->outputs->data[0];
+    part->signs[output] = operator->kind == kOperatorDequantize;
+    if (operator->kind == kOperatorTile) {
+      part->periods[output] = shape_elements(&whole->shapes[operator->inputs->data[0]]);
     }
   }
 }
@@ -159,7 +166,8 @@ static bool feeds_claimed(const Graph* graph, const bool* claimed, const Operato
 
 /** Whether an operator works on a map that a claimed one gives, so that both can be fused. */
 static bool follows_claimed(const Graph* graph, const bool* claimed, const Operator* operator) {
-  const bool follows = operator_is_elementwise(operator) || operator->kind == kOperatorReshape;
+  const bool follows = operator_is_elementwise(operator) || operator->kind == kOperatorReshape ||
+                       operator->kind == kOperatorSlice || operator->kind == kOperatorAveragePool;
   if (!follows || shape_is_vector(&graph->shapes[operator->outputs->data[0]])) {
     return false;
   }
@@ -173,10 +181,25 @@ static bool follows_claimed(const Graph* graph, const bool* claimed, const Opera
   return false;
 }
 
+/** Whether a tensor is what LceDequantize gives. */
+static bool is_dequantized(const Graph* graph, int tensor) {
+  const int producer = graph->producers[tensor];
+  return producer >= 0 && graph->operators[producer].kind == kOperatorDequantize;
+}
+
+/** Whether the delegate takes an operator wherever it stands. */
+static bool is_claimed_alone(const Graph* graph, const Operator* operator) {
+  if (operator->kind == kOperatorSignConvolution) {
+    return is_dequantized(graph, operator->inputs->data[0]) &&
+           is_dequantized(graph, operator->inputs->data[1]);
+  }
+  return operator_is_lce(operator);
+}
+
 void graph_claim(const Graph* graph, bool* claimed) {
   enum { kMaxSweeps = 8 };  // more would only fuse more
   for (int i = 0; i < graph->operator_count; i++) {
-    claimed[i] = operator_is_lce(&graph->operators[i]);
+    claimed[i] = is_claimed_alone(graph, &graph->operators[i]);
   }
   bool changed = true;
   for (int sweep = 0; changed && sweep < kMaxSweeps; sweep++) {
@@ -184,7 +207,9 @@ void graph_claim(const Graph* graph, bool* claimed) {
     for (int j = 0; j < graph->operator_count; j++) {
       const int i = sweep % 2 == 0 ? graph->operator_count - 1 - j : j;
       const Operator* operator = &graph->operators[i];
-      if (!claimed[i] && operator->kind != kOperatorOther &&
+      const bool joins = operator->kind != kOperatorOther &&
+                         operator->kind != kOperatorSignConvolution;
+      if (!claimed[i] && joins &&
           (feeds_claimed(graph, claimed, operator) || follows_claimed(graph, claimed, operator))) {
         claimed[i] = changed = true;
       }

@@ -16,6 +16,10 @@ bool operator_is_elementwise(const Operator* operator) {
          operator->kind == kOperatorPrelu || operator->kind == kOperatorClamp;
 }
 
+bool operator_is_convolution(const Operator* operator) {
+  return operator->kind == kOperatorConvolution || operator->kind == kOperatorSignConvolution;
+}
+
 bool operator_is_lce(const Operator* operator) {
   return operator->kind == kOperatorQuantize || operator->kind == kOperatorDequantize ||
          operator->kind == kOperatorConvolution || operator->kind == kOperatorMaxPool;
@@ -238,6 +242,87 @@ static bool read_clamp(const TfLiteContext* context, const TfLiteNode* node, int
          read_activation(activation, operator);
 }
 
+/** Whether a size of a window is in range. */
+static bool is_size(int size) { return size >= 1 && size <= kMaxWindow; }
+
+static bool check_window(int padding, Window* window) {
+  window->same_padding = padding == kTfLitePaddingSame;
+  return (padding == kTfLitePaddingSame || padding == kTfLitePaddingValid) &&
+         is_size(window->filter_height) && is_size(window->filter_width) &&
+         is_size(window->stride_height) && is_size(window->stride_width) &&
+         is_size(window->dilation_height) && is_size(window->dilation_width);
+}
+
+/** Reads CONV_2D of floats; whether it can be run depends on what its operands are. */
+static bool read_sign_convolution(const TfLiteContext* context, const TfLiteNode* node,
+                                  Operator* operator) {
+  const TfLiteConvParams* params = node->builtin_data;
+  Shape shape;
+  operator->kind = kOperatorSignConvolution;
+  if (params == NULL || !has_operands(context, node->inputs, 3, 3) ||
+      !has_operands(context, node->outputs, 1, 1) || !all_float(context, operator) ||
+      !shape_of(input_of(context, operator, 1), &shape) || shape.rank != 4) {
+    return false;
+  }
+  operator->window = (Window){
+      .filter_height = shape.dims[1],
+      .filter_width = shape.dims[2],
+      .stride_height = params->stride_height,
+      .stride_width = params->stride_width,
+      .dilation_height = params->dilation_height_factor,
+      .dilation_width = params->dilation_width_factor,
+  };
+  operator->channels_in = shape.dims[3];
+  operator->groups = 1;
+  return check_window(params->padding, &operator->window) &&
+         read_activation(params->activation, operator);
+}
+
+static bool read_average_pool(const TfLiteContext* context, const TfLiteNode* node,
+                              Operator* operator) {
+  const TfLitePoolParams* params = node->builtin_data;
+  operator->kind = kOperatorAveragePool;
+  if (params == NULL || !has_operands(context, node->inputs, 1, 1) ||
+      !all_float(context, operator)) {
+    return false;
+  }
+  operator->window = (Window){
+      .filter_height = params->filter_height,
+      .filter_width = params->filter_width,
+      .stride_height = params->stride_height,
+      .stride_width = params->stride_width,
+      .dilation_height = 1,
+      .dilation_width = 1,
+  };
+  return check_window(params->padding, &operator->window) &&
+         read_activation(params->activation, operator);
+}
+
+/** Reads STRIDED_SLICE of a float map that keeps images and channels. */
+static bool read_slice(const TfLiteContext* context, const TfLiteNode* node, int version,
+                       Operator* operator) {
+  const TfLiteStridedSliceParams* params = node->builtin_data;
+  operator->kind = kOperatorSlice;
+  if (!has_operands(context, node->inputs, 4, 4) || !has_operands(context, node->outputs, 1, 1) ||
+      params == NULL || params->ellipsis_mask != 0 || params->new_axis_mask != 0 ||
+      params->shrink_axis_mask != 0 || (version >= 8 && params->offset) ||
+      !has_type(input_of(context, operator, 0), kTfLiteFloat32)) {
+    return false;
+  }
+  for (int i = 1; i < 4; i++) {
+    if (constant_integers(input_of(context, operator, i), 4) == NULL) {
+      return false;
+    }
+  }
+  const int32_t* strides = constant_integers(input_of(context, operator, 3), 4);
+  operator->window.stride_height = strides[1];
+  operator->window.stride_width = strides[2];
+  operator->begin_mask = params->begin_mask;
+  operator->end_mask = params->end_mask;
+  return strides[0] == 1 && strides[3] == 1 && strides[1] >= 1 && strides[1] <= kMaxWindow &&
+         strides[2] >= 1 && strides[2] <= kMaxWindow;
+}
+
 /** Reads SPLIT_V of a vector: constant sizes, axis 0. */
 static bool read_split(const TfLiteContext* context, const TfLiteNode* node, Operator* operator) {
   operator->kind = kOperatorSplit;
@@ -258,10 +343,16 @@ static bool read_split(const TfLiteContext* context, const TfLiteNode* node, Ope
 }
 
 /** Reads the builtin operators that surround those of LCE. */
-static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, int code,
+static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, int code, int version,
                          Operator* operator) {
   if (code == kTfLiteBuiltinSplitV) {
     return read_split(context, node, operator);
+  }
+  if (code == kTfLiteBuiltinStridedSlice) {
+    return read_slice(context, node, version, operator);
+  }
+  if (code == kTfLiteBuiltinConv2d) {
+    return read_sign_convolution(context, node, operator);
   }
   if (!has_operands(context, node->inputs, 1, 2) || !has_operands(context, node->outputs, 1, 1)) {
     return false;
@@ -273,6 +364,8 @@ static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, i
       return read_binary(context, node, kOperatorAdd, operator);
     case kTfLiteBuiltinMul:
       return read_binary(context, node, kOperatorMultiply, operator);
+    case kTfLiteBuiltinAveragePool2d:
+      return read_average_pool(context, node, operator);
     case kTfLiteBuiltinPrelu:
       operator->kind = kOperatorPrelu;
       return operator->inputs->size == 2 && all_float(context, operator);
@@ -311,7 +404,8 @@ bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
   *error = NULL;
   bool ours = false;
   if (registration->builtin_code != kTfLiteBuiltinCustom) {
-    ours = read_builtin(context, node, registration->builtin_code, operator);
+    ours = read_builtin(context, node, registration->builtin_code, registration->version,
+                        operator);
   } else if (registration->custom_name != NULL) {
     ours = read_lce(context, node, registration->custom_name, operator, error);
   }
@@ -363,6 +457,20 @@ static const char* infer_convolution(const TfLiteContext* context, const Operato
   }
   return infer_window(operator, input, packs ? (channels + 31) / 32 : channels,
                       &shapes[operator->outputs->data[0]]);
+}
+
+static const char* infer_sign_convolution(const Operator* operator, Shape* shapes) {
+  const int* inputs = operator->inputs->data;
+  const Shape* input = &shapes[inputs[0]];
+  const Shape* filters = &shapes[inputs[1]];
+  if (input->rank != 4 || filters->rank != 4 || input->dims[3] != operator->channels_in ||
+      filters->dims[3] != operator->channels_in ||
+      filters->dims[1] != operator->window.filter_height ||
+      filters->dims[2] != operator->window.filter_width || shapes[inputs[2]].rank != 1 ||
+      shapes[inputs[2]].dims[0] != filters->dims[0]) {
+    return "its filters or bias don't fit its channels";
+  }
+  return infer_window(operator, input, filters->dims[0], &shapes[operator->outputs->data[0]]);
 }
 
 /** Elementwise operators: two equal shapes, or one of them a value a channel, or a single one. */
@@ -443,6 +551,50 @@ static const char* infer_split(const TfLiteContext* context, const Operator* ope
   return input->rank == 1 && sum == input->dims[0] ? NULL : "its sizes don't fill its input";
 }
 
+/** The range of a slice in one dimension, as TFLite clamps it. */
+static void slice_range(const TfLiteContext* context, const Operator* operator, const Shape* input,
+                        int dim, int32_t* start, int32_t* stop) {
+  const int32_t size = input->dims[dim];
+  const int64_t bounds[2] = {
+      operator->begin_mask >> dim & 1 ? 0
+                                      : constant_integers(input_of(context, operator, 1), 4)[dim],
+      operator->end_mask >> dim & 1 ? size
+                                    : constant_integers(input_of(context, operator, 2), 4)[dim]};
+  int32_t clamped[2];
+  for (int i = 0; i < 2; i++) {
+    const int64_t at = bounds[i] < 0 ? bounds[i] + size : bounds[i];
+    clamped[i] = (int32_t)(at < 0 ? 0 : at > size ? size : at);
+  }
+  *start = clamped[0];
+  *stop = clamped[1];
+}
+
+void slice_start(const TfLiteContext* context, const Operator* operator, const Shape* input,
+                 int32_t* row, int32_t* column) {
+  int32_t stop;
+  slice_range(context, operator, input, 1, row, &stop);
+  slice_range(context, operator, input, 2, column, &stop);
+}
+
+static const char* infer_slice(const TfLiteContext* context, const Operator* operator,
+                               Shape* shapes) {
+  const Shape* input = &shapes[operator->inputs->data[0]];
+  const int32_t strides[4] = {1, operator->window.stride_height, operator->window.stride_width, 1};
+  if (input->rank != 4) {
+    return "its input doesn't have 4 dimensions";
+  }
+  Shape output = *input;
+  for (int i = 0; i < 4; i++) {
+    int32_t start, stop;
+    slice_range(context, operator, input, i, &start, &stop);
+    output.dims[i] = stop <= start ? 0 : (stop - start - 1) / strides[i] + 1;
+  }
+  shapes[operator->outputs->data[0]] = output;
+  return output.dims[0] == input->dims[0] && output.dims[3] == input->dims[3]
+             ? NULL
+             : "it cuts images or channels";
+}
+
 /** int32 to several smaller integers: a new last dimension. */
 static const char* infer_bitcast(const TfLiteContext* context, const Operator* operator,
                                  Shape* shapes) {
@@ -488,7 +640,10 @@ static const char* infer(const TfLiteContext* context, const Operator* operator,
       return infer_dequantize(context, operator, shapes);
     case kOperatorConvolution:
       return infer_convolution(context, operator, shapes);
+    case kOperatorSignConvolution:
+      return infer_sign_convolution(operator, shapes);
     case kOperatorMaxPool:
+    case kOperatorAveragePool:
       return infer_window(operator, first, shape_last(first), &shapes[operator->outputs->data[0]]);
     case kOperatorAdd:
     case kOperatorMultiply:
@@ -503,6 +658,8 @@ static const char* infer(const TfLiteContext* context, const Operator* operator,
       return infer_split(context, operator, shapes);
     case kOperatorBitcast:
       return infer_bitcast(context, operator, shapes);
+    case kOperatorSlice:
+      return infer_slice(context, operator, shapes);
     case kOperatorCast:
       shapes[operator->outputs->data[0]] = *first;
       return NULL;

@@ -22,7 +22,10 @@ typedef enum {
   kOperatorTile,   // of a vector
   kOperatorSplit,  // SPLIT_V of a vector
   kOperatorBitcast,
-  kOperatorCast,  // uint8 or uint16 to int32
+  kOperatorCast,   // uint8 or uint16 to int32
+  kOperatorSignConvolution,  // CONV_2D; the graph tells whether its operands are signs
+  kOperatorAveragePool,
+  kOperatorSlice,  // STRIDED_SLICE of a float map's rows and columns
 } OperatorKind;
 
 /** Attributes of a window that moves over an image: a convolution's or a pool's. */
@@ -42,6 +45,7 @@ typedef struct {
   Window window;                  // filter sizes of a convolution are those of its filters
   int32_t channels_in, groups;    // convolution
   bool pads_with_ones;
+  int32_t begin_mask, end_mask;  // slice
 } Operator;
 
 /**
@@ -61,9 +65,16 @@ bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
  */
 const char* operator_infer(const TfLiteContext* context, const Operator* operator, Shape* shapes);
 
+/** Where a slice starts in an image, in rows and columns; its steps are the strides of the window. */
+void slice_start(const TfLiteContext* context, const Operator* operator, const Shape* input,
+                 int32_t* row, int32_t* column);
+
 /** Output size and padding before the image, of one side. */
 void window_side(int32_t size, int32_t filter, int32_t stride, int32_t dilation, bool same,
                  int32_t* output, int32_t* before);
+
+/** Whether it is LceBconv2d, or a CONV_2D of what LceDequantize gives. */
+bool operator_is_convolution(const Operator* operator);
 
 /** Whether it works element by element on float maps: ADD, MUL, PRELU or a clamp. */
 bool operator_is_elementwise(const Operator* operator);

@@ -37,6 +37,7 @@ typedef struct {
   int* targets;   // the first sign target of packed words, or -1
   bool* fused;
   int* convolution_targets;  // of operators: the sign target that a convolution reads
+  int* filter_targets;       // the one that its filters pass, if they lie as floats
   const char* error;
 } Builder;
 
@@ -315,9 +316,20 @@ static int32_t packed_channels(const Builder* b, int tensor) {
              : b->graph->shapes[operator->inputs->data[1]].dims[0];
 }
 
+/** The packed words behind an operand of a convolution; of CONV_2D the floats if they are all. */
+static int operand_words(const Builder* b, const Operator* operator, int operand) {
+  const int tensor = operator->inputs->data[operand];
+  const int producer = b->graph->producers[tensor];
+  if (operator->kind == kOperatorConvolution || producer < 0 ||
+      b->graph->operators[producer].kind != kOperatorDequantize) {
+    return tensor;
+  }
+  return b->graph->operators[producer].inputs->data[0];
+}
+
 /** Whether a convolution's words are exactly the signs behind its view. */
 static bool reads_signs(const Builder* b, const Operator* operator) {
-  const int tensor = operator->inputs->data[0];
+  const int tensor = operand_words(b, operator, 0);
   const View view = b->views[tensor];
   if (view.source < 0) {
     return false;
@@ -333,11 +345,11 @@ static bool reads_signs(const Builder* b, const Operator* operator) {
 }
 
 /** Finds or adds the sign map of such a geometry. */
-static int sign_target(Builder* b, int source, bool of_words, Geometry geometry, int32_t images) {
+static int sign_target(Builder* b, int source, bool packed, Geometry geometry, int32_t images) {
   Plan* plan = b->plan;
   for (int i = b->targets[source]; i >= 0; i = plan->targets[i].next) {
     const SignMap* map = &plan->targets[i].map;
-    if (plan->targets[i].of_words == of_words &&
+    if (plan->targets[i].packed == packed &&
         same_geometry((Geometry){map->height, map->width, map->channels}, geometry)) {
       return i;
     }
@@ -351,10 +363,10 @@ static int sign_target(Builder* b, int source, bool of_words, Geometry geometry,
   plan->targets = targets;
   targets[plan->target_count] = (SignTarget){
       .source = source,
-      .of_words = of_words,
+      .packed = packed,
       .map = {.height = geometry.height, .width = geometry.width, .channels = geometry.channels},
       .buffer = buffer,
-      .stride = (size_t)images,  // until the map is laid out
+      .images = images,
       .next = b->targets[source],
   };
   b->targets[source] = plan->target_count;
@@ -383,10 +395,23 @@ static ConvolutionShape convolution_shape(const Builder* b, const Operator* oper
   return shape;
 }
 
+/** Plans the signs of filters that are known as floats only. */
+static bool plan_filters(Builder* b, int i) {
+  const int tensor = operand_words(b, &b->graph->operators[i], 1);
+  if (b->context->tensors[tensor].type != kTfLiteFloat32) {
+    b->wanted[tensor] = true;
+    return true;
+  }
+  const Shape* shape = &b->graph->shapes[tensor];
+  const Geometry geometry = {1, shape_elements(shape) / shape_last(shape), shape_last(shape)};
+  b->filter_targets[i] = sign_target(b, tensor, true, geometry, 1);
+  return b->filter_targets[i] >= 0;
+}
+
 /** Plans the signs that a convolution reads. */
 static bool plan_input(Builder* b, int i) {
   const Operator* operator = &b->graph->operators[i];
-  const int tensor = operator->inputs->data[0];
+  const int tensor = operand_words(b, operator, 0);
   const Shape* shape = &b->graph->shapes[tensor];
   const bool direct = reads_signs(b, operator);
   const int source = direct ? b->views[tensor].source : tensor;
@@ -401,7 +426,7 @@ static bool plan_input(Builder* b, int i) {
   const ConvolutionShape convolution = convolution_shape(b, operator);
   binary_convolution_margin(&convolution, &b->plan->targets[target].map);
   b->convolution_targets[i] = target;
-  return true;
+  return operator->kind == kOperatorConvolution || plan_filters(b, i);
 }
 
 /** Words that must lie in memory are made of a sign map without need for another form. */
@@ -416,6 +441,20 @@ static bool plan_words(Builder* b, int tensor) {
   return target >= 0;
 }
 
+/** Whether somebody reads what LceDequantize gives as floats. */
+static bool needs_floats(const Builder* b, const Operator* operator) {
+  const int output = operator->outputs->data[0];
+  bool needed = required_name(b, output) >= 0;
+  Readers readers = readers_of(b, output);
+  for (int i; (i = next_reader(b, &readers)) >= 0;) {
+    const Operator* reader = &b->graph->operators[i];
+    needed |= reader->kind != kOperatorSignConvolution ||
+              operand_words(b, reader, 0) == output || operand_words(b, reader, 1) == output ||
+              reader->inputs->data[2] == output;
+  }
+  return needed;
+}
+
 /** Finds which words must lie in memory, from the last operator to the first, and all sign maps. */
 static bool plan_signs(Builder* b) {
   for (int i = b->graph->operator_count - 1; i >= 0; i--) {
@@ -426,6 +465,7 @@ static bool plan_signs(Builder* b) {
     bool done = true;
     switch (operator->kind) {
       case kOperatorConvolution:
+      case kOperatorSignConvolution:
         done = plan_input(b, i);
         if (done && wanted && b->views[output].source == output) {
           done = plan_words(b, output);
@@ -435,8 +475,10 @@ static bool plan_signs(Builder* b) {
         done = !wanted || plan_words(b, output);
         break;
       case kOperatorMaxPool:
-      case kOperatorDequantize:
         b->wanted[input] = true;
+        break;
+      case kOperatorDequantize:
+        b->wanted[input] |= needs_floats(b, operator);
         break;
       case kOperatorReshape:
       case kOperatorBitcast:
@@ -452,7 +494,7 @@ static bool plan_signs(Builder* b) {
   }
   for (int i = 0; i < b->plan->target_count; i++) {
     SignTarget* target = &b->plan->targets[i];
-    const size_t images = target->stride;
+    const size_t images = (size_t)target->images;
     if (!sign_map_layout(&target->map) || target->map.bytes > SIZE_MAX / 2 / images - 64) {
       return fail(b, "a map of signs is too large");
     }
@@ -484,7 +526,7 @@ static void find_geometries(Builder* b) {
   const Graph* graph = b->graph;
   for (int i = 0; i < graph->operator_count; i++) {
     const Operator* operator = &graph->operators[i];
-    if (operator->kind == kOperatorConvolution) {
+    if (operator_is_convolution(operator)) {
       const int output = operator->outputs->data[0];
       b->geometries[output] = geometry_of_shape(&graph->shapes[output]);
     }
@@ -492,7 +534,7 @@ static void find_geometries(Builder* b) {
   for (int i = 0; i < b->plan->target_count; i++) {
     const SignTarget* target = &b->plan->targets[i];
     const int producer = graph->producers[target->source];
-    if (target->of_words || graph->operators[producer].kind != kOperatorQuantize) {
+    if (target->packed || graph->operators[producer].kind != kOperatorQuantize) {
       continue;
     }
     Geometry* geometry = &b->geometries[root_of(b, graph->operators[producer].inputs->data[0])];
@@ -623,7 +665,7 @@ static bool add_signs(Builder* b, Task* task, int tensor) {
     SignTarget* target = &b->plan->targets[i];
     const SignMap* map = &target->map;
     const Geometry geometry = {map->height, map->width, map->channels};
-    if (target->of_words) {
+    if (target->packed) {
       continue;
     }
     if (!same_geometry(geometry, geometry_of(task)) || task->epilogue.step_count + 1 >= kMaxSteps) {
@@ -817,6 +859,12 @@ static bool add_own_steps(Builder* b, int i, Task* task, int scaled) {
     add_step(task, kStepAdd, in_buffer(scaled), 0);
     return add_signs(b, task, output) || fail(b, "a convolution has too many readers");
   }
+  if (operator->kind == kOperatorSignConvolution) {
+    add_step(task, kStepAdd, channel_operand(b, inputs[2], channels), 0);
+    add_clamp(task, operator);
+    extend(b, task, output);
+    return true;
+  }
   add_clamp(task, operator);
   if (type == kTfLiteInt8) {
     Place bias = in_buffer(scaled);
@@ -832,21 +880,75 @@ static bool add_own_steps(Builder* b, int i, Task* task, int scaled) {
   return true;
 }
 
-/** Fills a sign map with words that lie in memory. */
-static bool emit_packed_words(Builder* b, int tensor, int target) {
-  if (b->plan->targets[target].filled) {
-    return true;
-  }
-  Task* task = add_task(b, kTaskPackWords);
+/** Unpacks a sign map into words. */
+static bool emit_unpacking(Builder* b, int target, Place output) {
+  Task* task = add_task(b, kTaskUnpackWords);
   if (task == NULL) {
     return false;
   }
-  const Shape* shape = &b->graph->shapes[tensor];
+  const SignTarget* from = &b->plan->targets[target];
+  const SignMap* map = &from->map;
+  task->target = target;
+  task->output = output;
+  task->output_stride = sizeof(int32_t) * (((size_t)map->channels - 1) / 32 + 1) *
+                        (size_t)map->height * (size_t)map->width;
+  task->images = (int32_t)from->images;
+  return true;
+}
+
+/** Packed words of a quantizer or a convolution, for those who don't read sign maps. */
+static bool emit_words(Builder* b, int tensor) {
+  for (int i = b->targets[tensor]; i >= 0; i = b->plan->targets[i].next) {
+    if (b->plan->targets[i].to_words && !emit_unpacking(b, i, store(b, tensor))) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/** Fills a sign map with words, or with signs of floats, that lie in memory. */
+static bool emit_packing(Builder* b, int tensor, int target) {
+  if (b->plan->targets[target].filled) {
+    return true;
+  }
+  const bool floats = b->context->tensors[tensor].type == kTfLiteFloat32;
+  Task* task = add_task(b, floats ? kTaskPackFloats : kTaskPackWords);
+  if (task == NULL) {
+    return false;
+  }
+  const SignMap* map = &b->plan->targets[target].map;
+  const size_t pixel = floats ? (size_t)map->channels : ((size_t)map->channels - 1) / 32 + 1;
   task->input = place_of(b, tensor);
-  task->input_stride = sizeof(int32_t) * (size_t)(shape_elements(shape) / shape->dims[0]);
-  task->images = shape->dims[0];
+  task->input_stride = 4 * pixel * (size_t)map->height * (size_t)map->width;
+  task->images = (int32_t)(bytes_of(b, tensor) / task->input_stride);
   task->target = target;
   b->plan->targets[target].filled = true;
+  return true;
+}
+
+/** Packs the filters of a convolution: once if they are constant, else at each run. */
+static bool emit_filters(Builder* b, int i, int convolution) {
+  const Operator* operator = &b->graph->operators[i];
+  const int tensor = operand_words(b, operator, 1);
+  Place words = place_of(b, tensor);
+  if (b->context->tensors[tensor].type == kTfLiteFloat32) {  // signs from another part
+    const int target = b->filter_targets[i];
+    const Shape* shape = &b->graph->shapes[tensor];
+    words = in_buffer(add_buffer(
+        b, sizeof(int32_t) * (((size_t)shape_last(shape) - 1) / 32 + 1) *
+               (size_t)(shape_elements(shape) / shape_last(shape))));
+    if (!emit_packing(b, tensor, target) || words.buffer < 0 ||
+        !emit_unpacking(b, target, words)) {
+      return false;
+    }
+  }
+  Task* task = add_task(b, kTaskFilters);
+  if (task == NULL) {
+    return false;
+  }
+  task->input = words;
+  task->convolution = convolution;
+  task->once = is_constant(b, words);
   return true;
 }
 
@@ -867,7 +969,9 @@ static bool emit_convolution(Builder* b, int i) {
   convolutions[index] = (PlannedConvolution){
       .convolution = {.shape = convolution_shape(b, operator), .input = plan->targets[target].map}};
   plan->convolution_count++;
-  if (plan->targets[target].of_words && !emit_packed_words(b, inputs[0], target)) {
+  if (!emit_filters(b, i, index) ||
+      (plan->targets[target].packed &&
+       !emit_packing(b, operand_words(b, operator, 0), target))) {
     return false;
   }
   const int32_t channels = convolutions[index].convolution.shape.output_channels;
@@ -916,7 +1020,7 @@ static bool emit_quantize(Builder* b, const Operator* operator) {
   const int input = operator->inputs->data[0];
   const int type = b->context->tensors[input].type;
   for (int i = b->targets[operator->outputs->data[0]]; i >= 0; i = b->plan->targets[i].next) {
-    if (b->plan->targets[i].filled || b->plan->targets[i].of_words) {
+    if (b->plan->targets[i].filled || b->plan->targets[i].packed) {
       continue;
     }
     Task* task = add_task(b, type == kTfLiteFloat32 ? kTaskPackFloats : kTaskPackInt8);
@@ -935,33 +1039,14 @@ static bool emit_quantize(Builder* b, const Operator* operator) {
   return true;
 }
 
-/** Packed words of a quantizer or a convolution, for those who don't read sign maps. */
-static bool emit_words(Builder* b, int tensor) {
-  for (int i = b->targets[tensor]; i >= 0; i = b->plan->targets[i].next) {
-    const SignTarget* target = &b->plan->targets[i];
-    if (!target->to_words) {
-      continue;
-    }
-    const Place output = store(b, tensor);
-    Task* task = add_task(b, kTaskUnpackWords);
-    if (task == NULL) {
-      return false;
-    }
-    task->target = i;
-    task->output = output;
-    task->output_stride = sizeof(int32_t) * (size_t)((target->map.channels + 31) / 32) *
-                          (size_t)target->map.height * (size_t)target->map.width;
-    task->images = (int32_t)(bytes_of(b, tensor) / task->output_stride);
-  }
-  return true;
-}
-
-static bool emit_max_pool(Builder* b, const Operator* operator) {
+/** A pool of packed words or of floats; both have 4 bytes. */
+static bool emit_pool(Builder* b, const Operator* operator) {
   const int output = operator->outputs->data[0];
   const Shape* from = &b->graph->shapes[operator->inputs->data[0]];
   const Shape* to = &b->graph->shapes[output];
   const Place place = store(b, output);
-  Task* task = add_task(b, kTaskMaxPool);
+  Task* task = add_task(
+      b, operator->kind == kOperatorMaxPool ? kTaskMaxPool : kTaskAveragePool);
   if (task == NULL) {
     return false;
   }
@@ -980,11 +1065,43 @@ static bool emit_max_pool(Builder* b, const Operator* operator) {
               &pool->output_height, &pool->padding_top);
   window_side(from->dims[2], window->filter_width, window->stride_width, 1, window->same_padding,
               &pool->output_width, &pool->padding_left);
+  task->clamps = operator->clamps;
+  task->low = operator->low;
+  task->high = operator->high;
   task->images = to->dims[0];
   task->input = place_of(b, operator->inputs->data[0]);
   task->input_stride = sizeof(int32_t) * (size_t)(shape_elements(from) / from->dims[0]);
   task->output = place;
   task->output_stride = sizeof(int32_t) * (size_t)(shape_elements(to) / to->dims[0]);
+  return true;
+}
+
+/** Rows and columns of a float map; a pixel is a block of bytes. */
+static bool emit_slice(Builder* b, const Operator* operator) {
+  const int output = operator->outputs->data[0];
+  const Shape* from = &b->graph->shapes[operator->inputs->data[0]];
+  const Shape* to = &b->graph->shapes[output];
+  const Place place = store(b, output);
+  Task* task = add_task(b, kTaskSlice);
+  if (task == NULL) {
+    return false;
+  }
+  PoolShape* slice = &task->pool;
+  *slice = (PoolShape){
+      .input_height = from->dims[1],
+      .input_width = from->dims[2],
+      .words = from->dims[3],
+      .output_height = to->dims[1],
+      .output_width = to->dims[2],
+      .stride_height = operator->window.stride_height,
+      .stride_width = operator->window.stride_width,
+  };
+  slice_start(b->context, operator, from, &slice->padding_top, &slice->padding_left);
+  task->images = to->dims[0];
+  task->input = place_of(b, operator->inputs->data[0]);
+  task->input_stride = sizeof(float) * (size_t)(shape_elements(from) / from->dims[0]);
+  task->output = place;
+  task->output_stride = sizeof(float) * (size_t)(shape_elements(to) / to->dims[0]);
   return true;
 }
 
@@ -1041,7 +1158,7 @@ static bool needs_tensor(const Builder* b, int tensor, bool repeated) {
     const Operator* operator = &b->graph->operators[i];
     const bool parts = operator->kind == kOperatorSplit || operator->kind == kOperatorTile;
     if (!operator_is_elementwise(operator) && !(parts && !repeated) &&
-        !(operator->kind == kOperatorConvolution && !repeated)) {
+        !(operator_is_convolution(operator) && !repeated)) {
       return true;
     }
   }
@@ -1077,11 +1194,15 @@ static bool emit(Builder* b, int i) {
     case kOperatorQuantize:
       return emit_quantize(b, operator) && emit_words(b, operator->outputs->data[0]);
     case kOperatorConvolution:
+    case kOperatorSignConvolution:
       return emit_convolution(b, i) && emit_words(b, operator->outputs->data[0]);
     case kOperatorDequantize:
-      return emit_dequantize(b, operator);
+      return !needs_floats(b, operator) || emit_dequantize(b, operator);
     case kOperatorMaxPool:
-      return emit_max_pool(b, operator);
+    case kOperatorAveragePool:
+      return emit_pool(b, operator);
+    case kOperatorSlice:
+      return emit_slice(b, operator);
     case kOperatorTile:
     case kOperatorSplit:
       return emit_parts(b, operator);
@@ -1206,22 +1327,14 @@ static uint8_t* aligned(size_t bytes, uint8_t** allocation) {
   return *allocation == NULL ? NULL : *allocation + (64 - (uintptr_t)*allocation % 64);
 }
 
-/** Packs the filters. */
-static bool pack_filters(Builder* b) {
-  Plan* plan = b->plan;
-  int index = 0;
-  for (int i = 0; i < b->graph->operator_count; i++) {
-    if (b->graph->operators[i].kind != kOperatorConvolution) {
-      continue;
-    }
-    PlannedConvolution* planned = &plan->convolutions[index++];
-    const int filters = b->graph->operators[i].inputs->data[1];
-    uint8_t* memory = aligned(planned->convolution.memory_bytes, &planned->allocation);
-    if (memory == NULL) {
+/** Memory for packed filters. */
+static bool allocate_filters(Builder* b) {
+  for (int i = 0; i < b->plan->convolution_count; i++) {
+    PlannedConvolution* planned = &b->plan->convolutions[i];
+    planned->filters = aligned(planned->convolution.memory_bytes, &planned->allocation);
+    if (planned->filters == NULL) {
       return fail(b, "there is no memory for the filters");
     }
-    binary_convolution_prepare(&planned->convolution, b->context->tensors[filters].data.i32,
-                               memory);
   }
   return true;
 }
@@ -1269,7 +1382,7 @@ static bool allocate(Builder* b, int32_t threads) {
   if (plan->memory == NULL || plan->scratch == NULL) {
     return fail(b, "there is no memory for its maps");
   }
-  return pack_filters(b) && note_tensors(b);
+  return allocate_filters(b) && note_tensors(b);
 }
 
 // --- The whole ---
@@ -1288,10 +1401,11 @@ static bool create_builder(Builder* b, const TfLiteIntArray* outputs) {
   b->targets = zeroed(tensors, sizeof(int));
   b->fused = zeroed(operators, sizeof(bool));
   b->convolution_targets = zeroed(operators, sizeof(int));
+  b->filter_targets = zeroed(operators, sizeof(int));
   if (b->roots == NULL || b->next_aliases == NULL || b->required == NULL || b->maps == NULL ||
       b->wanted == NULL || b->vectors == NULL || b->geometries == NULL || b->views == NULL ||
       b->places == NULL || b->targets == NULL || b->fused == NULL ||
-      b->convolution_targets == NULL) {
+      b->convolution_targets == NULL || b->filter_targets == NULL) {
     return fail(b, "there is no memory");
   }
   for (int i = 0; i < outputs->size; i++) {
@@ -1317,6 +1431,7 @@ static void free_builder(Builder* b) {
   free(b->targets);
   free(b->fused);
   free(b->convolution_targets);
+  free(b->filter_targets);
 }
 
 static bool build(Builder* b, const TfLiteIntArray* outputs, int32_t threads) {

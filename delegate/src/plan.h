@@ -36,6 +36,7 @@ typedef struct {
 
 typedef enum {
   kTaskConvolution,  // a convolution and its epilogue
+  kTaskFilters,      // packs filters of a convolution
   kTaskMap,          // an epilogue of a float map
   kTaskElementwise,  // ADD, MUL, PRELU or a clamp by itself
   kTaskPackFloats,   // signs of floats into a sign map
@@ -47,6 +48,8 @@ typedef enum {
   kTaskCopy,
   kTaskWiden,        // uint8 or uint16 to int32
   kTaskTile,
+  kTaskAveragePool,
+  kTaskSlice,        // every n-th row and column
   kTaskScale,        // multiplier and bias of an int8 output
   kTaskThresholds,   // offsets of a bit-packed output
 } TaskKind;
@@ -66,7 +69,7 @@ typedef struct {
   Epilogue epilogue;
   StepPlace places[kMaxSteps];
   int maps[kMaxSteps];  // of STORE_SIGNS: its sign target
-  int convolution;      // of kTaskConvolution and kTaskThresholds
+  int convolution;      // of kTaskConvolution, kTaskFilters and kTaskThresholds
   int target;           // the sign target that is read or written
   Place prepared;       // for epilogue_begin
   OperatorKind operator;  // of kTaskElementwise
@@ -76,26 +79,28 @@ typedef struct {
   int type;             // of the values that aren't float
   int32_t zero_point;
   float scale;
-  PoolShape pool;
+  PoolShape pool;         // of pools; `words` are channels of kTaskAveragePool; of kTaskSlice: sizes, strides and where it starts
   float low, high;  // clamp of kTaskElementwise
   bool clamps;
 } Task;
 
 /** Signs that convolutions read, laid out with a margin, or that become packed words. */
 typedef struct {
-  int source;  // the tensor of packed words that it stands for
+  int source;  // the tensor of packed words that it stands for, or of floats
   SignMap map;
   int buffer;  // of all images
+  int32_t images;
   size_t stride;
-  bool of_words;  // it is made of `source`
+  bool packed;    // it is made of `source` as that lies in memory
   bool to_words;  // `source` is made of it
-  bool filled;    // by an epilogue, or of words
+  bool filled;    // by a task or an epilogue
   int next;       // target of the same source, or -1
 } SignTarget;
 
 typedef struct {
   BinaryConvolution convolution;
-  uint8_t* allocation;  // of the packed filters
+  uint8_t* filters;     // packed, aligned to 64 bytes
+  uint8_t* allocation;  // theirs
 } PlannedConvolution;
 
 typedef struct {

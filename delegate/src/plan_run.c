@@ -114,6 +114,14 @@ static void run_map(const TfLiteContext* context, Plan* plan, Task* task, Thread
   }
 }
 
+static float clamped(const Task* task, float value) {
+  if (!task->clamps) {
+    return value;
+  }
+  const float raised = value < task->low ? task->low : value;
+  return raised > task->high ? task->high : raised;
+}
+
 /** One element of ADD, MUL, PRELU or a clamp. */
 static float apply(const Task* task, float x, float y) {
   float value = x;
@@ -124,14 +132,23 @@ static float apply(const Task* task, float x, float y) {
   } else if (task->operator == kOperatorPrelu) {
     value = x < 0.0F ? x * y : x;
   }
-  if (task->clamps) {
-    value = value < task->low ? task->low : value;
-    value = value > task->high ? task->high : value;
-  }
-  return value;
+  return clamped(task, value);
 }
 
 static void run_elementwise(const Task* task, const float* x, const float* y, float* output) {
+  const bool equal = task->input_count == task->count && task->second_count == task->count;
+  if (equal && !task->clamps && task->operator == kOperatorAdd) {  // so that it's vectorized
+    for (int32_t k = 0; k < task->count; k++) {
+      output[k] = x[k] + y[k];
+    }
+    return;
+  }
+  if (equal && !task->clamps && task->operator == kOperatorMultiply) {
+    for (int32_t k = 0; k < task->count; k++) {
+      output[k] = x[k] * y[k];
+    }
+    return;
+  }
   int32_t i = 0, j = 0;
   for (int32_t k = 0; k < task->count; k++) {
     output[k] = apply(task, x[i], y[j]);
@@ -196,11 +213,88 @@ static void run_signs(const Plan* plan, const Task* task, const uint8_t* input, 
   }
 }
 
-static void run_max_pool(const Task* task, const uint8_t* input, uint8_t* output) {
+enum { kPoolBlock = 16 };  // channels whose sums stay in registers
+
+/** The mean of some channels of `rows` x `columns` pixels. */
+static void average(const Task* task, const float* input, int32_t rows, int32_t columns,
+                    int32_t channels, float* output) {
+  const size_t row = (size_t)task->pool.input_width * (size_t)task->pool.words;
+  float sums[kPoolBlock] = {0.0F};
+  for (int32_t i = 0; i < rows; i++, input += row) {
+    const float* pixel = input;
+    for (int32_t j = 0; j < columns; j++, pixel += task->pool.words) {
+      if (channels == kPoolBlock) {
+        for (int32_t c = 0; c < kPoolBlock; c++) {
+          sums[c] += pixel[c];
+        }
+      } else {
+        for (int32_t c = 0; c < channels; c++) {
+          sums[c] += pixel[c];
+        }
+      }
+    }
+  }
+  for (int32_t c = 0; c < channels; c++) {
+    output[c] = clamped(task, sums[c] / (float)(rows * columns));
+  }
+}
+
+/** Cuts the range [start, start + size) to [0, limit). */
+static void cut(int32_t start, int32_t size, int32_t limit, int32_t* first, int32_t* count) {
+  const int32_t end = size < limit - start ? start + size : limit;
+  *first = start < 0 ? 0 : start;
+  *count = end - *first;
+}
+
+/** The mean of a window's pixels that lie inside the image. */
+static void run_average_pool(const Task* task, const float* input, float* output) {
+  const PoolShape* pool = &task->pool;
+  for (int32_t y = 0; y < pool->output_height; y++) {
+    int32_t top, rows;
+    cut(y * pool->stride_height - pool->padding_top, pool->filter_height, pool->input_height, &top,
+        &rows);
+    for (int32_t x = 0; x < pool->output_width; x++) {
+      int32_t left, columns;
+      cut(x * pool->stride_width - pool->padding_left, pool->filter_width, pool->input_width,
+          &left, &columns);
+      const float* pixel = input + ((size_t)top * (size_t)pool->input_width + (size_t)left) *
+                                       (size_t)pool->words;
+      for (int32_t c = 0; c < pool->words; c += kPoolBlock) {
+        const int32_t rest = pool->words - c;
+        average(task, pixel + c, rows, columns, rest < kPoolBlock ? rest : kPoolBlock, output + c);
+      }
+      output += pool->words;
+    }
+  }
+}
+
+static void run_pool(const Task* task, const uint8_t* input, uint8_t* output) {
   for (int32_t image = 0; image < task->images; image++) {
     const void* from = input + task->input_stride * (size_t)image;
     void* to = output + task->output_stride * (size_t)image;
-    max_pool_words(&task->pool, from, to, 0, task->pool.output_height);
+    if (task->kind == kTaskAveragePool) {
+      run_average_pool(task, from, to);
+    } else {
+      max_pool_words(&task->pool, from, to, 0, task->pool.output_height);
+    }
+  }
+}
+
+static void run_slice(const Task* task, const float* input, float* output) {
+  const PoolShape* slice = &task->pool;
+  const size_t channels = (size_t)slice->words;
+  for (int32_t image = 0; image < task->images; image++) {
+    const float* from = input + task->input_stride / sizeof(float) * (size_t)image;
+    for (int32_t y = 0; y < slice->output_height; y++) {
+      const int32_t row = slice->padding_top + y * slice->stride_height;
+      const float* pixel = from + ((size_t)row * (size_t)slice->input_width +
+                                   (size_t)slice->padding_left) * channels;
+      for (int32_t x = 0; x < slice->output_width; x++) {
+        memcpy(output, pixel, sizeof(float) * channels);
+        output += channels;
+        pixel += (size_t)slice->stride_width * channels;
+      }
+    }
   }
 }
 
@@ -220,8 +314,16 @@ static void run_task(const TfLiteContext* context, Plan* plan, Task* task, Threa
     case kTaskElementwise:
       run_elementwise(task, input, second, output);
       break;
+    case kTaskFilters:
+      binary_convolution_prepare(&plan->convolutions[task->convolution].convolution, input,
+                                 plan->convolutions[task->convolution].filters);
+      break;
     case kTaskMaxPool:
-      run_max_pool(task, input, output);
+    case kTaskAveragePool:
+      run_pool(task, input, output);
+      break;
+    case kTaskSlice:
+      run_slice(task, input, output);
       break;
     case kTaskDequantize:
       run_dequantize(task, input, output);

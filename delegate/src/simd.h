@@ -54,10 +54,6 @@ ALWAYS_INLINE Float4 select_floats(Int4 mask, Float4 yes, Float4 no) {
 #endif
 }
 
-ALWAYS_INLINE Short8 select_shorts(Mask8 mask, Short8 yes, Short8 no) {
-  return ((Short8)mask & yes) | (~(Short8)mask & no);
-}
-
 /* The larger one; if one is NaN, the other. */
 ALWAYS_INLINE Float4 larger_number(Float4 a, Float4 b) {
 #if defined(__aarch64__)

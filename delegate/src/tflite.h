@@ -27,6 +27,8 @@ enum { kTfLiteMmapRo = 1, kTfLiteDynamic = 4 };  // TfLiteAllocationType
 
 enum {  // TfLiteBuiltinOperator
   kTfLiteBuiltinAdd = 0,
+  kTfLiteBuiltinAveragePool2d = 1,
+  kTfLiteBuiltinConv2d = 3,
   kTfLiteBuiltinMul = 18,
   kTfLiteBuiltinRelu = 19,
   kTfLiteBuiltinReluN1To1 = 20,
@@ -34,6 +36,7 @@ enum {  // TfLiteBuiltinOperator
   kTfLiteBuiltinReshape = 22,
   kTfLiteBuiltinCustom = 32,
   kTfLiteBuiltinSub = 41,
+  kTfLiteBuiltinStridedSlice = 45,
   kTfLiteBuiltinCast = 53,
   kTfLiteBuiltinPrelu = 54,
   kTfLiteBuiltinTile = 69,
@@ -157,5 +160,35 @@ struct TfLiteDelegate {
 typedef struct {
   int activation;
 } TfLiteElementwiseParams;
+
+enum { kTfLitePaddingSame = 1, kTfLitePaddingValid = 2 };  // TfLitePadding
+
+typedef struct {
+  int padding;
+  int stride_width;
+  int stride_height;
+  int activation;
+  int dilation_width_factor;
+  int dilation_height_factor;
+} TfLiteConvParams;
+
+typedef struct {
+  int padding;
+  int stride_width;
+  int stride_height;
+  int filter_width;
+  int filter_height;
+  int activation;
+} TfLitePoolParams;
+
+/** TfLiteStridedSliceParams; `offset` counts from version 8 on. */
+typedef struct {
+  int begin_mask;
+  int end_mask;
+  int ellipsis_mask;
+  int new_axis_mask;
+  int shrink_axis_mask;
+  bool offset;
+} TfLiteStridedSliceParams;
 
 #endif

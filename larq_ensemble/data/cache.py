@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from larq_ensemble import files
 from larq_ensemble.data.digests import fingerprint
 from larq_ensemble.data.splits import ImageArray
 from larq_ensemble.errors import EnsembleError, first_line
@@ -61,12 +62,10 @@ def cache_folder() -> Path:
     # Raises
         NoRoomError: if the user has no home.
     """
-    home = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        base = Path(home) if os.path.isabs(home) else Path.home() / ".cache"
-    except RuntimeError as error:  # a user without a home, as in some containers
-        raise _no_room(Path("~/.cache"), str(error)) from error
-    return base / "larq-ensemble"
+        return files.cache_folder()
+    except EnsembleError as error:
+        raise NoRoomError(str(error)) from error
 
 
 def entry_name(label: str, *identity: object) -> str:

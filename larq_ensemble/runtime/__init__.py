@@ -10,17 +10,22 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from larq_ensemble.runtime.interpreter import EnsembleInterpreter
-
 if TYPE_CHECKING:
     from larq_ensemble.runtime.calibration import calibrate as calibrate
     from larq_ensemble.runtime.images import read_image as read_image
     from larq_ensemble.runtime.images import read_images as read_images
+    from larq_ensemble.runtime.interpreter import EnsembleInterpreter as EnsembleInterpreter
 
 __all__ = ["EnsembleInterpreter", "calibrate", "read_image", "read_images"]
 
-#: Imported when they are used: few apps calibrate, and with a camera none reads image files.
-_LATE = {"calibrate": "calibration", "read_image": "images", "read_images": "images"}
+#: Imported when they are used: few apps calibrate, with a camera none reads image files, and a
+#: command's help needs none of them.
+_LATE = {
+    "EnsembleInterpreter": "interpreter",
+    "calibrate": "calibration",
+    "read_image": "images",
+    "read_images": "images",
+}
 
 
 def __getattr__(name: str) -> Any:

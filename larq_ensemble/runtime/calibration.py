@@ -57,7 +57,7 @@ _MANY = 25  # images that are lost or gained
 _PRICES = np.geomspace(1e-5, 1, 61)  # of a member, in accuracy (0..1)
 _TEMPERATURES = (0.01, 100.0)
 _PRIOR = 2.0  # nats: ln T has the standard deviation 1/2, as much as a handful of images say
-_DIGITS = 4  # of temperatures and thresholds in the file
+_DIGITS = 4  # of temperatures, thresholds and accuracies in the file
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class Calibration:
         chosen: the point of the frontier that meets the limit, or all members for every image.
         loss_bound: upper bound of the loss of top-1 of `chosen` against all members, in percentage
             points, at the confidence 95 %, from the labels.
+        top1: for each number of members, from 1 to M, the accuracy in percent on these images.
     """
 
     scheme: str
@@ -110,6 +111,7 @@ class Calibration:
     frontier: tuple[OperatingPoint, ...]
     chosen: OperatingPoint
     loss_bound: float
+    top1: tuple[float, ...]
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities `[n, classes]` of the members' logits `[m, n, classes]`."""
@@ -157,6 +159,7 @@ def calibrate(
     accuracy_loss: float | None = None,
     mean_members: float | None = None,
     threads: int = 1,
+    backend: str | None = None,
 ) -> Calibration:
     """Fits temperatures and thresholds of an ensemble file and writes them into its metadata.
 
@@ -175,14 +178,14 @@ def calibrate(
             no image stops early, and a warning says so. The default is 0.2.
         mean_members: instead of `accuracy_loss`: the largest mean number of members. The cascade
             with the least expected loss within it is chosen.
-        threads: of the interpreter.
+        threads, backend: of the interpreter.
 
     # Raises
         EnsembleError: as `EnsembleInterpreter` and `fit`, or if SciPy is missing, or if the file
             changed meanwhile or can't be written.
     """
     check_can_calibrate(path)
-    interpreter = EnsembleInterpreter(path, threads=threads)
+    interpreter = EnsembleInterpreter(path, threads=threads, backend=backend)
     metadata = interpreter.metadata
     labels = class_indices(labels, examples=len(images), classes=metadata.classes)
     check_limits(accuracy_loss, mean_members, metadata.members)
@@ -218,7 +221,10 @@ def write(
             "again."
         )
     found = dataclasses.replace(
-        measured, temperatures=calibration.temperatures, cascade=calibration.chosen.cascade
+        measured,
+        temperatures=calibration.temperatures,
+        cascade=calibration.chosen.cascade,
+        top1=calibration.top1,
     )
     write_bytes(path, with_metadata(file.data, found))
 
@@ -278,7 +284,8 @@ def fit(
     if not any(threshold is not None for threshold in chosen.cascade.thresholds):
         bound = 0.0  # it is all members
     weights = None if weights is None else tuple(weights)
-    return Calibration(scheme, weights, temperatures, tuple(frontier), chosen, bound)
+    top1 = tuple(round(top_k_accuracy(rows, labels, k=1), _DIGITS) for rows in predictions)
+    return Calibration(scheme, weights, temperatures, tuple(frontier), chosen, bound, top1)
 
 
 def check_can_calibrate(path: str | os.PathLike[str]) -> None:

@@ -80,6 +80,8 @@ class EnsembleFile:
             file has none.
         rests: for each of `graphs`, the part after the trunk.
         has_groups: whether a binary convolution has groups.
+        has_binary_operators: whether it has operators of Larq Compute Engine; else all are builtin
+            ones.
     """
 
     data: bytes
@@ -88,6 +90,7 @@ class EnsembleFile:
     trunk: Subgraph | None = None
     rests: tuple[Subgraph, ...] = ()
     has_groups: bool = False
+    has_binary_operators: bool = True
 
     @property
     def member_graphs(self) -> tuple[Subgraph, ...]:
@@ -158,7 +161,12 @@ def checked_ensemble(data: bytes, name: str = "The model") -> EnsembleFile:
             f"{metadata.members} members in the layout {metadata.layout!r}, "
             f"{metadata.classes} classes, input {list(metadata.input_shape)}. Convert it again."
         )
-    return replace(file, has_groups=_has_groups(model))
+    operators = {op.name for graph in model.graphs for op in graph.operators}
+    return replace(
+        file,
+        has_groups=_has_groups(model),
+        has_binary_operators=any(name.startswith("Lce") for name in operators),
+    )
 
 
 def _has_groups(model: Model) -> bool:

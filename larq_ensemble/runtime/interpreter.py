@@ -11,11 +11,9 @@ ensemble.predict(images, adaptive=True)  # as many members as each image needs
 Batches run image by image, because the graphs in the file take one image.
 
 Threads may share an interpreter: they take turns, graph by graph. Interpreters of their own run
-side by side, because LCE releases Python's global lock while it runs. An interpreter can be copied
-and pickled, and used after a fork: the copy runs the file as it was read, with the same settings.
-
-LCE's Python binding copies the file's bytes, so mapping the file into memory would save nothing. In
-C++, `FlatBufferModel::BuildFromFile` maps it.
+side by side, because back ends release Python's global lock while they run. An interpreter can be
+copied and pickled, and used after a fork: the copy runs the file as it was read, with the same
+settings.
 """
 
 from __future__ import annotations
@@ -36,26 +34,33 @@ from larq_ensemble.runtime.cascade import (
     run_cascade,
 )
 from larq_ensemble.runtime.file import read_ensemble
-from larq_ensemble.runtime.lce import open_interpreter
+from larq_ensemble.runtime.members import open_interpreter
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 from larq_ensemble.runtime.pixels import checked_pixels
 from larq_ensemble.runtime.threads import bounded_threads
 
 
 class EnsembleInterpreter:
-    """Runs an ensemble file with Larq Compute Engine (LCE).
+    """Runs an ensemble file with LiteRT or with Larq Compute Engine (LCE).
 
     # Arguments
         path: the `.tflite` file that `larq-ensemble convert` wrote.
         members: run the first m members of the file; `None`: all.
         threads: number of threads of a convolution; no more than this process has processors.
         max_latency_ms, power_mode: instead of `members`, as for `set_budget`.
-        kernel: LCE's kernel of binary convolutions, `"indirect"` or `"default"`, whose results are
-            equal; `None`: the faster one, which is measured on a blank image.
+        backend: `"litert"` or `"lce"`; `None`: LiteRT if it is installed and takes the file, else
+            LCE.
+        kernel: of binary convolutions. LiteRT's are `"delegate"`, this package's own C code, and
+            `"builtin"`, operators of LiteRT into which those of LCE are rewritten when the file is
+            opened; LCE's are `"indirect"` and `"default"`. `None`: the fastest that is there, which
+            is measured on a blank image.
+
+    LCE's two kernels give equal logits. Those of LiteRT, and the back ends, differ by rounding,
+    some 1e-6 of a logit; where rounding flips a sign inside the network, by more.
 
     # Raises
         EnsembleError: if the file is missing, damaged or no ensemble, if an argument is out of
-            range, or if Larq Compute Engine can't be loaded.
+            range, or if the back end isn't installed or can't be loaded.
     """
 
     def __init__(
@@ -66,12 +71,13 @@ class EnsembleInterpreter:
         *,
         max_latency_ms: float | None = None,
         power_mode: str | None = None,
+        backend: str | None = None,
         kernel: str | None = None,
     ) -> None:
         threads = bounded_threads(threads)
         file = read_ensemble(path)
         self._metadata = file.metadata
-        self._interpreter = open_interpreter(file, threads, kernel)
+        self._interpreter = open_interpreter(file, threads, backend, kernel)
         self.set_budget(members=members, max_latency_ms=max_latency_ms, power_mode=power_mode)
 
     @property
@@ -105,8 +111,13 @@ class EnsembleInterpreter:
         return self._metadata.weights
 
     @property
+    def backend(self) -> str:
+        """What runs the file, `"litert"` or `"lce"`."""
+        return self._interpreter.backend.name
+
+    @property
     def kernel(self) -> str:
-        """LCE's kernel of binary convolutions in use, `"indirect"` or `"default"`."""
+        """The kernel of binary convolutions in use: see the argument."""
         return self._interpreter.kernel
 
     @property

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from larq_ensemble.errors import EnsembleError, check_whole
+from larq_ensemble.errors import EnsembleError, check_whole, is_real
+from larq_ensemble.legalization import FILTERS
 from larq_ensemble.runtime.cascade import Cascade
 from larq_ensemble.runtime.combination import COMBINATIONS, are_weights
 
@@ -26,6 +27,9 @@ PRECISIONS = ("float32", "compact")
 VERSION = 2
 #: How a file holds its members.
 LAYOUTS = ("indexed", "subgraphs", "branches")
+#: What a file is written for: Larq Compute Engine, whose binary operators are its own, or any
+#: TFLite runtime, LiteRT among them. Files of before are for LCE.
+TARGETS = ("lce", "litert")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +55,18 @@ class EnsembleMetadata:
             few bits per value.
         columns: number of columns in the table of the members' values, by purpose: batch norm,
             activations, heads and so on; empty if the file has no such table.
+        target: `"lce"`: the file has operators of Larq Compute Engine; `"litert"`: it has builtin
+            operators of TFLite only, so any TFLite runtime, LCE among them, can run it.
+        filters: how a file for `"litert"` stores binary filters: `"int8"`: a byte a weight;
+            `"1bit"`: a bit a weight, unpacked at run time. `None`: the file is for `"lce"`.
         weights: a weight for each member in the combination; `None`: all equal.
         temperatures: for each number of members from 1 to M, the temperature that calibrates their
             prediction; `None`: not fitted.
         cascade: the thresholds of the adaptive prediction; `None`: not fitted.
+        top1: for each number of members from 1 to M, the accuracy in percent on the held-out images
+            that calibrated the file; `None`: not measured.
+        instructions: instructions that were counted on a processor, by its name and the runtime's:
+            `image`, once per image, and `member`, for each; empty: not counted.
         data_origin: of data of one's own: `images`, how they became arrays, and `fingerprint`,
             see `larq_ensemble.data.datasets.Origin`; empty: built in, or unknown.
         validation_split: `seed`, `share` and `limit_train` of the split that held images out from
@@ -82,9 +94,13 @@ class EnsembleMetadata:
     heads: str = "float32"
     precision: str = "float32"
     columns: Mapping[str, int] = field(default_factory=dict)
+    target: str = "lce"
+    filters: str | None = None
     weights: tuple[float, ...] | None = None
     temperatures: tuple[float, ...] | None = None
     cascade: Cascade | None = None
+    top1: tuple[float, ...] | None = None
+    instructions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     data_origin: Mapping[str, Any] = field(default_factory=dict)
     validation_split: Mapping[str, float] = field(default_factory=dict)
     run_hash: str | None = None
@@ -116,6 +132,24 @@ class EnsembleMetadata:
                 f"{self.members} positive, finite numbers, {per}",
             )
         self._require(
+            "top1",
+            self.top1 is None
+            or (
+                _is_tuple(self.top1, self.members)
+                and all(is_real(value) and 0 <= value <= 100 for value in self.top1)
+            ),
+            f"{self.members} percentages, one for each m",
+        )
+        self._require(
+            "instructions",
+            _is_mapping(self.instructions, Mapping)
+            and all(
+                _are_counts(counts, 0) and counts.keys() == {"image", "member"}
+                for counts in self.instructions.values()
+            ),
+            "numbers of instructions for the image and a member, by processor",
+        )
+        self._require(
             "cascade",
             self.cascade is None
             or (
@@ -124,8 +158,17 @@ class EnsembleMetadata:
             ),
             f"a rule with {self.members - 1} thresholds",
         )
-        for name, known in (("layout", LAYOUTS), ("heads", HEADS), ("precision", PRECISIONS)):
+        for name, known in (
+            ("layout", LAYOUTS),
+            ("heads", HEADS),
+            ("precision", PRECISIONS),
+            ("target", TARGETS),
+        ):
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
+        if self.target == "lce":
+            self._require("filters", self.filters is None, "null in a file for 'lce'")
+        else:
+            self._require("filters", self.filters in FILTERS, f"one of {', '.join(FILTERS)}")
         for name, optional in (("sha256", False), ("dataset", True), ("run_hash", True)):
             text = getattr(self, name)
             valid = isinstance(text, str) or (optional and text is None)
@@ -183,6 +226,7 @@ class EnsembleMetadata:
             weights=weights and weights[:members],
             temperatures=temperatures and temperatures[:members],
             cascade=cascade and cascade.first(members),
+            top1=self.top1 and self.top1[:members],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -192,6 +236,8 @@ class EnsembleMetadata:
             for item in dataclasses.fields(self)
             if getattr(self, item.name) not in (None, {}, ())
         }
+        if self.target == "lce":  # as in files of before
+            del values["target"]
         if self.cascade is not None:
             values["cascade"] = dataclasses.asdict(self.cascade)
         values["theory_bytes"] = self.theory_bytes
@@ -230,7 +276,7 @@ class EnsembleMetadata:
             )
         known = {item.name for item in dataclasses.fields(cls)}
         values = {name: value for name, value in values.items() if name in known}
-        for name in ("input_shape", "class_names", "weights", "temperatures"):
+        for name in ("input_shape", "class_names", "weights", "temperatures", "top1"):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
         if values.get("cascade") is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,12 @@ class Flatbuffer:
         return self._vtables[place]
 
 
+@cache
+def _known_fields(kind: str) -> int:
+    """The length of a vtable that has all fields of the schema."""
+    return 1 + max(field.number for field in TABLES[kind].values())
+
+
 class Table:
     """A table at byte `at`; `table["name"]` is the value of a field.
 
@@ -115,6 +122,11 @@ class Table:
         self._offsets = buffer.vtable(at)
         if at + self._offsets[1] > len(buffer.data):
             raise DamagedError(f"a table at byte {at} ends outside it")
+
+    @property
+    def has_unknown_fields(self) -> bool:
+        """Whether it has fields of a later schema than ours, which other readers may follow."""
+        return any(self._offsets[_known_fields(self.kind) :])
 
     def position(self, name: str) -> int | None:
         """The byte of a field; `None` if it is missing."""

@@ -74,6 +74,7 @@ class _Reader:
         self._buffers = [self._once(buffer, self._buffer) for buffer in self._root["buffers"]]
 
     def model(self) -> Model:
+        self._note_unread(self._root)
         graphs = [self._graph(graph) for graph in self._root["subgraphs"]]
         for entry in self._root["signatureDefs"]:
             graph = _at(graphs, entry["subgraphIndex"], "graph")
@@ -96,16 +97,23 @@ class _Reader:
     def _once(self, table: Table, read: Callable[[Table], Item]) -> Item:
         key = table.kind, table.at
         if key not in self._seen:
-            for name in _UNREAD.get(table.kind, ()):
-                # Writers may write empty vectors.
-                if table.position(name) is not None and np.any(table[name]):
-                    self._unread[f"{table.kind}.{name}"] = None
+            self._note_unread(table)
             self._seen[key] = read(table)
         return self._seen[key]
+
+    def _note_unread(self, table: Table) -> None:
+        for name in _UNREAD.get(table.kind, ()):
+            # Writers may write empty vectors.
+            if table.position(name) is not None and np.any(table[name]):
+                self._unread[f"{table.kind}.{name}"] = None
+        if table.has_unknown_fields:
+            self._unread[f"a field of a later {table.kind}"] = None
 
     def _unpacked(self, kind: str, at: int) -> Any:
         key = f"{kind}T", at
         if key not in self._seen:
+            if kind in TABLES:
+                self._note_unread(Table(Flatbuffer(self._data), at, kind))
             self._seen[key] = self._unpack(self._data, kind, at)
         return self._seen[key]
 
@@ -127,6 +135,7 @@ class _Reader:
         return buffer["data"]
 
     def _graph(self, graph: Table) -> Graph:
+        self._note_unread(graph)
         tensors = [Tensor(*self._once(tensor, self._tensor_fields)) for tensor in graph["tensors"]]
         return Graph(
             tensors,

@@ -237,6 +237,8 @@ class _Lookups:
         require(low >= 0 and high < size, f"it looks up {low} to {high} of {size} values")
 
     def _range(self, tensor: Tensor) -> Range | None:
+        if tensor.dtype == "uint8":  # bytes of bits, which a table unpacks
+            return 0, 255
         if tensor.data is not None and tensor.size and tensor.dtype in ("int32", "int64"):
             return int(tensor.values.min()), int(tensor.values.max())
         return self._known.get(tensor)

@@ -7,8 +7,8 @@ import json
 import numpy as np
 
 from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.runtime.backends.lce import load_model
 from larq_ensemble.runtime.file import read_ensemble, with_one_subgraph
-from larq_ensemble.runtime.lce import load_model
 
 from .conftest import load
 

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from larq_ensemble.runtime.lce import load_model
+from larq_ensemble.runtime.backends.lce import load_model
 
 KNOWN = {
     *("graph", "num_threads", "num_runs", "use_xnnpack", "use_indirect_bgemm"),

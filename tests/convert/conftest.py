@@ -32,6 +32,7 @@ from larq_ensemble.keras import keras, lq
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.network.architectures.resnet import resnet
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.backends import choice
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 
@@ -44,6 +45,14 @@ LEAVE_NO_DEAD_CODE = {
         *(member_branches, member_subgraphs, shared_trunk),
     )
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _on_lce() -> Iterator[None]:
+    """Files run on LCE if a test doesn't say otherwise: its kernels are equal to the bit."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choice, "BACKENDS", ("lce", "litert"))
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

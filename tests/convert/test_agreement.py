@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert import agreement, verify
-from larq_ensemble.convert.agreement import check_agreement, check_input_scale, some_images
+from larq_ensemble.convert.agreement import check_agreement, check_input_scale
+from larq_ensemble.convert.comparison import some_images
 from larq_ensemble.convert.conversion import convert_ensemble, normalization_of
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.building import build_ensemble

@@ -15,6 +15,7 @@ from larq_ensemble.convert.conversion import convert_run
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.progress import listening
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.backends import BACKENDS, KERNELS
 
 from .conftest import Converted
 from .test_commands import saved_run
@@ -37,6 +38,12 @@ class Clock:
             self.now += members * next(seconds)
 
         return predict
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is measured in new processes, which takes seconds: see test_memory.py."""
+    monkeypatch.setattr(module, "resident_bytes", lambda path, backend, **_: len(backend))
 
 
 @pytest.fixture
@@ -73,7 +80,7 @@ def test_ratios_are_of_the_same_repetition(monkeypatch, fusion: Converted) -> No
     load = np.array([1.0, 5.0, 2.0, 1.0])  # what else the machine does
     times = {(module.THIS_FILE, m): m * load for m in (1, 2)}
     monkeypatch.setattr(module, "_milliseconds", lambda *arguments: times)
-    report = benchmark(fusion.path, [2])
+    report = benchmark(fusion.path, [2], backend="lce")
     assert report.relative == {2: 1.0}
     assert (report.comparisons[0].ratio.low, report.comparisons[0].ratio.high) == (1, 1)
     assert report.latency_ms == {2: 3.0}
@@ -87,6 +94,13 @@ def test_a_file_alone(fusion: Converted) -> None:
     assert report.relative_to == ONE_MEMBER
     assert report.relative[1] == 1
     assert (report.repetitions, report.threads) == (2, 1)
+    # The back ends that are installed stand side by side.
+    ((other, kernel),) = report.other_backends.items()
+    assert {report.backend, other} == set(BACKENDS)
+    assert kernel in KERNELS[other]
+    assert [item.against for item in report.comparisons] == 3 * [ONE_MEMBER, f"{other} ({kernel})"]
+    assert report.bytes == len(fusion.path.read_bytes())
+    assert report.resident_bytes == {"lce": 3, "litert": 6}
 
 
 @pytest.mark.parametrize(("members", "counts"), [(1, [1]), (4, [1, 2, 4]), (10, [1, 2, 4, 8, 10])])
@@ -98,7 +112,7 @@ def test_the_others_give_the_same_predictions(tmp_path: Path) -> None:
     run = saved_run(tmp_path / "run", "ensemble")
     path = tmp_path / "ensemble.tflite"
     convert_run(run, path)
-    ours = EnsembleInterpreter(path)
+    ours = EnsembleInterpreter(path, backend="litert", kernel="builtin")
     image = np.random.default_rng(0).integers(0, 256, (1, *ours.input_shape), np.uint8)
     others = module._others(ours, path, run, 2, image, lambda line: None)
     assert others.keys() == {SEPARATE, BRANCHES}
@@ -106,7 +120,7 @@ def test_the_others_give_the_same_predictions(tmp_path: Path) -> None:
         ours.members = members
         for predict in others.values():
             np.testing.assert_allclose(predict(members), ours.predict(image), atol=1e-3)
-    report = benchmark(path, run=run, repetitions=2)
+    report = benchmark(path, run=run, repetitions=2, backend="litert")
     assert report.relative_to == SEPARATE
     assert [(item.members, item.against) for item in report.comparisons] == [
         (members, against) for members in (1, 2) for against in (SEPARATE, BRANCHES)
@@ -123,8 +137,9 @@ def test_errors(fusion: Converted, tmp_path: Path) -> None:
 def test_a_file_alone_needs_no_tensorflow(fusion: Converted) -> None:
     code = """
 import sys
-from larq_ensemble.convert import benchmark
-benchmark(sys.argv[1], repetitions=1)
+from larq_ensemble.convert import benchmarking
+benchmarking.resident_bytes = lambda *_, **__: None
+benchmarking.benchmark(sys.argv[1], repetitions=1)
 assert "tensorflow" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code, fusion.path], cwd=ROOT, check=True)

@@ -130,6 +130,7 @@ def test_verify(folder: Path, tmp_path: Path) -> None:
     assert min(result["member_argmax_agreement"]) >= 0.95
     assert result["ensemble_argmax_agreement"] >= 0.95
     assert result["flip_rate"] <= 0.05
+    assert result["backends"].keys() == {"lce", "litert"}
 
 
 def test_predict(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,6 +144,11 @@ def test_predict(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert len(probabilities) == 3
     assert two[0]["name"] == str(two[0]["class"])
     assert "digit.png" in capsys.readouterr().out
+    for backend in ("lce", "litert"):
+        result = result_of(tmp_path, *arguments, "--backend", backend)
+        assert result["backend"] == backend
+        assert [row["class"] for row in result["predictions"]] == 2 * [two[0]["class"]]
+        assert f"on {backend} ({result['kernel']})" in capsys.readouterr().out
 
 
 def test_one_bad_image_does_not_cost_the_others(folder: Path, tmp_path: Path, capsys) -> None:
@@ -187,6 +193,7 @@ def test_one_bad_image_does_not_cost_the_others(folder: Path, tmp_path: Path, ca
         (["verify", "{}/digit.png", "--run", "{}/run"], 1, "no .tflite model"),
         (["verify", "{}/ensemble.tflite", "--run", "{}"], 1, "No run at"),
         (["verify", "{}/ensemble.tflite", "--run", "{}/run", "--samples", "0"], 2, "--samples"),
+        (["verify", "{}/ensemble.tflite", "--run", "{}/run", "--backend", "cpu"], 2, "--backend"),
         (["predict", "{}/ensemble.tflite"], 2, "IMAGE"),
         (["predict", "{}/ensemble.tflite", "{}/none.png"], 1, "none.png"),
         (["predict", "{}/ensemble.tflite", "{}/run/config.json"], 1, "as an image"),

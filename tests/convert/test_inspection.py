@@ -25,7 +25,7 @@ def test_categories_sum_to_the_file(fusion: Converted) -> None:
     assert tuple(inspection.categories) == tuple(category.value for category in Category)
     assert sum(inspection.categories.values()) == fusion.path.stat().st_size == inspection.bytes
     empty = [name for name, size in inspection.categories.items() if not size]
-    assert empty == ["unpacked_filters", "convolutions"]
+    assert empty == ["borders", "unpacking", "unpacked_filters", "convolutions"]
 
 
 def values_of_norms(model: keras.Model) -> int:

@@ -19,9 +19,9 @@ from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.ir.schema import schema
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.backends.lce import load_extension
 from larq_ensemble.runtime.calibration import calibrate
 from larq_ensemble.runtime.file import seal
-from larq_ensemble.runtime.lce import load_extension
 
 from .conftest import (
     MEAN,

@@ -21,7 +21,7 @@ from larq_ensemble.ensembles import as_ensemble
 from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.ir.graph import Module
 from larq_ensemble.ir.schema import schema
-from larq_ensemble.runtime.lce import load_extension
+from larq_ensemble.runtime.backends.lce import load_extension
 
 from ..builder import run
 from .conftest import MEAN, STD, pixels, small_ensemble

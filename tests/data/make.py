@@ -2,7 +2,8 @@
 
 Each `NAME.tflite` is a file as this version writes it, each `NAME.npz` what it answers: `images`
 (uint8 `[n, 8, 8, 3]`), `logits` (float32 `[members, n, 5]`), `probabilities` (`[n, 5]`) and, where
-a cascade is in the file, `adaptive_members` (`[n]`).
+a cascade is in the file, `adaptive_members` (`[n]`). `weighted.tflite` has no answers: its tests
+compute them.
 
 They show that later versions read files of this one, so they are never written anew: a change of
 the format adds files to them, under a new name.
@@ -21,7 +22,7 @@ from larq_ensemble.convert import convert_ensemble
 from larq_ensemble.convert.passes import shared_trunk
 from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.ir.flatbuffer import read
-from larq_ensemble.keras import keras
+from larq_ensemble.keras import keras, lq
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.calibration import calibrate
 from larq_ensemble.runtime.file import read_ensemble
@@ -37,6 +38,7 @@ def main() -> None:
     convert("compact", scheme="voting", heads="int8", precision="compact")
     add_cascade("compact")
     without_trunk("indexed", "version_1")
+    weighted()
     for name in ("indexed", "subgraphs", "branches", "compact", "version_1"):
         save_answers(name)
 
@@ -75,6 +77,26 @@ def ensemble(**options: Any) -> keras.Model:
 def convert(name: str, *, scheme: str = "fusion", sharing: str = "fusion", **options: Any) -> None:
     model = ensemble(scheme=scheme, sharing=sharing)
     convert_ensemble(model, path_of(name), mean=[0.4, 0.5, 0.6], std=[0.2, 0.25, 0.3], **options)
+
+
+def weighted() -> None:
+    """What tests of the runtime run: members with weights, images that aren't square, names."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12, 10, 3))
+    x = keras.layers.Conv2D(32, 3, name="stem")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = lq.layers.QuantConv2D(
+        32, 3, input_quantizer="ste_sign", kernel_quantizer="ste_sign",
+        kernel_constraint="weight_clip", name="binary",
+    )(x)  # fmt: skip
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    backbone = keras.Model(inputs, keras.layers.Dense(4)(x))
+    model = build_ensemble(backbone, MEMBERS, scheme="adaboost", weights=[1.5, 0.25, 4.0])
+    draw = np.random.default_rng(0)
+    for weight in model.trainable_weights:
+        weight.assign(draw.normal(size=weight.shape))
+    names = ["ant", "bee", "cat", "dog"]
+    convert_ensemble(model, path_of("weighted"), mean=[0.5] * 3, std=[0.25] * 3, class_names=names)
 
 
 def add_cascade(name: str) -> None:

@@ -44,7 +44,13 @@ def module_names(*paths: str) -> list[str]:
 
 def test_imports_below_the_line_need_no_tensorflow() -> None:
     names = [name for name in module_names(*BELOW, *LAZY, *COMMANDS) if name not in OF_TENSORFLOW]
-    for name in ("network.tracing", "runtime.lce", "errors", "runs", "training.commands.train"):
+    for name in (
+        "network.tracing",
+        "runtime.backends.lce",
+        "errors",
+        "runs",
+        "training.commands.train",
+    ):
         assert f"larq_ensemble.{name}" in names
     done = subprocess.run([sys.executable, "-c", PROGRAM, *names], capture_output=True, text=True)
     assert done.stdout == f"{len(names)} modules imported\n", done.stderr

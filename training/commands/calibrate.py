@@ -18,6 +18,7 @@ from larq_ensemble.console.options import (
     seed_option,
 )
 from larq_ensemble.console.reporting import Report, json_option, reporting
+from larq_ensemble.runtime.commands.options import backend_option
 
 if TYPE_CHECKING:
     from larq_ensemble.data.datasets import Dataset, Split
@@ -57,6 +58,7 @@ _ROWS = 12  # of the frontier in the table; the JSON and the plot have all
     help="Where the data of the training are, which a file doesn't say of data of your own, or "
     f"others of the same classes: {SPECS}  [default: the built-in data of the training]",
 )
+@backend_option
 @data_dir_option
 @limit_test_option
 @seed_option
@@ -67,6 +69,7 @@ def command(
     mean_members: float | None,
     plot: str | None,
     threads: int,
+    backend: str | None,
     dataset: str | None,
     data_dir: str | None,
     limit_test: int | None,
@@ -95,7 +98,7 @@ def command(
     from larq_ensemble.runtime.calibration import check_can_calibrate, check_limits, fit, write
 
     with reporting(json_target) as report:
-        ensemble = EnsembleInterpreter(tflite, threads=threads)
+        ensemble = EnsembleInterpreter(tflite, threads=threads, backend=backend)
         total = ensemble.max_members
         check_limits(accuracy_loss, mean_members, total)
         check_can_calibrate(tflite)
@@ -122,9 +125,10 @@ def command(
             **scores.to_json(found),
             "validation_images": len(validation),
             "dataset": data.name,
+            "backend": ensemble.backend,
             "held_out": held_out,
         }
-        _print(report, tflite, found, scores, data.name)
+        _print(report, tflite, ensemble.backend, found, scores, data.name)
         if plot is not None:
             canvas = draw_cascade(scores.adaptive, scores.fixed, scores.chosen, dataset=data.name)
             png, svg = save(canvas, plot)
@@ -284,10 +288,17 @@ def _scores(found: Calibration, ensemble: EnsembleInterpreter, test: Split) -> _
     )
 
 
-def _print(report: Report, tflite: str, found: Calibration, scores: _Scores, dataset: str) -> None:
+def _print(
+    report: Report,
+    tflite: str,
+    backend: str,
+    found: Calibration,
+    scores: _Scores,
+    dataset: str,
+) -> None:
     adaptive = scores.adaptive[:: max(1, len(scores.adaptive) // _ROWS)]
     report.table(
-        f"{tflite}: {scores.images:,} test images of {dataset}",
+        f"{tflite} on {backend}: {scores.images:,} test images of {dataset}",
         ["members", "mean members", "top-1 %", "points against all"],
         [
             [name, score.mean_members, score.top1, score.top1 - scores.fixed[-1].top1]

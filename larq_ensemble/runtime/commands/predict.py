@@ -10,6 +10,7 @@ import click
 from larq_ensemble.console.options import INPUT, POSITIVE
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.runtime.budget import POWER_MODES
+from larq_ensemble.runtime.commands.options import backend_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreter."
 )
+@backend_option
 @json_option
 def command(
     tflite: str,
@@ -50,6 +52,7 @@ def command(
     adaptive: bool,
     top: int,
     threads: int,
+    backend: str | None,
     json_target: str | None,
 ) -> None:
     """Classify image files with a converted ensemble.
@@ -76,6 +79,7 @@ def command(
             threads=threads,
             max_latency_ms=max_latency_ms,
             power_mode=power_mode,
+            backend=backend,
         )
         pixels, errors = _read(images, ensemble.input_shape)
         if adaptive:
@@ -89,14 +93,19 @@ def command(
             {"image": image, "members": int(count), **_answer(row, names, top)}
             for image, row, count in zip(answered, probabilities, used, strict=True)
         ]
-        report.result = {"predictions": predictions, "members": ensemble.members}
+        report.result = {
+            "predictions": predictions,
+            "members": ensemble.members,
+            "backend": ensemble.backend,
+            "kernel": ensemble.kernel,
+        }
         if errors:
             report.result["errors"] = [
                 {"image": image, "error": error} for image, error in errors.items()
             ]
         report.table(
             f"{tflite}, {'up to ' if adaptive else ''}{ensemble.members} of "
-            f"{ensemble.max_members} members",
+            f"{ensemble.max_members} members, on {ensemble.backend} ({ensemble.kernel})",
             ["image", "members", "class", "probability %"],
             [
                 [

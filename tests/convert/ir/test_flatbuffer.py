@@ -11,7 +11,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.ir.graph import Operator
 from larq_ensemble.ir.schema import schema
-from larq_ensemble.runtime.lce import load_model
+from larq_ensemble.runtime.backends.lce import load_model
 from larq_ensemble.tflite.flatbuffer import parsing
 
 from ...builder import Builder, normal, run

@@ -23,7 +23,7 @@ from larq_ensemble.ir.graph import Graph, Module
 from larq_ensemble.ir.verifier import verify
 from larq_ensemble.keras import tf
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.runtime import lce as interpreters
+from larq_ensemble.runtime.backends import KERNELS, lce
 from larq_ensemble.runtime.cascade import Cascade, log_margin
 from larq_ensemble.runtime.file import read_ensemble, seal, with_metadata, with_one_subgraph
 
@@ -46,7 +46,7 @@ def by_complete_graphs(path: Path, images: np.ndarray, kernel: str) -> np.ndarra
     file, logits = read_ensemble(path), []
     for member in range(file.metadata.members):
         graph = file.graphs[member if len(file.graphs) > 1 else 0]
-        model = interpreters.load_model(with_one_subgraph(file.data, graph.index), 1, kernel)
+        model = lce.load_model(with_one_subgraph(file.data, graph.index), 1, kernel)
         inputs: list[Any] = [np.array([member], np.int32)] * len(graph.inputs)
         for image in images:
             inputs[graph.inputs["image"]] = image[np.newaxis].astype(np.float32)
@@ -56,7 +56,7 @@ def by_complete_graphs(path: Path, images: np.ndarray, kernel: str) -> np.ndarra
 
 def assert_same_bits(path: Path, shape: tuple[int, int, int]) -> None:
     images = pixels(4, shape)
-    for kernel in interpreters.KERNELS:
+    for kernel in KERNELS["lce"]:
         ours = EnsembleInterpreter(path, kernel=kernel).predict_logits(images)
         assert ours.tobytes() == by_complete_graphs(path, images, kernel).tobytes()
         assert len({logits.tobytes() for logits in ours}) == len(ours)
@@ -275,7 +275,7 @@ def test_the_trunk_runs_once_an_image(
     layout: str, small_case: SmallCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case, path = small_case(layout=layout), tmp_path / "cascade.tflite"
-    images, load = pixels(8, (16, 16, 3)), interpreters.load_model
+    images, load = pixels(8, (16, 16, 3)), lce.load_model
     # Half of the images stop at the first member, the others never.
     margins = log_margin(EnsembleInterpreter(case.path, members=1).predict(images))
     cascade = Cascade((float(np.median(margins)), None))
@@ -292,7 +292,7 @@ def test_the_trunk_runs_once_an_image(
             runs.append("trunk" if (1, 16, 16, 3) in {x.shape for x in inputs} else "rest")
             return self._model.predict(inputs)
 
-    monkeypatch.setattr(interpreters, "load_model", lambda *arguments: Counted(load(*arguments)))
+    monkeypatch.setattr(lce, "load_model", lambda *arguments: Counted(load(*arguments)))
     ensemble = EnsembleInterpreter(path, kernel="default")
     ensemble.predict(images)
     assert runs == 8 * ["trunk", "rest", "rest", "rest"]

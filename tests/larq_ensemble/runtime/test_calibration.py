@@ -242,6 +242,8 @@ def test_the_chosen_point_meets_the_limit(held_out: tuple[np.ndarray, np.ndarray
         assert fit(logits, labels, "fusion", accuracy_loss=wish).chosen.expected_loss <= wish
     default, same = fit(logits, labels, "fusion"), fit(logits, labels, "fusion", accuracy_loss=0.2)
     assert default.chosen == same.chosen
+    right = [logits[:m].mean(axis=0).argmax(axis=-1) == labels for m in range(1, M + 1)]
+    assert default.top1 == pytest.approx([100 * each.mean() for each in right], abs=1e-4)
     assert 0 < default.chosen.expected_loss <= 0.2 < default.loss_bound < 1.2
 
 

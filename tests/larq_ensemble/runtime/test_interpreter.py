@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from importlib.machinery import ModuleSpec
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -25,7 +21,7 @@ import pytest
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.progress import listening
 from larq_ensemble.runtime import EnsembleInterpreter, calibrate
-from larq_ensemble.runtime import lce as interpreters
+from larq_ensemble.runtime.backends import lce
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.file import read_ensemble
 
@@ -38,29 +34,9 @@ WEIGHTS = (1.5, 0.25, 4.0)
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ensemble whose members differ by their random linear layers."""
-    from larq_ensemble.convert.conversion import convert_ensemble
-    from larq_ensemble.ensembles.building import build_ensemble
-    from larq_ensemble.keras import keras, lq
-
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input(SHAPE)
-    x = keras.layers.Conv2D(32, 3, name="stem")(inputs)
-    x = keras.layers.BatchNormalization(name="norm")(x)
-    x = lq.layers.QuantConv2D(
-        32, 3, input_quantizer="ste_sign", kernel_quantizer="ste_sign",
-        kernel_constraint="weight_clip", name="binary",
-    )(x)  # fmt: skip
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    backbone = keras.Model(inputs, keras.layers.Dense(CLASSES)(x))
-    model = build_ensemble(backbone, MEMBERS, scheme="adaboost", weights=WEIGHTS)
-    draw = np.random.default_rng(0)
-    for weight in model.trainable_weights:
-        weight.assign(draw.normal(size=weight.shape))
+    """A copy of an ensemble whose members differ by their random linear layers."""
     file = tmp_path_factory.mktemp("runtime") / "ensemble.tflite"
-    names = ["ant", "bee", "cat", "dog"]
-    convert_ensemble(model, file, mean=[0.5] * 3, std=[0.25] * 3, class_names=names)
-    return file
+    return Path(shutil.copy(ROOT / "tests" / "data" / "weighted.tflite", file))
 
 
 @pytest.fixture
@@ -233,6 +209,7 @@ assert probabilities.shape == (3, 4) and probabilities.dtype == np.float32
 assert not {{"tensorflow", "keras", "tf_keras", "larq"}} & set(sys.modules)
 assert "larq_ensemble.runtime.calibration" not in sys.modules
 # LCE itself can still be imported: its extension must not be loaded a second time.
+EnsembleInterpreter({str(path)!r}, backend="lce")
 from larq_compute_engine.tflite.python import interpreter_wrapper_lite
 print("done")
 """
@@ -250,7 +227,7 @@ def test_the_interpreter_works_after_lce_was_imported(path: Path) -> None:
     import larq_compute_engine as lce
 
     assert lce.testing.Interpreter(path.read_bytes())
-    assert EnsembleInterpreter(path).members == MEMBERS
+    assert EnsembleInterpreter(path, backend="lce").members == MEMBERS
 
 
 def test_the_interpreter_of_lce_runs_the_file(path: Path, images: np.ndarray) -> None:
@@ -264,53 +241,8 @@ def test_the_interpreter_of_lce_runs_the_file(path: Path, images: np.ndarray) ->
         logits = interpreter.predict(inputs)
     except RuntimeError:
         pytest.fail("LCE's own interpreter refuses the file")
-    np.testing.assert_allclose(logits, EnsembleInterpreter(path).predict_logits(images)[1])
-
-
-@pytest.mark.parametrize("missing", ["extension", "package", "numpy 1"])
-def test_a_missing_lce_is_a_clear_error(
-    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing
-) -> None:
-    monkeypatch.delitem(sys.modules, interpreters._EXTENSION, raising=False)
-    if missing == "numpy 1":
-        monkeypatch.setattr(np, "__version__", "2.1.0")
-    else:
-        spec = None
-        if missing == "extension":
-            spec = ModuleSpec("larq_compute_engine", None, is_package=True)
-            spec.submodule_search_locations.append(str(tmp_path))
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
-    installed = version("larq-compute-engine")
-    message = {
-        "numpy 1": "^Larq Compute Engine needs NumPy 1, found 2.1.0",
-        "package": "^Larq Compute Engine is not installed",
-        "extension": rf"^Larq Compute Engine {installed} has no .* install it with",
-    }[missing]
-    with pytest.raises(EnsembleError, match=message):
-        EnsembleInterpreter(path)
-
-
-@pytest.mark.parametrize(
-    ("system", "processor", "python", "message"),
-    [
-        ("Linux", "x86_64", (3, 11), "install it with `pip install larq-compute-engine=="),
-        ("Windows", "AMD64", (3, 10), "install it with `pip install larq-compute-engine=="),
-        ("Darwin", "arm64", (3, 12), "install it with `pip install larq-compute-engine=="),
-        ("Linux", "aarch64", (3, 11), "no wheel for Linux on aarch64.*C[+][+]"),
-        ("Windows", "ARM64", (3, 12), "no wheel for Windows on arm64"),
-        ("Linux", "x86_64", (3, 13), "no wheel for Python 3.13.*3.10 to 3.12"),
-        ("FreeBSD", "amd64", (3, 11), "no wheel for FreeBSD"),
-    ],
-)
-def test_the_advice_is_true_on_every_platform(
-    monkeypatch: pytest.MonkeyPatch, system: str, processor: str, python: tuple, message: str
-) -> None:
-    monkeypatch.setattr("platform.system", lambda: system)
-    monkeypatch.setattr("platform.machine", lambda: processor)
-    monkeypatch.setattr(sys, "version_info", (*python, 0, "final", 0))
-    error = str(interpreters.not_installed())
-    assert re.search(message, error)
-    assert ("pip install" in error) == ("install it with" in message)
+    expected = EnsembleInterpreter(path, backend="lce").predict_logits(images)[1]
+    np.testing.assert_allclose(logits, expected)
 
 
 @pytest.fixture(scope="module")
@@ -330,9 +262,9 @@ def test_calibration_changes_only_the_metadata(path: Path, calibrated: Path) -> 
     assert before[: metadata - 4] == after[: metadata - 4]  # 4 bytes: the length of the metadata
     assert len(after) % 16 == 0
     one, other = EnsembleInterpreter(path).metadata, EnsembleInterpreter(calibrated).metadata
-    assert len(other.temperatures) == MEMBERS
+    assert len(other.temperatures) == len(other.top1) == MEMBERS
     assert len(other.cascade.thresholds) == MEMBERS - 1
-    same = dataclasses.replace(other, temperatures=None, cascade=None, sha256=one.sha256)
+    same = dataclasses.replace(other, temperatures=None, cascade=None, top1=None, sha256=one.sha256)
     assert same == one
     # Calibrated again, the file doesn't grow.
     pixels = np.random.default_rng(2).integers(0, 256, (40, *SHAPE), np.uint8)
@@ -442,12 +374,12 @@ def test_the_measured_latency_is_plausible(path: Path) -> None:
 def test_each_thread_has_its_interpreter(path: Path) -> None:
     """Threads with interpreters of their own predict what one thread predicts."""
     images = np.random.default_rng(4).integers(0, 256, (60, *SHAPE), np.uint8)
-    expected = EnsembleInterpreter(path).predict(images)
+    expected = EnsembleInterpreter(path, kernel="builtin").predict(images)
     own = threading.local()
 
     def answer(index: int) -> np.ndarray:
         if not hasattr(own, "ensemble"):
-            own.ensemble = EnsembleInterpreter(path, threads=2)
+            own.ensemble = EnsembleInterpreter(path, threads=2, kernel="builtin")
         return own.ensemble.predict(images[index])[0]
 
     with ThreadPoolExecutor(4) as pool:
@@ -461,9 +393,7 @@ def test_the_kernels_give_equal_logits(path: Path, images: np.ndarray) -> None:
     by_default = EnsembleInterpreter(path, kernel="default").predict_logits(images)
     np.testing.assert_array_equal(by_default, expected)
     for reference, indirect in ((False, False), (True, False)):
-        interpreter = interpreters.load_extension().LiteInterpreter(
-            file.data, 1, reference, indirect, False
-        )
+        interpreter = lce.load_extension().LiteInterpreter(file.data, 1, reference, indirect, False)
         inputs = [np.empty(0)] * 2
         for member in range(MEMBERS):
             for i, image in enumerate(images):
@@ -471,37 +401,6 @@ def test_the_kernels_give_equal_logits(path: Path, images: np.ndarray) -> None:
                 inputs[file.graphs[0].inputs["member"]] = np.array([member], np.int32)
                 (logits,) = interpreter.predict(inputs)
                 np.testing.assert_array_equal(logits[0], expected[member, i])
-
-
-@pytest.mark.parametrize("faster", interpreters.KERNELS)
-def test_the_faster_kernel_is_chosen(
-    path: Path, images: np.ndarray, monkeypatch: pytest.MonkeyPatch, faster: str
-) -> None:
-    """The other kernel is slowed down."""
-    expected = EnsembleInterpreter(path, kernel=faster).predict(images)
-    load = interpreters.load_model
-
-    class Slow:
-        def __init__(self, model: Any) -> None:
-            self._model = model
-
-        def predict(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
-            time.sleep(0.05)
-            return self._model.predict(inputs)
-
-    def slowed(data: bytes, threads: int, kernel: str) -> Any:
-        model = load(data, threads, kernel)
-        return model if kernel == faster else Slow(model)
-
-    monkeypatch.setattr(interpreters, "load_model", slowed)
-    ensemble = EnsembleInterpreter(path)
-    assert ensemble.kernel == faster
-    np.testing.assert_array_equal(ensemble.predict(images), expected)
-
-
-def test_an_unknown_kernel_is_refused(path: Path) -> None:
-    with pytest.raises(EnsembleError, match=r"kernel 'fast'\. Known: default, indirect"):
-        EnsembleInterpreter(path, kernel="fast")
 
 
 def test_the_start_up_is_short(path: Path) -> None:

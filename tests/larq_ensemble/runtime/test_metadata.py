@@ -26,6 +26,8 @@ VALUES: dict[str, Any] = {
     "tools": {"larq-ensemble": "0.1.0"},
     "temperatures": (1.25, 1.0),
     "cascade": Cascade((0.75,)),
+    "top1": (60.5, 100),
+    "instructions": {"Cortex-A76, LiteRT": {"image": 360_000, "member": 2_000_000}},
     "data_origin": {"images": {"image_size": [32, 24], "test_share": 0.2}, "fingerprint": "cd"},
     "validation_split": {"seed": 3, "share": 0.1, "limit_train": 1000},
 }
@@ -40,10 +42,13 @@ def test_json_round_trip() -> None:
 def test_metadata_of_the_first_members() -> None:
     parts = {"shared_stem": 100, "member_heads": 30}
     values = {**VALUES, "members": 3, "theory_parts": parts, "weights": (0.5, 2.0, 1.0),
-              "temperatures": (1.0, 1.5, 2.0), "cascade": Cascade((0.5, None))}  # fmt: skip
+              "temperatures": (1.0, 1.5, 2.0), "cascade": Cascade((0.5, None)),
+              "top1": (60.0, 61.5, 62.0)}  # fmt: skip
     metadata = EnsembleMetadata(**values).first(2)
     assert metadata.temperatures == (1.0, 1.5)
     assert metadata.cascade == Cascade((0.5,))
+    assert metadata.top1 == (60.0, 61.5)
+    assert metadata.instructions == VALUES["instructions"]
     assert EnsembleMetadata(**values).first(1).cascade == Cascade(())
     assert metadata.members == 2
     assert metadata.weights == (0.5, 2.0)
@@ -61,6 +66,17 @@ def test_empty_fields_are_not_written() -> None:
     assert values["class_names"][2] == "Fähre 🚢"
     assert values["theory_bytes"] == 120
     assert "dataset" not in json.loads(EnsembleMetadata(**{**VALUES, "dataset": None}).to_json())
+
+
+def test_files_for_lce_say_nothing_of_their_target() -> None:
+    """As all files did before there were others, so that they stay equal to the byte."""
+    values = json.loads(EnsembleMetadata(**VALUES).to_json())
+    assert not {"target", "filters"} & values.keys()
+    stock = EnsembleMetadata(**VALUES, target="litert", filters="1bit")
+    assert EnsembleMetadata.from_json(stock.to_json()) == stock
+    values = json.loads(stock.to_json())
+    assert (values["target"], values["filters"]) == ("litert", "1bit")
+    assert [*values][-2:] == ["sha256", "theory_bytes"]
 
 
 @given(names=st.lists(st.text(), min_size=3, max_size=3))
@@ -90,6 +106,9 @@ def test_any_class_names(names: list[str]) -> None:
         ("heads", "float64"),
         ("heads", None),
         ("precision", "int8"),
+        ("target", "tpu"),
+        ("target", None),
+        ("filters", "int8"),  # of a file for LCE
         ("columns", {"batch_norm": 0}),
         ("columns", {"batch_norm": 1.5}),
         ("theory_parts", {"shared_conv": "many"}),
@@ -102,6 +121,12 @@ def test_any_class_names(names: list[str]) -> None:
         ("temperatures", (1.0, 0.0)),
         ("validation_split", {"seed": "3"}),
         ("data_origin", None),
+        ("top1", (60.5,)),
+        ("top1", (60.5, 100.1)),
+        ("top1", (60.5, None)),
+        ("instructions", {"A76": 1}),
+        ("instructions", {"A76": {"image": 1}}),
+        ("instructions", {"A76": {"image": 1, "member": -1}}),
         ("data_origin", {"fingerprint": "cd"}),
         ("data_origin", {"images": "all", "fingerprint": "cd"}),
     ],

@@ -17,11 +17,33 @@ import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime import EnsembleInterpreter, lce
+from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime import threads as threads_module
+from larq_ensemble.runtime.backends import delegate, lce
 
 DATA = Path(__file__).parents[2] / "data"
-LAYOUTS = pytest.mark.parametrize("name", ["indexed", "subgraphs", "branches"])
+
+
+def has_delegate() -> bool:
+    try:
+        delegate.load(threads=1)
+    except EnsembleError:
+        return False
+    return True
+
+
+needs_delegate = pytest.mark.skipif(not has_delegate(), reason="no delegate was built")
+FILES = pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        *((name, "default") for name in ("indexed", "subgraphs", "branches")),  # on LCE
+        *(("indexed", "builtin"), ("subgraphs", "builtin")),  # on LiteRT
+        pytest.param("indexed", "delegate", marks=needs_delegate),
+    ],
+)
+KERNELS = pytest.mark.parametrize(
+    "kernel", ["default", "builtin", pytest.param("delegate", marks=needs_delegate)]
+)
 IMAGES = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 3), np.uint8)
 
 
@@ -30,15 +52,15 @@ def _two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads_module, "processors", lambda: 2)
 
 
-def opened(name: str, **options: object) -> EnsembleInterpreter:
-    return EnsembleInterpreter(DATA / f"{name}.tflite", kernel="default", **options)
+def opened(name: str, kernel: str = "default", **options: object) -> EnsembleInterpreter:
+    return EnsembleInterpreter(DATA / f"{name}.tflite", kernel=kernel, **options)
 
 
-@LAYOUTS
-def test_threads_may_share_an_interpreter(name: str) -> None:
+@FILES
+def test_threads_may_share_an_interpreter(name: str, kernel: str) -> None:
     """Without turns 50 to 100 of these 400 images got another image's logits."""
-    shared = opened(name)
-    expected = opened(name).predict_logits(IMAGES)
+    shared = opened(name, kernel)
+    expected = opened(name, kernel).predict_logits(IMAGES)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda image: shared.predict_logits(image)[:, 0], IMAGES))
     np.testing.assert_array_equal(np.stack(found, axis=1), expected)
@@ -71,15 +93,15 @@ def test_threads_may_share_a_cascade() -> None:
         )
 
 
-@LAYOUTS
-def test_what_start_returned_stays_with_its_image(name: str) -> None:
+@FILES
+def test_what_start_returned_stays_with_its_image(name: str, kernel: str) -> None:
     """Half-finished cascades of several images don't mix."""
-    interpreter = opened(name)._interpreter
+    interpreter = opened(name, kernel)._interpreter
     first, second = (
         interpreter.start(image[np.newaxis].astype(np.float32)) for image in IMAGES[:2]
     )
     found = [[logits(member)[0] for logits in (first, second)] for member in (2, 0, 1)]
-    expected = opened(name).predict_logits(IMAGES[:2])
+    expected = opened(name, kernel).predict_logits(IMAGES[:2])
     np.testing.assert_array_equal(found, expected[[2, 0, 1]])
 
 
@@ -96,11 +118,11 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no 
 
 
 @needs_fork
-@LAYOUTS
+@FILES
 @pytest.mark.parametrize("threads", [1, 2])
-def test_after_a_fork_both_processes_predict(name: str, threads: int) -> None:
+def test_after_a_fork_both_processes_predict(name: str, kernel: str, threads: int) -> None:
     """The child has none of the threads that its parent's interpreter waits for."""
-    ensemble = opened(name, threads=threads)
+    ensemble = opened(name, kernel, threads=threads)
     expected = ensemble.predict(IMAGES[:3])
     same = lambda: np.array_equal(ensemble.predict(IMAGES[:3]), expected)  # noqa: E731
     assert in_a_fork(same) == 0
@@ -110,9 +132,10 @@ def test_after_a_fork_both_processes_predict(name: str, threads: int) -> None:
 
 
 @needs_fork
-def test_a_fork_in_the_middle_of_a_run() -> None:
+@KERNELS
+def test_a_fork_in_the_middle_of_a_run(kernel: str) -> None:
     """The thread that holds the turn is not in the child, so the turn must not be awaited."""
-    ensemble = opened("indexed")
+    ensemble = opened("indexed", kernel)
     expected = ensemble.predict(IMAGES[:1])
     with ensemble._interpreter._members[0]._lock:
         status = in_a_fork(lambda: np.array_equal(ensemble.predict(IMAGES[:1]), expected))
@@ -122,25 +145,30 @@ def test_a_fork_in_the_middle_of_a_run() -> None:
 @pytest.mark.parametrize(
     "copied", [copy.copy, copy.deepcopy, lambda ensemble: pickle.loads(pickle.dumps(ensemble))]
 )
-@LAYOUTS
+@FILES
 def test_copies_run_the_file_as_it_was_read(
-    tmp_path: Path, name: str, copied: Callable[[EnsembleInterpreter], EnsembleInterpreter]
+    tmp_path: Path,
+    name: str,
+    kernel: str,
+    copied: Callable[[EnsembleInterpreter], EnsembleInterpreter],
 ) -> None:
     path = shutil.copy(DATA / f"{name}.tflite", tmp_path)
-    ensemble = EnsembleInterpreter(path, members=2, threads=2, kernel="indirect")
+    ensemble = EnsembleInterpreter(path, members=2, threads=2, kernel=kernel)
     expected = ensemble.predict(IMAGES[:3])
     Path(path).unlink()
     other = copied(ensemble)
-    assert (other.members, other.threads, other.kernel) == (2, 2, "indirect")
+    assert (other.members, other.threads, other.kernel) == (2, 2, kernel)
+    assert other.backend == ensemble.backend
     assert other.metadata == ensemble.metadata
     np.testing.assert_array_equal(other.predict(IMAGES[:3]), expected)
     other.members = 1
     assert ensemble.members == 2
 
 
-def test_a_spawned_process_predicts() -> None:
+@KERNELS
+def test_a_spawned_process_predicts(kernel: str) -> None:
     """What `multiprocessing` does on macOS and Windows; the method of an object is the job."""
-    ensemble = opened("indexed", members=2)
+    ensemble = opened("indexed", kernel, members=2)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply_async(ensemble.predict, (IMAGES[:2],)).get(timeout=60)
     np.testing.assert_array_equal(found, ensemble.predict(IMAGES[:2]))

@@ -109,6 +109,11 @@ def test_indices(fields: dict[str, Any], message: str) -> None:
         ({"operator_intermediates": np.array([1], np.int32)}, "it has Operator.intermediates"),
         ({"operator_largeCustomOptionsSize": 8}, "it has Operator.largeCustomOptionsSize"),
         ({"buffer_offset": 4096}, "it has Buffer.offset"),
+        # LiteRT's interpreter follows these.
+        ({"tensor_externalBuffer": 1}, "it has a field of a later Tensor"),
+        ({"model_externalBuffers": [schema().ExternalBufferT()]}, "a field of a later Model"),
+        ({"operator_debugMetadataIndex": 1}, "a field of a later Operator"),
+        ({"graph_debugMetadataIndex": 1}, "a field of a later SubGraph"),
         ({"model_version": 4}, "its schema has version 4, not 3"),
         ({"model_subgraphs": [], "model_signatureDefs": []}, "it has no graph"),
         ({"tensor_isVariable": True}, "it keeps its value between runs"),
@@ -118,6 +123,18 @@ def test_indices(fields: dict[str, Any], message: str) -> None:
 def test_what_no_ensemble_has(fields: dict[str, Any], message: str) -> None:
     found = list(map(str, problems(read_model(changed(**fields)), 3)))
     assert any(message in problem for problem in found), found
+
+
+def test_options_of_a_later_schema() -> None:
+    model = tree((DATA / "indexed.tflite").read_bytes())
+    (table, *_) = (
+        op.builtinOptions
+        for op in model.subgraphs[0].operators
+        if type(op.builtinOptions).__name__ == "FullyConnectedOptionsT"
+    )
+    table.quantSpec = np.ones(1, np.uint8)
+    (problem, *_) = problems(read_model(packed(model)), 3)
+    assert "a field of a later FullyConnectedOptions" in str(problem)
 
 
 def test_two_signatures_of_a_graph() -> None:

@@ -1,0 +1,249 @@
+"""LceBconv2d: CONV_2D of bits by int8 filters in integers, or of ones by unpacked filters.
+
+With the signs x as bits b = 3 (1 - x), 0 for +1 and 6 for -1, a sum over a window is
+
+    sum(w x) = sum(w) - sum(w b) / 3
+
+TFLite quantizes b to whole steps of its largest value, so integers compute the sum. A padded 0
+stands for +1: SAME pads with ones, as LCE does. With zero padding, sum(w) goes over the taps
+inside the map, and a constant map is added instead of a bias. A filter's factor and offset are its
+scale and its bias:
+
+    factor * sum + offset:    bits -> CONV_2D(w, |factor| / 3, bias) (-> ADD(map))
+
+Filters of one bit, and such that are computed, are float32 when they meet the signs:
+
+    ones (-> PADV2(1)) -> CONV_2D(unpacked w) (-> MUL(factor)) (-> ADD(offset))
+
+A fused activation clamps the sum before the factor, so it becomes an operator, and MUL and ADD
+follow. A packed output is the signs of a sum with an offset.
+
+Exact: int32 and, up to 2^24, float32 hold the sums. Factors and offsets are rounded as floats, as
+LCE does in another order. An int8 output halfway between two integers may become the other one.
+
+The kernel of CONV_2D by int8 filters in tflite-runtime 2.14 ignores fused activations, fails with
+groups, and takes equal scales for 0. So nothing is fused here, CONV_2D computes a group at a time,
+and of equal scales the first one becomes the next larger float. XNNPACK in TensorFlow 2.21
+miscomputes SAME where strides leave pixels out, so it is used only where it pads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from larq_ensemble.ir.graph import Operator, Tensor
+from larq_ensemble.ir.schema import enum, enum_names
+from larq_ensemble.legalization import weights
+from larq_ensemble.legalization.conversion import Conversion
+from larq_ensemble.legalization.packed import Signs
+from larq_ensemble.legalization.signs import ON, as_bits, as_ones
+from larq_ensemble.legalization.windows import Axis
+from larq_ensemble.tflite.flexbuffer import read_integers
+
+#: Of CONV_2D: floats by int8 filters with a scale for each, and convolutions with groups.
+_HYBRID_VERSION, _GROUPS_VERSION = 5, 6
+
+
+def convolve(conversion: Conversion, op: Operator) -> None:
+    """LceBconv2d with float32, int8 or packed output."""
+    _, filters, multiplier, bias, thresholds = op.inputs
+    (output,) = op.outputs
+    assert filters is not None
+    is_integer = conversion.filters == "int8" and filters.data is not None
+    sums = (IntegerSums if is_integer else FloatSums)(conversion, op)
+    if thresholds is not None:
+        conversion.signs[output] = Signs.of(_compared(conversion, sums, thresholds))
+        return
+    assert multiplier is not None
+    assert bias is not None
+    value = _scaled(conversion, sums, multiplier, bias)
+    if output.dtype == "int8":
+        conversion.op("QUANTIZE", value, output=output)
+    else:
+        conversion.replace(output, value)
+
+
+class Sums(ABC):
+    """The sums of products of signs that an LceBconv2d computes, `[n, h, w, out]`.
+
+    # Attributes
+        activation: the name of the activation that is fused.
+        filters: their number.
+        terms: the number of products in a sum.
+    """
+
+    def __init__(self, conversion: Conversion, op: Operator) -> None:
+        packed, words, *_ = op.operands
+        self._conversion = conversion
+        self._options = options = read_integers(op.custom_options or b"")
+        self._groups = packed.shape[3] // words.shape[3]
+        self._channels = options["channels_in"] // self._groups
+        self._axes = Axis.both(packed.shape, words.shape, options)
+        self._is_same = options["padding"] == enum("Padding")["SAME"]
+        self._pads_zeros = self._is_same and options["pad_values"] == 0
+        self._pads_itself = False
+        self._shape = (*op.outputs[0].shape[:3], words.shape[0])
+        self.activation = enum_names("ActivationFunctionType")[options["fused_activation_function"]]
+        self.filters = words.shape[0]
+        self.terms = words.shape[1] * words.shape[2] * self._channels
+
+    @abstractmethod
+    def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
+        """`factor * sums + offset`, float32.
+
+        # Arguments
+            factor, offset: float64 `[out]`.
+        """
+
+    def _convolved(self, x: Tensor, filters: Tensor, bias: np.ndarray, version: int) -> Tensor:
+        """CONV_2D with the LceBconv2d's options, of a map that `_framed` gave."""
+        return self._conversion.op(
+            "CONV_2D",
+            x,
+            filters,
+            self._conversion.constant(bias),
+            shape=(*self._shape[:3], len(bias)),
+            version=version,
+            padding=enum("Padding")["SAME" if self._pads_itself else "VALID"],
+            strideH=self._options["stride_height"],
+            strideW=self._options["stride_width"],
+            dilationHFactor=self._options["dilation_height_factor"],
+            dilationWFactor=self._options["dilation_width_factor"],
+        )
+
+    def _framed(self, x: Tensor, value: int) -> Tensor:
+        """A map with a frame of pixels of a value, unless CONV_2D's own zeros do."""
+        if not self._is_same or all(axis.missing <= 0 for axis in self._axes):
+            return x
+        if value == 0 and all(axis.missing >= 0 for axis in self._axes):
+            self._pads_itself = True
+            return x
+        added = [(0, 0), *(axis.padding for axis in self._axes), (0, 0)]
+        shape = [size + sum(both) for size, both in zip(x.shape, added, strict=True)]
+        constant = self._conversion.constant
+        return self._conversion.op(
+            "PADV2", x, constant(added, "int32"), constant(value), shape=shape
+        )
+
+
+class IntegerSums(Sums):
+    """Sums by constant filters, computed in integers."""
+
+    def __init__(self, conversion: Conversion, op: Operator) -> None:
+        super().__init__(conversion, op)
+        packed, words, *_ = op.operands
+        bits = as_bits(conversion, packed, self._channels * self._groups)
+        self._bits = self._framed(bits, 0)
+        self._signs = weights.signs_of(words.values, self._channels)
+
+    def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
+        taps = self._signs.sum(axis=3, dtype=np.float64)
+        if not self._pads_zeros:
+            return self._scaled(factor, taps.sum(axis=(1, 2)) * factor + offset)
+        rows, columns = (
+            np.unique(axis.inside(), axis=0, return_inverse=True) for axis in self._axes
+        )
+        totals = np.einsum("yk,okl,xl->yxo", rows[0], taps, columns[0], optimize=True)
+        places = [(1, rows[1]), (2, columns[1])]
+        border = self._spread(totals[np.newaxis] * factor + offset, places)
+        sums = self._scaled(factor, np.zeros_like(offset))
+        return self._conversion.op("ADD", sums, border)
+
+    def _spread(self, values: np.ndarray, places: list[tuple[int, np.ndarray]]) -> Tensor:
+        """A map whose rows and columns are those of a smaller one, repeated.
+
+        # Arguments
+            values: the smaller one, `[1, rows, columns, out]`.
+            places: axis, and the index in it for each row or column.
+        """
+        conversion = self._conversion
+        if not conversion.small_maps:
+            for axis, index in places:
+                values = values.take(index.reshape(-1), axis)
+            return conversion.constant(values)
+        spread = conversion.constant(values)
+        for axis, index in reversed(places):
+            shape = (*spread.shape[:axis], index.size, *spread.shape[axis + 1 :])
+            indices = conversion.constant(index.reshape(-1), "int32")
+            spread = conversion.op("GATHER", spread, indices, shape=shape, axis=axis)
+        return spread
+
+    def _scaled(self, factor: np.ndarray, bias: np.ndarray) -> Tensor:
+        """`-factor * sum(w b) / 3 + bias`."""
+        conversion = self._conversion
+        scales = np.where(factor, np.abs(factor) * (2 / ON), 1)
+        signs = self._signs * -np.sign(factor).astype(np.int8)[:, None, None, None]
+
+        def of_group(number: int) -> Tensor:
+            some = slice(*(self.filters // self._groups * n for n in (number, number + 1)))
+            filters = conversion.constant(
+                signs[some], "int8", quantization=weights.quantization(scales[some])
+            )
+            bits = conversion.slice(self._bits, self._channels * number, self._channels)
+            return self._convolved(bits, filters, bias[some], _HYBRID_VERSION)
+
+        parts = [of_group(number) for number in range(self._groups)]
+        if len(parts) == 1:
+            return parts[0]
+        return conversion.op("CONCATENATION", *parts, shape=self._shape, axis=3)
+
+
+class FloatSums(Sums):
+    """Sums by filters that are unpacked at each run."""
+
+    def __init__(self, conversion: Conversion, op: Operator) -> None:
+        super().__init__(conversion, op)
+        packed, words, *_ = op.operands
+        ones = as_ones(conversion, packed, self._channels * self._groups)
+        self._ones = self._framed(ones, 0 if self._pads_zeros else 1)
+        if words.data is None:
+            self._weights = weights.unpacked(conversion, words, self._channels)
+        else:
+            signs = weights.signs_of(words.values, self._channels)
+            self._weights = weights.from_bits(conversion, signs)
+
+    def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
+        conversion = self._conversion
+        if (factor == 1).all():
+            return self._sums(offset)
+        sums = self._sums(np.zeros_like(offset))
+        product = conversion.op("MUL", sums, conversion.constant(factor))
+        if not offset.any():
+            return product
+        return conversion.op("ADD", product, conversion.constant(offset))
+
+    def _sums(self, bias: np.ndarray) -> Tensor:
+        version = 1 if self._groups == 1 else _GROUPS_VERSION
+        return self._convolved(self._ones, self._weights, bias, version)
+
+
+def _compared(conversion: Conversion, sums: Sums, thresholds: Tensor) -> Tensor:
+    """What is below 0 where LCE sets the bit of a packed output.
+
+    It sets it if the number of differing signs, (terms - sum) / 2, is above the threshold. A sum
+    and the number of its terms are both odd or both even, so
+
+        sum - terms + 2 threshold + 1
+
+    is odd, and no rounding changes its sign.
+    """
+    one, base = np.ones(sums.filters), np.full(sums.filters, 1.0 - sums.terms)
+    if thresholds.data is not None:
+        return sums.linear(one, 2 * thresholds.values.astype(np.float64) + base)
+    numbers = conversion.cast(thresholds, "float32")
+    doubled = conversion.op("MUL", numbers, conversion.constant(2))
+    return conversion.op("ADD", sums.linear(one, base), doubled)
+
+
+def _scaled(conversion: Conversion, sums: Sums, multiplier: Tensor, bias: Tensor) -> Tensor:
+    """`multiplier * activation(sums) + bias`, float32."""
+    is_clamped = sums.activation != "NONE"
+    if not is_clamped and multiplier.data is not None and bias.data is not None:
+        factor, offset = (tensor.values.astype(np.float64) for tensor in (multiplier, bias))
+        return sums.linear(factor, offset)
+    value = sums.linear(np.ones(sums.filters), np.zeros(sums.filters))
+    if is_clamped:
+        value = conversion.op(sums.activation, value)
+    return conversion.op("ADD", conversion.op("MUL", value, multiplier), bias)

@@ -1,0 +1,58 @@
+"""The delegate: a C library that runs LCE's operators on LiteRT.
+
+It lies beside the Python of `larq_ensemble.runtime`. The environment variable
+`LARQ_ENSEMBLE_DELEGATE` names another file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from larq_ensemble.errors import EnsembleError
+
+VARIABLE = "LARQ_ENSEMBLE_DELEGATE"
+_SUFFIXES = {"darwin": "dylib", "win32": "dll"}
+_BESIDE = Path(__file__).parents[1] / (
+    f"liblarq_ensemble_delegate.{_SUFFIXES.get(sys.platform, 'so')}"
+)
+
+
+def is_named() -> bool:
+    """Whether the environment names the library."""
+    return bool(os.environ.get(VARIABLE))
+
+
+def load(threads: int) -> Any:
+    """A delegate for one of LiteRT's interpreters.
+
+    # Arguments
+        threads: of a convolution.
+
+    # Raises
+        EnsembleError: if the library isn't there, or can't be loaded.
+    """
+    from ai_edge_litert.interpreter import load_delegate
+
+    path = Path(os.environ.get(VARIABLE) or _BESIDE)
+    if not path.is_file():
+        raise EnsembleError(
+            f"{VARIABLE} names {str(path)!r}, which is no file: give the path of the delegate."
+            if is_named()
+            else "This installation has no delegate, which needs a C compiler where no wheel with "
+            f"it is installed: use another `kernel`, or give its path in {VARIABLE}."
+        )
+    try:
+        # LiteRT's own class doesn't survive a library that can't be loaded: its destructor fails.
+        _ = ctypes.CDLL(str(path)).tflite_plugin_create_delegate
+        return load_delegate(str(path), {"num_threads": threads})
+    # No library of this system, without the entry points, or one that refuses the options.
+    except (OSError, AttributeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise EnsembleError(
+            f"The delegate {str(path)!r} can't be loaded ({reason}): build it for this system, or "
+            "use another `kernel`."
+        ) from error

@@ -1,0 +1,152 @@
+"""LiteRT as a back end: values, refusals, its notice on stderr, the delegate's absence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime import EnsembleInterpreter, members
+from larq_ensemble.runtime.backends import delegate
+from larq_ensemble.runtime.backends.backend import Run
+from larq_ensemble.runtime.backends.litert import LITERT
+
+DATA = Path(__file__).parents[3] / "data"
+
+
+@pytest.mark.parametrize("name", ["branches", "compact", "indexed", "subgraphs", "version_1"])
+def test_old_files_give_the_recorded_logits(name: str) -> None:
+    recorded = np.load(DATA / f"{name}.npz")
+    ensemble = EnsembleInterpreter(DATA / f"{name}.tflite", kernel="builtin", threads=1)
+    logits = ensemble.predict_logits(recorded["images"])
+    np.testing.assert_allclose(logits, recorded["logits"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_that_it_refuses_is_an_error_of_one_line() -> None:
+    # Unchanged, and so with LCE's operators.
+    data = (DATA / "indexed.tflite").read_bytes().replace(b"Lce", b"Ecl")
+    with pytest.raises(EnsembleError, match=r"^LiteRT refuses the model .*EclQuantize") as raised:
+        LITERT.open(data, 1, "builtin")
+    assert "\n" not in str(raised.value)
+
+
+PROGRAM = f"""
+import os, sys
+import numpy as np
+from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.backends import litert
+
+BEFORE
+ensemble = EnsembleInterpreter({str(DATA / "indexed.tflite")!r}, kernel="builtin")
+ensemble.predict(np.zeros(ensemble.input_shape, np.uint8))
+assert not {{"tensorflow", "keras", "tf_keras", "larq"}} & set(sys.modules)
+assert not any("larq_compute_engine" in name for name in sys.modules)
+"""
+WRITES_MORE = """
+held = litert._held_stderr
+
+@litert.contextmanager
+def with_more():
+    with held():
+        os.write(2, b"first line\\n")
+        yield
+        os.write(2, b"second line, not ended")
+
+litert._held_stderr = with_more
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [(WRITES_MORE, "first line\nsecond line, not ended"), ("os.close(2)", "")],
+)
+def test_its_notice_does_not_reach_the_user(before: str, expected: str) -> None:
+    """What else the process writes to stderr meanwhile does."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("BEFORE", before)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, expected)
+
+
+class Delegate:
+    """Stands in for the delegate: builtin operators, after a time, of the graphs that it takes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, takes: Sequence[bool], wait: float) -> None:
+        self.takes, self.wait = iter(takes), wait
+        self.run_builtin = type(LITERT).open
+        monkeypatch.setattr(type(LITERT), "kernels_of", lambda *_: ("delegate", "builtin"))
+        monkeypatch.setattr(
+            type(LITERT), "open", lambda _, data, threads, kernel: self.open(data, threads, kernel)
+        )
+
+    def open(self, data: bytes, threads: int, kernel: str) -> Run:
+        run = self.run_builtin(LITERT, data, threads, "builtin")
+        if kernel == "builtin":
+            return run
+        if not next(self.takes):
+            raise EnsembleError("the delegate doesn't take the graph")
+
+        def late(inputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+            if self.wait:  # even `sleep(0)` lets others run first
+                time.sleep(self.wait)
+            return run(inputs)
+
+        return late
+
+
+@pytest.mark.parametrize(
+    ("takes", "wait", "kernel"),
+    [
+        ([True] * 9, 0.0, "delegate"),  # they tie
+        ([True] * 9, 0.05, "builtin"),
+        ([False] * 9, 0.0, "builtin"),
+        # The trunk and the first member, but not the second one, which is opened when it runs.
+        ([True, True, False, True], 0.0, "delegate"),
+    ],
+)
+def test_the_delegate_runs_what_it_takes_where_it_is_faster(
+    monkeypatch: pytest.MonkeyPatch, takes: list[bool], wait: float, kernel: str
+) -> None:
+    recorded = np.load(DATA / "subgraphs.npz")
+    monkeypatch.setattr(members, "_PREFERENCE", 0.2)  # whatever else the machine does
+    Delegate(monkeypatch, takes, wait)
+    ensemble = EnsembleInterpreter(DATA / "subgraphs.tflite")
+    assert ensemble.kernel == kernel
+    logits = ensemble.predict_logits(recorded["images"][:1])
+    np.testing.assert_allclose(logits, recorded["logits"][:, :1], rtol=1e-4, atol=1e-4)
+
+
+def test_without_a_delegate_builtin_operators_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(delegate.VARIABLE, raising=False)
+    monkeypatch.setattr(delegate, "_BESIDE", tmp_path / "none.so")
+    assert EnsembleInterpreter(DATA / "indexed.tflite").kernel == "builtin"
+    with pytest.raises(EnsembleError, match=r"This installation has no delegate.*`kernel`"):
+        EnsembleInterpreter(DATA / "indexed.tflite", kernel="delegate")
+
+
+@pytest.mark.parametrize("what", ["nothing", "text"])
+def test_a_delegate_that_is_named_but_no_library_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    path = tmp_path / "delegate.so"
+    if what == "text":
+        path.write_text("no library")
+    monkeypatch.setenv(delegate.VARIABLE, str(path))
+    message = {"nothing": "LARQ_ENSEMBLE_DELEGATE names .*no file", "text": "can't be loaded"}[what]
+    with pytest.warns(UserWarning, match=f"{message}.*runs on builtin operators"):
+        assert EnsembleInterpreter(DATA / "indexed.tflite").kernel == "builtin"
+    with pytest.raises(EnsembleError, match=message):
+        EnsembleInterpreter(DATA / "indexed.tflite", kernel="delegate")

@@ -1,0 +1,162 @@
+"""How many instructions a file takes on an emulated ARM core, with LiteRT.
+
+    python tools/arm/count.py ensemble.tflite --cpu cortex-a72 --kernel delegate
+
+prints a JSON object: what runs once an image (the shared trunk), for each member after it, and for
+all members. It is the same on every machine, up to some 0.1 %, so ratios hold. It is no time:
+caches, and how many instructions a core runs at once, are not in it.
+
+`--kernel delegate` runs the binary convolutions with this project's delegate, `builtin` with
+LiteRT's own operators. One thread. The third run of each graph counts, without what Python does
+around it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import userland
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.legalization import FILTERS, legalized
+from larq_ensemble.runtime.file import Subgraph, read_ensemble, with_one_subgraph
+
+KERNELS = ("delegate", "builtin")
+FOLDER = Path(__file__).parent
+DELEGATE = "larq_ensemble/runtime/liblarq_ensemble_delegate.so"
+
+
+def count(
+    path: str | os.PathLike[str],
+    cpu: str,
+    kernel: str,
+    *,
+    filters: str = "int8",
+    delegate: Path | None = None,
+) -> dict[str, Any]:
+    """Counts the instructions of an ensemble file.
+
+    # Arguments
+        path: the file.
+        cpu: one of `userland.CORES`.
+        kernel: one of `KERNELS`.
+        filters: what `"builtin"` makes of the binary filters of a file for LCE.
+        delegate: the library of `"delegate"`, for aarch64; by default that of the wheel in the
+            userland.
+
+    # Returns
+        The arguments, and `instructions_once`, `instructions_member`, `instructions_ensemble`. In
+        the layout `"branches"`, which runs all members at once, all of them count once.
+
+    # Raises
+        EnsembleError: if it is no ensemble, or can't be run.
+        UserlandError: if the emulation can't be had.
+    """
+    file = read_ensemble(path)
+    graphs = [file.member_graphs[0], *([] if file.trunk is None else [file.trunk])]
+
+    def model(graph: Subgraph) -> bytes:
+        data = with_one_subgraph(file.data, graph.index)
+        return data if kernel == "delegate" else legalized(data, filters=filters)
+
+    library = (delegate or _library()) if kernel == "delegate" else None
+    member, *trunk = instructions([model(graph) for graph in graphs], cpu, library)
+    once, members = sum(trunk), file.metadata.members
+    if file.metadata.layout == "branches":
+        once, member = member, 0
+    return {
+        "file": os.fspath(path),
+        "bytes": len(file.data),
+        "cpu": cpu,
+        "kernel": kernel,
+        "members": members,
+        "instructions_once": once,
+        "instructions_member": member,
+        "instructions_ensemble": once + members * member,
+    }
+
+
+def instructions(models: Sequence[bytes], cpu: str, delegate: Path | None) -> list[int]:
+    """The instructions of one run of each model's first graph.
+
+    # Raises
+        UserlandError: if the emulation can't be had, or LiteRT refuses a model.
+    """
+    userland.build()
+    plugin = userland.made("counter", _plugin_sources(), _build_plugin) / "counter.so"
+    with tempfile.TemporaryDirectory() as folder:
+        counts, paths = Path(folder, "counts"), []
+        for number, model in enumerate(models):
+            path = Path(folder, f"{number}.tflite")
+            path.write_bytes(model)
+            paths.append(path)
+        command: list[str | Path] = [userland.python(cpu), FOLDER / "run_graphs.py", *paths]
+        if delegate is not None:
+            command += ["--delegate", delegate]
+        userland.call(command, env={**os.environ, "QEMU_PLUGIN": f"file={plugin},out={counts}"})
+        nothing, *runs = [int(line) for line in counts.read_text().split()][2::3]
+    return [run - nothing for run in runs]
+
+
+def _library() -> Path:
+    path = userland.ARM / "project" / DELEGATE
+    if not path.exists():
+        raise userland.UserlandError(
+            "The userland has no delegate: `make test-arm` builds the project's wheel for aarch64 "
+            "and installs it there; or name a library by --delegate."
+        )
+    return path
+
+
+def _plugin_sources() -> str:
+    return _interface() + (FOLDER / "instructions.c").read_text()
+
+
+def _interface() -> str:
+    """The version of QEMU's plugin interface to ask for: QEMU 9 refuses the first one."""
+    version = subprocess.run(
+        [userland.QEMU, "--version"], check=True, capture_output=True, text=True
+    ).stdout.split()[2]
+    return "1" if int(version.split(".")[0]) < 9 else "2"
+
+
+def _build_plugin(folder: Path) -> None:
+    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+    visible = ["-fvisibility=hidden", f"-DPLUGIN_API={_interface()}"]
+    source = FOLDER / "instructions.c"
+    userland.call(["gcc", *flags, *visible, "-o", folder / "counter.so", source])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("file", metavar="F.tflite", help="an ensemble")
+    parser.add_argument("--cpu", choices=userland.CORES, default="cortex-a72")
+    parser.add_argument("--kernel", choices=KERNELS, default="delegate")
+    parser.add_argument(
+        "--filters", choices=FILTERS, default="int8", help="of the kernel builtin (default: int8)"
+    )
+    parser.add_argument("--delegate", type=Path, metavar="LIBRARY", help="another one, for aarch64")
+    arguments = parser.parse_args()
+    try:
+        result = count(
+            arguments.file,
+            arguments.cpu,
+            arguments.kernel,
+            filters=arguments.filters,
+            delegate=arguments.delegate,
+        )
+    except (EnsembleError, userland.UserlandError) as error:
+        sys.exit(str(error))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
