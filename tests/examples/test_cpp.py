@@ -1,4 +1,4 @@
-"""The C++ example is compiled and run here, on stock files and, with the delegate, on those for LCE.
+"""The C++ example is compiled and run, on stock files and, with the delegate, on those for LCE.
 
 `make test-arm` runs it on emulated ARM cores.
 """
