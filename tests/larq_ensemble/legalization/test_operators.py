@@ -16,7 +16,8 @@ from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.ir.graph import Module, Tensor
 from larq_ensemble.legalization import FILTERS, legalized
 from larq_ensemble.runtime.backends.lce import load_extension
-from tests.builder import Builder
+
+from ...builder import Builder
 
 SAME, VALID = 0, 1
 #: The schema's numbers of fused activations, and what they do.
