@@ -53,7 +53,7 @@ from larq_ensemble.cli import run_command
 from larq_ensemble.console.options import member_counts
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.legalization import legalized
+from larq_ensemble.legalization import FILTERS, legalized
 from larq_ensemble.runtime.file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
 from larq_ensemble.tflite.reader import read_model
 
@@ -378,7 +378,7 @@ def main(
         if run is not None:
             single = _single(run)
             if file.metadata.target == "litert":
-                single = legalized(single, filters=file.metadata.filters)
+                single = legalized(single, filters=file.metadata.filters or FILTERS[0])
             alone = _push_bytes(device, single, "single.tflite")
         rows, timings = [], []
         for count in threads:

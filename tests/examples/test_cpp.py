@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 
 from larq_ensemble.legalization import legalized
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.runtime.backends.delegate import _BESIDE, VARIABLE
+from larq_ensemble.runtime.backends.delegate import path as path_of_delegate
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -61,7 +60,7 @@ def program(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def delegate() -> Path:
-    path = Path(os.environ.get(VARIABLE) or _BESIDE)
+    path = path_of_delegate()
     if not path.exists():
         pytest.skip("no delegate: `make` builds it if there is a C compiler")
     return path
