@@ -1,11 +1,12 @@
 """The C++ example is compiled and run, on stock files and, with the delegate, on those for LCE.
 
-`make test-arm` runs it on emulated ARM cores.
+With a core in `LARQ_ENSEMBLE_CORE`, as `make test-arm` has it, it runs emulated on that.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -16,15 +17,21 @@ import pytest
 
 from larq_ensemble.legalization import legalized
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.runtime.backends.delegate import path as path_of_delegate
+from larq_ensemble.runtime.backends import delegate as beside_the_package
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
+ARM = ROOT / ".arm"
+CORE = os.environ.get("LARQ_ENSEMBLE_CORE")
 LAYOUTS = ("indexed", "subgraphs", "branches", "compact")
+
+Program = list[str]  # the command that runs it
 
 
 def litert() -> Path | None:
     """LiteRT's shared library in its wheel, if there is one."""
+    if CORE:
+        return ARM / "site" / "ai_edge_litert" / "libLiteRt.so"
     found = importlib.util.find_spec("ai_edge_litert")
     if found is None or not found.submodule_search_locations:
         return None
@@ -41,13 +48,19 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory) -> Path:
+def program(tmp_path_factory) -> Program:
     folder = tmp_path_factory.mktemp("cpp")
     settings = {
         "LITERT_LIBRARY": litert(),
         "CMAKE_BUILD_TYPE": "Debug",  # compiles in half the time
         "CMAKE_COMPILE_WARNING_AS_ERROR": "ON",
     }
+    if CORE:
+        settings |= {
+            "CMAKE_SYSTEM_NAME": "Linux",
+            "CMAKE_SYSTEM_PROCESSOR": "aarch64",
+            "CMAKE_CXX_COMPILER": "aarch64-linux-gnu-g++",
+        }
     defined = [f"-D{key}={value}" for key, value in settings.items()]
     for command in (
         ["cmake", "-S", ROOT / "examples" / "cpp", "-B", folder, *defined],
@@ -55,20 +68,23 @@ def program(tmp_path_factory) -> Path:
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "classify"
+    emulator = ["qemu-aarch64", "-cpu", CORE, "-L", str(ARM / CORE)] if CORE else []
+    return [*emulator, str(folder / "classify")]
 
 
 @pytest.fixture(scope="module")
 def delegate() -> Path:
-    path = path_of_delegate()
-    if not path.exists():
+    path = beside_the_package.path()
+    if CORE:
+        path = ARM / "project" / "larq_ensemble" / "runtime" / path.name
+    elif not path.exists():
         pytest.skip("no delegate: `make` builds it if there is a C compiler")
     return path
 
 
-def run(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(program: Program, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [program, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
+        [*program, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
     )
 
 
@@ -83,7 +99,7 @@ def images(name: str, folder: Path) -> tuple[np.ndarray, list[Path]]:
     return pixels, paths
 
 
-def check_predictions(program: Path, file: Path, name: str, folder: Path, *options: str) -> None:
+def check_predictions(program: Program, file: Path, name: str, folder: Path, *options: str) -> None:
     """All members, the first ones and the cascade give what the Python runtime gives."""
     pixels, paths = images(name, folder)
     reference = EnsembleInterpreter(DATA / f"{name}.tflite")

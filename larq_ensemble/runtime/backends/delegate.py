@@ -58,6 +58,6 @@ def load(threads: int) -> Any:
     except (OSError, AttributeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise EnsembleError(
-            f"The delegate {str(library)!r} can't be loaded ({reason}): build it for this system, or "
-            "use another `kernel`."
+            f"The delegate {str(library)!r} can't be loaded ({reason}): build it for this system, "
+            "or use another `kernel`."
         ) from error
