@@ -16,7 +16,7 @@ from larq_ensemble.runtime.calibration import calibrate
 from larq_ensemble.runtime.file import read_ensemble
 
 FOLDER = Path(__file__).parents[1] / "data"
-FILES = pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.tflite")))
+FILES = pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.npz")))
 #: What other processors may round otherwise; a wrong member is off by far more.
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
