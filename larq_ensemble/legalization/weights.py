@@ -18,9 +18,6 @@ from larq_ensemble.ir.graph import Tensor
 from larq_ensemble.ir.schema import schema
 from larq_ensemble.legalization.conversion import Conversion
 
-#: How filters of binary convolutions can be stored.
-FILTERS = ("int8", "1bit")
-
 
 def signs_of(words: np.ndarray, channels: int) -> np.ndarray:
     """+1 and -1, int8 `[..., channels]`, of packed words, int32 `[..., ceil(channels / 32)]`."""
