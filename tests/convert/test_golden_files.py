@@ -16,7 +16,7 @@ from larq_ensemble.runtime.calibration import calibrate
 from larq_ensemble.runtime.file import read_ensemble
 
 FOLDER = Path(__file__).parents[1] / "data"
-FILES = pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.tflite")))
+FILES = pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.npz")))
 #: What other processors may round otherwise; a wrong member is off by far more.
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
@@ -66,7 +66,7 @@ def test_every_byte_is_accounted_for(name: str) -> None:
     assert inspection.binary_filter_copies == 1
     assert inspection.lower_bound is not None
     assert inspection.categories["other"] < 500
-    has_trunk = name in ("indexed", "subgraphs", "compact")
+    has_trunk = name in ("indexed", "subgraphs", "compact", "stock")
     assert bool(inspection.trunk_ops) == has_trunk
     verify(read(path.read_bytes()), no_dead_code=True)
 
