@@ -39,6 +39,10 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-arm: $(DEV_STAMP)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  missing=$$($(BIN)/python tools/arm/test.py --missing); \
+	  [ -z "$$missing" ] || { apt-get -qq update && apt-get -qq -y install $$missing >/dev/null; }; \
+	fi
 	@$(BIN)/python tools/arm/userland.py
 	@rm -rf build dist/*_aarch64.whl
 	@$(call wheel,aarch64)

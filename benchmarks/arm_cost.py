@@ -1,22 +1,29 @@
-"""What ensemble files cost on arm64, counted in instructions, against the members by themselves.
+"""What ensemble files cost on arm64, counted in instructions, by back end and core.
 
-Needs a counter: a program that is called as
+    python benchmarks/arm_cost.py --cpu cortex-a72 --cpu cortex-a76 ensemble.tflite
+
+counts LiteRT, with this project's delegate and with builtin operators, on emulated cores
+(`tools/arm/count.py`, which needs QEMU; `make test-arm` installs the wheel whose delegate is
+counted). Instructions are not times, but they are the same on every machine, and so are ratios.
+
+Larq Compute Engine (LCE) has no wheel for Linux on aarch64. To count its arm64 kernels give
+`--counter`, a program that is called as
 
     COUNTER MODEL.tflite --kernel default|indirect [--xnnpack]
 
-runs one inference of MODEL's first subgraph with Larq Compute Engine's arm64 kernels, on one
-thread, with integer inputs of zero (so of member 0), and prints a JSON object with the number of
-`instructions`; for example LCE's macOS-arm64 library in an emulator with an instruction-counting
-plugin. Instructions are not times, but they are the same on every machine, and so are ratios.
+runs one inference of MODEL's first subgraph with these kernels, on one thread, with integer inputs
+of zero (so of member 0), and prints a JSON object with the number of `instructions`; for example
+LCE's macOS-arm64 library in an emulator with an instruction-counting plugin.
 
 The shared trunk counts once per image if the file has a graph of it
 (`larq_ensemble.convert.passes.shared_trunk`); "a member" is what each member takes after the trunk.
 The counter gets each graph as a file.
 
-The reference is what LCE makes of one member of the run as a plain Keras model: M members shipped
-as M such files cost M times that. All members run the same operators on the same shapes, so one of
-them is counted. Images come normalized to the reference, raw to the ensemble files, whose
-normalization is part of their count.
+The reference, with `--counter` and `--run`, is what LCE makes of one member of the run as a plain
+Keras model: M members shipped as M such files cost M times that. All members run the same operators
+on the same shapes, so one of them is counted. Images come normalized to the reference, raw to the
+ensemble files, whose normalization is part of their count. Ratios of LCE's kernels are to the same
+kernel, those of LiteRT to the better one.
 
     larq-ensemble convert runs/fusion --out ensemble.tflite
     python benchmarks/arm_cost.py --counter COUNTER --run runs/fusion ensemble.tflite
@@ -30,8 +37,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import json
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -41,61 +50,143 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
 
 KERNELS = ("default", "indirect")
+LITERT_KERNELS = ("delegate", "builtin")
+#: Headings of the table, and what is below them.
+COLUMNS = (
+    ("file", "file"),
+    ("bytes", "bytes"),
+    ("layout", "layout"),
+    ("heads", "heads"),
+    ("vectors", "precision"),
+    ("back end", "backend"),
+    ("kernel", "kernel"),
+    ("core", "cpu"),
+    ("XNNPACK", "xnnpack"),
+    ("M", "members"),
+    ("once per image", "instructions_once"),
+    ("a member", "instructions_member"),
+    ("M members", "instructions_ensemble"),
+    ("ratio", "ratio"),
+)
+COUNT = Path(__file__).parents[1] / "tools" / "arm" / "count.py"
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, metavar="F.tflite...")
-@click.option("--counter", required=True, metavar="PATH", help="The program that counts.")
-@click.option("--run", required=True, metavar="RUN", help="The run whose member is the reference.")
-@click.option("--xnnpack", is_flag=True, help="Hand float operators to XNNPACK, in all files.")
+@click.option("--cpu", "cores", multiple=True, metavar="CORE", help="Of LiteRT; repeatable.")
+@click.option("--counter", metavar="PATH", help="The program that counts LCE's kernels.")
+@click.option("--run", metavar="RUN", help="The run whose member is the reference.")
+@click.option("--xnnpack", is_flag=True, help="Hand float operators of LCE to XNNPACK.")
+@click.option("--delegate", metavar="LIBRARY", help="For aarch64  [default: the wheel's]")
 @json_option
 def main(
-    files: tuple[str, ...], counter: str, run: str, xnnpack: bool, json_target: str | None
+    files: tuple[str, ...],
+    cores: tuple[str, ...],
+    counter: str | None,
+    run: str | None,
+    xnnpack: bool,
+    delegate: str | None,
+    json_target: str | None,
 ) -> None:
     """Count the arm64 instructions of ensemble files, of a member and of all for an image."""
+    if not cores and counter is None:
+        raise click.UsageError("Give --cpu to count LiteRT, --counter to count LCE, or both.")
+    if (run is None) != (counter is None):
+        raise click.UsageError("--run and --counter belong together: LCE's count is the reference.")
     with reporting(json_target) as report:
         ensembles = {file: read_ensemble(file) for file in files}
-        with tempfile.TemporaryDirectory() as folder:
-            reference = Path(folder, "single.tflite")
-            reference.write_bytes(_single(run))
-            single = {
-                kernel: instructions(counter, reference, kernel, xnnpack) for kernel in KERNELS
-            }
-        report.line(
-            "one member by itself: "
-            + ", ".join(f"{count:,} ({kernel} kernel)" for kernel, count in single.items())
-        )
+        single: dict[str, int] = {}
+        if counter is not None and run is not None:
+            single = reference(counter, run, xnnpack)
+            counts = ", ".join(f"{count:,} ({kernel} kernel)" for kernel, count in single.items())
+            report.line(f"one member by itself: {counts}")
         rows = []
         for file, ensemble in ensembles.items():
-            metadata = ensemble.metadata
-            for kernel in KERNELS:
-                image, member = counted(counter, ensemble, kernel, xnnpack)
-                whole = image + metadata.members * member
-                rows.append(
-                    {
-                        "file": file,
-                        "layout": metadata.layout,
-                        "heads": metadata.heads,
-                        "precision": metadata.precision,
-                        "kernel": kernel,
-                        "xnnpack": xnnpack,
-                        "members": metadata.members,
-                        "instructions_once": image,
-                        "instructions_member": member,
-                        "instructions_ensemble": whole,
-                        "ratio": whole / (metadata.members * single[kernel]),
-                    }
-                )
-                report.line(f"{file}, {kernel} kernel: {rows[-1]['ratio']:.4f}")
+            found = []
+            if counter is not None:
+                found += lce_rows(counter, ensemble, xnnpack)
+            for core in cores:
+                found += [litert_row(file, core, kernel, delegate) for kernel in LITERT_KERNELS]
+            for row in found:
+                rows.append(described(file, ensemble, row, single))
+                report.line(_progress(rows[-1]))
         report.result = {"single": single, "files": rows}
         report.table(
-            "arm64 instructions; ratio to M separately converted members, same kernel",
-            [
-                *("file", "layout", "heads", "vectors", "kernel", "XNNPACK", "M"),
-                *("once per image", "a member", "M members", "ratio"),
-            ],
-            [[*(row | {"ratio": f"{row['ratio']:.4f}"}).values()] for row in rows],
+            "arm64 instructions; ratio to M separately converted members with LCE",
+            [heading for heading, _ in COLUMNS],
+            [[_cell(row[key]) for _, key in COLUMNS] for row in rows],
         )
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else value
+
+
+def _progress(row: dict[str, Any]) -> str:
+    core = "" if row["cpu"] is None else f" on {row['cpu']}"
+    ratio = "" if row["ratio"] is None else f", {row['ratio']:.4f}"
+    return f"{row['file']}, {row['kernel']} kernel{core}: {row['instructions_ensemble']:,}{ratio}"
+
+
+def described(
+    file: str, ensemble: EnsembleFile, row: dict[str, Any], single: dict[str, int]
+) -> dict[str, Any]:
+    """A row of the table: what was counted, of which file, to what it compares.
+
+    # Arguments
+        file, ensemble: the file.
+        row: the back end, and what it takes once an image and for a member.
+        single: instructions of a member by itself, by LCE's kernel; empty if not known.
+    """
+    metadata = ensemble.metadata
+    whole = row["instructions_once"] + metadata.members * row["instructions_member"]
+    reference = single.get(row["kernel"], min(single.values(), default=None))
+    return {
+        "file": file,
+        "bytes": len(ensemble.data),
+        "layout": metadata.layout,
+        "heads": metadata.heads,
+        "precision": metadata.precision,
+        "members": metadata.members,
+        **row,
+        "instructions_ensemble": whole,
+        "ratio": None if reference is None else whole / (metadata.members * reference),
+    }
+
+
+def lce_rows(counter: str, ensemble: EnsembleFile, xnnpack: bool) -> list[dict[str, Any]]:
+    """What both of LCE's kernels take."""
+    rows = []
+    for kernel in KERNELS:
+        once, member = counted(counter, ensemble, kernel, xnnpack)
+        row = {"backend": "lce", "kernel": kernel, "cpu": None, "xnnpack": xnnpack}
+        rows.append(row | {"instructions_once": once, "instructions_member": member})
+    return rows
+
+
+def litert_row(file: str, core: str, kernel: str, delegate: str | None) -> dict[str, Any]:
+    """What LiteRT takes on an emulated core.
+
+    # Raises
+        EnsembleError: if it can't be counted; says what is missing.
+    """
+    command = [sys.executable, str(COUNT), file, "--cpu", core, "--kernel", kernel]
+    if delegate is not None:
+        command += ["--delegate", delegate]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EnsembleError((done.stderr.strip().splitlines() or [f"{COUNT} failed"])[-1])
+    result = json.loads(done.stdout)
+    row = {"backend": "litert", "kernel": kernel, "cpu": core, "xnnpack": True}
+    return row | {key: result[key] for key in ("instructions_once", "instructions_member")}
+
+
+def reference(counter: str, run: str, xnnpack: bool) -> dict[str, int]:
+    """What one member of a run takes, converted by itself, by LCE's kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Path(folder, "single.tflite")
+        reference.write_bytes(_single(run))
+        return {kernel: instructions(counter, reference, kernel, xnnpack) for kernel in KERNELS}
 
 
 def _single(run: str) -> bytes:

@@ -161,6 +161,6 @@ def run_legalization(module: Module, filters: str) -> None:
 
 
 def _legalize(module: Module, filters: str) -> None:
-    legalize(module, filters=filters, small_maps=True)
+    legalize(module, filters=filters)
     for step in AFTER_LEGALIZATION:
         step(module)

@@ -153,6 +153,22 @@ static void report_claims(const Delegate* delegate, int count, int total) {
   }
 }
 
+/** Leaves the convolutions to others that the kernels can't run. */
+static void refuse_convolutions(TfLiteContext* context, Graph* graph) {
+  for (int i = 0; i < graph->operator_count; i++) {
+    Operator* operator = &graph->operators[i];
+    const char* error = operator_is_convolution(operator) ? plan_refuses(graph, operator) : NULL;
+    if (error == NULL) {
+      continue;
+    }
+    if (operator->kind == kOperatorConvolution) {
+      context->ReportError(context, "larq_ensemble delegate: node %d isn't supported: %s.",
+                           graph->nodes[i], error);
+    }
+    operator->kind = kOperatorOther;
+  }
+}
+
 /** Chooses the nodes of a graph and replaces them. */
 static TfLiteStatus replace_nodes(TfLiteContext* context, TfLiteDelegate* delegate,
                                   const Graph* graph, bool* claimed, TfLiteIntArray* nodes) {
@@ -195,6 +211,7 @@ static TfLiteStatus prepare_delegate(TfLiteContext* context, TfLiteDelegate* del
   if (nodes != NULL && claimed != NULL &&
       graph_create(context, nodes->data, nodes->size, true, &graph)) {
     graph_infer(context, true, &graph);
+    refuse_convolutions(context, &graph);
     status = replace_nodes(context, delegate, &graph, claimed, nodes);
   } else {
     context->ReportError(context, "larq_ensemble delegate: the graph can't be read.");
@@ -214,7 +231,7 @@ static bool set_option(Delegate* delegate, const char* key, const char* value) {
   }
   if (strcmp(key, "num_threads") == 0) {
     delegate->threads = (int32_t)number;
-    return number >= 0 && number <= kMaxThreads;
+    return number >= 0 && number <= INT32_MAX;
   }
   delegate->verbose = number != 0;
   return strcmp(key, "verbose") == 0;
@@ -240,9 +257,9 @@ EXPORTED TfLiteDelegate* tflite_plugin_create_delegate(const char* const* keys,
     if (!set_option(delegate, keys[i], values[i])) {
       char message[192];
       snprintf(message, sizeof message,
-               "larq_ensemble delegate: option %.40s=%.40s isn't `num_threads` (0 to %d) or "
+               "larq_ensemble delegate: option %.40s=%.40s isn't `num_threads` (a number) or "
                "`verbose` (0 or 1).\n",
-               keys[i], values[i], (int)kMaxThreads);
+               keys[i], values[i]);
       if (report != NULL) {
         report(message);
       }

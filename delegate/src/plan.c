@@ -373,9 +373,9 @@ static int sign_target(Builder* b, int source, bool packed, Geometry geometry, i
   return plan->target_count++;
 }
 
-static ConvolutionShape convolution_shape(const Builder* b, const Operator* operator) {
+static ConvolutionShape convolution_shape(const Graph* graph, const Operator* operator) {
   const Window* window = &operator->window;
-  const Shape* input = &b->graph->shapes[operator->inputs->data[0]];
+  const Shape* input = &graph->shapes[operator->inputs->data[0]];
   ConvolutionShape shape = {
       .groups = operator->groups,
       .filter_height = window->filter_height,
@@ -385,7 +385,7 @@ static ConvolutionShape convolution_shape(const Builder* b, const Operator* oper
       .dilation_height = window->dilation_height,
       .dilation_width = window->dilation_width,
       .pads_with_ones = operator->pads_with_ones,
-      .output_channels = b->graph->shapes[operator->inputs->data[1]].dims[0],
+      .output_channels = graph->shapes[operator->inputs->data[1]].dims[0],
   };
   window_side(input->dims[1], window->filter_height, window->stride_height,
               window->dilation_height, window->same_padding, &shape.output_height,
@@ -423,7 +423,7 @@ static bool plan_input(Builder* b, int i) {
   if (target < 0) {
     return false;
   }
-  const ConvolutionShape convolution = convolution_shape(b, operator);
+  const ConvolutionShape convolution = convolution_shape(b->graph, operator);
   binary_convolution_margin(&convolution, &b->plan->targets[target].map);
   b->convolution_targets[i] = target;
   return operator->kind == kOperatorConvolution || plan_filters(b, i);
@@ -967,7 +967,7 @@ static bool emit_convolution(Builder* b, int i) {
   }
   plan->convolutions = convolutions;
   convolutions[index] = (PlannedConvolution){
-      .convolution = {.shape = convolution_shape(b, operator), .input = plan->targets[target].map}};
+      .convolution = {.shape = convolution_shape(b->graph, operator), .input = plan->targets[target].map}};
   plan->convolution_count++;
   if (!emit_filters(b, i, index) ||
       (plan->targets[target].packed &&
@@ -1452,6 +1452,25 @@ static bool build(Builder* b, const TfLiteIntArray* outputs, int32_t threads) {
     }
   }
   return emit_names(b, outputs) && b->error == NULL && allocate(b, threads);
+}
+
+const char* plan_refuses(const Graph* graph, const Operator* operator) {
+  const Shape* input = &graph->shapes[operator->inputs->data[0]];
+  BinaryConvolution convolution = {.shape = convolution_shape(graph, operator)};
+  convolution.input = (SignMap){
+      .height = input->dims[1], .width = input->dims[2], .channels = operator->channels_in};
+  const Epilogue epilogue = {
+      .height = convolution.shape.output_height,
+      .width = convolution.shape.output_width,
+      .channels = convolution.shape.output_channels,
+  };
+  const char* error = "its map of signs is too large";
+  binary_convolution_margin(&convolution.shape, &convolution.input);
+  if (sign_map_layout(&convolution.input) &&
+      binary_convolution_layout(&convolution, &epilogue, &error)) {
+    return NULL;
+  }
+  return error;
 }
 
 Plan* plan_create(TfLiteContext* context, const Graph* graph, const TfLiteIntArray* outputs,

@@ -120,6 +120,9 @@ typedef struct {
   size_t scratch_bytes;  // a thread's
 } Plan;
 
+/** Why the kernels can't run a convolution whose shapes are inferred; NULL if they can. */
+const char* plan_refuses(const Graph* graph, const Operator* operator);
+
 /**
  * Plans a part of a graph whose shapes are inferred.
  *

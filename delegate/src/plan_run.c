@@ -213,29 +213,34 @@ static void run_signs(const Plan* plan, const Task* task, const uint8_t* input, 
   }
 }
 
-enum { kPoolBlock = 16 };  // channels whose sums stay in registers
+/** The mean of four pixels, which most pools take: one pass over the channels. */
+static void average_four(const float* restrict a, const float* restrict b, const float* restrict c,
+                         const float* restrict d, int32_t channels, float* restrict output) {
+  for (int32_t i = 0; i < channels; i++) {
+    output[i] = (((a[i] + b[i]) + c[i]) + d[i]) * 0.25F;
+  }
+}
 
-/** The mean of some channels of `rows` x `columns` pixels. */
-static void average(const Task* task, const float* input, int32_t rows, int32_t columns,
-                    int32_t channels, float* output) {
-  const size_t row = (size_t)task->pool.input_width * (size_t)task->pool.words;
-  float sums[kPoolBlock] = {0.0F};
-  for (int32_t i = 0; i < rows; i++, input += row) {
-    const float* pixel = input;
-    for (int32_t j = 0; j < columns; j++, pixel += task->pool.words) {
-      if (channels == kPoolBlock) {
-        for (int32_t c = 0; c < kPoolBlock; c++) {
-          sums[c] += pixel[c];
-        }
-      } else {
-        for (int32_t c = 0; c < channels; c++) {
-          sums[c] += pixel[c];
-        }
+/** The mean of `rows` x `columns` pixels. */
+static void average(const Task* task, const float* restrict input, int32_t rows, int32_t columns,
+                    float* restrict output) {
+  const int32_t channels = task->pool.words;
+  const size_t row = (size_t)task->pool.input_width * (size_t)channels;
+  if (rows == 2 && columns == 2) {
+    average_four(input, input + channels, input + row, input + row + channels, channels, output);
+    return;
+  }
+  memcpy(output, input, sizeof(float) * (size_t)channels);
+  for (int32_t i = 0; i < rows; i++) {
+    for (int32_t j = i == 0; j < columns; j++) {
+      const float* pixel = input + (size_t)i * row + (size_t)j * (size_t)channels;
+      for (int32_t c = 0; c < channels; c++) {
+        output[c] += pixel[c];
       }
     }
   }
   for (int32_t c = 0; c < channels; c++) {
-    output[c] = clamped(task, sums[c] / (float)(rows * columns));
+    output[c] /= (float)(rows * columns);
   }
 }
 
@@ -259,9 +264,9 @@ static void run_average_pool(const Task* task, const float* input, float* output
           &left, &columns);
       const float* pixel = input + ((size_t)top * (size_t)pool->input_width + (size_t)left) *
                                        (size_t)pool->words;
-      for (int32_t c = 0; c < pool->words; c += kPoolBlock) {
-        const int32_t rest = pool->words - c;
-        average(task, pixel + c, rows, columns, rest < kPoolBlock ? rest : kPoolBlock, output + c);
+      average(task, pixel, rows, columns, output);
+      for (int32_t c = 0; task->clamps && c < pool->words; c++) {
+        output[c] = clamped(task, output[c]);
       }
       output += pool->words;
     }

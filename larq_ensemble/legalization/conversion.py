@@ -37,21 +37,21 @@ class Conversion:
 
     # Arguments
         graph: the graph.
-        filters, small_maps: as for `legalize`.
+        filters: as for `legalize`.
 
     # Attributes
-        filters, small_maps: the arguments.
+        filters: the argument.
         signs: bit-packed tensor of the old graph -> what it became.
     """
 
-    def __init__(self, graph: Graph, filters: str, *, small_maps: bool) -> None:
+    def __init__(self, graph: Graph, filters: str) -> None:
         self.filters = filters
-        self.small_maps = small_maps
         self.signs: dict[Tensor, Signs] = {}
         self._graph = graph
         self._operators: list[Operator] = []
         self._computed = set(graph.inputs)
         self._constants: dict[tuple[Any, ...], Tensor] = {}
+        self._named = set(graph.inputs)
         self._replaced: dict[Tensor, Tensor] = {}
         self._made: dict[tuple[Any, ...], Tensor] = {}
 
@@ -60,11 +60,14 @@ class Conversion:
         return self._graph.producer(tensor)
 
     def replace(self, old: Tensor, new: Tensor) -> None:
-        """Lets the operators of the old graph that read a tensor read another one."""
+        """Lets everything that reads a tensor of the old graph read another one."""
         if old in self._graph.outputs:
-            self.reshape(new, old.shape, output=old)
-        else:
-            self._replaced[old] = new
+            if new in self._named:  # it is another output, too
+                self.reshape(new, old.shape, output=old)
+                return
+            new.name = old.name
+            self._named.add(new)
+        self._replaced[old] = new
 
     def is_computed(self, tensor: Tensor) -> bool:
         """Whether operators of the new graph may read a tensor of the old one."""
@@ -143,7 +146,10 @@ class Conversion:
         if tensor.shape == shape and output is None:
             return tensor
         wanted = self.constant(shape, "int32")
-        return self.op("RESHAPE", tensor, wanted, shape=shape, output=output)
+        quantization = tensor.quantization
+        return self.op(
+            "RESHAPE", tensor, wanted, shape=shape, quantization=quantization, output=output
+        )
 
     def slice(self, tensor: Tensor, first: int, count: int) -> Tensor:
         """Some of the numbers along the last axis of a tensor; itself if these are all."""
@@ -164,5 +170,8 @@ class Conversion:
 
     def finish(self) -> None:
         """Puts the new operators into the graph, and drops what no output needs."""
+        for output in self._graph.outputs:
+            if output in self._replaced:
+                self._graph.replace_uses(output, self._replaced[output])
         self._graph.rebuild(self._operators)
         self._graph.eliminate_dead_code()

@@ -6,8 +6,9 @@ With the signs x as bits b = 3 (1 - x), 0 for +1 and 6 for -1, a sum over a wind
 
 TFLite quantizes b to whole steps of its largest value, so integers compute the sum. A padded 0
 stands for +1: SAME pads with ones, as LCE does. With zero padding, sum(w) goes over the taps
-inside the map, and a constant map is added instead of a bias. A filter's factor and offset are its
-scale and its bias:
+inside the map, and a map is added instead of a bias. It has few different rows and columns, which
+GATHER repeats: a large constant would cost as many instructions. A filter's factor and offset are
+its scale and its bias:
 
     factor * sum + offset:    bits -> CONV_2D(w, |factor| / 3, bias) (-> ADD(map))
 
@@ -142,33 +143,18 @@ class IntegerSums(Sums):
         taps = self._signs.sum(axis=3, dtype=np.float64)
         if not self._pads_zeros:
             return self._scaled(factor, taps.sum(axis=(1, 2)) * factor + offset)
-        rows, columns = (
-            np.unique(axis.inside(), axis=0, return_inverse=True) for axis in self._axes
-        )
-        totals = np.einsum("yk,okl,xl->yxo", rows[0], taps, columns[0], optimize=True)
-        places = [(1, rows[1]), (2, columns[1])]
-        border = self._spread(totals[np.newaxis] * factor + offset, places)
+        (rows, row), (columns, column) = (axis.kinds() for axis in self._axes)
+        totals = (rows @ taps @ columns.T).transpose(1, 2, 0)
+        border = self._conversion.constant(totals[np.newaxis] * factor + offset)
+        border = self._repeated(self._repeated(border, 2, column), 1, row)
         sums = self._scaled(factor, np.zeros_like(offset))
         return self._conversion.op("ADD", sums, border)
 
-    def _spread(self, values: np.ndarray, places: list[tuple[int, np.ndarray]]) -> Tensor:
-        """A map whose rows and columns are those of a smaller one, repeated.
-
-        # Arguments
-            values: the smaller one, `[1, rows, columns, out]`.
-            places: axis, and the index in it for each row or column.
-        """
-        conversion = self._conversion
-        if not conversion.small_maps:
-            for axis, index in places:
-                values = values.take(index.reshape(-1), axis)
-            return conversion.constant(values)
-        spread = conversion.constant(values)
-        for axis, index in reversed(places):
-            shape = (*spread.shape[:axis], index.size, *spread.shape[axis + 1 :])
-            indices = conversion.constant(index.reshape(-1), "int32")
-            spread = conversion.op("GATHER", spread, indices, shape=shape, axis=axis)
-        return spread
+    def _repeated(self, values: Tensor, axis: int, places: np.ndarray) -> Tensor:
+        """A map whose rows or columns are those at places of a smaller one."""
+        shape = (*values.shape[:axis], places.size, *values.shape[axis + 1 :])
+        index = self._conversion.constant(places, "int32")
+        return self._conversion.op("GATHER", values, index, shape=shape, axis=axis)
 
     def _scaled(self, factor: np.ndarray, bias: np.ndarray) -> Tensor:
         """`-factor * sum(w b) / 3 + bias`."""

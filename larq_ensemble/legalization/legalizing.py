@@ -22,7 +22,7 @@ PATTERNS: Mapping[str, Callable[[Conversion, Operator], None]] = {
 }
 
 
-def legalize(module: Module, *, filters: str = "int8", small_maps: bool = False) -> Counter[str]:
+def legalize(module: Module, *, filters: str = "int8") -> Counter[str]:
     """Rewrites LCE's operators into builtin ones of the same values, in place.
 
     # Arguments
@@ -30,8 +30,6 @@ def legalize(module: Module, *, filters: str = "int8", small_maps: bool = False)
         filters: how the filters of binary convolutions are stored, one of `FILTERS`. `"int8"`: a
             byte a weight, computed in integers, the fastest. `"1bit"`: packed as before, and
             unpacked at each run, the smallest.
-        small_maps: store the map that an int8 convolution with zero padding needs as its few
-            different rows and columns, and repeat them at each run: for files.
 
     # Returns
         How many operators were replaced, by their names; `folded`: how many were computed now,
@@ -45,29 +43,29 @@ def legalize(module: Module, *, filters: str = "int8", small_maps: bool = False)
         raise UnknownNameError("filters", filters, FILTERS)
     counts: Counter[str] = Counter()
     for graph in module.graphs:
-        counts.update(_legalize_graph(graph, filters, small_maps))
+        counts.update(_legalize_graph(graph, filters))
     module.update_operator_codes()
     return counts
 
 
-def legalized(data: bytes, *, filters: str = "int8", small_maps: bool = False) -> bytes:
+def legalized(data: bytes, *, filters: str = "int8") -> bytes:
     """A file's bytes with builtin operators only.
 
     # Arguments
         data: the file, of one graph or several, with or without an ensemble's metadata.
-        filters, small_maps: as for `legalize`.
+        filters: as for `legalize`.
 
     # Raises
         EnsembleError: as `legalize`, or if the bytes are damaged.
     """
     module = read(data)
-    legalize(module, filters=filters, small_maps=small_maps)
+    legalize(module, filters=filters)
     return packed(to_model(module))
 
 
-def _legalize_graph(graph: Graph, filters: str, small_maps: bool) -> Counter[str]:
+def _legalize_graph(graph: Graph, filters: str) -> Counter[str]:
     counts = Counter(folded=constants.fold(graph))
-    conversion = Conversion(graph, filters, small_maps=small_maps)
+    conversion = Conversion(graph, filters)
     for old in graph.operators:
         op = conversion.current(old)
         pattern = PATTERNS.get(op.name)

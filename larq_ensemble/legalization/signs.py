@@ -55,6 +55,7 @@ def dequantize(conversion: Conversion, op: Operator) -> None:
         conversion.op("LESS", bits, conversion.constant(ON / 2), output=output)
         return
     positive, negative = _quantized_ones(output)
+    # Multiples of the scale, so that QUANTIZE has nothing to round.
     numbers = conversion.op("MUL", bits, conversion.constant((negative - positive) / ON))
     numbers = conversion.op("ADD", numbers, conversion.constant(positive))
     conversion.op("QUANTIZE", numbers, output=output)
@@ -128,6 +129,8 @@ def pack(conversion: Conversion, packed: Tensor) -> None:
 
 def _quantized_ones(output: Tensor) -> tuple[float, float]:
     """The numbers that LCE's int8 values for +1 and -1 stand for."""
-    scale, zero = float(output.quantization.scale[0]), int(output.quantization.zeroPoint[0])
-    step = int(np.floor(1 / scale + 0.5))
-    return (min(127, zero + step) - zero) * scale, (max(-128, zero - step) - zero) * scale
+    scale = np.float32(output.quantization.scale[0])
+    zero = int(output.quantization.zeroPoint[0])
+    step = int(np.floor(np.float32(1) / scale + 0.5))
+    steps = min(127, zero + step) - zero, max(-128, zero - step) - zero
+    return steps[0] * float(scale), steps[1] * float(scale)

@@ -53,11 +53,17 @@ class Axis:
         total = max(self.missing, 0)
         return total // 2, total - total // 2
 
-    def inside(self) -> np.ndarray:
-        """Which taps are inside the map, 1 and 0, float64 `[outputs, kernel]`."""
+    def kinds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The different sets of taps that are inside the map, and which one each output has.
+
+        # Returns
+            1 and 0, float64 `[kinds, kernel]`, and int64 `[outputs]`.
+        """
         first = np.arange(self._outputs) * self.stride - self.padding[0]
         places = first[:, np.newaxis] + np.arange(self.kernel) * self.dilation
-        return ((places >= 0) & (places < self.size)).astype(np.float64)
+        inside = ((places >= 0) & (places < self.size)).astype(np.float64)
+        kinds, numbers = np.unique(inside, axis=0, return_inverse=True)
+        return kinds, numbers.reshape(-1)  # NumPy 2.0 keeps the axes
 
     @property
     def _outputs(self) -> int:

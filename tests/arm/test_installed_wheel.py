@@ -1,13 +1,8 @@
-"""The wheel that is installed on ARM, on both kernels, against what LCE gave on x86.
-
-`make test-arm` runs it on emulated cores, and the workflow on a real one. On other processors it
-is skipped: there tests/larq_ensemble/runtime has the same comparisons.
-"""
+"""The wheel that is installed on ARM, on both kernels, against what LCE gave on x86."""
 
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -23,11 +18,6 @@ from larq_ensemble.runtime.backends import KERNELS
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
 FILES = ("indexed", "subgraphs", "branches", "compact", "version_1")
-
-pytestmark = pytest.mark.skipif(
-    platform.machine() not in ("aarch64", "arm64") or platform.system() != "Linux",
-    reason="for Linux on aarch64: see `make test-arm`",
-)
 
 
 def test_the_wheel_is_what_is_tested() -> None:

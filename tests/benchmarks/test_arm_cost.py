@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
+import click
 import pytest
 
 from larq_ensemble.convert.conversion import convert_run
@@ -68,6 +69,48 @@ def test_a_counter_that_does_not_work(counter, tflite, code, message) -> None:
     counter.write_text(f"#!{sys.executable}\n{code}\n")
     with pytest.raises(EnsembleError, match=message):
         load("arm_cost").instructions(str(counter), tflite, "default")
+
+
+def test_litert_is_counted_on_each_core(run, counter, tflite, tmp_path, monkeypatch) -> None:
+    module = load("arm_cost")
+    stand_in = tmp_path / "count.py"
+    stand_in.write_text(
+        "import json, sys\n"
+        "file, _, cpu, _, kernel = sys.argv[1:]\n"
+        "each = {'delegate': 100, 'builtin': 500}[kernel] + int(cpu.removeprefix('cortex-a'))\n"
+        "print(json.dumps({'instructions_once': 7, 'instructions_member': each}))\n"
+    )
+    monkeypatch.setattr(module, "COUNT", stand_in)
+    out = tmp_path / "result.json"
+    arguments = ["--cpu", "cortex-a72", "--cpu", "cortex-a76", tflite, "--json", out]
+    module.main.main([*map(str, arguments)], standalone_mode=False)
+    rows = json.loads(out.read_text())["files"]
+    assert [(row["cpu"], row["kernel"], row["instructions_ensemble"]) for row in rows] == [
+        ("cortex-a72", "delegate", 7 + 3 * 172),
+        ("cortex-a72", "builtin", 7 + 3 * 572),
+        ("cortex-a76", "delegate", 7 + 3 * 176),
+        ("cortex-a76", "builtin", 7 + 3 * 576),
+    ]
+    assert [row["ratio"] for row in rows] == [None] * 4  # no counter, so no reference
+    assert {row["bytes"] for row in rows} == {tflite.stat().st_size}
+    arguments += ["--counter", counter, "--run", run]
+    module.main.main([*map(str, arguments)], standalone_mode=False)
+    result = json.loads(out.read_text())
+    assert [row["backend"] for row in result["files"]] == ["lce"] * 2 + ["litert"] * 4
+    best = min(result["single"].values())
+    assert result["files"][2]["ratio"] == pytest.approx((7 + 3 * 172) / (3 * best))
+    stand_in.write_text("import sys; sys.exit('no QEMU here')")
+    with pytest.raises(EnsembleError, match=r"^no QEMU here$"):
+        module.litert_row(str(tflite), "cortex-a72", "builtin", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [([], "Give --cpu"), (["--counter", "x"], "belong together"), (["--run", "x"], "Give --cpu")],
+)
+def test_what_to_count_must_be_said(options, message) -> None:
+    with pytest.raises(click.UsageError, match=message):
+        load("arm_cost").main.main([*options, "f.tflite"], standalone_mode=False)
 
 
 def test_errors_are_one_line(script, run, tflite) -> None:

@@ -1,7 +1,8 @@
-"""A plugin of pytest for ARM: tests that need a package without wheels there are skipped.
+"""A plugin of pytest for ARM: skips what can't run there, and draws fewer random examples.
 
-So the tests of the runtime run as they are, but for those that convert with TensorFlow or compare
-with LCE. tests/arm, which shows that the runtime needs none of these, may skip nothing.
+A test that needs a package without wheels for ARM is skipped. So the tests of the runtime run as
+they are, but for those that convert with TensorFlow or compare with LCE. tests/arm, which shows
+that the runtime needs none of these, may skip nothing.
 """
 
 from __future__ import annotations
@@ -10,15 +11,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 #: Packages that conversion and some tests need.
-ABSENT = ("larq", "larq_compute_engine", "sklearn", "tensorflow", "tf_keras")
+ABSENT = ("larq", "larq_compute_engine", "scipy", "sklearn", "tensorflow", "tf_keras")
 #: What messages say where one of them is missing.
 MESSAGES = (
     "Larq Compute Engine is not installed",
     "Training and conversion need TensorFlow",
 )
 NEVER_SKIPPED = Path(__file__).parents[2] / "tests" / "arm"
+
+
+def pytest_sessionstart() -> None:
+    """After tests/conftest.py: emulated, examples take some twenty times as long."""
+    settings.register_profile("arm", deadline=None, max_examples=10)
+    settings.load_profile("arm")
 
 
 def _reason(error: BaseException) -> str | None:

@@ -38,6 +38,7 @@ QEMU, COMPILER = "qemu-aarch64", "aarch64-linux-gnu-gcc"
 PROGRAMS = {
     QEMU: "qemu-user",
     COMPILER: "gcc-aarch64-linux-gnu",
+    "cmake": "cmake",
     "gcc": "gcc",
     "apt-get": "apt",
     "dpkg-deb": "dpkg",
@@ -64,13 +65,11 @@ class Core:
         part: Arm's number of it.
         revision: variant and revision.
         features: the extensions that it has.
-        board: a computer with such cores.
     """
 
     part: int
     revision: tuple[int, int]
     features: str
-    board: str
 
     def cpuinfo(self, cores: int = 2) -> str:
         return "".join(
@@ -88,9 +87,9 @@ _DOT_PRODUCT = (
 )
 #: By the names that QEMU gives them.
 CORES = {
-    "cortex-a53": Core(0xD03, (0, 4), _BASE, "Raspberry Pi 3, Zero 2 W"),
-    "cortex-a72": Core(0xD08, (0, 3), _BASE, "Raspberry Pi 4"),
-    "cortex-a76": Core(0xD0B, (4, 1), _DOT_PRODUCT, "Raspberry Pi 5"),
+    "cortex-a53": Core(0xD03, (0, 4), _BASE),  # Raspberry Pi 3, Zero 2 W
+    "cortex-a72": Core(0xD08, (0, 3), _BASE),  # Raspberry Pi 4
+    "cortex-a76": Core(0xD0B, (4, 1), _DOT_PRODUCT),  # Raspberry Pi 5
 }
 
 
