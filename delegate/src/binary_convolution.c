@@ -22,9 +22,7 @@ static size_t round_up(size_t n) { return (n + 63) & ~(size_t)63; }
 
 static int32_t multiple(int32_t n, int32_t of) { return (n + of - 1) / of * of; }
 
-/* -- geometry
- * -----------------------------------------------------------------------------------------------------
- */
+/* -- geometry ---------------------------------------------------------------------------------- */
 
 static int32_t group_channels(const BinaryConvolution* c) {
   return c->input.channels / c->shape.groups;
@@ -155,9 +153,7 @@ void binary_convolution_margin(const ConvolutionShape* s, SignMap* map) {
   if (right > map->right) map->right = right > INT32_MAX / 4 ? INT32_MAX / 4 : (int32_t)right;
 }
 
-/* -- layout
- * -------------------------------------------------------------------------------------------------------
- */
+/* -- layout ------------------------------------------------------------------------------------ */
 
 static const char* refusal(const BinaryConvolution* c, const Epilogue* e) {
   const ConvolutionShape* s = &c->shape;
@@ -233,9 +229,7 @@ bool binary_convolution_layout(BinaryConvolution* c, const Epilogue* epilogue, c
   return true;
 }
 
-/* -- preparation
- * --------------------------------------------------------------------------------------------------
- */
+/* -- preparation ------------------------------------------------------------------------------- */
 
 /* Runs of words of the input, from the first tap's first word, at most kMaxWordsOfBytes a group of
  * them. */
@@ -335,9 +329,7 @@ void binary_convolution_prepare(BinaryConvolution* c, const int32_t* filters, vo
   if (corrects_border(c)) make_corrections(c, filters, bytes);
 }
 
-/* -- a run
- * --------------------------------------------------------------------------------------------------------
- */
+/* -- a run ------------------------------------------------------------------------------------- */
 
 void binary_convolution_begin(const BinaryConvolution* c, const Epilogue* epilogue,
                               void* prepared) {

@@ -49,9 +49,7 @@ static float* take_floats(size_t n) {
   return p;
 }
 
-/* -- the reference
- * ------------------------------------------------------------------------------------------------
- */
+/* -- the reference ----------------------------------------------------------------------------- */
 
 typedef struct {
   BinaryConvolution convolution;
@@ -139,9 +137,7 @@ static void check_value(const Case* t, size_t i, float x, const float* before) {
   }
 }
 
-/* -- random cases
- * -------------------------------------------------------------------------------------------------
- */
+/* -- random cases ------------------------------------------------------------------------------ */
 
 static ConvolutionShape random_shape(SignMap* map) {
   ConvolutionShape s = {.groups = random_int(0, 5) == 0 ? 2 : 1};
@@ -328,9 +324,7 @@ static void run_case(const Kernels* kernels) {
   for (i = 0; i < kMaxSteps; i++) free(t.vectors[i]);
 }
 
-/* -- the rest
- * -----------------------------------------------------------------------------------------------------
- */
+/* -- the rest ---------------------------------------------------------------------------------- */
 
 static void check_words(void) {
   for (int round = 0; round < 40; round++) {
