@@ -37,6 +37,7 @@ QEMU, COMPILER = "qemu-aarch64", "aarch64-linux-gnu-gcc"
 PROGRAMS = {
     QEMU: "qemu-user",
     COMPILER: "gcc-aarch64-linux-gnu",
+    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
     "cmake": "cmake",
     "gcc": "gcc",
     "apt-get": "apt",
