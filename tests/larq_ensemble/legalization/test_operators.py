@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from larq_ensemble.convert.passes.sign_packing import bit_packed
 from larq_ensemble.convert.targets.lce import write
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.graph import Module, Tensor
 from larq_ensemble.ir.schema import schema
 from larq_ensemble.legalization import FILTERS, legalize, legalized
@@ -456,3 +457,18 @@ def test_sums_of_many_products_are_exact():
     assert differing[0] == 3
     expected = np.where(differing > [2, 3, 0], -1, 1).reshape(1, 1, 1, 3)
     check(build.module(y=unpack(build, y, 3)), {"x": x}, {"y": expected.astype("f4")})
+
+
+def test_filters_that_are_looked_up_are_refused():
+    """LCE packs filters at its first run, so they would be those of the first member for ever."""
+    one = Convolution((3, 3), 32, 1, 2, (3, 3))
+    build = Builder()
+    words = pack(build, build.input("x", *one.input.shape))
+    y = one.on(build, words)
+    module = build.module(2, y=y)
+    (op,) = module.graph.find("LceBconv2d")
+    lookup = Builder()
+    table = lookup.lookup(np.stack([op.inputs[1].values] * 2), lookup.member(), "int32")
+    module.graph.rewrite(op, inputs=(words, table, *op.inputs[2:]))
+    with pytest.raises(EnsembleError, match=r"LceBconv2d of \[1, 3, 3, 1\] has filters that are"):
+        legalize(module)
