@@ -117,8 +117,14 @@ class Sums:
     def _convolved(self, factor: np.ndarray, bias: np.ndarray) -> Tensor:
         """`-factor * sum(w b) / 3 + bias`."""
         conversion = self._conversion
+        if conversion.filters == "1bit" and (factor < 0).any():
+            # Not in the filters: members that share bits may have scales of other signs.
+            turned = np.where(factor < 0, -1.0, 1.0)
+            sums = self._convolved(np.abs(factor), bias * turned)
+            return conversion.op("MUL", sums, conversion.constant(turned))
         scales = np.where(factor, np.abs(factor) * (2 / ON), 1)
-        signs = self._signs * -np.sign(factor).astype(np.int8)[:, None, None, None]
+        against = np.select([factor < 0, factor == 0], [1, 0], -1).astype(np.int8)
+        signs = self._signs * against[:, None, None, None]
         bits, padding = self._framed()
 
         def of_group(number: int) -> Tensor:
