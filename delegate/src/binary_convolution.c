@@ -130,7 +130,7 @@ typedef struct {
 
 /* Rows of taps outside the image, of which zeros come, needn't be computed. */
 static bool skips_rows(const BinaryConvolution* c, Inside rows) {
-  return corrects_border(c) && shares_columns(c) && rows.last > rows.first;
+  return corrects_border(c) && rows.last > rows.first;
 }
 
 /* The same of rows: the zone of each row, if `zones` isn't NULL. */
@@ -245,7 +245,7 @@ bool binary_convolution_layout(BinaryConvolution* c, const Epilogue* epilogue, c
 
 /* Runs of words of the input, from the first tap's first word, at most kMaxWordsOfBytes a group of
  * them. */
-static int32_t make_runs(const BinaryConvolution* c, Run* runs) {
+static void make_runs(const BinaryConvolution* c, Run* runs) {
   const ConvolutionShape* s = &c->shape;
   const size_t word = word_bytes(c);
   const int32_t length = tap_words(c) * (joins_taps(c) ? s->filter_width : 1);
@@ -266,8 +266,6 @@ static int32_t make_runs(const BinaryConvolution* c, Run* runs) {
       in_group += words;
     }
   }
-  runs[count - 1].last = true;
-  return count;
 }
 
 /* Bytes of a tap of a filter, as the file has them. */
@@ -338,7 +336,7 @@ static void make_corrections(const BinaryConvolution* c, const int32_t* filters,
 void binary_convolution_prepare(BinaryConvolution* c, const int32_t* filters, void* memory) {
   uint8_t* bytes = memory;
   c->memory = bytes;
-  c->run_count = make_runs(c, (Run*)(bytes + c->runs));
+  make_runs(c, (Run*)(bytes + c->runs));
   pack_filters(c, filters, bytes + c->filters);
   if (corrects_border(c)) make_corrections(c, filters, bytes);
 }
@@ -362,6 +360,14 @@ static Inside computed_taps(const BinaryConvolution* c, int32_t y) {
   return (Inside){row.first, row.last};
 }
 
+/* Runs of the rows of taps before one. */
+static int32_t runs_before(const BinaryConvolution* c, int32_t row) {
+  const Run* runs = (const Run*)(c->memory + c->runs);
+  int32_t words = row * c->shape.filter_width * tap_words(c), count = 0;
+  while (words > 0) words -= runs[count++].words;
+  return count;
+}
+
 /* Popcounts of rows [first, last) of outputs, whose taps are the same. */
 static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_t* counts,
                        int32_t first, int32_t last) {
@@ -379,13 +385,16 @@ static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_
       .tap_rows = taps.last - taps.first,
       .rows = last - first,
       .pixels = count_width(c),
-      .runs = (const Run*)(c->memory + c->runs),
-      .run_count = c->run_count,
       .filters = c->memory + c->filters,
       .count_stride = count_stride(c),
   };
   job.filters += filter_bytes / (size_t)s->filter_height * (size_t)(taps.first * block);
-  signs += (size_t)taps.first * job.tap_step;
+  if (shares_columns(c)) {
+    signs += (size_t)taps.first * job.tap_step;
+  } else {
+    job.runs = (const Run*)(c->memory + c->runs) + runs_before(c, taps.first);
+    job.run_count = runs_before(c, taps.last) - runs_before(c, taps.first);
+  }
   signs += sign_map_offset(&c->input, first * s->stride_height - s->padding_top, -s->padding_left);
   for (int32_t g = 0; g < s->groups; g++) {
     job.signs = signs + (size_t)g * (size_t)group_channels(c) / 8;
