@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from larq_ensemble.legalization import legalize
-from tests.builder import Builder, names
+
+from ...builder import Builder, names
 
 
 def test_a_members_values_become_constants():
