@@ -167,6 +167,11 @@ void binary_convolution_margin(const ConvolutionShape* s, SignMap* map) {
 
 /* -- layout ------------------------------------------------------------------------------------ */
 
+/* Rows or columns of the input from the first tap of all to the last one. */
+static int64_t reach(int32_t outputs, int32_t stride, int32_t taps, int32_t dilation) {
+  return (int64_t)(outputs - 1) * stride + (int64_t)(taps - 1) * dilation + 1;
+}
+
 static const char* refusal(const BinaryConvolution* c, const Epilogue* e) {
   const ConvolutionShape* s = &c->shape;
   const int32_t limit = 1 << 20;
@@ -186,6 +191,9 @@ static const char* refusal(const BinaryConvolution* c, const Epilogue* e) {
   if (e->height != s->output_height || e->width != s->output_width ||
       e->channels != s->output_channels)
     return "the epilogue of a binary convolution has another shape";
+  if (reach(s->output_height, s->stride_height, s->filter_height, s->dilation_height) > 1 << 28 ||
+      reach(s->output_width, s->stride_width, s->filter_width, s->dilation_width) > 1 << 28)
+    return "the taps of a binary convolution reach over more than 2^28 pixels";
   SignMap needed = c->input;
   binary_convolution_margin(s, &needed);
   if (needed.top != c->input.top || needed.left != c->input.left ||
