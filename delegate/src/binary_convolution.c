@@ -67,8 +67,6 @@ static bool joins_taps(const BinaryConvolution* c) {
   return c->shape.dilation_width == 1 && c->shape.groups == 1;
 }
 
-static bool corrects_border(const BinaryConvolution* c) { return !c->shape.pads_with_ones; }
-
 /* An odd number of signs has no half: then counts are doubled. */
 static bool doubles_counts(const BinaryConvolution* c) { return group_channels(c) % 2 != 0; }
 
@@ -128,10 +126,8 @@ typedef struct {
   int32_t first, last; /* rows of taps that are computed */
 } RowZone;
 
-/* Rows of taps outside the image, of which zeros come, needn't be computed. */
-static bool skips_rows(const BinaryConvolution* c, Inside rows) {
-  return corrects_border(c) && rows.last > rows.first;
-}
+/* Rows of taps outside the image needn't be computed: what they add is known. */
+static bool skips_rows(Inside rows) { return rows.last > rows.first; }
 
 /* The same of rows: the zone of each row, if `zones` isn't NULL. */
 static int32_t find_row_zones(const BinaryConvolution* c, RowZone* zones) {
@@ -143,7 +139,7 @@ static int32_t find_row_zones(const BinaryConvolution* c, RowZone* zones) {
     if (zones) {
       zones[y] = (RowZone){.number = (uint16_t)(count - 1), .last = c->shape.filter_height};
       zones[y].whole = same(taps, (Inside){0, c->shape.filter_height});
-      if (skips_rows(c, taps)) {
+      if (skips_rows(taps)) {
         zones[y].first = taps.first;
         zones[y].last = taps.last;
       }
@@ -167,6 +163,11 @@ void binary_convolution_margin(const ConvolutionShape* s, SignMap* map) {
 
 /* -- layout ------------------------------------------------------------------------------------ */
 
+/* Rows or columns of the input from the first tap of all to the last one. */
+static int64_t reach(int32_t outputs, int32_t stride, int32_t taps, int32_t dilation) {
+  return (int64_t)(outputs - 1) * stride + (int64_t)(taps - 1) * dilation + 1;
+}
+
 static const char* refusal(const BinaryConvolution* c, const Epilogue* e) {
   const ConvolutionShape* s = &c->shape;
   const int32_t limit = 1 << 20;
@@ -186,6 +187,9 @@ static const char* refusal(const BinaryConvolution* c, const Epilogue* e) {
   if (e->height != s->output_height || e->width != s->output_width ||
       e->channels != s->output_channels)
     return "the epilogue of a binary convolution has another shape";
+  if (reach(s->output_height, s->stride_height, s->filter_height, s->dilation_height) > 1 << 28 ||
+      reach(s->output_width, s->stride_width, s->filter_width, s->dilation_width) > 1 << 28)
+    return "the taps of a binary convolution reach over more than 2^28 pixels";
   SignMap needed = c->input;
   binary_convolution_margin(s, &needed);
   if (needed.top != c->input.top || needed.left != c->input.left ||
@@ -207,13 +211,9 @@ static bool place(BinaryConvolution* c) {
   const uint64_t block = (uint64_t)block_channels(word_bytes(c)) * word_bytes(c);
   const uint64_t blocks = (uint64_t)group_blocks(c) * (uint64_t)c->shape.groups;
   if (blocks > limit / (words * block)) return false;
-  uint64_t zones = 0;
-  c->column_zones = 0;
-  if (corrects_border(c)) {
-    c->column_zones = find_column_zones(c, NULL);
-    zones = (uint64_t)find_row_zones(c, NULL) * (uint64_t)c->column_zones;
-    if (zones > limit / 2 / count_stride(c)) return false;
-  }
+  c->column_zones = find_column_zones(c, NULL);
+  const uint64_t zones = (uint64_t)find_row_zones(c, NULL) * (uint64_t)c->column_zones;
+  if (zones > limit / 2 / count_stride(c)) return false;
   c->runs = 0;
   c->filters = round_up((size_t)words * sizeof(Run));
   c->rows = c->filters + round_up((size_t)(blocks * words * block));
@@ -303,8 +303,15 @@ static int32_t tap_sum(const BinaryConvolution* c, const int32_t* filters, int32
   return group_channels(c) - 2 * minus;
 }
 
-/* What counts lack where taps lie outside the image: those counted as +1, or, skipped, not at all;
- * a sum of 0 is a count of half the channels. */
+/* What the counts of a filter lack for a tap outside the image, doubled. Skipped taps have counted
+ * as 0, others as +1 inputs. They shall count as +1 or as the sum 0, which is half the channels. */
+static int32_t lack(const BinaryConvolution* c, const int32_t* filters, int32_t output, int32_t tap,
+                    bool skipped) {
+  const int32_t sum = tap_sum(c, filters, output, tap), channels = group_channels(c);
+  if (c->shape.pads_with_ones) return skipped ? channels - sum : 0;
+  return skipped ? channels : sum;
+}
+
 static void correct_zone(const BinaryConvolution* c, const int32_t* filters, Inside rows,
                          Inside columns, uint16_t* zone) {
   for (int32_t o = 0; o < c->shape.output_channels; o++) {
@@ -312,8 +319,8 @@ static void correct_zone(const BinaryConvolution* c, const int32_t* filters, Ins
     for (int32_t t = 0; t < c->taps; t++) {
       const int32_t ky = t / c->shape.filter_width, kx = t % c->shape.filter_width;
       if (ky >= rows.first && ky < rows.last && kx >= columns.first && kx < columns.last) continue;
-      const bool skipped = skips_rows(c, rows) && (ky < rows.first || ky >= rows.last);
-      sum += skipped ? group_channels(c) : tap_sum(c, filters, o, t);
+      const bool skipped = skips_rows(rows) && (ky < rows.first || ky >= rows.last);
+      sum += lack(c, filters, o, t, skipped);
     }
     zone[o] = (uint16_t)(doubles_counts(c) ? sum : sum / 2);
   }
@@ -338,7 +345,7 @@ void binary_convolution_prepare(BinaryConvolution* c, const int32_t* filters, vo
   c->memory = bytes;
   make_runs(c, (Run*)(bytes + c->runs));
   pack_filters(c, filters, bytes + c->filters);
-  if (corrects_border(c)) make_corrections(c, filters, bytes);
+  make_corrections(c, filters, bytes);
 }
 
 /* -- a run ------------------------------------------------------------------------------------- */
@@ -355,7 +362,6 @@ void binary_convolution_begin(const BinaryConvolution* c, const Epilogue* epilog
 
 /* Rows of taps that are computed for row y of outputs. */
 static Inside computed_taps(const BinaryConvolution* c, int32_t y) {
-  if (!corrects_border(c)) return (Inside){0, c->shape.filter_height};
   const RowZone row = ((const RowZone*)(c->memory + c->rows))[y];
   return (Inside){row.first, row.last};
 }
@@ -419,7 +425,7 @@ static void correct_row(const BinaryConvolution* c, uint16_t* counts, int32_t y)
   const uint16_t* correction = (const uint16_t*)(c->memory + c->corrections);
   correction += (size_t)row.number * (size_t)c->column_zones * stride;
   for (int32_t k = 0; k < c->column_zones; k++, correction += stride) {
-    if (row.whole && columns[k].whole) continue;
+    if (row.whole && (columns[k].whole || c->shape.pads_with_ones)) continue;
     for (int32_t x = columns[k].first; x < columns[k].last; x++)
       add_correction(counts + (size_t)x * stride, correction, n);
   }
@@ -438,8 +444,7 @@ void binary_convolution_rows(const BinaryConvolution* c, const Epilogue* epilogu
       count_rows(c, signs, counts + (size_t)(k - y) * row, k, stop);
     }
     if (doubles_counts(c)) add_correction(counts, counts, row * (size_t)(end - y));
-    if (corrects_border(c))
-      for (int32_t k = y; k < end; k++) correct_row(c, counts + (size_t)(k - y) * row, k);
+    for (int32_t k = y; k < end; k++) correct_row(c, counts + (size_t)(k - y) * row, k);
     epilogue_rows_of_counts(epilogue, prepared, counts, width, count_stride(c), y, end);
   }
 }

@@ -424,6 +424,11 @@ static void check_refusals(void) {
   sign_map_layout(&c.input);
   if (binary_convolution_layout(&c, &e, &error))
     fail("a margin that is too small is taken", 0, 0, 0);
+  c.shape.stride_height = 1 << 20;
+  c.shape.output_height = e.height = 1000;
+  binary_convolution_margin(&c.shape, &c.input);
+  if (sign_map_layout(&c.input) && binary_convolution_layout(&c, &e, &error))
+    fail("strides over 2^30 rows are taken", 0, 0, 0);
   c.input = (SignMap){.height = INT32_MAX, .width = INT32_MAX, .channels = INT32_MAX};
   if (sign_map_layout(&c.input)) fail("a map of 2^90 bytes is taken", 0, 0, 0);
 }
