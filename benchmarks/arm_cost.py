@@ -25,6 +25,9 @@ on the same shapes, so one of them is counted. Images come normalized to the ref
 ensemble files, whose normalization is part of their count. Ratios of LCE's kernels are to the same
 kernel, those of LiteRT to the better one.
 
+`--record` writes the counts into the metadata of the files, and the page of `larq-ensemble web`
+draws them.
+
     larq-ensemble convert runs/fusion --out ensemble.tflite
     python benchmarks/arm_cost.py --counter COUNTER --run runs/fusion ensemble.tflite
 """
@@ -35,6 +38,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -47,7 +51,14 @@ import click
 from larq_ensemble.cli import run_command
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime.file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
+from larq_ensemble.files import write_bytes
+from larq_ensemble.runtime.file import (
+    EnsembleFile,
+    Subgraph,
+    read_ensemble,
+    with_metadata,
+    with_one_subgraph,
+)
 
 KERNELS = ("default", "indirect")
 LITERT_KERNELS = ("delegate", "builtin")
@@ -78,6 +89,7 @@ COUNT = Path(__file__).parents[1] / "tools" / "arm" / "count.py"
 @click.option("--run", metavar="RUN", help="The run whose member is the reference.")
 @click.option("--xnnpack", is_flag=True, help="Hand float operators of LCE to XNNPACK.")
 @click.option("--delegate", metavar="LIBRARY", help="For aarch64  [default: the wheel's]")
+@click.option("--record", is_flag=True, help="Write the counts into the files' metadata.")
 @json_option
 def main(
     files: tuple[str, ...],
@@ -86,6 +98,7 @@ def main(
     run: str | None,
     xnnpack: bool,
     delegate: str | None,
+    record: bool,
     json_target: str | None,
 ) -> None:
     """Count the arm64 instructions of ensemble files, of a member and of all for an image."""
@@ -110,12 +123,28 @@ def main(
             for row in found:
                 rows.append(described(file, ensemble, row, single))
                 report.line(_progress(rows[-1]))
+            if record:
+                write_counts(file, ensemble, found)
         report.result = {"single": single, "files": rows}
         report.table(
             "arm64 instructions; ratio to M separately converted members with LCE",
             [heading for heading, _ in COLUMNS],
             [[_cell(row[key]) for _, key in COLUMNS] for row in rows],
         )
+
+
+def write_counts(file: str, ensemble: EnsembleFile, rows: list[dict[str, Any]]) -> None:
+    """Writes counts into the metadata of a file, where `larq-ensemble web` finds them."""
+    counts = {
+        f"{row['cpu'] or 'arm64'}, {row['backend']} {row['kernel']}": {
+            "image": row["instructions_once"],
+            "member": row["instructions_member"],
+        }
+        for row in rows
+    }
+    known = ensemble.metadata.instructions
+    metadata = dataclasses.replace(ensemble.metadata, instructions={**known, **counts})
+    write_bytes(file, with_metadata(ensemble.data, metadata))
 
 
 def _cell(value: Any) -> Any:

@@ -99,6 +99,13 @@ def test_litert_is_counted_on_each_core(run, counter, tflite, tmp_path, monkeypa
     assert [row["backend"] for row in result["files"]] == ["lce"] * 2 + ["litert"] * 4
     best = min(result["single"].values())
     assert result["files"][2]["ratio"] == pytest.approx((7 + 3 * 172) / (3 * best))
+    recorded = tmp_path / "recorded.tflite"
+    recorded.write_bytes(tflite.read_bytes())
+    module.main.main(["--cpu", "cortex-a76", "--record", str(recorded)], standalone_mode=False)
+    assert read_ensemble(recorded).metadata.instructions == {
+        "cortex-a76, litert delegate": {"image": 7, "member": 176},
+        "cortex-a76, litert builtin": {"image": 7, "member": 576},
+    }
     stand_in.write_text("import sys; sys.exit('no QEMU here')")
     with pytest.raises(EnsembleError, match=r"^no QEMU here$"):
         module.litert_row(str(tflite), "cortex-a72", "builtin", None)
