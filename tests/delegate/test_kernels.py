@@ -1,4 +1,4 @@
-"""Compiles and runs delegate/tests/test_kernels.c: kernels against plain loops, over random shapes."""
+"""Runs delegate/tests/test_kernels.c: kernels against plain loops, over random shapes."""
 
 import shutil
 import subprocess
