@@ -4,7 +4,8 @@
 #include <string>
 #include <vector>
 
-// Probabilities of the first logits.size() members, calibrated unless `temperature` is 0.
+// Probabilities of the first logits.size() members, calibrated unless `temperature` is 0. Throws
+// std::runtime_error for a scheme that it doesn't know.
 std::vector<float> Combined(const std::vector<std::vector<float>>& logits,
                             const std::string& scheme, const std::vector<double>& weights,
                             double temperature);

@@ -61,6 +61,7 @@ void Register(LiteRtEnvironment environment, const LiteRtAcceleratorDef& definit
 }
 
 void RegisterDelegate(LiteRtEnvironment environment, const std::string& path, int threads) {
+  // The library stays loaded: delegates live as long as their models.
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) throw std::runtime_error(dlerror());
   create_delegate =
@@ -70,11 +71,17 @@ void RegisterDelegate(LiteRtEnvironment environment, const std::string& path, in
   if (!create_delegate || !destroy_delegate) throw std::runtime_error(path + " is no delegate");
   delegate_threads = std::to_string(threads);
   Register(environment, {{}, GetName, GetVersion, GetHardwareSupport, nullptr, MakeDelegate});
-  // What is left goes to XNNPACK, which would stop at LCE's operators if it came first.
+}
+
+// The delegate comes first: XNNPACK, which takes what is left, would stop at LCE's operators.
+void RegisterKernels(LiteRtEnvironment environment, const std::string& delegate, int threads) {
+  if (!delegate.empty()) RegisterDelegate(environment, delegate, threads);
   Register(environment, *LiteRtStaticLinkedAcceleratorCpuDef);
 }
 
 }  // namespace
+
+constexpr int kNewestVersion = 2;
 
 Metadata::Metadata(const Json& json)
     : scheme(json["scheme"].string),
@@ -82,6 +89,9 @@ Metadata::Metadata(const Json& json)
       classes(static_cast<int>(json["classes"].number)),
       weights(json["weights"].numbers()),
       temperatures(json["temperatures"].numbers()) {
+  if (json["version"].number > kNewestVersion) {
+    throw std::runtime_error("the file is of a newer version than this program");
+  }
   const std::vector<double> shape = json["input_shape"].numbers();
   if (scheme.empty() || members < 1 || classes < 1 || shape.size() != 3) {
     throw std::runtime_error(
@@ -111,15 +121,13 @@ Json ReadMetadata(LiteRtModel model) {
   return Json::Parse(std::string(static_cast<const char*>(data), bytes));
 }
 
-LiteRtEnvironment MakeEnvironment(const std::string& delegate, int threads) {
+LiteRtEnvironment MakeEnvironment() {
   const LiteRtEnvOption options[] = {
       {kLiteRtEnvOptionTagMinLoggerSeverity, {kLiteRtAnyTypeInt, kLiteRtLogSeverityWarning}},
-      {kLiteRtEnvOptionTagAutoRegisterAccelerators,
-       {kLiteRtAnyTypeInt, delegate.empty() ? kLiteRtHwAcceleratorCpu : 0}},
+      {kLiteRtEnvOptionTagAutoRegisterAccelerators, {kLiteRtAnyTypeInt, 0}},  // see RegisterKernels
   };
   LiteRtEnvironment environment;
   Check(LiteRtCreateEnvironment(2, options, &environment), "starting LiteRT");
-  if (!delegate.empty()) RegisterDelegate(environment, delegate, threads);
   return environment;
 }
 
@@ -152,7 +160,9 @@ void AddOption(LiteRtOptions options, const char* part, const std::string& toml)
   Check(LiteRtAddOpaqueOptions(options, added), "making options");
 }
 
-LiteRtCompiledModel Compile(LiteRtEnvironment environment, LiteRtModel model, int threads) {
+LiteRtCompiledModel Compile(LiteRtEnvironment environment, LiteRtModel model, int threads,
+                            const std::string& delegate) {
+  RegisterKernels(environment, delegate, threads);
   LiteRtOptions options;
   Check(LiteRtCreateOptions(&options), "making options");
   Check(LiteRtSetOptionsHardwareAccelerators(options, kLiteRtHwAcceleratorCpu), "making options");
@@ -172,9 +182,9 @@ LiteRtCompiledModel Compile(LiteRtEnvironment environment, LiteRtModel model, in
 }  // namespace
 
 Ensemble::Ensemble(const std::string& path, int threads, const std::string& delegate)
-    : environment_(MakeEnvironment(delegate, threads)),
+    : environment_(MakeEnvironment()),
       model_(ReadModel(environment_.get(), path)),
-      compiled_(Compile(environment_.get(), model_.get(), threads)),
+      compiled_(Compile(environment_.get(), model_.get(), threads, delegate)),
       metadata_(ReadMetadata(model_.get())) {
   for (const auto& [key, index] : NeededSignatures(model_.get())) graphs_[key] = OpenGraph(index);
 }

@@ -5,6 +5,7 @@ With a core in `LARQ_ENSEMBLE_CORE`, as `make test-arm` has it, it runs emulated
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 import shutil
@@ -18,6 +19,9 @@ import pytest
 from larq_ensemble.legalization import legalized
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.backends import delegate as beside_the_package
+from larq_ensemble.runtime.cascade import calibrated_prediction
+from larq_ensemble.runtime.combination import COMBINATIONS
+from larq_ensemble.runtime.file import read_ensemble, with_metadata
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -135,6 +139,26 @@ def test_a_stock_file(program, tmp_path, name) -> None:
 def test_a_file_for_lce_with_the_delegate(program, delegate, tmp_path, name) -> None:
     options = ("--delegate", str(delegate), "--threads", "2")
     check_predictions(program, DATA / f"{name}.tflite", name, tmp_path, *options)
+
+
+def test_every_scheme(program, delegate, tmp_path) -> None:
+    """With weights and temperatures, as NumPy combines the members' logits."""
+    file = read_ensemble(DATA / "indexed.tflite")
+    pixels, paths = images("indexed", tmp_path)
+    logits = EnsembleInterpreter(DATA / "indexed.tflite").predict_logits(pixels)
+    weights, temperatures = (1.0, 0.25, 3.0), (1.0, 2.0, 0.5)
+    changed = {"weights": weights, "temperatures": temperatures, "class_names": None}
+    path = tmp_path / "scheme.tflite"
+    for scheme in COMBINATIONS:
+        metadata = dataclasses.replace(file.metadata, scheme=scheme, **changed)
+        path.write_bytes(with_metadata(file.data, metadata))
+        done = run(program, path, "--delegate", delegate, *paths)
+        assert done.returncode == 0, done.stderr
+        rows = [line.split("\t") for line in done.stdout.splitlines()]
+        expected = calibrated_prediction(logits, scheme, weights, temperatures)
+        assert [int(row[1]) for row in rows] == expected.argmax(axis=1).tolist()
+        shown = [float(row[2]) for row in rows]
+        np.testing.assert_allclose(shown, expected.max(axis=1), atol=2e-4, err_msg=scheme)
 
 
 def test_what_it_says_to_bad_input(program, tmp_path) -> None:
