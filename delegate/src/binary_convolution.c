@@ -22,9 +22,7 @@ static size_t round_up(size_t n) { return (n + 63) & ~(size_t)63; }
 
 static int32_t multiple(int32_t n, int32_t of) { return (n + of - 1) / of * of; }
 
-/* -- geometry
- * -----------------------------------------------------------------------------------------------------
- */
+/* -- geometry ---------------------------------------------------------------------------------- */
 
 static int32_t group_channels(const BinaryConvolution* c) {
   return c->input.channels / c->shape.groups;
@@ -127,7 +125,13 @@ static int32_t find_column_zones(const BinaryConvolution* c, Zone* zones) {
 typedef struct {
   uint16_t number;
   bool whole;
+  int32_t first, last; /* rows of taps that are computed */
 } RowZone;
+
+/* Rows of taps outside the image, of which zeros come, needn't be computed. */
+static bool skips_rows(const BinaryConvolution* c, Inside rows) {
+  return corrects_border(c) && rows.last > rows.first;
+}
 
 /* The same of rows: the zone of each row, if `zones` isn't NULL. */
 static int32_t find_row_zones(const BinaryConvolution* c, RowZone* zones) {
@@ -136,8 +140,14 @@ static int32_t find_row_zones(const BinaryConvolution* c, RowZone* zones) {
   for (int32_t y = 0; y < c->shape.output_height; y++) {
     const Inside taps = inside_row(c, y);
     if (!same(taps, previous)) count++;
-    if (zones)
-      zones[y] = (RowZone){(uint16_t)(count - 1), same(taps, (Inside){0, c->shape.filter_height})};
+    if (zones) {
+      zones[y] = (RowZone){.number = (uint16_t)(count - 1), .last = c->shape.filter_height};
+      zones[y].whole = same(taps, (Inside){0, c->shape.filter_height});
+      if (skips_rows(c, taps)) {
+        zones[y].first = taps.first;
+        zones[y].last = taps.last;
+      }
+    }
     previous = taps;
   }
   return count;
@@ -155,9 +165,12 @@ void binary_convolution_margin(const ConvolutionShape* s, SignMap* map) {
   if (right > map->right) map->right = right > INT32_MAX / 4 ? INT32_MAX / 4 : (int32_t)right;
 }
 
-/* -- layout
- * -------------------------------------------------------------------------------------------------------
- */
+/* -- layout ------------------------------------------------------------------------------------ */
+
+/* Rows or columns of the input from the first tap of all to the last one. */
+static int64_t reach(int32_t outputs, int32_t stride, int32_t taps, int32_t dilation) {
+  return (int64_t)(outputs - 1) * stride + (int64_t)(taps - 1) * dilation + 1;
+}
 
 static const char* refusal(const BinaryConvolution* c, const Epilogue* e) {
   const ConvolutionShape* s = &c->shape;
@@ -178,6 +191,9 @@ static const char* refusal(const BinaryConvolution* c, const Epilogue* e) {
   if (e->height != s->output_height || e->width != s->output_width ||
       e->channels != s->output_channels)
     return "the epilogue of a binary convolution has another shape";
+  if (reach(s->output_height, s->stride_height, s->filter_height, s->dilation_height) > 1 << 28 ||
+      reach(s->output_width, s->stride_width, s->filter_width, s->dilation_width) > 1 << 28)
+    return "the taps of a binary convolution reach over more than 2^28 pixels";
   SignMap needed = c->input;
   binary_convolution_margin(s, &needed);
   if (needed.top != c->input.top || needed.left != c->input.left ||
@@ -233,13 +249,11 @@ bool binary_convolution_layout(BinaryConvolution* c, const Epilogue* epilogue, c
   return true;
 }
 
-/* -- preparation
- * --------------------------------------------------------------------------------------------------
- */
+/* -- preparation ------------------------------------------------------------------------------- */
 
 /* Runs of words of the input, from the first tap's first word, at most kMaxWordsOfBytes a group of
  * them. */
-static int32_t make_runs(const BinaryConvolution* c, Run* runs) {
+static void make_runs(const BinaryConvolution* c, Run* runs) {
   const ConvolutionShape* s = &c->shape;
   const size_t word = word_bytes(c);
   const int32_t length = tap_words(c) * (joins_taps(c) ? s->filter_width : 1);
@@ -260,8 +274,6 @@ static int32_t make_runs(const BinaryConvolution* c, Run* runs) {
       in_group += words;
     }
   }
-  runs[count - 1].last = true;
-  return count;
 }
 
 /* Bytes of a tap of a filter, as the file has them. */
@@ -299,7 +311,8 @@ static int32_t tap_sum(const BinaryConvolution* c, const int32_t* filters, int32
   return group_channels(c) - 2 * minus;
 }
 
-/* What counts lack where taps lie outside the image: those counted as +1, and should count as 0. */
+/* What counts lack where taps lie outside the image: those counted as +1, or, skipped, not at all;
+ * a sum of 0 is a count of half the channels. */
 static void correct_zone(const BinaryConvolution* c, const int32_t* filters, Inside rows,
                          Inside columns, uint16_t* zone) {
   for (int32_t o = 0; o < c->shape.output_channels; o++) {
@@ -307,7 +320,8 @@ static void correct_zone(const BinaryConvolution* c, const int32_t* filters, Ins
     for (int32_t t = 0; t < c->taps; t++) {
       const int32_t ky = t / c->shape.filter_width, kx = t % c->shape.filter_width;
       if (ky >= rows.first && ky < rows.last && kx >= columns.first && kx < columns.last) continue;
-      sum += tap_sum(c, filters, o, t);
+      const bool skipped = skips_rows(c, rows) && (ky < rows.first || ky >= rows.last);
+      sum += skipped ? group_channels(c) : tap_sum(c, filters, o, t);
     }
     zone[o] = (uint16_t)(doubles_counts(c) ? sum : sum / 2);
   }
@@ -330,14 +344,12 @@ static void make_corrections(const BinaryConvolution* c, const int32_t* filters,
 void binary_convolution_prepare(BinaryConvolution* c, const int32_t* filters, void* memory) {
   uint8_t* bytes = memory;
   c->memory = bytes;
-  c->run_count = make_runs(c, (Run*)(bytes + c->runs));
+  make_runs(c, (Run*)(bytes + c->runs));
   pack_filters(c, filters, bytes + c->filters);
   if (corrects_border(c)) make_corrections(c, filters, bytes);
 }
 
-/* -- a run
- * --------------------------------------------------------------------------------------------------------
- */
+/* -- a run ------------------------------------------------------------------------------------- */
 
 void binary_convolution_begin(const BinaryConvolution* c, const Epilogue* epilogue,
                               void* prepared) {
@@ -349,27 +361,48 @@ void binary_convolution_begin(const BinaryConvolution* c, const Epilogue* epilog
   epilogue_begin_counts(epilogue, range, prepared);
 }
 
-/* Popcounts of rows [first, last) of outputs. */
+/* Rows of taps that are computed for row y of outputs. */
+static Inside computed_taps(const BinaryConvolution* c, int32_t y) {
+  if (!corrects_border(c)) return (Inside){0, c->shape.filter_height};
+  const RowZone row = ((const RowZone*)(c->memory + c->rows))[y];
+  return (Inside){row.first, row.last};
+}
+
+/* Runs of the rows of taps before one. */
+static int32_t runs_before(const BinaryConvolution* c, int32_t row) {
+  const Run* runs = (const Run*)(c->memory + c->runs);
+  int32_t words = row * c->shape.filter_width * tap_words(c), count = 0;
+  while (words > 0) words -= runs[count++].words;
+  return count;
+}
+
+/* Popcounts of rows [first, last) of outputs, whose taps are the same. */
 static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_t* counts,
                        int32_t first, int32_t last) {
   const ConvolutionShape* s = &c->shape;
   const size_t word = word_bytes(c), filter_bytes = (size_t)c->taps * (size_t)tap_words(c) * word;
   const int32_t block = block_channels(word), outputs = s->output_channels / s->groups;
   const int size = word == 2 ? 0 : word == 4 ? 1 : 2;
+  const Inside taps = computed_taps(c, first);
   const Kernel kernel =
       shares_columns(c) ? c->kernels->columns[s->stride_width - 1][size] : c->kernels->runs[size];
   KernelJob job = {
       .pixel_step = (size_t)s->stride_width * c->input.pixel_bytes,
       .row_step = (size_t)s->stride_height * c->input.row_bytes,
       .tap_step = (size_t)s->dilation_height * c->input.row_bytes,
-      .tap_rows = s->filter_height,
+      .tap_rows = taps.last - taps.first,
       .rows = last - first,
       .pixels = count_width(c),
-      .runs = (const Run*)(c->memory + c->runs),
-      .run_count = c->run_count,
       .filters = c->memory + c->filters,
       .count_stride = count_stride(c),
   };
+  job.filters += filter_bytes / (size_t)s->filter_height * (size_t)(taps.first * block);
+  if (shares_columns(c)) {
+    signs += (size_t)taps.first * job.tap_step;
+  } else {
+    job.runs = (const Run*)(c->memory + c->runs) + runs_before(c, taps.first);
+    job.run_count = runs_before(c, taps.last) - runs_before(c, taps.first);
+  }
   signs += sign_map_offset(&c->input, first * s->stride_height - s->padding_top, -s->padding_left);
   for (int32_t g = 0; g < s->groups; g++) {
     job.signs = signs + (size_t)g * (size_t)group_channels(c) / 8;
@@ -407,7 +440,11 @@ void binary_convolution_rows(const BinaryConvolution* c, const Epilogue* epilogu
   const size_t width = (size_t)count_width(c), row = width * count_stride(c);
   for (int32_t y = first; y < last; y += c->rows_at_once) {
     const int32_t end = last - y < c->rows_at_once ? last : y + c->rows_at_once;
-    count_rows(c, signs, counts, y, end);
+    for (int32_t k = y, stop; k < end; k = stop) {
+      stop = k + 1;
+      while (stop < end && same(computed_taps(c, stop), computed_taps(c, k))) stop++;
+      count_rows(c, signs, counts + (size_t)(k - y) * row, k, stop);
+    }
     if (doubles_counts(c)) add_correction(counts, counts, row * (size_t)(end - y));
     if (corrects_border(c))
       for (int32_t k = y; k < end; k++) correct_row(c, counts + (size_t)(k - y) * row, k);

@@ -41,7 +41,6 @@ typedef struct {
   int32_t column_zones;
   const struct Kernels* kernels; /* for this processor */
   /* Set by binary_convolution_prepare. */
-  int32_t run_count;
   const uint8_t* memory;
 } BinaryConvolution;
 

@@ -22,8 +22,7 @@
 #define KEEP_POINTER(p) (void)(p)
 #endif
 
-/* -- without special instructions
- * --------------------------------------------------------------------------------- */
+/* -- without special instructions -------------------------------------------------------------- */
 
 /* Sums of the bytes of each word, stored as or added to counts. */
 #define DEFINE_ADD_COUNTS(NAME, BYTES, TARGET)                                       \
@@ -70,9 +69,7 @@ DEFINE_ADD_COUNTS(add_counts_portable, 16, )
 #include "binary_kernels.inc"
 #endif
 
-/* -- arm64
- * --------------------------------------------------------------------------------------------------------
- */
+/* -- arm64 ------------------------------------------------------------------------------------- */
 
 #if defined(__aarch64__)
 ALWAYS_INLINE Byte16 popcount_neon(Byte16 v) { return (Byte16)vcntq_u8((uint8x16_t)v); }
@@ -119,9 +116,7 @@ ALWAYS_INLINE Byte16 column_neon(const uint8_t* from, const int i, const int wor
 
 const Kernels* usable_kernels(int index) { return index == 0 ? &kernels_neon : NULL; }
 
-/* -- x86-64
- * -------------------------------------------------------------------------------------------------------
- */
+/* -- x86-64 ------------------------------------------------------------------------------------ */
 
 #elif defined(__x86_64__)
 #define AVX2 __attribute__((target("avx2")))

@@ -77,9 +77,7 @@ size_t epilogue_bytes(const Epilogue* epilogue) {
          vectors * epilogue_channel_stride(epilogue->channels) * sizeof(float);
 }
 
-/* -- a tile
- * -------------------------------------------------------------------------------------------------------
- */
+/* -- a tile ------------------------------------------------------------------------------------ */
 
 /* How many of the four channels from `first` on are among n. */
 ALWAYS_INLINE size_t part_of(size_t n, size_t first) {
@@ -158,9 +156,7 @@ ALWAYS_INLINE void store_bits(uint8_t* to, size_t pixel_bytes, uint64_t bits, co
 #define FROM_COUNTS false
 #include "epilogue_tiles.inc"
 
-/* -- rows
- * ---------------------------------------------------------------------------------------------------------
- */
+/* -- rows -------------------------------------------------------------------------------------- */
 
 /* The prepared steps with row y of this run's maps. */
 static void load_steps(const Epilogue* e, const Prepared* prepared, int32_t y, LoadedStep* steps) {
@@ -287,9 +283,7 @@ void epilogue_rows_of_counts(const Epilogue* epilogue, const void* prepared, con
   }
 }
 
-/* -- a run
- * --------------------------------------------------------------------------------------------------------
- */
+/* -- a run ------------------------------------------------------------------------------------- */
 
 /* What is true of all values of a vector. */
 typedef struct {
@@ -362,9 +356,7 @@ void epilogue_begin(const Epilogue* epilogue, void* prepared) {
   add_steps(prepared, epilogue, 1.f);
 }
 
-/* -- thresholds
- * ---------------------------------------------------------------------------------------------------
- */
+/* -- thresholds -------------------------------------------------------------------------------- */
 
 /* Whether the only result is signs of a function that rises or falls with the count. */
 static bool only_signs(const Prepared* prepared, const Epilogue* e) {

@@ -3,6 +3,12 @@
  * Each step is one operator of the graph, computed in float32 and rounded as if it stood alone: a
  * multiplication and the addition after it aren't contracted. A list that starts with MULTIPLY and
  * ADD is LceBconv2d with float outputs.
+ *
+ * Sums are exact, and MULTIPLY takes the sum itself. Larq Compute Engine multiplies twice the
+ * popcount and adds `bias + multiplier * weights` instead, so its last bits may differ. Steps that
+ * change no value are left out (times 1, plus 0), so -0.0 may stay what plus 0 makes 0.0. Where
+ * only signs are stored, the values of a channel rise or fall with its sum, and sums are compared
+ * with the one where the sign changes; the result is the same.
  */
 #ifndef LARQ_ENSEMBLE_EPILOGUE_H_
 #define LARQ_ENSEMBLE_EPILOGUE_H_

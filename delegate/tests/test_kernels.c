@@ -49,9 +49,7 @@ static float* take_floats(size_t n) {
   return p;
 }
 
-/* -- the reference
- * ------------------------------------------------------------------------------------------------
- */
+/* -- the reference ----------------------------------------------------------------------------- */
 
 typedef struct {
   BinaryConvolution convolution;
@@ -139,9 +137,7 @@ static void check_value(const Case* t, size_t i, float x, const float* before) {
   }
 }
 
-/* -- random cases
- * -------------------------------------------------------------------------------------------------
- */
+/* -- random cases ------------------------------------------------------------------------------ */
 
 static ConvolutionShape random_shape(SignMap* map) {
   ConvolutionShape s = {.groups = random_int(0, 5) == 0 ? 2 : 1};
@@ -328,9 +324,7 @@ static void run_case(const Kernels* kernels) {
   for (i = 0; i < kMaxSteps; i++) free(t.vectors[i]);
 }
 
-/* -- the rest
- * -----------------------------------------------------------------------------------------------------
- */
+/* -- the rest ---------------------------------------------------------------------------------- */
 
 static void check_words(void) {
   for (int round = 0; round < 40; round++) {
@@ -430,6 +424,11 @@ static void check_refusals(void) {
   sign_map_layout(&c.input);
   if (binary_convolution_layout(&c, &e, &error))
     fail("a margin that is too small is taken", 0, 0, 0);
+  c.shape.stride_height = 1 << 20;
+  c.shape.output_height = e.height = 1000;
+  binary_convolution_margin(&c.shape, &c.input);
+  if (sign_map_layout(&c.input) && binary_convolution_layout(&c, &e, &error))
+    fail("strides over 2^30 rows are taken", 0, 0, 0);
   c.input = (SignMap){.height = INT32_MAX, .width = INT32_MAX, .channels = INT32_MAX};
   if (sign_map_layout(&c.input)) fail("a map of 2^90 bytes is taken", 0, 0, 0);
 }
