@@ -1,13 +1,20 @@
 """Latency of an ensemble file on an Android phone (adb) or an aarch64 Linux board (ssh).
 
-Pushes the file and `lce_benchmark_model`, LCE's build of TFLite's benchmark tool, to the device,
-runs it for each member and number of threads, and prints milliseconds by number of members. The
-binaries are among the assets of LCE's releases: `lce_benchmark_model_android_arm64` and
-`lce_benchmark_model_aarch64` (https://github.com/larq/compute-engine/releases).
+Pushes the file and TFLite's benchmark tool to the device, runs it for each member and number of
+threads, and prints milliseconds by number of members. The tool is one of two builds:
+
+- LCE's, for LCE's kernels: `lce_benchmark_model_android_arm64` and `lce_benchmark_model_aarch64`
+  among the assets of LCE's releases (https://github.com/larq/compute-engine/releases);
+- TFLite's own, `android_aarch64_benchmark_model` and `linux_aarch64_benchmark_model`
+  (https://ai.google.dev/edge/litert/models/measurement): for files with builtin operators, and
+  with `--delegate`, which names this project's library for the device, for those for LCE.
 
     python benchmarks/device.py ensemble.tflite --tool lce_benchmark_model_android_arm64
     python benchmarks/device.py ensemble.tflite --tool lce_benchmark_model_aarch64 \\
         --ssh pi@raspberrypi.local --threads 1,4 --run runs/fusion
+    python benchmarks/device.py ensemble.tflite --tool android_aarch64_benchmark_model \\
+        --delegate liblarq_ensemble_delegate.so
+    python benchmarks/device.py stock.tflite --tool android_aarch64_benchmark_model
 
 By default the tool fills integer inputs with random numbers up to 99, which would look up members
 that are not there. So the script gives it the names and shapes of all inputs, in the order of the
@@ -46,8 +53,9 @@ from larq_ensemble.cli import run_command
 from larq_ensemble.console.options import member_counts
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime.backends.lce import load_model
+from larq_ensemble.legalization import FILTERS, legalized
 from larq_ensemble.runtime.file import EnsembleFile, Subgraph, read_ensemble, with_one_subgraph
+from larq_ensemble.tflite.reader import read_model
 
 #: On Android a folder of the shell user's in which programs may run.
 ANDROID_FOLDER = "/data/local/tmp/larq_ensemble"
@@ -177,7 +185,7 @@ def parse_output(output: str) -> Timing:
 
 @dataclass(frozen=True)
 class Tool:
-    """LCE's benchmark tool on a device.
+    """A benchmark tool on a device.
 
     # Arguments
         device: where it is.
@@ -202,7 +210,8 @@ class Tool:
         output = self.device.shell(*prefix, self.program, *arguments)
         if unknown := _UNKNOWN_FLAGS.search(output):  # it would measure something else
             raise EnsembleError(
-                f"The benchmark tool doesn't know {unknown[1]}: take that of LCE 0.16 or later."
+                f"The benchmark tool doesn't know {unknown[1]}: take that of LCE 0.16 or later for "
+                "LCE's kernels, and TFLite's with --delegate and for files with builtin operators."
             )
         return parse_output(output)
 
@@ -249,12 +258,43 @@ def input_flags(data: bytes, graph: Subgraph, member: int) -> tuple[str, ...]:
     if "member" not in graph.inputs:
         return ()
     names = sorted(graph.inputs, key=graph.inputs.__getitem__)
-    shapes = load_model(data, 1, "default").input_shapes
+    shapes = [",".join(map(str, tensor.shape)) for tensor in read_model(data).graphs[0].inputs]
     return (
         f"--input_layer={','.join(names)}",
-        f"--input_layer_shape={':'.join(','.join(map(str, shape)) for shape in shapes)}",
+        f"--input_layer_shape={':'.join(shapes)}",
         f"--input_layer_value_range=member,{member},{member}",
     )
+
+
+def kernel_flags(file: EnsembleFile, kernel: str | None, delegate: str | None) -> tuple[str, ...]:
+    """The tool's flags that choose what runs the binary convolutions.
+
+    # Arguments
+        file: what is measured.
+        kernel: LCE's, `"indirect"` or `"default"`; `None`: `"indirect"` where LCE's tool runs.
+        delegate: the path of the delegate on the device; `None`: none.
+
+    # Raises
+        EnsembleError: for a kernel of LCE's where LCE doesn't run.
+    """
+    is_stock = file.metadata.target == "litert"
+    if delegate is None and not is_stock:
+        return (
+            f"--use_indirect_bgemm={str(kernel != 'default').lower()}",
+            # TFLite would hand what it can to XNNPACK; the Python runtime doesn't with LCE either.
+            "--use_xnnpack=false",
+        )
+    if is_stock and delegate is not None:
+        raise EnsembleError(
+            "--delegate runs operators of LCE, and the file has none: leave it out, or measure the "
+            "file that this one was converted from."
+        )
+    if kernel is not None:
+        raise EnsembleError(
+            f"--kernel {kernel} is one of LCE's, which doesn't run "
+            f"{'with --delegate' if delegate else 'this file'}: leave it out."
+        )
+    return () if delegate is None else (f"--external_delegate_path={delegate}",)
 
 
 def table_row(
@@ -281,7 +321,12 @@ def table_row(
 
 @click.command()
 @click.argument("tflite", metavar="F.tflite")
-@click.option("--tool", required=True, metavar="PATH", help="lce_benchmark_model for the device.")
+@click.option("--tool", required=True, metavar="PATH", help="The benchmark tool for the device.")
+@click.option(
+    "--delegate",
+    metavar="PATH",
+    help="liblarq_ensemble_delegate.so for the device, with TFLite's tool.",
+)
 @click.option("--ssh", metavar="HOST", help="An aarch64 Linux board  [default: Android, by adb]")
 @click.option("--serial", metavar="SERIAL", help="One of several Android devices.")
 @click.option("--members", type=member_counts, help="Numbers of members  [default: 1 to all]")
@@ -289,9 +334,8 @@ def table_row(
 @click.option(
     "--kernel",
     type=click.Choice(["indirect", "default"]),
-    default="indirect",
-    show_default=True,
-    help="Of the binary convolutions; which is faster depends on the network.",
+    help="LCE's, of the binary convolutions; which is faster depends on the network  "
+    "[default: indirect]",
 )
 @click.option("--runs", type=click.IntRange(1), default=50, show_default=True, help="At least.")
 @click.option("--cores", metavar="MASK", help="taskset's mask of cores, such as f0: the big ones.")
@@ -300,11 +344,12 @@ def table_row(
 def main(
     tflite: str,
     tool: str,
+    delegate: str | None,
     ssh: str | None,
     serial: str | None,
     members: tuple[int, ...] | None,
     threads: tuple[int, ...],
-    kernel: str,
+    kernel: str | None,
     runs: int,
     cores: str | None,
     run: str | None,
@@ -316,22 +361,25 @@ def main(
         counts = members or tuple(range(1, file.metadata.members + 1))
         if max(counts) > file.metadata.members:
             raise EnsembleError(f"--members must be from 1 to {file.metadata.members}.")
-        if not Path(tool).is_file():
-            raise EnsembleError(f"--tool {tool!r} is no file: download it from LCE's releases.")
+        for option, path in (("--tool", tool), ("--delegate", delegate)):
+            if path is not None and not Path(path).is_file():
+                raise EnsembleError(f"{option} {path!r} is no file: see the top of this script.")
+        kernel_flags(file, kernel, delegate)  # before anything is pushed
         device: Device = Linux(ssh) if ssh else Android(serial)
         name = device.shell("uname", "-srm").strip()
         device.shell("mkdir", "-p", device.folder)
         program = device.push(Path(tool))
         device.shell("chmod", "+x", program)
-        flags = (
-            f"--num_runs={runs}",
-            f"--use_indirect_bgemm={str(kernel == 'indirect').lower()}",
-            # TFLite would hand what it can to XNNPACK; the Python runtime doesn't either.
-            "--use_xnnpack=false",
-        )
+        library = None if delegate is None else device.push(Path(delegate))
+        flags = (f"--num_runs={runs}", *kernel_flags(file, kernel, library))
         benchmark = Tool(device, program, flags, cores)
         common, graphs = pushed_graphs(device, file, max(counts))
-        alone = None if run is None else _push_bytes(device, _single(run), "single.tflite")
+        alone = None
+        if run is not None:
+            single = _single(run)
+            if file.metadata.target == "litert":
+                single = legalized(single, filters=file.metadata.filters or FILTERS[0])
+            alone = _push_bytes(device, single, "single.tflite")
         rows, timings = [], []
         for count in threads:
             once = []
@@ -348,15 +396,19 @@ def main(
             single_us = sum(timing.average for timing in reference)
             rows += [table_row(count, once, each[:m], single_us) for m in counts]
         relative_to = "m times one member" if run is None else "separate models"
+        if delegate is not None:
+            used = "delegate"
+        else:
+            used = "builtin" if file.metadata.target == "litert" else kernel or "indirect"
         report.result = {
             "device": name,
-            "kernel": kernel,
+            "kernel": used,
             "relative_to": relative_to,
             "rows": rows,
             "timings_us": timings,
         }
         report.table(
-            f"{tflite} on {name}, {kernel} kernel, one image; ratios to {relative_to}",
+            f"{tflite} on {name}, {used} kernel, one image; ratios to {relative_to}",
             ["threads", "m", "ms", "deviation ms", "ratio", "start and first image ms"],
             [[*row.values()] for row in rows],
         )

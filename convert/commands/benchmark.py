@@ -61,6 +61,8 @@ def command(
       larq-ensemble benchmark ensemble.tflite --members 1,4 --run runs/fusion --json -
     """
     from larq_ensemble.convert.benchmarking import benchmark
+    from larq_ensemble.runtime.backends import delegate
+    from larq_ensemble.runtime.file import read_ensemble
     from larq_ensemble.trained import open_trained
 
     with reporting(json_target) as report:
@@ -74,6 +76,13 @@ def command(
             progress=report.line,
         )
         report.result = result.to_dict()
+        is_for_lce = read_ensemble(tflite).metadata.target == "lce"
+        if is_for_lce and result.kernel == "builtin" and not delegate.path().is_file():
+            report.line(
+                "This installation has no delegate, so builtin operators ran: the binary "
+                "convolutions are faster where a C compiler, or the wheel for this machine, was "
+                "there at installation."
+            )
         title = f"{tflite} on {result.backend} ({result.kernel})"
         threads = result.threads
         report.table(

@@ -201,6 +201,7 @@ static bool place(BinaryConvolution* c) {
 bool binary_convolution_layout(BinaryConvolution* c, const Epilogue* epilogue, const char** error) {
   *error = refusal(c, epilogue);
   if (*error) return false;
+  c->kernels = usable_kernels(0);
   c->taps = c->shape.filter_height * c->shape.filter_width;
   c->sum_limit = c->taps * group_channels(c);
   c->prepared_bytes = epilogue_bytes(epilogue);
@@ -326,8 +327,7 @@ static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_
   const size_t word = word_bytes(c), filter_bytes = (size_t)c->taps * (size_t)tap_words(c) * word;
   const int32_t block = block_channels(word), outputs = s->output_channels / s->groups;
   const int size = word == 2 ? 0 : word == 4 ? 1 : 2;
-  const Kernels* kernels = best_kernels();
-  const Kernel kernel = shares_columns(c) ? kernels->columns[s->stride_width - 1][size] : kernels->runs[size];
+  const Kernel kernel = shares_columns(c) ? c->kernels->columns[s->stride_width - 1][size] : c->kernels->runs[size];
   KernelJob job = {
       .pixel_step = (size_t)s->stride_width * c->input.pixel_bytes,
       .row_step = (size_t)s->stride_height * c->input.row_bytes,

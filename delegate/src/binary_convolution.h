@@ -38,6 +38,7 @@ typedef struct {
   int32_t rows_at_once;  /* of outputs, whose popcounts are in scratch memory */
   size_t runs, filters, rows, columns, corrections; /* where each lies in the memory */
   int32_t column_zones;
+  const struct Kernels* kernels; /* for this processor */
   /* Set by binary_convolution_prepare. */
   int32_t run_count;
   const uint8_t* memory;

@@ -62,8 +62,6 @@ DEFINE_ADD_COUNTS(add_counts_portable, 16, )
 #define COLUMN(from, i, word) NAMED(repeated)((from) + (i) * (word), word)
 #define ADD_COUNTS(counts, sums, word, vectors, begins, few) add_counts_portable(counts, sums, word, vectors, begins)
 #include "binary_kernels.inc"
-
-const Kernels* portable_kernels(void) { return &kernels_portable; }
 #endif
 
 /* -- arm64 -------------------------------------------------------------------------------------------------------- */
@@ -110,8 +108,7 @@ ALWAYS_INLINE Byte16 column_neon(const uint8_t* from, const int i, const int wor
 #define ADD_COUNTS add_counts_neon
 #include "binary_kernels.inc"
 
-const Kernels* portable_kernels(void) { return &kernels_neon; }
-const Kernels* best_kernels(void) { return &kernels_neon; }
+const Kernels* usable_kernels(int index) { return index == 0 ? &kernels_neon : NULL; }
 
 /* -- x86-64 ------------------------------------------------------------------------------------------------------- */
 
@@ -149,13 +146,15 @@ DEFINE_ADD_COUNTS(add_counts_avx512, 32, AVX512)
 #define ADD_COUNTS(counts, sums, word, vectors, begins, few) add_counts_avx512(counts, sums, word, vectors, begins)
 #include "binary_kernels.inc"
 
-const Kernels* best_kernels(void) {
-  if (__builtin_cpu_supports("avx512bitalg") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512bw"))
-    return &kernels_avx512;
-  return __builtin_cpu_supports("avx2") ? &kernels_avx2 : &kernels_portable;
+const Kernels* usable_kernels(int index) {
+  const bool avx2 = __builtin_cpu_supports("avx2");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512bitalg") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512bw");
+  if (avx512 && index-- == 0) return &kernels_avx512;
+  if (avx2 && index-- == 0) return &kernels_avx2;
+  return index == 0 ? &kernels_portable : NULL;
 }
 
 #else
-const Kernels* best_kernels(void) { return &kernels_portable; }
+const Kernels* usable_kernels(int index) { return index == 0 ? &kernels_portable : NULL; }
 #endif

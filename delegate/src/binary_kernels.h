@@ -41,15 +41,12 @@ typedef struct {
 
 typedef void (*Kernel)(const KernelJob* job);
 
-typedef struct {
+typedef struct Kernels {
   Kernel runs[3];    /* any convolution; by words of 2, 4 and 8 bytes */
   Kernel columns[2][3]; /* filters 3 wide, strides 1 and 2, one word a pixel: taps of several pixels share columns */
 } Kernels;
 
-/* The fastest ones for this processor. */
-const Kernels* best_kernels(void);
-
-/* The ones without special instructions, for tests. */
-const Kernels* portable_kernels(void);
+/* The kernels that this processor has, the fastest ones at index 0; NULL after the last ones. */
+const Kernels* usable_kernels(int index);
 
 #endif

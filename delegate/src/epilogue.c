@@ -270,30 +270,45 @@ void epilogue_rows_of_counts(const Epilogue* epilogue, const void* prepared, con
 
 /* -- a run -------------------------------------------------------------------------------------------------------- */
 
-static bool all_are(const float* values, size_t n, float value) {
-  for (size_t i = 0; i < n; i++)
-    if (values[i] != value) return false;
-  return true;
-}
+/* What is true of all values of a vector. */
+typedef struct {
+  bool ones, zeros, slopes; /* slopes: in (0, 1] */
+} Values;
 
-static bool all_within(const float* values, size_t n, float above, float upto) {
-  for (size_t i = 0; i < n; i++)
-    if (!(values[i] > above && values[i] <= upto)) return false;
-  return true;
+static bool all_lanes(Int4 mask) { return (mask[0] & mask[1] & mask[2] & mask[3]) != 0; }
+
+/* Copies a step's values, multiplied by `scale`, with zeros up to the stride. */
+static Values copy_values(const Step* s, size_t n, float scale, float* to) {
+  const size_t stride = epilogue_channel_stride((int32_t)n);
+  Int4 ones = {-1, -1, -1, -1}, zeros = ones, slopes = ones;
+  size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    const Float4 v = scale * (s->one_value ? s->values[0] - (Float4){0} : load_floats(s->values + i));
+    ones &= v == 1.f;
+    zeros &= v == 0.f;
+    slopes &= (v > 0.f) & (v <= 1.f);
+    store_floats(to + i, v);
+  }
+  Values all = {all_lanes(ones), all_lanes(zeros), all_lanes(slopes)};
+  for (; i < n; i++) {
+    const float v = scale * s->values[s->one_value ? 0 : i];
+    all = (Values){all.ones && v == 1.f, all.zeros && v == 0.f, all.slopes && v > 0.f && v <= 1.f};
+    to[i] = v;
+  }
+  for (; i < stride; i++) to[i] = 0.f;
+  return all;
 }
 
 /* Appends step `from` with its vector, unless it changes nothing. Returns the free memory after it. */
 static float* add_step(Prepared* prepared, const Epilogue* e, int32_t from, float scale, float* memory) {
   const Step* s = &e->steps[from];
-  const size_t n = (size_t)e->channels;
   PreparedStep p = {.kind = (int32_t)s->kind, .from = from, .values = memory};
   if (s->kind == kStepClamp && s->high == INFINITY) p.kind = kMaximum;
   if (has_values(s->kind)) {
-    for (size_t i = 0; i < n; i++) memory[i] = s->values[s->one_value ? 0 : i] * scale;
-    for (size_t i = n; i < epilogue_channel_stride(e->channels); i++) memory[i] = 0.f;
-    if (s->kind == kStepMultiply && all_are(memory, n, 1.f)) return memory;
-    if (s->kind == kStepAdd && all_are(memory, n, 0.f)) return memory;
-    if (s->kind == kStepPrelu && all_within(memory, n, 0.f, 1.f)) p.kind = kPreluAsMaximum;
+    const Values all = copy_values(s, (size_t)e->channels, scale, memory);
+    if (s->kind == kStepMultiply && all.ones) return memory;
+    if (s->kind == kStepAdd && all.zeros) return memory;
+    if (s->kind == kStepPrelu && all.slopes) p.kind = kPreluAsMaximum;
     memory += epilogue_channel_stride(e->channels);
   }
   prepared->steps[prepared->count++] = p;
@@ -364,58 +379,69 @@ static void next_channels(Function* f) {
   for (size_t i = 0; i + 1 < f->count; i++) f->steps[i].values += kChunk;
 }
 
-/* Narrows [low, high]: the sign at `low` is the first one, that at `high` isn't. */
-static void narrow(Function* f, const uint16_t* at, const bool* first, uint16_t* low, uint16_t* high) {
+/* Of 16 channels: the signs (as masks) at count 0 are `first`, also at `low`, but not at `high`; where the signs don't
+ * change, low and high are 0. */
+typedef struct {
+  Short8 low[2], high[2], at[2], first[2];
   float values[kChunk];
-  evaluate(f, at, values);
+} Search;
+
+static Short8 signs_of(const float* values) {
+  return (Short8)joined(load_floats(values) < 0.f, load_floats(values + 4) < 0.f);
+}
+
+/* Evaluates at `at` and takes it as a new bound, if it lies inside. Returns whether all bounds are neighbours. */
+static bool narrow(Function* f, Search* s) {
+  Short8 apart = {0};
+  evaluate(f, (const uint16_t*)s->at, s->values);
+  for (int k = 0; k < 2; k++) {
+    const Short8 at = s->at[k], same = ~(signs_of(s->values + 8 * k) ^ s->first[k]);
+    const Short8 inside = (Short8)(at > s->low[k]) & (Short8)(at < s->high[k]);
+    s->low[k] = select_shorts(inside & same, at, s->low[k]);
+    s->high[k] = select_shorts(inside & ~same, at, s->high[k]);
+    apart |= (Short8)(s->high[k] - s->low[k] > 1);
+  }
+  uint64_t halves[2];
+  memcpy(halves, &apart, sizeof halves);
+  return (halves[0] | halves[1]) == 0;
+}
+
+/* Where lines through the values of the counts 0 and `limit` cross 0; 0 where that isn't a number. */
+static void guess(const float* lowest, const float* highest, uint16_t limit, uint16_t* counts) {
   for (int i = 0; i < kChunk; i++) {
-    if (at[i] <= low[i] || at[i] >= high[i]) continue;
-    if ((values[i] < 0.f) == first[i]) {
-      low[i] = at[i];
-    } else {
-      high[i] = at[i];
-    }
+    const float at = (float)limit * (lowest[i] / (lowest[i] - highest[i]));
+    counts[i] = (uint16_t)(int32_t)(at > 0.f ? at < (float)limit ? at : (float)limit : 0.f);
   }
 }
 
-/* The count where a line through the values of 0 and `limit` crosses 0. */
-static uint16_t crossing(float lowest, float highest, uint16_t limit) {
-  const float at = (float)limit * (lowest / (lowest - highest));
-  return at > 0.f && at < (float)limit ? (uint16_t)at : 0;
+static bool any_nan(const float* values) {
+  Int4 nan = {0};
+  for (int i = 0; i < kChunk; i += 4) nan |= load_floats(values + i) != load_floats(values + i);
+  return (nan[0] | nan[1] | nan[2] | nan[3]) != 0;
 }
 
-/* Where the signs of 16 channels change as counts rise, by a guess that is right for a line, and bisection. Bits are
- * (count > thresholds) ^ flips. False if a value is NaN. */
+/* Where the signs of 16 channels change as counts rise: by a guess that is right for a line, its neighbour, and
+ * bisection. Bits are (count > thresholds) ^ flips. False if a value is NaN. */
 static bool find_thresholds(Function* f, uint16_t* thresholds, uint16_t* flips) {
-  uint16_t *low = thresholds, high[kChunk], at[kChunk];
-  float lowest[kChunk], highest[kChunk];
-  bool first[kChunk], changes[kChunk];
-  for (int i = 0; i < kChunk; i++) {
-    low[i] = 0;
-    high[i] = f->limit;
+  Search s = {.high = {f->limit - (Short8){0}, f->limit - (Short8){0}}};
+  Short8 changes[2];
+  float lowest[kChunk];
+  evaluate(f, (const uint16_t*)s.low, lowest);
+  evaluate(f, (const uint16_t*)s.high, s.values);
+  if (any_nan(lowest) || any_nan(s.values)) return false;
+  guess(lowest, s.values, f->limit, (uint16_t*)s.at);
+  for (int k = 0; k < 2; k++) {
+    s.first[k] = signs_of(lowest + 8 * k);
+    changes[k] = s.first[k] ^ signs_of(s.values + 8 * k);
+    s.high[k] &= changes[k];
   }
-  evaluate(f, low, lowest);
-  evaluate(f, high, highest);
-  for (int i = 0; i < kChunk; i++) {
-    if (lowest[i] != lowest[i] || highest[i] != highest[i]) return false;
-    first[i] = lowest[i] < 0.f;
-    changes[i] = (highest[i] < 0.f) != first[i];
-    if (!changes[i]) high[i] = 0;
-    at[i] = crossing(lowest[i], highest[i], f->limit);
-  }
-  narrow(f, at, first, low, high);
-  for (int i = 0; i < kChunk; i++) at[i] = (uint16_t)(low[i] == at[i] ? at[i] + 1 : at[i] - 1);
-  for (bool open = true; open;) {
-    narrow(f, at, first, low, high);
-    open = false;
-    for (int i = 0; i < kChunk; i++) {
-      at[i] = (uint16_t)((low[i] + high[i]) / 2);
-      open |= high[i] - low[i] > 1;
-    }
-  }
-  for (int i = 0; i < kChunk; i++) {
-    if (!changes[i]) thresholds[i] = UINT16_MAX;
-    flips[i] = first[i] ? UINT16_MAX : 0;
+  narrow(f, &s);
+  for (int k = 0; k < 2; k++) s.at[k] = select_shorts((Short8)(s.low[k] == s.at[k]), s.at[k] + 1, s.at[k] - 1);
+  while (!narrow(f, &s))
+    for (int k = 0; k < 2; k++) s.at[k] = s.low[k] + (s.high[k] - s.low[k]) / 2;
+  for (int k = 0; k < 2; k++) {
+    store_shorts(thresholds + 8 * k, s.low[k] | ~changes[k]);
+    store_shorts(flips + 8 * k, s.first[k]);
   }
   return true;
 }

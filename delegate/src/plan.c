@@ -41,6 +41,9 @@ typedef struct {
   const char* error;
 } Builder;
 
+/** Products of 64 bits, or floats, of an image below which waking threads takes longer. */
+enum { kSharedWork = 1 << 18 };
+
 static const Place kNowhere = {-1, -1, 0};
 
 // --- Memory of the plan ---
@@ -810,6 +813,7 @@ static bool emit_map(Builder* b, int i) {
     set_geometry(b, task, b->geometries[output], output);
     task->input = place_of(b, root);
     task->input_stride = image_bytes(task);
+    task->shared = geometry_elements(geometry_of(task)) >= kSharedWork;
     fuse(b, task, i, &fusion);
     extend(b, task, output);
     const size_t bytes = epilogue_bytes(&task->epilogue);
@@ -998,6 +1002,10 @@ static bool emit_convolution(Builder* b, int i) {
   task->epilogue.width = shape->output_width;
   task->epilogue.channels = channels;
   task->images = b->graph->shapes[inputs[0]].dims[0];
+  const int64_t words = ((int64_t)operator->channels_in / operator->groups + 63) / 64;
+  task->shared = (double)words * shape->filter_height * shape->filter_width * channels *
+                     shape->output_height * shape->output_width >=
+                 kSharedWork;
   task->convolution = index;
   task->target = target;
   task->input = in_buffer(plan->targets[target].buffer);

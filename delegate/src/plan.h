@@ -63,6 +63,7 @@ typedef struct {
 typedef struct {
   TaskKind kind;
   bool once;       // all it reads is constant: done when the plan is made
+  bool shared;     // enough work for threads
   int32_t images;  // the batch
   Place input, output;
   size_t input_stride, output_stride;  // bytes an image

@@ -96,7 +96,7 @@ static void run_convolution(const TfLiteContext* context, Plan* plan, Task* task
       set_pointers(context, plan, task, image);
     }
     Job job = {task, plan, prepared, signs_of(plan, task, image), NULL};
-    threads_run(threads, convolution_job, &job);
+    threads_run(task->shared ? threads : NULL, convolution_job, &job);
   }
 }
 
@@ -110,7 +110,7 @@ static void run_map(const TfLiteContext* context, Plan* plan, Task* task, Thread
       set_pointers(context, plan, task, image);
     }
     Job job = {task, plan, prepared, input + task->input_stride * (size_t)image, NULL};
-    threads_run(threads, map_job, &job);
+    threads_run(task->shared ? threads : NULL, map_job, &job);
   }
 }
 

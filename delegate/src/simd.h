@@ -54,6 +54,8 @@ ALWAYS_INLINE Float4 select_floats(Int4 mask, Float4 yes, Float4 no) {
 #endif
 }
 
+ALWAYS_INLINE Short8 select_shorts(Short8 mask, Short8 yes, Short8 no) { return (mask & yes) | (~mask & no); }
+
 /* The larger one; if one is NaN, the other. */
 ALWAYS_INLINE Float4 larger_number(Float4 a, Float4 b) {
 #if defined(__aarch64__)

@@ -223,7 +223,7 @@ static void check_margin_is_zero(const SignMap* map, const uint8_t* data) {
       }
 }
 
-static void run_case(void) {
+static void run_case(const Kernels* kernels) {
   Case t = {0};
   BinaryConvolution* c = &t.convolution;
   c->shape = random_shape(&c->input);
@@ -252,6 +252,7 @@ static void run_case(void) {
 
   const char* error = NULL;
   if (!binary_convolution_layout(c, &t.epilogue, &error)) fail(error, s->output_channels, c->input.channels, s->groups);
+  c->kernels = kernels;
   void *memory = take(c->memory_bytes), *prepared = take(c->prepared_bytes), *scratch = take(c->scratch_bytes);
   uint8_t* signs = take(c->input.bytes);
   sign_map_clear(&c->input, signs);
@@ -373,7 +374,9 @@ int main(int argc, char** argv) {
   check_refusals();
   check_words();
   check_max_pool();
-  for (int i = 0; i < rounds; i++) run_case();
+  int kinds = 0;
+  while (usable_kernels(kinds)) kinds++;
+  for (int i = 0; i < rounds; i++) run_case(usable_kernels(i % kinds));
   check_threads();
   return 0;
 }

@@ -160,7 +160,8 @@ class IntegerSums(Sums):
         """`-factor * sum(w b) / 3 + bias`."""
         conversion = self._conversion
         scales = np.where(factor, np.abs(factor) * (2 / ON), 1)
-        signs = self._signs * -np.sign(factor).astype(np.int8)[:, None, None, None]
+        against = np.select([factor < 0, factor == 0], [1, 0], -1).astype(np.int8)
+        signs = self._signs * against[:, None, None, None]
 
         def of_group(number: int) -> Tensor:
             some = slice(*(self.filters // self._groups * n for n in (number, number + 1)))

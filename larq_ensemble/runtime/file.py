@@ -1,6 +1,6 @@
 """Reading and checking the `.tflite` file of an ensemble, without TensorFlow.
 
-LCE's interpreter is C++ code that trusts the file: a damaged file may crash the process. So this
+Interpreters are C++ code that trusts the file: a damaged file may crash the process. So this
 module checks the file first: its checksum, every offset in it, its graphs operator by operator
 (`larq_ensemble.tflite.verifier`), and that they fit the metadata.
 """

@@ -366,11 +366,16 @@ _MATRIX_TYPES = {
 }
 
 
-def _require_matrix_types(op: Operator) -> None:
+def _require_matrix_types(op: Operator, *, channels: int) -> None:
+    """Types and scales; `channels` is the axis of the filters' outputs."""
     x, filters, *bias = op.operands
     types = x.dtype, filters.dtype, op.outputs[0].dtype
     require(types in _MATRIX_TYPES, f"no kernel for {', '.join(types)}")
     _require_scales(x, filters, op.outputs[0])
+    scales = getattr(filters.quantization, "scale", None)
+    if scales is not None and len(scales) > 1:
+        axis = filters.quantization.quantizedDimension
+        require(axis == channels, f"the filters have scales along axis {axis}")
     wanted = ("float32",) if x.dtype == "float32" else ("int32", "int64")
     for tensor in bias:
         require(tensor.dtype in wanted, f"the bias should be {wanted[0]}")
@@ -378,7 +383,7 @@ def _require_matrix_types(op: Operator) -> None:
 
 def _fully_connected(op: Operator) -> None:
     x, weights, *bias = op.operands
-    _require_matrix_types(op)
+    _require_matrix_types(op, channels=0)
     _require_rank(weights, 2, "the weights")
     units, inputs = weights.shape
     require(op.options.weightsFormat == 0, "the weights are shuffled")
@@ -422,7 +427,7 @@ def _extents(kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
 def _convolution(op: Operator) -> None:
     x, filters, *bias = op.operands
     output, options = op.outputs[0], op.options
-    _require_matrix_types(op)
+    _require_matrix_types(op, channels=3 if op.name == "DEPTHWISE_CONV_2D" else 0)
     _require_rank(x, 4, "the input")
     _require_rank(filters, 4, "the filters")
     require(min(filters.shape) > 0, "the filters are empty")

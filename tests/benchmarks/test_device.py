@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from larq_ensemble.convert.conversion import convert_run
+from larq_ensemble.convert.file_conversion import convert_file
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runs import load_run
 from larq_ensemble.runtime.file import read_ensemble, with_one_subgraph
@@ -167,6 +168,37 @@ def test_against_separate_models_pinned_to_cores(
     assert "--use_indirect_bgemm=false" in Path(phone["DEVICE"], "calls").read_text()
 
 
+def test_with_the_delegate(device, phone, tool, tflite, tmp_path, monkeypatch) -> None:
+    library, out = tmp_path / "delegate.so", tmp_path / "result.json"
+    library.write_bytes(b"the delegate")
+    for name, value in phone.items():
+        monkeypatch.setenv(name, value)
+    options = ["--tool", tool, "--delegate", library, "--members", "2", "--json", out]
+    device.main.main(list(map(str, [tflite, *options])), standalone_mode=False)
+    result = json.loads(out.read_text())
+    assert (result["kernel"], result["rows"][0]["latency_ms"]) == ("delegate", 8 + 21)
+    calls = Path(phone["DEVICE"], "calls").read_text()
+    assert f"--external_delegate_path={phone['DEVICE']}" not in calls
+    assert calls.count("--external_delegate_path=/data/local/tmp/larq_ensemble/delegate.so") == 3
+    assert "xnnpack" not in calls
+    assert "bgemm" not in calls
+
+
+def test_flags_of_the_kernel(device, tflite, tmp_path) -> None:
+    lce = read_ensemble(tflite)
+    assert "--use_indirect_bgemm=true" in device.kernel_flags(lce, None, None)
+    with pytest.raises(EnsembleError, match=r"--kernel default .* with --delegate: leave it out"):
+        device.kernel_flags(lce, "default", "delegate.so")
+    path = tmp_path / "stock.tflite"
+    convert_file(tflite, path, target="litert")
+    stock = read_ensemble(path)
+    assert device.kernel_flags(stock, None, None) == ()
+    with pytest.raises(EnsembleError, match=r"--kernel indirect .* doesn't run this file"):
+        device.kernel_flags(stock, "indirect", None)
+    with pytest.raises(EnsembleError, match="the file has none"):
+        device.kernel_flags(stock, None, "delegate.so")
+
+
 def test_a_graph_a_member(script, phone, tool, run, tmp_path) -> None:
     path, out = tmp_path / "subgraphs.tflite", tmp_path / "result.json"
     convert_run(load_run(run), path, layout="subgraphs")
@@ -189,6 +221,7 @@ def test_all_members_at_once(device, run, tmp_path) -> None:
     [
         (["--members", "4"], "--members must be from 1 to 3"),
         (["--tool", "missing"], "--tool 'missing' is no file"),
+        (["--delegate", "missing"], "--delegate 'missing' is no file"),
         (["--serial", "other"], "device 'other' not found"),
     ],
 )

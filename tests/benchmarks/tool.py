@@ -1,5 +1,7 @@
 """Stands in for lce_benchmark_model: takes its flags, runs the file once, prints what it would.
 
+With --external_delegate_path it is TFLite's benchmark_model, which knows no flag of LCE's.
+
 Written after TFLite's benchmark_tflite_model.cc and benchmark_model.cc. Member k takes
 10 + k ms on one thread, a file with one input 8 ms; a second thread halves that.
 """
@@ -17,6 +19,10 @@ KNOWN = {
 
 print("INFO: STARTING!", file=sys.stderr)
 flags = dict(argument.removeprefix("--").split("=", 1) for argument in sys.argv[1:])
+if "external_delegate_path" in flags:
+    KNOWN ^= {"external_delegate_path", "use_indirect_bgemm"}
+    with open(flags["external_delegate_path"], "rb") as library:
+        assert library.read() == b"the delegate"
 if flags.keys() - KNOWN:
     print("WARN: Unconsumed cmdline flags:", *flags.keys() - KNOWN, file=sys.stderr)
 with open(flags["graph"], "rb") as graph:

@@ -32,7 +32,7 @@ from .conftest import MEAN, STD, Converted, pixels
 litert = pytest.importorskip("ai_edge_litert.interpreter")
 
 FOLDER = Path(__file__).parents[1] / "data"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.npz"))
+NAMES = sorted(path.stem for path in FOLDER.glob("*.tflite"))
 
 
 @pytest.fixture(scope="module")

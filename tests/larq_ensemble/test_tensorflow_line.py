@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import larq_ensemble
 from larq_ensemble.errors import install_command
 
@@ -54,6 +56,19 @@ def test_imports_below_the_line_need_no_tensorflow() -> None:
         assert f"larq_ensemble.{name}" in names
     done = subprocess.run([sys.executable, "-c", PROGRAM, *names], capture_output=True, text=True)
     assert done.stdout == f"{len(names)} modules imported\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "extra", "is_named"),
+    [((3, 13), "train", True), ((3, 14), "convert", True), ((3, 12), "train", False),
+     ((3, 13), "calibrate", False)],
+)  # fmt: skip
+def test_what_to_install_is_true_of_this_python(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, int], extra: str, is_named: bool
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
+    named = f"with Python 3.10, 3.11 or 3.12 (this is {version[0]}.{version[1]})"
+    assert (named in install_command(extra)) == is_named
 
 
 def test_an_import_above_the_line_fails_there() -> None:

@@ -3,8 +3,9 @@
     python tools/arm/count.py ensemble.tflite --cpu cortex-a72 --kernel delegate
 
 prints a JSON object: what runs once an image (the shared trunk), for each member after it, and for
-all members. It is the same on every machine, up to some 0.1 %, so ratios hold. It is no time:
-caches, and how many instructions a core runs at once, are not in it.
+all members; or, with `--signature rest`, what runs in this graph of the file. The number is the
+same on every machine, up to some 0.1 %, so ratios hold. It is no time: caches, and how many
+instructions a core runs at once, are not in it.
 
 `--kernel delegate` runs the binary convolutions with this project's delegate, `builtin` with
 LiteRT's own operators. One thread. The third run of each graph counts, without what Python does
@@ -25,9 +26,10 @@ from typing import Any
 
 import userland
 
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.legalization import FILTERS, legalized
-from larq_ensemble.runtime.file import Subgraph, read_ensemble, with_one_subgraph
+from larq_ensemble.runtime.file import read_ensemble, with_one_subgraph
+from larq_ensemble.tflite.reader import read_model
 
 KERNELS = ("delegate", "builtin")
 FOLDER = Path(__file__).parent
@@ -41,6 +43,7 @@ def count(
     *,
     filters: str = "int8",
     delegate: Path | None = None,
+    signature: str | None = None,
 ) -> dict[str, Any]:
     """Counts the instructions of an ensemble file.
 
@@ -51,37 +54,50 @@ def count(
         filters: what `"builtin"` makes of the binary filters of a file for LCE.
         delegate: the library of `"delegate"`, for aarch64; by default that of the wheel in the
             userland.
+        signature: counts this graph of the file alone.
 
     # Returns
         The arguments, and `instructions_once`, `instructions_member`, `instructions_ensemble`. In
-        the layout `"branches"`, which runs all members at once, all of them count once.
+        the layout `"branches"`, which runs all members at once, all of them count once. With a
+        signature only `instructions`.
 
     # Raises
         EnsembleError: if it is no ensemble, or can't be run.
         UserlandError: if the emulation can't be had.
     """
     file = read_ensemble(path)
-    graphs = [file.member_graphs[0], *([] if file.trunk is None else [file.trunk])]
-
-    def model(graph: Subgraph) -> bytes:
-        data = with_one_subgraph(file.data, graph.index)
-        return data if kernel == "delegate" else legalized(data, filters=filters)
-
     library = (delegate or _library()) if kernel == "delegate" else None
-    member, *trunk = instructions([model(graph) for graph in graphs], cpu, library)
-    once, members = sum(trunk), file.metadata.members
+
+    def counted(*graphs: int) -> list[int]:
+        models = [with_one_subgraph(file.data, graph) for graph in graphs]
+        if kernel == "builtin":
+            models = [legalized(model, filters=filters) for model in models]
+        return instructions(models, cpu, library)
+
+    row = {"file": os.fspath(path), "bytes": len(file.data), "cpu": cpu, "kernel": kernel}
+    if signature is not None:
+        (found,) = counted(_graph_of(file.data, signature))
+        return row | {"signature": signature, "instructions": found}
+    trunk = [] if file.trunk is None else [file.trunk.index]
+    member, *of_trunk = counted(file.member_graphs[0].index, *trunk)
+    once, members = sum(of_trunk), file.metadata.members
     if file.metadata.layout == "branches":
         once, member = member, 0
-    return {
-        "file": os.fspath(path),
-        "bytes": len(file.data),
-        "cpu": cpu,
-        "kernel": kernel,
+    return row | {
         "members": members,
         "instructions_once": once,
         "instructions_member": member,
         "instructions_ensemble": once + members * member,
     }
+
+
+def _graph_of(data: bytes, signature: str) -> int:
+    """The number of the graph that has a signature."""
+    graphs = read_model(data).graphs
+    keys = [graph.signature.key if graph.signature else "" for graph in graphs]
+    if signature not in keys:
+        raise UnknownNameError("signature", signature, keys)
+    return keys.index(signature)
 
 
 def instructions(models: Sequence[bytes], cpu: str, delegate: Path | None) -> list[int]:
@@ -144,6 +160,7 @@ def main() -> None:
         "--filters", choices=FILTERS, default="int8", help="of the kernel builtin (default: int8)"
     )
     parser.add_argument("--delegate", type=Path, metavar="LIBRARY", help="another one, for aarch64")
+    parser.add_argument("--signature", metavar="KEY", help="count this graph alone")
     arguments = parser.parse_args()
     try:
         result = count(
@@ -152,6 +169,7 @@ def main() -> None:
             arguments.kernel,
             filters=arguments.filters,
             delegate=arguments.delegate,
+            signature=arguments.signature,
         )
     except (EnsembleError, userland.UserlandError) as error:
         sys.exit(str(error))

@@ -2,7 +2,7 @@
 
 Installs the project's wheel for aarch64 into the userland (`userland.py`) and runs there
 
-- what an app does, by `tests/arm`, and the tests of C on each of `EVERY_CORE`;
+- what an app does, by `tests/arm`, the tests of C and the example in C++ on each of `EVERY_CORE`;
 - the tests of the runtime, but for those that need TensorFlow or LCE, on the first of them.
 
     python tools/arm/test.py dist/larq_ensemble-*_aarch64.whl
@@ -63,7 +63,11 @@ def main() -> None:
         sys.exit(str(error))
     results = []
     for core in EVERY_CORE:
-        results += [run_c_tests(core), run_tests(core, emulated_pytest(core), VALUES)]
+        results += [
+            run_c_tests(core),
+            run_example(core),
+            run_tests(core, emulated_pytest(core), VALUES),
+        ]
     core = EVERY_CORE[0]
     results.append(run_tests(core, emulated_pytest(core), RUNTIME))
     sys.exit(0 if all(results) else 1)
@@ -93,6 +97,19 @@ def run_c_tests(core: str) -> bool:
     done = subprocess.run(
         ["ctest", "--test-dir", C_TESTS, "--output-on-failure"],
         env={**os.environ, "QEMU_CPU": core},
+        check=False,
+    )
+    return done.returncode == 0
+
+
+def run_example(core: str) -> bool:
+    """Runs the tests of the C++ example, which emulate what they compile; whether all passed."""
+    test = "tests/examples/test_cpp.py"
+    print(f"On {core}: {test}", flush=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        cwd=userland.ROOT,
+        env={**os.environ, "LARQ_ENSEMBLE_CORE": core},
         check=False,
     )
     return done.returncode == 0

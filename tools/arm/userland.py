@@ -19,6 +19,7 @@ an interruption leaves nothing half done, and what is there is made anew only if
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import shlex
@@ -38,6 +39,7 @@ QEMU, COMPILER = "qemu-aarch64", "aarch64-linux-gnu-gcc"
 PROGRAMS = {
     QEMU: "qemu-user",
     COMPILER: "gcc-aarch64-linux-gnu",
+    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
     "cmake": "cmake",
     "gcc": "gcc",
     "apt-get": "apt",
@@ -119,7 +121,6 @@ def build() -> None:
             f"An emulated ARM needs {', '.join(packages)}: on Debian or Ubuntu, as root, "
             f"apt-get install {' '.join(packages)}"
         )
-    ARM.mkdir(exist_ok=True)
     made("root", f"{SOURCES}{PACKAGES}{ARM}", _unpack_packages)
     made("site", REQUIREMENTS.read_text(), _unpack_wheels)
     for name, core in CORES.items():
@@ -139,16 +140,19 @@ def install(wheel: Path) -> None:
 def made(name: str, ingredients: str, make: Callable[[Path], None]) -> Path:
     """The folder `.arm/NAME`, which `make` fills unless it is there, made of the same."""
     folder, stamp = ARM / name, ARM / f".{name}-is-made-of"
-    if folder.exists() and stamp.exists() and stamp.read_text() == ingredients:
-        return folder
-    stamp.unlink(missing_ok=True)
-    unfinished = ARM / f".{name}-unfinished"
-    for path in (unfinished, folder):
-        shutil.rmtree(path, ignore_errors=True)
-    unfinished.mkdir()
-    make(unfinished)
-    unfinished.rename(folder)
-    stamp.write_text(ingredients)
+    ARM.mkdir(exist_ok=True)
+    with open(ARM / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released with the file, also by a process that is killed
+        if folder.exists() and stamp.exists() and stamp.read_text() == ingredients:
+            return folder
+        stamp.unlink(missing_ok=True)
+        unfinished = ARM / f".{name}-unfinished"
+        for path in (unfinished, folder):
+            shutil.rmtree(path, ignore_errors=True)
+        unfinished.mkdir()
+        make(unfinished)
+        unfinished.rename(folder)
+        stamp.write_text(ingredients)
     return folder
 
 

@@ -26,6 +26,11 @@ def is_named() -> bool:
     return bool(os.environ.get(VARIABLE))
 
 
+def path() -> Path:
+    """Where the library is, or would be."""
+    return Path(os.environ.get(VARIABLE) or _BESIDE)
+
+
 def load(threads: int) -> Any:
     """A delegate for one of LiteRT's interpreters.
 
@@ -37,22 +42,22 @@ def load(threads: int) -> Any:
     """
     from ai_edge_litert.interpreter import load_delegate
 
-    path = Path(os.environ.get(VARIABLE) or _BESIDE)
-    if not path.is_file():
+    library = path()
+    if not library.is_file():
         raise EnsembleError(
-            f"{VARIABLE} names {str(path)!r}, which is no file: give the path of the delegate."
+            f"{VARIABLE} names {str(library)!r}, which is no file: give the path of the delegate."
             if is_named()
             else "This installation has no delegate, which needs a C compiler where no wheel with "
             f"it is installed: use another `kernel`, or give its path in {VARIABLE}."
         )
     try:
         # LiteRT's own class doesn't survive a library that can't be loaded: its destructor fails.
-        _ = ctypes.CDLL(str(path)).tflite_plugin_create_delegate
-        return load_delegate(str(path), {"num_threads": threads})
+        _ = ctypes.CDLL(str(library)).tflite_plugin_create_delegate
+        return load_delegate(str(library), {"num_threads": threads})
     # No library of this system, without the entry points, or one that refuses the options.
     except (OSError, AttributeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise EnsembleError(
-            f"The delegate {str(path)!r} can't be loaded ({reason}): build it for this system, or "
-            "use another `kernel`."
+            f"The delegate {str(library)!r} can't be loaded ({reason}): build it for this system, "
+            "or use another `kernel`."
         ) from error

@@ -1,4 +1,4 @@
-"""Each of LCE's operators: legalized on LiteRT, LCE's own kernels, and NumPy on the bits."""
+"""LCE's operators on LiteRT, legalized and by the delegate, on LCE, and in NumPy on the bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, load_delegate
 from flatbuffers import flexbuffers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +21,7 @@ from larq_ensemble.legalization import FILTERS, legalize, legalized
 from larq_ensemble.runtime.backends.lce import load_extension
 
 from ...builder import Builder, names
+from ...delegate import library
 
 SAME, VALID = 0, 1
 #: Of int8 outputs.
@@ -213,19 +214,36 @@ def on_litert(
     return interpreter.get_signature_runner()(**inputs)
 
 
-def results(module: Module, inputs: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """What LCE computes of a module, and LiteRT of its legalized forms."""
+def on_delegate(
+    module: Module, inputs: Mapping[str, np.ndarray], threads: int
+) -> dict[str, np.ndarray]:
+    delegates = [load_delegate(str(library()), {"num_threads": threads})]
+    interpreter = Interpreter(model_content=write(module), experimental_delegates=delegates)
+    return interpreter.get_signature_runner()(**inputs)
+
+
+def results(
+    module: Module, inputs: Mapping[str, np.ndarray], *, delegated: bool = True
+) -> dict[str, dict[str, np.ndarray]]:
+    """What LCE computes of a module, and LiteRT of its legalized forms and by the delegate."""
+    threads = (1, 3) if delegated and library() is not None else ()
+    by_delegate = {f"delegate on {n}": on_delegate(module, inputs, n) for n in threads}
     return {
         "lce": on_lce(module, inputs),
         **{filters: on_litert(module, inputs, filters) for filters in FILTERS},
+        **by_delegate,
     }
 
 
 def check(
-    module: Module, inputs: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+    module: Module,
+    inputs: Mapping[str, np.ndarray],
+    expected: Mapping[str, np.ndarray],
+    *,
+    delegated: bool = True,
 ) -> None:
     """Checks what LCE and LiteRT compute against the definition."""
-    for runtime, outputs in results(module, inputs).items():
+    for runtime, outputs in results(module, inputs, delegated=delegated).items():
         for name, values in expected.items():
             where = f"{name} by {runtime}"
             assert outputs[name].dtype == values.dtype, where
@@ -455,4 +473,8 @@ def test_sums_of_many_products_are_exact():
     differing = ((1 << 17) - sums) // 2
     assert differing[0] == 3
     expected = np.where(differing > [2, 3, 0], -1, 1).reshape(1, 1, 1, 3)
-    check(build.module(y=unpack(build, y, 3)), {"x": x}, {"y": expected.astype("f4")})
+    module = build.module(y=unpack(build, y, 3))
+    check(module, {"x": x}, {"y": expected.astype("f4")}, delegated=False)
+    if library() is not None:
+        with pytest.raises(RuntimeError, match=r"node 1 isn't supported: .*too many weights"):
+            on_delegate(module, {"x": x}, 1)

@@ -72,7 +72,7 @@ def unpack(b: Builder) -> Tensor:
 
 @pytest.mark.parametrize(
     "build_graph",
-    [conv, binary_conv, lambda b: reshape(b, 2, 3, asked=[2, -1])],
+    [conv, binary_conv, lambda b: hybrid(b, axis=0), lambda b: reshape(b, 2, 3, asked=[2, -1])],
 )
 def test_sound_operators(build_graph: Callable[[Builder], Tensor]) -> None:
     build = Builder()
@@ -135,6 +135,13 @@ def window(b: Builder, name: str = "CONV_2D", **fields: int) -> Tensor:
     if name == "CONV_2D":
         return b.op(name, x, b.constant(normal(4, 3, 3, 4)), shape=x.shape, **sizes)
     return b.op(name, x, **{"filterHeight": 2, "filterWidth": 2, **sizes})
+
+
+def hybrid(b: Builder, axis: int) -> Tensor:
+    """A convolution of floats with filters of integers, which have four scales."""
+    filters = scaled(b.constant(np.ones((4, 3, 3, 4)), "int8"), 1, 2, 3, 4, axis=axis)
+    x = b.input("image", 1, 6, 6, 4)
+    return b.op("CONV_2D", x, filters, shape=x.shape, strideH=1, strideW=1)
 
 
 def gather(b: Builder, **fields: int) -> Tensor:
@@ -207,6 +214,7 @@ def lookup_of(b: Builder, index: int) -> Tensor:
         (lambda b: window(b, fusedActivationFunction=9), "no kernel fuses activation 9"),
         (lambda b: window(b, "MAX_POOL_2D", filterHeight=0), "no window of 0 x 2"),
         (lambda b: window(b, "AVERAGE_POOL_2D", strideH=0), "no stride of 0 x 1"),
+        (lambda b: hybrid(b, axis=3), "the filters have scales along axis 3"),
         (lambda b: gather(b, axis=2), "no axis 2 of 2"),
         (lambda b: gather(b, axis=-3), "no axis -3 of 2"),
         (lambda b: gather(b, batchDims=3), "no 3 batch dimensions"),
