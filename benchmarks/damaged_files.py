@@ -1,6 +1,6 @@
 """What readers do with damaged files whose checksum is right.
 
-    python benchmarks/damaged_files.py --count 2000 [--seed 0] [--readers lce,litert,inspect,cut]
+    python benchmarks/damaged_files.py --count 2000 [--seed 0] [--readers lce,inspect,cut]
 
 The files of `tests/data`, or those given, are damaged in three ways: bytes and offsets in the file,
 one field of the flatbuffer's object tree (which is then packed again), and values of the JSON
@@ -41,6 +41,7 @@ from flatbuffers import flexbuffers
 
 from larq_ensemble.convert.commands.inspect import command as inspect_command
 from larq_ensemble.convert.cutting import cut_file
+from larq_ensemble.convert.file_conversion import convert_file
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.schema import schema
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -216,12 +217,18 @@ def inspect(path: Path) -> None:
         inspect_command.main([str(path), "--strict"], standalone_mode=False)
 
 
+def convert(path: Path) -> None:
+    """Writes a file for stock runtimes, which compares it with the damaged one."""
+    convert_file(path, path.with_suffix(".stock"))
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "lce": partial(open_and_run, "default"),
     "litert": partial(open_and_run, "builtin"),
     "delegate": partial(open_and_run, "delegate"),
     "inspect": inspect,
     "cut": cut,
+    "convert": convert,
 }
 
 
@@ -297,7 +304,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--readers", default="lce,litert,inspect,cut")
+    parser.add_argument("--readers", default="lce,litert,inspect,cut,convert")
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
     files = [path.read_bytes() for path in arguments.files]

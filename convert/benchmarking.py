@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.convert.memory import resident_bytes
+from larq_ensemble.convert.memory import arenas_bytes, resident_bytes
 from larq_ensemble.errors import EnsembleError, check_whole
 from larq_ensemble.progress import tracked
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -90,6 +90,7 @@ class BenchmarkReport:
         backend, kernel: what ran this file.
         other_backends: the others that ran it: the kernel of each, by name.
         bytes: of the file.
+        arena_bytes: of all graphs that run, an estimate (`larq_ensemble.convert.memory`).
         resident_bytes: by how much a process grows that opens the file and runs all members, by
             the back end; `None` where the system doesn't say
             (`larq_ensemble.convert.memory.resident_bytes`).
@@ -105,6 +106,7 @@ class BenchmarkReport:
     kernel: str
     other_backends: dict[str, str]
     bytes: int
+    arena_bytes: int
     resident_bytes: dict[str, int | None]
 
     def to_dict(self) -> dict[str, Any]:
@@ -190,6 +192,7 @@ def benchmark(
         kernel=ours.kernel,
         other_backends={name: interpreter.kernel for name, interpreter in elsewhere.items()},
         bytes=os.path.getsize(tflite),
+        arena_bytes=arenas_bytes(tflite),
         resident_bytes=memory,
     )
 

@@ -65,9 +65,10 @@ def member_logits(file: EnsembleFile, images: np.ndarray, members: Sequence[int]
 
 def deviation(ours: np.ndarray, expected: np.ndarray) -> float:
     """The deviation of a member's logits, `[n, classes]`, as this module defines it."""
-    distance = np.median(np.linalg.norm(ours - expected, axis=-1))
-    length = np.median(np.linalg.norm(expected, axis=-1))
-    return float(distance / length) if length else float(distance)
+    with np.errstate(over="ignore", invalid="ignore"):  # then it is nan, or infinite
+        distance = np.median(np.linalg.norm(ours - expected, axis=-1))
+        length = np.median(np.linalg.norm(expected, axis=-1))
+        return float(distance / length) if length else float(distance)
 
 
 def compared_members(members: int) -> list[int]:

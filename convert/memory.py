@@ -23,6 +23,9 @@ import numpy as np
 
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.file import read_ensemble
+from larq_ensemble.tflite.arena import arena_bytes
+from larq_ensemble.tflite.reader import read_model
 
 REPETITIONS = 3
 _STATUS = Path("/proc/self/status")
@@ -66,6 +69,18 @@ def resident_bytes(
             raise EnsembleError(f"The memory of {os.fspath(tflite)!r} can't be measured: {reason}")
         sizes.append(int(done.stdout))
     return int(statistics.median(sizes))
+
+
+def arenas_bytes(tflite: str | os.PathLike[str]) -> int:
+    """What the tensors of the graphs that run take, the trunk's and the members', an estimate.
+
+    It is `larq_ensemble.tflite.arena.arena_bytes`, summed over the graphs as they are in the file,
+    because each has an interpreter of its own, and so an arena.
+    """
+    file = read_ensemble(tflite)
+    graphs = read_model(file.data).graphs
+    running = [*([] if file.trunk is None else [file.trunk]), *file.member_graphs]
+    return sum(arena_bytes(graphs[graph.index]) for graph in running)
 
 
 def held_bytes(work: Callable[[], Any]) -> int:

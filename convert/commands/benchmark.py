@@ -105,7 +105,8 @@ def command(
             ],
         )  # fmt: skip
         report.table(
-            f"{tflite}: {result.bytes:,} bytes; memory of a process that runs all members",
+            f"{tflite}: {result.bytes:,} bytes, arenas of about {result.arena_bytes:,}; memory of "
+            "a process that runs all members",
             ["back end", "kernel", "resident bytes"],
             [
                 [name, kernel, "not known here" if size is None else f"{size:,}"]

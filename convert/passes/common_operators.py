@@ -32,7 +32,8 @@ def _merge(graph: Graph) -> int:
     kept: list[Operator] = []
     for op in graph.operators:
         op = substituted(op, same)
-        key = op.name, op.version, op.inputs, table_key(op.options), op.custom_options
+        outputs = tuple((t.shape, t.dtype, table_key(t.quantization)) for t in op.outputs)
+        key = op.name, op.version, op.inputs, outputs, table_key(op.options), op.custom_options
         known = first.setdefault(key, op)
         if known is op or not set(op.outputs).isdisjoint(graph.outputs):
             kept.append(op)

@@ -7,9 +7,10 @@
 #include "simd.h"
 
 enum {
-  kPixelsAtOnce = 8,         /* kernels compute a multiple of them: the taps of all must lie in memory */
-  kCountBytes = 12 * 1024,   /* of scratch memory, if it may be more than a row: stays in the first cache */
-  kMaxOutput = UINT16_MAX,   /* rows or columns: zones are numbered in 16 bits */
+  kPixelsAtOnce = 8, /* kernels compute a multiple of them: the taps of all must lie in memory */
+  kCountBytes =
+      12 * 1024, /* of scratch memory, if it may be more than a row: stays in the first cache */
+  kMaxOutput = UINT16_MAX, /* rows or columns: zones are numbered in 16 bits */
 };
 
 /* Which taps of a row or column of outputs lie inside the image: [first, last). */
@@ -21,9 +22,11 @@ static size_t round_up(size_t n) { return (n + 63) & ~(size_t)63; }
 
 static int32_t multiple(int32_t n, int32_t of) { return (n + of - 1) / of * of; }
 
-/* -- geometry ----------------------------------------------------------------------------------------------------- */
+/* -- geometry ---------------------------------------------------------------------------------- */
 
-static int32_t group_channels(const BinaryConvolution* c) { return c->input.channels / c->shape.groups; }
+static int32_t group_channels(const BinaryConvolution* c) {
+  return c->input.channels / c->shape.groups;
+}
 
 static size_t word_bytes(const BinaryConvolution* c) {
   if (c->shape.groups > 1) return group_channels(c) % 64 == 0 ? 8 : 4;
@@ -41,7 +44,8 @@ static int32_t group_blocks(const BinaryConvolution* c) {
   return (c->shape.output_channels / c->shape.groups + block - 1) / block;
 }
 
-/* uint16 counts of a pixel. The last block of a group may reach into the next group's channels, or beyond all. */
+/* uint16 counts of a pixel. The last block of a group may reach into the next group's channels, or
+ * beyond all. */
 static size_t count_stride(const BinaryConvolution* c) {
   return epilogue_channel_stride(c->shape.output_channels) + (c->shape.groups > 1 ? 16 : 0);
 }
@@ -59,14 +63,17 @@ static bool shares_columns(const BinaryConvolution* c) {
 }
 
 /* Taps of a row lie one after the other: one run takes them all. */
-static bool joins_taps(const BinaryConvolution* c) { return c->shape.dilation_width == 1 && c->shape.groups == 1; }
+static bool joins_taps(const BinaryConvolution* c) {
+  return c->shape.dilation_width == 1 && c->shape.groups == 1;
+}
 
 static bool corrects_border(const BinaryConvolution* c) { return !c->shape.pads_with_ones; }
 
 /* An odd number of signs has no half: then counts are doubled. */
 static bool doubles_counts(const BinaryConvolution* c) { return group_channels(c) % 2 != 0; }
 
-static Inside inside(int32_t at, int32_t stride, int32_t dilation, int32_t padding, int32_t taps, int32_t size) {
+static Inside inside(int32_t at, int32_t stride, int32_t dilation, int32_t padding, int32_t taps,
+                     int32_t size) {
   Inside range = {0, 0};
   const int64_t from = (int64_t)at * stride - padding;
   for (int32_t k = 0; k < taps; k++) {
@@ -80,12 +87,14 @@ static Inside inside(int32_t at, int32_t stride, int32_t dilation, int32_t paddi
 
 static Inside inside_row(const BinaryConvolution* c, int32_t y) {
   const ConvolutionShape* s = &c->shape;
-  return inside(y, s->stride_height, s->dilation_height, s->padding_top, s->filter_height, c->input.height);
+  return inside(y, s->stride_height, s->dilation_height, s->padding_top, s->filter_height,
+                c->input.height);
 }
 
 static Inside inside_column(const BinaryConvolution* c, int32_t x) {
   const ConvolutionShape* s = &c->shape;
-  return inside(x, s->stride_width, s->dilation_width, s->padding_left, s->filter_width, c->input.width);
+  return inside(x, s->stride_width, s->dilation_width, s->padding_left, s->filter_width,
+                c->input.width);
 }
 
 static bool same(Inside a, Inside b) { return a.first == b.first && a.last == b.last; }
@@ -116,7 +125,13 @@ static int32_t find_column_zones(const BinaryConvolution* c, Zone* zones) {
 typedef struct {
   uint16_t number;
   bool whole;
+  int32_t first, last; /* rows of taps that are computed */
 } RowZone;
+
+/* Rows of taps outside the image, of which zeros come, needn't be computed. */
+static bool skips_rows(const BinaryConvolution* c, Inside rows) {
+  return corrects_border(c) && rows.last > rows.first;
+}
 
 /* The same of rows: the zone of each row, if `zones` isn't NULL. */
 static int32_t find_row_zones(const BinaryConvolution* c, RowZone* zones) {
@@ -125,7 +140,14 @@ static int32_t find_row_zones(const BinaryConvolution* c, RowZone* zones) {
   for (int32_t y = 0; y < c->shape.output_height; y++) {
     const Inside taps = inside_row(c, y);
     if (!same(taps, previous)) count++;
-    if (zones) zones[y] = (RowZone){(uint16_t)(count - 1), same(taps, (Inside){0, c->shape.filter_height})};
+    if (zones) {
+      zones[y] = (RowZone){.number = (uint16_t)(count - 1), .last = c->shape.filter_height};
+      zones[y].whole = same(taps, (Inside){0, c->shape.filter_height});
+      if (skips_rows(c, taps)) {
+        zones[y].first = taps.first;
+        zones[y].last = taps.last;
+      }
+    }
     previous = taps;
   }
   return count;
@@ -143,28 +165,31 @@ void binary_convolution_margin(const ConvolutionShape* s, SignMap* map) {
   if (right > map->right) map->right = right > INT32_MAX / 4 ? INT32_MAX / 4 : (int32_t)right;
 }
 
-/* -- layout ------------------------------------------------------------------------------------------------------- */
+/* -- layout ------------------------------------------------------------------------------------ */
 
 static const char* refusal(const BinaryConvolution* c, const Epilogue* e) {
   const ConvolutionShape* s = &c->shape;
   const int32_t limit = 1 << 20;
-  const int32_t sizes[] = {s->groups,         s->filter_height, s->filter_width,   s->stride_height,
-                           s->stride_width,   s->dilation_height, s->dilation_width, s->output_height,
-                           s->output_width,   s->output_channels, c->input.channels, c->input.height,
+  const int32_t sizes[] = {s->groups,       s->filter_height,   s->filter_width,   s->stride_height,
+                           s->stride_width, s->dilation_height, s->dilation_width, s->output_height,
+                           s->output_width, s->output_channels, c->input.channels, c->input.height,
                            c->input.width};
   for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-    if (sizes[i] < 1 || sizes[i] > limit) return "a size of a binary convolution is not in 1 to 2^20";
-  if (s->padding_top < 0 || s->padding_left < 0 || s->padding_top > limit || s->padding_left > limit)
+    if (sizes[i] < 1 || sizes[i] > limit)
+      return "a size of a binary convolution is not in 1 to 2^20";
+  if (s->padding_top < 0 || s->padding_left < 0 || s->padding_top > limit ||
+      s->padding_left > limit)
     return "the padding of a binary convolution is not in 0 to 2^20";
   if (c->input.channels % s->groups || s->output_channels % s->groups ||
       (s->groups > 1 && c->input.channels / s->groups % 32))
     return "the channels of a binary convolution can't be split into its groups";
-  if (e->height != s->output_height || e->width != s->output_width || e->channels != s->output_channels)
+  if (e->height != s->output_height || e->width != s->output_width ||
+      e->channels != s->output_channels)
     return "the epilogue of a binary convolution has another shape";
   SignMap needed = c->input;
   binary_convolution_margin(s, &needed);
-  if (needed.top != c->input.top || needed.left != c->input.left || needed.bottom != c->input.bottom ||
-      needed.right != c->input.right || c->input.row_bytes == 0)
+  if (needed.top != c->input.top || needed.left != c->input.left ||
+      needed.bottom != c->input.bottom || needed.right != c->input.right || c->input.row_bytes == 0)
     return "the margin of a map of signs is too small for a binary convolution";
   if (s->output_height > kMaxOutput || s->output_width > kMaxOutput)
     return "the output of a binary convolution is larger than 65535 pixels";
@@ -216,10 +241,11 @@ bool binary_convolution_layout(BinaryConvolution* c, const Epilogue* epilogue, c
   return true;
 }
 
-/* -- preparation -------------------------------------------------------------------------------------------------- */
+/* -- preparation ------------------------------------------------------------------------------- */
 
-/* Runs of words of the input, from the first tap's first word, at most kMaxWordsOfBytes a group of them. */
-static int32_t make_runs(const BinaryConvolution* c, Run* runs) {
+/* Runs of words of the input, from the first tap's first word, at most kMaxWordsOfBytes a group of
+ * them. */
+static void make_runs(const BinaryConvolution* c, Run* runs) {
   const ConvolutionShape* s = &c->shape;
   const size_t word = word_bytes(c);
   const int32_t length = tap_words(c) * (joins_taps(c) ? s->filter_width : 1);
@@ -240,12 +266,11 @@ static int32_t make_runs(const BinaryConvolution* c, Run* runs) {
       in_group += words;
     }
   }
-  runs[count - 1].last = true;
-  return count;
 }
 
 /* Bytes of a tap of a filter, as the file has them. */
-static const uint8_t* filter_tap(const BinaryConvolution* c, const int32_t* filters, int32_t output, int32_t tap) {
+static const uint8_t* filter_tap(const BinaryConvolution* c, const int32_t* filters, int32_t output,
+                                 int32_t tap) {
   const size_t words = ((size_t)group_channels(c) + 31) / 32;
   return (const uint8_t*)(filters + ((size_t)output * (size_t)c->taps + (size_t)tap) * words);
 }
@@ -262,29 +287,33 @@ static void pack_filters(const BinaryConvolution* c, const int32_t* filters, uin
           for (int32_t i = 0; i < block; i++, packed += word) {
             memset(packed, 0, word);
             if (b * block + i >= outputs) continue;
-            const uint8_t* from = filter_tap(c, filters, g * outputs + b * block + i, t) + (size_t)k * word;
+            const uint8_t* from =
+                filter_tap(c, filters, g * outputs + b * block + i, t) + (size_t)k * word;
             const size_t left = file_bytes - (size_t)k * word;
             memcpy(packed, from, left < word ? left : word);
           }
 }
 
 /* The sum of a tap of a filter, as all inputs +1 give it. */
-static int32_t tap_sum(const BinaryConvolution* c, const int32_t* filters, int32_t output, int32_t tap) {
+static int32_t tap_sum(const BinaryConvolution* c, const int32_t* filters, int32_t output,
+                       int32_t tap) {
   const uint8_t* bytes = filter_tap(c, filters, output, tap);
   int32_t minus = 0;
   for (int32_t i = 0; i < group_channels(c); i++) minus += bytes[i / 8] >> (i % 8) & 1;
   return group_channels(c) - 2 * minus;
 }
 
-/* What counts lack where taps lie outside the image: those counted as +1, and should count as 0. */
-static void correct_zone(const BinaryConvolution* c, const int32_t* filters, Inside rows, Inside columns,
-                         uint16_t* zone) {
+/* What counts lack where taps lie outside the image: those counted as +1, or, skipped, not at all;
+ * a sum of 0 is a count of half the channels. */
+static void correct_zone(const BinaryConvolution* c, const int32_t* filters, Inside rows,
+                         Inside columns, uint16_t* zone) {
   for (int32_t o = 0; o < c->shape.output_channels; o++) {
     int32_t sum = 0;
     for (int32_t t = 0; t < c->taps; t++) {
       const int32_t ky = t / c->shape.filter_width, kx = t % c->shape.filter_width;
       if (ky >= rows.first && ky < rows.last && kx >= columns.first && kx < columns.last) continue;
-      sum += tap_sum(c, filters, o, t);
+      const bool skipped = skips_rows(c, rows) && (ky < rows.first || ky >= rows.last);
+      sum += skipped ? group_channels(c) : tap_sum(c, filters, o, t);
     }
     zone[o] = (uint16_t)(doubles_counts(c) ? sum : sum / 2);
   }
@@ -307,39 +336,65 @@ static void make_corrections(const BinaryConvolution* c, const int32_t* filters,
 void binary_convolution_prepare(BinaryConvolution* c, const int32_t* filters, void* memory) {
   uint8_t* bytes = memory;
   c->memory = bytes;
-  c->run_count = make_runs(c, (Run*)(bytes + c->runs));
+  make_runs(c, (Run*)(bytes + c->runs));
   pack_filters(c, filters, bytes + c->filters);
   if (corrects_border(c)) make_corrections(c, filters, bytes);
 }
 
-/* -- a run -------------------------------------------------------------------------------------------------------- */
+/* -- a run ------------------------------------------------------------------------------------- */
 
-void binary_convolution_begin(const BinaryConvolution* c, const Epilogue* epilogue, void* prepared) {
-  CountRange range = {.scale = 2.f, .center = (uint16_t)(c->sum_limit / 2), .limit = (uint16_t)c->sum_limit};
-  if (doubles_counts(c)) range = (CountRange){.scale = 1.f, .center = (uint16_t)c->sum_limit, .limit = (uint16_t)(2 * c->sum_limit)};
+void binary_convolution_begin(const BinaryConvolution* c, const Epilogue* epilogue,
+                              void* prepared) {
+  CountRange range = {
+      .scale = 2.f, .center = (uint16_t)(c->sum_limit / 2), .limit = (uint16_t)c->sum_limit};
+  if (doubles_counts(c))
+    range = (CountRange){
+        .scale = 1.f, .center = (uint16_t)c->sum_limit, .limit = (uint16_t)(2 * c->sum_limit)};
   epilogue_begin_counts(epilogue, range, prepared);
 }
 
-/* Popcounts of rows [first, last) of outputs. */
-static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_t* counts, int32_t first,
-                       int32_t last) {
+/* Rows of taps that are computed for row y of outputs. */
+static Inside computed_taps(const BinaryConvolution* c, int32_t y) {
+  if (!corrects_border(c)) return (Inside){0, c->shape.filter_height};
+  const RowZone row = ((const RowZone*)(c->memory + c->rows))[y];
+  return (Inside){row.first, row.last};
+}
+
+/* Runs of the rows of taps before one. */
+static int32_t runs_before(const BinaryConvolution* c, int32_t row) {
+  const Run* runs = (const Run*)(c->memory + c->runs);
+  int32_t words = row * c->shape.filter_width * tap_words(c), count = 0;
+  while (words > 0) words -= runs[count++].words;
+  return count;
+}
+
+/* Popcounts of rows [first, last) of outputs, whose taps are the same. */
+static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_t* counts,
+                       int32_t first, int32_t last) {
   const ConvolutionShape* s = &c->shape;
   const size_t word = word_bytes(c), filter_bytes = (size_t)c->taps * (size_t)tap_words(c) * word;
   const int32_t block = block_channels(word), outputs = s->output_channels / s->groups;
   const int size = word == 2 ? 0 : word == 4 ? 1 : 2;
-  const Kernel kernel = shares_columns(c) ? c->kernels->columns[s->stride_width - 1][size] : c->kernels->runs[size];
+  const Inside taps = computed_taps(c, first);
+  const Kernel kernel =
+      shares_columns(c) ? c->kernels->columns[s->stride_width - 1][size] : c->kernels->runs[size];
   KernelJob job = {
       .pixel_step = (size_t)s->stride_width * c->input.pixel_bytes,
       .row_step = (size_t)s->stride_height * c->input.row_bytes,
       .tap_step = (size_t)s->dilation_height * c->input.row_bytes,
-      .tap_rows = s->filter_height,
+      .tap_rows = taps.last - taps.first,
       .rows = last - first,
       .pixels = count_width(c),
-      .runs = (const Run*)(c->memory + c->runs),
-      .run_count = c->run_count,
       .filters = c->memory + c->filters,
       .count_stride = count_stride(c),
   };
+  job.filters += filter_bytes / (size_t)s->filter_height * (size_t)(taps.first * block);
+  if (shares_columns(c)) {
+    signs += (size_t)taps.first * job.tap_step;
+  } else {
+    job.runs = (const Run*)(c->memory + c->runs) + runs_before(c, taps.first);
+    job.run_count = runs_before(c, taps.last) - runs_before(c, taps.first);
+  }
   signs += sign_map_offset(&c->input, first * s->stride_height - s->padding_top, -s->padding_left);
   for (int32_t g = 0; g < s->groups; g++) {
     job.signs = signs + (size_t)g * (size_t)group_channels(c) / 8;
@@ -352,7 +407,8 @@ static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_
 
 /* n is a multiple of 8. */
 static void add_correction(uint16_t* counts, const uint16_t* correction, size_t n) {
-  for (size_t i = 0; i < n; i += 8) store_shorts(counts + i, load_shorts(counts + i) + load_shorts(correction + i));
+  for (size_t i = 0; i < n; i += 8)
+    store_shorts(counts + i, load_shorts(counts + i) + load_shorts(correction + i));
 }
 
 /* Corrects the pixels of row y whose taps lie outside the image. */
@@ -369,13 +425,18 @@ static void correct_row(const BinaryConvolution* c, uint16_t* counts, int32_t y)
   }
 }
 
-void binary_convolution_rows(const BinaryConvolution* c, const Epilogue* epilogue, const void* prepared,
-                             const uint8_t* signs, void* scratch, int32_t first, int32_t last) {
+void binary_convolution_rows(const BinaryConvolution* c, const Epilogue* epilogue,
+                             const void* prepared, const uint8_t* signs, void* scratch,
+                             int32_t first, int32_t last) {
   uint16_t* counts = scratch;
   const size_t width = (size_t)count_width(c), row = width * count_stride(c);
   for (int32_t y = first; y < last; y += c->rows_at_once) {
     const int32_t end = last - y < c->rows_at_once ? last : y + c->rows_at_once;
-    count_rows(c, signs, counts, y, end);
+    for (int32_t k = y, stop; k < end; k = stop) {
+      stop = k + 1;
+      while (stop < end && same(computed_taps(c, stop), computed_taps(c, k))) stop++;
+      count_rows(c, signs, counts + (size_t)(k - y) * row, k, stop);
+    }
     if (doubles_counts(c)) add_correction(counts, counts, row * (size_t)(end - y));
     if (corrects_border(c))
       for (int32_t k = y; k < end; k++) correct_row(c, counts + (size_t)(k - y) * row, k);
@@ -383,7 +444,8 @@ void binary_convolution_rows(const BinaryConvolution* c, const Epilogue* epilogu
   }
 }
 
-void offsets_from_thresholds(const BinaryConvolution* c, const int32_t* thresholds, float* offsets) {
+void offsets_from_thresholds(const BinaryConvolution* c, const int32_t* thresholds,
+                             float* offsets) {
   for (int32_t i = 0; i < c->shape.output_channels; i++)
     offsets[i] = (float)(2 * (int64_t)thresholds[i] - c->sum_limit);
 }

@@ -2,9 +2,10 @@
  *
  *     BinaryConvolution c = {.shape = {...}, .input = map};
  *     if (!binary_convolution_layout(&c, &epilogue, &error)) ...
- *     binary_convolution_prepare(&c, filters, memory);                   once; memory: c.memory_bytes
- *     binary_convolution_begin(&c, &epilogue, prepared);                 each run; prepared: c.prepared_bytes
- *     binary_convolution_rows(&c, &epilogue, prepared, signs, scratch, 0, output_height);  a thread: scratch_bytes
+ *     binary_convolution_prepare(&c, filters, memory);                   once; memory:
+ * c.memory_bytes binary_convolution_begin(&c, &epilogue, prepared);                 each run;
+ * prepared: c.prepared_bytes binary_convolution_rows(&c, &epilogue, prepared, signs, scratch, 0,
+ * output_height);  a thread: scratch_bytes
  *
  * Nothing here allocates. All memory is the caller's, aligned to 64 bytes.
  */
@@ -33,35 +34,44 @@ typedef struct {
   SignMap input; /* laid out; its margin covers every tap, see binary_convolution_margin */
   /* Derived by binary_convolution_layout. */
   size_t memory_bytes, prepared_bytes, scratch_bytes;
-  int32_t taps;          /* filter_height * filter_width */
-  int32_t sum_limit;     /* taps * input channels of a group: sums lie in [-sum_limit, sum_limit] */
-  int32_t rows_at_once;  /* of outputs, whose popcounts are in scratch memory */
+  int32_t taps;         /* filter_height * filter_width */
+  int32_t sum_limit;    /* taps * input channels of a group: sums lie in [-sum_limit, sum_limit] */
+  int32_t rows_at_once; /* of outputs, whose popcounts are in scratch memory */
   size_t runs, filters, rows, columns, corrections; /* where each lies in the memory */
   int32_t column_zones;
   const struct Kernels* kernels; /* for this processor */
   /* Set by binary_convolution_prepare. */
-  int32_t run_count;
   const uint8_t* memory;
 } BinaryConvolution;
 
-/* Grows the margin of a map that isn't laid out yet, so that the convolution finds all its taps in it. */
+/* Grows the margin of a map that isn't laid out yet, so that the convolution finds all its taps in
+ * it. */
 void binary_convolution_margin(const ConvolutionShape* shape, SignMap* map);
 
-/* Chooses the kernel and derives the sizes; false with a message if the shape makes no sense or is too large. The
- * epilogue's height, width, channels and kinds of steps count here, no pointers. */
-bool binary_convolution_layout(BinaryConvolution* convolution, const Epilogue* epilogue, const char** error);
+/* Chooses the kernel and derives the sizes; false with a message if the shape makes no sense or is
+ * too large. The epilogue's height, width, channels and kinds of steps count here, no pointers. */
+bool binary_convolution_layout(BinaryConvolution* convolution, const Epilogue* epilogue,
+                               const char** error);
 
-/* Packs filters, int32 [output_channels][filter_height][filter_width][ceil(input channels of a group / 32)]. */
-void binary_convolution_prepare(BinaryConvolution* convolution, const int32_t* filters, void* memory);
+/* Packs filters, int32 [output_channels][filter_height][filter_width][ceil(input channels of a
+ * group / 32)]. */
+void binary_convolution_prepare(BinaryConvolution* convolution, const int32_t* filters,
+                                void* memory);
 
-/* Once a run, before its rows: epilogue_begin, and the thresholds if nothing but signs is asked for. */
-void binary_convolution_begin(const BinaryConvolution* convolution, const Epilogue* epilogue, void* prepared);
+/* Once a run, before its rows: epilogue_begin, and the thresholds if nothing but signs is asked
+ * for. */
+void binary_convolution_begin(const BinaryConvolution* convolution, const Epilogue* epilogue,
+                              void* prepared);
 
-/* Rows [first, last) of the output. Threads may take different rows, each with scratch memory of its own. */
-void binary_convolution_rows(const BinaryConvolution* convolution, const Epilogue* epilogue, const void* prepared,
-                             const uint8_t* signs, void* scratch, int32_t first, int32_t last);
+/* Rows [first, last) of the output. Threads may take different rows, each with scratch memory of
+ * its own. */
+void binary_convolution_rows(const BinaryConvolution* convolution, const Epilogue* epilogue,
+                             const void* prepared, const uint8_t* signs, void* scratch,
+                             int32_t first, int32_t last);
 
-/* LceBconv2d's bit-packed outputs: `popcount > threshold` is the sign of `sum + offset`, for a step ADD. */
-void offsets_from_thresholds(const BinaryConvolution* convolution, const int32_t* thresholds, float* offsets);
+/* LceBconv2d's bit-packed outputs: `popcount > threshold` is the sign of `sum + offset`, for a step
+ * ADD. */
+void offsets_from_thresholds(const BinaryConvolution* convolution, const int32_t* thresholds,
+                             float* offsets);
 
 #endif

@@ -1,7 +1,7 @@
 #include "binary_kernels.h"
 
-/* Sums of 16 vectors fill half of the registers: gcc spills them if it moves loads and additions about before it
- * allocates registers (measured with gcc 12: a fifth more instructions). */
+/* Sums of 16 vectors fill half of the registers: gcc spills them if it moves loads and additions
+ * about before it allocates registers (measured with gcc 12: a fifth more instructions). */
 #if defined(__GNUC__) && !defined(__clang__) && defined(__aarch64__)
 #pragma GCC optimize("O2", "no-schedule-insns", "no-tree-reassoc", "no-tree-ter")
 #endif
@@ -14,35 +14,39 @@
 #include <immintrin.h>
 #endif
 
-/* Makes compilers step a pointer, which loads do for nothing on arm64, instead of adding an offset before each load. */
+/* Makes compilers step a pointer, which loads do for nothing on arm64, instead of adding an offset
+ * before each load. */
 #if defined(__aarch64__)
 #define KEEP_POINTER(p) __asm__("" : "+r"(p))
 #else
 #define KEEP_POINTER(p) (void)(p)
 #endif
 
-/* -- without special instructions --------------------------------------------------------------------------------- */
+/* -- without special instructions -------------------------------------------------------------- */
 
 /* Sums of the bytes of each word, stored as or added to counts. */
-#define DEFINE_ADD_COUNTS(NAME, BYTES, TARGET)                                                                      \
-  TARGET ALWAYS_INLINE void NAME(uint16_t* counts, const void* sums, const int word, const int vectors,             \
-                                 const bool begins) {                                                               \
-    typedef uint16_t V2 __attribute__((vector_size(BYTES)));                                                        \
-    typedef uint32_t V4 __attribute__((vector_size(BYTES)));                                                        \
-    typedef uint64_t V8 __attribute__((vector_size(BYTES)));                                                        \
-    UNROLL for (int j = 0; j < vectors; j++) {                                                                      \
-      uint16_t lanes[BYTES / 2];                                                                                    \
-      const int n = BYTES / word;                                                                                   \
-      V2 v;                                                                                                         \
-      memcpy(&v, (const uint8_t*)sums + j * BYTES, BYTES);                                                          \
-      const V2 pairs = (v & 255) + (v >> 8);                                                                        \
-      const V4 fours = ((V4)pairs & 65535) + ((V4)pairs >> 16);                                                     \
-      const V8 eights = ((V8)fours & UINT32_MAX) + ((V8)fours >> 32);                                               \
-      for (int i = 0; i < n; i++)                                                                                   \
-        lanes[i] = word == 2 ? pairs[i] : word == 4 ? (uint16_t)fours[i % (BYTES / 4)]                              \
-                                                    : (uint16_t)eights[i % (BYTES / 8)];                            \
-      for (int i = 0; i < n; i++, counts++) *counts = (uint16_t)(begins ? lanes[i] : *counts + lanes[i]);            \
-    }                                                                                                               \
+#define DEFINE_ADD_COUNTS(NAME, BYTES, TARGET)                                       \
+  TARGET ALWAYS_INLINE void NAME(uint16_t* counts, const void* sums, const int word, \
+                                 const int vectors, const bool begins) {             \
+    typedef uint16_t V2 __attribute__((vector_size(BYTES)));                         \
+    typedef uint32_t V4 __attribute__((vector_size(BYTES)));                         \
+    typedef uint64_t V8 __attribute__((vector_size(BYTES)));                         \
+    UNROLL                                                                           \
+    for (int j = 0; j < vectors; j++) {                                              \
+      uint16_t lanes[BYTES / 2];                                                     \
+      const int n = BYTES / word;                                                    \
+      V2 v;                                                                          \
+      memcpy(&v, (const uint8_t*)sums + j * BYTES, BYTES);                           \
+      const V2 pairs = (v & 255) + (v >> 8);                                         \
+      const V4 fours = ((V4)pairs & 65535) + ((V4)pairs >> 16);                      \
+      const V8 eights = ((V8)fours & UINT32_MAX) + ((V8)fours >> 32);                \
+      for (int i = 0; i < n; i++)                                                    \
+        lanes[i] = word == 2   ? pairs[i]                                            \
+                   : word == 4 ? (uint16_t)fours[i % (BYTES / 4)]                    \
+                               : (uint16_t)eights[i % (BYTES / 8)];                  \
+      for (int i = 0; i < n; i++, counts++)                                          \
+        *counts = (uint16_t)(begins ? lanes[i] : *counts + lanes[i]);                \
+    }                                                                                \
   }
 
 #if !defined(__aarch64__)
@@ -60,20 +64,22 @@ DEFINE_ADD_COUNTS(add_counts_portable, 16, )
 #define BYTES 16
 #define POPCOUNT popcount_portable
 #define COLUMN(from, i, word) NAMED(repeated)((from) + (i) * (word), word)
-#define ADD_COUNTS(counts, sums, word, vectors, begins, few) add_counts_portable(counts, sums, word, vectors, begins)
+#define ADD_COUNTS(counts, sums, word, vectors, begins, few) \
+  add_counts_portable(counts, sums, word, vectors, begins)
 #include "binary_kernels.inc"
 #endif
 
-/* -- arm64 -------------------------------------------------------------------------------------------------------- */
+/* -- arm64 ------------------------------------------------------------------------------------- */
 
 #if defined(__aarch64__)
 ALWAYS_INLINE Byte16 popcount_neon(Byte16 v) { return (Byte16)vcntq_u8((uint8x16_t)v); }
 
 /* Sums of the bytes of each word. `few`: those of two bytes still fit a byte. */
-ALWAYS_INLINE void add_counts_neon(uint16_t* counts, const Byte16* sums, const int word, const int vectors,
-                                   const bool begins, const bool few) {
+ALWAYS_INLINE void add_counts_neon(uint16_t* counts, const Byte16* sums, const int word,
+                                   const int vectors, const bool begins, const bool few) {
   const int apiece = word / 2; /* vectors that give eight sums */
-  UNROLL for (int j = 0; j < vectors; j += apiece, counts += 8) {
+  UNROLL
+  for (int j = 0; j < vectors; j += apiece, counts += 8) {
     const uint8x16_t* v = (const uint8x16_t*)(sums + j);
     uint16x8_t n;
     if (apiece == 1) {
@@ -110,7 +116,7 @@ ALWAYS_INLINE Byte16 column_neon(const uint8_t* from, const int i, const int wor
 
 const Kernels* usable_kernels(int index) { return index == 0 ? &kernels_neon : NULL; }
 
-/* -- x86-64 ------------------------------------------------------------------------------------------------------- */
+/* -- x86-64 ------------------------------------------------------------------------------------ */
 
 #elif defined(__x86_64__)
 #define AVX2 __attribute__((target("avx2")))
@@ -122,10 +128,13 @@ AVX2 ALWAYS_INLINE Byte32 popcount_avx2(Byte32 v) {
   const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4,  //
                                          0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
   const Byte32 low = v & 15, high = (Byte32)_mm256_srli_epi16((__m256i)v, 4) & 15;
-  return (Byte32)_mm256_shuffle_epi8(table, (__m256i)low) + (Byte32)_mm256_shuffle_epi8(table, (__m256i)high);
+  return (Byte32)_mm256_shuffle_epi8(table, (__m256i)low) +
+         (Byte32)_mm256_shuffle_epi8(table, (__m256i)high);
 }
 
-AVX512 ALWAYS_INLINE Byte32 popcount_avx512(Byte32 v) { return (Byte32)_mm256_popcnt_epi8((__m256i)v); }
+AVX512 ALWAYS_INLINE Byte32 popcount_avx512(Byte32 v) {
+  return (Byte32)_mm256_popcnt_epi8((__m256i)v);
+}
 
 DEFINE_ADD_COUNTS(add_counts_avx2, 32, AVX2)
 DEFINE_ADD_COUNTS(add_counts_avx512, 32, AVX512)
@@ -135,7 +144,8 @@ DEFINE_ADD_COUNTS(add_counts_avx512, 32, AVX512)
 #define BYTES 32
 #define POPCOUNT popcount_avx2
 #define COLUMN(from, i, word) NAMED(repeated)((from) + (i) * (word), word)
-#define ADD_COUNTS(counts, sums, word, vectors, begins, few) add_counts_avx2(counts, sums, word, vectors, begins)
+#define ADD_COUNTS(counts, sums, word, vectors, begins, few) \
+  add_counts_avx2(counts, sums, word, vectors, begins)
 #include "binary_kernels.inc"
 
 #define NAMED(x) x##_avx512
@@ -143,13 +153,14 @@ DEFINE_ADD_COUNTS(add_counts_avx512, 32, AVX512)
 #define BYTES 32
 #define POPCOUNT popcount_avx512
 #define COLUMN(from, i, word) NAMED(repeated)((from) + (i) * (word), word)
-#define ADD_COUNTS(counts, sums, word, vectors, begins, few) add_counts_avx512(counts, sums, word, vectors, begins)
+#define ADD_COUNTS(counts, sums, word, vectors, begins, few) \
+  add_counts_avx512(counts, sums, word, vectors, begins)
 #include "binary_kernels.inc"
 
 const Kernels* usable_kernels(int index) {
   const bool avx2 = __builtin_cpu_supports("avx2");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512bitalg") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512bw");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512bitalg") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
   if (avx512 && index-- == 0) return &kernels_avx512;
   if (avx2 && index-- == 0) return &kernels_avx2;
   return index == 0 ? &kernels_portable : NULL;

@@ -11,8 +11,8 @@
 
 #include "graph.h"
 #include "plan.h"
-#include "threads.h"
 #include "tflite.h"
+#include "threads.h"
 
 #if defined(_WIN32)
 #define EXPORTED __declspec(dllexport)
@@ -108,8 +108,8 @@ static TfLiteStatus resize_outputs(TfLiteContext* context, const Partition* part
 }
 
 static int32_t thread_count(const TfLiteContext* context, const Partition* partition) {
-  const int32_t wanted = partition->wanted_threads > 0 ? partition->wanted_threads
-                                                       : context->recommended_num_threads;
+  const int32_t wanted =
+      partition->wanted_threads > 0 ? partition->wanted_threads : context->recommended_num_threads;
   return wanted < 1 ? 1 : wanted > kMaxThreads ? kMaxThreads : wanted;
 }
 
@@ -156,16 +156,16 @@ static void report_claims(const Delegate* delegate, int count, int total) {
 /** Leaves the convolutions to others that the kernels can't run. */
 static void refuse_convolutions(TfLiteContext* context, Graph* graph) {
   for (int i = 0; i < graph->operator_count; i++) {
-    Operator* operator = &graph->operators[i];
-    const char* error = operator_is_convolution(operator) ? plan_refuses(graph, operator) : NULL;
+    Operator* op = &graph->operators[i];
+    const char* error = operator_is_convolution(op) ? plan_refuses(graph, op) : NULL;
     if (error == NULL) {
       continue;
     }
-    if (operator->kind == kOperatorConvolution) {
+    if (op->kind == kOperatorConvolution) {
       context->ReportError(context, "larq_ensemble delegate: node %d isn't supported: %s.",
                            graph->nodes[i], error);
     }
-    operator->kind = kOperatorOther;
+    op->kind = kOperatorOther;
   }
 }
 

@@ -10,12 +10,12 @@
 enum {
   kPreluAsMaximum = kStepStoreSigns + 1, /* max(x, x * values[c]), for slopes in (0, 1] */
   kMaximum,                              /* max(x, low): a clamp without an upper end */
-  kThresholds,                           /* (count > thresholds[c]) ^ flips[c] as signs: all there is */
+  kThresholds, /* (count > thresholds[c]) ^ flips[c] as signs: all there is */
   kEnd,
 };
 
 enum {
-  kChunk = 16,                   /* channels that are computed at once */
+  kChunk = 16,                  /* channels that are computed at once */
   kMaxPrepared = kMaxSteps + 2, /* with the scale of counts and the end */
 };
 
@@ -55,11 +55,15 @@ typedef struct {
   size_t width, channels;
 } Row;
 
-size_t epilogue_channel_stride(int32_t channels) { return ((size_t)channels + kChunk - 1) / kChunk * kChunk; }
+size_t epilogue_channel_stride(int32_t channels) {
+  return ((size_t)channels + kChunk - 1) / kChunk * kChunk;
+}
 
 static size_t round_up(size_t n) { return (n + 63) & ~(size_t)63; }
 
-static bool has_values(StepKind kind) { return kind == kStepMultiply || kind == kStepAdd || kind == kStepPrelu; }
+static bool has_values(StepKind kind) {
+  return kind == kStepMultiply || kind == kStepAdd || kind == kStepPrelu;
+}
 
 size_t epilogue_bytes(const Epilogue* epilogue) {
   if (epilogue->height < 1 || epilogue->width < 1 || epilogue->channels < 1) return 0;
@@ -69,13 +73,16 @@ size_t epilogue_bytes(const Epilogue* epilogue) {
   if (row > limit || (uint64_t)epilogue->height > limit / row) return 0;
   /* A vector a step, one for the scale, one for thresholds and flips. */
   size_t vectors = (size_t)epilogue->step_count + 2;
-  return round_up(sizeof(Prepared)) + vectors * epilogue_channel_stride(epilogue->channels) * sizeof(float);
+  return round_up(sizeof(Prepared)) +
+         vectors * epilogue_channel_stride(epilogue->channels) * sizeof(float);
 }
 
-/* -- a tile ------------------------------------------------------------------------------------------------------- */
+/* -- a tile ------------------------------------------------------------------------------------ */
 
 /* How many of the four channels from `first` on are among n. */
-ALWAYS_INLINE size_t part_of(size_t n, size_t first) { return n <= first ? 0 : n - first < 4 ? n - first : 4; }
+ALWAYS_INLINE size_t part_of(size_t n, size_t first) {
+  return n <= first ? 0 : n - first < 4 ? n - first : 4;
+}
 
 ALWAYS_INLINE Float4 load_part(const float* from, size_t n) {
   float part[4] = {0};
@@ -106,7 +113,8 @@ ALWAYS_INLINE void store_bits(uint8_t* to, size_t pixel_bytes, uint64_t bits, co
     memcpy(to, &bits, 8);
     return;
   }
-  UNROLL for (int p = 0; p < pixels; p++, to += pixel_bytes) {
+  UNROLL
+  for (int p = 0; p < pixels; p++, to += pixel_bytes) {
     const uint16_t word = (uint16_t)(bits >> (16 * p));
     memcpy(to, &word, 2);
   }
@@ -148,7 +156,7 @@ ALWAYS_INLINE void store_bits(uint8_t* to, size_t pixel_bytes, uint64_t bits, co
 #define FROM_COUNTS false
 #include "epilogue_tiles.inc"
 
-/* -- rows --------------------------------------------------------------------------------------------------------- */
+/* -- rows -------------------------------------------------------------------------------------- */
 
 /* The prepared steps with row y of this run's maps. */
 static void load_steps(const Epilogue* e, const Prepared* prepared, int32_t y, LoadedStep* steps) {
@@ -199,23 +207,27 @@ static void run_row_of_floats(const LoadedStep* steps, const Row* row) {
 }
 
 /* Four times 16 signs by comparing counts: `apiece` (1, 2 or 4) times 16 channels of each pixel. */
-ALWAYS_INLINE void compare(const Prepared* prepared, const uint16_t* counts, size_t stride, size_t c, uint8_t* to,
-                           const int apiece, uint64_t mask) {
+ALWAYS_INLINE void compare(const Prepared* prepared, const uint16_t* counts, size_t stride,
+                           size_t c, uint8_t* to, const int apiece, uint64_t mask) {
   Mask8 masks[8];
-  UNROLL for (int i = 0; i < 8; i++) {
+  UNROLL
+  for (int i = 0; i < 8; i++) {
     const size_t at = c + (size_t)(i % (2 * apiece)) * 8;
     const Short8 n = load_shorts(counts + (size_t)(i / (2 * apiece)) * stride + at);
-    masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + at)) ^ (Mask8)load_shorts(prepared->flips + at);
+    masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + at)) ^
+               (Mask8)load_shorts(prepared->flips + at);
   }
   const uint64_t bits = bits_of_masks(masks, 4) & mask;
   memcpy(to, &bits, 8);
 }
 
 /* 16 channels of a pixel. */
-static void compare_16(const Prepared* prepared, const uint16_t* counts, size_t c, uint8_t* to, uint64_t mask) {
+static void compare_16(const Prepared* prepared, const uint16_t* counts, size_t c, uint8_t* to,
+                       uint64_t mask) {
   Mask8 masks[2];
   for (size_t i = 0; i < 2; i++) {
-    const Short8 n = load_shorts(counts + c + 8 * i), flip = load_shorts(prepared->flips + c + 8 * i);
+    const Short8 n = load_shorts(counts + c + 8 * i),
+                 flip = load_shorts(prepared->flips + c + 8 * i);
     masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + c + 8 * i)) ^ (Mask8)flip;
   }
   const uint16_t bits = (uint16_t)(bits_of_masks(masks, 1) & mask);
@@ -236,13 +248,15 @@ static void compare_row(const Prepared* prepared, const LoadedStep* step, const 
       compare(prepared, counts, stride, 0, to, 2, UINT64_MAX);
   for (; x < row->width; x++, counts += stride, to += step->pixel_bytes) {
     size_t c = 0;
-    for (; c + 64 <= channels; c += 64) compare(prepared, counts, stride, c, to + c / 8, 4, UINT64_MAX);
+    for (; c + 64 <= channels; c += 64)
+      compare(prepared, counts, stride, c, to + c / 8, 4, UINT64_MAX);
     for (; c < channels; c += kChunk)
       compare_16(prepared, counts, c, to + c / 8, channels - c < kChunk ? last : UINT16_MAX);
   }
 }
 
-void epilogue_rows(const Epilogue* epilogue, const void* prepared, const float* input, int32_t first, int32_t last) {
+void epilogue_rows(const Epilogue* epilogue, const void* prepared, const float* input,
+                   int32_t first, int32_t last) {
   LoadedStep steps[kMaxPrepared];
   Row row = {.width = (size_t)epilogue->width, .channels = (size_t)epilogue->channels};
   row.floats = input + (size_t)first * row.width * row.channels;
@@ -259,7 +273,8 @@ void epilogue_rows_of_counts(const Epilogue* epilogue, const void* prepared, con
   row.width = (size_t)epilogue->width;
   row.channels = (size_t)epilogue->channels;
   load_steps(epilogue, p, first, steps);
-  for (int32_t y = first; y < last; y++, row.counts += count_width * count_stride, next_row(steps)) {
+  for (int32_t y = first; y < last;
+       y++, row.counts += count_width * count_stride, next_row(steps)) {
     if (steps[0].kind == kThresholds) {
       compare_row(p, steps, &row);
     } else {
@@ -268,7 +283,7 @@ void epilogue_rows_of_counts(const Epilogue* epilogue, const void* prepared, con
   }
 }
 
-/* -- a run -------------------------------------------------------------------------------------------------------- */
+/* -- a run ------------------------------------------------------------------------------------- */
 
 /* What is true of all values of a vector. */
 typedef struct {
@@ -283,7 +298,8 @@ static Values copy_values(const Step* s, size_t n, float scale, float* to) {
   Int4 ones = {-1, -1, -1, -1}, zeros = ones, slopes = ones;
   size_t i = 0;
   for (; i + 4 <= n; i += 4) {
-    const Float4 v = scale * (s->one_value ? s->values[0] - (Float4){0} : load_floats(s->values + i));
+    const Float4 v =
+        scale * (s->one_value ? s->values[0] - (Float4){0} : load_floats(s->values + i));
     ones &= v == 1.f;
     zeros &= v == 0.f;
     slopes &= (v > 0.f) & (v <= 1.f);
@@ -299,8 +315,10 @@ static Values copy_values(const Step* s, size_t n, float scale, float* to) {
   return all;
 }
 
-/* Appends step `from` with its vector, unless it changes nothing. Returns the free memory after it. */
-static float* add_step(Prepared* prepared, const Epilogue* e, int32_t from, float scale, float* memory) {
+/* Appends step `from` with its vector, unless it changes nothing. Returns the free memory after it.
+ */
+static float* add_step(Prepared* prepared, const Epilogue* e, int32_t from, float scale,
+                       float* memory) {
   const Step* s = &e->steps[from];
   PreparedStep p = {.kind = (int32_t)s->kind, .from = from, .values = memory};
   if (s->kind == kStepClamp && s->high == INFINITY) p.kind = kMaximum;
@@ -318,7 +336,8 @@ static float* add_step(Prepared* prepared, const Epilogue* e, int32_t from, floa
 static float* add_scale(Prepared* prepared, const Epilogue* e, float scale, float* memory) {
   const size_t stride = epilogue_channel_stride(e->channels);
   for (size_t i = 0; i < stride; i++) memory[i] = scale;
-  prepared->steps[prepared->count++] = (PreparedStep){.kind = kStepMultiply, .from = -1, .values = memory};
+  prepared->steps[prepared->count++] =
+      (PreparedStep){.kind = kStepMultiply, .from = -1, .values = memory};
   return memory + stride;
 }
 
@@ -333,9 +352,11 @@ static float* add_steps(Prepared* prepared, const Epilogue* e, float scale) {
   return memory;
 }
 
-void epilogue_begin(const Epilogue* epilogue, void* prepared) { add_steps(prepared, epilogue, 1.f); }
+void epilogue_begin(const Epilogue* epilogue, void* prepared) {
+  add_steps(prepared, epilogue, 1.f);
+}
 
-/* -- thresholds --------------------------------------------------------------------------------------------------- */
+/* -- thresholds -------------------------------------------------------------------------------- */
 
 /* Whether the only result is signs of a function that rises or falls with the count. */
 static bool only_signs(const Prepared* prepared, const Epilogue* e) {
@@ -367,7 +388,8 @@ static void evaluate(Function* f, const uint16_t* counts, float* values) {
   ones_of_counts(f->steps, &row, 0);
 }
 
-static void start_function(Function* f, const Epilogue* e, const Prepared* prepared, uint16_t limit) {
+static void start_function(Function* f, const Epilogue* e, const Prepared* prepared,
+                           uint16_t limit) {
   load_steps(e, prepared, 0, f->steps);
   f->count = (size_t)prepared->count;
   f->center = prepared->center;
@@ -379,8 +401,8 @@ static void next_channels(Function* f) {
   for (size_t i = 0; i + 1 < f->count; i++) f->steps[i].values += kChunk;
 }
 
-/* Of 16 channels: the signs (as masks) at count 0 are `first`, also at `low`, but not at `high`; where the signs don't
- * change, low and high are 0. */
+/* Of 16 channels: the signs (as masks) at count 0 are `first`, also at `low`, but not at `high`;
+ * where the signs don't change, low and high are 0. */
 typedef struct {
   Short8 low[2], high[2], at[2], first[2];
   float values[kChunk];
@@ -390,7 +412,8 @@ static Short8 signs_of(const float* values) {
   return (Short8)joined(load_floats(values) < 0.f, load_floats(values + 4) < 0.f);
 }
 
-/* Evaluates at `at` and takes it as a new bound, if it lies inside. Returns whether all bounds are neighbours. */
+/* Evaluates at `at` and takes it as a new bound, if it lies inside. Returns whether all bounds are
+ * neighbours. */
 static bool narrow(Function* f, Search* s) {
   Short8 apart = {0};
   evaluate(f, (const uint16_t*)s->at, s->values);
@@ -406,7 +429,8 @@ static bool narrow(Function* f, Search* s) {
   return (halves[0] | halves[1]) == 0;
 }
 
-/* Where lines through the values of the counts 0 and `limit` cross 0; 0 where that isn't a number. */
+/* Where lines through the values of the counts 0 and `limit` cross 0; 0 where that isn't a number.
+ */
 static void guess(const float* lowest, const float* highest, uint16_t limit, uint16_t* counts) {
   for (int i = 0; i < kChunk; i++) {
     const float at = (float)limit * (lowest[i] / (lowest[i] - highest[i]));
@@ -420,8 +444,8 @@ static bool any_nan(const float* values) {
   return (nan[0] | nan[1] | nan[2] | nan[3]) != 0;
 }
 
-/* Where the signs of 16 channels change as counts rise: by a guess that is right for a line, its neighbour, and
- * bisection. Bits are (count > thresholds) ^ flips. False if a value is NaN. */
+/* Where the signs of 16 channels change as counts rise: by a guess that is right for a line, its
+ * neighbour, and bisection. Bits are (count > thresholds) ^ flips. False if a value is NaN. */
 static bool find_thresholds(Function* f, uint16_t* thresholds, uint16_t* flips) {
   Search s = {.high = {f->limit - (Short8){0}, f->limit - (Short8){0}}};
   Short8 changes[2];
@@ -436,7 +460,8 @@ static bool find_thresholds(Function* f, uint16_t* thresholds, uint16_t* flips) 
     s.high[k] &= changes[k];
   }
   narrow(f, &s);
-  for (int k = 0; k < 2; k++) s.at[k] = select_shorts((Short8)(s.low[k] == s.at[k]), s.at[k] + 1, s.at[k] - 1);
+  for (int k = 0; k < 2; k++)
+    s.at[k] = select_shorts((Short8)(s.low[k] == s.at[k]), s.at[k] + 1, s.at[k] - 1);
   while (!narrow(f, &s))
     for (int k = 0; k < 2; k++) s.at[k] = s.low[k] + (s.high[k] - s.low[k]) / 2;
   for (int k = 0; k < 2; k++) {
@@ -458,6 +483,7 @@ void epilogue_begin_counts(const Epilogue* epilogue, CountRange range, void* mem
   start_function(&f, epilogue, prepared, range.limit);
   for (size_t c = 0; c < stride; c += kChunk, next_channels(&f))
     if (!find_thresholds(&f, prepared->thresholds + c, prepared->flips + c)) return;
-  prepared->steps[0] = (PreparedStep){.kind = kThresholds, .from = prepared->steps[prepared->count - 1].from};
+  prepared->steps[0] =
+      (PreparedStep){.kind = kThresholds, .from = prepared->steps[prepared->count - 1].from};
   prepared->count = 1;
 }

@@ -1,7 +1,14 @@
 /* What happens to the values of a convolution before they reach memory: an ordered list of steps.
  *
- * Each step is one operator of the graph, computed in float32 and rounded as if it stood alone: a multiplication and the
- * addition after it aren't contracted. A list that starts with MULTIPLY and ADD is LceBconv2d with float outputs.
+ * Each step is one operator of the graph, computed in float32 and rounded as if it stood alone: a
+ * multiplication and the addition after it aren't contracted. A list that starts with MULTIPLY and
+ * ADD is LceBconv2d with float outputs.
+ *
+ * Sums are exact, and MULTIPLY takes the sum itself. Larq Compute Engine multiplies twice the
+ * popcount and adds `bias + multiplier * weights` instead, so its last bits may differ. Steps that
+ * change no value are left out (times 1, plus 0), so -0.0 may stay what plus 0 makes 0.0. Where only
+ * signs are stored, each channel's values rise or fall with its sum, and sums are compared with the
+ * one where the sign changes; the result is the same.
  */
 #ifndef LARQ_ENSEMBLE_EPILOGUE_H_
 #define LARQ_ENSEMBLE_EPILOGUE_H_
@@ -27,7 +34,8 @@ typedef enum {
 
 typedef struct {
   StepKind kind;
-  /* MULTIPLY, ADD, PRELU: one value a channel, or one for all if `one_value`. Read by epilogue_begin only. */
+  /* MULTIPLY, ADD, PRELU: one value a channel, or one for all if `one_value`. Read by
+   * epilogue_begin only. */
   const float* values;
   bool one_value;
   float low, high;         /* CLAMP */
@@ -50,7 +58,9 @@ size_t epilogue_bytes(const Epilogue* epilogue);
 /* Once a run, before its rows, when all `values` are there: copies them into `prepared`. */
 void epilogue_begin(const Epilogue* epilogue, void* prepared);
 
-/* The steps for rows [first, last) of a float map [height][width][channels], without a convolution. */
-void epilogue_rows(const Epilogue* epilogue, const void* prepared, const float* input, int32_t first, int32_t last);
+/* The steps for rows [first, last) of a float map [height][width][channels], without a convolution.
+ */
+void epilogue_rows(const Epilogue* epilogue, const void* prepared, const float* input,
+                   int32_t first, int32_t last);
 
 #endif

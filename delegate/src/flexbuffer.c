@@ -59,8 +59,8 @@ static bool read_map(Bytes bytes, Map* map) {
       map->values < 3 * map->width ||
       !read_unsigned(bytes, map->values - map->width, map->width, &count) ||
       !read_unsigned(bytes, map->values - 2 * map->width, map->width, &key_width) ||
-      !follow(bytes, map->values - 3 * map->width, map->width, &map->keys) ||
-      count > bytes.size || key_width == 0 || key_width > 8) {
+      !follow(bytes, map->values - 3 * map->width, map->width, &map->keys) || count > bytes.size ||
+      key_width == 0 || key_width > 8) {
     return false;
   }
   map->count = (size_t)count;

@@ -34,9 +34,9 @@ static bool link_operators(Graph* graph) {
   int total = 0;
   memset(graph->producers, -1, sizeof(int) * ((size_t)graph->tensor_count + 1));
   for (int i = 0; i < graph->operator_count; i++) {
-    const Operator* operator = &graph->operators[i];
-    for (int j = 0; j < operator->outputs->size; j++) {
-      const int tensor = operator->outputs->data[j];
+    const Operator* op = &graph->operators[i];
+    for (int j = 0; j < op->outputs->size; j++) {
+      const int tensor = op->outputs->data[j];
       if (!in_range(graph, tensor)) {
         continue;
       }
@@ -45,9 +45,9 @@ static bool link_operators(Graph* graph) {
       }
       graph->producers[tensor] = i;
     }
-    for (int j = 0; j < operator->inputs->size; j++) {
-      if (in_range(graph, operator->inputs->data[j])) {
-        graph->use_starts[operator->inputs->data[j] + 1]++;
+    for (int j = 0; j < op->inputs->size; j++) {
+      if (in_range(graph, op->inputs->data[j])) {
+        graph->use_starts[op->inputs->data[j] + 1]++;
         total++;
       }
     }
@@ -60,10 +60,10 @@ static bool link_operators(Graph* graph) {
   if (graph->uses != NULL && next != NULL) {
     memcpy(next, graph->use_starts, sizeof(int) * (size_t)graph->tensor_count);
     for (int i = 0; i < graph->operator_count; i++) {
-      const Operator* operator = &graph->operators[i];
-      for (int j = 0; j < operator->inputs->size; j++) {
-        if (in_range(graph, operator->inputs->data[j])) {
-          graph->uses[next[operator->inputs->data[j]]++] = i;
+      const Operator* op = &graph->operators[i];
+      for (int j = 0; j < op->inputs->size; j++) {
+        if (in_range(graph, op->inputs->data[j])) {
+          graph->uses[next[op->inputs->data[j]]++] = i;
         }
       }
     }
@@ -87,8 +87,8 @@ bool graph_create(TfLiteContext* context, const int* nodes, int count, bool repo
   graph->signs = zeroed(graph->tensor_count, sizeof(bool));
   graph->periods = zeroed(graph->tensor_count, sizeof(int32_t));
   if (graph->operators == NULL || graph->nodes == NULL || graph->shapes == NULL ||
-      graph->producers == NULL || graph->use_starts == NULL ||
-      graph->signs == NULL || graph->periods == NULL) {
+      graph->producers == NULL || graph->use_starts == NULL || graph->signs == NULL ||
+      graph->periods == NULL) {
     return false;
   }
   memcpy(graph->nodes, nodes, sizeof(int) * (size_t)count);
@@ -109,14 +109,14 @@ void graph_free(Graph* graph) {
 
 void graph_note_origins(const Graph* whole, Graph* part) {
   for (int i = 0; i < whole->operator_count; i++) {
-    const Operator* operator = &whole->operators[i];
-    if (operator->kind == kOperatorOther || operator->outputs->data[0] >= part->tensor_count) {
+    const Operator* op = &whole->operators[i];
+    if (op->kind == kOperatorOther || op->outputs->data[0] >= part->tensor_count) {
       continue;
     }
-    const int output = operator->outputs->data[0];
-    part->signs[output] = operator->kind == kOperatorDequantize;
-    if (operator->kind == kOperatorTile) {
-      part->periods[output] = shape_elements(&whole->shapes[operator->inputs->data[0]]);
+    const int output = op->outputs->data[0];
+    part->signs[output] = op->kind == kOperatorDequantize;
+    if (op->kind == kOperatorTile) {
+      part->periods[output] = shape_elements(&whole->shapes[op->inputs->data[0]]);
     }
   }
 }
@@ -127,22 +127,22 @@ int graph_infer(TfLiteContext* context, bool report, Graph* graph) {
     shape_of(&context->tensors[t], &graph->shapes[t]);
   }
   for (int i = 0; i < graph->operator_count; i++) {
-    Operator* operator = &graph->operators[i];
-    if (operator->kind == kOperatorOther) {
+    Operator* op = &graph->operators[i];
+    if (op->kind == kOperatorOther) {
       continue;
     }
-    const char* error = operator_infer(context, operator, graph->shapes);
+    const char* error = operator_infer(context, op, graph->shapes);
     if (error == NULL) {
       continue;
     }
-    if (report && operator_is_lce(operator)) {
+    if (report && operator_is_lce(op)) {
       context->ReportError(context, "larq_ensemble delegate: node %d isn't supported: %s.",
                            graph->nodes[i], error);
     }
-    operator->kind = kOperatorOther;
+    op->kind = kOperatorOther;
     failed++;
-    for (int j = 0; j < operator->outputs->size; j++) {
-      const int tensor = operator->outputs->data[j];
+    for (int j = 0; j < op->outputs->size; j++) {
+      const int tensor = op->outputs->data[j];
       if (in_range(graph, tensor)) {
         shape_of(&context->tensors[tensor], &graph->shapes[tensor]);
       }
@@ -152,9 +152,9 @@ int graph_infer(TfLiteContext* context, bool report, Graph* graph) {
 }
 
 /** Whether one of an operator's outputs is read by a claimed operator. */
-static bool feeds_claimed(const Graph* graph, const bool* claimed, const Operator* operator) {
-  for (int j = 0; j < operator->outputs->size; j++) {
-    const int tensor = operator->outputs->data[j];
+static bool feeds_claimed(const Graph* graph, const bool* claimed, const Operator* op) {
+  for (int j = 0; j < op->outputs->size; j++) {
+    const int tensor = op->outputs->data[j];
     for (int k = graph->use_starts[tensor]; k < graph->use_starts[tensor + 1]; k++) {
       if (claimed[graph->uses[k]]) {
         return true;
@@ -165,14 +165,14 @@ static bool feeds_claimed(const Graph* graph, const bool* claimed, const Operato
 }
 
 /** Whether an operator works on a map that a claimed one gives, so that both can be fused. */
-static bool follows_claimed(const Graph* graph, const bool* claimed, const Operator* operator) {
-  const bool follows = operator_is_elementwise(operator) || operator->kind == kOperatorReshape ||
-                       operator->kind == kOperatorSlice || operator->kind == kOperatorAveragePool;
-  if (!follows || shape_is_vector(&graph->shapes[operator->outputs->data[0]])) {
+static bool follows_claimed(const Graph* graph, const bool* claimed, const Operator* op) {
+  const bool follows = operator_is_elementwise(op) || op->kind == kOperatorReshape ||
+                       op->kind == kOperatorSlice || op->kind == kOperatorAveragePool;
+  if (!follows || shape_is_vector(&graph->shapes[op->outputs->data[0]])) {
     return false;
   }
-  for (int j = 0; j < operator->inputs->size; j++) {
-    const int tensor = operator->inputs->data[j];
+  for (int j = 0; j < op->inputs->size; j++) {
+    const int tensor = op->inputs->data[j];
     const int producer = graph->producers[tensor];
     if (producer >= 0 && claimed[producer] && !shape_is_vector(&graph->shapes[tensor])) {
       return true;
@@ -188,12 +188,11 @@ static bool is_dequantized(const Graph* graph, int tensor) {
 }
 
 /** Whether the delegate takes an operator wherever it stands. */
-static bool is_claimed_alone(const Graph* graph, const Operator* operator) {
-  if (operator->kind == kOperatorSignConvolution) {
-    return is_dequantized(graph, operator->inputs->data[0]) &&
-           is_dequantized(graph, operator->inputs->data[1]);
+static bool is_claimed_alone(const Graph* graph, const Operator* op) {
+  if (op->kind == kOperatorSignConvolution) {
+    return is_dequantized(graph, op->inputs->data[0]) && is_dequantized(graph, op->inputs->data[1]);
   }
-  return operator_is_lce(operator);
+  return operator_is_lce(op);
 }
 
 void graph_claim(const Graph* graph, bool* claimed) {
@@ -206,11 +205,10 @@ void graph_claim(const Graph* graph, bool* claimed) {
     changed = false;
     for (int j = 0; j < graph->operator_count; j++) {
       const int i = sweep % 2 == 0 ? graph->operator_count - 1 - j : j;
-      const Operator* operator = &graph->operators[i];
-      const bool joins = operator->kind != kOperatorOther &&
-                         operator->kind != kOperatorSignConvolution;
+      const Operator* op = &graph->operators[i];
+      const bool joins = op->kind != kOperatorOther && op->kind != kOperatorSignConvolution;
       if (!claimed[i] && joins &&
-          (feeds_claimed(graph, claimed, operator) || follows_claimed(graph, claimed, operator))) {
+          (feeds_claimed(graph, claimed, op) || follows_claimed(graph, claimed, op))) {
         claimed[i] = changed = true;
       }
     }

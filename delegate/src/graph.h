@@ -17,8 +17,9 @@ typedef struct {
   int* producers;   // of tensors: an operator, or -1
   int* use_starts;  // of tensors: [use_starts[t], use_starts[t + 1]) of `uses`
   int* uses;        // operators, each once for each operand
-  bool* signs;       // of tensors: floats that LceDequantize gives in the whole graph
-  int32_t* periods;  // of tensors that repeat a vector so long, by a TILE of the whole graph; else 0
+  bool* signs;      // of tensors: floats that LceDequantize gives in the whole graph
+  int32_t*
+      periods;  // of tensors that repeat a vector so long, by a TILE of the whole graph; else 0
 } Graph;
 
 /**
@@ -31,7 +32,8 @@ bool graph_create(TfLiteContext* context, const int* nodes, int count, bool repo
 
 void graph_free(Graph* graph);
 
-/** Notes what is known of tensors of a part by operators of the whole graph: repetitions and signs. */
+/** Notes what is known of tensors of a part by operators of the whole graph: repetitions and signs.
+ */
 void graph_note_origins(const Graph* whole, Graph* part);
 
 /**

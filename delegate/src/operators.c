@@ -11,27 +11,27 @@ bool tensor_is_constant(const TfLiteTensor* tensor) {
   return tensor->allocation_type == kTfLiteMmapRo && tensor->data.raw != NULL;
 }
 
-bool operator_is_elementwise(const Operator* operator) {
-  return operator->kind == kOperatorAdd || operator->kind == kOperatorMultiply ||
-         operator->kind == kOperatorPrelu || operator->kind == kOperatorClamp;
+bool operator_is_elementwise(const Operator* op) {
+  return op->kind == kOperatorAdd || op->kind == kOperatorMultiply || op->kind == kOperatorPrelu ||
+         op->kind == kOperatorClamp;
 }
 
-bool operator_is_convolution(const Operator* operator) {
-  return operator->kind == kOperatorConvolution || operator->kind == kOperatorSignConvolution;
+bool operator_is_convolution(const Operator* op) {
+  return op->kind == kOperatorConvolution || op->kind == kOperatorSignConvolution;
 }
 
-bool operator_is_lce(const Operator* operator) {
-  return operator->kind == kOperatorQuantize || operator->kind == kOperatorDequantize ||
-         operator->kind == kOperatorConvolution || operator->kind == kOperatorMaxPool;
+bool operator_is_lce(const Operator* op) {
+  return op->kind == kOperatorQuantize || op->kind == kOperatorDequantize ||
+         op->kind == kOperatorConvolution || op->kind == kOperatorMaxPool;
 }
 
 /** Sets the range of an activation; false for one that is no clamp. */
-static bool read_activation(int activation, Operator* operator) {
-  operator->clamps = activation != kTfLiteActNone;
-  operator->low = activation == kTfLiteActReluN1To1 ? -1.0F : 0.0F;
-  operator->high = activation == kTfLiteActRelu6       ? 6.0F
-                   : activation == kTfLiteActReluN1To1 ? 1.0F
-                                                       : INFINITY;
+static bool read_activation(int activation, Operator* op) {
+  op->clamps = activation != kTfLiteActNone;
+  op->low = activation == kTfLiteActReluN1To1 ? -1.0F : 0.0F;
+  op->high = activation == kTfLiteActRelu6       ? 6.0F
+             : activation == kTfLiteActReluN1To1 ? 1.0F
+                                                 : INFINITY;
   return activation >= kTfLiteActNone && activation <= kTfLiteActRelu6;
 }
 
@@ -49,12 +49,12 @@ static bool has_operands(const TfLiteContext* context, const TfLiteIntArray* ten
   return true;
 }
 
-static const TfLiteTensor* input_of(const TfLiteContext* context, const Operator* operator, int i) {
-  return &context->tensors[operator->inputs->data[i]];
+static const TfLiteTensor* input_of(const TfLiteContext* context, const Operator* op, int i) {
+  return &context->tensors[op->inputs->data[i]];
 }
 
-static const TfLiteTensor* output_of(const TfLiteContext* context, const Operator* operator) {
-  return &context->tensors[operator->outputs->data[0]];
+static const TfLiteTensor* output_of(const TfLiteContext* context, const Operator* op) {
+  return &context->tensors[op->outputs->data[0]];
 }
 
 static bool has_type(const TfLiteTensor* tensor, int type) { return tensor->type == type; }
@@ -69,8 +69,8 @@ static bool read_size(const TfLiteNode* node, const char* key, int32_t* value) {
 /** Reads the padding of a window, the schema's SAME (0) or VALID (1). */
 static bool read_padding(const TfLiteNode* node, Window* window) {
   int32_t padding;
-  bool found = flexbuffer_integer(node->custom_initial_data,
-                                  (size_t)node->custom_initial_data_size, "padding", &padding);
+  bool found = flexbuffer_integer(node->custom_initial_data, (size_t)node->custom_initial_data_size,
+                                  "padding", &padding);
   window->same_padding = found && padding == 0;
   return found && (padding == 0 || padding == 1);
 }
@@ -86,7 +86,7 @@ static const int32_t* constant_integers(const TfLiteTensor* tensor, int32_t coun
 }
 
 static const char* read_convolution(const TfLiteContext* context, const TfLiteNode* node,
-                                    Operator* operator) {
+                                    Operator* op) {
   const TfLiteIntArray* inputs = node->inputs;
   if (inputs == NULL || inputs->size != 5 || !has_operands(context, node->outputs, 1, 1)) {
     return "it doesn't have 5 inputs and 1 output";
@@ -97,31 +97,30 @@ static const char* read_convolution(const TfLiteContext* context, const TfLiteNo
       return "an input is no tensor of the graph";
     }
   }
-  const int output = output_of(context, operator)->type;
+  const int output = output_of(context, op)->type;
   if (output != kTfLiteFloat32 && output != kTfLiteInt32 && output != kTfLiteInt8) {
     return "its output isn't float32, int32 or int8";
   }
   if (output == kTfLiteInt32) {
-    if (inputs->data[4] < 0 || !has_type(input_of(context, operator, 4), kTfLiteInt32)) {
+    if (inputs->data[4] < 0 || !has_type(input_of(context, op, 4), kTfLiteInt32)) {
       return "its thresholds aren't int32";
     }
   } else if (inputs->data[2] < 0 || inputs->data[3] < 0 ||
-             !has_type(input_of(context, operator, 2), kTfLiteFloat32) ||
-             !has_type(input_of(context, operator, 3), kTfLiteFloat32)) {
+             !has_type(input_of(context, op, 2), kTfLiteFloat32) ||
+             !has_type(input_of(context, op, 3), kTfLiteFloat32)) {
     return "its multiplier and bias aren't float32";
   }
-  if (output == kTfLiteInt8 && !(output_of(context, operator)->params.scale > 0.0F)) {
+  if (output == kTfLiteInt8 && !(output_of(context, op)->params.scale > 0.0F)) {
     return "its int8 output has no scale";
   }
-  const TfLiteTensor* filters = input_of(context, operator, 1);
+  const TfLiteTensor* filters = input_of(context, op, 1);
   Shape shape;
-  if (!has_type(input_of(context, operator, 0), kTfLiteInt32) ||
-      !has_type(filters, kTfLiteInt32) || !tensor_is_constant(filters) ||
-      !shape_of(filters, &shape) || shape.rank != 4 ||
+  if (!has_type(input_of(context, op, 0), kTfLiteInt32) || !has_type(filters, kTfLiteInt32) ||
+      !tensor_is_constant(filters) || !shape_of(filters, &shape) || shape.rank != 4 ||
       filters->bytes < (size_t)shape_elements(&shape) * sizeof(int32_t)) {
     return "its filters aren't a constant of 4 dimensions";
   }
-  Window* window = &operator->window;
+  Window* window = &op->window;
   window->filter_height = shape.dims[1];
   window->filter_width = shape.dims[2];
   int32_t pad_values, activation;
@@ -134,33 +133,32 @@ static const char* read_convolution(const TfLiteContext* context, const TfLiteNo
       !read_padding(node, window) ||
       !flexbuffer_integer(options, size, "pad_values", &pad_values) ||
       (pad_values != 0 && pad_values != 1) ||
-      !flexbuffer_integer(options, size, "channels_in", &operator->channels_in) ||
+      !flexbuffer_integer(options, size, "channels_in", &op->channels_in) ||
       !flexbuffer_integer(options, size, "fused_activation_function", &activation) ||
-      !read_activation(activation, operator) || window->filter_height > kMaxWindow ||
+      !read_activation(activation, op) || window->filter_height > kMaxWindow ||
       window->filter_width > kMaxWindow) {
     return "an option is missing or out of range";
   }
-  operator->pads_with_ones = pad_values == 1;
-  if (operator->channels_in < 1 || operator->channels_in > INT32_MAX - 31) {
+  op->pads_with_ones = pad_values == 1;
+  if (op->channels_in < 1 || op->channels_in > INT32_MAX - 31) {
     return "`channels_in` is out of range";
   }
-  const int32_t words = (operator->channels_in + 31) / 32;
-  operator->groups = words / shape.dims[3];
-  if (operator->groups < 1 || operator->groups * shape.dims[3] != words ||
-      shape.dims[0] % operator->groups != 0 ||
-      (operator->groups > 1 && operator->channels_in != 32 * words)) {
+  const int32_t words = (op->channels_in + 31) / 32;
+  op->groups = words / shape.dims[3];
+  if (op->groups < 1 || op->groups * shape.dims[3] != words || shape.dims[0] % op->groups != 0 ||
+      (op->groups > 1 && op->channels_in != 32 * words)) {
     return "its filters don't fit its channels";
   }
   return NULL;
 }
 
 static const char* read_max_pool(const TfLiteContext* context, const TfLiteNode* node,
-                                 Operator* operator) {
-  Window* window = &operator->window;
+                                 Operator* op) {
+  Window* window = &op->window;
   window->dilation_height = window->dilation_width = 1;
   if (!has_operands(context, node->inputs, 1, 1) || !has_operands(context, node->outputs, 1, 1) ||
-      !has_type(input_of(context, operator, 0), kTfLiteInt32) ||
-      !has_type(output_of(context, operator), kTfLiteInt32)) {
+      !has_type(input_of(context, op, 0), kTfLiteInt32) ||
+      !has_type(output_of(context, op), kTfLiteInt32)) {
     return "it doesn't have an int32 input and output";
   }
   if (!read_size(node, "filter_height", &window->filter_height) ||
@@ -174,13 +172,13 @@ static const char* read_max_pool(const TfLiteContext* context, const TfLiteNode*
 
 /** LceQuantize, or LceDequantize: signs to or from float32, int8 or bool. */
 static const char* read_quantize(const TfLiteContext* context, const TfLiteNode* node,
-                                 Operator* operator) {
+                                 Operator* op) {
   if (!has_operands(context, node->inputs, 1, 1) || !has_operands(context, node->outputs, 1, 1)) {
     return "it doesn't have one input and one output";
   }
-  const TfLiteTensor* packed = output_of(context, operator);
-  const TfLiteTensor* values = input_of(context, operator, 0);
-  if (operator->kind == kOperatorDequantize) {
+  const TfLiteTensor* packed = output_of(context, op);
+  const TfLiteTensor* values = input_of(context, op, 0);
+  if (op->kind == kOperatorDequantize) {
     const TfLiteTensor* swap = packed;
     packed = values;
     values = swap;
@@ -190,7 +188,7 @@ static const char* read_quantize(const TfLiteContext* context, const TfLiteNode*
        !has_type(values, kTfLiteBool))) {
     return "its types aren't int32 and float32, int8 or bool";
   }
-  if (operator->kind == kOperatorDequantize && has_type(values, kTfLiteInt8) &&
+  if (op->kind == kOperatorDequantize && has_type(values, kTfLiteInt8) &&
       !(values->params.scale > 0.0F)) {
     return "its int8 output has no scale";
   }
@@ -199,16 +197,16 @@ static const char* read_quantize(const TfLiteContext* context, const TfLiteNode*
 
 /** Reads one of LCE's operators. */
 static bool read_lce(const TfLiteContext* context, const TfLiteNode* node, const char* name,
-                     Operator* operator, const char** error) {
+                     Operator* op, const char** error) {
   if (strcmp(name, "LceBconv2d") == 0) {
-    operator->kind = kOperatorConvolution;
-    *error = read_convolution(context, node, operator);
+    op->kind = kOperatorConvolution;
+    *error = read_convolution(context, node, op);
   } else if (strcmp(name, "LceBMaxPool2d") == 0) {
-    operator->kind = kOperatorMaxPool;
-    *error = read_max_pool(context, node, operator);
+    op->kind = kOperatorMaxPool;
+    *error = read_max_pool(context, node, op);
   } else if (strcmp(name, "LceQuantize") == 0 || strcmp(name, "LceDequantize") == 0) {
-    operator->kind = name[3] == 'Q' ? kOperatorQuantize : kOperatorDequantize;
-    *error = read_quantize(context, node, operator);
+    op->kind = name[3] == 'Q' ? kOperatorQuantize : kOperatorDequantize;
+    *error = read_quantize(context, node, op);
   } else {
     return false;
   }
@@ -216,30 +214,30 @@ static bool read_lce(const TfLiteContext* context, const TfLiteNode* node, const
 }
 
 /** Whether all inputs and the output are float32. */
-static bool all_float(const TfLiteContext* context, const Operator* operator) {
-  for (int i = 0; i < operator->inputs->size; i++) {
-    if (!has_type(input_of(context, operator, i), kTfLiteFloat32)) {
+static bool all_float(const TfLiteContext* context, const Operator* op) {
+  for (int i = 0; i < op->inputs->size; i++) {
+    if (!has_type(input_of(context, op, i), kTfLiteFloat32)) {
       return false;
     }
   }
-  return has_type(output_of(context, operator), kTfLiteFloat32);
+  return has_type(output_of(context, op), kTfLiteFloat32);
 }
 
 /** Reads ADD or MUL with its fused activation. */
 static bool read_binary(const TfLiteContext* context, const TfLiteNode* node, OperatorKind kind,
-                        Operator* operator) {
+                        Operator* op) {
   const TfLiteElementwiseParams* params = node->builtin_data;
-  operator->kind = kind;
-  return has_operands(context, node->inputs, 2, 2) && all_float(context, operator) &&
-         params != NULL && read_activation(params->activation, operator);
+  op->kind = kind;
+  return has_operands(context, node->inputs, 2, 2) && all_float(context, op) && params != NULL &&
+         read_activation(params->activation, op);
 }
 
 /** Reads RELU and its siblings. */
 static bool read_clamp(const TfLiteContext* context, const TfLiteNode* node, int activation,
-                       Operator* operator) {
-  operator->kind = kOperatorClamp;
-  return has_operands(context, node->inputs, 1, 1) && all_float(context, operator) &&
-         read_activation(activation, operator);
+                       Operator* op) {
+  op->kind = kOperatorClamp;
+  return has_operands(context, node->inputs, 1, 1) && all_float(context, op) &&
+         read_activation(activation, op);
 }
 
 /** Whether a size of a window is in range. */
@@ -255,16 +253,16 @@ static bool check_window(int padding, Window* window) {
 
 /** Reads CONV_2D of floats; whether it can be run depends on what its operands are. */
 static bool read_sign_convolution(const TfLiteContext* context, const TfLiteNode* node,
-                                  Operator* operator) {
+                                  Operator* op) {
   const TfLiteConvParams* params = node->builtin_data;
   Shape shape;
-  operator->kind = kOperatorSignConvolution;
+  op->kind = kOperatorSignConvolution;
   if (params == NULL || !has_operands(context, node->inputs, 3, 3) ||
-      !has_operands(context, node->outputs, 1, 1) || !all_float(context, operator) ||
-      !shape_of(input_of(context, operator, 1), &shape) || shape.rank != 4) {
+      !has_operands(context, node->outputs, 1, 1) || !all_float(context, op) ||
+      !shape_of(input_of(context, op, 1), &shape) || shape.rank != 4) {
     return false;
   }
-  operator->window = (Window){
+  op->window = (Window){
       .filter_height = shape.dims[1],
       .filter_width = shape.dims[2],
       .stride_height = params->stride_height,
@@ -272,21 +270,18 @@ static bool read_sign_convolution(const TfLiteContext* context, const TfLiteNode
       .dilation_height = params->dilation_height_factor,
       .dilation_width = params->dilation_width_factor,
   };
-  operator->channels_in = shape.dims[3];
-  operator->groups = 1;
-  return check_window(params->padding, &operator->window) &&
-         read_activation(params->activation, operator);
+  op->channels_in = shape.dims[3];
+  op->groups = 1;
+  return check_window(params->padding, &op->window) && read_activation(params->activation, op);
 }
 
-static bool read_average_pool(const TfLiteContext* context, const TfLiteNode* node,
-                              Operator* operator) {
+static bool read_average_pool(const TfLiteContext* context, const TfLiteNode* node, Operator* op) {
   const TfLitePoolParams* params = node->builtin_data;
-  operator->kind = kOperatorAveragePool;
-  if (params == NULL || !has_operands(context, node->inputs, 1, 1) ||
-      !all_float(context, operator)) {
+  op->kind = kOperatorAveragePool;
+  if (params == NULL || !has_operands(context, node->inputs, 1, 1) || !all_float(context, op)) {
     return false;
   }
-  operator->window = (Window){
+  op->window = (Window){
       .filter_height = params->filter_height,
       .filter_width = params->filter_width,
       .stride_height = params->stride_height,
@@ -294,100 +289,98 @@ static bool read_average_pool(const TfLiteContext* context, const TfLiteNode* no
       .dilation_height = 1,
       .dilation_width = 1,
   };
-  return check_window(params->padding, &operator->window) &&
-         read_activation(params->activation, operator);
+  return check_window(params->padding, &op->window) && read_activation(params->activation, op);
 }
 
 /** Reads STRIDED_SLICE of a float map that keeps images and channels. */
 static bool read_slice(const TfLiteContext* context, const TfLiteNode* node, int version,
-                       Operator* operator) {
+                       Operator* op) {
   const TfLiteStridedSliceParams* params = node->builtin_data;
-  operator->kind = kOperatorSlice;
+  op->kind = kOperatorSlice;
   if (!has_operands(context, node->inputs, 4, 4) || !has_operands(context, node->outputs, 1, 1) ||
       params == NULL || params->ellipsis_mask != 0 || params->new_axis_mask != 0 ||
       params->shrink_axis_mask != 0 || (version >= 8 && params->offset) ||
-      !has_type(input_of(context, operator, 0), kTfLiteFloat32)) {
+      !has_type(input_of(context, op, 0), kTfLiteFloat32)) {
     return false;
   }
   for (int i = 1; i < 4; i++) {
-    if (constant_integers(input_of(context, operator, i), 4) == NULL) {
+    if (constant_integers(input_of(context, op, i), 4) == NULL) {
       return false;
     }
   }
-  const int32_t* strides = constant_integers(input_of(context, operator, 3), 4);
-  operator->window.stride_height = strides[1];
-  operator->window.stride_width = strides[2];
-  operator->begin_mask = params->begin_mask;
-  operator->end_mask = params->end_mask;
+  const int32_t* strides = constant_integers(input_of(context, op, 3), 4);
+  op->window.stride_height = strides[1];
+  op->window.stride_width = strides[2];
+  op->begin_mask = params->begin_mask;
+  op->end_mask = params->end_mask;
   return strides[0] == 1 && strides[3] == 1 && strides[1] >= 1 && strides[1] <= kMaxWindow &&
          strides[2] >= 1 && strides[2] <= kMaxWindow;
 }
 
 /** Reads SPLIT_V of a vector: constant sizes, axis 0. */
-static bool read_split(const TfLiteContext* context, const TfLiteNode* node, Operator* operator) {
-  operator->kind = kOperatorSplit;
+static bool read_split(const TfLiteContext* context, const TfLiteNode* node, Operator* op) {
+  op->kind = kOperatorSplit;
   if (!has_operands(context, node->inputs, 3, 3) ||
       !has_operands(context, node->outputs, 1, INT32_MAX)) {
     return false;
   }
-  const int32_t* axis = constant_integers(input_of(context, operator, 2), 1);
-  const int32_t* sizes =
-      constant_integers(input_of(context, operator, 1), operator->outputs->size);
-  for (int i = 0; i < operator->outputs->size; i++) {
-    if (!has_type(&context->tensors[operator->outputs->data[i]], kTfLiteFloat32)) {
+  const int32_t* axis = constant_integers(input_of(context, op, 2), 1);
+  const int32_t* sizes = constant_integers(input_of(context, op, 1), op->outputs->size);
+  for (int i = 0; i < op->outputs->size; i++) {
+    if (!has_type(&context->tensors[op->outputs->data[i]], kTfLiteFloat32)) {
       return false;
     }
   }
-  return has_type(input_of(context, operator, 0), kTfLiteFloat32) && axis != NULL && *axis == 0 &&
+  return has_type(input_of(context, op, 0), kTfLiteFloat32) && axis != NULL && *axis == 0 &&
          sizes != NULL;
 }
 
 /** Reads the builtin operators that surround those of LCE. */
-static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, int code, int version,
-                         Operator* operator) {
+static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, int code,
+                         int version, Operator* op) {
   if (code == kTfLiteBuiltinSplitV) {
-    return read_split(context, node, operator);
+    return read_split(context, node, op);
   }
   if (code == kTfLiteBuiltinStridedSlice) {
-    return read_slice(context, node, version, operator);
+    return read_slice(context, node, version, op);
   }
   if (code == kTfLiteBuiltinConv2d) {
-    return read_sign_convolution(context, node, operator);
+    return read_sign_convolution(context, node, op);
   }
   if (!has_operands(context, node->inputs, 1, 2) || !has_operands(context, node->outputs, 1, 1)) {
     return false;
   }
-  const int from = input_of(context, operator, 0)->type;
-  const int to = output_of(context, operator)->type;
+  const int from = input_of(context, op, 0)->type;
+  const int to = output_of(context, op)->type;
   switch (code) {
     case kTfLiteBuiltinAdd:
-      return read_binary(context, node, kOperatorAdd, operator);
+      return read_binary(context, node, kOperatorAdd, op);
     case kTfLiteBuiltinMul:
-      return read_binary(context, node, kOperatorMultiply, operator);
+      return read_binary(context, node, kOperatorMultiply, op);
     case kTfLiteBuiltinAveragePool2d:
-      return read_average_pool(context, node, operator);
+      return read_average_pool(context, node, op);
     case kTfLiteBuiltinPrelu:
-      operator->kind = kOperatorPrelu;
-      return operator->inputs->size == 2 && all_float(context, operator);
+      op->kind = kOperatorPrelu;
+      return op->inputs->size == 2 && all_float(context, op);
     case kTfLiteBuiltinRelu:
-      return read_clamp(context, node, kTfLiteActRelu, operator);
+      return read_clamp(context, node, kTfLiteActRelu, op);
     case kTfLiteBuiltinReluN1To1:
-      return read_clamp(context, node, kTfLiteActReluN1To1, operator);
+      return read_clamp(context, node, kTfLiteActReluN1To1, op);
     case kTfLiteBuiltinRelu6:
-      return read_clamp(context, node, kTfLiteActRelu6, operator);
+      return read_clamp(context, node, kTfLiteActRelu6, op);
     case kTfLiteBuiltinReshape:
-      operator->kind = kOperatorReshape;
+      op->kind = kOperatorReshape;
       return from == to && (from == kTfLiteFloat32 || from == kTfLiteInt32) &&
-             operator->inputs->size == 2 && tensor_is_constant(input_of(context, operator, 1));
+             op->inputs->size == 2 && tensor_is_constant(input_of(context, op, 1));
     case kTfLiteBuiltinTile:
-      operator->kind = kOperatorTile;
-      return from == kTfLiteFloat32 && to == from && operator->inputs->size == 2 &&
-             constant_integers(input_of(context, operator, 1), 1) != NULL;
+      op->kind = kOperatorTile;
+      return from == kTfLiteFloat32 && to == from && op->inputs->size == 2 &&
+             constant_integers(input_of(context, op, 1), 1) != NULL;
     case kTfLiteBuiltinBitcast:
-      operator->kind = kOperatorBitcast;
+      op->kind = kOperatorBitcast;
       return from == kTfLiteInt32 && (to == kTfLiteUInt8 || to == kTfLiteUInt16);
     case kTfLiteBuiltinCast:
-      operator->kind = kOperatorCast;
+      op->kind = kOperatorCast;
       return to == kTfLiteInt32 && (from == kTfLiteUInt8 || from == kTfLiteUInt16);
     default:
       return false;
@@ -395,22 +388,20 @@ static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, i
 }
 
 bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
-                   const TfLiteRegistration* registration, Operator* operator,
-                   const char** error) {
+                   const TfLiteRegistration* registration, Operator* op, const char** error) {
   static const TfLiteIntArray none = {0};
-  memset(operator, 0, sizeof *operator);
-  operator->inputs = node->inputs == NULL ? &none : node->inputs;
-  operator->outputs = node->outputs == NULL ? &none : node->outputs;
+  memset(op, 0, sizeof *op);
+  op->inputs = node->inputs == NULL ? &none : node->inputs;
+  op->outputs = node->outputs == NULL ? &none : node->outputs;
   *error = NULL;
   bool ours = false;
   if (registration->builtin_code != kTfLiteBuiltinCustom) {
-    ours = read_builtin(context, node, registration->builtin_code, registration->version,
-                        operator);
+    ours = read_builtin(context, node, registration->builtin_code, registration->version, op);
   } else if (registration->custom_name != NULL) {
-    ours = read_lce(context, node, registration->custom_name, operator, error);
+    ours = read_lce(context, node, registration->custom_name, op, error);
   }
   if (!ours) {
-    operator->kind = kOperatorOther;
+    op->kind = kOperatorOther;
   }
   return ours;
 }
@@ -425,29 +416,29 @@ void window_side(int32_t size, int32_t filter, int32_t stride, int32_t dilation,
 }
 
 /** The output of a convolution or a pool: NULL, or what is wrong. */
-static const char* infer_window(const Operator* operator, const Shape* input, int32_t channels,
+static const char* infer_window(const Operator* op, const Shape* input, int32_t channels,
                                 Shape* output) {
-  const Window* window = &operator->window;
+  const Window* window = &op->window;
   int32_t before;
   if (input->rank != 4) {
     return "its input doesn't have 4 dimensions";
   }
   *output = *input;
-  window_side(input->dims[1], window->filter_height, window->stride_height,
-              window->dilation_height, window->same_padding, &output->dims[1], &before);
+  window_side(input->dims[1], window->filter_height, window->stride_height, window->dilation_height,
+              window->same_padding, &output->dims[1], &before);
   window_side(input->dims[2], window->filter_width, window->stride_width, window->dilation_width,
               window->same_padding, &output->dims[2], &before);
   output->dims[3] = channels;
   return NULL;
 }
 
-static const char* infer_convolution(const TfLiteContext* context, const Operator* operator,
+static const char* infer_convolution(const TfLiteContext* context, const Operator* op,
                                      Shape* shapes) {
-  const int* inputs = operator->inputs->data;
+  const int* inputs = op->inputs->data;
   const Shape* input = &shapes[inputs[0]];
   const int32_t channels = shapes[inputs[1]].dims[0];
-  const bool packs = output_of(context, operator)->type == kTfLiteInt32;
-  if (input->rank != 4 || input->dims[3] != (operator->channels_in + 31) / 32) {
+  const bool packs = output_of(context, op)->type == kTfLiteInt32;
+  if (input->rank != 4 || input->dims[3] != (op->channels_in + 31) / 32) {
     return "its input doesn't have its channels";
   }
   for (int i = packs ? 4 : 2; i <= (packs ? 4 : 3); i++) {
@@ -455,30 +446,29 @@ static const char* infer_convolution(const TfLiteContext* context, const Operato
       return "its multiplier, bias or thresholds aren't one a channel";
     }
   }
-  return infer_window(operator, input, packs ? (channels + 31) / 32 : channels,
-                      &shapes[operator->outputs->data[0]]);
+  return infer_window(op, input, packs ? (channels + 31) / 32 : channels,
+                      &shapes[op->outputs->data[0]]);
 }
 
-static const char* infer_sign_convolution(const Operator* operator, Shape* shapes) {
-  const int* inputs = operator->inputs->data;
+static const char* infer_sign_convolution(const Operator* op, Shape* shapes) {
+  const int* inputs = op->inputs->data;
   const Shape* input = &shapes[inputs[0]];
   const Shape* filters = &shapes[inputs[1]];
-  if (input->rank != 4 || filters->rank != 4 || input->dims[3] != operator->channels_in ||
-      filters->dims[3] != operator->channels_in ||
-      filters->dims[1] != operator->window.filter_height ||
-      filters->dims[2] != operator->window.filter_width || shapes[inputs[2]].rank != 1 ||
+  if (input->rank != 4 || filters->rank != 4 || input->dims[3] != op->channels_in ||
+      filters->dims[3] != op->channels_in || filters->dims[1] != op->window.filter_height ||
+      filters->dims[2] != op->window.filter_width || shapes[inputs[2]].rank != 1 ||
       shapes[inputs[2]].dims[0] != filters->dims[0]) {
     return "its filters or bias don't fit its channels";
   }
-  return infer_window(operator, input, filters->dims[0], &shapes[operator->outputs->data[0]]);
+  return infer_window(op, input, filters->dims[0], &shapes[op->outputs->data[0]]);
 }
 
 /** Elementwise operators: two equal shapes, or one of them a value a channel, or a single one. */
-static const char* infer_elementwise(const Operator* operator, Shape* shapes) {
-  const Shape* a = &shapes[operator->inputs->data[0]];
-  const Shape* b = operator->inputs->size == 2 ? &shapes[operator->inputs->data[1]] : a;
-  Shape* output = &shapes[operator->outputs->data[0]];
-  if (shape_elements(a) < shape_elements(b) && operator->kind != kOperatorPrelu) {
+static const char* infer_elementwise(const Operator* op, Shape* shapes) {
+  const Shape* a = &shapes[op->inputs->data[0]];
+  const Shape* b = op->inputs->size == 2 ? &shapes[op->inputs->data[1]] : a;
+  Shape* output = &shapes[op->outputs->data[0]];
+  if (shape_elements(a) < shape_elements(b) && op->kind != kOperatorPrelu) {
     const Shape* swap = a;
     a = b;
     b = swap;
@@ -494,12 +484,11 @@ static const char* infer_elementwise(const Operator* operator, Shape* shapes) {
 }
 
 /** The target of RESHAPE is a constant; one size may be -1. */
-static const char* infer_reshape(const TfLiteContext* context, const Operator* operator,
-                                 Shape* shapes) {
-  const int32_t elements = shape_elements(&shapes[operator->inputs->data[0]]);
-  const int32_t rank = shape_elements(&shapes[operator->inputs->data[1]]);
-  const int32_t* sizes = constant_integers(input_of(context, operator, 1), rank);
-  Shape* output = &shapes[operator->outputs->data[0]];
+static const char* infer_reshape(const TfLiteContext* context, const Operator* op, Shape* shapes) {
+  const int32_t elements = shape_elements(&shapes[op->inputs->data[0]]);
+  const int32_t rank = shape_elements(&shapes[op->inputs->data[1]]);
+  const int32_t* sizes = constant_integers(input_of(context, op, 1), rank);
+  Shape* output = &shapes[op->outputs->data[0]];
   if (sizes == NULL || rank > kMaxRank) {
     return "its shape is no constant";
   }
@@ -522,44 +511,40 @@ static const char* infer_reshape(const TfLiteContext* context, const Operator* o
   return NULL;
 }
 
-static const char* infer_tile(const TfLiteContext* context, const Operator* operator,
-                              Shape* shapes) {
-  const Shape* input = &shapes[operator->inputs->data[0]];
-  const int32_t times = *constant_integers(input_of(context, operator, 1), 1);
+static const char* infer_tile(const TfLiteContext* context, const Operator* op, Shape* shapes) {
+  const Shape* input = &shapes[op->inputs->data[0]];
+  const int32_t times = *constant_integers(input_of(context, op, 1), 1);
   if (input->rank != 1 || times < 1 || (int64_t)times * input->dims[0] > INT32_MAX) {
     return "its input is no vector";
   }
-  Shape* output = &shapes[operator->outputs->data[0]];
+  Shape* output = &shapes[op->outputs->data[0]];
   *output = *input;
   output->dims[0] *= times;
   return NULL;
 }
 
-static const char* infer_split(const TfLiteContext* context, const Operator* operator,
-                               Shape* shapes) {
-  const Shape* input = &shapes[operator->inputs->data[0]];
-  const int count = operator->outputs->size;
-  const int32_t* sizes = constant_integers(input_of(context, operator, 1), count);
+static const char* infer_split(const TfLiteContext* context, const Operator* op, Shape* shapes) {
+  const Shape* input = &shapes[op->inputs->data[0]];
+  const int count = op->outputs->size;
+  const int32_t* sizes = constant_integers(input_of(context, op, 1), count);
   int64_t sum = 0;
   for (int i = 0; i < count; i++) {
     if (sizes[i] < 1) {
       return "a size isn't positive";
     }
-    shapes[operator->outputs->data[i]] = (Shape){.rank = 1, .dims = {sizes[i]}};
+    shapes[op->outputs->data[i]] = (Shape){.rank = 1, .dims = {sizes[i]}};
     sum += sizes[i];
   }
   return input->rank == 1 && sum == input->dims[0] ? NULL : "its sizes don't fill its input";
 }
 
 /** The range of a slice in one dimension, as TFLite clamps it. */
-static void slice_range(const TfLiteContext* context, const Operator* operator, const Shape* input,
+static void slice_range(const TfLiteContext* context, const Operator* op, const Shape* input,
                         int dim, int32_t* start, int32_t* stop) {
   const int32_t size = input->dims[dim];
   const int64_t bounds[2] = {
-      operator->begin_mask >> dim & 1 ? 0
-                                      : constant_integers(input_of(context, operator, 1), 4)[dim],
-      operator->end_mask >> dim & 1 ? size
-                                    : constant_integers(input_of(context, operator, 2), 4)[dim]};
+      op->begin_mask >> dim & 1 ? 0 : constant_integers(input_of(context, op, 1), 4)[dim],
+      op->end_mask >> dim & 1 ? size : constant_integers(input_of(context, op, 2), 4)[dim]};
   int32_t clamped[2];
   for (int i = 0; i < 2; i++) {
     const int64_t at = bounds[i] < 0 ? bounds[i] + size : bounds[i];
@@ -569,47 +554,45 @@ static void slice_range(const TfLiteContext* context, const Operator* operator, 
   *stop = clamped[1];
 }
 
-void slice_start(const TfLiteContext* context, const Operator* operator, const Shape* input,
-                 int32_t* row, int32_t* column) {
+void slice_start(const TfLiteContext* context, const Operator* op, const Shape* input, int32_t* row,
+                 int32_t* column) {
   int32_t stop;
-  slice_range(context, operator, input, 1, row, &stop);
-  slice_range(context, operator, input, 2, column, &stop);
+  slice_range(context, op, input, 1, row, &stop);
+  slice_range(context, op, input, 2, column, &stop);
 }
 
-static const char* infer_slice(const TfLiteContext* context, const Operator* operator,
-                               Shape* shapes) {
-  const Shape* input = &shapes[operator->inputs->data[0]];
-  const int32_t strides[4] = {1, operator->window.stride_height, operator->window.stride_width, 1};
+static const char* infer_slice(const TfLiteContext* context, const Operator* op, Shape* shapes) {
+  const Shape* input = &shapes[op->inputs->data[0]];
+  const int32_t strides[4] = {1, op->window.stride_height, op->window.stride_width, 1};
   if (input->rank != 4) {
     return "its input doesn't have 4 dimensions";
   }
   Shape output = *input;
   for (int i = 0; i < 4; i++) {
     int32_t start, stop;
-    slice_range(context, operator, input, i, &start, &stop);
+    slice_range(context, op, input, i, &start, &stop);
     output.dims[i] = stop <= start ? 0 : (stop - start - 1) / strides[i] + 1;
   }
-  shapes[operator->outputs->data[0]] = output;
+  shapes[op->outputs->data[0]] = output;
   return output.dims[0] == input->dims[0] && output.dims[3] == input->dims[3]
              ? NULL
              : "it cuts images or channels";
 }
 
 /** int32 to several smaller integers: a new last dimension. */
-static const char* infer_bitcast(const TfLiteContext* context, const Operator* operator,
-                                 Shape* shapes) {
-  Shape* output = &shapes[operator->outputs->data[0]];
-  *output = shapes[operator->inputs->data[0]];
+static const char* infer_bitcast(const TfLiteContext* context, const Operator* op, Shape* shapes) {
+  Shape* output = &shapes[op->outputs->data[0]];
+  *output = shapes[op->inputs->data[0]];
   if (output->rank == kMaxRank) {
     return "it has too many dimensions";
   }
-  output->dims[output->rank++] = output_of(context, operator)->type == kTfLiteUInt8 ? 4 : 2;
+  output->dims[output->rank++] = output_of(context, op)->type == kTfLiteUInt8 ? 4 : 2;
   return NULL;
 }
 
-static const char* infer_quantize(const Operator* operator, Shape* shapes) {
-  Shape* output = &shapes[operator->outputs->data[0]];
-  *output = shapes[operator->inputs->data[0]];
+static const char* infer_quantize(const Operator* op, Shape* shapes) {
+  Shape* output = &shapes[op->outputs->data[0]];
+  *output = shapes[op->inputs->data[0]];
   if (output->rank < 1) {
     return "its input is a scalar";
   }
@@ -618,66 +601,66 @@ static const char* infer_quantize(const Operator* operator, Shape* shapes) {
 }
 
 /** The number of channels isn't known by the input, so it is the file's. */
-static const char* infer_dequantize(const TfLiteContext* context, const Operator* operator,
+static const char* infer_dequantize(const TfLiteContext* context, const Operator* op,
                                     Shape* shapes) {
   Shape given;
-  Shape* output = &shapes[operator->outputs->data[0]];
-  *output = shapes[operator->inputs->data[0]];
-  if (output->rank < 1 || !shape_of(output_of(context, operator), &given) ||
-      given.rank != output->rank || (shape_last(&given) - 1) / 32 + 1 != shape_last(output)) {
+  Shape* output = &shapes[op->outputs->data[0]];
+  *output = shapes[op->inputs->data[0]];
+  if (output->rank < 1 || !shape_of(output_of(context, op), &given) || given.rank != output->rank ||
+      (shape_last(&given) - 1) / 32 + 1 != shape_last(output)) {
     return "its output doesn't have the channels of its input";
   }
   output->dims[output->rank - 1] = shape_last(&given);
   return NULL;
 }
 
-static const char* infer(const TfLiteContext* context, const Operator* operator, Shape* shapes) {
-  const Shape* first = &shapes[operator->inputs->data[0]];
-  switch (operator->kind) {
+static const char* infer(const TfLiteContext* context, const Operator* op, Shape* shapes) {
+  const Shape* first = &shapes[op->inputs->data[0]];
+  switch (op->kind) {
     case kOperatorQuantize:
-      return infer_quantize(operator, shapes);
+      return infer_quantize(op, shapes);
     case kOperatorDequantize:
-      return infer_dequantize(context, operator, shapes);
+      return infer_dequantize(context, op, shapes);
     case kOperatorConvolution:
-      return infer_convolution(context, operator, shapes);
+      return infer_convolution(context, op, shapes);
     case kOperatorSignConvolution:
-      return infer_sign_convolution(operator, shapes);
+      return infer_sign_convolution(op, shapes);
     case kOperatorMaxPool:
     case kOperatorAveragePool:
-      return infer_window(operator, first, shape_last(first), &shapes[operator->outputs->data[0]]);
+      return infer_window(op, first, shape_last(first), &shapes[op->outputs->data[0]]);
     case kOperatorAdd:
     case kOperatorMultiply:
     case kOperatorPrelu:
     case kOperatorClamp:
-      return infer_elementwise(operator, shapes);
+      return infer_elementwise(op, shapes);
     case kOperatorReshape:
-      return infer_reshape(context, operator, shapes);
+      return infer_reshape(context, op, shapes);
     case kOperatorTile:
-      return infer_tile(context, operator, shapes);
+      return infer_tile(context, op, shapes);
     case kOperatorSplit:
-      return infer_split(context, operator, shapes);
+      return infer_split(context, op, shapes);
     case kOperatorBitcast:
-      return infer_bitcast(context, operator, shapes);
+      return infer_bitcast(context, op, shapes);
     case kOperatorSlice:
-      return infer_slice(context, operator, shapes);
+      return infer_slice(context, op, shapes);
     case kOperatorCast:
-      shapes[operator->outputs->data[0]] = *first;
+      shapes[op->outputs->data[0]] = *first;
       return NULL;
     default:
       return "it is unknown";
   }
 }
 
-const char* operator_infer(const TfLiteContext* context, const Operator* operator, Shape* shapes) {
-  for (int i = 0; i < operator->inputs->size; i++) {
-    const int tensor = operator->inputs->data[i];
+const char* operator_infer(const TfLiteContext* context, const Operator* op, Shape* shapes) {
+  for (int i = 0; i < op->inputs->size; i++) {
+    const int tensor = op->inputs->data[i];
     if (tensor >= 0 && !shape_valid(&shapes[tensor])) {
       return "the shape of an input isn't known";
     }
   }
-  const char* error = infer(context, operator, shapes);
-  for (int i = 0; error == NULL && i < operator->outputs->size; i++) {
-    if (!shape_valid(&shapes[operator->outputs->data[i]])) {
+  const char* error = infer(context, op, shapes);
+  for (int i = 0; error == NULL && i < op->outputs->size; i++) {
+    if (!shape_valid(&shapes[op->outputs->data[i]])) {
       error = "an output is empty or too large";
     }
   }

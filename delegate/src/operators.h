@@ -9,11 +9,11 @@
 #include "tflite.h"
 
 typedef enum {
-  kOperatorOther,       // not ours
-  kOperatorQuantize,    // LceQuantize
-  kOperatorDequantize,  // LceDequantize
-  kOperatorConvolution, // LceBconv2d
-  kOperatorMaxPool,     // LceBMaxPool2d
+  kOperatorOther,        // not ours
+  kOperatorQuantize,     // LceQuantize
+  kOperatorDequantize,   // LceDequantize
+  kOperatorConvolution,  // LceBconv2d
+  kOperatorMaxPool,      // LceBMaxPool2d
   kOperatorAdd,
   kOperatorMultiply,
   kOperatorPrelu,
@@ -22,7 +22,7 @@ typedef enum {
   kOperatorTile,   // of a vector
   kOperatorSplit,  // SPLIT_V of a vector
   kOperatorBitcast,
-  kOperatorCast,   // uint8 or uint16 to int32
+  kOperatorCast,             // uint8 or uint16 to int32
   kOperatorSignConvolution,  // CONV_2D; the graph tells whether its operands are signs
   kOperatorAveragePool,
   kOperatorSlice,  // STRIDED_SLICE of a float map's rows and columns
@@ -38,12 +38,12 @@ typedef struct {
 
 typedef struct {
   OperatorKind kind;
-  const TfLiteIntArray* inputs;   // tensors; -1: none
+  const TfLiteIntArray* inputs;  // tensors; -1: none
   const TfLiteIntArray* outputs;
-  bool clamps;                    // a fused activation, or kOperatorClamp
-  float low, high;                // its range
-  Window window;                  // filter sizes of a convolution are those of its filters
-  int32_t channels_in, groups;    // convolution
+  bool clamps;                  // a fused activation, or kOperatorClamp
+  float low, high;              // its range
+  Window window;                // filter sizes of a convolution are those of its filters
+  int32_t channels_in, groups;  // convolution
   bool pads_with_ones;
   int32_t begin_mask, end_mask;  // slice
 } Operator;
@@ -52,10 +52,10 @@ typedef struct {
  * Reads a node.
  *
  * @param error why an operator of LCE is none that the delegate runs; NULL for all others.
- * @return false if the node isn't ours; `operator->kind` then is `kOperatorOther`.
+ * @return false if the node isn't ours; `op->kind` then is `kOperatorOther`.
  */
 bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
-                   const TfLiteRegistration* registration, Operator* operator, const char** error);
+                   const TfLiteRegistration* registration, Operator* op, const char** error);
 
 /**
  * Infers the shapes of an operator's outputs, and checks those of its inputs.
@@ -63,24 +63,25 @@ bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
  * @param shapes of all tensors of the graph; those of the outputs are written.
  * @return NULL, or what is wrong.
  */
-const char* operator_infer(const TfLiteContext* context, const Operator* operator, Shape* shapes);
+const char* operator_infer(const TfLiteContext* context, const Operator* op, Shape* shapes);
 
-/** Where a slice starts in an image, in rows and columns; its steps are the strides of the window. */
-void slice_start(const TfLiteContext* context, const Operator* operator, const Shape* input,
-                 int32_t* row, int32_t* column);
+/** Where a slice starts in an image, in rows and columns; its steps are the strides of the window.
+ */
+void slice_start(const TfLiteContext* context, const Operator* op, const Shape* input, int32_t* row,
+                 int32_t* column);
 
 /** Output size and padding before the image, of one side. */
 void window_side(int32_t size, int32_t filter, int32_t stride, int32_t dilation, bool same,
                  int32_t* output, int32_t* before);
 
 /** Whether it is LceBconv2d, or a CONV_2D of what LceDequantize gives. */
-bool operator_is_convolution(const Operator* operator);
+bool operator_is_convolution(const Operator* op);
 
 /** Whether it works element by element on float maps: ADD, MUL, PRELU or a clamp. */
-bool operator_is_elementwise(const Operator* operator);
+bool operator_is_elementwise(const Operator* op);
 
 /** Whether it is one of LCE's. */
-bool operator_is_lce(const Operator* operator);
+bool operator_is_lce(const Operator* op);
 
 /** Whether a tensor's content is part of the file. */
 bool tensor_is_constant(const TfLiteTensor* tensor);

@@ -170,9 +170,9 @@ static Readers readers_of(const Builder* b, int root) {
 }
 
 static bool renames(const Builder* b, int i) {
-  const Operator* operator = &b->graph->operators[i];
-  return operator->kind == kOperatorReshape &&
-         b->context->tensors[operator->inputs->data[0]].type == kTfLiteFloat32;
+  const Operator* op = &b->graph->operators[i];
+  return op->kind == kOperatorReshape &&
+         b->context->tensors[op->inputs->data[0]].type == kTfLiteFloat32;
 }
 
 /** The next operator that reads the root, or -1; what only renames it is left out. */
@@ -206,26 +206,26 @@ static Vector vector_of_shape(const Builder* b, int tensor) {
 }
 
 /** RESHAPE of floats gives its input another name. */
-static void rename_output(Builder* b, const Operator* operator) {
-  const int output = operator->outputs->data[0];
-  const int root = root_of(b, operator->inputs->data[0]);
+static void rename_output(Builder* b, const Operator* op) {
+  const int output = op->outputs->data[0];
+  const int root = root_of(b, op->inputs->data[0]);
   b->roots[output] = root;
   b->next_aliases[output] = b->next_aliases[root];
   b->next_aliases[root] = output;
   if (shape_is_vector(&b->graph->shapes[output])) {
-    b->vectors[output] = b->vectors[operator->inputs->data[0]];
+    b->vectors[output] = b->vectors[op->inputs->data[0]];
   }
 }
 
 /** SPLIT_V and TILE of a vector are parts and repetitions of it. */
-static void view_vector(Builder* b, const Operator* operator) {
-  const Vector whole = b->vectors[operator->inputs->data[0]];
+static void view_vector(Builder* b, const Operator* op) {
+  const Vector whole = b->vectors[op->inputs->data[0]];
   int32_t offset = whole.offset;
-  for (int j = 0; j < operator->outputs->size; j++) {
-    const int output = operator->outputs->data[j];
-    if (operator->kind == kOperatorTile) {
+  for (int j = 0; j < op->outputs->size; j++) {
+    const int output = op->outputs->data[j];
+    if (op->kind == kOperatorTile) {
       b->vectors[output] = whole;
-    } else if (whole.length == elements_of(b, operator->inputs->data[0])) {
+    } else if (whole.length == elements_of(b, op->inputs->data[0])) {
       b->vectors[output] = (Vector){whole.tensor, offset, elements_of(b, output)};
       offset += elements_of(b, output);
     }
@@ -233,10 +233,10 @@ static void view_vector(Builder* b, const Operator* operator) {
 }
 
 /** Follows packed words through RESHAPE, BITCAST and CAST. */
-static void view_words(Builder* b, const Operator* operator) {
-  const int output = operator->outputs->data[0];
-  const View input = b->views[operator->inputs->data[0]];
-  switch (operator->kind) {
+static void view_words(Builder* b, const Operator* op) {
+  const int output = op->outputs->data[0];
+  const View input = b->views[op->inputs->data[0]];
+  switch (op->kind) {
     case kOperatorQuantize:
       b->views[output] = (View){output, 32};
       break;
@@ -261,9 +261,9 @@ static void view_words(Builder* b, const Operator* operator) {
 }
 
 /** Whether an elementwise operator works on a map, or on values a channel only. */
-static bool works_on_map(const Builder* b, const Operator* operator) {
-  for (int j = 0; j < operator->inputs->size; j++) {
-    const int root = root_of(b, operator->inputs->data[j]);
+static bool works_on_map(const Builder* b, const Operator* op) {
+  for (int j = 0; j < op->inputs->size; j++) {
+    const int root = root_of(b, op->inputs->data[j]);
     if (b->maps[root] || (is_external(b, root) && b->vectors[root].length == 0)) {
       return true;
     }
@@ -280,17 +280,17 @@ static void understand_tensors(Builder* b) {
     b->places[t] = kNowhere;
   }
   for (int i = 0; i < b->graph->operator_count; i++) {
-    const Operator* operator = &b->graph->operators[i];
-    const int output = operator->outputs->data[0];
+    const Operator* op = &b->graph->operators[i];
+    const int output = op->outputs->data[0];
     if (renames(b, i)) {
-      rename_output(b, operator);
-    } else if (operator->kind == kOperatorTile || operator->kind == kOperatorSplit) {
-      view_vector(b, operator);
-    } else if (operator_is_elementwise(operator)) {
-      b->maps[output] = works_on_map(b, operator);
+      rename_output(b, op);
+    } else if (op->kind == kOperatorTile || op->kind == kOperatorSplit) {
+      view_vector(b, op);
+    } else if (operator_is_elementwise(op)) {
+      b->maps[output] = works_on_map(b, op);
     } else {
       b->maps[output] = true;
-      view_words(b, operator);
+      view_words(b, op);
     }
   }
 }
@@ -313,17 +313,16 @@ static Geometry geometry_of_shape(const Shape* shape) {
 
 /** The number of values a pixel in packed words: of a quantizer or a convolution. */
 static int32_t packed_channels(const Builder* b, int tensor) {
-  const Operator* operator = &b->graph->operators[b->graph->producers[tensor]];
-  return operator->kind == kOperatorQuantize
-             ? shape_last(&b->graph->shapes[operator->inputs->data[0]])
-             : b->graph->shapes[operator->inputs->data[1]].dims[0];
+  const Operator* op = &b->graph->operators[b->graph->producers[tensor]];
+  return op->kind == kOperatorQuantize ? shape_last(&b->graph->shapes[op->inputs->data[0]])
+                                       : b->graph->shapes[op->inputs->data[1]].dims[0];
 }
 
 /** The packed words behind an operand of a convolution; of CONV_2D the floats if they are all. */
-static int operand_words(const Builder* b, const Operator* operator, int operand) {
-  const int tensor = operator->inputs->data[operand];
+static int operand_words(const Builder* b, const Operator* op, int operand) {
+  const int tensor = op->inputs->data[operand];
   const int producer = b->graph->producers[tensor];
-  if (operator->kind == kOperatorConvolution || producer < 0 ||
+  if (op->kind == kOperatorConvolution || producer < 0 ||
       b->graph->operators[producer].kind != kOperatorDequantize) {
     return tensor;
   }
@@ -331,8 +330,8 @@ static int operand_words(const Builder* b, const Operator* operator, int operand
 }
 
 /** Whether a convolution's words are exactly the signs behind its view. */
-static bool reads_signs(const Builder* b, const Operator* operator) {
-  const int tensor = operand_words(b, operator, 0);
+static bool reads_signs(const Builder* b, const Operator* op) {
+  const int tensor = operand_words(b, op, 0);
   const View view = b->views[tensor];
   if (view.source < 0) {
     return false;
@@ -340,11 +339,11 @@ static bool reads_signs(const Builder* b, const Operator* operator) {
   const int32_t channels = packed_channels(b, view.source);
   const Shape* shape = &b->graph->shapes[tensor];
   if (view.bits == 32 && shape_equal(shape, &b->graph->shapes[view.source])) {
-    return operator->channels_in == channels;
+    return op->channels_in == channels;
   }
   const OperatorKind producer = b->graph->operators[b->graph->producers[view.source]].kind;
   return producer == kOperatorQuantize && channels % 32 == 0 &&
-         (int64_t)shape->dims[3] * view.bits == operator->channels_in;
+         (int64_t)shape->dims[3] * view.bits == op->channels_in;
 }
 
 /** Finds or adds the sign map of such a geometry. */
@@ -376,23 +375,22 @@ static int sign_target(Builder* b, int source, bool packed, Geometry geometry, i
   return plan->target_count++;
 }
 
-static ConvolutionShape convolution_shape(const Graph* graph, const Operator* operator) {
-  const Window* window = &operator->window;
-  const Shape* input = &graph->shapes[operator->inputs->data[0]];
+static ConvolutionShape convolution_shape(const Graph* graph, const Operator* op) {
+  const Window* window = &op->window;
+  const Shape* input = &graph->shapes[op->inputs->data[0]];
   ConvolutionShape shape = {
-      .groups = operator->groups,
+      .groups = op->groups,
       .filter_height = window->filter_height,
       .filter_width = window->filter_width,
       .stride_height = window->stride_height,
       .stride_width = window->stride_width,
       .dilation_height = window->dilation_height,
       .dilation_width = window->dilation_width,
-      .pads_with_ones = operator->pads_with_ones,
-      .output_channels = graph->shapes[operator->inputs->data[1]].dims[0],
+      .pads_with_ones = op->pads_with_ones,
+      .output_channels = graph->shapes[op->inputs->data[1]].dims[0],
   };
-  window_side(input->dims[1], window->filter_height, window->stride_height,
-              window->dilation_height, window->same_padding, &shape.output_height,
-              &shape.padding_top);
+  window_side(input->dims[1], window->filter_height, window->stride_height, window->dilation_height,
+              window->same_padding, &shape.output_height, &shape.padding_top);
   window_side(input->dims[2], window->filter_width, window->stride_width, window->dilation_width,
               window->same_padding, &shape.output_width, &shape.padding_left);
   return shape;
@@ -413,23 +411,23 @@ static bool plan_filters(Builder* b, int i) {
 
 /** Plans the signs that a convolution reads. */
 static bool plan_input(Builder* b, int i) {
-  const Operator* operator = &b->graph->operators[i];
-  const int tensor = operand_words(b, operator, 0);
+  const Operator* op = &b->graph->operators[i];
+  const int tensor = operand_words(b, op, 0);
   const Shape* shape = &b->graph->shapes[tensor];
-  const bool direct = reads_signs(b, operator);
+  const bool direct = reads_signs(b, op);
   const int source = direct ? b->views[tensor].source : tensor;
   if (!direct) {
     b->wanted[tensor] = true;
   }
-  const Geometry geometry = {shape->dims[1], shape->dims[2], operator->channels_in};
+  const Geometry geometry = {shape->dims[1], shape->dims[2], op->channels_in};
   const int target = sign_target(b, source, !direct, geometry, shape->dims[0]);
   if (target < 0) {
     return false;
   }
-  const ConvolutionShape convolution = convolution_shape(b->graph, operator);
+  const ConvolutionShape convolution = convolution_shape(b->graph, op);
   binary_convolution_margin(&convolution, &b->plan->targets[target].map);
   b->convolution_targets[i] = target;
-  return operator->kind == kOperatorConvolution || plan_filters(b, i);
+  return op->kind == kOperatorConvolution || plan_filters(b, i);
 }
 
 /** Words that must lie in memory are made of a sign map without need for another form. */
@@ -445,15 +443,14 @@ static bool plan_words(Builder* b, int tensor) {
 }
 
 /** Whether somebody reads what LceDequantize gives as floats. */
-static bool needs_floats(const Builder* b, const Operator* operator) {
-  const int output = operator->outputs->data[0];
+static bool needs_floats(const Builder* b, const Operator* op) {
+  const int output = op->outputs->data[0];
   bool needed = required_name(b, output) >= 0;
   Readers readers = readers_of(b, output);
   for (int i; (i = next_reader(b, &readers)) >= 0;) {
     const Operator* reader = &b->graph->operators[i];
-    needed |= reader->kind != kOperatorSignConvolution ||
-              operand_words(b, reader, 0) == output || operand_words(b, reader, 1) == output ||
-              reader->inputs->data[2] == output;
+    needed |= reader->kind != kOperatorSignConvolution || operand_words(b, reader, 0) == output ||
+              operand_words(b, reader, 1) == output || reader->inputs->data[2] == output;
   }
   return needed;
 }
@@ -461,12 +458,12 @@ static bool needs_floats(const Builder* b, const Operator* operator) {
 /** Finds which words must lie in memory, from the last operator to the first, and all sign maps. */
 static bool plan_signs(Builder* b) {
   for (int i = b->graph->operator_count - 1; i >= 0; i--) {
-    const Operator* operator = &b->graph->operators[i];
-    const int output = operator->outputs->data[0];
-    const int input = operator->inputs->data[0];
+    const Operator* op = &b->graph->operators[i];
+    const int output = op->outputs->data[0];
+    const int input = op->inputs->data[0];
     const bool wanted = b->wanted[output] || b->required[output];
     bool done = true;
-    switch (operator->kind) {
+    switch (op->kind) {
       case kOperatorConvolution:
       case kOperatorSignConvolution:
         done = plan_input(b, i);
@@ -481,7 +478,7 @@ static bool plan_signs(Builder* b) {
         b->wanted[input] = true;
         break;
       case kOperatorDequantize:
-        b->wanted[input] |= needs_floats(b, operator);
+        b->wanted[input] |= needs_floats(b, op);
         break;
       case kOperatorReshape:
       case kOperatorBitcast:
@@ -508,12 +505,12 @@ static bool plan_signs(Builder* b) {
 }
 
 /** Passes geometries on between the maps of elementwise operators. */
-static void spread_geometry(Builder* b, const Operator* operator, bool forward) {
-  Geometry* output = &b->geometries[root_of(b, operator->outputs->data[0])];
-  for (int j = 0; j < operator->inputs->size; j++) {
-    const int root = root_of(b, operator->inputs->data[j]);
+static void spread_geometry(Builder* b, const Operator* op, bool forward) {
+  Geometry* output = &b->geometries[root_of(b, op->outputs->data[0])];
+  for (int j = 0; j < op->inputs->size; j++) {
+    const int root = root_of(b, op->inputs->data[j]);
     Geometry* input = &b->geometries[root];
-    if (elements_of(b, root) != elements_of(b, operator->outputs->data[0])) {
+    if (elements_of(b, root) != elements_of(b, op->outputs->data[0])) {
       continue;
     }
     if (forward && output->channels == 0) {
@@ -528,9 +525,9 @@ static void spread_geometry(Builder* b, const Operator* operator, bool forward) 
 static void find_geometries(Builder* b) {
   const Graph* graph = b->graph;
   for (int i = 0; i < graph->operator_count; i++) {
-    const Operator* operator = &graph->operators[i];
-    if (operator_is_convolution(operator)) {
-      const int output = operator->outputs->data[0];
+    const Operator* op = &graph->operators[i];
+    if (operator_is_convolution(op)) {
+      const int output = op->outputs->data[0];
       b->geometries[output] = geometry_of_shape(&graph->shapes[output]);
     }
   }
@@ -570,11 +567,11 @@ static Step* add_step(Task* task, StepKind kind, Place place, size_t stride) {
   return step;
 }
 
-static void add_clamp(Task* task, const Operator* operator) {
-  if (operator->clamps) {
+static void add_clamp(Task* task, const Operator* op) {
+  if (op->clamps) {
     Step* step = add_step(task, kStepClamp, kNowhere, 0);
-    step->low = operator->low;
-    step->high = operator->high;
+    step->low = op->low;
+    step->high = op->high;
   }
 }
 
@@ -620,44 +617,44 @@ typedef struct {
 
 /** Whether operator i can be a step for `root`, the value in hand. */
 static bool fuses(const Builder* b, const Task* task, int i, int root, Fusion* fusion) {
-  const Operator* operator = &b->graph->operators[i];
-  if (!operator_is_elementwise(operator) || b->fused[i]) {
+  const Operator* op = &b->graph->operators[i];
+  if (!operator_is_elementwise(op) || b->fused[i]) {
     return false;
   }
-  const int output = operator->outputs->data[0];
-  const int* inputs = operator->inputs->data;
+  const int output = op->outputs->data[0];
+  const int* inputs = op->inputs->data;
   const int first = root_of(b, inputs[0]);
   if (!same_geometry(b->geometries[output], geometry_of(task)) ||
       elements_of(b, output) != elements_of(b, root)) {
     return false;
   }
-  if (operator->inputs->size == 1) {
+  if (op->inputs->size == 1) {
     return true;
   }
   const int other = first == root ? inputs[1] : inputs[0];
-  if (root_of(b, other) == root || (operator->kind == kOperatorPrelu && first != root)) {
+  if (root_of(b, other) == root || (op->kind == kOperatorPrelu && first != root)) {
     return false;
   }
-  fusion->kind = operator->kind == kOperatorAdd        ? kStepAdd
-                 : operator->kind == kOperatorMultiply ? kStepMultiply
-                                                       : kStepPrelu;
+  fusion->kind = op->kind == kOperatorAdd        ? kStepAdd
+                 : op->kind == kOperatorMultiply ? kStepMultiply
+                                                 : kStepPrelu;
   if (vector_place(b, other, task->epilogue.channels, &fusion->place, &fusion->one)) {
     return true;
   }
   fusion->kind = kStepAddMap;
   fusion->place = place_of(b, other);
-  return operator->kind == kOperatorAdd && is_place(fusion->place) &&
+  return op->kind == kOperatorAdd && is_place(fusion->place) &&
          elements_of(b, other) == elements_of(b, output);
 }
 
 static void fuse(Builder* b, Task* task, int i, const Fusion* fusion) {
-  const Operator* operator = &b->graph->operators[i];
-  if (operator->inputs->size == 2) {
+  const Operator* op = &b->graph->operators[i];
+  if (op->inputs->size == 2) {
     Step* step = add_step(task, fusion->kind, fusion->place,
                           fusion->kind == kStepAddMap ? image_bytes(task) : 0);
     step->one_value = fusion->kind != kStepAddMap && fusion->one;
   }
-  add_clamp(task, operator);
+  add_clamp(task, op);
   b->fused[i] = true;
 }
 
@@ -737,25 +734,25 @@ static void mark_constant(Builder* b, Task* task, bool constant) {
 }
 
 static bool emit_elementwise(Builder* b, int i) {
-  const Operator* operator = &b->graph->operators[i];
-  const int root = root_of(b, operator->outputs->data[0]);
+  const Operator* op = &b->graph->operators[i];
+  const int root = root_of(b, op->outputs->data[0]);
   const Place output = store(b, root);
   Task* task = add_task(b, kTaskElementwise);
   if (task == NULL) {
     return false;
   }
-  task->operator = operator->kind;
+  task->op = op->kind;
   task->output = output;
   task->count = elements_of(b, root);
-  operand(b, operator->inputs->data[0], &task->input, &task->input_count);
+  operand(b, op->inputs->data[0], &task->input, &task->input_count);
   task->second = task->input;
   task->second_count = task->input_count;
-  if (operator->inputs->size == 2) {
-    operand(b, operator->inputs->data[1], &task->second, &task->second_count);
+  if (op->inputs->size == 2) {
+    operand(b, op->inputs->data[1], &task->second, &task->second_count);
   }
-  task->clamps = operator->clamps;
-  task->low = operator->low;
-  task->high = operator->high;
+  task->clamps = op->clamps;
+  task->low = op->low;
+  task->high = op->high;
   mark_constant(b, task, is_constant(b, task->input) && is_constant(b, task->second));
   b->fused[i] = true;
   return true;
@@ -764,13 +761,13 @@ static bool emit_elementwise(Builder* b, int i) {
 /** Values a channel come first: they depend on no map, and epilogues need them. */
 static bool emit_vectors(Builder* b) {
   for (int i = 0; i < b->graph->operator_count; i++) {
-    const Operator* operator = &b->graph->operators[i];
-    if (operator_is_elementwise(operator) && !b->maps[operator->outputs->data[0]]) {
+    const Operator* op = &b->graph->operators[i];
+    if (operator_is_elementwise(op) && !b->maps[op->outputs->data[0]]) {
       bool ready = true;
-      for (int j = 0; j < operator->inputs->size; j++) {
+      for (int j = 0; j < op->inputs->size; j++) {
         Place place;
         int32_t count;
-        operand(b, operator->inputs->data[j], &place, &count);
+        operand(b, op->inputs->data[j], &place, &count);
         ready &= is_place(place);
       }
       if (ready && !emit_elementwise(b, i)) {
@@ -796,10 +793,10 @@ static void set_geometry(const Builder* b, Task* task, Geometry geometry, int ro
 
 /** An elementwise operator on a map that lies in memory, and what follows it. */
 static bool emit_map(Builder* b, int i) {
-  const Operator* operator = &b->graph->operators[i];
-  const int output = operator->outputs->data[0];
-  for (int j = 0; j < operator->inputs->size; j++) {
-    const int root = root_of(b, operator->inputs->data[j]);
+  const Operator* op = &b->graph->operators[i];
+  const int output = op->outputs->data[0];
+  for (int j = 0; j < op->inputs->size; j++) {
+    const int root = root_of(b, op->inputs->data[j]);
     Task probe = {0};
     Fusion fusion = {0};
     set_geometry(b, &probe, b->geometries[output], output);
@@ -817,8 +814,7 @@ static bool emit_map(Builder* b, int i) {
     fuse(b, task, i, &fusion);
     extend(b, task, output);
     const size_t bytes = epilogue_bytes(&task->epilogue);
-    return bytes == 0 ? fail(b, "a map is too large")
-                      : add_prepared(b, task, bytes);
+    return bytes == 0 ? fail(b, "a map is too large") : add_prepared(b, task, bytes);
   }
   return emit_elementwise(b, i);
 }
@@ -836,8 +832,7 @@ static int emit_channel_task(Builder* b, TaskKind kind, Place input, Place secon
   task->count = channels;
   task->convolution = convolution;
   task->output = in_buffer(buffer);
-  mark_constant(b, task, is_constant(b, input) &&
-                             (!is_place(second) || is_constant(b, second)));
+  mark_constant(b, task, is_constant(b, input) && (!is_place(second) || is_constant(b, second)));
   return buffer;
 }
 
@@ -854,22 +849,22 @@ static Place channel_operand(const Builder* b, int tensor, int32_t channels) {
 
 /** The steps that LceBconv2d itself does. */
 static bool add_own_steps(Builder* b, int i, Task* task, int scaled) {
-  const Operator* operator = &b->graph->operators[i];
-  const int* inputs = operator->inputs->data;
-  const int output = operator->outputs->data[0];
+  const Operator* op = &b->graph->operators[i];
+  const int* inputs = op->inputs->data;
+  const int output = op->outputs->data[0];
   const int32_t channels = task->epilogue.channels;
   const int type = b->context->tensors[output].type;
   if (type == kTfLiteInt32) {
     add_step(task, kStepAdd, in_buffer(scaled), 0);
     return add_signs(b, task, output) || fail(b, "a convolution has too many readers");
   }
-  if (operator->kind == kOperatorSignConvolution) {
+  if (op->kind == kOperatorSignConvolution) {
     add_step(task, kStepAdd, channel_operand(b, inputs[2], channels), 0);
-    add_clamp(task, operator);
+    add_clamp(task, op);
     extend(b, task, output);
     return true;
   }
-  add_clamp(task, operator);
+  add_clamp(task, op);
   if (type == kTfLiteInt8) {
     Place bias = in_buffer(scaled);
     bias.offset = sizeof(float) * (size_t)channels;
@@ -932,17 +927,15 @@ static bool emit_packing(Builder* b, int tensor, int target) {
 
 /** Packs the filters of a convolution: once if they are constant, else at each run. */
 static bool emit_filters(Builder* b, int i, int convolution) {
-  const Operator* operator = &b->graph->operators[i];
-  const int tensor = operand_words(b, operator, 1);
+  const Operator* op = &b->graph->operators[i];
+  const int tensor = operand_words(b, op, 1);
   Place words = place_of(b, tensor);
   if (b->context->tensors[tensor].type == kTfLiteFloat32) {  // signs from another part
     const int target = b->filter_targets[i];
     const Shape* shape = &b->graph->shapes[tensor];
-    words = in_buffer(add_buffer(
-        b, sizeof(int32_t) * (((size_t)shape_last(shape) - 1) / 32 + 1) *
-               (size_t)(shape_elements(shape) / shape_last(shape))));
-    if (!emit_packing(b, tensor, target) || words.buffer < 0 ||
-        !emit_unpacking(b, target, words)) {
+    words = in_buffer(add_buffer(b, sizeof(int32_t) * (((size_t)shape_last(shape) - 1) / 32 + 1) *
+                                        (size_t)(shape_elements(shape) / shape_last(shape))));
+    if (!emit_packing(b, tensor, target) || words.buffer < 0 || !emit_unpacking(b, target, words)) {
       return false;
     }
   }
@@ -958,35 +951,33 @@ static bool emit_filters(Builder* b, int i, int convolution) {
 
 static bool emit_convolution(Builder* b, int i) {
   Plan* plan = b->plan;
-  const Operator* operator = &b->graph->operators[i];
-  const int* inputs = operator->inputs->data;
-  const int output = operator->outputs->data[0];
+  const Operator* op = &b->graph->operators[i];
+  const int* inputs = op->inputs->data;
+  const int output = op->outputs->data[0];
   const int type = b->context->tensors[output].type;
   const int target = b->convolution_targets[i];
   const int index = plan->convolution_count;
-  PlannedConvolution* convolutions =
-      grown(plan->convolutions, index, sizeof(PlannedConvolution));
+  PlannedConvolution* convolutions = grown(plan->convolutions, index, sizeof(PlannedConvolution));
   if (convolutions == NULL) {
     return fail(b, "there is no memory");
   }
   plan->convolutions = convolutions;
-  convolutions[index] = (PlannedConvolution){
-      .convolution = {.shape = convolution_shape(b->graph, operator), .input = plan->targets[target].map}};
+  convolutions[index] =
+      (PlannedConvolution){.convolution = {.shape = convolution_shape(b->graph, op),
+                                           .input = plan->targets[target].map}};
   plan->convolution_count++;
   if (!emit_filters(b, i, index) ||
-      (plan->targets[target].packed &&
-       !emit_packing(b, operand_words(b, operator, 0), target))) {
+      (plan->targets[target].packed && !emit_packing(b, operand_words(b, op, 0), target))) {
     return false;
   }
   const int32_t channels = convolutions[index].convolution.shape.output_channels;
   int scaled = -1;
   if (type != kTfLiteFloat32) {
     const bool packs = type == kTfLiteInt32;
-    scaled = emit_channel_task(b, packs ? kTaskThresholds : kTaskScale,
-                               packs ? place_of(b, inputs[4])
-                                     : channel_operand(b, inputs[2], channels),
-                               packs ? kNowhere : channel_operand(b, inputs[3], channels), channels,
-                               index);
+    scaled = emit_channel_task(
+        b, packs ? kTaskThresholds : kTaskScale,
+        packs ? place_of(b, inputs[4]) : channel_operand(b, inputs[2], channels),
+        packs ? kNowhere : channel_operand(b, inputs[3], channels), channels, index);
     if (scaled < 0) {
       return false;
     }
@@ -1002,7 +993,7 @@ static bool emit_convolution(Builder* b, int i) {
   task->epilogue.width = shape->output_width;
   task->epilogue.channels = channels;
   task->images = b->graph->shapes[inputs[0]].dims[0];
-  const int64_t words = ((int64_t)operator->channels_in / operator->groups + 63) / 64;
+  const int64_t words = ((int64_t)op->channels_in / op->groups + 63) / 64;
   task->shared = (double)words * shape->filter_height * shape->filter_width * channels *
                      shape->output_height * shape->output_width >=
                  kSharedWork;
@@ -1024,10 +1015,10 @@ static bool emit_convolution(Builder* b, int i) {
 }
 
 /** Sign maps of a quantizer that no epilogue has filled. */
-static bool emit_quantize(Builder* b, const Operator* operator) {
-  const int input = operator->inputs->data[0];
+static bool emit_quantize(Builder* b, const Operator* op) {
+  const int input = op->inputs->data[0];
   const int type = b->context->tensors[input].type;
-  for (int i = b->targets[operator->outputs->data[0]]; i >= 0; i = b->plan->targets[i].next) {
+  for (int i = b->targets[op->outputs->data[0]]; i >= 0; i = b->plan->targets[i].next) {
     if (b->plan->targets[i].filled || b->plan->targets[i].packed) {
       continue;
     }
@@ -1048,17 +1039,16 @@ static bool emit_quantize(Builder* b, const Operator* operator) {
 }
 
 /** A pool of packed words or of floats; both have 4 bytes. */
-static bool emit_pool(Builder* b, const Operator* operator) {
-  const int output = operator->outputs->data[0];
-  const Shape* from = &b->graph->shapes[operator->inputs->data[0]];
+static bool emit_pool(Builder* b, const Operator* op) {
+  const int output = op->outputs->data[0];
+  const Shape* from = &b->graph->shapes[op->inputs->data[0]];
   const Shape* to = &b->graph->shapes[output];
   const Place place = store(b, output);
-  Task* task = add_task(
-      b, operator->kind == kOperatorMaxPool ? kTaskMaxPool : kTaskAveragePool);
+  Task* task = add_task(b, op->kind == kOperatorMaxPool ? kTaskMaxPool : kTaskAveragePool);
   if (task == NULL) {
     return false;
   }
-  const Window* window = &operator->window;
+  const Window* window = &op->window;
   PoolShape* pool = &task->pool;
   *pool = (PoolShape){
       .input_height = from->dims[1],
@@ -1073,11 +1063,11 @@ static bool emit_pool(Builder* b, const Operator* operator) {
               &pool->output_height, &pool->padding_top);
   window_side(from->dims[2], window->filter_width, window->stride_width, 1, window->same_padding,
               &pool->output_width, &pool->padding_left);
-  task->clamps = operator->clamps;
-  task->low = operator->low;
-  task->high = operator->high;
+  task->clamps = op->clamps;
+  task->low = op->low;
+  task->high = op->high;
   task->images = to->dims[0];
-  task->input = place_of(b, operator->inputs->data[0]);
+  task->input = place_of(b, op->inputs->data[0]);
   task->input_stride = sizeof(int32_t) * (size_t)(shape_elements(from) / from->dims[0]);
   task->output = place;
   task->output_stride = sizeof(int32_t) * (size_t)(shape_elements(to) / to->dims[0]);
@@ -1085,9 +1075,9 @@ static bool emit_pool(Builder* b, const Operator* operator) {
 }
 
 /** Rows and columns of a float map; a pixel is a block of bytes. */
-static bool emit_slice(Builder* b, const Operator* operator) {
-  const int output = operator->outputs->data[0];
-  const Shape* from = &b->graph->shapes[operator->inputs->data[0]];
+static bool emit_slice(Builder* b, const Operator* op) {
+  const int output = op->outputs->data[0];
+  const Shape* from = &b->graph->shapes[op->inputs->data[0]];
   const Shape* to = &b->graph->shapes[output];
   const Place place = store(b, output);
   Task* task = add_task(b, kTaskSlice);
@@ -1101,26 +1091,26 @@ static bool emit_slice(Builder* b, const Operator* operator) {
       .words = from->dims[3],
       .output_height = to->dims[1],
       .output_width = to->dims[2],
-      .stride_height = operator->window.stride_height,
-      .stride_width = operator->window.stride_width,
+      .stride_height = op->window.stride_height,
+      .stride_width = op->window.stride_width,
   };
-  slice_start(b->context, operator, from, &slice->padding_top, &slice->padding_left);
+  slice_start(b->context, op, from, &slice->padding_top, &slice->padding_left);
   task->images = to->dims[0];
-  task->input = place_of(b, operator->inputs->data[0]);
+  task->input = place_of(b, op->inputs->data[0]);
   task->input_stride = sizeof(float) * (size_t)(shape_elements(from) / from->dims[0]);
   task->output = place;
   task->output_stride = sizeof(float) * (size_t)(shape_elements(to) / to->dims[0]);
   return true;
 }
 
-static bool emit_dequantize(Builder* b, const Operator* operator) {
-  const int output = operator->outputs->data[0];
+static bool emit_dequantize(Builder* b, const Operator* op) {
+  const int output = op->outputs->data[0];
   const Place place = store(b, output);
   Task* task = add_task(b, kTaskDequantize);
   if (task == NULL) {
     return false;
   }
-  task->input = place_of(b, operator->inputs->data[0]);
+  task->input = place_of(b, op->inputs->data[0]);
   task->output = place;
   task->type = b->context->tensors[output].type;
   task->scale = b->context->tensors[output].params.scale;
@@ -1146,13 +1136,13 @@ static bool emit_copy(Builder* b, TaskKind kind, Place from, Place to, int tenso
 }
 
 /** RESHAPE, BITCAST and CAST of packed words, where their words must lie in memory. */
-static bool emit_moved_words(Builder* b, const Operator* operator) {
-  const int input = operator->inputs->data[0];
-  const int output = operator->outputs->data[0];
+static bool emit_moved_words(Builder* b, const Operator* op) {
+  const int input = op->inputs->data[0];
+  const int output = op->outputs->data[0];
   if (!b->wanted[output] && !b->required[output]) {
     return true;
   }
-  return emit_copy(b, operator->kind == kOperatorCast ? kTaskWiden : kTaskCopy, place_of(b, input),
+  return emit_copy(b, op->kind == kOperatorCast ? kTaskWiden : kTaskCopy, place_of(b, input),
                    store(b, output), output, input);
 }
 
@@ -1163,10 +1153,10 @@ static bool needs_tensor(const Builder* b, int tensor, bool repeated) {
   }
   Readers readers = readers_of(b, tensor);
   for (int i; (i = next_reader(b, &readers)) >= 0;) {
-    const Operator* operator = &b->graph->operators[i];
-    const bool parts = operator->kind == kOperatorSplit || operator->kind == kOperatorTile;
-    if (!operator_is_elementwise(operator) && !(parts && !repeated) &&
-        !(operator_is_convolution(operator) && !repeated)) {
+    const Operator* op = &b->graph->operators[i];
+    const bool parts = op->kind == kOperatorSplit || op->kind == kOperatorTile;
+    if (!operator_is_elementwise(op) && !(parts && !repeated) &&
+        !(operator_is_convolution(op) && !repeated)) {
       return true;
     }
   }
@@ -1174,16 +1164,16 @@ static bool needs_tensor(const Builder* b, int tensor, bool repeated) {
 }
 
 /** SPLIT_V and TILE: most readers take the vector itself. */
-static bool emit_parts(Builder* b, const Operator* operator) {
-  const int input = operator->inputs->data[0];
-  const bool repeated = operator->kind == kOperatorTile;
+static bool emit_parts(Builder* b, const Operator* op) {
+  const int input = op->inputs->data[0];
+  const bool repeated = op->kind == kOperatorTile;
   Place from = place_of(b, input);
   int32_t count = elements_of(b, input);
   if (repeated || b->vectors[input].length == count) {
     operand(b, input, &from, &count);
   }
-  for (int j = 0; j < operator->outputs->size; j++) {
-    const int output = operator->outputs->data[j];
+  for (int j = 0; j < op->outputs->size; j++) {
+    const int output = op->outputs->data[j];
     if (needs_tensor(b, output, repeated)) {
       const TaskKind kind = repeated ? kTaskTile : kTaskCopy;
       if (!emit_copy(b, kind, from, store(b, output), output, input)) {
@@ -1197,27 +1187,27 @@ static bool emit_parts(Builder* b, const Operator* operator) {
 }
 
 static bool emit(Builder* b, int i) {
-  const Operator* operator = &b->graph->operators[i];
-  switch (operator->kind) {
+  const Operator* op = &b->graph->operators[i];
+  switch (op->kind) {
     case kOperatorQuantize:
-      return emit_quantize(b, operator) && emit_words(b, operator->outputs->data[0]);
+      return emit_quantize(b, op) && emit_words(b, op->outputs->data[0]);
     case kOperatorConvolution:
     case kOperatorSignConvolution:
-      return emit_convolution(b, i) && emit_words(b, operator->outputs->data[0]);
+      return emit_convolution(b, i) && emit_words(b, op->outputs->data[0]);
     case kOperatorDequantize:
-      return !needs_floats(b, operator) || emit_dequantize(b, operator);
+      return !needs_floats(b, op) || emit_dequantize(b, op);
     case kOperatorMaxPool:
     case kOperatorAveragePool:
-      return emit_pool(b, operator);
+      return emit_pool(b, op);
     case kOperatorSlice:
-      return emit_slice(b, operator);
+      return emit_slice(b, op);
     case kOperatorTile:
     case kOperatorSplit:
-      return emit_parts(b, operator);
+      return emit_parts(b, op);
     case kOperatorReshape:
     case kOperatorBitcast:
     case kOperatorCast:
-      return renames(b, i) || emit_moved_words(b, operator);
+      return renames(b, i) || emit_moved_words(b, op);
     default:
       return b->fused[i] || emit_map(b, i);
   }
@@ -1462,11 +1452,11 @@ static bool build(Builder* b, const TfLiteIntArray* outputs, int32_t threads) {
   return emit_names(b, outputs) && b->error == NULL && allocate(b, threads);
 }
 
-const char* plan_refuses(const Graph* graph, const Operator* operator) {
-  const Shape* input = &graph->shapes[operator->inputs->data[0]];
-  BinaryConvolution convolution = {.shape = convolution_shape(graph, operator)};
-  convolution.input = (SignMap){
-      .height = input->dims[1], .width = input->dims[2], .channels = operator->channels_in};
+const char* plan_refuses(const Graph* graph, const Operator* op) {
+  const Shape* input = &graph->shapes[op->inputs->data[0]];
+  BinaryConvolution convolution = {.shape = convolution_shape(graph, op)};
+  convolution.input =
+      (SignMap){.height = input->dims[1], .width = input->dims[2], .channels = op->channels_in};
   const Epilogue epilogue = {
       .height = convolution.shape.output_height,
       .width = convolution.shape.output_width,

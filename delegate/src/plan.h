@@ -16,8 +16,8 @@
 #include "graph.h"
 #include "max_pool.h"
 #include "sign_map.h"
-#include "threads.h"
 #include "tflite.h"
+#include "threads.h"
 
 /** Where a value lies: in a tensor of TFLite's, or in a buffer of the plan's. */
 typedef struct {
@@ -46,12 +46,12 @@ typedef enum {
   kTaskMaxPool,
   kTaskDequantize,
   kTaskCopy,
-  kTaskWiden,        // uint8 or uint16 to int32
+  kTaskWiden,  // uint8 or uint16 to int32
   kTaskTile,
   kTaskAveragePool,
-  kTaskSlice,        // every n-th row and column
-  kTaskScale,        // multiplier and bias of an int8 output
-  kTaskThresholds,   // offsets of a bit-packed output
+  kTaskSlice,       // every n-th row and column
+  kTaskScale,       // multiplier and bias of an int8 output
+  kTaskThresholds,  // offsets of a bit-packed output
 } TaskKind;
 
 /** The places of a step's pointers, and their bytes an image. */
@@ -73,14 +73,15 @@ typedef struct {
   int convolution;      // of kTaskConvolution, kTaskFilters and kTaskThresholds
   int target;           // the sign target that is read or written
   Place prepared;       // for epilogue_begin
-  OperatorKind operator;  // of kTaskElementwise
-  Place second;           // its other operand, or the bias of kTaskScale
+  OperatorKind op;      // of kTaskElementwise
+  Place second;         // its other operand, or the bias of kTaskScale
   int32_t count, input_count, second_count;  // elements; operands repeat
   int32_t channels;                          // of kTaskDequantize
-  int type;             // of the values that aren't float
+  int type;                                  // of the values that aren't float
   int32_t zero_point;
   float scale;
-  PoolShape pool;         // of pools; `words` are channels of kTaskAveragePool; of kTaskSlice: sizes, strides and where it starts
+  PoolShape pool;   // of pools; `words` are channels of kTaskAveragePool; of kTaskSlice: sizes,
+                    // strides and where it starts
   float low, high;  // clamp of kTaskElementwise
   bool clamps;
 } Task;
@@ -110,7 +111,7 @@ typedef struct {
   Buffer* buffers;
   SignTarget* targets;
   PlannedConvolution* convolutions;
-  int tensor_count;    // tensors of TFLite's that are read or written
+  int tensor_count;  // tensors of TFLite's that are read or written
   int* tensors;
   size_t* tensor_bytes;  // at least
   uint8_t* memory;       // of all buffers, aligned to 64 bytes
@@ -122,7 +123,7 @@ typedef struct {
 } Plan;
 
 /** Why the kernels can't run a convolution whose shapes are inferred; NULL if they can. */
-const char* plan_refuses(const Graph* graph, const Operator* operator);
+const char* plan_refuses(const Graph* graph, const Operator* op);
 
 /**
  * Plans a part of a graph whose shapes are inferred.

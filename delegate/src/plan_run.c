@@ -68,10 +68,9 @@ static void convolution_job(void* argument, int32_t part, int32_t parts) {
   int32_t first, last;
   threads_share(task->epilogue.height, part, parts, &first, &last);
   if (first < last) {
-    binary_convolution_rows(&job->plan->convolutions[task->convolution].convolution,
-                            &task->epilogue, job->prepared, job->input,
-                            job->plan->scratch + (size_t)part * job->plan->scratch_bytes, first,
-                            last);
+    binary_convolution_rows(
+        &job->plan->convolutions[task->convolution].convolution, &task->epilogue, job->prepared,
+        job->input, job->plan->scratch + (size_t)part * job->plan->scratch_bytes, first, last);
   }
 }
 
@@ -125,11 +124,11 @@ static float clamped(const Task* task, float value) {
 /** One element of ADD, MUL, PRELU or a clamp. */
 static float apply(const Task* task, float x, float y) {
   float value = x;
-  if (task->operator == kOperatorAdd) {
+  if (task->op == kOperatorAdd) {
     value = x + y;
-  } else if (task->operator == kOperatorMultiply) {
+  } else if (task->op == kOperatorMultiply) {
     value = x * y;
-  } else if (task->operator == kOperatorPrelu) {
+  } else if (task->op == kOperatorPrelu) {
     value = x < 0.0F ? x * y : x;
   }
   return clamped(task, value);
@@ -137,13 +136,13 @@ static float apply(const Task* task, float x, float y) {
 
 static void run_elementwise(const Task* task, const float* x, const float* y, float* output) {
   const bool equal = task->input_count == task->count && task->second_count == task->count;
-  if (equal && !task->clamps && task->operator == kOperatorAdd) {  // so that it's vectorized
+  if (equal && !task->clamps && task->op == kOperatorAdd) {  // so that it's vectorized
     for (int32_t k = 0; k < task->count; k++) {
       output[k] = x[k] + y[k];
     }
     return;
   }
-  if (equal && !task->clamps && task->operator == kOperatorMultiply) {
+  if (equal && !task->clamps && task->op == kOperatorMultiply) {
     for (int32_t k = 0; k < task->count; k++) {
       output[k] = x[k] * y[k];
     }
@@ -165,7 +164,8 @@ static void run_tile(const Task* task, const float* input, float* output) {
 
 static void run_widen(const Task* task, const void* input, int32_t* output) {
   for (int32_t i = 0; i < task->count; i++) {
-    output[i] = task->type == kTfLiteUInt8 ? ((const uint8_t*)input)[i] : ((const uint16_t*)input)[i];
+    output[i] =
+        task->type == kTfLiteUInt8 ? ((const uint8_t*)input)[i] : ((const uint16_t*)input)[i];
   }
 }
 
@@ -260,10 +260,10 @@ static void run_average_pool(const Task* task, const float* input, float* output
         &rows);
     for (int32_t x = 0; x < pool->output_width; x++) {
       int32_t left, columns;
-      cut(x * pool->stride_width - pool->padding_left, pool->filter_width, pool->input_width,
-          &left, &columns);
-      const float* pixel = input + ((size_t)top * (size_t)pool->input_width + (size_t)left) *
-                                       (size_t)pool->words;
+      cut(x * pool->stride_width - pool->padding_left, pool->filter_width, pool->input_width, &left,
+          &columns);
+      const float* pixel =
+          input + ((size_t)top * (size_t)pool->input_width + (size_t)left) * (size_t)pool->words;
       average(task, pixel, rows, columns, output);
       for (int32_t c = 0; task->clamps && c < pool->words; c++) {
         output[c] = clamped(task, output[c]);
@@ -292,8 +292,9 @@ static void run_slice(const Task* task, const float* input, float* output) {
     const float* from = input + task->input_stride / sizeof(float) * (size_t)image;
     for (int32_t y = 0; y < slice->output_height; y++) {
       const int32_t row = slice->padding_top + y * slice->stride_height;
-      const float* pixel = from + ((size_t)row * (size_t)slice->input_width +
-                                   (size_t)slice->padding_left) * channels;
+      const float* pixel =
+          from +
+          ((size_t)row * (size_t)slice->input_width + (size_t)slice->padding_left) * channels;
       for (int32_t x = 0; x < slice->output_width; x++) {
         memcpy(output, pixel, sizeof(float) * channels);
         output += channels;

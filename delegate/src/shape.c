@@ -46,6 +46,5 @@ int32_t shape_last(const Shape* shape) {
 bool shape_is_vector(const Shape* shape) { return shape_elements(shape) == shape_last(shape); }
 
 bool shape_equal(const Shape* a, const Shape* b) {
-  return a->rank == b->rank &&
-         memcmp(a->dims, b->dims, (size_t)a->rank * sizeof a->dims[0]) == 0;
+  return a->rank == b->rank && memcmp(a->dims, b->dims, (size_t)a->rank * sizeof a->dims[0]) == 0;
 }

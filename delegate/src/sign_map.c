@@ -35,7 +35,8 @@ size_t sign_map_offset(const SignMap* map, int32_t y, int32_t x) {
 /* Signs of 16 floats for each of `pixels` (1 or 4) pixels. */
 ALWAYS_INLINE uint64_t signs_of_floats(const float* values, size_t stride, int pixels) {
   Mask8 masks[8];
-  UNROLL for (int i = 0; i < 2 * pixels; i++) {
+  UNROLL
+  for (int i = 0; i < 2 * pixels; i++) {
     const float* from = values + (size_t)(i / 2) * stride + (size_t)(i % 2) * 8;
     masks[i] = joined(load_floats(from) < 0.f, load_floats(from + 4) < 0.f);
   }
@@ -62,7 +63,8 @@ static void pack_pixel(const float* values, int32_t channels, uint8_t* data) {
   }
 }
 
-void sign_map_pack_floats(const SignMap* map, const float* values, uint8_t* data, int32_t first, int32_t last) {
+void sign_map_pack_floats(const SignMap* map, const float* values, uint8_t* data, int32_t first,
+                          int32_t last) {
   const size_t channels = (size_t)map->channels;
   for (int32_t y = first; y < last; y++) {
     const float* row = values + (size_t)y * (size_t)map->width * channels;
@@ -74,31 +76,35 @@ void sign_map_pack_floats(const SignMap* map, const float* values, uint8_t* data
       uint64_t bits = signs_of_floats(row, 16, 4);
       memcpy(to, &bits, 8);
     }
-    for (; x < map->width; x++, row += channels, to += map->pixel_bytes) pack_pixel(row, map->channels, to);
+    for (; x < map->width; x++, row += channels, to += map->pixel_bytes)
+      pack_pixel(row, map->channels, to);
   }
 }
 
-void sign_map_pack_int8(const SignMap* map, const int8_t* values, int32_t zero_point, uint8_t* data, int32_t first,
-                        int32_t last) {
+void sign_map_pack_int8(const SignMap* map, const int8_t* values, int32_t zero_point, uint8_t* data,
+                        int32_t first, int32_t last) {
   for (int32_t y = first; y < last; y++) {
     const int8_t* row = values + (size_t)y * (size_t)map->width * (size_t)map->channels;
     uint8_t* to = data + sign_map_offset(map, y, 0);
     for (int32_t x = 0; x < map->width; x++, row += map->channels, to += map->pixel_bytes) {
       memset(to, 0, map->pixel_bytes);
-      for (int32_t c = 0; c < map->channels; c++) to[c / 8] |= (uint8_t)((row[c] < zero_point) << (c % 8));
+      for (int32_t c = 0; c < map->channels; c++)
+        to[c / 8] |= (uint8_t)((row[c] < zero_point) << (c % 8));
     }
   }
 }
 
 static size_t word_count(int32_t channels) { return ((size_t)channels + 31) / 32; }
 
-/* The last word of a pixel without what lies beyond the channels: other writers may have left bits there. */
+/* The last word of a pixel without what lies beyond the channels: other writers may have left bits
+ * there. */
 static uint32_t without_rest(uint32_t word, int32_t channels, size_t k) {
   size_t left = (size_t)channels - 32 * k;
   return left < 32 ? word & ((UINT32_C(1) << left) - 1) : word;
 }
 
-void sign_map_pack_words(const SignMap* map, const int32_t* words, uint8_t* data, int32_t first, int32_t last) {
+void sign_map_pack_words(const SignMap* map, const int32_t* words, uint8_t* data, int32_t first,
+                         int32_t last) {
   const size_t n = word_count(map->channels);
   for (int32_t y = first; y < last; y++) {
     const int32_t* from = words + (size_t)y * (size_t)map->width * n;
@@ -111,7 +117,8 @@ void sign_map_pack_words(const SignMap* map, const int32_t* words, uint8_t* data
   }
 }
 
-void sign_map_unpack_words(const SignMap* map, const uint8_t* data, int32_t* words, int32_t first, int32_t last) {
+void sign_map_unpack_words(const SignMap* map, const uint8_t* data, int32_t* words, int32_t first,
+                           int32_t last) {
   const size_t n = word_count(map->channels);
   for (int32_t y = first; y < last; y++) {
     const uint8_t* from = data + sign_map_offset(map, y, 0);
@@ -125,13 +132,15 @@ void sign_map_unpack_words(const SignMap* map, const uint8_t* data, int32_t* wor
   }
 }
 
-void dequantize_words_to_floats(const int32_t* words, float* values, size_t pixels, int32_t channels) {
+void dequantize_words_to_floats(const int32_t* words, float* values, size_t pixels,
+                                int32_t channels) {
   for (size_t p = 0; p < pixels; p++, words += word_count(channels), values += channels)
-    for (int32_t c = 0; c < channels; c++) values[c] = ((uint32_t)words[c / 32] >> (c % 32)) & 1 ? -1.f : 1.f;
+    for (int32_t c = 0; c < channels; c++)
+      values[c] = ((uint32_t)words[c / 32] >> (c % 32)) & 1 ? -1.f : 1.f;
 }
 
-void dequantize_words_to_int8(const int32_t* words, int8_t* values, size_t pixels, int32_t channels, int8_t plus_one,
-                              int8_t minus_one) {
+void dequantize_words_to_int8(const int32_t* words, int8_t* values, size_t pixels, int32_t channels,
+                              int8_t plus_one, int8_t minus_one) {
   for (size_t p = 0; p < pixels; p++, words += word_count(channels), values += channels)
     for (int32_t c = 0; c < channels; c++)
       values[c] = ((uint32_t)words[c / 32] >> (c % 32)) & 1 ? minus_one : plus_one;

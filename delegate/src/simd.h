@@ -54,7 +54,9 @@ ALWAYS_INLINE Float4 select_floats(Int4 mask, Float4 yes, Float4 no) {
 #endif
 }
 
-ALWAYS_INLINE Short8 select_shorts(Short8 mask, Short8 yes, Short8 no) { return (mask & yes) | (~mask & no); }
+ALWAYS_INLINE Short8 select_shorts(Short8 mask, Short8 yes, Short8 no) {
+  return (mask & yes) | (~mask & no);
+}
 
 /* The larger one; if one is NaN, the other. */
 ALWAYS_INLINE Float4 larger_number(Float4 a, Float4 b) {
@@ -75,7 +77,8 @@ ALWAYS_INLINE Float4 centered(Short8 counts, int half, uint16_t center) {
   return (Float4)vcvtq_f32_s32(vreinterpretq_s32_u32(d));
 #elif defined(__SSE2__)
   __m128i zero = _mm_setzero_si128();
-  __m128i wide = half ? _mm_unpackhi_epi16((__m128i)counts, zero) : _mm_unpacklo_epi16((__m128i)counts, zero);
+  __m128i wide =
+      half ? _mm_unpackhi_epi16((__m128i)counts, zero) : _mm_unpacklo_epi16((__m128i)counts, zero);
   return (Float4)_mm_cvtepi32_ps(_mm_sub_epi32(_mm_set1_epi32(center), wide));
 #else
   Float4 v;
@@ -105,9 +108,11 @@ ALWAYS_INLINE uint64_t bits_of_masks(const Mask8* masks, int pixels) {
 #if defined(__aarch64__)
   const uint8x16_t weights = (uint8x16_t)vdupq_n_u64(0x8040201008040201u);
   uint8x16_t b[4];
-  UNROLL for (int p = 0; p < 4; p++) {
+  UNROLL
+  for (int p = 0; p < 4; p++) {
     int from = p < pixels ? p : 0;
-    b[p] = vandq_u8(vuzp1q_u8((uint8x16_t)masks[2 * from], (uint8x16_t)masks[2 * from + 1]), weights);
+    b[p] =
+        vandq_u8(vuzp1q_u8((uint8x16_t)masks[2 * from], (uint8x16_t)masks[2 * from + 1]), weights);
   }
   uint8x16_t sums;
   if (pixels == 1) {
@@ -119,9 +124,11 @@ ALWAYS_INLINE uint64_t bits_of_masks(const Mask8* masks, int pixels) {
   return vgetq_lane_u64((uint64x2_t)vpaddq_u8(sums, sums), 0);
 #else
   uint64_t bits = 0;
-  UNROLL for (int p = 0; p < pixels; p++) {
+  UNROLL
+  for (int p = 0; p < pixels; p++) {
 #if defined(__SSE2__)
-    uint64_t word = (uint16_t)_mm_movemask_epi8(_mm_packs_epi16((__m128i)masks[2 * p], (__m128i)masks[2 * p + 1]));
+    uint64_t word = (uint16_t)_mm_movemask_epi8(
+        _mm_packs_epi16((__m128i)masks[2 * p], (__m128i)masks[2 * p + 1]));
 #else
     uint64_t word = 0;
     for (int i = 0; i < 16; i++) word |= (uint64_t)(masks[2 * p + i / 8][i % 8] != 0) << i;

@@ -2,8 +2,8 @@
  * The part of TFLite's C ABI that an external delegate uses, written down by hand.
  *
  * Layouts follow `tflite/core/c/common.h` and `builtin_op_data.h`; names of types follow TFLite's.
- * Tried on tflite-runtime 2.14, TensorFlow 2.21 and LiteRT 2.3 (64 bits, little-endian). Only fields
- * that all of them have in the same place are read.
+ * Tried on tflite-runtime 2.14, TensorFlow 2.21 and LiteRT 2.3 (64 bits, little-endian). Only
+ * fields that all of them have in the same place are read.
  */
 #ifndef LARQ_ENSEMBLE_TFLITE_H_
 #define LARQ_ENSEMBLE_TFLITE_H_

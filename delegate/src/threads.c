@@ -43,8 +43,8 @@ struct Threads {
   pthread_cond_t posted, done;
   ThreadJob work;
   void* job;
-  uint64_t run;     /* number of the job */
-  int32_t pending;  /* workers that aren't through with it */
+  uint64_t run;    /* number of the job */
+  int32_t pending; /* workers that aren't through with it */
   bool ends;
   pid_t process;    /* that has the workers */
   int32_t started;  /* workers */
@@ -82,7 +82,8 @@ Threads* threads_create(int32_t count) {
   pthread_mutex_init(&t->mutex, NULL);
   pthread_cond_init(&t->posted, NULL);
   pthread_cond_init(&t->done, NULL);
-  while (t->started < count - 1 && pthread_create(&t->workers[t->started], NULL, worker, t) == 0) t->started++;
+  while (t->started < count - 1 && pthread_create(&t->workers[t->started], NULL, worker, t) == 0)
+    t->started++;
   if (t->started > 0) return t;
   threads_free(t);
   return NULL;

@@ -13,8 +13,8 @@ typedef void (*ThreadJob)(void* job, int32_t part, int32_t parts);
  * threads_run(NULL, ...) does everything itself. */
 Threads* threads_create(int32_t count);
 
-/* The caller does part 0 and returns when all are done. One run at a time. In a child after fork, where only the caller
- * is left, the caller does everything. */
+/* The caller does part 0 and returns when all are done. One run at a time. In a child after fork,
+ * where only the caller is left, the caller does everything. */
 void threads_run(Threads* threads, ThreadJob work, void* job);
 
 /* Joins them. NULL is allowed. */

@@ -1,4 +1,5 @@
-/* Tests of the kernels against plain loops, over random shapes. Prints the first failure and exits with 1. */
+/* Tests of the kernels against plain loops, over random shapes. Prints the first failure and exits
+ * with 1. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,12 +21,15 @@ static uint32_t random_bits(void) {
   return (uint32_t)(state >> 16);
 }
 
-static int32_t random_int(int32_t from, int32_t to) { return from + (int32_t)(random_bits() % (uint32_t)(to - from + 1)); }
+static int32_t random_int(int32_t from, int32_t to) {
+  return from + (int32_t)(random_bits() % (uint32_t)(to - from + 1));
+}
 
 static float random_float(void) { return (float)random_int(-1000, 1000) / 256.f; }
 
 static int32_t pick(const int32_t* from, int32_t count) { return from[random_int(0, count - 1)]; }
-#define PICK(...) pick((const int32_t[]){__VA_ARGS__}, (int32_t)(sizeof((const int32_t[]){__VA_ARGS__}) / 4))
+#define PICK(...) \
+  pick((const int32_t[]){__VA_ARGS__}, (int32_t)(sizeof((const int32_t[]){__VA_ARGS__}) / 4))
 
 static void fail(const char* what, long a, long b, long c) {
   fprintf(stderr, "test_kernels: %s (%ld, %ld, %ld)\n", what, a, b, c);
@@ -45,7 +49,7 @@ static float* take_floats(size_t n) {
   return p;
 }
 
-/* -- the reference ------------------------------------------------------------------------------------------------ */
+/* -- the reference ----------------------------------------------------------------------------- */
 
 typedef struct {
   BinaryConvolution convolution;
@@ -77,7 +81,8 @@ static int32_t expected_sum(const Case* t, int32_t y, int32_t x, int32_t o) {
       const bool outside = iy < 0 || ix < 0 || iy >= map->height || ix >= map->width;
       if (outside && !s->pads_with_ones) continue;
       for (int32_t c = 0; c < channels; c++) {
-        const int32_t w = t->weights[((o * s->filter_height + ky) * s->filter_width + kx) * channels + c];
+        const int32_t w =
+            t->weights[((o * s->filter_height + ky) * s->filter_width + kx) * channels + c];
         const size_t at = ((size_t)iy * (size_t)map->width + (size_t)ix) * (size_t)map->channels;
         sum += outside || !(t->input[at + (size_t)(group * channels + c)] < 0.f) ? w : -w;
       }
@@ -99,11 +104,21 @@ static void check_value(const Case* t, size_t i, float x, const float* before) {
     const volatile float v = s->values ? s->values[s->one_value ? 0 : c] : 0.f;
     volatile float r = x; /* each operation rounds */
     switch (s->kind) {
-      case kStepMultiply: r = x * v; break;
-      case kStepAdd: r = x + v; break;
-      case kStepPrelu: r = x < 0.f ? x * v : x; break;
-      case kStepClamp: r = x < s->low ? s->low : x > s->high ? s->high : x; break;
-      case kStepAddMap: r = x + before[i]; break;
+      case kStepMultiply:
+        r = x * v;
+        break;
+      case kStepAdd:
+        r = x + v;
+        break;
+      case kStepPrelu:
+        r = x < 0.f ? x * v : x;
+        break;
+      case kStepClamp:
+        r = x < s->low ? s->low : x > s->high ? s->high : x;
+        break;
+      case kStepAddMap:
+        r = x + before[i];
+        break;
       case kStepStore:
         if (!(s->output[i] == x)) fail("a stored value differs", (long)i, k, (long)c);
         break;
@@ -111,7 +126,8 @@ static void check_value(const Case* t, size_t i, float x, const float* before) {
         if (s->quantized[i] != expected_int8(x)) fail("an int8 value differs", (long)i, k, (long)c);
         break;
       case kStepStoreSigns: {
-        const int32_t y = (int32_t)(pixel / (size_t)t->target.width), px = (int32_t)(pixel % (size_t)t->target.width);
+        const int32_t y = (int32_t)(pixel / (size_t)t->target.width),
+                      px = (int32_t)(pixel % (size_t)t->target.width);
         const int bit = s->signs[sign_map_offset(&t->target, y, px) + c / 8] >> (c % 8) & 1;
         if (bit != (x < 0.f)) fail("a sign differs", (long)i, k, (long)c);
         break;
@@ -121,7 +137,7 @@ static void check_value(const Case* t, size_t i, float x, const float* before) {
   }
 }
 
-/* -- random cases ------------------------------------------------------------------------------------------------- */
+/* -- random cases ------------------------------------------------------------------------------ */
 
 static ConvolutionShape random_shape(SignMap* map) {
   ConvolutionShape s = {.groups = random_int(0, 5) == 0 ? 2 : 1};
@@ -137,7 +153,8 @@ static ConvolutionShape random_shape(SignMap* map) {
   s.dilation_width = random_int(0, 3) ? s.dilation_height : PICK(1, 3);
   s.pads_with_ones = random_int(0, 1);
   s.output_channels = s.groups * PICK(1, 4, 8, 16, 20, 32, 40, 64);
-  const int32_t high = (s.filter_height - 1) * s.dilation_height + 1, wide = (s.filter_width - 1) * s.dilation_width + 1;
+  const int32_t high = (s.filter_height - 1) * s.dilation_height + 1,
+                wide = (s.filter_width - 1) * s.dilation_width + 1;
   if (high > map->height || wide > map->width || random_int(0, 3)) { /* SAME */
     s.output_height = (map->height + s.stride_height - 1) / s.stride_height;
     s.output_width = (map->width + s.stride_width - 1) / s.stride_width;
@@ -153,7 +170,8 @@ static ConvolutionShape random_shape(SignMap* map) {
 }
 
 static void add_step(Case* t, Step step) {
-  const bool vector = step.kind == kStepMultiply || step.kind == kStepAdd || step.kind == kStepPrelu;
+  const bool vector =
+      step.kind == kStepMultiply || step.kind == kStepAdd || step.kind == kStepPrelu;
   if (vector) step.values = t->vectors[t->epilogue.step_count];
   t->epilogue.steps[t->epilogue.step_count++] = step;
 }
@@ -162,24 +180,37 @@ static void add_step(Case* t, Step step) {
 static void random_steps(Case* t) {
   Epilogue* e = &t->epilogue;
   const bool only_signs = random_int(0, 1);
-  if (random_int(0, 3) == 0) add_step(t, (Step){.kind = kStepClamp, .low = 0.f, .high = random_int(0, 1) ? 6.f : INFINITY});
-  if (random_int(0, 4)) add_step(t, (Step){.kind = kStepMultiply, .one_value = random_int(0, 3) == 0});
+  if (random_int(0, 3) == 0)
+    add_step(t, (Step){.kind = kStepClamp, .low = 0.f, .high = random_int(0, 1) ? 6.f : INFINITY});
+  if (random_int(0, 4))
+    add_step(t, (Step){.kind = kStepMultiply, .one_value = random_int(0, 3) == 0});
   if (random_int(0, 4)) add_step(t, (Step){.kind = kStepAdd});
   const int32_t more = random_int(0, 5);
   for (int32_t k = 0; k < more; k++) {
-    const StepKind kind = (StepKind)random_int(kStepMultiply, only_signs ? kStepClamp : kStepStoreSigns);
-    add_step(t, (Step){.kind = kind, .one_value = random_int(0, 3) == 0, .low = -1.f, .high = random_int(0, 1) ? 2.f : INFINITY,
-                       .map = t->added, .output = t->stored, .quantized = t->quantized, .sign_map = &t->target, .signs = t->signs});
-    if (kind >= kStepAddMap && kind <= kStepStoreSigns) /* one of each: the check looks at the end */
+    const StepKind kind =
+        (StepKind)random_int(kStepMultiply, only_signs ? kStepClamp : kStepStoreSigns);
+    add_step(t, (Step){.kind = kind,
+                       .one_value = random_int(0, 3) == 0,
+                       .low = -1.f,
+                       .high = random_int(0, 1) ? 2.f : INFINITY,
+                       .map = t->added,
+                       .output = t->stored,
+                       .quantized = t->quantized,
+                       .sign_map = &t->target,
+                       .signs = t->signs});
+    if (kind >= kStepAddMap &&
+        kind <= kStepStoreSigns) /* one of each: the check looks at the end */
       for (int32_t j = 0; j < e->step_count - 1; j++)
-        if (e->steps[j].kind == kind || (kind == kStepAddMap && e->steps[j].kind == kStepStore)) { /* may be in place */
+        if (e->steps[j].kind == kind ||
+            (kind == kStepAddMap && e->steps[j].kind == kStepStore)) { /* may be in place */
           e->step_count--;
           break;
         }
   }
   if (e->step_count == 0 || e->steps[e->step_count - 1].kind < kStepStore) {
     for (int32_t j = 0; j < e->step_count; j++)
-      if (e->steps[j].kind == kStepStoreSigns) e->steps[j] = (Step){.kind = kStepClamp, .low = -INFINITY, .high = INFINITY};
+      if (e->steps[j].kind == kStepStoreSigns)
+        e->steps[j] = (Step){.kind = kStepClamp, .low = -INFINITY, .high = INFINITY};
     add_step(t, (Step){.kind = kStepStoreSigns, .sign_map = &t->target, .signs = t->signs});
   }
 }
@@ -200,7 +231,8 @@ static void random_values(Case* t) {
 static void make_filters(Case* t) {
   const BinaryConvolution* c = &t->convolution;
   const int32_t channels = c->input.channels / c->shape.groups, words = (channels + 31) / 32;
-  const size_t rows = (size_t)c->shape.output_channels * (size_t)c->shape.filter_height * (size_t)c->shape.filter_width;
+  const size_t rows = (size_t)c->shape.output_channels * (size_t)c->shape.filter_height *
+                      (size_t)c->shape.filter_width;
   t->weights = take(rows * (size_t)channels);
   t->filters = take(rows * (size_t)words * 4);
   memset(t->filters, 0, rows * (size_t)words * 4);
@@ -217,7 +249,8 @@ static void check_margin_is_zero(const SignMap* map, const uint8_t* data) {
   for (int32_t y = -map->top; y < map->height + map->bottom; y++)
     for (int32_t x = -map->left; x < map->width + map->right; x++)
       for (size_t i = 0; i < 8 * map->pixel_bytes; i++) {
-        const bool inside = y >= 0 && x >= 0 && y < map->height && x < map->width && i < (size_t)map->channels;
+        const bool inside =
+            y >= 0 && x >= 0 && y < map->height && x < map->width && i < (size_t)map->channels;
         const int bit = data[sign_map_offset(map, y, x) + i / 8] >> (i % 8) & 1;
         if (!inside && bit) fail("a bit outside the image is set", y, x, (long)i);
       }
@@ -231,10 +264,12 @@ static void run_case(const Kernels* kernels) {
   t.epilogue.height = s->output_height;
   t.epilogue.width = s->output_width;
   t.epilogue.channels = s->output_channels;
-  t.target = (SignMap){.height = s->output_height, .width = s->output_width, .channels = s->output_channels};
+  t.target = (SignMap){
+      .height = s->output_height, .width = s->output_width, .channels = s->output_channels};
   t.target.top = t.target.left = t.target.bottom = t.target.right = random_int(0, 2);
   binary_convolution_margin(s, &c->input);
-  if (!sign_map_layout(&c->input) || !sign_map_layout(&t.target)) fail("a sign map has no layout", 0, 0, 0);
+  if (!sign_map_layout(&c->input) || !sign_map_layout(&t.target))
+    fail("a sign map has no layout", 0, 0, 0);
   const size_t pixels = (size_t)c->input.height * (size_t)c->input.width;
   t.input = take_floats(pixels * (size_t)c->input.channels);
   for (size_t i = 0; i < pixels; i += 3) t.input[i] = i % 2 ? -0.f : NAN;
@@ -242,7 +277,8 @@ static void run_case(const Kernels* kernels) {
   t.added = take_floats(outputs(&t));
   float* before = take(outputs(&t) * sizeof *before);
   memcpy(before, t.added, outputs(&t) * sizeof *before);
-  t.stored = random_int(0, 2) ? take_floats(outputs(&t)) : t.added; /* residual maps are updated in place */
+  t.stored = random_int(0, 2) ? take_floats(outputs(&t))
+                              : t.added; /* residual maps are updated in place */
   t.quantized = take(outputs(&t));
   t.signs = take(t.target.bytes);
   sign_map_clear(&t.target, t.signs);
@@ -251,9 +287,11 @@ static void run_case(const Kernels* kernels) {
   make_filters(&t);
 
   const char* error = NULL;
-  if (!binary_convolution_layout(c, &t.epilogue, &error)) fail(error, s->output_channels, c->input.channels, s->groups);
+  if (!binary_convolution_layout(c, &t.epilogue, &error))
+    fail(error, s->output_channels, c->input.channels, s->groups);
   c->kernels = kernels;
-  void *memory = take(c->memory_bytes), *prepared = take(c->prepared_bytes), *scratch = take(c->scratch_bytes);
+  void *memory = take(c->memory_bytes), *prepared = take(c->prepared_bytes),
+       *scratch = take(c->scratch_bytes);
   uint8_t* signs = take(c->input.bytes);
   sign_map_clear(&c->input, signs);
   binary_convolution_prepare(c, t.filters, memory);
@@ -267,7 +305,8 @@ static void run_case(const Kernels* kernels) {
   size_t i = 0;
   for (int32_t y = 0; y < s->output_height; y++)
     for (int32_t x = 0; x < s->output_width; x++)
-      for (int32_t o = 0; o < s->output_channels; o++, i++) check_value(&t, i, (float)expected_sum(&t, y, x, o), before);
+      for (int32_t o = 0; o < s->output_channels; o++, i++)
+        check_value(&t, i, (float)expected_sum(&t, y, x, o), before);
 
   /* The same steps on a map of floats. */
   float* values = take_floats(outputs(&t));
@@ -276,32 +315,42 @@ static void run_case(const Kernels* kernels) {
   epilogue_rows(&t.epilogue, prepared, values, 0, s->output_height);
   for (i = 0; i < outputs(&t); i++) check_value(&t, i, values[i], before);
 
-  void* all[] = {t.input, t.added, t.stored == t.added ? NULL : t.stored, t.quantized, t.signs, t.weights, t.filters,
-                 memory, prepared, scratch, signs, before, values};
+  void* all[] = {t.input,     t.added, t.stored == t.added ? NULL : t.stored,
+                 t.quantized, t.signs, t.weights,
+                 t.filters,   memory,  prepared,
+                 scratch,     signs,   before,
+                 values};
   for (i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
   for (i = 0; i < kMaxSteps; i++) free(t.vectors[i]);
 }
 
-/* -- the rest ----------------------------------------------------------------------------------------------------- */
+/* -- the rest ---------------------------------------------------------------------------------- */
 
 static void check_words(void) {
   for (int round = 0; round < 40; round++) {
-    SignMap map = {.height = random_int(1, 3), .width = random_int(1, 9), .channels = PICK(1, 16, 17, 32, 40, 64, 100)};
+    SignMap map = {.height = random_int(1, 3),
+                   .width = random_int(1, 9),
+                   .channels = PICK(1, 16, 17, 32, 40, 64, 100)};
     map.left = random_int(0, 1);
     if (!sign_map_layout(&map)) fail("a sign map has no layout", 0, 0, 0);
-    const size_t pixels = (size_t)(map.height * map.width), words = ((size_t)map.channels + 31) / 32;
-    float *values = take_floats(pixels * (size_t)map.channels), *back = take_floats(pixels * (size_t)map.channels);
-    int8_t *bytes = take(pixels * (size_t)map.channels), *back8 = take(pixels * (size_t)map.channels);
+    const size_t pixels = (size_t)(map.height * map.width),
+                 words = ((size_t)map.channels + 31) / 32;
+    float *values = take_floats(pixels * (size_t)map.channels),
+          *back = take_floats(pixels * (size_t)map.channels);
+    int8_t *bytes = take(pixels * (size_t)map.channels),
+           *back8 = take(pixels * (size_t)map.channels);
     uint8_t *a = take(map.bytes), *b = take(map.bytes), *d = take(map.bytes);
     int32_t* packed = take(pixels * words * 4);
     const int32_t zero_point = random_int(-3, 3);
-    for (size_t i = 0; i < pixels * (size_t)map.channels; i++) bytes[i] = (int8_t)(values[i] < 0.f ? zero_point - 1 : zero_point);
+    for (size_t i = 0; i < pixels * (size_t)map.channels; i++)
+      bytes[i] = (int8_t)(values[i] < 0.f ? zero_point - 1 : zero_point);
     sign_map_clear(&map, a);
     sign_map_clear(&map, b);
     sign_map_clear(&map, d);
     sign_map_pack_floats(&map, values, a, 0, map.height);
     sign_map_pack_int8(&map, bytes, zero_point, d, 0, map.height);
-    if (memcmp(a, d, map.bytes)) fail("signs of int8 values differ from those of floats", map.channels, round, 0);
+    if (memcmp(a, d, map.bytes))
+      fail("signs of int8 values differ from those of floats", map.channels, round, 0);
     sign_map_unpack_words(&map, a, packed, 0, map.height);
     dequantize_words_to_floats(packed, back, pixels, map.channels);
     dequantize_words_to_int8(packed, back8, pixels, map.channels, 5, -7);
@@ -317,14 +366,22 @@ static void check_words(void) {
 }
 
 static void check_max_pool(void) {
-  const PoolShape s = {.input_height = 3, .input_width = 4, .words = 1, .output_height = 2, .output_width = 2,
-                       .filter_height = 2, .filter_width = 2, .stride_height = 2, .stride_width = 2};
+  const PoolShape s = {.input_height = 3,
+                       .input_width = 4,
+                       .words = 1,
+                       .output_height = 2,
+                       .output_width = 2,
+                       .filter_height = 2,
+                       .filter_width = 2,
+                       .stride_height = 2,
+                       .stride_width = 2};
   const int32_t input[12] = {3, 1, 7, 6, 2, 3, 5, 4, 1, 3, -1, -1};
   const int32_t expected[4] = {3 & 1 & 2 & 3, 7 & 6 & 5 & 4, 1 & 3, -1};
   int32_t output[4];
   max_pool_words(&s, input, output, 0, 1);
   max_pool_words(&s, input, output, 1, 2);
-  if (memcmp(output, expected, sizeof output)) fail("a maximum differs", output[0], output[1], output[2]);
+  if (memcmp(output, expected, sizeof output))
+    fail("a maximum differs", output[0], output[1], output[2]);
 }
 
 static void count_part(void* job, int32_t part, int32_t parts) {
@@ -346,7 +403,8 @@ static void check_threads(void) {
     _exit(0);
   }
   int status = 1;
-  if (waitpid(child, &status, 0) != child || status) fail("a child after fork can't run", status, 0, 0);
+  if (waitpid(child, &status, 0) != child || status)
+    fail("a child after fork can't run", status, 0, 0);
   threads_run(NULL, count_part, done);
   for (int i = 0; i < 1000; i++)
     if (done[i] != 101) fail("a row wasn't done once", i, done[i], threads_count(threads));
@@ -356,14 +414,16 @@ static void check_threads(void) {
 static void check_refusals(void) {
   const char* error = NULL;
   Epilogue e = {.height = 1, .width = 1, .channels = 8};
-  BinaryConvolution c = {.shape = {1, 3, 3, 1, 1, 1, 1, 0, 0, true, 1, 1, 8}, .input = {.height = 3, .width = 3, .channels = 8000}};
+  BinaryConvolution c = {.shape = {1, 3, 3, 1, 1, 1, 1, 0, 0, true, 1, 1, 8},
+                         .input = {.height = 3, .width = 3, .channels = 8000}};
   binary_convolution_margin(&c.shape, &c.input);
   if (binary_convolution_layout(&c, &e, &error)) fail("a map without layout is taken", 0, 0, 0);
   sign_map_layout(&c.input);
   if (binary_convolution_layout(&c, &e, &error)) fail("more than 65535 weights are taken", 0, 0, 0);
   c.input = (SignMap){.height = 3, .width = 3, .channels = 7000};
   sign_map_layout(&c.input);
-  if (binary_convolution_layout(&c, &e, &error)) fail("a margin that is too small is taken", 0, 0, 0);
+  if (binary_convolution_layout(&c, &e, &error))
+    fail("a margin that is too small is taken", 0, 0, 0);
   c.input = (SignMap){.height = INT32_MAX, .width = INT32_MAX, .channels = INT32_MAX};
   if (sign_map_layout(&c.input)) fail("a map of 2^90 bytes is taken", 0, 0, 0);
 }

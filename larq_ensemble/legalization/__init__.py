@@ -9,7 +9,23 @@ tensor that has the same signs. [Architecture](../../docs/architecture.md#legali
 table of what becomes what.
 """
 
-from larq_ensemble.legalization.legalizing import legalize, legalized
-from larq_ensemble.legalization.weights import FILTERS
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from larq_ensemble.legalization.legalizing import legalize as legalize
+    from larq_ensemble.legalization.legalizing import legalized as legalized
 
 __all__ = ["FILTERS", "legalize", "legalized"]
+
+#: How filters of binary convolutions can be stored.
+FILTERS = ("int8", "1bit")
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the passes when they are used: metadata and a command's help need the names only."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.legalizing"), name)

@@ -22,7 +22,6 @@ _OPTIONS = {
     "CONV_2D": "Conv2DOptions",
     "FULLY_CONNECTED": "FullyConnectedOptions",
     "MAX_POOL_2D": "Pool2DOptions",
-    "PADV2": "PadV2Options",
     "SUM": "ReducerOptions",
 }
 #: Versions of the operators' specifications other than 1, the first that has what patterns use.
@@ -92,8 +91,7 @@ class Conversion:
             quantization: the schema's `QuantizationParametersT`, of integers that stand for reals.
         """
         array = np.ascontiguousarray(values, dtype)
-        scales = None if quantization is None else np.asarray(quantization.scale).tobytes()
-        key = (array.shape, dtype, array.tobytes(), scales)
+        key = (array.shape, dtype, array.tobytes(), _scales(quantization))
         if key not in self._constants:
             tensor = Tensor.constant(array.reshape(np.shape(values)))
             tensor.quantization = quantization
@@ -122,7 +120,7 @@ class Conversion:
         """
         shape = inputs[0].shape if shape is None else tuple(shape)
         dtype = inputs[0].dtype if dtype is None else dtype
-        key = (name, inputs, shape, dtype, tuple(map(repr, fields.items())))
+        key = (name, inputs, shape, dtype, _scales(quantization), tuple(map(repr, fields.items())))
         if output is None and key in self._made:
             return self._made[key]
         made = output or self._graph.add(Tensor(shape, dtype, quantization=quantization))
@@ -140,15 +138,29 @@ class Conversion:
         }
         return self.op("CAST", tensor, dtype=dtype, **fields)
 
-    def reshape(self, tensor: Tensor, shape: Sequence[int], output: Tensor | None = None) -> Tensor:
-        """A tensor in another shape; itself if it has it and no `output` is given."""
+    def reshape(
+        self,
+        tensor: Tensor,
+        shape: Sequence[int],
+        output: Tensor | None = None,
+        quantization: Any = None,
+    ) -> Tensor:
+        """A tensor in another shape; itself if nothing changes.
+
+        # Arguments
+            output: as for `op`.
+            quantization: of the output; by default the tensor's.
+        """
         shape = tuple(shape)
-        if tensor.shape == shape and output is None:
+        if tensor.shape == shape and output is None and quantization is None:
             return tensor
-        wanted = self.constant(shape, "int32")
-        quantization = tensor.quantization
         return self.op(
-            "RESHAPE", tensor, wanted, shape=shape, quantization=quantization, output=output
+            "RESHAPE",
+            tensor,
+            self.constant(shape, "int32"),
+            shape=shape,
+            quantization=quantization or tensor.quantization,
+            output=output,
         )
 
     def slice(self, tensor: Tensor, first: int, count: int) -> Tensor:
@@ -157,7 +169,9 @@ class Conversion:
         if tensor.shape == shape:
             return tensor
         begin = self.constant([*[0] * (len(shape) - 1), first], "int32")
-        return self.op("SLICE", tensor, begin, self.constant(shape, "int32"), shape=shape)
+        version = 2 if tensor.dtype == "int8" else 1
+        size = self.constant(shape, "int32")
+        return self.op("SLICE", tensor, begin, size, shape=shape, version=version)
 
     def resized(self, tensor: Tensor, count: int) -> Tensor:
         """The first numbers along the last axis of a tensor, and zeros if these are not enough."""
@@ -175,3 +189,7 @@ class Conversion:
                 self._graph.replace_uses(output, self._replaced[output])
         self._graph.rebuild(self._operators)
         self._graph.eliminate_dead_code()
+
+
+def _scales(quantization: Any) -> bytes | None:
+    return None if quantization is None else np.asarray(quantization.scale).tobytes()

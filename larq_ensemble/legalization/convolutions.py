@@ -1,4 +1,4 @@
-"""LceBconv2d: CONV_2D of bits by int8 filters in integers, or of ones by unpacked filters.
+"""LceBconv2d: CONV_2D of bits by int8 filters, computed in integers.
 
 With the signs x as bits b = 3 (1 - x), 0 for +1 and 6 for -1, a sum over a window is
 
@@ -12,48 +12,43 @@ its scale and its bias:
 
     factor * sum + offset:    bits -> CONV_2D(w, |factor| / 3, bias) (-> ADD(map))
 
-Filters of one bit, and such that are computed, are float32 when they meet the signs:
-
-    ones (-> PADV2(1)) -> CONV_2D(unpacked w) (-> MUL(factor)) (-> ADD(offset))
-
 A fused activation clamps the sum before the factor, so it becomes an operator, and MUL and ADD
 follow. A packed output is the signs of a sum with an offset.
 
-Exact: int32 and, up to 2^24, float32 hold the sums. Factors and offsets are rounded as floats, as
-LCE does in another order. An int8 output halfway between two integers may become the other one.
+Exact: int32 holds the sums. Factors and offsets are rounded as floats, as LCE does in another
+order. An int8 output halfway between two integers may become the other one.
 
 The kernel of CONV_2D by int8 filters in tflite-runtime 2.14 ignores fused activations, fails with
 groups, and takes equal scales for 0. So nothing is fused here, CONV_2D computes a group at a time,
 and of equal scales the first one becomes the next larger float. XNNPACK in TensorFlow 2.21
 miscomputes SAME where strides leave pixels out, so it is used only where it pads.
+
+Refused: filters that are no constant. LCE packs them at its first run, so no file has such.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import numpy as np
 
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.graph import Operator, Tensor
 from larq_ensemble.ir.schema import enum, enum_names
 from larq_ensemble.legalization import weights
 from larq_ensemble.legalization.conversion import Conversion
 from larq_ensemble.legalization.packed import Signs
-from larq_ensemble.legalization.signs import ON, as_bits, as_ones
+from larq_ensemble.legalization.signs import ON, as_bits
 from larq_ensemble.legalization.windows import Axis
 from larq_ensemble.tflite.flexbuffer import read_integers
 
-#: Of CONV_2D: floats by int8 filters with a scale for each, and convolutions with groups.
-_HYBRID_VERSION, _GROUPS_VERSION = 5, 6
+#: Of CONV_2D of floats by int8 filters with a scale for each.
+_HYBRID_VERSION = 5
 
 
 def convolve(conversion: Conversion, op: Operator) -> None:
     """LceBconv2d with float32, int8 or packed output."""
-    _, filters, multiplier, bias, thresholds = op.inputs
+    _, _, multiplier, bias, thresholds = op.inputs
     (output,) = op.outputs
-    assert filters is not None
-    is_integer = conversion.filters == "int8" and filters.data is not None
-    sums = (IntegerSums if is_integer else FloatSums)(conversion, op)
+    sums = Sums(conversion, op)
     if thresholds is not None:
         conversion.signs[output] = Signs.of(_compared(conversion, sums, thresholds))
         return
@@ -66,7 +61,7 @@ def convolve(conversion: Conversion, op: Operator) -> None:
         conversion.replace(output, value)
 
 
-class Sums(ABC):
+class Sums:
     """The sums of products of signs that an LceBconv2d computes, `[n, h, w, out]`.
 
     # Attributes
@@ -77,6 +72,12 @@ class Sums(ABC):
 
     def __init__(self, conversion: Conversion, op: Operator) -> None:
         packed, words, *_ = op.operands
+        if words.data is None:
+            raise EnsembleError(
+                f"LceBconv2d of {list(packed.shape)} has filters that are no constant: builtin "
+                "operators can't replace it, and Larq Compute Engine reads such only once. Convert "
+                "the model again."
+            )
         self._conversion = conversion
         self._options = options = read_integers(op.custom_options or b"")
         self._groups = packed.shape[3] // words.shape[3]
@@ -84,70 +85,27 @@ class Sums(ABC):
         self._axes = Axis.both(packed.shape, words.shape, options)
         self._is_same = options["padding"] == enum("Padding")["SAME"]
         self._pads_zeros = self._is_same and options["pad_values"] == 0
-        self._pads_itself = False
         self._shape = (*op.outputs[0].shape[:3], words.shape[0])
+        self._signs = weights.signs_of(words.values, self._channels)
+        self._bits = as_bits(conversion, packed, options["channels_in"])
         self.activation = enum_names("ActivationFunctionType")[options["fused_activation_function"]]
         self.filters = words.shape[0]
-        self.terms = words.shape[1] * words.shape[2] * self._channels
+        self.terms = self._signs[0].size
 
-    @abstractmethod
     def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
         """`factor * sums + offset`, float32.
 
         # Arguments
             factor, offset: float64 `[out]`.
         """
-
-    def _convolved(self, x: Tensor, filters: Tensor, bias: np.ndarray, version: int) -> Tensor:
-        """CONV_2D with the LceBconv2d's options, of a map that `_framed` gave."""
-        return self._conversion.op(
-            "CONV_2D",
-            x,
-            filters,
-            self._conversion.constant(bias),
-            shape=(*self._shape[:3], len(bias)),
-            version=version,
-            padding=enum("Padding")["SAME" if self._pads_itself else "VALID"],
-            strideH=self._options["stride_height"],
-            strideW=self._options["stride_width"],
-            dilationHFactor=self._options["dilation_height_factor"],
-            dilationWFactor=self._options["dilation_width_factor"],
-        )
-
-    def _framed(self, x: Tensor, value: int) -> Tensor:
-        """A map with a frame of pixels of a value, unless CONV_2D's own zeros do."""
-        if not self._is_same or all(axis.missing <= 0 for axis in self._axes):
-            return x
-        if value == 0 and all(axis.missing >= 0 for axis in self._axes):
-            self._pads_itself = True
-            return x
-        added = [(0, 0), *(axis.padding for axis in self._axes), (0, 0)]
-        shape = [size + sum(both) for size, both in zip(x.shape, added, strict=True)]
-        constant = self._conversion.constant
-        return self._conversion.op(
-            "PADV2", x, constant(added, "int32"), constant(value), shape=shape
-        )
-
-
-class IntegerSums(Sums):
-    """Sums by constant filters, computed in integers."""
-
-    def __init__(self, conversion: Conversion, op: Operator) -> None:
-        super().__init__(conversion, op)
-        packed, words, *_ = op.operands
-        bits = as_bits(conversion, packed, self._channels * self._groups)
-        self._bits = self._framed(bits, 0)
-        self._signs = weights.signs_of(words.values, self._channels)
-
-    def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
         taps = self._signs.sum(axis=3, dtype=np.float64)
         if not self._pads_zeros:
-            return self._scaled(factor, taps.sum(axis=(1, 2)) * factor + offset)
+            return self._convolved(factor, taps.sum(axis=(1, 2)) * factor + offset)
         (rows, row), (columns, column) = (axis.kinds() for axis in self._axes)
-        totals = (rows @ taps @ columns.T).transpose(1, 2, 0)
-        border = self._conversion.constant(totals[np.newaxis] * factor + offset)
+        totals = (rows @ taps @ columns.T).transpose(1, 2, 0)[np.newaxis]
+        border = weights.scaled(self._conversion, totals, factor, offset)
         border = self._repeated(self._repeated(border, 2, column), 1, row)
-        sums = self._scaled(factor, np.zeros_like(offset))
+        sums = self._convolved(factor, np.zeros_like(offset))
         return self._conversion.op("ADD", sums, border)
 
     def _repeated(self, values: Tensor, axis: int, places: np.ndarray) -> Tensor:
@@ -156,54 +114,51 @@ class IntegerSums(Sums):
         index = self._conversion.constant(places, "int32")
         return self._conversion.op("GATHER", values, index, shape=shape, axis=axis)
 
-    def _scaled(self, factor: np.ndarray, bias: np.ndarray) -> Tensor:
+    def _convolved(self, factor: np.ndarray, bias: np.ndarray) -> Tensor:
         """`-factor * sum(w b) / 3 + bias`."""
         conversion = self._conversion
+        if conversion.filters == "1bit" and (factor < 0).any():
+            # Not in the filters: members that share bits may have scales of other signs.
+            turned = np.where(factor < 0, -1.0, 1.0)
+            sums = self._convolved(np.abs(factor), bias * turned)
+            return conversion.op("MUL", sums, conversion.constant(turned))
         scales = np.where(factor, np.abs(factor) * (2 / ON), 1)
         against = np.select([factor < 0, factor == 0], [1, 0], -1).astype(np.int8)
         signs = self._signs * against[:, None, None, None]
+        bits, padding = self._framed()
 
         def of_group(number: int) -> Tensor:
             some = slice(*(self.filters // self._groups * n for n in (number, number + 1)))
-            filters = conversion.constant(
-                signs[some], "int8", quantization=weights.quantization(scales[some])
+            return conversion.op(
+                "CONV_2D",
+                conversion.slice(bits, self._channels * number, self._channels),
+                weights.filters(conversion, signs[some], scales[some]),
+                conversion.constant(bias[some]),
+                shape=(*self._shape[:3], len(bias[some])),
+                version=_HYBRID_VERSION,
+                padding=enum("Padding")[padding],
+                strideH=self._options["stride_height"],
+                strideW=self._options["stride_width"],
+                dilationHFactor=self._options["dilation_height_factor"],
+                dilationWFactor=self._options["dilation_width_factor"],
             )
-            bits = conversion.slice(self._bits, self._channels * number, self._channels)
-            return self._convolved(bits, filters, bias[some], _HYBRID_VERSION)
 
         parts = [of_group(number) for number in range(self._groups)]
         if len(parts) == 1:
             return parts[0]
         return conversion.op("CONCATENATION", *parts, shape=self._shape, axis=3)
 
-
-class FloatSums(Sums):
-    """Sums by filters that are unpacked at each run."""
-
-    def __init__(self, conversion: Conversion, op: Operator) -> None:
-        super().__init__(conversion, op)
-        packed, words, *_ = op.operands
-        ones = as_ones(conversion, packed, self._channels * self._groups)
-        self._ones = self._framed(ones, 0 if self._pads_zeros else 1)
-        if words.data is None:
-            self._weights = weights.unpacked(conversion, words, self._channels)
-        else:
-            signs = weights.signs_of(words.values, self._channels)
-            self._weights = weights.from_bits(conversion, signs)
-
-    def linear(self, factor: np.ndarray, offset: np.ndarray) -> Tensor:
-        conversion = self._conversion
-        if (factor == 1).all():
-            return self._sums(offset)
-        sums = self._sums(np.zeros_like(offset))
-        product = conversion.op("MUL", sums, conversion.constant(factor))
-        if not offset.any():
-            return product
-        return conversion.op("ADD", product, conversion.constant(offset))
-
-    def _sums(self, bias: np.ndarray) -> Tensor:
-        version = 1 if self._groups == 1 else _GROUPS_VERSION
-        return self._convolved(self._ones, self._weights, bias, version)
+    def _framed(self) -> tuple[Tensor, str]:
+        """The bits, with zeros around them if CONV_2D can't pad itself, and its padding."""
+        bits = self._bits
+        if not self._is_same or all(axis.missing <= 0 for axis in self._axes):
+            return bits, "VALID"
+        if all(axis.missing >= 0 for axis in self._axes):
+            return bits, "SAME"
+        added = [(0, 0), *(axis.padding for axis in self._axes), (0, 0)]
+        shape = [size + sum(both) for size, both in zip(bits.shape, added, strict=True)]
+        amounts = self._conversion.constant(added, "int32")
+        return self._conversion.op("PAD", bits, amounts, shape=shape), "VALID"
 
 
 def _compared(conversion: Conversion, sums: Sums, thresholds: Tensor) -> Tensor:

@@ -9,9 +9,8 @@ from larq_ensemble.errors import UnknownNameError
 from larq_ensemble.ir.flatbuffer import read, to_model
 from larq_ensemble.ir.graph import Graph, Module, Operator
 from larq_ensemble.ir.writer import packed
-from larq_ensemble.legalization import constants, convolutions, moves, pooling, signs
+from larq_ensemble.legalization import FILTERS, constants, convolutions, moves, pooling, signs
 from larq_ensemble.legalization.conversion import Conversion
-from larq_ensemble.legalization.weights import FILTERS
 
 #: Operator -> what replaces it by builtin ones.
 PATTERNS: Mapping[str, Callable[[Conversion, Operator], None]] = {

@@ -5,6 +5,8 @@
 | `"int8"` | int8, +1 and -1, and a scale | 1 |
 | `"1bit"` | bytes -> CAST -> GATHER of 8 numbers from a table of 256 rows -> RESHAPE | 1/8 |
 
+The filters of a CONV_2D are int8 in both, so both sum integers. XNNPACK takes constant ones only.
+
 In a table of which members look their rows up, the weights are the same, and GATHER comes first.
 """
 
@@ -17,9 +19,6 @@ import numpy as np
 from larq_ensemble.ir.graph import Tensor
 from larq_ensemble.ir.schema import schema
 from larq_ensemble.legalization.conversion import Conversion
-
-#: How filters of binary convolutions can be stored.
-FILTERS = ("int8", "1bit")
 
 
 def signs_of(words: np.ndarray, channels: int) -> np.ndarray:
@@ -63,15 +62,34 @@ def unpacked(conversion: Conversion, words: Tensor, channels: int) -> Tensor:
     return conversion.resized(of_bytes(conversion, data, OF_BYTES), channels)
 
 
-def from_bits(conversion: Conversion, signs: np.ndarray) -> Tensor:
-    """Weights +1 and -1, float32, computed in the graph from one bit a weight.
+def filters(conversion: Conversion, signs: np.ndarray, scales: np.ndarray) -> Tensor:
+    """Filters of a CONV_2D, int8.
 
     # Arguments
-        signs: int8, of any shape; bits are packed without gaps.
+        signs: +1 and -1, and 0 for a filter that counts for nothing, int8 `[out, h, w, in]`.
+        scales: `[out]`.
     """
+    quantized = quantization(scales)
+    if conversion.filters == "int8" or not signs.all():
+        return conversion.constant(signs, "int8", quantized)
     bits = np.packbits(signs.reshape(-1) < 0, bitorder="little")
-    numbers = of_bytes(conversion, conversion.constant(bits, "uint8"), OF_BYTES)
-    return conversion.reshape(conversion.resized(numbers, signs.size), signs.shape)
+    data = conversion.constant(bits, "uint8")
+    numbers = conversion.resized(of_bytes(conversion, data, OF_BYTES, "int8"), signs.size)
+    return conversion.reshape(numbers, signs.shape, quantization=quantized)
+
+
+def scaled(
+    conversion: Conversion, integers: np.ndarray, factor: np.ndarray, offset: np.ndarray
+) -> Tensor:
+    """`integers * factor + offset`, float32, with `"1bit"` computed from small integers."""
+    small = next((t for t in ("int8", "int16") if (integers.astype(t) == integers).all()), None)
+    if conversion.filters == "int8" or small is None:
+        return conversion.constant(integers * factor + offset)
+    numbers = conversion.cast(conversion.constant(integers, small), "float32")
+    product = conversion.op("MUL", numbers, conversion.constant(factor))
+    if not offset.any():
+        return product
+    return conversion.op("ADD", product, conversion.constant(offset))
 
 
 def _looked_up(conversion: Conversion, words: Tensor) -> Tensor | None:
@@ -112,17 +130,18 @@ def as_bytes(conversion: Conversion, words: Tensor) -> Tensor:
     return conversion.reshape(data, (*words.shape[:-1], words.shape[-1] * 4))
 
 
-def of_bytes(conversion: Conversion, data: Tensor, table: np.ndarray) -> Tensor:
-    """Eight numbers for each byte, float32 `[..., bytes * 8]`.
+def of_bytes(
+    conversion: Conversion, data: Tensor, table: np.ndarray, dtype: str = "float32"
+) -> Tensor:
+    """Eight numbers for each byte, `[..., bytes * 8]`.
 
     # Arguments
         table: the numbers, `[256, 8]`.
     """
     index = conversion.cast(data, "int32")
-    shape = (*index.shape, 8)
-    numbers = conversion.op(
-        "GATHER", conversion.constant(table), index, shape=shape, dtype="float32"
-    )
+    shape, version = (*index.shape, 8), 2 if dtype == "int8" else 1
+    rows = conversion.constant(table, dtype)
+    numbers = conversion.op("GATHER", rows, index, shape=shape, dtype=dtype, version=version)
     return conversion.reshape(numbers, (*data.shape[:-1], data.shape[-1] * 8))
 
 

@@ -12,6 +12,7 @@ import pytest
 from larq_ensemble.convert import benchmarking as module
 from larq_ensemble.convert.benchmarking import BRANCHES, ONE_MEMBER, SEPARATE, benchmark
 from larq_ensemble.convert.conversion import convert_run
+from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.progress import listening
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -101,6 +102,8 @@ def test_a_file_alone(fusion: Converted) -> None:
     assert [item.against for item in report.comparisons] == 3 * [ONE_MEMBER, f"{other} ({kernel})"]
     assert report.bytes == len(fusion.path.read_bytes())
     assert report.resident_bytes == {"lce": 3, "litert": 6}
+    arenas = inspect_file(fusion.path).arena_bytes  # of the complete graph, too, which doesn't run
+    assert report.arena_bytes == arenas["prefix"] + arenas["rest"]
 
 
 @pytest.mark.parametrize(("members", "counts"), [(1, [1]), (4, [1, 2, 4]), (10, [1, 2, 4, 8, 10])])

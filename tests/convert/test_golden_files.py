@@ -66,7 +66,7 @@ def test_every_byte_is_accounted_for(name: str) -> None:
     assert inspection.binary_filter_copies == 1
     assert inspection.lower_bound is not None
     assert inspection.categories["other"] < 500
-    has_trunk = name in ("indexed", "subgraphs", "compact")
+    has_trunk = name in ("indexed", "subgraphs", "compact", "stock")
     assert bool(inspection.trunk_ops) == has_trunk
     verify(read(path.read_bytes()), no_dead_code=True)
 

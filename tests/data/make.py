@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble import build_ensemble, build_model
-from larq_ensemble.convert import convert_ensemble
+from larq_ensemble.convert import convert_ensemble, convert_file
 from larq_ensemble.convert.passes import shared_trunk
 from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.ir.flatbuffer import read
@@ -39,7 +39,8 @@ def main() -> None:
     add_cascade("compact")
     without_trunk("indexed", "version_1")
     weighted()
-    for name in ("indexed", "subgraphs", "branches", "compact", "version_1"):
+    convert_file(path_of("indexed"), path_of("stock"))
+    for name in ("indexed", "subgraphs", "branches", "compact", "version_1", "stock"):
         save_answers(name)
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 #: Packages that conversion and some tests need.
-ABSENT = ("larq", "larq_compute_engine", "scipy", "sklearn", "tensorflow", "tf_keras")
+ABSENT = ("larq", "larq_compute_engine", "sklearn", "tensorflow", "tf_keras")
 #: What messages say where one of them is missing.
 MESSAGES = (
     "Larq Compute Engine is not installed",

@@ -37,6 +37,8 @@ RUNTIME = (
             *("test_calibration", "test_metrics"),
         )
     ),
+    # Within a second, which no emulated processor is.
+    "--deselect=tests/larq_ensemble/runtime/test_interpreter.py::test_the_start_up_is_short",
 )
 
 

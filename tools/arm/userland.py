@@ -3,11 +3,9 @@
 It is made of Debian's packages for arm64 and wheels of PyPI, which are unpacked only, so nothing
 of the host is touched and nobody has to be root:
 
-    .arm/packages/      Debian's packages
-    .arm/wheels/        wheels of requirements.txt
-    .arm/root/          the unpacked packages
-    .arm/site/          the unpacked wheels
-    .arm/project/       the unpacked wheel of this project
+    .arm/root/          Debian's packages, unpacked
+    .arm/site/          the wheels of requirements.txt, unpacked
+    .arm/project/       the wheel of this project, unpacked
     .arm/cortex-a72/    the root with this core's /proc/cpuinfo; its `python` runs there
 
 Each folder is made beside its place and renamed, and has a stamp that says of what it is made. So
@@ -176,8 +174,8 @@ def call(command: Sequence[str | Path], **options: object) -> None:
 
 def _unpack_packages(folder: Path) -> None:
     """Lets apt find and load what `PACKAGES` need, with a state of its own for arm64."""
-    state, cache = ARM / ".apt", ARM / "packages"
-    shutil.rmtree(state, ignore_errors=True)
+    state = ARM / ".apt"  # after an interruption apt goes on with what it has loaded
+    cache = state / "archives"
     for path in (state / "lists/partial", cache / "partial"):
         path.mkdir(parents=True, exist_ok=True)
     (state / "status").touch()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from larq_ensemble.convert.passes.sign_packing import bit_packed
 from larq_ensemble.convert.targets.lce import write
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.graph import Module, Tensor
 from larq_ensemble.ir.schema import schema
 from larq_ensemble.legalization import FILTERS, legalize, legalized
@@ -478,3 +479,18 @@ def test_sums_of_many_products_are_exact():
     if library() is not None:
         with pytest.raises(RuntimeError, match=r"node 1 isn't supported: .*too many weights"):
             on_delegate(module, {"x": x}, 1)
+
+
+def test_filters_that_are_looked_up_are_refused():
+    """LCE packs filters at its first run, so they would be those of the first member for ever."""
+    one = Convolution((3, 3), 32, 1, 2, (3, 3))
+    build = Builder()
+    words = pack(build, build.input("x", *one.input.shape))
+    y = one.on(build, words)
+    module = build.module(2, y=y)
+    (op,) = module.graph.find("LceBconv2d")
+    lookup = Builder()
+    table = lookup.lookup(np.stack([op.inputs[1].values] * 2), lookup.member(), "int32")
+    module.graph.rewrite(op, inputs=(words, table, *op.inputs[2:]))
+    with pytest.raises(EnsembleError, match=r"LceBconv2d of \[1, 3, 3, 1\] has filters that are"):
+        legalize(module)

@@ -52,7 +52,7 @@ def _two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads_module, "processors", lambda: 2)
 
 
-def opened(name: str, kernel: str = "default", **options: object) -> EnsembleInterpreter:
+def opened(name: str, kernel: str = "builtin", **options: object) -> EnsembleInterpreter:
     return EnsembleInterpreter(DATA / f"{name}.tflite", kernel=kernel, **options)
 
 
@@ -165,10 +165,9 @@ def test_copies_run_the_file_as_it_was_read(
     assert ensemble.members == 2
 
 
-@KERNELS
-def test_a_spawned_process_predicts(kernel: str) -> None:
+def test_a_spawned_process_predicts() -> None:
     """What `multiprocessing` does on macOS and Windows; the method of an object is the job."""
-    ensemble = opened("indexed", kernel, members=2)
+    ensemble = opened("indexed", members=2)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         found = pool.apply_async(ensemble.predict, (IMAGES[:2],)).get(timeout=60)
     np.testing.assert_array_equal(found, ensemble.predict(IMAGES[:2]))
