@@ -8,7 +8,9 @@
 enum { kMaxWindow = 1 << 12 };  // no filter, stride or dilation is larger
 
 bool tensor_is_constant(const TfLiteTensor* tensor) {
-  return tensor->allocation_type == kTfLiteMmapRo && tensor->data.raw != NULL;
+  // TFLite doesn't compare the bytes of a sparse one with its shape.
+  return tensor->allocation_type == kTfLiteMmapRo && tensor->data.raw != NULL &&
+         tensor->sparsity == NULL;
 }
 
 bool operator_is_elementwise(const Operator* op) {
