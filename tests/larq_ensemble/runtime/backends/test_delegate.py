@@ -3,7 +3,9 @@ with those of `legalization`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,32 +128,50 @@ def test_options_of_operators_are_read_within_their_bytes() -> None:
             opened(write(module)).allocate_tensors()
 
 
+def edited(module: Module, edit: Callable[[Any], None]) -> bytes:
+    """The bytes of a model after `edit` has changed its tables, which nobody verifies."""
+    model = schema().ModelT.InitFromObj(schema().Model.GetRootAsModel(write(module), 0))
+    edit(model)
+    builder = Flatbuffer(0)
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
+
+
 def test_a_constant_with_fewer_bytes_than_its_shape_is_not_read() -> None:
     """TFLite checks that of all but sparse tensors."""
     build = Builder()
     double = build.op("MUL", build.constant([1]), build.constant([2]))
     bits = build.op("LceQuantize", double, dtype="int32", custom=b"")
-    other = build.op("RELU", build.input("x", 1))
-    data = write(build.module(bits=bits, other=other))
-    model = schema().ModelT.InitFromObj(schema().Model.GetRootAsModel(data, 0))
-    multiplication, packing, _ = model.subgraphs[0].operators
-    length, sparse = 1 << 24, schema().SparsityParametersT()
-    sparse.traversalOrder, sparse.dimMetadata = [0], [schema().DimensionMetadataT()]
-    sparse.dimMetadata[0].denseSize = length
-    tensors = model.subgraphs[0].tensors
-    tensors[multiplication.inputs[0]].sparsity = sparse
-    for place, shape in (
-        (multiplication.inputs[0], [length]),
-        (multiplication.outputs[0], [length]),
-        (packing.outputs[0], [length // 32]),
-    ):
-        tensors[place].shape = shape
-    builder = Flatbuffer(0)
-    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-    interpreter = opened(bytes(builder.Output()))
+    module = build.module(bits=bits, other=build.op("RELU", build.input("x", 1)))
+
+    def grow(model: Any) -> None:
+        multiplication, packing, _ = model.subgraphs[0].operators
+        length, sparse = 1 << 24, schema().SparsityParametersT()
+        sparse.traversalOrder, sparse.dimMetadata = [0], [schema().DimensionMetadataT()]
+        sparse.dimMetadata[0].denseSize = length
+        tensors = model.subgraphs[0].tensors
+        tensors[multiplication.inputs[0]].sparsity = sparse
+        tensors[multiplication.inputs[0]].shape = [length]
+        tensors[multiplication.outputs[0]].shape = [length]
+        tensors[packing.outputs[0]].shape = [length // 32]
+
+    interpreter = opened(edited(module, grow))
     interpreter.allocate_tensors()
     with pytest.raises(RuntimeError, match="has no memory"):
         interpreter.invoke()
+
+
+def test_a_constant_is_not_written_to() -> None:
+    build = Builder()
+    words = build.op("LceQuantize", build.input("x", 1), dtype="int32", custom=b"")
+    other = build.op("ADD", words, build.constant([7], "int32"))
+
+    def redirect(model: Any) -> None:
+        packing, addition = model.subgraphs[0].operators
+        packing.outputs, addition.inputs = addition.inputs[1:], addition.inputs[1:] * 2
+
+    with pytest.raises(RuntimeError, match=r"\(LceQuantize\) isn't supported: its output is a con"):
+        opened(edited(build.module(other=other), redirect)).allocate_tensors()
 
 
 @pytest.mark.parametrize("options", [{"num_threads": "many"}, {"num_threads": -1}, {"speed": 1}])
