@@ -8,7 +8,9 @@
 enum { kMaxWindow = 1 << 12 };  // no filter, stride or dilation is larger
 
 bool tensor_is_constant(const TfLiteTensor* tensor) {
-  return tensor->allocation_type == kTfLiteMmapRo && tensor->data.raw != NULL;
+  // TFLite doesn't compare the bytes of a sparse one with its shape.
+  return tensor->allocation_type == kTfLiteMmapRo && tensor->data.raw != NULL &&
+         tensor->sparsity == NULL;
 }
 
 bool operator_is_elementwise(const Operator* op) {
@@ -387,6 +389,16 @@ static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, i
   }
 }
 
+/** Whether an operator would write to a constant, which may lie in read-only memory. */
+static bool writes_constant(const TfLiteContext* context, const Operator* op) {
+  for (int i = 0; i < op->outputs->size; i++) {
+    if (context->tensors[op->outputs->data[i]].allocation_type == kTfLiteMmapRo) {
+      return true;
+    }
+  }
+  return false;
+}
+
 bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
                    const TfLiteRegistration* registration, Operator* op, const char** error) {
   static const TfLiteIntArray none = {0};
@@ -399,6 +411,10 @@ bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
     ours = read_builtin(context, node, registration->builtin_code, registration->version, op);
   } else if (registration->custom_name != NULL) {
     ours = read_lce(context, node, registration->custom_name, op, error);
+  }
+  if (ours && writes_constant(context, op)) {
+    *error = operator_is_lce(op) ? "its output is a constant" : NULL;
+    ours = false;
   }
   if (!ours) {
     op->kind = kOperatorOther;
