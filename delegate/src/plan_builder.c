@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "zeroed.h"
+
 bool builder_fail(Builder* b, const char* error) {
   if (b->error == NULL) {
     b->error = error;

@@ -14,7 +14,6 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
 
 #include "plan.h"
 
@@ -83,9 +82,6 @@ void builder_free(Builder* b);
 
 /** Notes the first error; returns false. */
 bool builder_fail(Builder* b, const char* error);
-
-/** An array of zeros, never of length 0; NULL if there is no memory. */
-static inline void* zeroed(int count, size_t size) { return calloc((size_t)count + 1, size); }
 
 /** Makes room for one more element of an array that doubles; NULL if there is no memory. */
 void* builder_grown(void* array, int count, size_t size);

@@ -1,6 +1,7 @@
 #include <stdlib.h>
 
 #include "plan_builder.h"
+#include "zeroed.h"
 
 static void touch(Plan* plan, Place place, int task) {
   if (place.buffer < 0) {
