@@ -3,8 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/** Allocates zeroed memory for so many elements, at least one. */
-static void* zeroed(int count, size_t size) { return calloc((size_t)count + 1, size); }
+#include "zeroed.h"
 
 /** Reads the nodes; those that can't be read are `kOperatorOther`. */
 static bool read_nodes(TfLiteContext* context, bool report, Graph* graph) {
