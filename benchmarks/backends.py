@@ -10,8 +10,8 @@ it, and writes for each of these and each kernel that runs it
 - instructions once an image, a member, and all members, by core (`arm_cost.py`, which says what
   COUNTER is; without it LCE isn't counted, and nothing compares with separate models);
 - bytes of the file, and memory of a process that runs all members on this machine;
-- the time of all members on this machine as a ratio to LCE's indirect kernel, the median over
-  rounds in which each runs once;
+- the processor time of all members on this machine as a ratio to LCE's indirect kernel, the median
+  over rounds in which each runs once;
 - the share of images of the run's test set for which the ensemble, and a member, predict the class
   that Keras predicts.
 
@@ -232,15 +232,18 @@ def _keras(run: str, count: int, data_dir: str | None) -> tuple[np.ndarray, np.n
 def _seconds(
     interpreters: Mapping[Way, EnsembleInterpreter], image: np.ndarray
 ) -> dict[Way, np.ndarray]:
-    """Times of each by round: other work on the machine slows all of a round."""
+    """Processor times of each by round; other work on the machine slows all of a round.
+
+    Of wall-clock times it would slow the longer ones more.
+    """
     for interpreter in interpreters.values():
         interpreter.predict(image)
     times = np.empty((ROUNDS, len(interpreters)))
     for row in times:
         for column, interpreter in enumerate(interpreters.values()):
-            start = time.perf_counter()
+            start = time.process_time()
             interpreter.predict(image)
-            row[column] = time.perf_counter() - start
+            row[column] = time.process_time() - start
     return dict(zip(interpreters, times.T))
 
 
