@@ -45,6 +45,19 @@ class Agreement:
     deviation: list[float]
     limit: float
 
+    @classmethod
+    def of(
+        cls, ours: np.ndarray, expected: np.ndarray, members: list[int], *, limit: float
+    ) -> Agreement:
+        """The agreement of two networks' logits, `[len(members), n, classes]`."""
+        return cls(
+            images=ours.shape[1],
+            members=members,
+            argmax_agreement=(ours.argmax(-1) == expected.argmax(-1)).mean(axis=1).tolist(),
+            deviation=[deviation(*logits) for logits in zip(ours, expected)],
+            limit=limit,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -6,7 +6,7 @@
 #include "epilogue_counts.h"
 #include "simd.h"
 
-/** Steps as they are computed: some of the caller's have cheaper forms for some values. */
+/* Steps as they are computed: some of the caller's have cheaper forms for some values. */
 enum {
   kPreluAsMaximum = kStepStoreSigns + 1, /* max(x, x * values[c]), for slopes in (0, 1] */
   kMaximum,                              /* max(x, low): a clamp without an upper end */
@@ -31,7 +31,7 @@ typedef struct {
   uint16_t *thresholds, *flips;
 } Prepared;
 
-/** A step with what it reads or writes of the row that is being computed. */
+/* A step with what it reads or writes of the row that is being computed. */
 typedef struct {
   int32_t kind;
   float low, high;
@@ -46,7 +46,7 @@ typedef struct {
   size_t row_bytes;
 } LoadedStep;
 
-/** A row of values before the steps. */
+/* A row of values before the steps. */
 typedef struct {
   const uint16_t* counts;
   size_t count_stride;
@@ -77,9 +77,9 @@ size_t epilogue_bytes(const Epilogue* epilogue) {
          vectors * epilogue_channel_stride(epilogue->channels) * sizeof(float);
 }
 
-// --- A tile ---
+/* -- a tile ------------------------------------------------------------------------------------ */
 
-/** How many of the four channels from `first` on are among n. */
+/* How many of the four channels from `first` on are among n. */
 ALWAYS_INLINE size_t part_of(size_t n, size_t first) {
   return n <= first ? 0 : n - first < 4 ? n - first : 4;
 }
@@ -101,13 +101,13 @@ static int8_t rounded(float x) {
   return x >= 127.f ? 127 : (int8_t)roundf(x);
 }
 
-/** `n` channels of each pixel, from 16 floats a pixel. */
+/* `n` channels of each pixel, from 16 floats a pixel. */
 static void store_rounded(int8_t* to, const float* values, size_t stride, int pixels, size_t n) {
   for (int p = 0; p < pixels; p++, to += stride, values += kChunk)
     for (size_t i = 0; i < n; i++) to[i] = rounded(values[i]);
 }
 
-/** Bits of 16 channels of each pixel. */
+/* Bits of 16 channels of each pixel. */
 ALWAYS_INLINE void store_bits(uint8_t* to, size_t pixel_bytes, uint64_t bits, const int pixels) {
   if (pixels == 4 && pixel_bytes == 2) {
     memcpy(to, &bits, 8);
@@ -156,9 +156,9 @@ ALWAYS_INLINE void store_bits(uint8_t* to, size_t pixel_bytes, uint64_t bits, co
 #define FROM_COUNTS false
 #include "epilogue_tiles.inc"
 
-// --- Rows ---
+/* -- rows -------------------------------------------------------------------------------------- */
 
-/** The prepared steps with row y of this run's maps. */
+/* The prepared steps with row y of this run's maps. */
 static void load_steps(const Epilogue* e, const Prepared* prepared, int32_t y, LoadedStep* steps) {
   const size_t row = (size_t)e->width * (size_t)e->channels, at = (size_t)y * row;
   for (int32_t i = 0; i < prepared->count; i++) {
@@ -206,8 +206,7 @@ static void run_row_of_floats(const LoadedStep* steps, const Row* row) {
   if (row->channels % kChunk) rest_of_floats(steps, row, 0);
 }
 
-/** Four times 16 signs by comparing counts: `apiece` (1, 2 or 4) times 16 channels of each pixel.
- */
+/* Four times 16 signs by comparing counts: `apiece` (1, 2 or 4) times 16 channels of each pixel. */
 ALWAYS_INLINE void compare(const Prepared* prepared, const uint16_t* counts, size_t stride,
                            size_t c, uint8_t* to, const int apiece, uint64_t mask) {
   Mask8 masks[8];
@@ -222,7 +221,7 @@ ALWAYS_INLINE void compare(const Prepared* prepared, const uint16_t* counts, siz
   memcpy(to, &bits, 8);
 }
 
-/** 16 channels of a pixel. */
+/* 16 channels of a pixel. */
 static void compare_16(const Prepared* prepared, const uint16_t* counts, size_t c, uint8_t* to,
                        uint64_t mask) {
   Mask8 masks[2];
@@ -284,16 +283,16 @@ void epilogue_rows_of_counts(const Epilogue* epilogue, const void* prepared, con
   }
 }
 
-// --- A run ---
+/* -- a run ------------------------------------------------------------------------------------- */
 
-/** What is true of all values of a vector. */
+/* What is true of all values of a vector. */
 typedef struct {
   bool ones, zeros, slopes; /* slopes: in (0, 1] */
 } Values;
 
 static bool all_lanes(Int4 mask) { return (mask[0] & mask[1] & mask[2] & mask[3]) != 0; }
 
-/** Copies a step's values, multiplied by `scale`, with zeros up to the stride. */
+/* Copies a step's values, multiplied by `scale`, with zeros up to the stride. */
 static Values copy_values(const Step* s, size_t n, float scale, float* to) {
   const size_t stride = epilogue_channel_stride((int32_t)n);
   Int4 ones = {-1, -1, -1, -1}, zeros = ones, slopes = ones;
@@ -316,8 +315,7 @@ static Values copy_values(const Step* s, size_t n, float scale, float* to) {
   return all;
 }
 
-/** Appends step `from` with its vector, unless it changes nothing. Returns the free memory after
- * it.
+/* Appends step `from` with its vector, unless it changes nothing. Returns the free memory after it.
  */
 static float* add_step(Prepared* prepared, const Epilogue* e, int32_t from, float scale,
                        float* memory) {
@@ -358,9 +356,9 @@ void epilogue_begin(const Epilogue* epilogue, void* prepared) {
   add_steps(prepared, epilogue, 1.f);
 }
 
-// --- Thresholds ---
+/* -- thresholds -------------------------------------------------------------------------------- */
 
-/** Whether the only result is signs of a function that rises or falls with the count. */
+/* Whether the only result is signs of a function that rises or falls with the count. */
 static bool only_signs(const Prepared* prepared, const Epilogue* e) {
   const int32_t last = prepared->count - 1;
   if (last < 0 || prepared->steps[last].kind != kStepStoreSigns) return false;
@@ -377,7 +375,7 @@ static bool only_signs(const Prepared* prepared, const Epilogue* e) {
   return true;
 }
 
-/** The steps before the signs, for 16 channels, each with its own count. */
+/* The steps before the signs, for 16 channels, each with its own count. */
 typedef struct {
   LoadedStep steps[kMaxPrepared];
   size_t count;
@@ -403,7 +401,7 @@ static void next_channels(Function* f) {
   for (size_t i = 0; i + 1 < f->count; i++) f->steps[i].values += kChunk;
 }
 
-/** Of 16 channels: the signs (as masks) at count 0 are `first`, also at `low`, but not at `high`;
+/* Of 16 channels: the signs (as masks) at count 0 are `first`, also at `low`, but not at `high`;
  * where the signs don't change, low and high are 0. */
 typedef struct {
   Short8 low[2], high[2], at[2], first[2];
@@ -414,7 +412,7 @@ static Short8 signs_of(const float* values) {
   return (Short8)joined(load_floats(values) < 0.f, load_floats(values + 4) < 0.f);
 }
 
-/** Evaluates at `at` and takes it as a new bound, if it lies inside. Returns whether all bounds are
+/* Evaluates at `at` and takes it as a new bound, if it lies inside. Returns whether all bounds are
  * neighbours. */
 static bool narrow(Function* f, Search* s) {
   Short8 apart = {0};
@@ -431,7 +429,7 @@ static bool narrow(Function* f, Search* s) {
   return (halves[0] | halves[1]) == 0;
 }
 
-/** Where lines through the values of the counts 0 and `limit` cross 0; 0 where that isn't a number.
+/* Where lines through the values of the counts 0 and `limit` cross 0; 0 where that isn't a number.
  */
 static void guess(const float* lowest, const float* highest, uint16_t limit, uint16_t* counts) {
   for (int i = 0; i < kChunk; i++) {
@@ -446,7 +444,7 @@ static bool any_nan(const float* values) {
   return (nan[0] | nan[1] | nan[2] | nan[3]) != 0;
 }
 
-/** Where the signs of 16 channels change as counts rise: by a guess that is right for a line, its
+/* Where the signs of 16 channels change as counts rise: by a guess that is right for a line, its
  * neighbour, and bisection. Bits are (count > thresholds) ^ flips. False if a value is NaN. */
 static bool find_thresholds(Function* f, uint16_t* thresholds, uint16_t* flips) {
   Search s = {.high = {f->limit - (Short8){0}, f->limit - (Short8){0}}};
