@@ -14,13 +14,11 @@
 #include <immintrin.h>
 #endif
 
-/* Makes compilers step a pointer, which loads do for nothing on arm64, instead of adding an offset
- * before each load. */
-#if defined(__aarch64__)
-#define KEEP_POINTER(p) __asm__("" : "+r"(p))
-#else
-#define KEEP_POINTER(p) (void)(p)
-#endif
+/* The words of a row of taps, and where those are that come next. */
+typedef struct {
+  const uint8_t* next[2];
+  Byte16 words[17];
+} Columns;
 
 /* -- without special instructions -------------------------------------------------------------- */
 
@@ -63,7 +61,9 @@ DEFINE_ADD_COUNTS(add_counts_portable, 16, )
 #define TARGET
 #define BYTES 16
 #define POPCOUNT popcount_portable
-#define COLUMN(from, i, word) NAMED(repeated)((from) + (i) * (word), word)
+#define LOAD NAMED(load_all)
+#define WORD NAMED(next_word)
+#define COLUMN NAMED(column)
 #define ADD_COUNTS(counts, sums, word, vectors, begins, few) \
   add_counts_portable(counts, sums, word, vectors, begins)
 #include "binary_kernels.inc"
@@ -97,20 +97,49 @@ ALWAYS_INLINE void add_counts_neon(uint16_t* counts, const Byte16* sums, const i
   }
 }
 
-/* Word i of a row, from a vector that holds several of them. */
-ALWAYS_INLINE Byte16 column_neon(const uint8_t* from, const int i, const int word) {
-  const int n = 16 / word;
-  const uint8x16_t v = vld1q_u8(from + i / n * 16);
-  if (word == 2) return (Byte16)(((uint16x8_t)v)[i % n] - (uint16x8_t){0});
-  if (word == 4) return (Byte16)(((uint32x4_t)v)[i % n % 4] - (uint32x4_t){0});
-  return (Byte16)(((uint64x2_t)v)[i % n % 2] - (uint64x2_t){0});
+/* Compilers load a vector at a time, and step pointers by instructions of their own. */
+ALWAYS_INLINE const uint8_t* load_pairs_neon(Byte16* to, const uint8_t* from, const int vectors) {
+  UNROLL
+  for (int j = 0; j < vectors; j += 2) {
+    Byte16 a, b;
+    __asm__("ldp %q0, %q1, [%2], #32"
+            : "=w"(a), "=w"(b), "+r"(from)
+            : "m"(*(const uint8_t(*)[32])from));
+    to[j] = a;
+    to[j + 1] = b;
+  }
+  return from;
+}
+
+ALWAYS_INLINE Byte16 next_repeated_neon(const uint8_t** from, const int word, const size_t step) {
+  const uint8_t* p = *from;
+  Byte16 v;
+  if (word == 2)
+    __asm__("ld1r {%0.8h}, [%1], %2" : "=w"(v), "+r"(p) : "r"(step), "m"(*(const uint16_t*)p));
+  else if (word == 4)
+    __asm__("ld1r {%0.4s}, [%1], %2" : "=w"(v), "+r"(p) : "r"(step), "m"(*(const uint32_t*)p));
+  else
+    __asm__("ld1r {%0.2d}, [%1], %2" : "=w"(v), "+r"(p) : "r"(step), "m"(*(const uint64_t*)p));
+  *from = p;
+  return v;
+}
+
+/* Word i of a row: each is loaded where it's first needed. */
+ALWAYS_INLINE Byte16 shared_column_neon(Columns* columns, const int i, const int word,
+                                        const int stride, const bool loaded) {
+  if (!loaded)
+    columns->words[i] =
+        next_repeated_neon(&columns->next[i % stride], word, (size_t)(stride * word));
+  return columns->words[i];
 }
 
 #define NAMED(x) x##_neon
 #define TARGET
 #define BYTES 16
 #define POPCOUNT popcount_neon
-#define COLUMN column_neon
+#define LOAD load_pairs_neon
+#define WORD next_repeated_neon
+#define COLUMN shared_column_neon
 #define ADD_COUNTS add_counts_neon
 #include "binary_kernels.inc"
 
@@ -143,7 +172,9 @@ DEFINE_ADD_COUNTS(add_counts_avx512, 32, AVX512)
 #define TARGET AVX2
 #define BYTES 32
 #define POPCOUNT popcount_avx2
-#define COLUMN(from, i, word) NAMED(repeated)((from) + (i) * (word), word)
+#define LOAD NAMED(load_all)
+#define WORD NAMED(next_word)
+#define COLUMN NAMED(column)
 #define ADD_COUNTS(counts, sums, word, vectors, begins, few) \
   add_counts_avx2(counts, sums, word, vectors, begins)
 #include "binary_kernels.inc"
@@ -152,7 +183,9 @@ DEFINE_ADD_COUNTS(add_counts_avx512, 32, AVX512)
 #define TARGET AVX512
 #define BYTES 32
 #define POPCOUNT popcount_avx512
-#define COLUMN(from, i, word) NAMED(repeated)((from) + (i) * (word), word)
+#define LOAD NAMED(load_all)
+#define WORD NAMED(next_word)
+#define COLUMN NAMED(column)
 #define ADD_COUNTS(counts, sums, word, vectors, begins, few) \
   add_counts_avx512(counts, sums, word, vectors, begins)
 #include "binary_kernels.inc"

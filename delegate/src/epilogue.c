@@ -28,7 +28,8 @@ typedef struct {
   int32_t count;
   uint16_t center;
   PreparedStep steps[kMaxPrepared];
-  uint16_t *thresholds, *flips;
+  uint16_t* thresholds; /* of each channel */
+  uint16_t* flips;      /* a bit a channel */
 } Prepared;
 
 /* A step with what it reads or writes of the row that is being computed. */
@@ -208,16 +209,15 @@ static void run_row_of_floats(const LoadedStep* steps, const Row* row) {
 
 /* Four times 16 signs by comparing counts: `apiece` (1, 2 or 4) times 16 channels of each pixel. */
 ALWAYS_INLINE void compare(const Prepared* prepared, const uint16_t* counts, size_t stride,
-                           size_t c, uint8_t* to, const int apiece, uint64_t mask) {
+                           size_t c, uint8_t* to, const int apiece, uint64_t flips, uint64_t mask) {
   Mask8 masks[8];
   UNROLL
   for (int i = 0; i < 8; i++) {
     const size_t at = c + (size_t)(i % (2 * apiece)) * 8;
     const Short8 n = load_shorts(counts + (size_t)(i / (2 * apiece)) * stride + at);
-    masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + at)) ^
-               (Mask8)load_shorts(prepared->flips + at);
+    masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + at));
   }
-  const uint64_t bits = bits_of_masks(masks, 4) & mask;
+  const uint64_t bits = (bits_of_masks(masks, 4) ^ flips) & mask;
   memcpy(to, &bits, 8);
 }
 
@@ -226,30 +226,38 @@ static void compare_16(const Prepared* prepared, const uint16_t* counts, size_t 
                        uint64_t mask) {
   Mask8 masks[2];
   for (size_t i = 0; i < 2; i++) {
-    const Short8 n = load_shorts(counts + c + 8 * i),
-                 flip = load_shorts(prepared->flips + c + 8 * i);
-    masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + c + 8 * i)) ^ (Mask8)flip;
+    const Short8 n = load_shorts(counts + c + 8 * i);
+    masks[i] = (Mask8)(n > load_shorts(prepared->thresholds + c + 8 * i));
   }
-  const uint16_t bits = (uint16_t)(bits_of_masks(masks, 1) & mask);
+  const uint64_t flips = prepared->flips[c / kChunk];
+  const uint16_t bits = (uint16_t)((bits_of_masks(masks, 1) ^ flips) & mask);
   memcpy(to, &bits, 2);
 }
 
 static void compare_row(const Prepared* prepared, const LoadedStep* step, const Row* row) {
   const size_t channels = row->channels, stride = row->count_stride, rest = channels % kChunk;
   const uint64_t last = rest ? (UINT64_C(1) << rest) - 1 : UINT16_MAX;
-  const uint16_t* counts = row->counts;
+  const uint64_t four_times = UINT64_C(0x0001000100010001);
+  const uint16_t *counts = row->counts, *flips = prepared->flips;
   uint8_t* to = step->row.signs;
   size_t x = 0;
-  if (channels <= 16)
+  if (channels <= 16) {
+    const uint64_t pixel = flips[0];
     for (; x + 4 <= row->width; x += 4, counts += 4 * stride, to += 8)
-      compare(prepared, counts, stride, 0, to, 1, last * UINT64_C(0x0001000100010001));
-  if (channels == 32)
+      compare(prepared, counts, stride, 0, to, 1, pixel * four_times, last * four_times);
+  }
+  if (channels == 32) {
+    const uint64_t pixel = flips[0] | (uint64_t)flips[1] << 16;
     for (; x + 2 <= row->width; x += 2, counts += 2 * stride, to += 8)
-      compare(prepared, counts, stride, 0, to, 2, UINT64_MAX);
+      compare(prepared, counts, stride, 0, to, 2, pixel << 32 | pixel, UINT64_MAX);
+  }
   for (; x < row->width; x++, counts += stride, to += step->pixel_bytes) {
     size_t c = 0;
-    for (; c + 64 <= channels; c += 64)
-      compare(prepared, counts, stride, c, to + c / 8, 4, UINT64_MAX);
+    for (; c + 64 <= channels; c += 64) {
+      uint64_t part;
+      memcpy(&part, flips + c / kChunk, sizeof part);
+      compare(prepared, counts, stride, c, to + c / 8, 4, part, UINT64_MAX);
+    }
     for (; c < channels; c += kChunk)
       compare_16(prepared, counts, c, to + c / 8, channels - c < kChunk ? last : UINT16_MAX);
   }
@@ -285,34 +293,35 @@ void epilogue_rows_of_counts(const Epilogue* epilogue, const void* prepared, con
 
 /* -- a run ------------------------------------------------------------------------------------- */
 
-/* What is true of all values of a vector. */
-typedef struct {
-  bool ones, zeros, slopes; /* slopes: in (0, 1] */
-} Values;
+static float value_of(const Step* s, size_t i) { return s->values[s->one_value ? 0 : i]; }
 
-static bool all_lanes(Int4 mask) { return (mask[0] & mask[1] & mask[2] & mask[3]) != 0; }
+static bool all_are(const Step* s, size_t n, float scale, float value) {
+  size_t i = 0;
+  while (i < n && scale * value_of(s, i) == value) i++;
+  return i == n;
+}
 
-/* Copies a step's values, multiplied by `scale`, with zeros up to the stride. */
-static Values copy_values(const Step* s, size_t n, float scale, float* to) {
-  const size_t stride = epilogue_channel_stride((int32_t)n);
-  Int4 ones = {-1, -1, -1, -1}, zeros = ones, slopes = ones;
+/* Whether all values are in (0, 1]. */
+static bool all_slopes(const float* values, size_t n) {
+  Int4 slopes = {-1, -1, -1, -1};
   size_t i = 0;
   for (; i + 4 <= n; i += 4) {
-    const Float4 v =
-        scale * (s->one_value ? s->values[0] - (Float4){0} : load_floats(s->values + i));
-    ones &= v == 1.f;
-    zeros &= v == 0.f;
+    const Float4 v = load_floats(values + i);
     slopes &= (v > 0.f) & (v <= 1.f);
-    store_floats(to + i, v);
   }
-  Values all = {all_lanes(ones), all_lanes(zeros), all_lanes(slopes)};
-  for (; i < n; i++) {
-    const float v = scale * s->values[s->one_value ? 0 : i];
-    all = (Values){all.ones && v == 1.f, all.zeros && v == 0.f, all.slopes && v > 0.f && v <= 1.f};
-    to[i] = v;
-  }
-  for (; i < stride; i++) to[i] = 0.f;
+  bool all = (slopes[0] & slopes[1] & slopes[2] & slopes[3]) != 0;
+  for (; i < n; i++) all = all && values[i] > 0.f && values[i] <= 1.f;
   return all;
+}
+
+/* Copies a step's values, multiplied by `scale`, with zeros up to the stride. */
+static void copy_values(const Step* s, size_t n, float scale, float* to) {
+  const size_t stride = epilogue_channel_stride((int32_t)n);
+  size_t i = 0;
+  if (!s->one_value)
+    for (; i + 4 <= n; i += 4) store_floats(to + i, scale * load_floats(s->values + i));
+  for (; i < n; i++) to[i] = scale * value_of(s, i);
+  for (; i < stride; i++) to[i] = 0.f;
 }
 
 /* Appends step `from` with its vector, unless it changes nothing. Returns the free memory after it.
@@ -323,10 +332,11 @@ static float* add_step(Prepared* prepared, const Epilogue* e, int32_t from, floa
   PreparedStep p = {.kind = (int32_t)s->kind, .from = from, .values = memory};
   if (s->kind == kStepClamp && s->high == INFINITY) p.kind = kMaximum;
   if (has_values(s->kind)) {
-    const Values all = copy_values(s, (size_t)e->channels, scale, memory);
-    if (s->kind == kStepMultiply && all.ones) return memory;
-    if (s->kind == kStepAdd && all.zeros) return memory;
-    if (s->kind == kStepPrelu && all.slopes) p.kind = kPreluAsMaximum;
+    const size_t n = (size_t)e->channels;
+    if (s->kind == kStepMultiply && all_are(s, n, scale, 1.f)) return memory;
+    if (s->kind == kStepAdd && all_are(s, n, scale, 0.f)) return memory;
+    copy_values(s, n, scale, memory);
+    if (s->kind == kStepPrelu && all_slopes(memory, n)) p.kind = kPreluAsMaximum;
     memory += epilogue_channel_stride(e->channels);
   }
   prepared->steps[prepared->count++] = p;
@@ -464,10 +474,8 @@ static bool find_thresholds(Function* f, uint16_t* thresholds, uint16_t* flips) 
     s.at[k] = select_shorts((Short8)(s.low[k] == s.at[k]), s.at[k] + 1, s.at[k] - 1);
   while (!narrow(f, &s))
     for (int k = 0; k < 2; k++) s.at[k] = s.low[k] + (s.high[k] - s.low[k]) / 2;
-  for (int k = 0; k < 2; k++) {
-    store_shorts(thresholds + 8 * k, s.low[k] | ~changes[k]);
-    store_shorts(flips + 8 * k, s.first[k]);
-  }
+  for (int k = 0; k < 2; k++) store_shorts(thresholds + 8 * k, s.low[k] | ~changes[k]);
+  *flips = (uint16_t)bits_of_masks((const Mask8*)s.first, 1);
   return true;
 }
 
@@ -482,7 +490,7 @@ void epilogue_begin_counts(const Epilogue* epilogue, CountRange range, void* mem
   Function f;
   start_function(&f, epilogue, prepared, range.limit);
   for (size_t c = 0; c < stride; c += kChunk, next_channels(&f))
-    if (!find_thresholds(&f, prepared->thresholds + c, prepared->flips + c)) return;
+    if (!find_thresholds(&f, prepared->thresholds + c, prepared->flips + c / kChunk)) return;
   prepared->steps[0] =
       (PreparedStep){.kind = kThresholds, .from = prepared->steps[prepared->count - 1].from};
   prepared->count = 1;

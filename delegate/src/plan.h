@@ -73,6 +73,7 @@ typedef struct {
   int convolution;      // of kTaskConvolution, kTaskFilters and kTaskThresholds
   int target;           // the sign target that is read or written
   Place prepared;       // for epilogue_begin
+  bool begins_once;     // all its values are constant: when the plan is made
   OperatorKind op;      // of kTaskElementwise
   Place second;         // its other operand, or the bias of kTaskScale
   int32_t count, input_count, second_count;  // elements; operands repeat
@@ -140,7 +141,8 @@ void plan_free(Plan* plan);
 /** Does all tasks. */
 TfLiteStatus plan_run(TfLiteContext* context, Plan* plan, Threads* threads);
 
-/** Does the tasks whose inputs are constant: once, when the plan is made. */
+/** Does the tasks whose inputs are constant, and prepares epilogues of constants: once, when the
+ * plan is made. */
 void plan_run_once(TfLiteContext* context, Plan* plan);
 
 #endif

@@ -14,7 +14,8 @@ typedef struct {
 
 static void* resolve(const TfLiteContext* context, const Plan* plan, Place place) {
   if (place.tensor >= 0) {
-    return (uint8_t*)context->tensors[place.tensor].data.raw + place.offset;
+    uint8_t* data = (uint8_t*)context->tensors[place.tensor].data.raw;
+    return data == NULL ? NULL : data + place.offset;
   }
   if (place.buffer >= 0) {
     return plan->memory + plan->buffers[place.buffer].offset + place.offset;
@@ -84,16 +85,26 @@ static void map_job(void* argument, int32_t part, int32_t parts) {
   }
 }
 
-static void run_convolution(const TfLiteContext* context, Plan* plan, Task* task,
-                            Threads* threads) {
-  const BinaryConvolution* convolution = &plan->convolutions[task->convolution].convolution;
+/** Prepares the epilogue of a convolution or a map. */
+static void begin(const TfLiteContext* context, const Plan* plan, Task* task) {
   void* prepared = resolve(context, plan, task->prepared);
   set_pointers(context, plan, task, 0);
-  binary_convolution_begin(convolution, &task->epilogue, prepared);
+  if (task->kind == kTaskConvolution) {
+    binary_convolution_begin(&plan->convolutions[task->convolution].convolution, &task->epilogue,
+                             prepared);
+  } else {
+    epilogue_begin(&task->epilogue, prepared);
+  }
+}
+
+static void run_convolution(const TfLiteContext* context, Plan* plan, Task* task,
+                            Threads* threads) {
+  void* prepared = resolve(context, plan, task->prepared);
+  if (!task->begins_once) {
+    begin(context, plan, task);
+  }
   for (int32_t image = 0; image < task->images; image++) {
-    if (image > 0) {
-      set_pointers(context, plan, task, image);
-    }
+    set_pointers(context, plan, task, image);
     Job job = {task, plan, prepared, signs_of(plan, task, image), NULL};
     threads_run(task->shared ? threads : NULL, convolution_job, &job);
   }
@@ -102,12 +113,11 @@ static void run_convolution(const TfLiteContext* context, Plan* plan, Task* task
 static void run_map(const TfLiteContext* context, Plan* plan, Task* task, Threads* threads) {
   void* prepared = resolve(context, plan, task->prepared);
   const uint8_t* input = resolve(context, plan, task->input);
-  set_pointers(context, plan, task, 0);
-  epilogue_begin(&task->epilogue, prepared);
+  if (!task->begins_once) {
+    begin(context, plan, task);
+  }
   for (int32_t image = 0; image < task->images; image++) {
-    if (image > 0) {
-      set_pointers(context, plan, task, image);
-    }
+    set_pointers(context, plan, task, image);
     Job job = {task, plan, prepared, input + task->input_stride * (size_t)image, NULL};
     threads_run(task->shared ? threads : NULL, map_job, &job);
   }
@@ -357,8 +367,11 @@ static void run_task(const TfLiteContext* context, Plan* plan, Task* task, Threa
 
 void plan_run_once(TfLiteContext* context, Plan* plan) {
   for (int i = 0; i < plan->task_count; i++) {
-    if (plan->tasks[i].once) {
-      run_task(context, plan, &plan->tasks[i], NULL);
+    Task* task = &plan->tasks[i];
+    if (task->once) {
+      run_task(context, plan, task, NULL);
+    } else if (task->begins_once) {
+      begin(context, plan, task);
     }
   }
 }

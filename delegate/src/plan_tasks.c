@@ -69,10 +69,27 @@ static bool emit_vectors(Builder* b) {
   return true;
 }
 
-/** Memory that an epilogue prepares at each run. */
+/** Whether all that an epilogue multiplies with or adds by channel is constant. */
+static bool has_constant_values(const Builder* b, const Task* task) {
+  for (int32_t i = 0; i < task->epilogue.step_count; i++) {
+    const StepKind kind = task->epilogue.steps[i].kind;
+    if ((kind == kStepMultiply || kind == kStepAdd || kind == kStepPrelu) &&
+        !builder_is_constant(b, task->places[i].place)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/** Memory that an epilogue prepares at each run, or once. */
 static bool add_prepared(Builder* b, Task* task, size_t bytes) {
   task->prepared = in_buffer(builder_add_buffer(b, bytes));
-  return is_place(task->prepared);
+  if (!is_place(task->prepared)) {
+    return false;
+  }
+  task->begins_once = has_constant_values(b, task);
+  b->plan->buffers[task->prepared.buffer].constant = task->begins_once;
+  return true;
 }
 
 static void set_geometry(const Builder* b, Task* task, Geometry geometry, int root) {
