@@ -185,12 +185,14 @@ def described(
 
 def lce_rows(counter: str, ensemble: EnsembleFile, xnnpack: bool) -> list[dict[str, Any]]:
     """What both of LCE's kernels take."""
-    rows = []
-    for kernel in KERNELS:
-        once, member = counted(counter, ensemble, kernel, xnnpack)
-        row = {"backend": "lce", "kernel": kernel, "cpu": None, "xnnpack": xnnpack}
-        rows.append(row | {"instructions_once": once, "instructions_member": member})
-    return rows
+    return [lce_row(counter, ensemble, kernel, xnnpack) for kernel in KERNELS]
+
+
+def lce_row(counter: str, ensemble: EnsembleFile, kernel: str, xnnpack: bool) -> dict[str, Any]:
+    """What one of LCE's kernels takes, whatever the core."""
+    once, member = counted(counter, ensemble, kernel, xnnpack)
+    row = {"backend": "lce", "kernel": kernel, "cpu": None, "xnnpack": xnnpack}
+    return row | {"instructions_once": once, "instructions_member": member}
 
 
 def litert_row(file: str, core: str, kernel: str, delegate: str | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def test_a_few_damaged_files() -> None:
     assert done.returncode == 0, done.stderr
     _head, *rows = done.stdout.splitlines()
     found = {row.split()[0]: [int(count) for count in row.split()[1:]] for row in rows}
-    assert set(found) == {"lce", "litert", "inspect", "cut"}, done.stdout
+    assert set(found) == {"lce", "litert", "inspect", "cut", "convert"}, done.stdout
     for answered, refused, *others in found.values():
         assert answered > 2
         assert refused > 8
