@@ -1,5 +1,11 @@
 #include "epilogue.h"
 
+/* gcc computes all addresses of a tile ahead, more than it has registers for, unless it's kept from
+ * that (measured with gcc 12: 5 % more instructions). */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__aarch64__)
+#pragma GCC optimize("O2", "no-schedule-insns", "no-tree-pre", "no-code-hoisting", "no-ivopts")
+#endif
+
 #include <math.h>
 #include <string.h>
 
