@@ -52,12 +52,14 @@ test-web: $(STAMP)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromedriver >/dev/null; then \
 	  apt-get -qq update && apt-get -qq -y --no-install-recommends install chromium chromium-driver >/dev/null; \
 	fi
+	@command -v chromedriver >/dev/null || { echo "The page's tests need a chromedriver, and Chromium or Chrome (Debian and Ubuntu: apt install chromium chromium-driver)." >&2; exit 1; }
 	@$(BIN)/python -m pytest tests/convert/web/test_browser.py $(ARGS)
 
 test-android: $(STAMP)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v kotlinc >/dev/null; then \
 	  apt-get -qq update && apt-get -qq -y --no-install-recommends install kotlin libandroid-json-org-java >/dev/null; \
 	fi
+	@command -v kotlinc >/dev/null || { echo "The tests of the Kotlin need kotlinc (Debian and Ubuntu: apt install kotlin libandroid-json-org-java)." >&2; exit 1; }
 	@$(BIN)/python -m pytest tests/examples/android $(ARGS)
 
 lint: $(DEV_STAMP)

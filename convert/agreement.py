@@ -64,13 +64,8 @@ def check_agreement(
     network = keras.Model(ensemble.inputs, outputs)
     normalized = normalization(images.astype(np.float32))
     expected = _logits(network, normalized)
-    agreement = Agreement(
-        images=len(images),
-        members=members,
-        argmax_agreement=(ours.argmax(-1) == expected.argmax(-1)).mean(axis=1).tolist(),
-        deviation=[deviation(*logits) for logits in zip(ours, expected)],
-        limit=LIMITS[file.metadata.precision],
-    )
+    limit = LIMITS[file.metadata.precision]
+    agreement = Agreement.of(ours, expected, members, limit=limit)
     if is_untrained(ensemble):
         return agreement
     if max(agreement.deviation) > agreement.limit:

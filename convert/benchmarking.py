@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.convert.comparison import on_other_backends
 from larq_ensemble.convert.memory import arenas_bytes, resident_bytes
-from larq_ensemble.errors import EnsembleError, check_whole
+from larq_ensemble.errors import check_whole
 from larq_ensemble.progress import tracked
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.runtime.backends.choice import backend_named, installed
+from larq_ensemble.runtime.backends.choice import backend_named
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.trained import Trained
 
@@ -146,7 +146,7 @@ def benchmark(
             is another one's.
     """
     ours = EnsembleInterpreter(tflite, threads=threads, backend=backend)
-    elsewhere = {} if backend is not None else _on_other_backends(ours, tflite, threads)
+    elsewhere = {} if backend is not None else on_other_backends(ours, tflite, threads)
     counts = _default_counts(ours.max_members)
     if members is not None:
         most = ours.max_members
@@ -195,22 +195,6 @@ def benchmark(
         arena_bytes=arenas_bytes(tflite),
         resident_bytes=memory,
     )
-
-
-def _on_other_backends(
-    ours: EnsembleInterpreter, tflite: str | os.PathLike[str], threads: int
-) -> dict[str, EnsembleInterpreter]:
-    """The file on the other back ends that are installed, by name."""
-    found = {}
-    for backend in installed():
-        if backend.name != ours.backend:
-            try:
-                found[backend.name] = EnsembleInterpreter(
-                    tflite, threads=threads, backend=backend.name
-                )
-            except EnsembleError as error:
-                warnings.warn(f"Only {ours.backend} is timed: {error}", stacklevel=3)
-    return found
 
 
 def _default_counts(members: int) -> list[int]:

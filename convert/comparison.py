@@ -9,12 +9,16 @@ distance between the two vectors of logits, relative to their length:
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.backends.choice import backend_named, installed
 from larq_ensemble.runtime.file import EnsembleFile
 from larq_ensemble.runtime.members import open_interpreter
@@ -41,6 +45,19 @@ class Agreement:
     deviation: list[float]
     limit: float
 
+    @classmethod
+    def of(
+        cls, ours: np.ndarray, expected: np.ndarray, members: list[int], *, limit: float
+    ) -> Agreement:
+        """The agreement of two networks' logits, `[len(members), n, classes]`."""
+        return cls(
+            images=ours.shape[1],
+            members=members,
+            argmax_agreement=(ours.argmax(-1) == expected.argmax(-1)).mean(axis=1).tolist(),
+            deviation=[deviation(*logits) for logits in zip(ours, expected)],
+            limit=limit,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -61,6 +78,30 @@ def member_logits(file: EnsembleFile, images: np.ndarray, members: Sequence[int]
     interpreter = open_interpreter(file, 1, backend.name, backend.kernels_of(file)[-1])
     pixels = images.astype(np.float32)
     return np.stack([interpreter.logits(image[np.newaxis], members) for image in pixels], axis=1)
+
+
+def on_other_backends(
+    ours: EnsembleInterpreter, tflite: str | os.PathLike[str], threads: int
+) -> dict[str, EnsembleInterpreter]:
+    """A file on the other back ends that are installed, by name.
+
+    It warns of one that refuses the file.
+
+    # Arguments
+        ours: the file on its back end.
+        tflite: the file.
+        threads: of each interpreter.
+    """
+    found = {}
+    for backend in installed():
+        if backend.name != ours.backend:
+            try:
+                found[backend.name] = EnsembleInterpreter(
+                    tflite, threads=threads, backend=backend.name
+                )
+            except EnsembleError as error:
+                warnings.warn(f"Only {ours.backend} runs the file: {error}", stacklevel=3)
+    return found
 
 
 def deviation(ours: np.ndarray, expected: np.ndarray) -> float:

@@ -67,7 +67,7 @@ def convert_ensemble(
     metadata. `larq_ensemble.runtime.EnsembleInterpreter` runs it. Conversion has four steps: the
     front end makes the member-indexed graph (`larq_ensemble.convert.frontend.member_indexed`), LCE
     converts it to TFLite operators, the passes rewrite it (`larq_ensemble.convert.pipeline`), and
-    the target writes the file (`larq_ensemble.convert.targets.lce`).
+    the target writes the file (`larq_ensemble.convert.targets`).
 
     # Arguments
         model: an `Ensemble`, trained or not.
@@ -86,6 +86,10 @@ def convert_ensemble(
         precision: number format of all other values that members own: `"float32"`, or `"compact"`
             with 4 bits per value, see `larq_ensemble.convert.frontend.tables`. Filters that members
             own stay as they are.
+        target: which runtimes the file is for. `"lce"`: LCE and this package; `"litert"`: any
+            TFLite runtime, because the file has builtin operators only.
+        filters: how a file for `"litert"` stores binary filters: `"int8"`, a byte a weight, runs
+            fastest; `"1bit"`, a bit a weight, is smallest. `None`: `"int8"`.
         class_names: one name per class.
         dataset: name of the data set, for the file's description.
         data_origin: which images they are, see `EnsembleMetadata`.

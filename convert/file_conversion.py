@@ -9,7 +9,6 @@ import time
 from larq_ensemble.convert.comparison import (
     Agreement,
     compared_members,
-    deviation,
     member_logits,
     some_images,
 )
@@ -86,13 +85,7 @@ def _check_same_values(file: EnsembleFile, source: EnsembleFile) -> Agreement:
     images = some_images(source.metadata.input_shape)
     members = compared_members(source.metadata.members)
     ours, expected = (member_logits(each, images, members) for each in (file, source))
-    agreement = Agreement(
-        images=len(images),
-        members=members,
-        argmax_agreement=(ours.argmax(-1) == expected.argmax(-1)).mean(axis=1).tolist(),
-        deviation=[deviation(*logits) for logits in zip(ours, expected)],
-        limit=LIMIT,
-    )
+    agreement = Agreement.of(ours, expected, members, limit=LIMIT)
     if not all(found <= agreement.limit for found in agreement.deviation):  # nan, too
         raise EnsembleError(
             "The new file doesn't compute what the file for Larq Compute Engine computes: the "

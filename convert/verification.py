@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.convert.comparison import on_other_backends
 from larq_ensemble.convert.conversion import normalization_of
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble, as_ensemble
@@ -20,7 +21,6 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.runtime import EnsembleInterpreter
-from larq_ensemble.runtime.backends.choice import installed
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import class_indices
 
@@ -104,10 +104,8 @@ def verify(
     ensemble = as_ensemble(model)
     interpreter = EnsembleInterpreter(tflite, threads=threads, backend=backend)
     check_same(ensemble, interpreter, tflite, run_hash)
-    interpreters = [interpreter]
-    if backend is None:
-        others = [other.name for other in installed() if other.name != interpreter.backend]
-        interpreters += [EnsembleInterpreter(tflite, threads=threads, backend=o) for o in others]
+    elsewhere = {} if backend is not None else on_other_backends(interpreter, tflite, threads)
+    interpreters = [interpreter, *elsewhere.values()]
     normalization = normalization_of(ensemble, mean, std)
     images = np.asarray(images)
     if images.shape == interpreter.input_shape:  # one image, as `predict` takes it
@@ -124,19 +122,9 @@ def verify(
     whole = outputs[-1] if is_whole else combine(logits, interpreter.scheme, interpreter.weights)
     keras_classes = whole.argmax(-1)
 
-    def agreement(of: EnsembleInterpreter, found: np.ndarray) -> BackendAgreement:
-        same = logits.argmax(-1) == found.argmax(-1)
-        classes = combine(found, of.scheme, of.weights).argmax(-1)
-        return BackendAgreement(
-            kernel=of.kernel,
-            member_argmax_agreement=same.mean(axis=1).tolist(),
-            ensemble_argmax_agreement=float((keras_classes == classes).mean()),
-            flip_rate=float(1 - same.mean()),
-            tflite_top1=_top1(classes, labels),
-        )
-
     agreements = {
-        each.backend: agreement(each, found) for each, found in zip(interpreters, ours, strict=True)
+        each.backend: _agreement(each, found, logits.argmax(-1), keras_classes, labels)
+        for each, found in zip(interpreters, ours, strict=True)
     }
     return VerificationReport(
         samples=len(images),
@@ -144,6 +132,32 @@ def verify(
         **vars(agreements[interpreter.backend]),
         keras_top1=_top1(keras_classes, labels),
         backends=agreements,
+    )
+
+
+def _agreement(
+    interpreter: EnsembleInterpreter,
+    logits: np.ndarray,
+    keras_members: np.ndarray,
+    keras_ensemble: np.ndarray,
+    labels: np.ndarray | None,
+) -> BackendAgreement:
+    """How far a back end agrees with Keras.
+
+    # Arguments
+        interpreter: the file on the back end.
+        logits: what it gave, `[members, n, classes]`.
+        keras_members, keras_ensemble: Keras's classes, `[members, n]` and `[n]`.
+        labels: class indices `[n]`, or `None`.
+    """
+    same = keras_members == logits.argmax(-1)
+    classes = combine(logits, interpreter.scheme, interpreter.weights).argmax(-1)
+    return BackendAgreement(
+        kernel=interpreter.kernel,
+        member_argmax_agreement=same.mean(axis=1).tolist(),
+        ensemble_argmax_agreement=float((keras_ensemble == classes).mean()),
+        flip_rate=float(1 - same.mean()),
+        tflite_top1=_top1(classes, labels),
     )
 
 

@@ -163,12 +163,24 @@ def _run(command: click.Command, arguments: list[str] | None, program: str) -> N
     except EnsembleError as error:  # of a script: those of our commands are translated already
         fail(in_options(str(error), command), 1)
     except ModuleNotFoundError as error:
-        fail(f"{error}: install what this command needs: {install_command('train')}.", 1)
+        fail(f"{error}: install {_missing(error)}.", 1)
     except ImportError as error:
         fail(str(error), 1)
     except OSError as error:  # A full disk, a folder without permission, a closed pipe.
         fail(f"{error}.", 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+#: By the module, packages of the extra `train` that have wheels where it can't be installed.
+_EVERYWHERE = {"matplotlib": "matplotlib", "sklearn": "scikit-learn"}
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """What a command needs, and how to install it."""
+    package = _EVERYWHERE.get((error.name or "").partition(".")[0])
+    if package is not None:
+        return f"it with `pip install {package}`"
+    return f"what this command needs: {install_command('train')}"
 
 
 #: Signals that end a process, those that this system has, and what is said of them.

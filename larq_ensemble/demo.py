@@ -93,7 +93,7 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
     report.line("3/6  Evaluating the first m members on the test split, m = 1 to 4")
     metrics = evaluate(run)
 
-    report.line("4/6  Converting to one file for Larq Compute Engine")
+    report.line("4/6  Converting to one .tflite file")
     path = out / "ensemble.tflite"
     test = data.load(dataset, seed).test
     converted = convert_run(run, path, images=test.images[:8])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import platform
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -39,10 +40,15 @@ def install_command(extra: str) -> str:
         extra: `"calibrate"`, `"convert"` or `"train"`.
     """
     command = f"in larq-ensemble's checkout, `pip install -c constraints.txt '.[{extra}]'`"
+    if extra == "calibrate":
+        return command
     # Larq Compute Engine, which converts, has no wheels for others.
-    if extra != "calibrate" and not (3, 10) <= sys.version_info[:2] <= (3, 12):
+    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
         here = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        return f"with Python 3.10, 3.11 or 3.12 (this is {here}), {command}"
+        command = f"with Python 3.10, 3.11 or 3.12 (this is {here}), {command}"
+    system, machine = platform.system(), platform.machine().lower()
+    if system != "Darwin" and machine not in ("x86_64", "amd64"):
+        command = f"on another machine, x86_64 or macOS (this is {system} on {machine}), {command}"
     return command
 
 

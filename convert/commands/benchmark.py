@@ -6,7 +6,7 @@ import click
 
 from larq_ensemble.console.options import INPUT, member_counts, normalization_option
 from larq_ensemble.console.reporting import json_option, reporting
-from larq_ensemble.runtime.commands.options import backend_option
+from larq_ensemble.runtime.commands.options import compared_backends_option
 
 
 @click.command("benchmark", short_help="Latency and memory on this machine.")
@@ -33,7 +33,7 @@ from larq_ensemble.runtime.commands.options import backend_option
     metavar="N",
     help="How often everything is timed  [default: for 10 seconds, at least 10 times]",
 )
-@backend_option
+@compared_backends_option
 @normalization_option
 @json_option
 def command(

@@ -11,7 +11,7 @@ from larq_ensemble.console.options import (
     normalization_option,
 )
 from larq_ensemble.console.reporting import json_option, reporting
-from larq_ensemble.runtime.commands.options import backend_option
+from larq_ensemble.runtime.commands.options import compared_backends_option
 
 
 @click.command("verify", short_help="Keras against the interpreter on test images.")
@@ -29,7 +29,7 @@ from larq_ensemble.runtime.commands.options import backend_option
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreter."
 )
-@backend_option
+@compared_backends_option
 @dataset_option
 @normalization_option
 @data_dir_option

@@ -24,13 +24,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from flatbuffers import flexbuffers
 
 from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor, as_bytes
 from larq_ensemble.ir.schema import enum, enum_names
+from larq_ensemble.ir.windows import Axis
 
 #: What LceBconv2d can compute after the sum.
 _ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6")
@@ -87,7 +87,9 @@ def _match(graph: Graph, op: Operator, of_image: set[Tensor]) -> Match | None:
     shape, kernel = signs.outputs[0].shape, filters.shape
     if shape[3] != kernel[3] or not bias.is_constant(0):
         return None
-    axes = _Axis.both(op.options, shape, kernel)
+    strides = op.options.strideH, op.options.strideW
+    dilations = op.options.dilationHFactor, op.options.dilationWFactor
+    axes = Axis.both(shape, kernel, strides, dilations)
     pad_value = _pad_value(op, padding, axes)
     if pad_value is None:
         return None
@@ -111,19 +113,19 @@ def _match(graph: Graph, op: Operator, of_image: set[Tensor]) -> Match | None:
         bias=bias,
         options={
             "channels_in": shape[3],
-            "dilation_height_factor": axes[0].dilation,
-            "dilation_width_factor": axes[1].dilation,
+            "dilation_height_factor": dilations[0],
+            "dilation_width_factor": dilations[1],
             "fused_activation_function": activation,
             "pad_values": pad_value,
             "padding": enum("Padding")["SAME"] if padding else op.options.padding,
-            "stride_height": axes[0].stride,
-            "stride_width": axes[1].stride,
+            "stride_height": strides[0],
+            "stride_width": strides[1],
         },
         relu_follows=relu_follows,
     )
 
 
-def _pad_value(op: Operator, padding: Operator | None, axes: Sequence[_Axis]) -> int | None:
+def _pad_value(op: Operator, padding: Operator | None, axes: Sequence[Axis]) -> int | None:
     """The padding value of the LceBconv2d that replaces a CONV_2D; `None` if there is none.
 
     # Arguments
@@ -136,7 +138,7 @@ def _pad_value(op: Operator, padding: Operator | None, axes: Sequence[_Axis]) ->
         return 0 if not same or all(axis.size >= axis.extent for axis in axes) else None
     # LceBconv2d takes its padding from the sizes: only what "same" adds is possible.
     _, added, value = padding.operands
-    expected = [(0, 0), *(axis.same_padding for axis in axes), (0, 0)]
+    expected = [(0, 0), *(axis.padding for axis in axes), (0, 0)]
     return 1 if not same and value.is_constant(1) and added.is_constant(expected) else None
 
 
@@ -176,41 +178,3 @@ def _rewrite(graph: Graph, match: Match) -> None:
     )
     if match.relu_follows:
         graph.insert(Operator("RELU", (result,), (output,)), after=op)
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """A convolution along the height or the width.
-
-    # Arguments
-        size: of the input.
-        kernel: taps of the filter.
-        stride, dilation: steps between outputs, and between taps.
-    """
-
-    size: int
-    kernel: int
-    stride: int
-    dilation: int
-
-    @classmethod
-    def both(
-        cls, options: Any, shape: tuple[int, ...], kernel: tuple[int, ...]
-    ) -> tuple[_Axis, _Axis]:
-        """Height and width of a CONV_2D of `[n, h, w, in]` by `[out, h, w, in]`."""
-        return (
-            cls(shape[1], kernel[1], options.strideH, options.dilationHFactor),
-            cls(shape[2], kernel[2], options.strideW, options.dilationWFactor),
-        )
-
-    @property
-    def extent(self) -> int:
-        """What the dilated filter covers."""
-        return (self.kernel - 1) * self.dilation + 1
-
-    @property
-    def same_padding(self) -> tuple[int, int]:
-        """What padding "same" adds before and behind."""
-        outputs = -(-self.size // self.stride)
-        total = max((outputs - 1) * self.stride + self.extent - self.size, 0)
-        return total // 2, total - total // 2

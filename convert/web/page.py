@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,23 @@ def write_page(
         "images": [{"address": sample.address, "name": sample.path.stem} for sample in samples],
     }
     files["page.json"] = json.dumps(content).encode()
+    _check_keeps(folder, files, [Path(tflite), *(sample.path for sample in samples)])
     for name, data in files.items():
         write_bytes(folder / name, data)
     size = sum(map(len, files.values()))
     return Page(folder / "index.html", size, len(files[_ENSEMBLE]), len(samples))
+
+
+def _check_keeps(folder: Path, files: Mapping[str, bytes], sources: Iterable[Path]) -> None:
+    """Raises if the page would replace a file that it is made of by other bytes."""
+    pages = {os.path.realpath(folder / name): data for name, data in files.items()}
+    for source in sources:
+        data = pages.get(os.path.realpath(source))
+        if data is not None and data != source.read_bytes():
+            raise EnsembleError(
+                f"`out` {str(folder)!r} has {str(source)!r}, which the page would replace: give "
+                "another folder."
+            )
 
 
 def _stock_file(tflite: str | os.PathLike[str]) -> bytes:

@@ -13,7 +13,7 @@ enum {
   kMaxOutput = UINT16_MAX, /* rows or columns: zones are numbered in 16 bits */
 };
 
-/* Which taps of a row or column of outputs lie inside the image: [first, last). */
+/** Which taps of a row or column of outputs lie inside the image: [first, last). */
 typedef struct {
   int32_t first, last;
 } Inside;
@@ -22,7 +22,7 @@ static size_t round_up(size_t n) { return (n + 63) & ~(size_t)63; }
 
 static int32_t multiple(int32_t n, int32_t of) { return (n + of - 1) / of * of; }
 
-/* -- geometry ---------------------------------------------------------------------------------- */
+// --- Geometry ---
 
 static int32_t group_channels(const BinaryConvolution* c) {
   return c->input.channels / c->shape.groups;
@@ -33,7 +33,7 @@ static size_t word_bytes(const BinaryConvolution* c) {
   return c->input.pixel_bytes < 8 ? c->input.pixel_bytes : 8;
 }
 
-/* Words of a tap. */
+/** Words of a tap. */
 static int32_t tap_words(const BinaryConvolution* c) {
   const size_t bytes = c->shape.groups > 1 ? (size_t)group_channels(c) / 8 : c->input.pixel_bytes;
   return (int32_t)(bytes / word_bytes(c));
@@ -44,30 +44,30 @@ static int32_t group_blocks(const BinaryConvolution* c) {
   return (c->shape.output_channels / c->shape.groups + block - 1) / block;
 }
 
-/* uint16 counts of a pixel. The last block of a group may reach into the next group's channels, or
+/** uint16 counts of a pixel. The last block of a group may reach into the next group's channels, or
  * beyond all. */
 static size_t count_stride(const BinaryConvolution* c) {
   return epilogue_channel_stride(c->shape.output_channels) + (c->shape.groups > 1 ? 16 : 0);
 }
 
-/* Pixels of a row of counts. */
+/** Pixels of a row of counts. */
 static int32_t count_width(const BinaryConvolution* c) {
   return multiple(c->shape.output_width, block_pixels(word_bytes(c)));
 }
 
-/* Whether neighbouring pixels share the columns of their taps. */
+/** Whether neighbouring pixels share the columns of their taps. */
 static bool shares_columns(const BinaryConvolution* c) {
   const ConvolutionShape* s = &c->shape;
   return s->groups == 1 && tap_words(c) == 1 && s->filter_width == 3 && s->filter_height <= 5 &&
          s->stride_width <= 2 && s->dilation_width == 1;
 }
 
-/* Taps of a row lie one after the other: one run takes them all. */
+/** Taps of a row lie one after the other: one run takes them all. */
 static bool joins_taps(const BinaryConvolution* c) {
   return c->shape.dilation_width == 1 && c->shape.groups == 1;
 }
 
-/* An odd number of signs has no half: then counts are doubled. */
+/** An odd number of signs has no half: then counts are doubled. */
 static bool doubles_counts(const BinaryConvolution* c) { return group_channels(c) % 2 != 0; }
 
 static Inside inside(int32_t at, int32_t stride, int32_t dilation, int32_t padding, int32_t taps,
@@ -97,13 +97,13 @@ static Inside inside_column(const BinaryConvolution* c, int32_t x) {
 
 static bool same(Inside a, Inside b) { return a.first == b.first && a.last == b.last; }
 
-/* Neighbouring columns of outputs with the same taps inside the image. */
+/** Neighbouring columns of outputs with the same taps inside the image. */
 typedef struct {
   int32_t first, last;
   bool whole; /* all taps are */
 } Zone;
 
-/* Zones of columns; returns how many, and writes them if `zones` isn't NULL. */
+/** Zones of columns; returns how many, and writes them if `zones` isn't NULL. */
 static int32_t find_column_zones(const BinaryConvolution* c, Zone* zones) {
   int32_t count = 0;
   Inside previous = {-1, -1};
@@ -119,17 +119,17 @@ static int32_t find_column_zones(const BinaryConvolution* c, Zone* zones) {
   return count;
 }
 
-/* The zone of a row of outputs. */
+/** The zone of a row of outputs. */
 typedef struct {
   uint16_t number;
   bool whole;
   int32_t first, last; /* rows of taps that are computed */
 } RowZone;
 
-/* Rows of taps outside the image needn't be computed: what they add is known. */
+/** Rows of taps outside the image needn't be computed: what they add is known. */
 static bool skips_rows(Inside rows) { return rows.last > rows.first; }
 
-/* The same of rows: the zone of each row, if `zones` isn't NULL. */
+/** The same of rows: the zone of each row, if `zones` isn't NULL. */
 static int32_t find_row_zones(const BinaryConvolution* c, RowZone* zones) {
   int32_t count = 0;
   Inside previous = {-1, -1};
@@ -161,9 +161,9 @@ void binary_convolution_margin(const ConvolutionShape* s, SignMap* map) {
   if (right > map->right) map->right = right > INT32_MAX / 4 ? INT32_MAX / 4 : (int32_t)right;
 }
 
-/* -- layout ------------------------------------------------------------------------------------ */
+// --- Layout ---
 
-/* Rows or columns of the input from the first tap of all to the last one. */
+/** Rows or columns of the input from the first tap of all to the last one. */
 static int64_t reach(int32_t outputs, int32_t stride, int32_t taps, int32_t dilation) {
   return (int64_t)(outputs - 1) * stride + (int64_t)(taps - 1) * dilation + 1;
 }
@@ -204,7 +204,7 @@ static const char* refusal(const BinaryConvolution* c, const Epilogue* e) {
   return NULL;
 }
 
-/* Where everything lies in the memory; false if the bytes overflow. */
+/** Where everything lies in the memory; false if the bytes overflow. */
 static bool place(BinaryConvolution* c) {
   const uint64_t limit = (uint64_t)(PTRDIFF_MAX / 8);
   const uint64_t words = (uint64_t)c->taps * (uint64_t)tap_words(c);
@@ -241,9 +241,9 @@ bool binary_convolution_layout(BinaryConvolution* c, const Epilogue* epilogue, c
   return true;
 }
 
-/* -- preparation ------------------------------------------------------------------------------- */
+// --- Preparation ---
 
-/* Runs of words of the input, from the first tap's first word, at most kMaxWordsOfBytes a group of
+/** Runs of words of the input, from the first tap's first word, at most kMaxWordsOfBytes a group of
  * them. */
 static void make_runs(const BinaryConvolution* c, Run* runs) {
   const ConvolutionShape* s = &c->shape;
@@ -268,14 +268,14 @@ static void make_runs(const BinaryConvolution* c, Run* runs) {
   }
 }
 
-/* Bytes of a tap of a filter, as the file has them. */
+/** Bytes of a tap of a filter, as the file has them. */
 static const uint8_t* filter_tap(const BinaryConvolution* c, const int32_t* filters, int32_t output,
                                  int32_t tap) {
   const size_t words = ((size_t)group_channels(c) + 31) / 32;
   return (const uint8_t*)(filters + ((size_t)output * (size_t)c->taps + (size_t)tap) * words);
 }
 
-/* [group][block][tap][word][channel of the block], so that kernels read straight on. */
+/** [group][block][tap][word][channel of the block], so that kernels read straight on. */
 static void pack_filters(const BinaryConvolution* c, const int32_t* filters, uint8_t* packed) {
   const size_t word = word_bytes(c), file_bytes = ((size_t)group_channels(c) + 31) / 32 * 4;
   const int32_t block = block_channels(word), words = tap_words(c);
@@ -294,7 +294,7 @@ static void pack_filters(const BinaryConvolution* c, const int32_t* filters, uin
           }
 }
 
-/* The sum of a tap of a filter, as all inputs +1 give it. */
+/** The sum of a tap of a filter, as all inputs +1 give it. */
 static int32_t tap_sum(const BinaryConvolution* c, const int32_t* filters, int32_t output,
                        int32_t tap) {
   const uint8_t* bytes = filter_tap(c, filters, output, tap);
@@ -303,7 +303,7 @@ static int32_t tap_sum(const BinaryConvolution* c, const int32_t* filters, int32
   return group_channels(c) - 2 * minus;
 }
 
-/* What the counts of a filter lack for a tap outside the image, doubled. Skipped taps have counted
+/** What the counts of a filter lack for a tap outside the image, doubled. Skipped taps have counted
  * as 0, others as +1 inputs. They shall count as +1 or as the sum 0, which is half the channels. */
 static int32_t lack(const BinaryConvolution* c, const int32_t* filters, int32_t output, int32_t tap,
                     bool skipped) {
@@ -348,7 +348,7 @@ void binary_convolution_prepare(BinaryConvolution* c, const int32_t* filters, vo
   make_corrections(c, filters, bytes);
 }
 
-/* -- a run ------------------------------------------------------------------------------------- */
+// --- A run ---
 
 void binary_convolution_begin(const BinaryConvolution* c, const Epilogue* epilogue,
                               void* prepared) {
@@ -360,13 +360,13 @@ void binary_convolution_begin(const BinaryConvolution* c, const Epilogue* epilog
   epilogue_begin_counts(epilogue, range, prepared);
 }
 
-/* Rows of taps that are computed for row y of outputs. */
+/** Rows of taps that are computed for row y of outputs. */
 static Inside computed_taps(const BinaryConvolution* c, int32_t y) {
   const RowZone row = ((const RowZone*)(c->memory + c->rows))[y];
   return (Inside){row.first, row.last};
 }
 
-/* Runs of the rows of taps before one. */
+/** Runs of the rows of taps before one. */
 static int32_t runs_before(const BinaryConvolution* c, int32_t row) {
   const Run* runs = (const Run*)(c->memory + c->runs);
   int32_t words = row * c->shape.filter_width * tap_words(c), count = 0;
@@ -374,7 +374,7 @@ static int32_t runs_before(const BinaryConvolution* c, int32_t row) {
   return count;
 }
 
-/* Popcounts of rows [first, last) of outputs, whose taps are the same. */
+/** Popcounts of rows [first, last) of outputs, whose taps are the same. */
 static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_t* counts,
                        int32_t first, int32_t last) {
   const ConvolutionShape* s = &c->shape;
@@ -411,13 +411,13 @@ static void count_rows(const BinaryConvolution* c, const uint8_t* signs, uint16_
   }
 }
 
-/* n is a multiple of 8. */
+/** n is a multiple of 8. */
 static void add_correction(uint16_t* counts, const uint16_t* correction, size_t n) {
   for (size_t i = 0; i < n; i += 8)
     store_shorts(counts + i, load_shorts(counts + i) + load_shorts(correction + i));
 }
 
-/* Corrects the pixels of row y whose taps lie outside the image. */
+/** Corrects the pixels of row y whose taps lie outside the image. */
 static void correct_row(const BinaryConvolution* c, uint16_t* counts, int32_t y) {
   const Zone* columns = (const Zone*)(c->memory + c->columns);
   const RowZone row = ((const RowZone*)(c->memory + c->rows))[y];

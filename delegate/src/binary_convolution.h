@@ -1,4 +1,4 @@
-/* Convolutions of signs with signs: sums of XNOR by popcounts, and what follows them (epilogue.h).
+/** Convolutions of signs with signs: sums of XNOR by popcounts, and what follows them (epilogue.h).
  *
  *     BinaryConvolution c = {.shape = {...}, .input = map};
  *     if (!binary_convolution_layout(&c, &epilogue, &error)) ...
@@ -44,33 +44,33 @@ typedef struct {
   const uint8_t* memory;
 } BinaryConvolution;
 
-/* Grows the margin of a map that isn't laid out yet, so that the convolution finds all its taps in
+/** Grows the margin of a map that isn't laid out yet, so that the convolution finds all its taps in
  * it. */
 void binary_convolution_margin(const ConvolutionShape* shape, SignMap* map);
 
-/* Chooses the kernel and derives the sizes; false with a message if the shape makes no sense or is
+/** Chooses the kernel and derives the sizes; false with a message if the shape makes no sense or is
  * too large. The epilogue's height, width, channels and kinds of steps count here, no pointers. */
 bool binary_convolution_layout(BinaryConvolution* convolution, const Epilogue* epilogue,
                                const char** error);
 
-/* Packs filters, int32 [output_channels][filter_height][filter_width][ceil(input channels of a
+/** Packs filters, int32 [output_channels][filter_height][filter_width][ceil(input channels of a
  * group / 32)]. */
 void binary_convolution_prepare(BinaryConvolution* convolution, const int32_t* filters,
                                 void* memory);
 
-/* Once a run, before its rows: epilogue_begin, and the thresholds if nothing but signs is asked
+/** Once a run, before its rows: epilogue_begin, and the thresholds if nothing but signs is asked
  * for. */
 void binary_convolution_begin(const BinaryConvolution* convolution, const Epilogue* epilogue,
                               void* prepared);
 
-/* Rows [first, last) of the output. Threads may take different rows, each with scratch memory of
+/** Rows [first, last) of the output. Threads may take different rows, each with scratch memory of
  * its own. */
 void binary_convolution_rows(const BinaryConvolution* convolution, const Epilogue* epilogue,
                              const void* prepared, const uint8_t* signs, void* scratch,
                              int32_t first, int32_t last);
 
-/* LceBconv2d's bit-packed outputs: `popcount > threshold` is the sign of `sum + offset`, for a step
- * ADD. */
+/** LceBconv2d's bit-packed outputs: `popcount > threshold` is the sign of `sum + offset`, for a
+ * step ADD. */
 void offsets_from_thresholds(const BinaryConvolution* convolution, const int32_t* thresholds,
                              float* offsets);
 

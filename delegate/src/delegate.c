@@ -121,8 +121,7 @@ static TfLiteStatus prepare_partition(TfLiteContext* context, TfLiteNode* node) 
     return kTfLiteError;
   }
   if ((size_t)partition->graph.tensor_count > context->tensors_size ||
-      graph_infer(context, true, &partition->graph) != 0) {
-    context->ReportError(context, "larq_ensemble delegate: the shapes of its inputs don't fit.");
+      !graph_infer_part(context, &partition->graph)) {
     return kTfLiteError;
   }
   const int32_t threads = thread_count(context, partition);
@@ -210,7 +209,7 @@ static TfLiteStatus prepare_delegate(TfLiteContext* context, TfLiteDelegate* del
   TfLiteStatus status = kTfLiteError;
   if (nodes != NULL && claimed != NULL &&
       graph_create(context, nodes->data, nodes->size, true, &graph)) {
-    graph_infer(context, true, &graph);
+    graph_infer(context, &graph);
     refuse_convolutions(context, &graph);
     status = replace_nodes(context, delegate, &graph, claimed, nodes);
   } else {

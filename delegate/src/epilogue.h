@@ -1,4 +1,4 @@
-/* What happens to the values of a convolution before they reach memory: an ordered list of steps.
+/** What happens to the values of a convolution before they reach memory: an ordered list of steps.
  *
  * Each step is one operator of the graph, computed in float32 and rounded as if it stood alone: a
  * multiplication and the addition after it aren't contracted. A list that starts with MULTIPLY and
@@ -52,13 +52,14 @@ typedef struct {
   Step steps[kMaxSteps];
 } Epilogue;
 
-/* Bytes that epilogue_begin fills, aligned to 16; 0 if a size isn't possible. */
+/** Bytes that epilogue_begin fills, aligned to 16; 0 if a size isn't possible. */
 size_t epilogue_bytes(const Epilogue* epilogue);
 
-/* Once a run, before its rows, when all `values` are there: copies them into `prepared`. */
+/** Once a run, before its rows, when all `values` are there: copies them into `prepared`. */
 void epilogue_begin(const Epilogue* epilogue, void* prepared);
 
-/* The steps for rows [first, last) of a float map [height][width][channels], without a convolution.
+/** The steps for rows [first, last) of a float map [height][width][channels], without a
+ * convolution.
  */
 void epilogue_rows(const Epilogue* epilogue, const void* prepared, const float* input,
                    int32_t first, int32_t last);

@@ -3,8 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/** Allocates zeroed memory for so many elements, at least one. */
-static void* zeroed(int count, size_t size) { return calloc((size_t)count + 1, size); }
+#include "zeroed.h"
 
 /** Reads the nodes; those that can't be read are `kOperatorOther`. */
 static bool read_nodes(TfLiteContext* context, bool report, Graph* graph) {
@@ -121,11 +120,15 @@ void graph_note_origins(const Graph* whole, Graph* part) {
   }
 }
 
-int graph_infer(TfLiteContext* context, bool report, Graph* graph) {
-  int failed = 0;
+/** Takes the shapes that TFLite knows now. */
+static void shapes_of_tensors(const TfLiteContext* context, Graph* graph) {
   for (int t = 0; t < graph->tensor_count; t++) {
     shape_of(&context->tensors[t], &graph->shapes[t]);
   }
+}
+
+void graph_infer(TfLiteContext* context, Graph* graph) {
+  shapes_of_tensors(context, graph);
   for (int i = 0; i < graph->operator_count; i++) {
     Operator* op = &graph->operators[i];
     if (op->kind == kOperatorOther) {
@@ -135,12 +138,11 @@ int graph_infer(TfLiteContext* context, bool report, Graph* graph) {
     if (error == NULL) {
       continue;
     }
-    if (report && operator_is_lce(op)) {
+    if (operator_is_lce(op)) {
       context->ReportError(context, "larq_ensemble delegate: node %d isn't supported: %s.",
                            graph->nodes[i], error);
     }
     op->kind = kOperatorOther;
-    failed++;
     for (int j = 0; j < op->outputs->size; j++) {
       const int tensor = op->outputs->data[j];
       if (in_range(graph, tensor)) {
@@ -148,7 +150,19 @@ int graph_infer(TfLiteContext* context, bool report, Graph* graph) {
       }
     }
   }
-  return failed;
+}
+
+bool graph_infer_part(TfLiteContext* context, Graph* graph) {
+  shapes_of_tensors(context, graph);
+  for (int i = 0; i < graph->operator_count; i++) {
+    const char* error = operator_infer(context, &graph->operators[i], graph->shapes);
+    if (error != NULL) {
+      context->ReportError(context, "larq_ensemble delegate: the shapes of node %d don't fit: %s.",
+                           graph->nodes[i], error);
+      return false;
+    }
+  }
+  return true;
 }
 
 /** Whether one of an operator's outputs is read by a claimed operator. */

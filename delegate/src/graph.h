@@ -38,11 +38,17 @@ void graph_note_origins(const Graph* whole, Graph* part);
 
 /**
  * Infers the shapes of all operators' outputs from the context's tensors; operators that don't fit
- * become `kOperatorOther`, and a message tells it where `report` is set.
- *
- * @return the number of operators that don't fit.
+ * become `kOperatorOther`, and a message tells those of LCE.
  */
-int graph_infer(TfLiteContext* context, bool report, Graph* graph);
+void graph_infer(TfLiteContext* context, Graph* graph);
+
+/**
+ * Infers the shapes of a part that the delegate runs. It changes no operator, so that the part can
+ * be inferred again for other inputs.
+ *
+ * @return false with an error reported, if one of its operators can't take the shapes.
+ */
+bool graph_infer_part(TfLiteContext* context, Graph* graph);
 
 /** Decides which operators the delegate runs: LCE's and those around them. */
 void graph_claim(const Graph* graph, bool* claimed);

@@ -2,7 +2,7 @@
 
 #include <stddef.h>
 
-/* -1 is a set bit, so the maximum is -1 where all bits are set. */
+/** -1 is a set bit, so the maximum is -1 where all bits are set. */
 static int32_t maximum(const PoolShape* s, const int32_t* input, int32_t y, int32_t x, int32_t k) {
   const int64_t top = (int64_t)y * s->stride_height - s->padding_top;
   const int64_t left = (int64_t)x * s->stride_width - s->padding_left;

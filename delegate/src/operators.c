@@ -8,7 +8,9 @@
 enum { kMaxWindow = 1 << 12 };  // no filter, stride or dilation is larger
 
 bool tensor_is_constant(const TfLiteTensor* tensor) {
-  return tensor->allocation_type == kTfLiteMmapRo && tensor->data.raw != NULL;
+  // TFLite doesn't compare the bytes of a sparse one with its shape.
+  return tensor->allocation_type == kTfLiteMmapRo && tensor->data.raw != NULL &&
+         tensor->sparsity == NULL;
 }
 
 bool operator_is_elementwise(const Operator* op) {
@@ -49,14 +51,6 @@ static bool has_operands(const TfLiteContext* context, const TfLiteIntArray* ten
   return true;
 }
 
-static const TfLiteTensor* input_of(const TfLiteContext* context, const Operator* op, int i) {
-  return &context->tensors[op->inputs->data[i]];
-}
-
-static const TfLiteTensor* output_of(const TfLiteContext* context, const Operator* op) {
-  return &context->tensors[op->outputs->data[0]];
-}
-
 static bool has_type(const TfLiteTensor* tensor, int type) { return tensor->type == type; }
 
 /** Reads an option in [1, kMaxWindow]. */
@@ -75,8 +69,7 @@ static bool read_padding(const TfLiteNode* node, Window* window) {
   return found && (padding == 0 || padding == 1);
 }
 
-/** A constant int32 tensor of `count` elements, or NULL. */
-static const int32_t* constant_integers(const TfLiteTensor* tensor, int32_t count) {
+const int32_t* tensor_constant_integers(const TfLiteTensor* tensor, int32_t count) {
   Shape shape;
   if (!has_type(tensor, kTfLiteInt32) || !tensor_is_constant(tensor) || !shape_of(tensor, &shape) ||
       shape_elements(&shape) != count || tensor->bytes < (size_t)count * sizeof(int32_t)) {
@@ -97,25 +90,25 @@ static const char* read_convolution(const TfLiteContext* context, const TfLiteNo
       return "an input is no tensor of the graph";
     }
   }
-  const int output = output_of(context, op)->type;
+  const int output = operator_output(context, op)->type;
   if (output != kTfLiteFloat32 && output != kTfLiteInt32 && output != kTfLiteInt8) {
     return "its output isn't float32, int32 or int8";
   }
   if (output == kTfLiteInt32) {
-    if (inputs->data[4] < 0 || !has_type(input_of(context, op, 4), kTfLiteInt32)) {
+    if (inputs->data[4] < 0 || !has_type(operator_input(context, op, 4), kTfLiteInt32)) {
       return "its thresholds aren't int32";
     }
   } else if (inputs->data[2] < 0 || inputs->data[3] < 0 ||
-             !has_type(input_of(context, op, 2), kTfLiteFloat32) ||
-             !has_type(input_of(context, op, 3), kTfLiteFloat32)) {
+             !has_type(operator_input(context, op, 2), kTfLiteFloat32) ||
+             !has_type(operator_input(context, op, 3), kTfLiteFloat32)) {
     return "its multiplier and bias aren't float32";
   }
-  if (output == kTfLiteInt8 && !(output_of(context, op)->params.scale > 0.0F)) {
+  if (output == kTfLiteInt8 && !(operator_output(context, op)->params.scale > 0.0F)) {
     return "its int8 output has no scale";
   }
-  const TfLiteTensor* filters = input_of(context, op, 1);
+  const TfLiteTensor* filters = operator_input(context, op, 1);
   Shape shape;
-  if (!has_type(input_of(context, op, 0), kTfLiteInt32) || !has_type(filters, kTfLiteInt32) ||
+  if (!has_type(operator_input(context, op, 0), kTfLiteInt32) || !has_type(filters, kTfLiteInt32) ||
       !tensor_is_constant(filters) || !shape_of(filters, &shape) || shape.rank != 4 ||
       filters->bytes < (size_t)shape_elements(&shape) * sizeof(int32_t)) {
     return "its filters aren't a constant of 4 dimensions";
@@ -157,8 +150,8 @@ static const char* read_max_pool(const TfLiteContext* context, const TfLiteNode*
   Window* window = &op->window;
   window->dilation_height = window->dilation_width = 1;
   if (!has_operands(context, node->inputs, 1, 1) || !has_operands(context, node->outputs, 1, 1) ||
-      !has_type(input_of(context, op, 0), kTfLiteInt32) ||
-      !has_type(output_of(context, op), kTfLiteInt32)) {
+      !has_type(operator_input(context, op, 0), kTfLiteInt32) ||
+      !has_type(operator_output(context, op), kTfLiteInt32)) {
     return "it doesn't have an int32 input and output";
   }
   if (!read_size(node, "filter_height", &window->filter_height) ||
@@ -176,8 +169,8 @@ static const char* read_quantize(const TfLiteContext* context, const TfLiteNode*
   if (!has_operands(context, node->inputs, 1, 1) || !has_operands(context, node->outputs, 1, 1)) {
     return "it doesn't have one input and one output";
   }
-  const TfLiteTensor* packed = output_of(context, op);
-  const TfLiteTensor* values = input_of(context, op, 0);
+  const TfLiteTensor* packed = operator_output(context, op);
+  const TfLiteTensor* values = operator_input(context, op, 0);
   if (op->kind == kOperatorDequantize) {
     const TfLiteTensor* swap = packed;
     packed = values;
@@ -216,11 +209,11 @@ static bool read_lce(const TfLiteContext* context, const TfLiteNode* node, const
 /** Whether all inputs and the output are float32. */
 static bool all_float(const TfLiteContext* context, const Operator* op) {
   for (int i = 0; i < op->inputs->size; i++) {
-    if (!has_type(input_of(context, op, i), kTfLiteFloat32)) {
+    if (!has_type(operator_input(context, op, i), kTfLiteFloat32)) {
       return false;
     }
   }
-  return has_type(output_of(context, op), kTfLiteFloat32);
+  return has_type(operator_output(context, op), kTfLiteFloat32);
 }
 
 /** Reads ADD or MUL with its fused activation. */
@@ -259,7 +252,7 @@ static bool read_sign_convolution(const TfLiteContext* context, const TfLiteNode
   op->kind = kOperatorSignConvolution;
   if (params == NULL || !has_operands(context, node->inputs, 3, 3) ||
       !has_operands(context, node->outputs, 1, 1) || !all_float(context, op) ||
-      !shape_of(input_of(context, op, 1), &shape) || shape.rank != 4) {
+      !shape_of(operator_input(context, op, 1), &shape) || shape.rank != 4) {
     return false;
   }
   op->window = (Window){
@@ -300,15 +293,15 @@ static bool read_slice(const TfLiteContext* context, const TfLiteNode* node, int
   if (!has_operands(context, node->inputs, 4, 4) || !has_operands(context, node->outputs, 1, 1) ||
       params == NULL || params->ellipsis_mask != 0 || params->new_axis_mask != 0 ||
       params->shrink_axis_mask != 0 || (version >= 8 && params->offset) ||
-      !has_type(input_of(context, op, 0), kTfLiteFloat32)) {
+      !has_type(operator_input(context, op, 0), kTfLiteFloat32)) {
     return false;
   }
   for (int i = 1; i < 4; i++) {
-    if (constant_integers(input_of(context, op, i), 4) == NULL) {
+    if (tensor_constant_integers(operator_input(context, op, i), 4) == NULL) {
       return false;
     }
   }
-  const int32_t* strides = constant_integers(input_of(context, op, 3), 4);
+  const int32_t* strides = tensor_constant_integers(operator_input(context, op, 3), 4);
   op->window.stride_height = strides[1];
   op->window.stride_width = strides[2];
   op->begin_mask = params->begin_mask;
@@ -324,14 +317,15 @@ static bool read_split(const TfLiteContext* context, const TfLiteNode* node, Ope
       !has_operands(context, node->outputs, 1, INT32_MAX)) {
     return false;
   }
-  const int32_t* axis = constant_integers(input_of(context, op, 2), 1);
-  const int32_t* sizes = constant_integers(input_of(context, op, 1), op->outputs->size);
+  const int32_t* axis = tensor_constant_integers(operator_input(context, op, 2), 1);
+  const int32_t* sizes =
+      tensor_constant_integers(operator_input(context, op, 1), op->outputs->size);
   for (int i = 0; i < op->outputs->size; i++) {
     if (!has_type(&context->tensors[op->outputs->data[i]], kTfLiteFloat32)) {
       return false;
     }
   }
-  return has_type(input_of(context, op, 0), kTfLiteFloat32) && axis != NULL && *axis == 0 &&
+  return has_type(operator_input(context, op, 0), kTfLiteFloat32) && axis != NULL && *axis == 0 &&
          sizes != NULL;
 }
 
@@ -350,8 +344,8 @@ static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, i
   if (!has_operands(context, node->inputs, 1, 2) || !has_operands(context, node->outputs, 1, 1)) {
     return false;
   }
-  const int from = input_of(context, op, 0)->type;
-  const int to = output_of(context, op)->type;
+  const int from = operator_input(context, op, 0)->type;
+  const int to = operator_output(context, op)->type;
   switch (code) {
     case kTfLiteBuiltinAdd:
       return read_binary(context, node, kOperatorAdd, op);
@@ -371,11 +365,11 @@ static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, i
     case kTfLiteBuiltinReshape:
       op->kind = kOperatorReshape;
       return from == to && (from == kTfLiteFloat32 || from == kTfLiteInt32) &&
-             op->inputs->size == 2 && tensor_is_constant(input_of(context, op, 1));
+             op->inputs->size == 2 && tensor_is_constant(operator_input(context, op, 1));
     case kTfLiteBuiltinTile:
       op->kind = kOperatorTile;
       return from == kTfLiteFloat32 && to == from && op->inputs->size == 2 &&
-             constant_integers(input_of(context, op, 1), 1) != NULL;
+             tensor_constant_integers(operator_input(context, op, 1), 1) != NULL;
     case kTfLiteBuiltinBitcast:
       op->kind = kOperatorBitcast;
       return from == kTfLiteInt32 && (to == kTfLiteUInt8 || to == kTfLiteUInt16);
@@ -385,6 +379,16 @@ static bool read_builtin(const TfLiteContext* context, const TfLiteNode* node, i
     default:
       return false;
   }
+}
+
+/** Whether an operator would write to a constant, which may lie in read-only memory. */
+static bool writes_constant(const TfLiteContext* context, const Operator* op) {
+  for (int i = 0; i < op->outputs->size; i++) {
+    if (context->tensors[op->outputs->data[i]].allocation_type == kTfLiteMmapRo) {
+      return true;
+    }
+  }
+  return false;
 }
 
 bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
@@ -400,269 +404,12 @@ bool operator_read(const TfLiteContext* context, const TfLiteNode* node,
   } else if (registration->custom_name != NULL) {
     ours = read_lce(context, node, registration->custom_name, op, error);
   }
+  if (ours && writes_constant(context, op)) {
+    *error = operator_is_lce(op) ? "its output is a constant" : NULL;
+    ours = false;
+  }
   if (!ours) {
     op->kind = kOperatorOther;
   }
   return ours;
-}
-
-void window_side(int32_t size, int32_t filter, int32_t stride, int32_t dilation, bool same,
-                 int32_t* output, int32_t* before) {
-  const int64_t extent = (int64_t)(filter - 1) * dilation + 1;
-  const int64_t positions = same ? (int64_t)size + stride - 1 : (int64_t)size + stride - extent;
-  *output = positions < stride ? 0 : (int32_t)(positions / stride);
-  const int64_t padding = (int64_t)(*output - 1) * stride + extent - size;
-  *before = same && padding > 0 ? (int32_t)(padding / 2) : 0;
-}
-
-/** The output of a convolution or a pool: NULL, or what is wrong. */
-static const char* infer_window(const Operator* op, const Shape* input, int32_t channels,
-                                Shape* output) {
-  const Window* window = &op->window;
-  int32_t before;
-  if (input->rank != 4) {
-    return "its input doesn't have 4 dimensions";
-  }
-  *output = *input;
-  window_side(input->dims[1], window->filter_height, window->stride_height, window->dilation_height,
-              window->same_padding, &output->dims[1], &before);
-  window_side(input->dims[2], window->filter_width, window->stride_width, window->dilation_width,
-              window->same_padding, &output->dims[2], &before);
-  output->dims[3] = channels;
-  return NULL;
-}
-
-static const char* infer_convolution(const TfLiteContext* context, const Operator* op,
-                                     Shape* shapes) {
-  const int* inputs = op->inputs->data;
-  const Shape* input = &shapes[inputs[0]];
-  const int32_t channels = shapes[inputs[1]].dims[0];
-  const bool packs = output_of(context, op)->type == kTfLiteInt32;
-  if (input->rank != 4 || input->dims[3] != (op->channels_in + 31) / 32) {
-    return "its input doesn't have its channels";
-  }
-  for (int i = packs ? 4 : 2; i <= (packs ? 4 : 3); i++) {
-    if (shapes[inputs[i]].rank != 1 || shapes[inputs[i]].dims[0] != channels) {
-      return "its multiplier, bias or thresholds aren't one a channel";
-    }
-  }
-  return infer_window(op, input, packs ? (channels + 31) / 32 : channels,
-                      &shapes[op->outputs->data[0]]);
-}
-
-static const char* infer_sign_convolution(const Operator* op, Shape* shapes) {
-  const int* inputs = op->inputs->data;
-  const Shape* input = &shapes[inputs[0]];
-  const Shape* filters = &shapes[inputs[1]];
-  if (input->rank != 4 || filters->rank != 4 || input->dims[3] != op->channels_in ||
-      filters->dims[3] != op->channels_in || filters->dims[1] != op->window.filter_height ||
-      filters->dims[2] != op->window.filter_width || shapes[inputs[2]].rank != 1 ||
-      shapes[inputs[2]].dims[0] != filters->dims[0]) {
-    return "its filters or bias don't fit its channels";
-  }
-  return infer_window(op, input, filters->dims[0], &shapes[op->outputs->data[0]]);
-}
-
-/** Elementwise operators: two equal shapes, or one of them a value a channel, or a single one. */
-static const char* infer_elementwise(const Operator* op, Shape* shapes) {
-  const Shape* a = &shapes[op->inputs->data[0]];
-  const Shape* b = op->inputs->size == 2 ? &shapes[op->inputs->data[1]] : a;
-  Shape* output = &shapes[op->outputs->data[0]];
-  if (shape_elements(a) < shape_elements(b) && op->kind != kOperatorPrelu) {
-    const Shape* swap = a;
-    a = b;
-    b = swap;
-  }
-  if (!shape_equal(a, b)) {
-    const bool fits = shape_last(b) == shape_last(a) || shape_elements(b) == 1;
-    if (b->rank > a->rank || !shape_is_vector(b) || !fits) {
-      return "its operands are neither equal in shape nor one value a channel";
-    }
-  }
-  *output = *a;
-  return NULL;
-}
-
-/** The target of RESHAPE is a constant; one size may be -1. */
-static const char* infer_reshape(const TfLiteContext* context, const Operator* op, Shape* shapes) {
-  const int32_t elements = shape_elements(&shapes[op->inputs->data[0]]);
-  const int32_t rank = shape_elements(&shapes[op->inputs->data[1]]);
-  const int32_t* sizes = constant_integers(input_of(context, op, 1), rank);
-  Shape* output = &shapes[op->outputs->data[0]];
-  if (sizes == NULL || rank > kMaxRank) {
-    return "its shape is no constant";
-  }
-  Shape target = {.rank = rank};
-  int unknown = -1;
-  for (int i = 0; i < rank; i++) {
-    target.dims[i] = sizes[i];
-    if (sizes[i] == -1 && unknown < 0) {
-      unknown = i;
-      target.dims[i] = 1;
-    }
-  }
-  if (shape_valid(&target) && unknown >= 0) {
-    target.dims[unknown] = elements / shape_elements(&target);
-  }
-  if (!shape_valid(&target) || shape_elements(&target) != elements) {
-    return "its shape doesn't have the elements of its input";
-  }
-  *output = target;
-  return NULL;
-}
-
-static const char* infer_tile(const TfLiteContext* context, const Operator* op, Shape* shapes) {
-  const Shape* input = &shapes[op->inputs->data[0]];
-  const int32_t times = *constant_integers(input_of(context, op, 1), 1);
-  if (input->rank != 1 || times < 1 || (int64_t)times * input->dims[0] > INT32_MAX) {
-    return "its input is no vector";
-  }
-  Shape* output = &shapes[op->outputs->data[0]];
-  *output = *input;
-  output->dims[0] *= times;
-  return NULL;
-}
-
-static const char* infer_split(const TfLiteContext* context, const Operator* op, Shape* shapes) {
-  const Shape* input = &shapes[op->inputs->data[0]];
-  const int count = op->outputs->size;
-  const int32_t* sizes = constant_integers(input_of(context, op, 1), count);
-  int64_t sum = 0;
-  for (int i = 0; i < count; i++) {
-    if (sizes[i] < 1) {
-      return "a size isn't positive";
-    }
-    shapes[op->outputs->data[i]] = (Shape){.rank = 1, .dims = {sizes[i]}};
-    sum += sizes[i];
-  }
-  return input->rank == 1 && sum == input->dims[0] ? NULL : "its sizes don't fill its input";
-}
-
-/** The range of a slice in one dimension, as TFLite clamps it. */
-static void slice_range(const TfLiteContext* context, const Operator* op, const Shape* input,
-                        int dim, int32_t* start, int32_t* stop) {
-  const int32_t size = input->dims[dim];
-  const int64_t bounds[2] = {
-      op->begin_mask >> dim & 1 ? 0 : constant_integers(input_of(context, op, 1), 4)[dim],
-      op->end_mask >> dim & 1 ? size : constant_integers(input_of(context, op, 2), 4)[dim]};
-  int32_t clamped[2];
-  for (int i = 0; i < 2; i++) {
-    const int64_t at = bounds[i] < 0 ? bounds[i] + size : bounds[i];
-    clamped[i] = (int32_t)(at < 0 ? 0 : at > size ? size : at);
-  }
-  *start = clamped[0];
-  *stop = clamped[1];
-}
-
-void slice_start(const TfLiteContext* context, const Operator* op, const Shape* input, int32_t* row,
-                 int32_t* column) {
-  int32_t stop;
-  slice_range(context, op, input, 1, row, &stop);
-  slice_range(context, op, input, 2, column, &stop);
-}
-
-static const char* infer_slice(const TfLiteContext* context, const Operator* op, Shape* shapes) {
-  const Shape* input = &shapes[op->inputs->data[0]];
-  const int32_t strides[4] = {1, op->window.stride_height, op->window.stride_width, 1};
-  if (input->rank != 4) {
-    return "its input doesn't have 4 dimensions";
-  }
-  Shape output = *input;
-  for (int i = 0; i < 4; i++) {
-    int32_t start, stop;
-    slice_range(context, op, input, i, &start, &stop);
-    output.dims[i] = stop <= start ? 0 : (stop - start - 1) / strides[i] + 1;
-  }
-  shapes[op->outputs->data[0]] = output;
-  return output.dims[0] == input->dims[0] && output.dims[3] == input->dims[3]
-             ? NULL
-             : "it cuts images or channels";
-}
-
-/** int32 to several smaller integers: a new last dimension. */
-static const char* infer_bitcast(const TfLiteContext* context, const Operator* op, Shape* shapes) {
-  Shape* output = &shapes[op->outputs->data[0]];
-  *output = shapes[op->inputs->data[0]];
-  if (output->rank == kMaxRank) {
-    return "it has too many dimensions";
-  }
-  output->dims[output->rank++] = output_of(context, op)->type == kTfLiteUInt8 ? 4 : 2;
-  return NULL;
-}
-
-static const char* infer_quantize(const Operator* op, Shape* shapes) {
-  Shape* output = &shapes[op->outputs->data[0]];
-  *output = shapes[op->inputs->data[0]];
-  if (output->rank < 1) {
-    return "its input is a scalar";
-  }
-  output->dims[output->rank - 1] = (shape_last(output) - 1) / 32 + 1;
-  return NULL;
-}
-
-/** The number of channels isn't known by the input, so it is the file's. */
-static const char* infer_dequantize(const TfLiteContext* context, const Operator* op,
-                                    Shape* shapes) {
-  Shape given;
-  Shape* output = &shapes[op->outputs->data[0]];
-  *output = shapes[op->inputs->data[0]];
-  if (output->rank < 1 || !shape_of(output_of(context, op), &given) || given.rank != output->rank ||
-      (shape_last(&given) - 1) / 32 + 1 != shape_last(output)) {
-    return "its output doesn't have the channels of its input";
-  }
-  output->dims[output->rank - 1] = shape_last(&given);
-  return NULL;
-}
-
-static const char* infer(const TfLiteContext* context, const Operator* op, Shape* shapes) {
-  const Shape* first = &shapes[op->inputs->data[0]];
-  switch (op->kind) {
-    case kOperatorQuantize:
-      return infer_quantize(op, shapes);
-    case kOperatorDequantize:
-      return infer_dequantize(context, op, shapes);
-    case kOperatorConvolution:
-      return infer_convolution(context, op, shapes);
-    case kOperatorSignConvolution:
-      return infer_sign_convolution(op, shapes);
-    case kOperatorMaxPool:
-    case kOperatorAveragePool:
-      return infer_window(op, first, shape_last(first), &shapes[op->outputs->data[0]]);
-    case kOperatorAdd:
-    case kOperatorMultiply:
-    case kOperatorPrelu:
-    case kOperatorClamp:
-      return infer_elementwise(op, shapes);
-    case kOperatorReshape:
-      return infer_reshape(context, op, shapes);
-    case kOperatorTile:
-      return infer_tile(context, op, shapes);
-    case kOperatorSplit:
-      return infer_split(context, op, shapes);
-    case kOperatorBitcast:
-      return infer_bitcast(context, op, shapes);
-    case kOperatorSlice:
-      return infer_slice(context, op, shapes);
-    case kOperatorCast:
-      shapes[op->outputs->data[0]] = *first;
-      return NULL;
-    default:
-      return "it is unknown";
-  }
-}
-
-const char* operator_infer(const TfLiteContext* context, const Operator* op, Shape* shapes) {
-  for (int i = 0; i < op->inputs->size; i++) {
-    const int tensor = op->inputs->data[i];
-    if (tensor >= 0 && !shape_valid(&shapes[tensor])) {
-      return "the shape of an input isn't known";
-    }
-  }
-  const char* error = infer(context, op, shapes);
-  for (int i = 0; error == NULL && i < op->outputs->size; i++) {
-    if (!shape_valid(&shapes[op->outputs->data[i]])) {
-      error = "an output is empty or too large";
-    }
-  }
-  return error;
 }

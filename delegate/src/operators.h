@@ -74,6 +74,17 @@ void slice_start(const TfLiteContext* context, const Operator* op, const Shape* 
 void window_side(int32_t size, int32_t filter, int32_t stride, int32_t dilation, bool same,
                  int32_t* output, int32_t* before);
 
+static inline const TfLiteTensor* operator_input(const TfLiteContext* context, const Operator* op,
+                                                 int i) {
+  return &context->tensors[op->inputs->data[i]];
+}
+
+/** The first output. */
+static inline const TfLiteTensor* operator_output(const TfLiteContext* context,
+                                                  const Operator* op) {
+  return &context->tensors[op->outputs->data[0]];
+}
+
 /** Whether it is LceBconv2d, or a CONV_2D of what LceDequantize gives. */
 bool operator_is_convolution(const Operator* op);
 
@@ -85,5 +96,8 @@ bool operator_is_lce(const Operator* op);
 
 /** Whether a tensor's content is part of the file. */
 bool tensor_is_constant(const TfLiteTensor* tensor);
+
+/** The content of a constant int32 tensor of `count` elements; NULL if it is none. */
+const int32_t* tensor_constant_integers(const TfLiteTensor* tensor, int32_t count);
 
 #endif

@@ -32,7 +32,7 @@ size_t sign_map_offset(const SignMap* map, int32_t y, int32_t x) {
   return (size_t)(y + map->top) * map->row_bytes + (size_t)(x + map->left) * map->pixel_bytes;
 }
 
-/* Signs of 16 floats for each of `pixels` (1 or 4) pixels. */
+/** Signs of 16 floats for each of `pixels` (1 or 4) pixels. */
 ALWAYS_INLINE uint64_t signs_of_floats(const float* values, size_t stride, int pixels) {
   Mask8 masks[8];
   UNROLL
@@ -43,7 +43,7 @@ ALWAYS_INLINE uint64_t signs_of_floats(const float* values, size_t stride, int p
   return bits_of_masks(masks, pixels);
 }
 
-/* Signs of the last, fewer than 16 channels of a pixel. */
+/** Signs of the last, fewer than 16 channels of a pixel. */
 static uint16_t signs_of_rest(const float* values, int32_t count) {
   unsigned bits = 0;
   for (int32_t i = 0; i < count; i++) bits |= (unsigned)(values[i] < 0.f) << i;
@@ -96,7 +96,7 @@ void sign_map_pack_int8(const SignMap* map, const int8_t* values, int32_t zero_p
 
 static size_t word_count(int32_t channels) { return ((size_t)channels + 31) / 32; }
 
-/* The last word of a pixel without what lies beyond the channels: other writers may have left bits
+/** The last word of a pixel without what lies beyond the channels: other writers may have left bits
  * there. */
 static uint32_t without_rest(uint32_t word, int32_t channels, size_t k) {
   size_t left = (size_t)channels - 32 * k;

@@ -1,4 +1,4 @@
-/* Maps of signs, one bit each, with a margin: what binary convolutions read.
+/** Maps of signs, one bit each, with a margin: what binary convolutions read.
  *
  * A bit is 1 for a negative value, as in Larq Compute Engine's files. Channel c of a pixel is bit c
  * % 8 of its byte c / 8. A pixel takes 2, 4 or a multiple of 8 bytes; bits beyond the channels and
@@ -20,31 +20,31 @@ typedef struct {
       bytes; /* all, with room for reads past the end: what the caller allocates, aligned to 16 */
 } SignMap;
 
-/* Derives the sizes from the other fields; false if those are negative or the bytes overflow. */
+/** Derives the sizes from the other fields; false if those are negative or the bytes overflow. */
 bool sign_map_layout(SignMap* map);
 
-/* Zeroes everything. Once is enough: what writes a map leaves its margin alone. */
+/** Zeroes everything. Once is enough: what writes a map leaves its margin alone. */
 void sign_map_clear(const SignMap* map, uint8_t* data);
 
-/* Where pixel (y, x) lies; both may be negative, down to the margin. */
+/** Where pixel (y, x) lies; both may be negative, down to the margin. */
 size_t sign_map_offset(const SignMap* map, int32_t y, int32_t x);
 
-/* Signs of rows [first, last) of a float map [height][width][channels]: 1 where x < 0, so -0.0 and
+/** Signs of rows [first, last) of a float map [height][width][channels]: 1 where x < 0, so -0.0 and
  * NaN give 0. */
 void sign_map_pack_floats(const SignMap* map, const float* values, uint8_t* data, int32_t first,
                           int32_t last);
 
-/* The same of int8 values: 1 where x < zero_point. */
+/** The same of int8 values: 1 where x < zero_point. */
 void sign_map_pack_int8(const SignMap* map, const int8_t* values, int32_t zero_point, uint8_t* data,
                         int32_t first, int32_t last);
 
-/* From and to Larq Compute Engine's packed tensors, int32 [height][width][ceil(channels / 32)]. */
+/** From and to Larq Compute Engine's packed tensors, int32 [height][width][ceil(channels / 32)]. */
 void sign_map_pack_words(const SignMap* map, const int32_t* words, uint8_t* data, int32_t first,
                          int32_t last);
 void sign_map_unpack_words(const SignMap* map, const uint8_t* data, int32_t* words, int32_t first,
                            int32_t last);
 
-/* LceDequantize: +1 and -1 of rows of packed words. Values are [pixels][channels]. */
+/** LceDequantize: +1 and -1 of rows of packed words. Values are [pixels][channels]. */
 void dequantize_words_to_floats(const int32_t* words, float* values, size_t pixels,
                                 int32_t channels);
 void dequantize_words_to_int8(const int32_t* words, int8_t* values, size_t pixels, int32_t channels,

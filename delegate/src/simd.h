@@ -1,4 +1,4 @@
-/* Vectors of 16 bytes: compilers' vector types, with intrinsics where those have no operator. */
+/** Vectors of 16 bytes: compilers' vector types, with intrinsics where those have no operator. */
 #ifndef LARQ_ENSEMBLE_SIMD_H_
 #define LARQ_ENSEMBLE_SIMD_H_
 
@@ -45,7 +45,7 @@ ALWAYS_INLINE Short8 load_shorts(const uint16_t* from) {
 
 ALWAYS_INLINE void store_shorts(uint16_t* to, Short8 v) { memcpy(to, &v, sizeof v); }
 
-/* mask ? yes : no, lane by lane; a lane of the mask is all ones or all zeros. */
+/** mask ? yes : no, lane by lane; a lane of the mask is all ones or all zeros. */
 ALWAYS_INLINE Float4 select_floats(Int4 mask, Float4 yes, Float4 no) {
 #if defined(__aarch64__)
   return (Float4)vbslq_f32((uint32x4_t)mask, (float32x4_t)yes, (float32x4_t)no);
@@ -58,7 +58,7 @@ ALWAYS_INLINE Short8 select_shorts(Short8 mask, Short8 yes, Short8 no) {
   return (mask & yes) | (~mask & no);
 }
 
-/* The larger one; if one is NaN, the other. */
+/** The larger one; if one is NaN, the other. */
 ALWAYS_INLINE Float4 larger_number(Float4 a, Float4 b) {
 #if defined(__aarch64__)
   return (Float4)vmaxnmq_f32((float32x4_t)a, (float32x4_t)b);
@@ -68,7 +68,7 @@ ALWAYS_INLINE Float4 larger_number(Float4 a, Float4 b) {
 #endif
 }
 
-/* center - counts, as floats. */
+/** center - counts, as floats. */
 ALWAYS_INLINE Float4 centered(Short8 counts, int half, uint16_t center) {
 #if defined(__aarch64__)
   uint16x8_t c = vdupq_n_u16(center);
@@ -87,7 +87,7 @@ ALWAYS_INLINE Float4 centered(Short8 counts, int half, uint16_t center) {
 #endif
 }
 
-/* Two masks of four lanes as one of eight. */
+/** Two masks of four lanes as one of eight. */
 ALWAYS_INLINE Mask8 joined(Int4 low, Int4 high) {
 #if defined(__aarch64__)
   return (Mask8)vuzp1q_u16((uint16x8_t)low, (uint16x8_t)high);
@@ -103,7 +103,7 @@ ALWAYS_INLINE Mask8 joined(Int4 low, Int4 high) {
 #endif
 }
 
-/* Bit 16 p + i: lane i % 8 of masks[2 p + i / 8], for `pixels` (1 or 4) times 16 channels. */
+/** Bit 16 p + i: lane i % 8 of masks[2 p + i / 8], for `pixels` (1 or 4) times 16 channels. */
 ALWAYS_INLINE uint64_t bits_of_masks(const Mask8* masks, int pixels) {
 #if defined(__aarch64__)
   const uint8x16_t weights = (uint8x16_t)vdupq_n_u64(0x8040201008040201u);

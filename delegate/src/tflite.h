@@ -35,7 +35,6 @@ enum {  // TfLiteBuiltinOperator
   kTfLiteBuiltinRelu6 = 21,
   kTfLiteBuiltinReshape = 22,
   kTfLiteBuiltinCustom = 32,
-  kTfLiteBuiltinSub = 41,
   kTfLiteBuiltinStridedSlice = 45,
   kTfLiteBuiltinCast = 53,
   kTfLiteBuiltinPrelu = 54,

@@ -25,11 +25,6 @@ void threads_run(Threads* threads, ThreadJob work, void* job) {
 
 void threads_free(Threads* threads) { (void)threads; }
 
-int32_t threads_count(const Threads* threads) {
-  (void)threads;
-  return 1;
-}
-
 #else
 
 #include <pthread.h>
@@ -89,7 +84,7 @@ Threads* threads_create(int32_t count) {
   return NULL;
 }
 
-/* A child after fork has no workers, and copies of locks that may be held. */
+/** A child after fork has no workers, and copies of locks that may be held. */
 static bool has_workers(const Threads* t) { return t != NULL && t->process == getpid(); }
 
 void threads_run(Threads* t, ThreadJob work, void* job) {
@@ -123,7 +118,5 @@ void threads_free(Threads* t) {
   }
   free(t);
 }
-
-int32_t threads_count(const Threads* t) { return has_workers(t) ? t->started + 1 : 1; }
 
 #endif

@@ -105,6 +105,11 @@ std::vector<float> ReadImage(const std::string& path, const Metadata& metadata) 
                                std::to_string(channels) + " up to 255");
     }
   }
+  if (at == 0 && bytes.size() != height * width * channels) {
+    throw std::runtime_error(path + " is neither a binary PPM or PGM nor " + std::to_string(width) +
+                             "x" + std::to_string(height) + "x" + std::to_string(channels) +
+                             " bytes of pixels");
+  }
   if (bytes.size() < at || bytes.size() - at != height * width * channels) {
     throw std::runtime_error(path + " has not " + std::to_string(width) + "x" +
                              std::to_string(height) + "x" + std::to_string(channels) +

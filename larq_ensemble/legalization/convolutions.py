@@ -33,11 +33,11 @@ import numpy as np
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.graph import Operator, Tensor
 from larq_ensemble.ir.schema import enum, enum_names
+from larq_ensemble.ir.windows import Axis
 from larq_ensemble.legalization import weights
 from larq_ensemble.legalization.conversion import Conversion
 from larq_ensemble.legalization.packed import Signs
 from larq_ensemble.legalization.signs import ON, as_bits
-from larq_ensemble.legalization.windows import Axis
 from larq_ensemble.tflite.flexbuffer import read_integers
 
 #: Of CONV_2D of floats by int8 filters with a scale for each.
@@ -79,10 +79,12 @@ class Sums:
                 "the model again."
             )
         self._conversion = conversion
-        self._options = options = read_integers(op.custom_options or b"")
+        options = read_integers(op.custom_options or b"")
         self._groups = packed.shape[3] // words.shape[3]
         self._channels = options["channels_in"] // self._groups
-        self._axes = Axis.both(packed.shape, words.shape, options)
+        self._strides = options["stride_height"], options["stride_width"]
+        self._dilations = options["dilation_height_factor"], options["dilation_width_factor"]
+        self._axes = Axis.both(packed.shape, words.shape, self._strides, self._dilations)
         self._is_same = options["padding"] == enum("Padding")["SAME"]
         self._pads_zeros = self._is_same and options["pad_values"] == 0
         self._shape = (*op.outputs[0].shape[:3], words.shape[0])
@@ -137,10 +139,10 @@ class Sums:
                 shape=(*self._shape[:3], len(bias[some])),
                 version=_HYBRID_VERSION,
                 padding=enum("Padding")[padding],
-                strideH=self._options["stride_height"],
-                strideW=self._options["stride_width"],
-                dilationHFactor=self._options["dilation_height_factor"],
-                dilationWFactor=self._options["dilation_width_factor"],
+                strideH=self._strides[0],
+                strideW=self._strides[1],
+                dilationHFactor=self._dilations[0],
+                dilationWFactor=self._dilations[1],
             )
 
         parts = [of_group(number) for number in range(self._groups)]

@@ -111,6 +111,13 @@ class EnsembleMetadata:
 
     def __post_init__(self) -> None:
         COMBINATIONS[self.scheme]  # raises the error that lists the names
+        self._check_network()
+        self._check_measured()
+        self._check_form()
+        self._check_origin()
+
+    def _check_network(self) -> None:
+        """What the graphs compute."""
         for name in ("members", "classes", "version"):
             self._require(name, _is_positive_int(getattr(self, name)), "a positive integer")
         self._require(
@@ -124,6 +131,9 @@ class EnsembleMetadata:
             or (_is_tuple(self.class_names, self.classes) and _are(self.class_names, str)),
             f"{self.classes} strings, one per class",
         )
+
+    def _check_measured(self) -> None:
+        """What calibration and counting wrote."""
         for name, per in (("weights", "one per member"), ("temperatures", "one for each m")):
             values = getattr(self, name)
             self._require(
@@ -158,6 +168,9 @@ class EnsembleMetadata:
             ),
             f"a rule with {self.members - 1} thresholds",
         )
+
+    def _check_form(self) -> None:
+        """How the file stores it."""
         for name, known in (
             ("layout", LAYOUTS),
             ("heads", HEADS),
@@ -169,6 +182,9 @@ class EnsembleMetadata:
             self._require("filters", self.filters is None, "null in a file for 'lce'")
         else:
             self._require("filters", self.filters in FILTERS, f"one of {', '.join(FILTERS)}")
+
+    def _check_origin(self) -> None:
+        """Where it comes from."""
         for name, optional in (("sha256", False), ("dataset", True), ("run_hash", True)):
             text = getattr(self, name)
             valid = isinstance(text, str) or (optional and text is None)

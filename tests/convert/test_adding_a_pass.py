@@ -13,7 +13,7 @@ from larq_ensemble.convert import passes, pipeline
 from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.convert.pipeline import Step
 
-from .conftest import converted, small_ensemble
+from .conftest import Converted, converted
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-pass.md"
 
@@ -39,9 +39,9 @@ def test_its_test_passes(example: ModuleType) -> None:
 
 
 def test_it_runs_in_the_pipeline(
-    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    example: ModuleType, fusion: Converted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, *others = pipeline.PIPELINE
     monkeypatch.setattr(pipeline, "PIPELINE", (first, Step(example.run), *others))
-    case = converted(small_ensemble(2), tmp_path)
-    assert inspect_file(case.path).metadata["members"] == 2
+    case = converted(fusion.model, tmp_path)
+    assert inspect_file(case.path).metadata["members"] == 3

@@ -25,6 +25,7 @@ from .conftest import (
     MEAN,
     STD,
     Converted,
+    SmallCase,
     assert_members_agree,
     converted,
     foreign_backbone,
@@ -46,8 +47,8 @@ def test_each_member_equals_its_keras_original(fusion: Converted) -> None:
 
 
 @pytest.mark.parametrize("sharing", ["all_frozen", "c1", "c2"])
-def test_policies_that_share_all_binary_filters(sharing: str, tmp_path) -> None:
-    case = converted(small_ensemble(2, sharing=sharing), tmp_path)
+def test_policies_that_share_all_binary_filters(sharing: str, small_case: SmallCase) -> None:
+    case = small_case(2, sharing)
     assert_members_agree(case, pixels(40, (16, 16, 3)))
     assert inspect_file(case.path).binary_filter_copies == 1
 
@@ -60,14 +61,14 @@ def test_the_gradient_of_prelu_leaves_no_trace(tmp_path) -> None:
     assert files[0] == files[1]
 
 
-def test_single_member(tmp_path) -> None:
-    assert_members_agree(converted(small_ensemble(1), tmp_path), pixels(40, (16, 16, 3)))
+def test_single_member(small_case: SmallCase) -> None:
+    assert_members_agree(small_case(1), pixels(40, (16, 16, 3)))
 
 
-def test_the_converter_takes_no_notes(tmp_path, monkeypatch, capfd) -> None:
+def test_the_converter_takes_no_notes(fusion: Converted, tmp_path, monkeypatch, capfd) -> None:
     """LCE's converter reports each of its steps on standard error, a dozen lines a file."""
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
-    converted(small_ensemble(1), tmp_path)
+    converted(fusion.model, tmp_path)
     assert "SavedModel" not in capfd.readouterr().err
     assert "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 

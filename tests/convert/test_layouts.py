@@ -35,17 +35,16 @@ from .conftest import (
     quicknet_backbone,
     randomized,
     small_backbone,
-    small_ensemble,
 )
 
 SUBGRAPHS_AND_BRANCHES = pytest.mark.parametrize("layout", ["subgraphs", "branches"])
 
 
 @SUBGRAPHS_AND_BRANCHES
-def test_layouts_of_constants(fusion: Converted, tmp_path: Path, layout: str) -> None:
+def test_layouts_of_constants(small_case: SmallCase, layout: str) -> None:
     """Members decide as before; scales in the convolutions round other than those behind them."""
     images = pixels(60, (16, 16, 3))
-    case = converted(fusion.model, tmp_path, layout=layout)
+    case = small_case(layout=layout)
     assert case.report.layout == layout
     assert_members_agree(case, images)
     interpreter = EnsembleInterpreter(case.path)
@@ -58,22 +57,22 @@ def test_layouts_of_constants(fusion: Converted, tmp_path: Path, layout: str) ->
     assert inspect_file(case.path).binary_filter_copies == 1
 
 
-def test_layouts_of_constants_agree_to_the_bit(fusion: Converted, tmp_path: Path) -> None:
+def test_layouts_of_constants_agree_to_the_bit(small_case: SmallCase) -> None:
     images = pixels(20, (16, 16, 3))
     logits = [
-        EnsembleInterpreter(
-            converted(fusion.model, tmp_path / layout, layout=layout).path
-        ).predict_logits(images)
+        EnsembleInterpreter(small_case(layout=layout).path).predict_logits(images)
         for layout in ("subgraphs", "branches")
     ]
     assert logits[0].tobytes() == logits[1].tobytes()
 
 
-def test_members_by_need_and_by_time(fusion: Converted, tmp_path: Path) -> None:
+def test_members_by_need_and_by_time(
+    fusion: Converted, small_case: SmallCase, tmp_path: Path
+) -> None:
     """A graph per member can stop early; one graph for all can't, and says so."""
     images, labels = pixels(40, (16, 16, 3)), np.arange(40) % 7
     subgraphs, branches = (
-        converted(fusion.model, tmp_path / layout, layout=layout).path
+        shutil.copy(small_case(layout=layout).path, tmp_path / f"{layout}.tflite")
         for layout in ("subgraphs", "branches")
     )
     answers = []
@@ -289,8 +288,8 @@ def test_subgraphs_share_all_but_constants(small_case: SmallCase) -> None:
     assert sizes[1].bytes - sizes[0].bytes <= own + padding + tensors + 500
 
 
-def test_branches_compute_what_is_shared_once(fusion: Converted, tmp_path: Path) -> None:
-    case = converted(fusion.model, tmp_path, layout="branches")
+def test_branches_compute_what_is_shared_once(small_case: SmallCase) -> None:
+    case = small_case(layout="branches")
     signature = read(case.path.read_bytes()).graph.signature
     assert [*signature.outputs] == ["logits_0", "logits_1", "logits_2"]
     ops = inspect_file(case.path).ops
@@ -322,13 +321,15 @@ def test_members_are_loaded_when_they_are_needed(small_case: SmallCase) -> None:
         ((b'"members":2', b'"members":3'), "3 members in the layout 'subgraphs'"),
     ],
 )
-def test_files_of_another_form_are_refused(tmp_path: Path, change, message: str) -> None:
-    case = converted(small_ensemble(2), tmp_path, layout="subgraphs")
-    data = case.path.read_bytes()
+def test_files_of_another_form_are_refused(
+    small_case: SmallCase, tmp_path: Path, change, message: str
+) -> None:
+    data = small_case(2, layout="subgraphs").path.read_bytes()
     assert data.count(change[0]) == 1
-    case.path.write_bytes(seal(data.replace(*change)))
+    path = tmp_path / "ensemble.tflite"
+    path.write_bytes(seal(data.replace(*change)))
     with pytest.raises(EnsembleError, match=message):
-        EnsembleInterpreter(case.path)
+        EnsembleInterpreter(path)
 
 
 def test_unknown_layout(fusion: Converted, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from larq_ensemble.convert import comparison
 from larq_ensemble.convert.verification import VerificationReport, verify
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
@@ -40,6 +41,18 @@ def test_agreement(fusion: Converted) -> None:
     # They differ by rounding only, so they agree with Keras on nearly the same images.
     assert abs(other.flip_rate - chosen.flip_rate) <= 0.02
     assert abs(report.tflite_top1 - report.keras_top1) <= 4
+
+
+def test_a_back_end_that_refuses_the_file_is_left_out(
+    fusion: Converted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(*_: Any, backend: str, **__: Any) -> EnsembleInterpreter:
+        raise EnsembleError(f"{backend} refuses the model")
+
+    monkeypatch.setattr(comparison, "EnsembleInterpreter", refusing)
+    with pytest.warns(UserWarning, match="Only lce runs the file: litert refuses the model"):
+        report = verify(fusion.model, fusion.path, pixels(2, (16, 16, 3)), mean=MEAN, std=STD)
+    assert report.backends.keys() == {"lce"}
 
 
 def results(report: VerificationReport) -> dict[str, Any]:

@@ -168,6 +168,10 @@ def test_what_it_says_to_bad_input(program, tmp_path) -> None:
     done = run(program, file, image)
     assert done.returncode == 1
     assert "2x2x3 values up to 255, the file takes 8x8x3" in done.stderr
+    image.write_bytes(b"\x89PNG" + bytes(80))
+    done = run(program, file, image)
+    assert done.returncode == 1
+    assert "image.ppm is neither a binary PPM or PGM nor 8x8x3 bytes of pixels" in done.stderr
     image.write_bytes(bytes(8 * 8 * 3))
     done = run(program, file, image)
     assert done.returncode == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,44 @@ def test_the_lists_of_public_names_agree() -> None:
         assert getattr(larq_ensemble, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'build_ensembl'"):
         _ = larq_ensemble.build_ensembl
+
+
+def functions(package: str) -> dict[str, ast.FunctionDef]:
+    """The public functions of a package, by `package.name`, without importing what has them."""
+    found = {}
+    root = Path(larq_ensemble.__file__).parents[1]
+    folder = root.joinpath(*package.split("."))
+    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    for statement in imports:
+        if statement.module is None or not statement.module.startswith("larq_ensemble."):
+            continue
+        path = root.joinpath(*statement.module.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        names = {alias.name for alias in statement.names}
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name in names:
+                found[f"{package}.{node.name}"] = node
+    return found
+
+
+PUBLIC = {
+    name: function
+    for package in ("larq_ensemble", "larq_ensemble.convert", "larq_ensemble.runtime")
+    for name, function in functions(package).items()
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_argument_of_a_public_function_is_explained(name: str) -> None:
+    function = PUBLIC[name]
+    explained = (ast.get_docstring(function) or "").partition("# Arguments")[2]
+    if not explained:
+        return  # it refers to another function
+    arguments = [*function.args.args, *function.args.kwonlyargs]
+    heads = re.findall(r"^    (\w[^:\n]*):", explained.partition("\n# ")[0], re.MULTILINE)
+    named = {word for head in heads for word in re.findall(r"\w+", head)}
+    assert [argument.arg for argument in arguments if argument.arg not in named] == []
 
 
 def test_the_package_itself_imports_no_tensorflow() -> None:

@@ -5,6 +5,7 @@ Imports inside functions are checked by import-linter's contracts in setup.cfg.
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,21 @@ def test_what_to_install_is_true_of_this_python(
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
     named = f"with Python 3.10, 3.11 or 3.12 (this is {version[0]}.{version[1]})"
+    assert (named in install_command(extra)) == is_named
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "extra", "is_named"),
+    [("Linux", "aarch64", "train", True), ("Windows", "ARM64", "convert", True),
+     ("Linux", "x86_64", "train", False), ("Windows", "AMD64", "convert", False),
+     ("Darwin", "arm64", "train", False), ("Linux", "aarch64", "calibrate", False)],
+)  # fmt: skip
+def test_what_to_install_is_true_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, system: str, machine: str, extra: str, is_named: bool
+) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    named = f"x86_64 or macOS (this is {system} on {machine.lower()})"
     assert (named in install_command(extra)) == is_named
 
 

@@ -1,7 +1,9 @@
 """A network and runs so small that tracing them, not training them, is what a test costs."""
 
+import contextlib
 import csv
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -80,6 +82,30 @@ def interrupt_at_step(monkeypatch):
         monkeypatch.setattr(fit.EpochTimer, "on_train_batch_end", on_train_batch_end)
 
     return arm
+
+
+@pytest.fixture
+def copy_at_step(monkeypatch):
+    """A context in which a training copies its run after so many steps, as if killed there.
+
+    A training that is interrupted there would be traced once more. Of trainings one after another
+    the last that comes so far is copied.
+    """
+    original = fit.EpochTimer.on_train_batch_end
+
+    @contextlib.contextmanager
+    def copying(step, run, copy):
+        def on_train_batch_end(self, batch, logs=None):
+            original(self, batch, logs)
+            if int(self.model.optimizer.iterations.numpy()) == step:
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(run, copy)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fit.EpochTimer, "on_train_batch_end", on_train_batch_end)
+            yield
+
+    return copying
 
 
 @pytest.fixture(scope="session")

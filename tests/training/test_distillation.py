@@ -132,20 +132,19 @@ def test_a_teacher_of_other_classes_is_refused(backbone):
         distillation.check_teaches({**taught, "input_shape": [32, 32, 3]})
 
 
-def test_an_interrupted_distillation_goes_on_as_if_nothing_had_happened(
-    backbone, recipe, few, tiny, tmp_path, interrupt_at_step, assert_same_training, read_log
-):
+def test_a_distillation_that_was_killed_goes_on_as_if_nothing_had_happened(
+    backbone, recipe, few, tiny, tmp_path, copy_at_step, epochs_begun, assert_same_training,
+    read_log,
+):  # fmt: skip
     def taught(name, **arguments):
         named = {"recipe": recipe.override(epochs=2), "data": few, "verbose": 0, "resume": True}
         named["distillation"] = Distillation(backbone)
         return pretrain(tiny, "digits", tmp_path / name, **{**named, **arguments})[0]
 
-    expected = taught("expected")
-    interrupt_at_step(4)
-    with pytest.raises(KeyboardInterrupt):
-        taught("run")
-    interrupt_at_step(None)
+    with copy_at_step(4, tmp_path / "expected", tmp_path / "run"):
+        expected = taught("expected")
     run = taught("run")
+    assert epochs_begun == [0, 1, 1]
     assert_same_training(run, expected)
     # Not the training of the backbone, which differs by its teacher alone.
     assert read_log(run)[0]["loss"] != pytest.approx(read_log(backbone)[0]["loss"], rel=0.01)

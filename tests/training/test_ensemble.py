@@ -139,26 +139,23 @@ def test_the_bias_of_a_shared_head(train, recipe, tmp_path):
     assert json.loads(path.read_text()) == config
 
 
-def test_an_interrupted_ensemble_goes_on_as_if_nothing_had_happened(
-    train, recipe, epochs_begun, interrupt_at_step, assert_same_training
+def test_an_ensemble_that_was_killed_goes_on_as_if_nothing_had_happened(
+    train, recipe, epochs_begun, copy_at_step, assert_same_training, tmp_path
 ):
     arguments = {
         "scheme": "batch_bagging",
         "independent_data": True,
         "recipe": dataclasses.replace(recipe, epochs=3, dropout=0.3),
     }
-    expected, _ = train("expected", **arguments)
+    with copy_at_step(4, tmp_path / "expected", tmp_path / "run"):
+        expected, _ = train("expected", **arguments)
     epochs_begun.clear()
-    interrupt_at_step(4)
-    with pytest.raises(KeyboardInterrupt):
-        train(**arguments)
-    interrupt_at_step(None)
     actual, result = train(resume=True, **arguments)
-    assert epochs_begun == [0, 1, 1, 2]
+    assert epochs_begun == [1, 2]
     assert_same_training(actual, expected)
     # Now it has finished.
     _, recorded = train(resume=True, **arguments)
-    assert len(epochs_begun) == 4
+    assert len(epochs_begun) == 2
     assert recorded == result
 
 

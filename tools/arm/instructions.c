@@ -1,9 +1,9 @@
 /*
  * A plugin for QEMU's user mode that counts the instructions of the emulated program.
  *
- * The program marks an interval by a system call that Linux doesn't have, MARK, whose first argument
- * is 1 where the interval starts and 0 where it ends. For each interval the plugin writes one line to
- * the file `out`: the number of instructions that the marking thread executed in it.
+ * The program marks an interval by a system call that Linux doesn't have, MARK, whose first
+ * argument is 1 where the interval starts and 0 where it ends. For each interval the plugin writes
+ * one line to the file `out`: the number of instructions that the marking thread executed in it.
  *
  * The declarations are those of QEMU's qemu-plugin.h that are needed, because distributions ship no
  * header. They have been the same since version 1 of the interface (QEMU 4.2 to 8.2; tried: 7.2);
@@ -24,13 +24,15 @@ typedef struct qemu_info_t qemu_info_t;
 struct qemu_plugin_tb;
 
 void qemu_plugin_register_vcpu_tb_trans_cb(qemu_plugin_id_t id,
-                                           void (*callback)(qemu_plugin_id_t, struct qemu_plugin_tb *));
-void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *block, void (*callback)(unsigned, void *),
-                                          int flags, void *data);
+                                           void (*callback)(qemu_plugin_id_t,
+                                                            struct qemu_plugin_tb *));
+void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *block,
+                                          void (*callback)(unsigned, void *), int flags,
+                                          void *data);
 void qemu_plugin_register_vcpu_syscall_cb(qemu_plugin_id_t id,
-                                          void (*callback)(qemu_plugin_id_t, unsigned, int64_t, uint64_t,
+                                          void (*callback)(qemu_plugin_id_t, unsigned, int64_t,
                                                            uint64_t, uint64_t, uint64_t, uint64_t,
-                                                           uint64_t, uint64_t, uint64_t));
+                                                           uint64_t, uint64_t, uint64_t, uint64_t));
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *block);
 
 EXPORT int qemu_plugin_version = PLUGIN_API;
@@ -42,42 +44,34 @@ static uint64_t executed[THREADS], started[THREADS];
 static FILE *out;
 
 /* Before each run of a block of `size` instructions. */
-static void count(unsigned thread, void *size)
-{
-    executed[thread % THREADS] += (uintptr_t)size;
+static void count(unsigned thread, void *size) { executed[thread % THREADS] += (uintptr_t)size; }
+
+static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block) {
+  (void)id;
+  qemu_plugin_register_vcpu_tb_exec_cb(block, count, NO_REGISTERS,
+                                       (void *)(uintptr_t)qemu_plugin_tb_n_insns(block));
 }
 
-static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block)
-{
-    (void)id;
-    qemu_plugin_register_vcpu_tb_exec_cb(block, count, NO_REGISTERS,
-                                         (void *)(uintptr_t)qemu_plugin_tb_n_insns(block));
-}
-
-static void called(qemu_plugin_id_t id, unsigned thread, int64_t number, uint64_t starts, uint64_t b,
-                   uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g, uint64_t h)
-{
-    (void)id, (void)b, (void)c, (void)d, (void)e, (void)f, (void)g, (void)h;
-    if (number != MARK)
-        return;
-    thread %= THREADS;
-    if (starts)
-        started[thread] = executed[thread];
-    else
-        fprintf(out, "%llu\n", (unsigned long long)(executed[thread] - started[thread])), fflush(out);
+static void called(qemu_plugin_id_t id, unsigned thread, int64_t number, uint64_t starts,
+                   uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f, uint64_t g,
+                   uint64_t h) {
+  (void)id, (void)b, (void)c, (void)d, (void)e, (void)f, (void)g, (void)h;
+  if (number != MARK) return;
+  thread %= THREADS;
+  if (starts)
+    started[thread] = executed[thread];
+  else
+    fprintf(out, "%llu\n", (unsigned long long)(executed[thread] - started[thread])), fflush(out);
 }
 
 /* Called by QEMU with the options of `-plugin file=...,out=PATH`. */
 EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info, int count_of_options,
-                               char **options)
-{
-    (void)info;
-    for (int i = 0; i < count_of_options; i++)
-        if (!strncmp(options[i], "out=", 4))
-            out = fopen(options[i] + 4, "w");
-    if (!out)
-        return -1;
-    qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
-    qemu_plugin_register_vcpu_syscall_cb(id, called);
-    return 0;
+                               char **options) {
+  (void)info;
+  for (int i = 0; i < count_of_options; i++)
+    if (!strncmp(options[i], "out=", 4)) out = fopen(options[i] + 4, "w");
+  if (!out) return -1;
+  qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
+  qemu_plugin_register_vcpu_syscall_cb(id, called);
+  return 0;
 }

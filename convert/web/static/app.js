@@ -5,7 +5,14 @@ import { curves, plot, table } from "./costs.js";
 import { crop, decode, fit, pixelsOf } from "./image.js";
 
 const SHOWN_CLASSES = 5;
-const DAMAGED_IMAGE = "This is no image that the browser can read: give a PNG, JPEG or WebP file.";
+const DAMAGED_IMAGE =
+  "This is no image that the browser can read, and no .tflite file: give a PNG, JPEG or WebP file.";
+/** What to do if the camera fails, by the name of the error. */
+const CAMERA_ADVICE = {
+  NotAllowedError: "allow it in the browser.",
+  NotFoundError: "connect one, or choose an image.",
+  NotReadableError: "close other programs that use it.",
+};
 
 const $ = (id) => document.getElementById(id);
 
@@ -45,7 +52,7 @@ async function openFile(data, name) {
     : `${members} binarized networks`;
   $("facts").textContent =
     `${name} · ${bytes.toLocaleString("en")} bytes · ${metadata.classes} classes · ` +
-    `${width} × ${height} pixels · scheme ${metadata.scheme}`;
+    `${width}\u00a0×\u00a0${height} pixels · scheme ${metadata.scheme}`;
   Object.assign($("members"), { max: members, value: members, disabled: members === 1 });
   $("adaptive").disabled = !metadata.cascade;
   $("adaptive").checked = false;
@@ -54,7 +61,7 @@ async function openFile(data, name) {
     "This file has no thresholds yet: larq-ensemble calibrate finds them on held-out images.";
   $("choose-image").disabled = false;
   $("camera").disabled = !navigator.mediaDevices;
-  $("camera").title = navigator.mediaDevices ? "" : "Cameras need https, or localhost.";
+  $("camera-note").hidden = Boolean(navigator.mediaDevices);
   $("answer").textContent = "No image yet.";
   $("classes").replaceChildren();
   $("drop").classList.remove("filled");
@@ -153,7 +160,8 @@ async function startCamera() {
   try {
     state.stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
-    throw new Error(`The camera can't be used (${error.message}): allow it in the browser.`);
+    const advice = CAMERA_ADVICE[error.name] ?? "choose an image.";
+    throw new Error(`The camera can't be used (${error.message || error.name}): ${advice}`);
   }
   const video = $("video");
   video.srcObject = state.stream;

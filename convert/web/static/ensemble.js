@@ -122,7 +122,8 @@ function check(metadata, custom) {
   if (custom.length) {
     throw new Error(
       `This file is for Larq Compute Engine, whose operators (${custom.join(", ")}) don't run in a ` +
-        "browser: they would give NaN. Convert it with: larq-ensemble convert FILE --target litert."
+        "browser: they would give NaN. Convert it with: " +
+        "larq-ensemble convert FILE --target litert --out NEW."
     );
   }
   if (metadata.version > NEWEST_VERSION || !isKnown(metadata.scheme)) {

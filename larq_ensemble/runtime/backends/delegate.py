@@ -28,7 +28,8 @@ def is_named() -> bool:
 
 def path() -> Path:
     """Where the library is, or would be."""
-    return Path(os.environ.get(VARIABLE) or _BESIDE)
+    # The system looks for a name without a folder elsewhere than in the working directory.
+    return Path(os.environ.get(VARIABLE) or _BESIDE).absolute()
 
 
 def load(threads: int) -> Any:

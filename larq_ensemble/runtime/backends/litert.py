@@ -12,7 +12,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -128,17 +128,18 @@ class _Graph:
 @contextmanager
 def _held_stderr() -> Iterator[None]:
     """Writes what the process wrote to stderr meanwhile after the block, less the notice."""
-    try:
-        stderr = os.dup(2)
-    except OSError:  # it is closed
-        yield
-        return
-    with tempfile.TemporaryFile() as held, os.fdopen(stderr, "wb") as shown:
+    with ExitStack() as files:
+        try:
+            held = files.enter_context(tempfile.TemporaryFile())
+            shown = files.enter_context(os.fdopen(os.dup(2), "wb"))
+        except OSError:  # stderr is closed, or no folder can be written to
+            yield
+            return
         os.dup2(held.fileno(), 2)
         try:
             yield
         finally:
-            os.dup2(stderr, 2)
+            os.dup2(shown.fileno(), 2)
             held.seek(0)
             shown.writelines(line for line in held if _NOTICE not in line)
 

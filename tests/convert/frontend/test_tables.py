@@ -16,7 +16,15 @@ from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.runtime import EnsembleInterpreter
 
-from ..conftest import Converted, converted, pixels, randomized, small_backbone, small_ensemble
+from ..conftest import (
+    Converted,
+    SmallCase,
+    converted,
+    pixels,
+    randomized,
+    small_backbone,
+    small_ensemble,
+)
 
 
 def constants(path: Path, dtype: str) -> list[tuple[int, ...]]:
@@ -85,14 +93,15 @@ def test_compact_refuses_what_no_half_float_holds() -> None:
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_compact(members: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compact(
+    members: int, small_case: SmallCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Compact vectors change the logits by as little as their steps are small."""
-    model = small_ensemble(members)
-    plain = converted(model, tmp_path)
+    plain = small_case(members)
     images = pixels(30, (16, 16, 3))
     expected = EnsembleInterpreter(plain.path).predict_logits(images)
     monkeypatch.setattr(tables, "COMPACT_BITS", 12)
-    case = converted(model, tmp_path, precision="compact")
+    case = converted(plain.model, tmp_path, precision="compact")
     ours = EnsembleInterpreter(case.path).predict_logits(images)
     assert not np.array_equal(ours, expected)
     close = np.isclose(ours, expected, rtol=0.03, atol=0.03).all(axis=-1)
@@ -100,9 +109,8 @@ def test_compact(members: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (ours.argmax(-1) == expected.argmax(-1)).mean() > 0.9
 
 
-def test_compact_tables_are_bits_and_half_floats(tmp_path: Path) -> None:
-    model = small_ensemble(3)
-    case = converted(model, tmp_path, precision="compact", heads="int8")
+def test_compact_tables_are_bits_and_half_floats(small_case: SmallCase) -> None:
+    case = small_case(precision="compact", heads="int8")
     metadata = inspect_file(case.path).metadata
     assert metadata["precision"] == "compact"
     columns = sum(metadata["columns"].values())

@@ -129,8 +129,8 @@ def test_nothing_to_share_where_the_stem_is_a_member_s_own(
     assert_same_bits(case.path, (16, 16, 3))
 
 
-def test_branches_have_the_trunk_in_them(fusion: Converted, tmp_path: Path) -> None:
-    case = converted(fusion.model, tmp_path, layout="branches")
+def test_branches_have_the_trunk_in_them(small_case: SmallCase) -> None:
+    case = small_case(layout="branches")
     assert read_ensemble(case.path).trunk is None
 
 

@@ -227,6 +227,44 @@ def test_dropped_images_and_the_camera_are_classified(
     page.wait(lambda: page.text("#camera") == "Camera")
 
 
+def test_what_keeps_the_camera_from_working_is_said(
+    page: browsers.Browser, stock: dict[str, Path]
+) -> None:
+    for name, advice in (
+        ("NotAllowedError", "allow it in the browser."),
+        ("NotFoundError", "connect one, or choose an image."),
+        ("AbortError", "choose an image."),
+    ):
+        page.run(
+            """
+            const error = new DOMException("no", arguments[0]);
+            navigator.mediaDevices.getUserMedia = () => Promise.reject(error);
+            """,
+            name,
+        )
+        page.click("#camera")
+        message = f"The camera can't be used (no): {advice}"
+        page.wait(lambda message=message: page.text("#error") == message)
+    # As on a page by http from another machine; a phone shows no tooltip.
+    page.run("Object.defineProperty(navigator, 'mediaDevices', {value: null, configurable: true})")
+    height = "return document.querySelector('#camera-note').offsetHeight"
+    opened(page, stock["compact"])
+    assert page.run(height) > 0
+    assert page.text("#camera-note") == "The camera works on https pages and on localhost only."
+    page.run("delete navigator.mediaDevices; delete navigator.mediaDevices.getUserMedia;")
+    opened(page, stock["compact"])
+    assert page.run(height) == 0
+
+
+def test_the_table_on_a_phone_breaks_no_words(page: browsers.Browser) -> None:
+    page.resize(390, 844)
+    page.run("document.querySelector('details').open = true")
+    width = "return document.querySelector('#costs-table th').clientWidth"
+    assert page.run(width) > 60  # "Members"
+    assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+    page.resize(1280, 900)
+
+
 def test_every_scheme_combines_as_python_does(page: browsers.Browser) -> None:
     draw = np.random.default_rng(0)
     logits = draw.normal(0, 3, (3, 6)).astype(np.float32)

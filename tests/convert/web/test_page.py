@@ -156,3 +156,25 @@ def test_a_page_is_served_and_a_port_in_use_is_said(tmp_path: Path) -> None:
         with taken, serving(tmp_path, server.server_port):
             pass
         server.shutdown()
+
+
+def test_what_the_page_is_made_of_stays(archives: Path, tmp_path: Path) -> None:
+    data = (DATA / "indexed.tflite").read_bytes()
+    own = tmp_path / "ensemble.tflite"
+    own.write_bytes(data)
+    photo = tmp_path / "images" / "000.png"
+    photo.parent.mkdir()
+    Image.new("L", (3, 7)).save(photo)
+    Image.new("L", (7, 3)).save(photo.with_name("00.png"))
+    for tflite, images in ((own, []), (DATA / "indexed.tflite", [photo.parent])):
+        with pytest.raises(EnsembleError, match=r"^`out` .* the page would replace: give another"):
+            write_page(tflite, tmp_path, images=images, runtime=archives)
+    assert own.read_bytes() == data
+    assert not (tmp_path / "index.html").exists()
+    # A page can be written again from its own files.
+    page = write_page(own, tmp_path / "page", images=[photo], runtime=archives)
+    folder = page.path.parent
+    again = write_page(
+        folder / "ensemble.tflite", folder, images=[folder / "images"], runtime=archives
+    )
+    assert again == page

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from larq_ensemble.cli import main
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.graph import Content, Kind, LayerGraph, LayerNode, Stored
@@ -373,21 +375,30 @@ def test_unknown_sharing_lists_the_policies() -> None:
         account(trace_model("resnet20", classes=10), members=2, sharing="mine")
 
 
-def run_command(*arguments: str) -> subprocess.CompletedProcess:
-    """Runs the command in a process of its own and says which heavy modules that imported."""
+@pytest.fixture
+def run_command(capfd) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command: (exit code, stdout, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main(["storage", *arguments])
+        return end.value.code or 0, *capfd.readouterr()
+
+    return run
+
+
+def test_command_writes_json_without_tensorflow() -> None:
+    """In a process of its own, because this one has imported what is heavy."""
     program = (
         "import sys; from larq_ensemble.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "finally: print(sorted({'tensorflow', 'tf_keras', 'numpy'} & set(sys.modules)), "
         "file=sys.stderr)"
     )
-    return subprocess.run(
-        [sys.executable, "-c", program, "storage", *arguments], capture_output=True, text=True
+    arguments = ["storage", "--classes", "100", "--members", "10", "--json", "-"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True
     )
-
-
-def test_command_writes_json_without_tensorflow() -> None:
-    done = run_command("--classes", "100", "--members", "10", "--json", "-")
     assert done.returncode == 0
     result = json.loads(done.stdout)
     assert result["paper_bits"] == 567_808
@@ -401,21 +412,21 @@ def test_command_writes_json_without_tensorflow() -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
-def test_command_prints_table_2() -> None:
-    done = run_command("--model", "resnet18", "--classes", "10")
-    assert done.returncode == 0
+def test_command_prints_table_2(run_command) -> None:
+    status, out, _ = run_command("--model", "resnet18", "--classes", "10")
+    assert status == 0
     for bits in ("55,296", "147,456", "778,240", "3,112,960", "12,451,840", "163,840"):
-        assert bits in done.stdout
+        assert bits in out
 
 
-def test_command_prints_tables() -> None:
-    done = run_command("--members", "10", "--sharing", "re:.*_conv[12]")
-    assert done.returncode == 0
-    assert "13,824" in done.stdout
-    assert "33,408" in done.stdout
+def test_command_prints_tables(run_command) -> None:
+    status, out, _ = run_command("--members", "10", "--sharing", "re:.*_conv[12]")
+    assert status == 0
+    assert "13,824" in out
+    assert "33,408" in out
     for name in [*POLICY_NAMES, "re:.*_conv[12]"]:
-        assert f"│ {name} " in done.stdout
-    assert "394,904" in done.stdout
+        assert f"│ {name} " in out
+    assert "394,904" in out
 
 
 @pytest.mark.parametrize(
@@ -431,9 +442,9 @@ def test_command_prints_tables() -> None:
         (["--json", "/no/such/folder/x.json"], 1, "can't be written"),
     ],
 )
-def test_command_errors(arguments: list[str], status: int, message: str) -> None:
-    done = run_command(*arguments)
-    assert done.returncode == status
-    assert done.stdout == ""
-    (line,) = done.stderr.splitlines()[:-1]
+def test_command_errors(run_command, arguments: list[str], status: int, message: str) -> None:
+    found, out, err = run_command(*arguments)
+    assert found == status
+    assert out == ""
+    (line,) = err.splitlines()
     assert message in line

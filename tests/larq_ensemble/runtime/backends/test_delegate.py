@@ -3,16 +3,21 @@ with those of `legalization`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter, load_delegate
+from flatbuffers import Builder as Flatbuffer
 
 from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.ir.graph import Module, Tensor
+from larq_ensemble.ir.schema import schema
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.backends import delegate
+from larq_ensemble.tflite.flatbuffer import IDENTIFIER
 
 from ....builder import Builder, normal
 from ....delegate import library
@@ -92,6 +97,20 @@ def test_fused_operators_are_those_that_stand_alone_and_batches_are_single_image
         np.testing.assert_array_equal(values, np.concatenate([one[name] for one in single]))
 
 
+def test_shapes_that_do_not_fit_are_refused_and_others_run_afterwards() -> None:
+    data, image = write(residual_block()), normal(1, 6, 5, 40, seed=6)
+    expected = opened(data).get_signature_runner()(x=image)
+    interpreter = opened(data)
+    place = interpreter.get_input_details()[0]["index"]
+    for shape in ([1, 6, 5, 7], [1, 6, 40]):
+        interpreter.resize_tensor_input(place, shape)
+        with pytest.raises(RuntimeError, match=r"the shapes of node \d+ don't fit: its "):
+            interpreter.allocate_tensors()
+    interpreter.resize_tensor_input(place, image.shape)
+    for name, values in interpreter.get_signature_runner()(x=image).items():
+        np.testing.assert_array_equal(values, expected[name])
+
+
 def test_threads_share_large_maps() -> None:
     data, image = write(residual_block(60, 70)), normal(1, 60, 70, 40, seed=6)
     alone, shared = (opened(data, num_threads=n).get_signature_runner()(x=image) for n in (1, 3))
@@ -107,6 +126,52 @@ def test_options_of_operators_are_read_within_their_bytes() -> None:
         op.custom_options = whole[:size]
         with pytest.raises(RuntimeError, match=r"\(LceBconv2d\) isn't supported: an option"):
             opened(write(module)).allocate_tensors()
+
+
+def edited(module: Module, edit: Callable[[Any], None]) -> bytes:
+    """The bytes of a model after `edit` has changed its tables, which nobody verifies."""
+    model = schema().ModelT.InitFromObj(schema().Model.GetRootAsModel(write(module), 0))
+    edit(model)
+    builder = Flatbuffer(0)
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
+    return bytes(builder.Output())
+
+
+def test_a_constant_with_fewer_bytes_than_its_shape_is_not_read() -> None:
+    """TFLite checks that of all but sparse tensors."""
+    build = Builder()
+    double = build.op("MUL", build.constant([1]), build.constant([2]))
+    bits = build.op("LceQuantize", double, dtype="int32", custom=b"")
+    module = build.module(bits=bits, other=build.op("RELU", build.input("x", 1)))
+
+    def grow(model: Any) -> None:
+        multiplication, packing, _ = model.subgraphs[0].operators
+        length, sparse = 1 << 24, schema().SparsityParametersT()
+        sparse.traversalOrder, sparse.dimMetadata = [0], [schema().DimensionMetadataT()]
+        sparse.dimMetadata[0].denseSize = length
+        tensors = model.subgraphs[0].tensors
+        tensors[multiplication.inputs[0]].sparsity = sparse
+        tensors[multiplication.inputs[0]].shape = [length]
+        tensors[multiplication.outputs[0]].shape = [length]
+        tensors[packing.outputs[0]].shape = [length // 32]
+
+    interpreter = opened(edited(module, grow))
+    interpreter.allocate_tensors()
+    with pytest.raises(RuntimeError, match="has no memory"):
+        interpreter.invoke()
+
+
+def test_a_constant_is_not_written_to() -> None:
+    build = Builder()
+    words = build.op("LceQuantize", build.input("x", 1), dtype="int32", custom=b"")
+    other = build.op("ADD", words, build.constant([7], "int32"))
+
+    def redirect(model: Any) -> None:
+        packing, addition = model.subgraphs[0].operators
+        packing.outputs, addition.inputs = addition.inputs[1:], addition.inputs[1:] * 2
+
+    with pytest.raises(RuntimeError, match=r"\(LceQuantize\) isn't supported: its output is a con"):
+        opened(edited(build.module(other=other), redirect)).allocate_tensors()
 
 
 @pytest.mark.parametrize("options", [{"num_threads": "many"}, {"num_threads": -1}, {"speed": 1}])

@@ -63,9 +63,23 @@ litert._held_stderr = with_more
 """
 
 
+READ_ONLY = """
+import tempfile
+
+def no_folder(*arguments, **options):
+    raise FileNotFoundError("No usable temporary directory found")
+
+tempfile.TemporaryFile = no_folder
+"""
+
+
 @pytest.mark.parametrize(
     ("before", "expected"),
-    [(WRITES_MORE, "first line\nsecond line, not ended"), ("os.close(2)", "")],
+    [
+        (WRITES_MORE, "first line\nsecond line, not ended"),
+        ("os.close(2)", ""),
+        (READ_ONLY, "INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n"),
+    ],
 )
 def test_its_notice_does_not_reach_the_user(before: str, expected: str) -> None:
     """What else the process writes to stderr meanwhile does."""
@@ -152,3 +166,12 @@ def test_a_delegate_that_is_named_but_no_library_is_told(
         assert EnsembleInterpreter(DATA / "indexed.tflite").kernel == "builtin"
     with pytest.raises(EnsembleError, match=message):
         EnsembleInterpreter(DATA / "indexed.tflite", kernel="delegate")
+
+
+def test_a_delegate_is_named_as_a_path_from_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The system's loader looks for a name without a folder elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(delegate.VARIABLE, "delegate.so")
+    assert delegate.path() == tmp_path / "delegate.so"

@@ -1,8 +1,8 @@
-"""The geometry of LceBconv2d: which taps of a filter meet which pixels."""
+"""The geometry of CONV_2D and LceBconv2d: which taps of a filter meet which pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,27 +25,34 @@ class Axis:
 
     @classmethod
     def both(
-        cls, shape: tuple[int, ...], kernel: tuple[int, ...], options: Mapping[str, int]
+        cls,
+        shape: Sequence[int],
+        kernel: Sequence[int],
+        strides: tuple[int, int],
+        dilations: tuple[int, int],
     ) -> tuple[Axis, Axis]:
         """Height and width.
 
         # Arguments
             shape: of the map, `[n, h, w, c]`.
             kernel: of the filters, `[out, h, w, c]`.
-            options: of the LceBconv2d.
+            strides, dilations: along the height and the width.
         """
+        height, width = (
+            cls(shape[axis + 1], kernel[axis + 1], strides[axis], dilations[axis])
+            for axis in (0, 1)
+        )
+        return height, width
 
-        def axis(number: int, side: str) -> Axis:
-            stride, dilation = options[f"stride_{side}"], options[f"dilation_{side}_factor"]
-            return cls(shape[number], kernel[number], stride, dilation)
-
-        return axis(1, "height"), axis(2, "width")
+    @property
+    def extent(self) -> int:
+        """The pixels from the first tap to the last."""
+        return (self.kernel - 1) * self.dilation + 1
 
     @property
     def missing(self) -> int:
         """The pixels that the windows need beyond the map; below 0 if they leave some out."""
-        extent = (self.kernel - 1) * self.dilation + 1
-        return (self._outputs - 1) * self.stride + extent - self.size
+        return (self._outputs - 1) * self.stride + self.extent - self.size
 
     @property
     def padding(self) -> tuple[int, int]:
