@@ -70,7 +70,8 @@ def convert_file(
         )
     if members is not None:
         source = checked_ensemble(cut(source.data, source.metadata.first(members)))
-    metadata = dataclasses.replace(source.metadata, target=target, filters=filters)
+    # What was counted was counted with the operators of the file before.
+    metadata = dataclasses.replace(source.metadata, target=target, filters=filters, instructions={})
     data = legalized_ensemble(source.data, metadata)
     agreement = _check_same_values(checked_ensemble(data), source)
     return write_file(data, metadata, path, start, agreement)

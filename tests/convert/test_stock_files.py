@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -25,7 +26,7 @@ from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.legalization import FILTERS
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.calibration import calibrate
-from larq_ensemble.runtime.file import read_ensemble
+from larq_ensemble.runtime.file import read_ensemble, with_metadata
 
 from .conftest import MEAN, STD, Converted, pixels
 
@@ -150,6 +151,18 @@ def test_calibrated_like_others(stock: Any, tmp_path: Path) -> None:
     metadata = read_ensemble(path).metadata
     assert metadata.cascade is not None
     assert (metadata.target, metadata.filters) == ("litert", "1bit")
+
+
+def test_counts_of_instructions_stay_with_the_file_that_was_counted(tmp_path: Path) -> None:
+    file = read_ensemble(FOLDER / "indexed.tflite")
+    counts = {"cortex-a76, litert delegate": {"image": 1, "member": 2}}
+    counted = tmp_path / "counted.tflite"
+    counted.write_bytes(
+        with_metadata(file.data, dataclasses.replace(file.metadata, instructions=counts))
+    )
+    convert_file(counted, tmp_path / "stock.tflite")
+    assert read_ensemble(counted).metadata.instructions == counts
+    assert read_ensemble(tmp_path / "stock.tflite").metadata.instructions == {}
 
 
 def test_of_an_ensemble(fusion: Converted, tmp_path: Path) -> None:
