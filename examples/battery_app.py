@@ -1,7 +1,7 @@
 """Classifies images with as many members as the battery allows: a folder once, or a camera live.
 
     python examples/battery_app.py ensemble.tflite photos/
-    python examples/battery_app.py ensemble.tflite --camera 0      # needs opencv-python
+    python examples/battery_app.py ensemble.tflite --camera 0      # needs opencv-python-headless
     python examples/battery_app.py ensemble.tflite photos/ --battery 15
 
 The battery's level sets the power mode, and so the number of members
@@ -66,7 +66,12 @@ def folder_images(folder: Path, shape: tuple[int, int, int]) -> Iterator[tuple[s
 
 def camera_images(number: int, shape: tuple[int, int, int]) -> Iterator[tuple[str, np.ndarray]]:
     """The frames of a camera, each the newest one."""
-    import cv2
+    try:
+        import cv2
+    except ModuleNotFoundError:
+        raise EnsembleError(
+            "A camera needs OpenCV: install it with `pip install opencv-python-headless`."
+        ) from None
     from PIL import Image
 
     camera = cv2.VideoCapture(number)
@@ -129,7 +134,7 @@ def main() -> None:
                 f"{ensemble.max_members} members, battery {power}, {milliseconds:.1f} ms",
                 flush=True,
             )
-    except (EnsembleError, ModuleNotFoundError) as error:
+    except EnsembleError as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None

@@ -69,6 +69,7 @@ static bool emit_vectors(Builder* b) {
   return true;
 }
 
+/** Whether all that an epilogue multiplies with or adds by channel is constant. */
 static bool has_constant_values(const Builder* b, const Task* task) {
   for (int32_t i = 0; i < task->epilogue.step_count; i++) {
     const StepKind kind = task->epilogue.steps[i].kind;

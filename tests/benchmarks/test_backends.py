@@ -57,6 +57,7 @@ def test_one_line_for_each_way(backends, counter, run, tflite, tmp_path, monkeyp
 
     # One kernel measured anew: the other lines stay.
     monkeypatch.setattr(backends, "resident_bytes", lambda *_, **__: 8192)
-    _, again = called(*common)
+    _, again = called(*common, "--plot", tmp_path / "plot")
     assert [line[4] for line in again] == ["8,192", "4,096", "4,096", "4,096"]
     assert again[1:] == lines[1:]
+    assert (tmp_path / "plot.png").stat().st_size > 10_000

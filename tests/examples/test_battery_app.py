@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.budget import POWER_MODES
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,12 @@ def supply(folder: Path, name: str, **values: object) -> None:
 def test_power_mode(app, level, mode) -> None:
     assert app.power_mode(level) == mode
     assert mode in POWER_MODES
+
+
+def test_a_camera_without_opencv_says_what_to_install(app, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(EnsembleError, match="pip install opencv-python-headless"):
+        next(app.camera_images(0, (8, 8, 3)))
 
 
 def test_battery_level(app, tmp_path) -> None:

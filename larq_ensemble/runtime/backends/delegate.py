@@ -58,7 +58,8 @@ def load(threads: int) -> Any:
     # No library of this system, without the entry points, or one that refuses the options.
     except (OSError, AttributeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
+        otherwise = f"unset {VARIABLE}" if is_named() else "use another `kernel`"
         raise EnsembleError(
             f"The delegate {str(library)!r} can't be loaded ({reason}): build it for this system, "
-            "or use another `kernel`."
+            f"or {otherwise}."
         ) from error

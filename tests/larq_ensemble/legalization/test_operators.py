@@ -22,7 +22,7 @@ from larq_ensemble.legalization import FILTERS, legalize, legalized
 from larq_ensemble.runtime.backends.lce import load_extension
 
 from ...builder import Builder, names
-from ...delegate_library import library
+from ...built_delegate import library
 
 SAME, VALID = 0, 1
 #: Of int8 outputs.

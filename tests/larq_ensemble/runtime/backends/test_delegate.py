@@ -20,7 +20,7 @@ from larq_ensemble.runtime.backends import delegate
 from larq_ensemble.tflite.flatbuffer import IDENTIFIER
 
 from ....builder import Builder, normal
-from ....delegate_library import library
+from ....built_delegate import library
 
 DATA = Path(__file__).parents[3] / "data"
 
