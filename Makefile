@@ -35,8 +35,10 @@ help:
 demo: $(STAMP)
 	@$(BIN)/larq-ensemble demo --out runs/demo $(ARGS)
 
+# But for what test-arm, test-web and test-android run, which takes tools of its own.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --ignore=tests/arm --ignore=tests/convert/web/test_browser.py \
+	  --ignore=tests/examples/android $(ARGS)
 
 test-arm: $(DEV_STAMP)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -304,7 +304,7 @@ def test_members_are_loaded_when_they_are_needed(small_case: SmallCase) -> None:
     image = pixels(1, (16, 16, 3))
 
     def loaded() -> list[bool]:
-        return [graph._model is not None for graph in interpreter._interpreter._members]
+        return [graph._run is not None for graph in interpreter._interpreter._members]
 
     interpreter.predict(image)
     assert loaded() == [True, False, False]

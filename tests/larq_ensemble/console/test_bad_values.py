@@ -101,7 +101,8 @@ def test_every_output_is_checked_while_the_command_line_is_read(refused, tmp_pat
     (tmp_path / "file").write_text("")
     outputs = options_of(lambda kind: isinstance(kind, (OutputFile, OutputFolder)))
     assert {name for name, _ in outputs} == {
-        *("demo", "pretrain", "train", "convert", "calibrate", "reproduce", "frontier", "tune")
+        *("demo", "pretrain", "train", "convert", "calibrate", "reproduce", "frontier", "tune"),
+        "web",
     }
     for name, option in outputs:
         code, line = refused(name, option.opts[0], "file/new")
