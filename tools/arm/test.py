@@ -37,8 +37,16 @@ RUNTIME = (
             *("test_calibration", "test_metrics"),
         )
     ),
+    # Hundreds of drawn operators, minutes here, with LCE's answers: `tests/arm` draws convolutions.
+    "--ignore=tests/larq_ensemble/legalization/test_operators.py",
     # Within a second, which no emulated processor is.
     "--deselect=tests/larq_ensemble/runtime/test_interpreter.py::test_the_start_up_is_short",
+    # QEMU 7.2 ends with an assertion of its own where the child of a fork starts a thread.
+    *(
+        "--deselect=tests/larq_ensemble/runtime/test_sharing_an_interpreter.py::"
+        f"test_after_a_fork_both_processes_predict[2-{case}]"
+        for case in ("indexed-builtin", "subgraphs-builtin", "indexed-delegate")
+    ),
 )
 
 
