@@ -19,8 +19,8 @@ static inline int32_t block_channels(size_t word_bytes) { return word_bytes == 8
 /* Output pixels that a kernel computes at once: it writes counts for a multiple of them. */
 static inline int32_t block_pixels(size_t word_bytes) { return word_bytes == 2 ? 8 : 4; }
 
-/* Words that lie one after the other. Their popcounts stay in bytes up to a run that is the last one
- * of a group, or of all. */
+/* Words that lie one after the other. Their popcounts stay in bytes up to a run that is the last
+ * one of a group, or of all. */
 typedef struct {
   uint64_t offset; /* bytes from the first tap's first word */
   int32_t words;

@@ -369,54 +369,17 @@ static bool emit_quantize(Builder* b, const Operator* op) {
   return true;
 }
 
-/** A pool of packed words or of floats; both have 4 bytes. */
-static bool emit_pool(Builder* b, const Operator* op) {
-  const int output = op->outputs->data[0];
-  const Shape* from = &b->graph->shapes[op->inputs->data[0]];
+/** A task that reads a map by windows and writes another, both of 4 bytes a channel or word. */
+static Task* add_window_task(Builder* b, TaskKind kind, const Operator* op) {
+  const int input = op->inputs->data[0], output = op->outputs->data[0];
+  const Shape* from = &b->graph->shapes[input];
   const Shape* to = &b->graph->shapes[output];
   const Place place = builder_store(b, output);
-  Task* task = builder_add_task(b, op->kind == kOperatorMaxPool ? kTaskMaxPool : kTaskAveragePool);
+  Task* task = builder_add_task(b, kind);
   if (task == NULL) {
-    return false;
+    return NULL;
   }
-  const Window* window = &op->window;
-  PoolShape* pool = &task->pool;
-  *pool = (PoolShape){
-      .input_height = from->dims[1],
-      .input_width = from->dims[2],
-      .words = from->dims[3],
-      .filter_height = window->filter_height,
-      .filter_width = window->filter_width,
-      .stride_height = window->stride_height,
-      .stride_width = window->stride_width,
-  };
-  window_side(from->dims[1], window->filter_height, window->stride_height, 1, window->same_padding,
-              &pool->output_height, &pool->padding_top);
-  window_side(from->dims[2], window->filter_width, window->stride_width, 1, window->same_padding,
-              &pool->output_width, &pool->padding_left);
-  task->clamps = op->clamps;
-  task->low = op->low;
-  task->high = op->high;
-  task->images = to->dims[0];
-  task->input = builder_place(b, op->inputs->data[0]);
-  task->input_stride = sizeof(int32_t) * (size_t)(shape_elements(from) / from->dims[0]);
-  task->output = place;
-  task->output_stride = sizeof(int32_t) * (size_t)(shape_elements(to) / to->dims[0]);
-  return true;
-}
-
-/** Rows and columns of a float map; a pixel is a block of bytes. */
-static bool emit_slice(Builder* b, const Operator* op) {
-  const int output = op->outputs->data[0];
-  const Shape* from = &b->graph->shapes[op->inputs->data[0]];
-  const Shape* to = &b->graph->shapes[output];
-  const Place place = builder_store(b, output);
-  Task* task = builder_add_task(b, kTaskSlice);
-  if (task == NULL) {
-    return false;
-  }
-  PoolShape* slice = &task->pool;
-  *slice = (PoolShape){
+  task->pool = (PoolShape){
       .input_height = from->dims[1],
       .input_width = from->dims[2],
       .words = from->dims[3],
@@ -425,12 +388,42 @@ static bool emit_slice(Builder* b, const Operator* op) {
       .stride_height = op->window.stride_height,
       .stride_width = op->window.stride_width,
   };
-  slice_start(b->context, op, from, &slice->padding_top, &slice->padding_left);
   task->images = to->dims[0];
-  task->input = builder_place(b, op->inputs->data[0]);
+  task->input = builder_place(b, input);
   task->input_stride = sizeof(float) * (size_t)(shape_elements(from) / from->dims[0]);
   task->output = place;
   task->output_stride = sizeof(float) * (size_t)(shape_elements(to) / to->dims[0]);
+  return task;
+}
+
+static bool emit_pool(Builder* b, const Operator* op) {
+  Task* task =
+      add_window_task(b, op->kind == kOperatorMaxPool ? kTaskMaxPool : kTaskAveragePool, op);
+  if (task == NULL) {
+    return false;
+  }
+  const Window* window = &op->window;
+  PoolShape* pool = &task->pool;
+  pool->filter_height = window->filter_height;
+  pool->filter_width = window->filter_width;
+  window_side(pool->input_height, window->filter_height, window->stride_height, 1,
+              window->same_padding, &pool->output_height, &pool->padding_top);
+  window_side(pool->input_width, window->filter_width, window->stride_width, 1,
+              window->same_padding, &pool->output_width, &pool->padding_left);
+  task->clamps = op->clamps;
+  task->low = op->low;
+  task->high = op->high;
+  return true;
+}
+
+/** Rows and columns of a map. */
+static bool emit_slice(Builder* b, const Operator* op) {
+  Task* task = add_window_task(b, kTaskSlice, op);
+  if (task == NULL) {
+    return false;
+  }
+  const Shape* from = &b->graph->shapes[op->inputs->data[0]];
+  slice_start(b->context, op, from, &task->pool.padding_top, &task->pool.padding_left);
   return true;
 }
 
