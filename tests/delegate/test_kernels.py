@@ -1,4 +1,4 @@
-"""Runs delegate/tests/test_kernels.c: kernels against plain loops, over random shapes."""
+"""The delegate's C by itself: without warnings, and its kernels against plain loops."""
 
 import shutil
 import subprocess
@@ -23,6 +23,13 @@ def compiled(program, compiler, *flags):
 def run(*command):
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_no_source_gives_a_warning(compiler):
+    if not shutil.which(compiler):
+        pytest.skip(f"no {compiler}")
+    run(compiler, *FLAGS, "-fsyntax-only", *sorted((DELEGATE / "src").glob("*.c")))
 
 
 @pytest.mark.skipif(not shutil.which("gcc"), reason="no gcc")

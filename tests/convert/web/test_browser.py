@@ -13,10 +13,8 @@ import pytest
 from PIL import Image
 
 from larq_ensemble.convert import convert_file
-from larq_ensemble.convert.web.litert_js import runtime_files
 from larq_ensemble.convert.web.page import write_page
 from larq_ensemble.convert.web.serving import serving
-from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter, read_image
 from larq_ensemble.runtime.cascade import calibrated_prediction, log_margin
 from larq_ensemble.runtime.combination import COMBINATIONS
@@ -84,10 +82,6 @@ def page(
     if browsers.MISSING:
         pytest.skip(f"no {browsers.MISSING}: `make test-web` installs them")
     folder = tmp_path_factory.mktemp("page")
-    try:
-        runtime_files()
-    except EnsembleError as error:
-        pytest.skip(str(error))
     write_page(CALIBRATED, folder, images=photos)
     with serving(folder, 0) as server, browsers.browser() as page:
         threading.Thread(target=server.serve_forever, daemon=True).start()
