@@ -52,6 +52,7 @@ from larq_ensemble.cli import run_command
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_bytes
+from larq_ensemble.runtime import backends
 from larq_ensemble.runtime.file import (
     EnsembleFile,
     Subgraph,
@@ -60,8 +61,8 @@ from larq_ensemble.runtime.file import (
     with_one_subgraph,
 )
 
+#: LCE's, its default first.
 KERNELS = ("default", "indirect")
-LITERT_KERNELS = ("delegate", "builtin")
 #: Headings of the table, and what is below them.
 COLUMNS = (
     ("file", "file"),
@@ -119,7 +120,10 @@ def main(
             if counter is not None:
                 found += lce_rows(counter, ensemble, xnnpack)
             for core in cores:
-                found += [litert_row(file, core, kernel, delegate) for kernel in LITERT_KERNELS]
+                found += [
+                    litert_row(file, core, kernel, delegate)
+                    for kernel in backends.KERNELS["litert"]
+                ]
             for row in found:
                 rows.append(described(file, ensemble, row, single))
                 report.line(_progress(rows[-1]))

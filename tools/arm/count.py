@@ -28,10 +28,10 @@ import userland
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.legalization import FILTERS, legalized
+from larq_ensemble.runtime.backends import KERNELS
 from larq_ensemble.runtime.file import read_ensemble, with_one_subgraph
 from larq_ensemble.tflite.reader import read_model
 
-KERNELS = ("delegate", "builtin")
 FOLDER = Path(__file__).parent
 DELEGATE = "larq_ensemble/runtime/liblarq_ensemble_delegate.so"
 
@@ -50,7 +50,7 @@ def count(
     # Arguments
         path: the file.
         cpu: one of `userland.CORES`.
-        kernel: one of `KERNELS`.
+        kernel: one of LiteRT's, `larq_ensemble.runtime.backends.KERNELS`.
         filters: what `"builtin"` makes of the binary filters of a file for LCE.
         delegate: the library of `"delegate"`, for aarch64; by default that of the wheel in the
             userland.
@@ -155,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file", metavar="F.tflite", help="an ensemble")
     parser.add_argument("--cpu", choices=userland.CORES, default="cortex-a72")
-    parser.add_argument("--kernel", choices=KERNELS, default="delegate")
+    parser.add_argument("--kernel", choices=KERNELS["litert"], default="delegate")
     parser.add_argument(
         "--filters", choices=FILTERS, default="int8", help="of the kernel builtin (default: int8)"
     )
