@@ -82,6 +82,7 @@ class RunConfig:
         ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only);
             `requested_members` if training ended early, with fewer `members`; `own_head_bias` if
             each member has its own bias in a linear layer that is shared.
+        precision: `"float32"`, or `"bfloat16"` of a backbone that was trained in it.
         versions: of the packages that a run's contents depend on.
     """
 
@@ -93,6 +94,7 @@ class RunConfig:
     transfer: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     ensemble: dict[str, Any] = field(default_factory=dict)
+    precision: str = "float32"
     versions: dict[str, str] = field(default_factory=dict)
 
     @property

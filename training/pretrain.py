@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.data.opening import open_dataset
 from larq_ensemble.ensembles.fused_activations import fused_network
+from larq_ensemble.ensembles.traced import check_computes_bfloat16
 from larq_ensemble.keras import keras
 from larq_ensemble.models import PReLUGradient
 from larq_ensemble.models.foreign import is_file, is_foreign
@@ -32,6 +34,7 @@ from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.networks import Variant, network_for
 from larq_ensemble.training.pipeline import evaluation_batches
+from larq_ensemble.training.precision import bfloat16_graphs
 from larq_ensemble.training.recipes import Recipe
 from larq_ensemble.training.renaming import formerly
 from larq_ensemble.training.transfer import Sources, split_seed
@@ -58,6 +61,7 @@ def pretrain(
     from_backbone: Run | None = None,
     distillation: Distillation | None = None,
     distribute: str | None = None,
+    bfloat16: bool = False,
     resume: bool = False,
     verbose: int | str = "auto",
     on_data: Callable[[Splits], None] = lambda splits: None,
@@ -95,6 +99,7 @@ def pretrain(
         distillation: a teacher, see `larq_ensemble.training.distillation`.
         distribute: `None`, `"mirrored"` or `"multiworker"`, see
             `larq_ensemble.training.distribution`.
+        bfloat16: train in mixed precision, see `larq_ensemble.training.precision`.
         resume: go on after the last epoch of the run in `out`, or return it if it has finished.
         verbose: Keras's verbosity.
         on_data: called with the data before the training.
@@ -111,6 +116,8 @@ def pretrain(
             directory that holds another run or other files.
     """
     distribution = Distribution(distribute)
+    if bfloat16:
+        check_computes_bfloat16()
     sources = Sources(from_real, from_backbone, distillation)
     started = load_run(out).config.model if resume and is_run(out) else {}
     is_foreign(model)  # a wrong name is an error before the data are read
@@ -125,7 +132,7 @@ def pretrain(
     sources.check(record)
     cut_by = split_seed(sources.runs.values(), dataset, data, seed)
     training = _Training(
-        network, dataset, weighting, recipe, seed, distillation, distribution, verbose
+        network, dataset, weighting, recipe, seed, distillation, distribution, bfloat16, verbose
     )
 
     def load() -> Splits:
@@ -147,6 +154,7 @@ def pretrain(
                 **weighting.to_json(),
             },
             transfer=sources.to_json(),
+            precision="bfloat16" if bfloat16 else "float32",
             versions=package_versions(),
         ),
         untrained=lambda: network,
@@ -179,21 +187,23 @@ class _Training:
     seed: int
     distillation: Distillation | None
     distribution: Distribution
+    bfloat16: bool
     verbose: int | str
 
     def __call__(self, run: Run, splits: Splits) -> tuple[keras.Model, dict[str, Any]]:
-        speed = fit_images(
-            self.network,
-            splits,
-            self.dataset,
-            run=run,
-            recipe=self.recipe,
-            objective=self._objective,
-            seed=self.seed,
-            distribution=self.distribution,
-            verbose=self.verbose,
-            class_weights=self.weighting.by_class(splits.train.labels),
-        )
+        with bfloat16_graphs() if self.bfloat16 else contextlib.nullcontext():
+            speed = fit_images(
+                self.network,
+                splits,
+                self.dataset,
+                run=run,
+                recipe=self.recipe,
+                objective=self._objective,
+                seed=self.seed,
+                distribution=self.distribution,
+                verbose=self.verbose,
+                class_weights=self.weighting.by_class(splits.train.labels),
+            )
         figures: dict[str, Any] = {
             "images_per_second": speed,
             "test_top1": backbone_top1(self.network, splits.test, self.dataset),
@@ -208,7 +218,8 @@ class _Training:
         return self.network, figures
 
     def _objective(self, network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
-        network = fused_network(network)
+        if not self.bfloat16:
+            network = fused_network(network)
         loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         if self.distillation is not None:
             teacher = self.distribution.replicate(self.distillation.teacher.model)

@@ -194,6 +194,13 @@ def check_bfloat16(traced: TracedMembers) -> None:
             "with binarized inputs and filters, without bias and activation), and this ensemble "
             "has none: leave it out."
         )
+    check_computes_bfloat16()
+
+
+def check_computes_bfloat16() -> None:
+    """# Raises
+    EnsembleError: if TensorFlow can't compute convolutions in bfloat16 on this machine.
+    """
     try:
         one = tf.ones([1, 4, 4, 32], tf.bfloat16)
         tf.nn.conv2d(one, tf.ones([3, 3, 32, 32], tf.bfloat16), 1, "SAME")

@@ -121,6 +121,12 @@ if TYPE_CHECKING:
     "--temperature", type=POSITIVE, help="Divides the logits in the teacher's loss.  [default: 4]"
 )
 @distribute_option
+@click.option(
+    "--bfloat16",
+    is_flag=True,
+    help="Train in mixed precision, for CPUs with AVX512_BF16 or AMX, where it is about 1.5 times "
+    "as fast.",
+)
 @seed_option
 @run_options
 @json_option
@@ -154,6 +160,7 @@ def command(
     distill_weight: float | None,
     temperature: float | None,
     distribute: str | None,
+    bfloat16: bool,
     seed: int,
     out: str,
     resume: bool,
@@ -253,6 +260,7 @@ def command(
             from_backbone=load_run(from_backbone, kind="backbone") if from_backbone else None,
             distillation=_distillation(teacher, distill_weight, temperature),
             distribute=distribute,
+            bfloat16=bfloat16,
             resume=resume,
             verbose=KERAS_VERBOSITY,
             on_data=show,
