@@ -51,6 +51,7 @@ def train_ensemble(
     prefix_weights: Sequence[float] | None = None,
     in_turn: bool = False,
     initial: Initial = "pretrained",
+    keep_pretrained: bool = False,
     shrinkage: float | None = None,
     patience: int | None = None,
     distribute: str | None = None,
@@ -78,7 +79,7 @@ def train_ensemble(
         in_turn: train the members of voting or bagging sequentially, in the memory of one. Other
             schemes always train so, see `larq_ensemble.ensembles.schemes`. The recipe's epochs are
             for each member; for `snapshot` and `fast_geometric` they are for all together.
-        initial: as for `build_ensemble`.
+        initial, keep_pretrained: as for `build_ensemble`.
         shrinkage: for `boosting` and `soft_boosting`, the weight of each member; `None`: 1.
         patience: for `boosting` and `adaboost`, stop after this many members without a better
             validation accuracy, and drop them; `None`: never.
@@ -100,6 +101,7 @@ def train_ensemble(
         prefix_weights=prefix_weights,
         in_turn=in_turn,
         initial=initial,
+        keep_pretrained=keep_pretrained,
         shrinkage=shrinkage,
         patience=patience,
         distribute=distribute,
@@ -192,6 +194,7 @@ class _Options:
     prefix_weights: Sequence[float] | None
     in_turn: bool
     initial: Initial
+    keep_pretrained: bool
     shrinkage: float | None
     patience: int | None
     distribute: str | None
@@ -208,6 +211,7 @@ class _Options:
             in_turn=self.in_turn,
             independent_data=self.independent_data,
             prefix_weights=self.prefix_weights,
+            keep_pretrained=self.keep_pretrained,
             shrinkage=self.shrinkage,
             patience=self.patience,
             distribute=self.distribute,
@@ -233,6 +237,7 @@ class _Options:
             "prefix_weights": None if weights is None else [*weights],
             **({"in_turn": True} if self.in_turn or scheme.sequential else {}),
             **({"initial": self.initial} if self.initial != "pretrained" else {}),
+            **({"keep_pretrained": True} if self.keep_pretrained else {}),
             **({"shrinkage": self.shrinkage} if self.shrinkage is not None else {}),
             **({"patience": self.patience} if self.patience is not None else {}),
             **({"bfloat16": True} if self.bfloat16 else {}),
@@ -331,8 +336,9 @@ class _Joint:
         distribution: Distribution,
         verbose: int | str,
     ) -> None:
+        arguments = {**arguments, "keep_pretrained": options.keep_pretrained}
         if options.shrinkage is not None:
-            arguments = {**arguments, "weights": [options.shrinkage] * members}
+            arguments["weights"] = [options.shrinkage] * members
         self._ensemble = build_ensemble(
             backbone, members, normalization=dataset.normalization, **arguments
         )

@@ -75,6 +75,12 @@ if TYPE_CHECKING:
     help="What members start from; random needs --sharing none (BENN).",
 )
 @click.option(
+    "--keep-pretrained",
+    is_flag=True,
+    help="Member 0 is the pretrained network, untouched, so one member is never worse than it; the "
+    "others are trained to go with it. For a number of members that changes at run time.",
+)
+@click.option(
     "--shrinkage",
     type=POSITIVE,
     help="For boosting and soft_boosting: the factor of each member in the sum  [default: 1]",
@@ -127,6 +133,7 @@ def command(
     independent_data: bool,
     in_turn: bool,
     initial: Initial,
+    keep_pretrained: bool,
     shrinkage: float | None,
     patience: int | None,
     prefix_weights: tuple[float, ...] | None,
@@ -167,6 +174,8 @@ def command(
       larq-ensemble train --pretrained runs/digits --members 4 --epochs 10 --out runs/fusion
       larq-ensemble train --pretrained runs/backbone --scheme bagging --out runs/bagging
       larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --out runs/nested
+      larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --keep-pretrained \\
+          --out runs/kept
       larq-ensemble train --pretrained runs/backbone --scheme bagging --in-turn --members 10 \\
           --out runs/bagging10
       larq-ensemble train --pretrained runs/backbone --scheme boosting --patience 2 --out runs/gb
@@ -220,6 +229,7 @@ def command(
             independent_data=independent_data,
             in_turn=in_turn,
             initial=initial,
+            keep_pretrained=keep_pretrained,
             shrinkage=shrinkage,
             patience=patience,
             prefix_weights=prefix_weights,
