@@ -22,7 +22,7 @@ from larq_ensemble.network.sharing import has_own_head_bias, parse_sharing
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import top_k_accuracy
-from larq_ensemble.trained import Trained, data_of
+from larq_ensemble.trained import Trained, check_binarized, data_of
 from larq_ensemble.training.distillation import (
     Distillation,
     TaughtEnsemble,
@@ -104,6 +104,7 @@ def train_ensemble(
     # Raises
         EnsembleError: for unusable values or data, a damaged run, or a taken directory.
     """
+    check_binarized(backbone)
     distribution = Distribution(distribute)
     options = _Options(
         independent_data=independent_data,

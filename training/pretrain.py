@@ -15,7 +15,7 @@ from larq_ensemble.data.opening import open_dataset
 from larq_ensemble.ensembles.fused_activations import fused_network
 from larq_ensemble.ensembles.traced import check_computes_bfloat16
 from larq_ensemble.keras import keras
-from larq_ensemble.models import PReLUGradient
+from larq_ensemble.models import Binarize, PReLUGradient
 from larq_ensemble.models.foreign import is_file, is_foreign
 from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
@@ -52,6 +52,7 @@ def pretrain(
     width: float = 1.0,
     pad_values: float | None = None,
     estimator: str | None = None,
+    binarize: Binarize = "all",
     prelu_gradient: PReLUGradient | None = None,
     normalization: str | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
@@ -83,6 +84,8 @@ def pretrain(
         width: multiplies the channels of every layer.
         pad_values: what pads binary convolutions, 0 or 1; `None`: the architecture's.
         estimator: name of the quantizer of activations; `None`: the architecture's.
+        binarize: `"all"`, or `"activations"` for the first of two stages, whose run is `from_real`
+            of the second.
         prelu_gradient: as for `larq_ensemble.models.build_model`; `None`: its default.
         normalization: as `larq_ensemble.data.normalization.normalization_named` takes it; `None`:
             that of the data set. A Keras file needs it, because its weights are trained for one.
@@ -92,7 +95,8 @@ def pretrain(
         class_weights: of the training images in the loss, see
             `larq_ensemble.data.class_weights.ClassWeighting.of`. Validation counts all images
             alike.
-        from_real: a run of the real-valued twin, whose weights the network starts from, see
+        from_real: a run of the real-valued twin, or of the same network with
+            `binarize="activations"`, whose weights the network starts from, see
             `larq_ensemble.training.transfer.start_from_real`.
         from_backbone: a run of the same network, of other classes or another image size, whose
             weights all layers but the head start from.
@@ -126,7 +130,7 @@ def pretrain(
     dataset = dataset.augmented(augment)
     weighting = ClassWeighting.of(class_weights, dataset.class_names)
     set_seed(seed, recipe.dropout)
-    variant = Variant(width, pad_values, estimator, prelu_gradient)
+    variant = Variant(width, pad_values, estimator, binarize, prelu_gradient)
     network, record = network_for(model, dataset, recipe, variant, started)
     dataset = replace(dataset, normalization=_normalization(network, model, normalization, dataset))
     sources.check(record)
