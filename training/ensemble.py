@@ -119,7 +119,7 @@ def train_ensemble(
         recompute=recompute,
         bfloat16=bfloat16,
     )
-    chosen = options.checked(SCHEMES[scheme], distribution, data)
+    chosen = options.checked(SCHEMES[scheme], distribution, data, recipe)
     members = check_whole("members", members, 1)
     chosen.member_epochs(recipe.epochs, members)
     opened = data_of(backbone, dataset, data.data_dir).augmented(augment)
@@ -216,7 +216,9 @@ class _Options:
     recompute: bool
     bfloat16: bool
 
-    def checked(self, scheme: Scheme, distribution: Distribution, data: DataOptions) -> Scheme:
+    def checked(
+        self, scheme: Scheme, distribution: Distribution, data: DataOptions, recipe: Recipe
+    ) -> Scheme:
         """The scheme with these options.
 
         # Raises
@@ -228,12 +230,16 @@ class _Options:
             prefix_weights=self.prefix_weights,
             keep_pretrained=self.keep_pretrained,
             teacher=self.distillation,
+            label_smoothing=recipe.label_smoothing or None,
+            warmup_epochs=recipe.warmup_epochs or None,
             shrinkage=self.shrinkage,
             patience=self.patience,
             distribute=self.distribute,
             recompute=self.recompute,
             bfloat16=self.bfloat16,
         )
+        if self.distillation is not None:
+            self.distillation.check_smoothing(recipe.label_smoothing)
         if self.bfloat16 and distribution.replicas > 1:
             raise EnsembleError("`bfloat16` is for training on one device: leave it out.")
         if self.patience is not None and not data.validation:
@@ -385,6 +391,7 @@ class _Joint:
             "prefix_weights": options.prefix_weights,
             "recompute": options.recompute,
             "bfloat16": options.bfloat16,
+            "label_smoothing": recipe.label_smoothing,
             "seed": arguments["seed"],
         }
         self._fitted.compile(**self._compile_arguments)  # what is impossible is refused now
@@ -429,7 +436,10 @@ class _Joint:
         teacher = self._distribution.replicate(self._distillation.teacher.model)
         return TaughtEnsemble(ensemble, teacher_logits(teacher)), {
             **self._compile_arguments,
-            "loss": self._distillation.losses(self._scheme, ensemble.members),
+            "label_smoothing": 0.0,  # the losses have it
+            "loss": self._distillation.losses(
+                self._scheme, ensemble.members, label_smoothing=self._recipe.label_smoothing
+            ),
             "loss_weights": self._scheme.loss_weights(ensemble.members),
         }
 

@@ -13,6 +13,7 @@ from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.data.opening import open_dataset
 from larq_ensemble.ensembles.fused_activations import fused_network
+from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.ensembles.traced import check_computes_bfloat16
 from larq_ensemble.keras import keras
 from larq_ensemble.models import Binarize, PReLUGradient
@@ -122,6 +123,8 @@ def pretrain(
     distribution = Distribution(distribute)
     if bfloat16:
         check_computes_bfloat16()
+    if distillation is not None:
+        distillation.check_smoothing(recipe.label_smoothing)
     sources = Sources(from_real, from_backbone, distillation)
     started = load_run(out).config.model if resume and is_run(out) else {}
     is_foreign(model)  # a wrong name is an error before the data are read
@@ -224,11 +227,14 @@ class _Training:
     def _objective(self, network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
         if not self.bfloat16:
             network = fused_network(network)
-        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        smoothing = self.recipe.label_smoothing
+        loss: keras.losses.Loss = CrossEntropy(from_logits=True, label_smoothing=smoothing)
         if self.distillation is not None:
             teacher = self.distribution.replicate(self.distillation.teacher.model)
             network = Student(network, teacher_logits(teacher))
-            loss = DistillationLoss(self.distillation.weight, self.distillation.temperature)
+            loss = DistillationLoss(
+                self.distillation.weight, self.distillation.temperature, label_smoothing=smoothing
+            )
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         return network, {"loss": loss, "metrics": [accuracy]}
 

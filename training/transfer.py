@@ -59,7 +59,7 @@ def check_backbone(run: Run, model: dict[str, Any]) -> None:
         EnsembleError: if it is of another network, or takes images of other channels.
     """
     of_run = run.config.model
-    keys = ("name", "width", "revision")  # a network that is not ours has a name only
+    keys = ("name", "width", "revision", "binarize")  # a network that is not ours has a name only
     compared = {key: (of_run.get(key), model.get(key)) for key in keys}
     compared["channels"] = (of_run["input_shape"][-1], model["input_shape"][-1])
     for key, (given, expected) in compared.items():

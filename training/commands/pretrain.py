@@ -144,6 +144,8 @@ def command(
     lr: float | None,
     end_lr: float | None,
     dropout: float | None,
+    label_smoothing: float | None,
+    warmup_epochs: float | None,
     width: float,
     pad_values: str | None,
     estimator: str | None,
@@ -227,8 +229,9 @@ def command(
             images=(lambda: data.training_images(dataset)) if epochs is None else None,
         )
         recipe = recipes.pretrain.override(
-            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
-        )
+            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
+            label_smoothing=label_smoothing, warmup_epochs=warmup_epochs,
+        )  # fmt: skip
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
             refuse_options_of_data(dataset.name)
