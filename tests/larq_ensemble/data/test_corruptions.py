@@ -177,5 +177,5 @@ def test_other_images_are_refused(images: np.ndarray, message: str) -> None:
 
 @pytest.mark.parametrize(("kind", "severity"), [("fog", 0), ("fog", 6), ("fog", 1.0), ("", 1)])
 def test_other_kinds_and_severities_are_refused(kind: str, severity: int) -> None:
-    with pytest.raises(EnsembleError, match="`severity` must be .* from 1 to 5|Unknown kind ''"):
+    with pytest.raises(EnsembleError, match=r"`severity` must be .* from 1 to 5|Unknown kind ''"):
         corrupt(photos(1), kind, severity)
