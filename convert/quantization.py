@@ -112,7 +112,7 @@ def quantize_run(
 
     # Raises
         EnsembleError: if the network is binarized or an ensemble, TFLite can't quantize it, its
-            data can't be read, or `path` can't be written. A run of no epochs needs no data.
+            data can't be read, or `path` can't be written. An untrained network needs no data.
 
     # Example
     ```python
@@ -127,7 +127,9 @@ def quantize_run(
     ensemble = trained_ensemble(run)
     network = _real_valued(ensemble, str(run.path))
     shape = image_shape(network)
-    splits = None if _saw_no_data(run) else _splits(run, dataset, data_dir)
+    # Sizes and costs don't depend on values, so a network that saw no data needs none here.
+    saw_no_data = run.config.recipe.get("epochs") == 0 and is_untrained(ensemble)
+    splits = None if saw_no_data else _splits(run, dataset, data_dir)
     pixels = some_images(shape) if splits is None else _drawn(splits.train, REPRESENTATIVE)
     module = quantized(network, run.normalization, pixels, weights)
     constants = run.config.dataset
@@ -207,11 +209,6 @@ def _real_valued(ensemble: keras.Model, name: str) -> keras.Model:
             "resnet20_real."
         )
     return network
-
-
-def _saw_no_data(run: Trained) -> bool:
-    """Whether it is a run of no epochs: sizes and costs don't depend on the values."""
-    return run.config.recipe.get("epochs") == 0 and not run.config.data
 
 
 def _splits(run: Trained, dataset: str | None, data_dir: str | None) -> Splits:
