@@ -134,6 +134,18 @@ recipe_options = _all(
     click.option("--lr", type=NOT_NEGATIVE, help="Learning rate at the first step."),
     click.option("--end-lr", type=NOT_NEGATIVE, help="Learning rate after the last step."),
     click.option("--dropout", type=SHARE_BELOW_1, help="Rate before the linear layer."),
+    click.option(
+        "--label-smoothing",
+        type=SHARE_BELOW_1,
+        metavar="S",
+        help="Labels count 1 - S, and all classes share S  [default: 0]",
+    ),
+    click.option(
+        "--warmup-epochs",
+        type=NOT_NEGATIVE,
+        metavar="E",
+        help="The learning rate rises to --lr in so many epochs, such as 0.5  [default: 0]",
+    ),
 )
 
 run_options = _all(

@@ -36,7 +36,7 @@ from larq_ensemble.training.commands.options import (
 if TYPE_CHECKING:
     from larq_ensemble.console.reporting import Report
     from larq_ensemble.data.datasets import Splits
-    from larq_ensemble.models import PReLUGradient
+    from larq_ensemble.models import Binarize, PReLUGradient
 
 
 @click.command(
@@ -86,6 +86,14 @@ if TYPE_CHECKING:
     "reactnet10, which has no other]",
 )
 @click.option(
+    "--binarize",
+    type=click.Choice(["all", "activations"]),
+    default="all",
+    show_default=True,
+    help="activations: real-valued filters behind binary activations, the first of two stages; the "
+    "second starts from it by --from-real.",
+)
+@click.option(
     "--prelu-gradient",
     type=click.Choice(["zero", "slope"]),
     help="Gradient of PReLU where its input is exactly 0: zero, as in Keras, or the slope, as in "
@@ -95,8 +103,8 @@ if TYPE_CHECKING:
     "--from-real",
     type=INPUT,
     metavar="RUN",
-    help="Start from the weights of this run of the real-valued twin; those to be binarized are "
-    "clipped to [-1, 1].",
+    help="Start from the weights of this run of the real-valued twin, or of the first stage "
+    "(--binarize activations); those to be binarized are clipped to [-1, 1].",
 )
 @click.option(
     "--from-backbone",
@@ -136,9 +144,12 @@ def command(
     lr: float | None,
     end_lr: float | None,
     dropout: float | None,
+    label_smoothing: float | None,
+    warmup_epochs: float | None,
     width: float,
     pad_values: str | None,
     estimator: str | None,
+    binarize: Binarize,
     prelu_gradient: PReLUGradient | None,
     from_real: str | None,
     from_backbone: str | None,
@@ -185,6 +196,11 @@ def command(
       larq-ensemble pretrain --model resnet20_real --dataset cifar100 --out runs/real
       larq-ensemble pretrain --dataset cifar100 --from-real runs/real --teacher runs/real
           --out runs/backbone
+
+    \b
+    Activations first, filters second:
+      larq-ensemble pretrain --dataset cifar100 --binarize activations --out runs/stage1
+      larq-ensemble pretrain --dataset cifar100 --from-real runs/stage1 --lr 1e-3 --out runs/stage2
     """
     check_teacher_options(teacher, distill_weight, temperature)
     from larq_ensemble.data.datasets import DataOptions
@@ -213,8 +229,9 @@ def command(
             images=(lambda: data.training_images(dataset)) if epochs is None else None,
         )
         recipe = recipes.pretrain.override(
-            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
-        )
+            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
+            label_smoothing=label_smoothing, warmup_epochs=warmup_epochs,
+        )  # fmt: skip
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
             refuse_options_of_data(dataset.name)
@@ -236,6 +253,7 @@ def command(
             width=width,
             pad_values=None if pad_values is None else float(pad_values),
             estimator=estimator,
+            binarize=binarize,
             prelu_gradient=prelu_gradient,
             normalization=normalization,
             data=data,

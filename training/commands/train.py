@@ -163,6 +163,8 @@ def command(
     lr: float | None,
     end_lr: float | None,
     dropout: float | None,
+    label_smoothing: float | None,
+    warmup_epochs: float | None,
     teacher: str | None,
     distill_weight: float | None,
     temperature: float | None,
@@ -222,7 +224,7 @@ def command(
         )
         recipe = recipe.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
-            jitter=jitter,
+            jitter=jitter, label_smoothing=label_smoothing, warmup_epochs=warmup_epochs,
         )  # fmt: skip
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
