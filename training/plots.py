@@ -302,8 +302,14 @@ def draw_trust(result: Mapping[str, Any]) -> Canvas:
         _draw_risk_coverage(panels[0], trust["selective"], colors)
         _draw_calibration(panels[1], trust["calibration"])
     if shift is not None:
-        _draw_shift(panels[-2], result, "top1", "top-1 (%)", colors)
-        _draw_shift(panels[-1], result, "ece", "ECE", colors)
+        clean = result["by_members"]
+        _draw_shift(panels[-2], clean, shift, "top1", colors)
+        _draw_shift(panels[-1], clean, shift, "ece", colors)
+        panels[-2].set_ylabel("top-1 (%)")
+        panels[-1].set_ylabel("ECE")
+        if trust is not None:
+            _draw_shift(panels[-1], trust["calibration"], shift, "ece_calibrated", colors, "--")
+            panels[-1].set_ylabel("ECE, dashed: calibrated on images as they are")
     title = f"{TITLES.get(result['dataset'], result['dataset'])}, {result['samples']:,} images"
     canvas.suptitle(title, fontsize=11)
     handles = [
@@ -344,16 +350,18 @@ def _draw_calibration(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _draw_shift(
-    axes: Axes, result: Mapping[str, Any], metric: str, label: str, colors: Mapping[int, Any]
+    axes: Axes,
+    clean: Sequence[dict[str, Any]],
+    shift: Mapping[str, Any],
+    metric: str,
+    colors: Mapping[int, Any],
+    line: str = "-",
 ) -> None:
-    shift = result["shift"]
-    curves = [result["by_members"], *(each["by_members"] for each in shift["by_severity"])]
-    for rows in zip(*curves):
-        if rows[0]["members"] in colors:
+    severities = [0, *shift["severities"]]
+    for rows in zip(clean, *(each["by_members"] for each in shift["by_severity"])):
+        if (m := rows[0]["members"]) in colors:
             values = [row[metric] for row in rows]
-            color = colors[rows[0]["members"]]
-            axes.plot([0, *shift["severities"]], values, color=color, marker=".")
+            axes.plot(severities, values, line, color=colors[m], marker=".")
     axes.set_xlabel(f"severity, mean of {len(shift['kinds'])} corruptions (0: none)")
-    axes.set_xticks([0, *shift["severities"]])
-    axes.set_ylabel(label)
+    axes.set_xticks(severities)
     axes.set_ylim(bottom=0)

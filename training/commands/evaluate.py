@@ -197,21 +197,8 @@ def _print_trust(report: Report) -> None:
             for row in trust["calibration"]
         ],
     )  # fmt: skip
-    report.table(
-        "Prediction sets (split-conformal)",
-        ["members", "promised %", "method", "held %", "expected, 95 %", "classes, on average"],
-        [
-            [
-                row["members"],
-                f"{100 * (1 - row['alpha']):g}",
-                row["method"],
-                100 * row["coverage"],
-                " to ".join(f"{100 * each:.1f}" for each in row["expected_coverage"]),
-                row["mean_size"],
-            ]
-            for row in trust["conformal"]
-        ],
-    )
+    for alpha in dict.fromkeys(row["alpha"] for row in trust["conformal"]):
+        _print_sets(report, alpha, [row for row in trust["conformal"] if row["alpha"] == alpha])
     by_probability = [row for row in trust["selective"] if row["uncertainty"] == "max_probability"]
     coverages = list(by_probability[0]["top1_at"])
     report.table(
@@ -220,6 +207,22 @@ def _print_trust(report: Report) -> None:
         [[row["members"], *row["top1_at"].values()] for row in by_probability],
     )
     _by_uncertainty(report, "AURC, area under the risk-coverage curve", trust["selective"], "aurc")
+
+
+def _print_sets(report: Report, alpha: float, rows: Sequence[dict[str, Any]]) -> None:
+    low, high = rows[0]["expected_coverage"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    by = {(row["members"], row["method"]): row for row in rows}
+    report.table(
+        f"Sets of classes that hold the right one in {100 * (1 - alpha):g} % of all cases (of so "
+        f"many images: {100 * low:.1f} to {100 * high:.1f} %), and their mean size",
+        ["members", *(f"{method} {what}" for method in methods for what in ("holds %", "classes"))],
+        [
+            [m, *(value for method in methods for row in [by[m, method]]
+                  for value in (100 * row["coverage"], row["mean_size"]))]
+            for m in dict.fromkeys(row["members"] for row in rows)
+        ],
+    )  # fmt: skip
 
 
 def _print_shift(report: Report) -> None:
@@ -237,7 +240,7 @@ def _print_shift(report: Report) -> None:
     shown = [("top1", "Top-1 %"), ("ece", "ECE"), ("ece_calibrated", "ECE, calibrated")]
     clean = result["by_members"]
     if "trust" in result:
-        clean = [{**row, **fitted} for row, fitted in zip(clean, result["trust"]["calibration"])]
+        clean = [{**fitted, **row} for row, fitted in zip(clean, result["trust"]["calibration"])]
     for metric, name in shown:
         if metric in shift["mean"][0]:
             of_severity = [each["by_members"] for each in shift["by_severity"]]
