@@ -21,10 +21,12 @@ from larq_ensemble.training.commands.options import (
     as_begun,
     data_options,
     distribute_option,
+    jax_option,
     recipe_options,
     refuse_options_of_data,
     run_options,
     training_data_options,
+    training_under_jax,
 )
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ if TYPE_CHECKING:
 @training_data_options("as --pretrained was trained", "as --pretrained was trained")
 @recipe_options
 @distribute_option
+@jax_option
 @seed_option
 @run_options
 @json_option
@@ -147,6 +150,7 @@ def command(
     end_lr: float | None,
     dropout: float | None,
     distribute: str | None,
+    jax: str | None,
     seed: int,
     out: str,
     resume: bool,
@@ -184,7 +188,7 @@ def command(
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.trained import open_trained
 
-    with reporting(json_target) as report:
+    with reporting(json_target) as report, training_under_jax(report, jax):
         backbone = open_trained(
             pretrained, "backbone", dataset=dataset, data_dir=data_dir, normalization=normalization
         )

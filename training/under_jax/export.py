@@ -248,7 +248,8 @@ def _captured(
     variables = {id(each): each for each in map(_plain, [*concrete.variables, *state.values()])}
     keys = {id(_plain(variable).handle): key for key, variable in state.items()}
     by_handle = {id(variable.handle): variable for variable in variables.values()}
-    captured, fixed = [], {}
+    captured: list[str] = []
+    fixed: dict[str, np.ndarray] = {}
     for tensor in concrete.captured_inputs:
         key = keys.get(id(tensor))
         if key is None:
@@ -275,5 +276,5 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(array.tobytes())
     return digest.hexdigest()[:12]
