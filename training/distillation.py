@@ -9,7 +9,7 @@ from typing import Any
 from larq_ensemble.ensembles import as_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.runs import Run
+from larq_ensemble.trained import Trained
 
 Teacher = Callable[[tf.Tensor], tf.Tensor]
 
@@ -25,7 +25,7 @@ class Distillation:
         temperature: T in `DistillationLoss`, above 0.
     """
 
-    teacher: Run
+    teacher: Trained
     weight: float = 0.9
     temperature: float = 4.0
 

@@ -10,7 +10,7 @@ from larq_ensemble.training.commands.options import split_options
 
 
 @click.command("evaluate", short_help="Metrics of the first m members, for each m.")
-@click.argument("run", type=INPUT, metavar="RUN|F.keras")
+@click.argument("run", type=INPUT, metavar="RUN|F.keras|NAME")
 @click.option(
     "--members",
     type=click.IntRange(1),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from larq_ensemble.console.reporting import Report
     from larq_ensemble.data.datasets import Splits
     from larq_ensemble.models import PReLUGradient
+    from larq_ensemble.trained import Trained
     from larq_ensemble.training.distillation import Distillation
 
 
@@ -101,14 +102,14 @@ if TYPE_CHECKING:
 @click.option(
     "--from-backbone",
     type=INPUT,
-    metavar="RUN",
+    metavar="RUN|NAME",
     help="Start from the weights of this run of the same network, trained on other classes or "
     "another image size; the linear layer starts anew (transfer learning).",
 )
 @click.option(
     "--teacher",
     type=INPUT,
-    metavar="RUN",
+    metavar="RUN|NAME",
     help="Also learn from the logits of this run, of the same classes and image shape (knowledge "
     "distillation).",
 )
@@ -204,7 +205,6 @@ def command(
         raise click.UsageError("--distill-weight and --temperature need --teacher.")
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.network.architectures import MODELS
-    from larq_ensemble.runs import load_run
     from larq_ensemble.training.recipes import RECIPES, recipes_for
 
     with reporting(json_target) as report:
@@ -256,8 +256,8 @@ def command(
             data=data,
             augment=augment,
             class_weights=class_weights,
-            from_real=load_run(from_real, kind="backbone") if from_real else None,
-            from_backbone=load_run(from_backbone, kind="backbone") if from_backbone else None,
+            from_real=_run(from_real, "backbone") if from_real else None,
+            from_backbone=_run(from_backbone, "backbone") if from_backbone else None,
             distillation=_distillation(teacher, distill_weight, temperature),
             distribute=distribute,
             bfloat16=bfloat16,
@@ -283,13 +283,21 @@ def _distillation(
     """The teacher with those hyperparameters that are given."""
     if teacher is None:
         return None
-    from larq_ensemble.runs import load_run
     from larq_ensemble.training.distillation import Distillation
 
     given = {"weight": weight, "temperature": temperature}
     return Distillation(
-        load_run(teacher), **{name: value for name, value in given.items() if value is not None}
+        _run(teacher), **{name: value for name, value in given.items() if value is not None}
     )
+
+
+def _run(path: str, kind: str | None = None) -> Trained:
+    """A run, or a network of the package. Those of Keras files are given as `model`."""
+    from larq_ensemble.pretrained import found
+    from larq_ensemble.runs import load_run
+    from larq_ensemble.trained import open_trained
+
+    return load_run(path, kind) if found(path) is None else open_trained(path, kind)
 
 
 def _print(report: Report, title: str, model_name: str, sources: dict[str, str | None]) -> None:
