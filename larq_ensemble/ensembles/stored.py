@@ -75,6 +75,7 @@ def stored_ensemble(stored: StoredWeights) -> Ensemble:
         ),
         scheme=options["scheme"],
         jitter=0.0,
+        keep_pretrained=options.get("keep_pretrained", False),
         weights=stored.member_weights,
         normalization=Normalization(data["mean"], data["std"]),
     )

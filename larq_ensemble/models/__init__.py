@@ -19,6 +19,7 @@ from larq_ensemble.models.graph import layer_graph
 from larq_ensemble.models.keras_layers import (
     PRELU_GRADIENT,
     PRELUS,
+    Binarize,
     KerasLayers,
     PReLUGradient,
 )
@@ -26,7 +27,7 @@ from larq_ensemble.models.stored_weights import layers_of, restore
 from larq_ensemble.network.architectures import REVISION, architecture, check_input_shape
 from larq_ensemble.pretrained.catalog import backbone_of
 
-__all__ = ["PRELU_GRADIENT", "PReLUGradient", "build_model", "layer_graph"]
+__all__ = ["PRELU_GRADIENT", "Binarize", "PReLUGradient", "build_model", "layer_graph"]
 
 
 def build_model(
@@ -38,6 +39,7 @@ def build_model(
     dropout: float = 0.0,
     pad_values: float | None = None,
     estimator: str | None = None,
+    binarize: Binarize = "all",
     prelu_gradient: PReLUGradient = PRELU_GRADIENT,
     revision: int | None = None,
     weights: str | None = None,
@@ -59,6 +61,9 @@ def build_model(
             quadratic approximation of the gradient, Liu et al. 2018). `None`: the network's
             default, which is `"ste_sign"`, but `"approx_sign"` in ReActNet, whose RSign has no
             other gradient.
+        binarize: `"all"`: activations and filters of binary convolutions; `"activations"`: their
+            filters are real-valued, for the first of two stages of training. Such a network is
+            there to start the other from, see `larq_ensemble.training.transfer.start_from_real`.
         prelu_gradient: what the gradient of a PReLU is multiplied by where its input is exactly 0,
             as 4 to 7 % of the inputs behind binary convolutions are: `"slope"`, as in PyTorch and
             so in the paper's code, see `larq_ensemble.layers.PReLU`, or `"zero"`, as in Keras.
@@ -88,6 +93,7 @@ def build_model(
                 "classes": classes,
                 "width": width,
                 "pad_values": pad_values,
+                "binarize": None if binarize == "all" else binarize,
                 "revision": revision,
             },
             {"dropout": dropout, "estimator": estimator, "prelu_gradient": prelu_gradient},
@@ -112,6 +118,13 @@ def build_model(
             f"`estimator` must be {' or '.join(map(repr, network.estimators))} in {name!r}, "
             f"got {estimator!r}."
         )
+    if binarize not in ("all", "activations"):
+        raise EnsembleError(f"`binarize` must be 'all' or 'activations', got {binarize!r}.")
+    if binarize == "activations" and not network.binary:
+        raise EnsembleError(
+            f"`binarize` 'activations' is for networks with binary convolutions, and {name!r} has "
+            "none: leave it out."
+        )
     if prelu_gradient not in PRELUS:
         raise EnsembleError(
             f"`prelu_gradient` must be {' or '.join(map(repr, PRELUS))}, got {prelu_gradient!r}."
@@ -121,6 +134,7 @@ def build_model(
         binary=network.binary,
         pad_values=pad_values,
         estimator=estimator,
+        binarize=binarize,
         prelu_gradient=prelu_gradient,
     )
     width = 1.0 if width is None else width
@@ -141,8 +155,11 @@ def _trained(
     shipped = backbone_of(name, weights, given["width"])
     stored = shipped.weights
     model = stored.config["model"]
+    defaults = {"pad_values": architecture(name).pad_values, "binarize": "all"}
     for argument, value in given.items():
-        trained = model[argument] if model[argument] is not None else architecture(name).pad_values
+        trained = model.get(argument)
+        if trained is None:
+            trained = defaults[argument]
         if value is not None and _plain(value) != _plain(trained):
             raise EnsembleError(
                 f"`{argument}` {value!r} contradicts `weights` {weights!r}, the network "
