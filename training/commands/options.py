@@ -27,6 +27,7 @@ from larq_ensemble.data.augmentation import AUGMENTATIONS
 if TYPE_CHECKING:
     from larq_ensemble.console.reporting import Report
     from larq_ensemble.data.datasets import Dataset
+    from larq_ensemble.trained import Trained
     from larq_ensemble.training.distillation import Distillation
     from larq_ensemble.training.recipes import Recipe
 
@@ -169,7 +170,7 @@ teacher_options = _all(
     click.option(
         "--teacher",
         type=INPUT,
-        metavar="RUN",
+        metavar="RUN|NAME",
         help="Also learn from the logits of this run, of the same classes and image shape "
         "(knowledge distillation).",
     ),
@@ -318,10 +319,18 @@ def distillation_by(
     """The teacher with those hyperparameters that are given."""
     if teacher is None:
         return None
-    from larq_ensemble.runs import load_run
     from larq_ensemble.training.distillation import Distillation
 
     given = {"weight": weight, "temperature": temperature}
     return Distillation(
-        load_run(teacher), **{name: value for name, value in given.items() if value is not None}
+        run_of(teacher), **{name: value for name, value in given.items() if value is not None}
     )
+
+
+def run_of(path: str, kind: str | None = None) -> Trained:
+    """A run, or a network of the package. Networks of Keras files are given as `model`."""
+    from larq_ensemble.pretrained import found
+    from larq_ensemble.runs import load_run
+    from larq_ensemble.trained import open_trained
+
+    return load_run(path, kind) if found(path) is None else open_trained(path, kind)

@@ -29,6 +29,7 @@ from larq_ensemble.training.commands.options import (
     print_data,
     recipe_options,
     refuse_options_of_data,
+    run_of,
     run_options,
     teacher_options,
     training_data_options,
@@ -111,7 +112,7 @@ if TYPE_CHECKING:
 @click.option(
     "--from-backbone",
     type=INPUT,
-    metavar="RUN",
+    metavar="RUN|NAME",
     help="Start from the weights of this run of the same network, trained on other classes or "
     "another image size; the linear layer starts anew (transfer learning).",
 )
@@ -209,7 +210,6 @@ def command(
     check_teacher_options(teacher, distill_weight, temperature)
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.network.architectures import MODELS
-    from larq_ensemble.runs import load_run
     from larq_ensemble.training.recipes import RECIPES, recipes_for
 
     with reporting(json_target) as report, training_under_jax(report, jax):
@@ -263,8 +263,8 @@ def command(
             data=data,
             augment=augment,
             class_weights=class_weights,
-            from_real=load_run(from_real, kind="backbone") if from_real else None,
-            from_backbone=load_run(from_backbone, kind="backbone") if from_backbone else None,
+            from_real=run_of(from_real, "backbone") if from_real else None,
+            from_backbone=run_of(from_backbone, "backbone") if from_backbone else None,
             distillation=distillation_by(teacher, distill_weight, temperature),
             distribute=distribute,
             bfloat16=bfloat16,

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     "--pretrained",
     type=INPUT,
     required=True,
-    metavar="RUN|F.keras",
+    metavar="RUN|F.keras|NAME",
     help="The run that `pretrain` wrote, or a trained classifier that Keras saved.",
 )
 @members_option
