@@ -25,6 +25,7 @@ that were ever measured in DIR on this split, for `larq-ensemble frontier`:
     larq-ensemble frontier alternatives/points.json --out frontier
 
 Choose on the validation split, which is the default; `--split test` is for the final figures.
+`page` puts the best network within each budget of bytes and instructions into a page.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ from larq_ensemble.network.compute import count_macs
 from larq_ensemble.network.graph import Content, LayerGraph, Role
 from larq_ensemble.network.storage import account
 from larq_ensemble.training.plots import TITLES
+from larq_ensemble.training.points import FrontierPoint, costs_of, read_points
 
 #: Multiply-accumulates of a forward pass that a training does in a second on two cores; measured
 #: with ResNet-20 (470 images a second) and DeployNet-9 (580).
@@ -72,6 +74,11 @@ _GRAPH_BYTES = 800
 #: (docs/reports/deployment.md).
 _FORMAT: dict[str, Any] = {"heads": "int8", "precision": "compact"}
 _VARIANTS = {"real": "twin", "relu": "with ReLU"}
+#: Budgets of the page: thousand bytes, and million instructions on each core.
+_KILOBYTES, _MILLIONS = (60, 110, 200, 300), (3, 5, 10, 20)
+#: The generated part of the page is between these two lines.
+BEGIN = "<!-- alternatives: by benchmarks/alternatives.py -->"
+END = "<!-- end of alternatives -->"
 
 
 @dataclass(frozen=True)
@@ -300,7 +307,9 @@ class Measuring:
 
         network = run.config.model
         name, width = network["name"], network.get("width", 1.0)
-        common = {"model": f"{name}, width {width:g}", "seed": run.config.seed}
+        epochs = run.config.recipe.get("epochs")
+        model = f"{name}, width {width:g}, {epochs} epochs"
+        common = {"model": model, "seed": run.config.seed}
         path = self.folder / "files" / f"{run.path.name}-{run.digest[:8]}.tflite"
         path.parent.mkdir(parents=True, exist_ok=True)
         kind = kind_of(run.config)
@@ -426,6 +435,56 @@ def series(model: str, width: float, kind: str) -> str:
         "wider": "",
     }
     return f"{title}{wide}{ending[kind]}"
+
+
+def budgets(paths: Sequence[str | os.PathLike[str]]) -> str:
+    """A table of the best network within each budget: shared filters, and anything else.
+
+    # Arguments
+        paths: result files of one data set and split.
+    """
+    points = read_points(paths)
+    if not points:
+        raise EnsembleError("The result files hold no points.")
+    lines = [
+        "| within | best shared filters, top-1 % | best of the others, top-1 % | difference |",
+        "|---|---|---|---|",
+    ]
+    for cost in costs_of(points):
+        core = cost.partition(".")[2]
+        if cost == "bytes":
+            lines += [_row(points, cost, 1e3 * size, f"{size} kB") for size in _KILOBYTES]
+        elif core:
+            lines += [
+                _row(points, cost, 1e6 * count, f"{count} million instructions, {core.title()}")
+                for count in _MILLIONS
+            ]
+    first = points[0]
+    images = "" if first.samples is None else f"{first.samples:,} "
+    return "\n".join([f"{first.dataset}, {images}{first.split} images:", "", *lines])
+
+
+def _row(points: Sequence[FrontierPoint], cost: str, limit: float, budget: str) -> str:
+    """The best of both sides within a budget."""
+    within = [p for p in points if (value := p.cost(cost)) is not None and value <= limit]
+    ours, other = (
+        max((p for p in within if (p.kind == "shared") is shared), key=_top1, default=None)
+        for shared in (True, False)
+    )
+    difference = "-" if ours is None or other is None else f"{ours.top1 - other.top1:+.1f}"
+    return f"| {budget} | {_named(ours)} | {_named(other)} | {difference} |"
+
+
+def _top1(point: FrontierPoint) -> float:
+    return point.top1
+
+
+def _named(point: FrontierPoint | None) -> str:
+    if point is None:
+        return "-"
+    members = f", m = {point.members}" if point.members > 1 or point.kind == "shared" else ""
+    spread = f" ± {point.top1_high - point.top1:.1f}" if point.seeds > 1 and point.top1_high else ""
+    return f"{point.top1:.1f}{spread}, {point.name}{members}"
 
 
 names = CommaSeparated("NAME,...", click.STRING, "names such as resnet20,deploynet9", dict.fromkeys)
@@ -600,6 +659,27 @@ def measure_command(
             report.line(f"{number} of {len(runs)}: {run.path}")
             points += measuring.points(run)
         _finish(report, measuring, dataset, points)
+
+
+@main.command("page")
+@click.argument("results", type=INPUT, nargs=-1, required=True, metavar="POINTS.json...")
+@click.option(
+    "--write",
+    "page",
+    type=click.Path(path_type=Path, exists=True),
+    help="Into a page, between its two lines.",
+)
+def page_command(results: tuple[str, ...], page: Path | None) -> None:
+    """Print the best network within each budget."""
+    text = budgets(results)
+    if page is None:
+        click.echo(text)
+        return
+    before, rest = page.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    command = f"python benchmarks/alternatives.py page {' '.join(results)} --write {page}"
+    made = f"Made by `{command}` on {datetime.date.today()}."
+    write_text(page, f"{before}{BEGIN}\n\n{text}\n\n{made}\n\n{END}{after}")
 
 
 def _finish(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from types import ModuleType
 
@@ -52,9 +53,9 @@ def test_widths_are_those_of_the_bytes(alternatives, cifar100) -> None:
     ):
         estimate = alternatives.int8_bytes(cifar100.graph(model, width))
         assert estimate == pytest.approx(measured, rel=0.04)
-        assert alternatives.width_for(
-            measured, lambda w: alternatives.int8_bytes(cifar100.graph(model, w)), step=1 / 16
-        ) == pytest.approx(width, abs=1 / 16)
+        bytes_of = functools.partial(alternatives._int8_bytes, cifar100, model)
+        found = alternatives.width_for(measured, bytes_of, step=1 / 16)
+        assert found == pytest.approx(width, abs=1 / 16)
     assert alternatives.width_for(10, lambda width: 4 * width, step=0.5) == 2.5
     assert alternatives.width_for(10.9, lambda width: 4 * width, step=0.5) == 2.5
     assert alternatives.width_for(1, lambda width: 4 * width, step=0.5) == 0.5
@@ -82,6 +83,49 @@ def test_the_command(alternatives, tmp_path) -> None:
         CliRunner().invoke(
             alternatives.main, ["plan", *options, "--only", "resnet"], catch_exceptions=False
         )
+
+
+def test_the_best_within_a_budget(alternatives, tmp_path) -> None:
+    path = tmp_path / "points.json"
+    points = [
+        {
+            "name": "ours",
+            "kind": "shared",
+            "samples": 100,
+            "members": m,
+            "top1": 48 + 2 * m,
+            "bytes": 50_000 + 9000 * m,
+            "instructions": {"cortex-a72": 2e6 * m},
+        }
+        for m in (1, 2, 4)
+    ]
+    int8 = {"name": "int8", "kind": "int8", "top1": 53, "bytes": 90_000}
+    points.append({**int8, "instructions": {"cortex-a72": 9e6}})
+    path.write_text(json.dumps({"dataset": "cifar100", "split": "test", "points": points}))
+    text = alternatives.budgets([path])
+    rows = [
+        line.strip("| ").split(" | ")
+        for line in text.splitlines()
+        if "kB" in line or "mill" in line
+    ]
+    assert rows == [
+        ["60 kB", "50.0, ours, m = 1", "-", "-"],
+        ["110 kB", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
+        ["200 kB", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
+        ["300 kB", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
+        ["3 million instructions, Cortex-A72", "50.0, ours, m = 1", "-", "-"],
+        ["5 million instructions, Cortex-A72", "52.0, ours, m = 2", "-", "-"],
+        ["10 million instructions, Cortex-A72", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
+        ["20 million instructions, Cortex-A72", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
+    ]
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{alternatives.BEGIN}\nold\n{alternatives.END}\nafter\n")
+    CliRunner().invoke(alternatives.main, ["page", str(path), "--write", str(page)])
+    written = page.read_text()
+    assert text in written
+    assert "old" not in written
+    assert written.startswith("before\n")
+    assert written.endswith("\nafter\n")
 
 
 def config(kind: str = "ensemble", name: str = "resnet20", width: float = 1.0, **ensemble: str):
