@@ -8,11 +8,12 @@ apart in print.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -283,3 +284,85 @@ def draw_cascade(
     title = f"Adaptive prediction, {TITLES.get(dataset, dataset)}, {len(fixed)} members"
     canvas.suptitle(title, fontsize=11)
     return canvas
+
+
+def draw_trust(result: Mapping[str, Any]) -> Canvas:
+    """What `evaluate` found out about trust and shift, for some numbers of members.
+
+    # Arguments
+        result: as `larq_ensemble.training.evaluation.evaluate` returns it, with `"trust"`,
+            `"shift"` or both.
+    """
+    trust, shift = result.get("trust"), result.get("shift")
+    canvas, panels = new_figure(2 * (trust is not None) + 2 * (shift is not None), sharey=False)
+    every = [row["members"] for row in result["by_members"]]
+    drawn = [m for m in every if m & (m - 1) == 0 or m == every[-1]]  # 1, 2, 4, ... and the last
+    shades = plt.get_cmap("viridis_r")(np.linspace(0.15, 1, len(drawn)))
+    colors = dict(zip(drawn, shades))
+    if trust is not None:
+        _draw_risk_coverage(panels[0], trust["selective"], colors)
+        _draw_calibration(panels[1], trust["calibration"])
+    if shift is not None:
+        clean = result["by_members"]
+        _draw_shift(panels[-2], clean, shift, "top1", colors)
+        _draw_shift(panels[-1], clean, shift, "ece", colors)
+        panels[-2].set_ylabel("top-1 (%)")
+        panels[-1].set_ylabel("ECE")
+        if trust is not None:
+            _draw_shift(panels[-1], trust["calibration"], shift, "ece_calibrated", colors, "--")
+            panels[-1].set_ylabel("ECE, dashed: calibrated on images as they are")
+    title = f"{TITLES.get(result['dataset'], result['dataset'])}, {result['samples']:,} images"
+    canvas.suptitle(title, fontsize=11)
+    handles = [
+        Line2D([], [], color=color, label=f"{m} member{'s'[: m > 1]}")
+        for m, color in colors.items()
+    ]
+    canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    return canvas
+
+
+def _draw_risk_coverage(
+    axes: Axes, selective: Sequence[dict[str, Any]], colors: Mapping[int, Any]
+) -> None:
+    for row in selective:
+        if row["uncertainty"] == "max_probability" and row["members"] in colors:
+            coverages = [int(each) for each in row["risks"]]
+            risks = [100 * risk for risk in row["risks"].values()]
+            axes.plot(coverages, risks, color=colors[row["members"]])
+    axes.set_xlabel("coverage: images with an answer (%)")
+    axes.set_ylabel("errors among them (%)")
+    axes.set_ylim(bottom=0)
+
+
+def _draw_calibration(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    members = [row["members"] for row in rows]
+    for name, label, color, marker in (
+        ("ece", "as trained", VERMILION, "o"),
+        ("ece_calibrated", "calibrated", BLUE, "s"),
+    ):
+        axes.plot(members, [row[name] for row in rows], color=color, marker=marker, label=label)
+    by_chance = [row["ece_by_chance"] for row in rows]
+    axes.plot(members, by_chance, ":", color=GREY, label="if perfect, by chance")
+    axes.set_xlabel("members")
+    axes.set_xticks(members)
+    axes.set_ylabel("ECE")
+    axes.set_ylim(0, 1.2 * max(row[name] for row in rows for name in ("ece", "ece_calibrated")))
+    axes.legend()
+
+
+def _draw_shift(
+    axes: Axes,
+    clean: Sequence[dict[str, Any]],
+    shift: Mapping[str, Any],
+    metric: str,
+    colors: Mapping[int, Any],
+    line: str = "-",
+) -> None:
+    severities = [0, *shift["severities"]]
+    for rows in zip(clean, *(each["by_members"] for each in shift["by_severity"])):
+        if (m := rows[0]["members"]) in colors:
+            values = [row[metric] for row in rows]
+            axes.plot(severities, values, line, color=colors[m], marker=".")
+    axes.set_xlabel(f"severity, mean of {len(shift['kinds'])} corruptions (0: none)")
+    axes.set_xticks(severities)
+    axes.set_ylim(bottom=0)
