@@ -233,6 +233,8 @@ def draw_trust(result: Mapping[str, Any]) -> Canvas:
         if trust is not None:
             _draw_shift(panels[-1], trust["calibration"], shift, "ece_calibrated", colors, "--")
             panels[-1].set_ylabel("ECE, dashed: calibrated on images as they are")
+        for axes in panels[-2:]:
+            axes.set_ylim(bottom=0)
     title = f"{TITLES.get(result['dataset'], result['dataset'])}, {result['samples']:,} images"
     canvas.suptitle(title, fontsize=11)
     handles = [
@@ -287,4 +289,3 @@ def _draw_shift(
             axes.plot(severities, values, line, color=colors[m], marker=".")
     axes.set_xlabel(f"severity, mean of {len(shift['kinds'])} corruptions (0: none)")
     axes.set_xticks(severities)
-    axes.set_ylim(bottom=0)
