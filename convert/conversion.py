@@ -275,19 +275,19 @@ def convert_run(
         filters=filters,
         class_names=dataset.get("class_names"),
         dataset=dataset.get("name"),
-        data_origin=_data_origin(dataset),
-        validation_split=_validation_split(run),
+        data_origin=data_origin(dataset),
+        validation_split=validation_split(run),
         run_hash=run.digest,
     )
 
 
-def _data_origin(dataset: Mapping[str, Any]) -> dict[str, Any]:
+def data_origin(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """What `larq-ensemble calibrate` needs to find data of one's own again; no paths."""
     origin = dataset.get("source")
     return {} if origin is None else {key: origin[key] for key in ("images", "fingerprint")}
 
 
-def _validation_split(run: Trained) -> dict[str, float]:
+def validation_split(run: Trained) -> dict[str, float]:
     """What `larq-ensemble calibrate` needs to find the images that were never trained on."""
     config = run.config
     if not config.data:  # a run that saw no data

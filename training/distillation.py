@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from larq_ensemble.ensembles import as_ensemble
+from larq_ensemble.ensembles import Ensemble, as_ensemble
+from larq_ensemble.ensembles.schemes import Scheme
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run
@@ -53,6 +54,27 @@ class Distillation:
                     "data set of the same shape and classes."
                 )
 
+    def losses(self, scheme: Scheme, members: int) -> dict[str, keras.losses.Loss]:
+        """The losses of an ensemble by output, for `Model.compile`: where the scheme has its own.
+
+        So in fusion the mean of the logits learns from the teacher, in nested fusion the mean of
+        the first m for each m, and in voting and bagging each member.
+        """
+        return {
+            output: DistillationLoss(
+                self.weight, self.temperature, from_logits=loss.get_config()["from_logits"]
+            )
+            for output, loss in scheme.losses(members).items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run records of it."""
+        return {
+            "weight": self.weight,
+            "temperature": self.temperature,
+            "teacher": self.teacher.digest,
+        }
+
 
 @keras.utils.register_keras_serializable("larq_ensemble")
 class DistillationLoss(keras.losses.Loss):
@@ -66,10 +88,11 @@ class DistillationLoss(keras.losses.Loss):
     # Arguments
         weight: w.
         temperature: T.
+        from_logits: whether `y_pred` are logits; else they are probabilities.
 
     # Input shape
         y_true: float32 [n, 1 + classes], the label y and the teacher's logits \\( z_t \\).
-        y_pred: [n, classes], the logits z.
+        y_pred: [n, classes], the logits z or softmax(z).
 
     # Output shape
         [n], averaged by `reduction`.
@@ -79,13 +102,17 @@ class DistillationLoss(keras.losses.Loss):
           Network](https://arxiv.org/abs/1503.02531), section 2.
     """
 
-    def __init__(self, weight: float, temperature: float, **kwargs: Any) -> None:
+    def __init__(
+        self, weight: float, temperature: float, *, from_logits: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.weight = weight
         self.temperature = temperature
+        self.from_logits = from_logits
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         labels, teacher = tf.cast(y_true[:, 0], tf.int32), y_true[:, 1:]
+        y_pred = y_pred if self.from_logits else _logits_behind(y_pred)
         hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, y_pred)
         log_p = tf.nn.log_softmax(teacher / self.temperature)
         log_q = tf.nn.log_softmax(y_pred / self.temperature)
@@ -93,7 +120,17 @@ class DistillationLoss(keras.losses.Loss):
         return (1 - self.weight) * hard + self.weight * self.temperature**2 * divergence
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "weight": self.weight, "temperature": self.temperature}
+        own = {"weight": self.weight, "temperature": self.temperature}
+        return {**super().get_config(), **own, "from_logits": self.from_logits}
+
+
+def _logits_behind(probabilities: tf.Tensor) -> tf.Tensor:
+    """The logits whose softmax the probabilities are, up to a constant."""
+    # Keras notes them where a softmax is computed. Their logarithms lose what is rounded to 0.
+    logits = getattr(probabilities, "_keras_logits", None)
+    if logits is not None:
+        return logits
+    return tf.math.log(tf.maximum(probabilities, keras.backend.epsilon()))
 
 
 class Student(keras.Model):
@@ -119,8 +156,38 @@ class Student(keras.Model):
         sample_weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
         taught = tf.stop_gradient(self._teacher(x))
-        labels = tf.cast(tf.reshape(y, [-1, 1]), taught.dtype)
-        return super().compute_loss(x, tf.concat([labels, taught], 1), y_pred, sample_weight)
+        return super().compute_loss(x, _with_labels(y, taught), y_pred, sample_weight)
+
+
+class TaughtEnsemble(Ensemble):
+    """An ensemble that `fit` trains with `DistillationLoss`, see `Distillation.losses`.
+
+    It has the layers of the given ensemble. The teacher is not part of it, as in `Student`. Members
+    that see different images are each taught on their own.
+
+    # Arguments
+        ensemble: the ensemble to train.
+        teacher: see `teacher_logits`.
+    """
+
+    def __init__(self, ensemble: Ensemble, teacher: Teacher) -> None:
+        super().__init__(ensemble.inputs, ensemble.outputs, name=ensemble.name)
+        self._teacher = teacher
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None
+    ) -> tf.Tensor:
+        outputs = [*self.scheme.losses(self.members)]
+        labels = y if isinstance(y, Mapping) else dict.fromkeys(outputs, y)
+        taught = [tf.stop_gradient(self._teacher(images)) for images in self.input_list(x)]
+        taught = taught if len(taught) > 1 else taught * len(outputs)
+        y = {name: _with_labels(labels[name], logits) for name, logits in zip(outputs, taught)}
+        return super().compute_loss(x, y, y_pred, sample_weight)
+
+
+def _with_labels(labels: tf.Tensor, taught: tf.Tensor) -> tf.Tensor:
+    """`y_true` of `DistillationLoss`."""
+    return tf.concat([tf.cast(tf.reshape(labels, [-1, 1]), taught.dtype), taught], 1)
 
 
 def teacher_logits(model: keras.Model) -> Teacher:

@@ -226,13 +226,8 @@ class Sources:
 
     def to_json(self) -> dict[str, Any]:
         """What a run records of them."""
-        distillation = self.distillation
-        settings = (
-            {}
-            if distillation is None
-            else {"weight": distillation.weight, "temperature": distillation.temperature}
-        )
-        return settings | {name: run.digest for name, run in self.runs.items()}
+        of_teacher = {} if self.distillation is None else self.distillation.to_json()
+        return of_teacher | {name: run.digest for name, run in self.runs.items()}
 
     def start(self, network: keras.Model) -> dict[str, Any]:
         """Gives a network the weights to start from; returns which, by argument."""

@@ -9,8 +9,6 @@ import click
 from larq_ensemble.console.messages import Command, in_options
 from larq_ensemble.console.options import (
     INPUT,
-    POSITIVE,
-    SHARE,
     SHARE_BELOW_1,
     SPECS,
     normalization_option,
@@ -21,7 +19,9 @@ from larq_ensemble.console.reporting import KERAS_VERBOSITY, json_option, report
 from larq_ensemble.network.commands.options import NAMES
 from larq_ensemble.training.commands.options import (
     as_begun,
+    check_teacher_options,
     data_options,
+    distillation_by,
     distribute_option,
     image_options,
     opened_dataset,
@@ -29,6 +29,7 @@ from larq_ensemble.training.commands.options import (
     recipe_options,
     refuse_options_of_data,
     run_options,
+    teacher_options,
     training_data_options,
 )
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from larq_ensemble.console.reporting import Report
     from larq_ensemble.data.datasets import Splits
     from larq_ensemble.models import PReLUGradient
-    from larq_ensemble.training.distillation import Distillation
 
 
 @click.command(
@@ -105,21 +105,7 @@ if TYPE_CHECKING:
     help="Start from the weights of this run of the same network, trained on other classes or "
     "another image size; the linear layer starts anew (transfer learning).",
 )
-@click.option(
-    "--teacher",
-    type=INPUT,
-    metavar="RUN",
-    help="Also learn from the logits of this run, of the same classes and image shape (knowledge "
-    "distillation).",
-)
-@click.option(
-    "--distill-weight",
-    type=SHARE,
-    help="Share of the teacher in the loss, 0 to 1; the rest is the labels'.  [default: 0.9]",
-)
-@click.option(
-    "--temperature", type=POSITIVE, help="Divides the logits in the teacher's loss.  [default: 4]"
-)
+@teacher_options
 @distribute_option
 @click.option(
     "--bfloat16",
@@ -200,8 +186,7 @@ def command(
       larq-ensemble pretrain --dataset cifar100 --from-real runs/real --teacher runs/real
           --out runs/backbone
     """
-    if teacher is None and (distill_weight is not None or temperature is not None):
-        raise click.UsageError("--distill-weight and --temperature need --teacher.")
+    check_teacher_options(teacher, distill_weight, temperature)
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.network.architectures import MODELS
     from larq_ensemble.runs import load_run
@@ -258,7 +243,7 @@ def command(
             class_weights=class_weights,
             from_real=load_run(from_real, kind="backbone") if from_real else None,
             from_backbone=load_run(from_backbone, kind="backbone") if from_backbone else None,
-            distillation=_distillation(teacher, distill_weight, temperature),
+            distillation=distillation_by(teacher, distill_weight, temperature),
             distribute=distribute,
             bfloat16=bfloat16,
             resume=resume,
@@ -275,21 +260,6 @@ def command(
 
 
 _COLUMNS = ("epochs", "validation_top1", "test_top1", "images_per_second")
-
-
-def _distillation(
-    teacher: str | None, weight: float | None, temperature: float | None
-) -> Distillation | None:
-    """The teacher with those hyperparameters that are given."""
-    if teacher is None:
-        return None
-    from larq_ensemble.runs import load_run
-    from larq_ensemble.training.distillation import Distillation
-
-    given = {"weight": weight, "temperature": temperature}
-    return Distillation(
-        load_run(teacher), **{name: value for name, value in given.items() if value is not None}
-    )
 
 
 def _print(report: Report, title: str, model_name: str, sources: dict[str, str | None]) -> None:
