@@ -63,7 +63,7 @@ def result(add: float) -> dict[str, Any]:
 
 
 def cells(text: str) -> list[list[str]]:
-    return [row.strip("| ").split(" | ") for row in text.splitlines()[4:]]
+    return [row[2:-2].split(" | ") for row in text.splitlines()[4:]]
 
 
 def test_one_run_has_no_deviation_and_two_have() -> None:
