@@ -12,7 +12,7 @@ from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.ensembles.schemes import Scheme
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.runs import Run
+from larq_ensemble.trained import Trained
 
 Teacher = Callable[[tf.Tensor], tf.Tensor]
 
@@ -28,7 +28,7 @@ class Distillation:
         temperature: T in `DistillationLoss`, above 0.
     """
 
-    teacher: Run
+    teacher: Trained
     weight: float = 0.9
     temperature: float = 4.0
 

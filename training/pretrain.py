@@ -22,7 +22,7 @@ from larq_ensemble.models.foreign import is_file, is_foreign
 from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
-from larq_ensemble.trained import normalization_for
+from larq_ensemble.trained import Trained, normalization_for
 from larq_ensemble.training.advice import advice
 from larq_ensemble.training.distillation import (
     Distillation,
@@ -61,8 +61,8 @@ def pretrain(
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     augment: str | None = None,
     class_weights: ClassWeights | None = None,
-    from_real: Run | None = None,
-    from_backbone: Run | None = None,
+    from_real: Trained | None = None,
+    from_backbone: Trained | None = None,
     distillation: Distillation | None = None,
     split_seed: int | None = None,
     distribute: str | None = None,
