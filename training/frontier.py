@@ -18,6 +18,7 @@ from larq_ensemble.network.sharing import parse_sharing
 from larq_ensemble.network.storage import account
 from larq_ensemble.progress import tracked
 from larq_ensemble.runs import Run, RunConfig
+from larq_ensemble.trained import check_binarized
 from larq_ensemble.training.paper import numbers as paper
 from larq_ensemble.training.points import (
     COSTS,
@@ -54,9 +55,12 @@ def frontier(
         progress: called with a line before each run.
 
     # Raises
-        EnsembleError: if the accuracies are of several data sets or splits, a run has not finished,
-            a result file is wrong, or the folder can't be written to.
+        EnsembleError: if the accuracies are of several data sets or splits, a run has not finished
+            or is of the first of two stages, a result file is wrong, or the folder can't be written
+            to.
     """
+    for run in runs:
+        check_binarized(run)  # the name of its network would say what it stores
     measured = read_points(results)
     datasets = {_identity(run): run for run in runs}
     if len(datasets) > 1:

@@ -10,6 +10,7 @@ from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.runs import load_run
 from larq_ensemble.training.ensemble import train_ensemble
+from larq_ensemble.training.frontier import frontier
 from larq_ensemble.training.pretrain import pretrain
 from larq_ensemble.training.transfer import (
     check_backbone,
@@ -93,6 +94,7 @@ def test_two_stages(start, tiny, recipe, few, tmp_path):
     for use in (
         lambda: train_ensemble(first, tmp_path / "e", members=2, recipe=recipe, data=few),
         lambda: convert_run(first, tmp_path / "f.tflite"),
+        lambda: frontier([first], tmp_path / "frontier"),
     ):
         with pytest.raises(EnsembleError, match=r"is of the first stage: .* as `from_real`"):
             use()
