@@ -228,8 +228,13 @@ def _card(
         "name": network.name,
         "kind": config.kind,
         "members": config.ensemble.get("members", 1),
+        "run_hash": run.digest,
         "model": config.model,
-        "ensemble": {key: config.ensemble[key] for key in ("scheme", "sharing") if config.ensemble},
+        "ensemble": {
+            key: config.ensemble[key]
+            for key in ("scheme", "sharing", "backbone")
+            if key in config.ensemble
+        },
         "data": {
             "name": constants["name"],
             "classes": constants["classes"],

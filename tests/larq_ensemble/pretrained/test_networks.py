@@ -43,6 +43,8 @@ def test_the_files_are_those_of_the_card(name):
         assert card["files"][kind]["bytes"] == path.stat().st_size
         assert card["files"][kind]["sha256"] == digest(path)
     assert card["model"] == stored.config["model"]
+    assert card["run_hash"] == stored.run_hash
+    assert card["ensemble"].get("backbone") == stored.config["ensemble"].get("backbone")
     assert stored.config["ensemble"].get("members", 1) == card["members"]
     assert len(card["accuracy"]["by_members"]) == card["members"]
     for row in card["accuracy"]["by_members"]:
