@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from larq_ensemble.console.messages import in_options
 from larq_ensemble.console.options import (
     INPUT,
     NOT_NEGATIVE,
@@ -192,6 +194,31 @@ distribute_option = click.option(
     "[default: one device]",
 )
 
+jax_option = click.option(
+    "--jax",
+    type=OutputFolder(),
+    metavar="DIR",
+    help="Train on another machine, which has JAX but no TensorFlow: the first call writes the "
+    "training to DIR and ends. Run DIR/run.py there, bring DIR/checkpoint.npz back, and repeat the "
+    "command with --resume.",
+)
+
+
+@contextlib.contextmanager
+def training_under_jax(report: Report, folder: str | None) -> Iterator[None]:
+    """As `--jax` says: the block ends when the training within it has been exported."""
+    if folder is None:
+        yield
+        return
+    from larq_ensemble.training.under_jax import Exported, under_jax
+
+    try:
+        with under_jax(folder):
+            yield
+    except Exported as exported:
+        report.line(in_options(str(exported), click.get_current_context().command))
+        report.result = {"exported": folder}
+
 
 def opened_dataset(
     spec: str,
@@ -275,7 +302,7 @@ def refuse_options_of_data(dataset: str) -> None:
             )
 
 
-_OF_DATA = ("data_dir", "limit_test", "limit_train", "augment", "class_weights")
+_OF_DATA = ("data_dir", "limit_test", "limit_train", "augment", "class_weights", "jax")
 
 
 def check_teacher_options(

@@ -24,6 +24,7 @@ from larq_ensemble.training.commands.options import (
     distillation_by,
     distribute_option,
     image_options,
+    jax_option,
     opened_dataset,
     print_data,
     recipe_options,
@@ -32,6 +33,7 @@ from larq_ensemble.training.commands.options import (
     run_options,
     teacher_options,
     training_data_options,
+    training_under_jax,
 )
 
 if TYPE_CHECKING:
@@ -122,6 +124,7 @@ if TYPE_CHECKING:
     help="Train in mixed precision, for CPUs with AVX512_BF16 or AMX, where it is about 1.5 times "
     "as fast.",
 )
+@jax_option
 @seed_option
 @run_options
 @json_option
@@ -159,6 +162,7 @@ def command(
     temperature: float | None,
     distribute: str | None,
     bfloat16: bool,
+    jax: str | None,
     seed: int,
     out: str,
     resume: bool,
@@ -208,7 +212,7 @@ def command(
     from larq_ensemble.network.architectures import MODELS
     from larq_ensemble.training.recipes import RECIPES, recipes_for
 
-    with reporting(json_target) as report:
+    with reporting(json_target) as report, training_under_jax(report, jax):
         # A wrong name is an error before the data are read.
         if recipe_name is not None:
             RECIPES[recipe_name]
