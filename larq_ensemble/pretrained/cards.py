@@ -82,7 +82,7 @@ def _accuracy(card: Card) -> str:
                 *(f"{row[key]:.2f}" for key in ("top1", "low", "high", "top5")),
                 f"{row['nll']:.3f}",
                 f"{row['ece']:.4f}",
-                "-" if row["calibrated_ece"] is None else f"{row['calibrated_ece']:.4f}",
+                f"{row['calibrated_ece']:.4f}",
             ]
             for row in accuracy["by_members"]
         ],
@@ -100,7 +100,7 @@ def _accuracy(card: Card) -> str:
         )
     if seeds := accuracy["seeds"]:
         each = ", ".join(f"{seed['top1']:.2f} % (seed {seed['seed']})" for seed in seeds)
-        lines.append(f"Other trainings by the same recipe, in Keras: {each}.")
+        lines.append(f"Other trainings by the same recipe, in Keras on the test split: {each}.")
     single = card["training"][-1]["result"].get("backbone_top1")
     if single is not None:
         lines.append(
