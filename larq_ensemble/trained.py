@@ -55,6 +55,18 @@ class Trained(Protocol):
         """The same, with a model that is loaded anew."""
 
 
+def check_binarized(run: Trained) -> None:
+    """# Raises
+    EnsembleError: for a run of the first of two stages of training, whose filters are not binary.
+    """
+    if run.config.model.get("binarize", "all") != "all":
+        raise EnsembleError(
+            f"The run {str(run.path)!r} is of the first stage: its activations are binary, but its "
+            "filters are real-valued yet. Pretrain the second stage with it as `from_real`, and "
+            "take that run."
+        )
+
+
 @dataclass(frozen=True)
 class KerasFile:
     """A classifier or an ensemble that Keras saved, as a run.

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from larq_ensemble.data.splits import ImageArray
 from larq_ensemble.errors import EnsembleError, UnknownNameError, check_seed, check_whole
 from larq_ensemble.registry import Registry
 
@@ -72,10 +73,10 @@ class Corruption:
 
 
 #: The kinds by the names of CIFAR-C's files, in the order of its paper.
-CORRUPTIONS: Registry[Corruption] = Registry("kind")
+CORRUPTIONS: Registry[Corruption] = Registry("corruption")
 
 
-def corrupt(images: np.ndarray, kind: str, severity: int, seed: int = 0) -> np.ndarray:
+def corrupt(images: ImageArray, kind: str, severity: int, seed: int = 0) -> np.ndarray:
     """Corrupted copies of images.
 
     # Arguments
@@ -120,7 +121,7 @@ def kinds_named(names: Iterable[str]) -> list[str]:
     wanted = set(names)
     known = {"all", *GROUPS, *CORRUPTIONS}
     for name in sorted(wanted - known):
-        raise UnknownNameError("kind", name, known)
+        raise UnknownNameError("corruption", name, known)
     return [
         kind for kind, corruption in CORRUPTIONS.items() if wanted & {"all", kind, corruption.group}
     ]

@@ -15,12 +15,13 @@ from larq_ensemble.models.graph import layer_graph
 from larq_ensemble.models.keras_layers import (
     PRELU_GRADIENT,
     PRELUS,
+    Binarize,
     KerasLayers,
     PReLUGradient,
 )
 from larq_ensemble.network.architectures import REVISION, architecture, check_input_shape
 
-__all__ = ["PRELU_GRADIENT", "PReLUGradient", "build_model", "layer_graph"]
+__all__ = ["PRELU_GRADIENT", "Binarize", "PReLUGradient", "build_model", "layer_graph"]
 
 
 def build_model(
@@ -32,6 +33,7 @@ def build_model(
     dropout: float = 0.0,
     pad_values: float | None = None,
     estimator: str | None = None,
+    binarize: Binarize = "all",
     prelu_gradient: PReLUGradient = PRELU_GRADIENT,
     revision: int = REVISION,
 ) -> keras.Model:
@@ -52,6 +54,9 @@ def build_model(
             quadratic approximation of the gradient, Liu et al. 2018). `None`: the network's
             default, which is `"ste_sign"`, but `"approx_sign"` in ReActNet, whose RSign has no
             other gradient.
+        binarize: `"all"`: activations and filters of binary convolutions; `"activations"`: their
+            filters are real-valued, for the first of two stages of training. Such a network is
+            there to start the other from, see `larq_ensemble.training.transfer.start_from_real`.
         prelu_gradient: what the gradient of a PReLU is multiplied by where its input is exactly 0,
             as 4 to 7 % of the inputs behind binary convolutions are: `"slope"`, as in PyTorch and
             so in the paper's code, see `larq_ensemble.layers.PReLU`, or `"zero"`, as in Keras.
@@ -82,6 +87,13 @@ def build_model(
             f"`estimator` must be {' or '.join(map(repr, network.estimators))} in {name!r}, "
             f"got {estimator!r}."
         )
+    if binarize not in ("all", "activations"):
+        raise EnsembleError(f"`binarize` must be 'all' or 'activations', got {binarize!r}.")
+    if binarize == "activations" and not network.binary:
+        raise EnsembleError(
+            f"`binarize` 'activations' is for networks with binary convolutions, and {name!r} has "
+            "none: leave it out."
+        )
     if prelu_gradient not in PRELUS:
         raise EnsembleError(
             f"`prelu_gradient` must be {' or '.join(map(repr, PRELUS))}, got {prelu_gradient!r}."
@@ -91,6 +103,7 @@ def build_model(
         binary=network.binary,
         pad_values=pad_values,
         estimator=estimator,
+        binarize=binarize,
         prelu_gradient=prelu_gradient,
     )
     logits = network.apply(layers, image, classes=classes, dropout=dropout, width=width)

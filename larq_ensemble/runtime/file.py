@@ -120,6 +120,16 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
+def is_tflite(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is to a TFLite flatbuffer, by the file's name or what it begins with."""
+    if Path(path).suffix == ".tflite":
+        return True
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(8)[4:] == IDENTIFIER
+
+
 def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:
     """Reads and checks the file of a converted ensemble.
 
