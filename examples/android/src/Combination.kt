@@ -49,8 +49,8 @@ class Combination(
     fun isConfident(probabilities: DoubleArray, members: Int): Boolean {
         val threshold = thresholds?.getOrNull(members - 1) ?: return false
         val first = largestIndex(probabilities)
-        val others = probabilities.filterIndexed { k, _ -> k != first }
-        val second = others.maxOrNull() ?: probabilities[first]
+        val others = probabilities.filterIndexed { k, _ -> k != first }.toDoubleArray()
+        val second = if (others.isEmpty()) probabilities[first] else others[largestIndex(others)]
         return ln(max(probabilities[first], TINY)) - ln(max(second, TINY)) >= threshold
     }
 
