@@ -495,12 +495,11 @@ def main(
         text.append(as_markdown(columns, table))
         by_severity = {} if shift is None else shifted(calibrated, logits, shift, test)
         if by_severity:
-            columns = ["members: points lost", *map(str, by_severity)]
-            columns[1] = "no corruption"
+            columns = ["members: points lost", "no corruption", *map(str, SEVERITIES)]
             table = list(shift_rows(ways, by_severity, limits[0]))
             what = (
-                f"The thresholds of {limits[0]} on {shift:,} test images under each of "
-                f"{len(CORRUPTIONS)} corruptions, by severity"
+                f"The thresholds for {limits[0]} on {shift:,} test images under each of "
+                f"{len([*CORRUPTIONS])} corruptions, by severity"
             )
             report.table(what, columns, table)
             text += [f"{what}:", as_markdown(columns, table)]
