@@ -47,6 +47,7 @@ from larq_ensemble.cli import run_command
 from larq_ensemble.console.options import INPUT, POSITIVE, OutputFile, OutputFolder, seed_option
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import file_digest, replacing
 from larq_ensemble.progress import tracked
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -172,7 +173,7 @@ class Logits:
         folder: for the arrays, in a folder of the file's own.
         backend: what runs the file; `None`: as `EnsembleInterpreter`.
         data_dir: of TensorFlow Datasets.
-        seed: cuts the test images in two where it isn't known what training held out.
+        seed: of the corruptions.
     """
 
     def __init__(
@@ -184,11 +185,18 @@ class Logits:
 
     @cached_property
     def _splits(self) -> dict[str, Split]:
-        from larq_ensemble.training.commands.calibrate import splits_of
+        from larq_ensemble.training.file_data import data_of_file, split_of_training
 
         metadata = self.ensemble.metadata
-        found = splits_of(metadata, self._file, None, self._data_dir, None, self._seed)
-        return dict(zip(("validation", "test"), found))
+        held_out = split_of_training(metadata)
+        if held_out is None:
+            raise EnsembleError(
+                f"{self._file!r} doesn't say which images its training held out: convert a trained "
+                "run directory with this version."
+            )
+        dataset, _ = data_of_file(metadata, repr(self._file), None, self._data_dir)
+        splits = held_out.load(dataset, self._data_dir)
+        return {"validation": splits.validation, "test": splits.test}
 
     def labels(self, split: str) -> np.ndarray:
         """Class indices `[n]` of the validation or test images."""

@@ -132,9 +132,10 @@ def test_logits_are_computed_once(cascade, tmp_path, monkeypatch: pytest.MonkeyP
     fake = SimpleNamespace(predict_logits=predict_logits, metadata=None)
     monkeypatch.setattr(cascade, "EnsembleInterpreter", lambda *args, **options: fake)
     split = SimpleNamespace(images=images, labels=labels)
-    monkeypatch.setattr(
-        "larq_ensemble.training.commands.calibrate.splits_of", lambda *args: (split, split)
-    )
+    data = SimpleNamespace(load=lambda *args: SimpleNamespace(validation=split, test=split))
+    place = "larq_ensemble.training.file_data"
+    monkeypatch.setattr(f"{place}.split_of_training", lambda metadata: data)
+    monkeypatch.setattr(f"{place}.data_of_file", lambda *args: (None, True))
     for _ in range(2):
         kept = cascade.Logits(str(file), str(tmp_path), None, None, 0)
         np.testing.assert_array_equal(kept.of("validation"), logits)

@@ -104,7 +104,7 @@ def command(
         check_can_calibrate(tflite)
         if plot is not None:  # fails before the work if matplotlib is missing
             from larq_ensemble.training.plots import draw_cascade, save
-        validation, test, data, held_out = splits_of(
+        validation, test, data, held_out = _splits(
             ensemble.metadata, tflite, dataset, data_dir, limit_test, seed
         )
         report.line(
@@ -136,7 +136,7 @@ def command(
             report.result |= {"png": str(png), "svg": str(svg)}
 
 
-def splits_of(
+def _splits(
     metadata: EnsembleMetadata,
     tflite: str,
     spec: str | None,
