@@ -72,7 +72,7 @@ def export(fitting: Fitting, folder: Path) -> None:
     figures, _ = concrete.structured_outputs
     data_name = f"data-{_digest(data)}.npz"
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / data_name).is_file():
+    if not run.data_file(folder, data_name).is_file():
         save_arrays(folder / data_name, data)
     save_arrays(folder / "values.npz", {**values, **fixed})
     write_bytes(folder / "epoch.mlir", module)
