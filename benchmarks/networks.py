@@ -27,9 +27,9 @@ from typing import Any
 
 import click
 import numpy as np
+from page import write_between
 
 from larq_ensemble.cli import run_command
-from larq_ensemble.files import write_text
 from larq_ensemble.network.sharing import POLICIES
 
 MEMBERS, IMAGES = 3, 64
@@ -177,11 +177,8 @@ def versions() -> str:
 
 def write(path: Path, text: str, command: str) -> None:
     """Puts the table into a page, between its two lines."""
-    page = path.read_text()
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
     made = f"Made by `{command}` on {datetime.date.today()} with {versions()}."
-    write_text(path, f"{before}{BEGIN}\n\n{text}\n\n{made}\n\n{END}{after}")
+    write_between(path, BEGIN, END, f"{text}\n\n{made}")
 
 
 @click.command()

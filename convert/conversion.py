@@ -37,7 +37,7 @@ from larq_ensemble.models.weights import check_weights
 from larq_ensemble.runs import package_versions
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
 from larq_ensemble.runtime.pixels import checked_pixels
-from larq_ensemble.trained import Trained
+from larq_ensemble.trained import Trained, check_binarized
 
 _TOOLS = ("larq-ensemble", "larq-compute-engine", "tensorflow")
 
@@ -236,8 +236,10 @@ def trained_ensemble(run: Trained) -> keras.Model:
     """The trained ensemble of a run or a Keras file; a backbone counts as an ensemble of one.
 
     # Raises
-        EnsembleError: if the run has not finished or its weights' file is damaged.
+        EnsembleError: if the run has not finished, its weights' file is damaged, or its filters
+            are not binary yet.
     """
+    check_binarized(run)
     if run.config.kind == "ensemble":
         return run.model
     return build_ensemble(run.model, 1, jitter=0, normalization=run.normalization)
@@ -275,19 +277,19 @@ def convert_run(
         filters=filters,
         class_names=dataset.get("class_names"),
         dataset=dataset.get("name"),
-        data_origin=_data_origin(dataset),
-        validation_split=_validation_split(run),
+        data_origin=data_origin(dataset),
+        validation_split=validation_split(run),
         run_hash=run.digest,
     )
 
 
-def _data_origin(dataset: Mapping[str, Any]) -> dict[str, Any]:
+def data_origin(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """What `larq-ensemble calibrate` needs to find data of one's own again; no paths."""
     origin = dataset.get("source")
     return {} if origin is None else {key: origin[key] for key in ("images", "fingerprint")}
 
 
-def _validation_split(run: Trained) -> dict[str, float]:
+def validation_split(run: Trained) -> dict[str, float]:
     """What `larq-ensemble calibrate` needs to find the images that were never trained on."""
     config = run.config
     if not config.data:  # a run that saw no data

@@ -147,11 +147,7 @@ def problems_of(path: str | os.PathLike[str]) -> list[str]:
 def _inspection(module: Module, size: int, metadata: EnsembleMetadata | None) -> Inspection:
     graphs, trunk = complete_graphs(module), trunk_of(module)
     constants = _constants(graphs)
-    sizes = dict.fromkeys(Category, 0)
-    for constant in constants:
-        for category, part in constant.bytes_by_category(metadata):
-            sizes[category] += part
-    sizes[Category.FILTER_SCALES] += _bytes_of_scales(constants)
+    sizes = _sizes(constants, metadata)
     sizes[Category.METADATA] = sum(map(len, module.metadata.values()))
     sizes[Category.GRAPH] = size - sum(sizes.values())
     return Inspection(
@@ -166,6 +162,25 @@ def _inspection(module: Module, size: int, metadata: EnsembleMetadata | None) ->
         arena_bytes={_name(module, graph): arena_bytes(graph) for graph in module.graphs},
         metadata=None if metadata is None else metadata.to_dict(),
     )
+
+
+def constant_bytes(graph: Graph) -> dict[str, int]:
+    """Bytes of the constants of a quantized network, by category, without those that need none."""
+    sizes = _sizes(_constants([graph]), None, is_quantized=True)
+    return {category.value: size for category, size in sizes.items() if size}
+
+
+def _sizes(
+    constants: list[_Constant], metadata: EnsembleMetadata | None, *, is_quantized: bool = False
+) -> dict[Category, int]:
+    """Bytes of constants by category."""
+    sizes = dict.fromkeys(Category, 0)
+    for constant in constants:
+        for category, part in constant.bytes_by_category(metadata):
+            sizes[category] += part
+    is_quantized |= metadata is not None and metadata.quantization is not None
+    sizes[Category.FILTER_SCALES] += _bytes_of_scales(constants, is_quantized=is_quantized)
+    return sizes
 
 
 def _name(module: Module, graph: Graph) -> str:
@@ -256,16 +271,25 @@ def _constants(graphs: Iterable[Graph]) -> list[_Constant]:
     return list(found.values())
 
 
-def _bytes_of_scales(constants: Iterable[_Constant]) -> int:
-    """Bytes of the scales that stand beside binary filters, not in a buffer; equal ones once."""
+def _bytes_of_scales(constants: Iterable[_Constant], *, is_quantized: bool) -> int:
+    """Bytes of the scales that stand beside filters, not in a buffer; equal ones once.
+
+    # Arguments
+        is_quantized: count those of all filters, else of binary ones.
+    """
     scales = {
         constant.quantization.scale.tobytes()
         for constant in constants
-        if constant.purpose.category is Category.BINARY_FILTERS
+        if constant.purpose.category in (_FILTERS if is_quantized else _BINARY)
+        and (len(constant.shape) > 1 or not is_quantized)  # a bias has the product of two scales
         and constant.quantization is not None
         and constant.quantization.scale is not None
     }
     return sum(map(len, scales))
+
+
+_BINARY = {Category.BINARY_FILTERS}
+_FILTERS = {Category.STEM, Category.SHORTCUTS, Category.CONVOLUTIONS, Category.HEADS}
 
 
 def _binary_filters(constants: Iterable[_Constant]) -> tuple[BinaryFilter, ...]:

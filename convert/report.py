@@ -12,6 +12,7 @@ from larq_ensemble.runtime.metadata import EnsembleMetadata
 
 if TYPE_CHECKING:
     from larq_ensemble.convert.comparison import Agreement
+    from larq_ensemble.convert.quantization import QuantizationLoss
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ConversionReport:
             (`larq_ensemble.convert.agreement`) or a file; `None` if members were only cut off.
         target: which runtimes the file is for.
         filters: how it stores binary filters; `None` if it is for LCE.
+        quantization: of a real-valued network in integers, what these cost in accuracy.
     """
 
     tflite: str
@@ -39,6 +41,7 @@ class ConversionReport:
     agreement: Agreement | None = None
     target: str = "lce"
     filters: str | None = None
+    quantization: QuantizationLoss | None = None
 
     @property
     def ratio(self) -> float:
@@ -48,6 +51,8 @@ class ConversionReport:
     def to_dict(self) -> dict[str, Any]:
         """As `convert --json` gives it."""
         values = asdict(self)
+        if self.quantization is None:
+            del values["quantization"]
         return {**values, "theory_bytes": values.pop("lower_bound_bytes"), "ratio": self.ratio}
 
 
@@ -57,6 +62,7 @@ def write_file(
     path: str | os.PathLike[str],
     start: float,
     agreement: Agreement | None = None,
+    quantization: QuantizationLoss | None = None,
 ) -> ConversionReport:
     """Writes an ensemble's file; an existing file is replaced only on success.
 
@@ -65,7 +71,7 @@ def write_file(
         metadata: the ensemble's metadata in `data`.
         path: where to write.
         start: `time.perf_counter()` when the conversion began.
-        agreement: for the report.
+        agreement, quantization: for the report.
     """
     write_bytes(path, data)
     return ConversionReport(
@@ -77,4 +83,5 @@ def write_file(
         agreement=agreement,
         target=metadata.target,
         filters=metadata.filters,
+        quantization=quantization,
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from larq_ensemble.ensembles import as_ensemble
+from larq_ensemble.ensembles import Ensemble, as_ensemble
+from larq_ensemble.ensembles.labels import CrossEntropy
+from larq_ensemble.ensembles.schemes import Scheme
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.runs import Run
+from larq_ensemble.trained import Trained
 
 Teacher = Callable[[tf.Tensor], tf.Tensor]
 
@@ -25,7 +27,7 @@ class Distillation:
         temperature: T in `DistillationLoss`, above 0.
     """
 
-    teacher: Run
+    teacher: Trained
     weight: float = 0.9
     temperature: float = 4.0
 
@@ -53,6 +55,42 @@ class Distillation:
                     "data set of the same shape and classes."
                 )
 
+    def check_smoothing(self, label_smoothing: float) -> None:
+        """# Raises
+        EnsembleError: if labels are to be smoothed that don't count.
+        """
+        if label_smoothing and self.weight == 1:
+            raise EnsembleError(
+                f"`label_smoothing` {label_smoothing} has no effect with the `weight` 1 of the "
+                "teacher, with which labels don't count: leave it out."
+            )
+
+    def losses(
+        self, scheme: Scheme, members: int, *, label_smoothing: float = 0.0
+    ) -> dict[str, keras.losses.Loss]:
+        """The losses of an ensemble by output, for `Model.compile`: where the scheme has its own.
+
+        So in fusion the mean of the logits learns from the teacher, in nested fusion the mean of
+        the first m for each m, and in voting and bagging each member.
+        """
+        return {
+            output: DistillationLoss(
+                self.weight,
+                self.temperature,
+                from_logits=loss.get_config()["from_logits"],
+                label_smoothing=label_smoothing,
+            )
+            for output, loss in scheme.losses(members).items()
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """What a run records of it."""
+        return {
+            "weight": self.weight,
+            "temperature": self.temperature,
+            "teacher": self.teacher.digest,
+        }
+
 
 @keras.utils.register_keras_serializable("larq_ensemble")
 class DistillationLoss(keras.losses.Loss):
@@ -66,10 +104,12 @@ class DistillationLoss(keras.losses.Loss):
     # Arguments
         weight: w.
         temperature: T.
+        from_logits: whether `y_pred` are logits; else they are probabilities.
+        label_smoothing: of the label y, as in `larq_ensemble.ensembles.labels.CrossEntropy`.
 
     # Input shape
         y_true: float32 [n, 1 + classes], the label y and the teacher's logits \\( z_t \\).
-        y_pred: [n, classes], the logits z.
+        y_pred: [n, classes], the logits z or softmax(z).
 
     # Output shape
         [n], averaged by `reduction`.
@@ -79,21 +119,46 @@ class DistillationLoss(keras.losses.Loss):
           Network](https://arxiv.org/abs/1503.02531), section 2.
     """
 
-    def __init__(self, weight: float, temperature: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        weight: float,
+        temperature: float,
+        *,
+        from_logits: bool = True,
+        label_smoothing: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.weight = weight
         self.temperature = temperature
+        self.from_logits = from_logits
+        self.label_smoothing = label_smoothing
+        self._hard = CrossEntropy(
+            from_logits=True, label_smoothing=label_smoothing, reduction="none"
+        )
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         labels, teacher = tf.cast(y_true[:, 0], tf.int32), y_true[:, 1:]
-        hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, y_pred)
+        y_pred = y_pred if self.from_logits else _logits_behind(y_pred)
+        hard = self._hard(labels, y_pred)
         log_p = tf.nn.log_softmax(teacher / self.temperature)
         log_q = tf.nn.log_softmax(y_pred / self.temperature)
         divergence = tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
         return (1 - self.weight) * hard + self.weight * self.temperature**2 * divergence
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "weight": self.weight, "temperature": self.temperature}
+        own = {"weight": self.weight, "temperature": self.temperature}
+        of_labels = {"from_logits": self.from_logits, "label_smoothing": self.label_smoothing}
+        return {**super().get_config(), **own, **of_labels}
+
+
+def _logits_behind(probabilities: tf.Tensor) -> tf.Tensor:
+    """The logits whose softmax the probabilities are, up to a constant."""
+    # Keras notes them where a softmax is computed. Their logarithms lose what is rounded to 0.
+    logits = getattr(probabilities, "_keras_logits", None)
+    if logits is not None:
+        return logits
+    return tf.math.log(tf.maximum(probabilities, keras.backend.epsilon()))
 
 
 class Student(keras.Model):
@@ -119,8 +184,38 @@ class Student(keras.Model):
         sample_weight: tf.Tensor | None = None,
     ) -> tf.Tensor:
         taught = tf.stop_gradient(self._teacher(x))
-        labels = tf.cast(tf.reshape(y, [-1, 1]), taught.dtype)
-        return super().compute_loss(x, tf.concat([labels, taught], 1), y_pred, sample_weight)
+        return super().compute_loss(x, _with_labels(y, taught), y_pred, sample_weight)
+
+
+class TaughtEnsemble(Ensemble):
+    """An ensemble that `fit` trains with `DistillationLoss`, see `Distillation.losses`.
+
+    It has the layers of the given ensemble. The teacher is not part of it, as in `Student`. Members
+    that see different images are each taught on their own.
+
+    # Arguments
+        ensemble: the ensemble to train.
+        teacher: see `teacher_logits`.
+    """
+
+    def __init__(self, ensemble: Ensemble, teacher: Teacher) -> None:
+        super().__init__(ensemble.inputs, ensemble.outputs, name=ensemble.name)
+        self._teacher = teacher
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None
+    ) -> tf.Tensor:
+        outputs = [*self.scheme.losses(self.members)]
+        labels = y if isinstance(y, Mapping) else dict.fromkeys(outputs, y)
+        taught = [tf.stop_gradient(self._teacher(images)) for images in self.input_list(x)]
+        taught = taught if len(taught) > 1 else taught * len(outputs)
+        y = {name: _with_labels(labels[name], logits) for name, logits in zip(outputs, taught)}
+        return super().compute_loss(x, y, y_pred, sample_weight)
+
+
+def _with_labels(labels: tf.Tensor, taught: tf.Tensor) -> tf.Tensor:
+    """`y_true` of `DistillationLoss`."""
+    return tf.concat([tf.cast(tf.reshape(labels, [-1, 1]), taught.dtype), taught], 1)
 
 
 def teacher_logits(model: keras.Model) -> Teacher:

@@ -22,7 +22,12 @@ from larq_ensemble.network.sharing import has_own_head_bias, parse_sharing
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import top_k_accuracy
-from larq_ensemble.trained import Trained, data_of
+from larq_ensemble.trained import Trained, check_binarized, data_of
+from larq_ensemble.training.distillation import (
+    Distillation,
+    TaughtEnsemble,
+    teacher_logits,
+)
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.evaluation import member_logits
 from larq_ensemble.training.fit import set_seed
@@ -31,6 +36,7 @@ from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.pretrain import backbone_top1
 from larq_ensemble.training.recipes import Recipe
 from larq_ensemble.training.sequential import RunTraining
+from larq_ensemble.training.transfer import split_seed
 
 
 @temporary_graphs()
@@ -51,6 +57,8 @@ def train_ensemble(
     prefix_weights: Sequence[float] | None = None,
     in_turn: bool = False,
     initial: Initial = "pretrained",
+    keep_pretrained: bool = False,
+    distillation: Distillation | None = None,
     shrinkage: float | None = None,
     patience: int | None = None,
     distribute: str | None = None,
@@ -78,7 +86,9 @@ def train_ensemble(
         in_turn: train the members of voting or bagging sequentially, in the memory of one. Other
             schemes always train so, see `larq_ensemble.ensembles.schemes`. The recipe's epochs are
             for each member; for `snapshot` and `fast_geometric` they are for all together.
-        initial: as for `build_ensemble`.
+        initial, keep_pretrained: as for `build_ensemble`.
+        distillation: a teacher of the members together, see
+            `larq_ensemble.training.distillation.Distillation.losses`.
         shrinkage: for `boosting` and `soft_boosting`, the weight of each member; `None`: 1.
         patience: for `boosting` and `adaboost`, stop after this many members without a better
             validation accuracy, and drop them; `None`: never.
@@ -94,22 +104,27 @@ def train_ensemble(
     # Raises
         EnsembleError: for unusable values or data, a damaged run, or a taken directory.
     """
+    check_binarized(backbone)
     distribution = Distribution(distribute)
     options = _Options(
         independent_data=independent_data,
         prefix_weights=prefix_weights,
         in_turn=in_turn,
         initial=initial,
+        keep_pretrained=keep_pretrained,
+        distillation=distillation,
         shrinkage=shrinkage,
         patience=patience,
         distribute=distribute,
         recompute=recompute,
         bfloat16=bfloat16,
     )
-    chosen = options.checked(SCHEMES[scheme], distribution, data)
+    chosen = options.checked(SCHEMES[scheme], distribution, data, recipe)
     members = check_whole("members", members, 1)
     chosen.member_epochs(recipe.epochs, members)
     opened = data_of(backbone, dataset, data.data_dir).augmented(augment)
+    if distillation is not None:
+        _check_teacher(distillation, backbone, opened, data)
     if class_weights is None:
         class_weights = backbone.config.data.get("class_weights")
     weighting = ClassWeighting.of(class_weights, opened.class_names)
@@ -169,6 +184,7 @@ def train_ensemble(
                 **options.to_json(chosen),
                 **({"own_head_bias": True} if has_own_head_bias(shared) else {}),
             },
+            transfer={} if distillation is None else distillation.to_json(),
             versions=package_versions(),
         ),
         untrained=training.untrained,
@@ -192,13 +208,17 @@ class _Options:
     prefix_weights: Sequence[float] | None
     in_turn: bool
     initial: Initial
+    keep_pretrained: bool
+    distillation: Distillation | None
     shrinkage: float | None
     patience: int | None
     distribute: str | None
     recompute: bool
     bfloat16: bool
 
-    def checked(self, scheme: Scheme, distribution: Distribution, data: DataOptions) -> Scheme:
+    def checked(
+        self, scheme: Scheme, distribution: Distribution, data: DataOptions, recipe: Recipe
+    ) -> Scheme:
         """The scheme with these options.
 
         # Raises
@@ -208,12 +228,18 @@ class _Options:
             in_turn=self.in_turn,
             independent_data=self.independent_data,
             prefix_weights=self.prefix_weights,
+            keep_pretrained=self.keep_pretrained,
+            teacher=self.distillation,
+            label_smoothing=recipe.label_smoothing or None,
+            warmup_epochs=recipe.warmup_epochs or None,
             shrinkage=self.shrinkage,
             patience=self.patience,
             distribute=self.distribute,
             recompute=self.recompute,
             bfloat16=self.bfloat16,
         )
+        if self.distillation is not None:
+            self.distillation.check_smoothing(recipe.label_smoothing)
         if self.bfloat16 and distribution.replicas > 1:
             raise EnsembleError("`bfloat16` is for training on one device: leave it out.")
         if self.patience is not None and not data.validation:
@@ -233,6 +259,7 @@ class _Options:
             "prefix_weights": None if weights is None else [*weights],
             **({"in_turn": True} if self.in_turn or scheme.sequential else {}),
             **({"initial": self.initial} if self.initial != "pretrained" else {}),
+            **({"keep_pretrained": True} if self.keep_pretrained else {}),
             **({"shrinkage": self.shrinkage} if self.shrinkage is not None else {}),
             **({"patience": self.patience} if self.patience is not None else {}),
             **({"bfloat16": True} if self.bfloat16 else {}),
@@ -267,6 +294,22 @@ def _recorded(
     if augment is None:
         return constants
     return {**constants, "augmentation": dataset.augmentation.to_json()}
+
+
+def _check_teacher(
+    distillation: Distillation, backbone: Trained, dataset: Dataset, data: DataOptions
+) -> None:
+    """# Raises
+    EnsembleError: if the teacher is for other classes or images, or was trained on images that
+        the ensemble's training holds out.
+    """
+    distillation.check_teaches(backbone.config.model)
+    teacher, cut_by = distillation.teacher, backbone.config.split_seed
+    if data.validation and split_seed([teacher], dataset, data, cut_by) != cut_by:
+        raise EnsembleError(
+            f"`teacher` {str(teacher.path)!r} was trained on images that {str(backbone.path)!r} "
+            "held out for validation: pretrain both with the same `seed`."
+        )
 
 
 class _Training(Protocol):
@@ -331,8 +374,9 @@ class _Joint:
         distribution: Distribution,
         verbose: int | str,
     ) -> None:
+        arguments = {**arguments, "keep_pretrained": options.keep_pretrained}
         if options.shrinkage is not None:
-            arguments = {**arguments, "weights": [options.shrinkage] * members}
+            arguments["weights"] = [options.shrinkage] * members
         self._ensemble = build_ensemble(
             backbone, members, normalization=dataset.normalization, **arguments
         )
@@ -347,11 +391,13 @@ class _Joint:
             "prefix_weights": options.prefix_weights,
             "recompute": options.recompute,
             "bfloat16": options.bfloat16,
+            "label_smoothing": recipe.label_smoothing,
             "seed": arguments["seed"],
         }
         self._fitted.compile(**self._compile_arguments)  # what is impossible is refused now
         self._dataset, self._recipe, self._seed = dataset, recipe, arguments["seed"]
         self._weighting = weighting
+        self._distillation = options.distillation
         self._distribution, self._verbose = distribution, verbose
 
     @property
@@ -371,7 +417,7 @@ class _Joint:
             self._dataset,
             run=run,
             recipe=self._recipe,
-            objective=lambda ensemble: (ensemble, self._compile_arguments),
+            objective=self._objective,
             seed=self._seed,
             distribution=self._distribution,
             verbose=self._verbose,
@@ -383,6 +429,19 @@ class _Joint:
         if fitted is not self._ensemble:
             copy_weights(fitted, self._ensemble)
         return self._ensemble, speed
+
+    def _objective(self, ensemble: Ensemble) -> tuple[keras.Model, dict[str, Any]]:
+        if self._distillation is None:
+            return ensemble, self._compile_arguments
+        teacher = self._distribution.replicate(self._distillation.teacher.model)
+        return TaughtEnsemble(ensemble, teacher_logits(teacher)), {
+            **self._compile_arguments,
+            "label_smoothing": 0.0,  # the losses have it
+            "loss": self._distillation.losses(
+                self._scheme, ensemble.members, label_smoothing=self._recipe.label_smoothing
+            ),
+            "loss_weights": self._scheme.loss_weights(ensemble.members),
+        }
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,26 @@
-"""Metrics of the first m members of a run."""
+"""Metrics of the first m members of a network, and whether its probabilities can be trusted."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from larq_ensemble.data.datasets import DataOptions, Dataset, Split
-from larq_ensemble.ensembles import as_ensemble
+from larq_ensemble.data.corruptions import SEVERITIES, kinds_named
+from larq_ensemble.data.datasets import Dataset, Split
+from larq_ensemble.data.opening import images_as_input
+from larq_ensemble.data.splits import ImageArray, rows
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras
-from larq_ensemble.models.inference import predict_batches
-from larq_ensemble.runtime import metrics
-from larq_ensemble.runtime.combination import combine
-from larq_ensemble.trained import Trained, data_of, is_own
-from larq_ensemble.training.pipeline import evaluation_batches
+from larq_ensemble.training import trust as trusting
+from larq_ensemble.training.file_data import halves
 from larq_ensemble.training.renaming import formerly
+from larq_ensemble.training.subject import Subject, finite, metrics_by_members, subject_of
+
+if TYPE_CHECKING:
+    from larq_ensemble.keras import keras
+    from larq_ensemble.runtime import EnsembleInterpreter
+    from larq_ensemble.trained import Trained
 
 
 def member_logits(model: keras.Model, data: Split, dataset: Dataset) -> np.ndarray:
@@ -24,112 +29,175 @@ def member_logits(model: keras.Model, data: Split, dataset: Dataset) -> np.ndarr
     # Raises
         EnsembleError: if some are not finite.
     """
-    logits_only = keras.Model(model.inputs, model.outputs[: as_ensemble(model).members])
-    return _finite(np.stack(_outputs(logits_only, data, dataset)))
+    return finite(logits_function(model, dataset)(data))
 
 
-def _outputs(model: keras.Model, data: Split, dataset: Dataset) -> list[np.ndarray]:
-    batches = evaluation_batches(data, dataset)
-    return predict_batches(model, batches, images=len(data), what="evaluating")
+def logits_function(model: keras.Model, dataset: Dataset) -> Callable[[Split], np.ndarray]:
+    """A function from images to the members' logits, float32 `[members, n, classes]`.
+
+    # Arguments
+        model: an ensemble with one input, or a classifier, which counts as an ensemble of one.
+        dataset: whose normalization the images get.
+    """
+    from larq_ensemble.ensembles import as_ensemble
+    from larq_ensemble.keras import keras
+    from larq_ensemble.models.inference import BatchPredictor
+    from larq_ensemble.training.pipeline import evaluation_batches
+
+    if len(model.outputs) > 1:
+        model = keras.Model(model.inputs, model.outputs[: as_ensemble(model).members])
+    predict = BatchPredictor(model)
+
+    def logits(data: Split) -> np.ndarray:
+        batches = evaluation_batches(data, dataset)
+        return np.stack(predict(batches, images=len(data), what="evaluating"))
+
+    return logits
 
 
 @formerly(dataset_name="dataset")
 def evaluate(
-    run: Trained,
+    run: Trained | EnsembleInterpreter,
     *,
     members: int | None = None,
     dataset: str | Dataset | None = None,
     split: str = "test",
     data_dir: str | None = None,
     limit: int | None = None,
+    trust: bool = False,
+    ood: Sequence[str] = (),
+    shift: Sequence[str] = (),
+    severities: Sequence[int] = SEVERITIES,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Metrics of the first m members of a run, for each m or for one.
+    """Metrics of the first m members of a network, for each m or for one.
 
     # Arguments
-        run: a run or a Keras file; a backbone counts as an ensemble of one.
+        run: a run, a Keras file or a .tflite file, which needs no TensorFlow; a backbone counts as
+            an ensemble of one. The predictions of a .tflite file are those of
+            `EnsembleInterpreter.predict`: with temperatures, if it was calibrated.
         members: this m alone; `None`: each m from 1 to all.
         dataset: where the run's data are now, or other data of the same classes and image shape,
             a data set or what `open_dataset` takes; `None`: the run's.
         split: `"test"`, or `"validation"`: the examples that its training held out.
         data_dir: as for `DataOptions`.
         limit: how many examples, the first of the split; `None`: all.
+        trust: also calibration, conformal sets and risk-coverage. They are fitted on the images
+            that the training held out, and measured on those of `split`. Where it is not known
+            which these were, or if they are the split, the split is cut in two, one half to fit on
+            and one to measure on.
+        ood: also whether the uncertainty shows that images are of another kind: data sets that
+            `open_dataset` takes, whatever their classes, or `"noise"`. With a limit as many of
+            their images, drawn by the seed.
+        shift: also on corrupted images: names for `larq_ensemble.data.corruptions.kinds_named`.
+        severities: of the corruptions.
+        seed: of all that is drawn.
 
     # Returns
-        `{"members", "top1", "top5", "nll", "ece", "brier", "disagreement"}` of the largest m, a
-        list `"by_members"` with the same for each m, and `"dataset"`, `"own_data"`, whether
-        the run was trained on these, `"split"`, `"samples"`.
+        `{"members", "top1", "top5", "nll", "ece", "adaptive_ece", "brier", "disagreement"}` of the
+        largest m, a list `"by_members"` with the same for each m, and `"dataset"`, `"own_data"`,
+        whether the run was trained on these, `"split"`, `"samples"`.
         Accuracies are in percent, NLL in nats, the others as in `larq_ensemble.runtime.metrics`.
+        If asked for, `"trust"`, `"ood"` and `"shift"`, as `larq_ensemble.training.trust` returns
+        them.
 
     # Raises
-        EnsembleError: if the data do not fit the run, there are none, or `members` is out of
-            range.
+        EnsembleError: if the data do not fit the run, there are none, `members` is out of range, or
+            an argument is unknown.
     """
-    config = run.config
-    total = config.ensemble.get("members", 1)
-    if members is not None and not 1 <= members <= total:
+    kinds = kinds_named(shift)
+    subject = subject_of(run, dataset, data_dir)
+    if members is not None and not 1 <= members <= subject.members:
         raise EnsembleError(
-            f"`members` must be from 1 to {total} for the run {str(run.path)!r}, got {members}."
+            f"`members` must be from 1 to {subject.members} for {subject.name}, got {members}."
         )
-    opened = data_of(run, dataset, data_dir)
-    model = run.model
-    data = _split_of(run, opened, split, data_dir).first(limit)
-    if config.kind == "ensemble":
-        logits = member_logits(model, data, opened)
-        scheme, weights = model.scheme.name, model.member_weights
-    else:
-        logits = _finite(np.stack(_outputs(model, data, opened)))
-        scheme, weights = "fusion", None
-    counts = range(1, total + 1) if members is None else [members]
-    by_members = [
-        _metrics(combine(logits[:count], scheme, weights), logits[:count], data.labels)
-        for count in counts
-    ]
-    return {
+    counts = range(1, subject.members + 1) if members is None else [members]
+    data = subject.split(split).first(limit)
+    logits = subject.logits(data)
+    by_members = metrics_by_members(subject, logits, data.labels, counts)
+    result: dict[str, Any] = {
         **by_members[-1],
         "by_members": by_members,
-        "dataset": opened.name,
-        "own_data": is_own(run, opened),
+        "dataset": subject.dataset.name,
+        "own_data": subject.is_own,
         "split": split,
         "samples": len(data),
     }
+    temperatures = None
+    if trust:
+        result["trust"] = _trust(subject, split, data, logits, counts, seed)
+        fitted = result["trust"]["calibration"]
+        temperatures = {row["members"]: row["temperature"] for row in fitted}
+    if ood:
+        result["ood"] = [
+            _ood(subject, spec, data, logits, counts, data_dir, limit, seed) for spec in ood
+        ]
+    if kinds:
+        result["shift"] = trusting.shift(
+            subject,
+            data,
+            counts,
+            kinds=kinds,
+            severities=severities,
+            seed=seed,
+            temperatures=temperatures,
+        )
+    return result
 
 
-def _metrics(probabilities: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def _trust(
+    subject: Subject,
+    split: str,
+    data: Split,
+    logits: np.ndarray,
+    counts: Sequence[int],
+    seed: int,
+) -> dict[str, Any]:
+    held_out = subject.read().validation
+    if split == "test" and len(held_out):
+        fitted_on, test = (subject.logits(held_out), held_out.labels), (logits, data.labels)
+    else:
+        fitted_on, test = (
+            (logits[:, half], data.labels[half])
+            for half in halves(len(data), seed, subject.dataset.name)
+        )
     return {
-        "members": len(logits),
-        "top1": metrics.top_k_accuracy(probabilities, labels, k=1),
-        "top5": metrics.top_k_accuracy(probabilities, labels, k=5),
-        "nll": metrics.negative_log_likelihood(probabilities, labels),
-        "ece": metrics.expected_calibration_error(probabilities, labels),
-        "brier": metrics.brier_score(probabilities, labels),
-        "disagreement": metrics.disagreement(logits),
+        "fitted_on": "validation" if test[0] is logits else f"half of the {split} split",
+        "fitted_images": len(fitted_on[1]),
+        "samples": len(test[1]),
+        "calibration": trusting.calibration(subject, fitted_on, test, counts),
+        "conformal": trusting.conformal(subject, fitted_on, test, counts),
+        "selective": trusting.selective(subject, test, counts),
     }
 
 
-def _finite(logits: np.ndarray) -> np.ndarray:
-    """The logits; NaN would count as a prediction of class 0."""
-    if not np.isfinite(logits).all():
-        member = int(np.argmin(np.isfinite(logits).all(axis=(1, 2))))
+def _ood(
+    subject: Subject,
+    spec: str,
+    data: Split,
+    logits: np.ndarray,
+    counts: Sequence[int],
+    data_dir: str | None,
+    limit: int | None,
+    seed: int,
+) -> dict[str, Any]:
+    if spec == subject.dataset.name:
         raise EnsembleError(
-            f"The logits of member {member} are not all finite: its training has diverged. Train "
-            "again with a lower `lr`, or go back to an earlier checkpoint."
+            f"`ood` {spec!r} is what the network is evaluated on: give data of another kind."
         )
-    return logits
-
-
-def _split_of(run: Trained, dataset: Dataset, split: str, data_dir: str | None) -> Split:
-    held_out = run.config.data
-    if split == "validation" and not held_out:
-        raise EnsembleError(
-            f"What the training of {str(run.path)!r} held out is not known: take the test split."
-        )
-    options = DataOptions(data_dir, held_out.get("validation", 0.0), held_out.get("limit_train"))
-    splits = options.load(dataset, run.config.split_seed)
-    data = splits.test if split == "test" else splits.validation
-    if not len(data):
-        raise EnsembleError(
-            f"The data {dataset.name!r} have no test images: give others as `dataset`."
-            if split == "test"
-            else f"The run {str(run.path)!r} held out no validation data."
-        )
-    return data
+    images: ImageArray
+    if spec == "noise":
+        name, images = spec, trusting.noise(data.images.shape, seed)
+    else:
+        own_dir = None if spec.startswith(("folder:", "npz:")) else data_dir
+        name, images = images_as_input(spec, subject.dataset.input_shape, data_dir=own_dir)
+        if limit is not None and limit < len(images):
+            drawn = np.random.default_rng(seed).permutation(len(images))[:limit]
+            images = rows(images, np.sort(drawn))
+    foreign = Split(images, np.zeros(len(images), np.int32))
+    outside = subject.logits(foreign)
+    return {
+        "dataset": name,
+        "samples": len(images),
+        "by_members": trusting.out_of_distribution(subject, logits, outside, counts),
+    }

@@ -35,7 +35,7 @@ def adam(
 ) -> keras.optimizers.Optimizer:
     """Adam without weight decay, with a learning rate schedule over all steps of the recipe.
 
-    As `recipe` says, the rate falls at every step or only between epochs.
+    As `recipe` says, the rate falls at every step or only between epochs, after a warm-up.
 
     # Arguments
         learning_rate: the schedule, as `Scheme.learning_rate`; `None`: linear decay from `lr` to
@@ -44,12 +44,14 @@ def adam(
     steps = max(1, recipe.epochs * steps_per_epoch)
     rate = None if learning_rate is None else learning_rate(recipe.lr, recipe.end_lr, steps)
     if rate is None:
+        rising = min(round(recipe.warmup_epochs * steps_per_epoch), steps - 1)
         rate = LinearDecay(
             recipe.lr,
-            decay_steps=steps,
+            decay_steps=steps - rising,
             end_learning_rate=recipe.end_lr,
             constant_steps=steps_per_epoch if recipe.decay == "epoch" else 1,
         )
+        rate = WarmUp(rate, rising) if rising else rate
     return OneOperatorAdam(rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2, epsilon=recipe.epsilon)
 
 
@@ -66,6 +68,33 @@ class LinearDecay(keras.optimizers.schedules.PolynomialDecay):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "constant_steps": self.constant_steps}
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly to the first rate of another schedule, which follows.
+
+    # Arguments
+        schedule: the other schedule.
+        steps: S; step t = 0, 1, ... below S has the rate schedule(0) * (t + 1) / S.
+    """
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        step = tf.cast(step, tf.float32)
+        risen = tf.minimum((step + 1) / self.steps, 1.0)
+        return self.schedule(tf.maximum(step - self.steps, 0.0)) * risen
+
+    def get_config(self) -> dict[str, Any]:
+        schedule = keras.optimizers.schedules.serialize(self.schedule)
+        return {"schedule": schedule, "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WarmUp:
+        schedule = keras.optimizers.schedules.deserialize(config["schedule"])
+        return cls(schedule, config["steps"])
 
 
 def set_seed(seed: int, dropout: float | None) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,50 +19,16 @@ from larq_ensemble.network.storage import account
 from larq_ensemble.progress import tracked
 from larq_ensemble.runs import Run, RunConfig
 from larq_ensemble.training.paper import numbers as paper
+from larq_ensemble.training.points import (
+    COSTS,
+    FrontierPoint,
+    pareto_front,
+    read_points,
+    with_fronts,
+    with_interval,
+)
 
-COSTS = ("bytes", "macs", "paper_energy_mj")
-
-
-@dataclass(frozen=True)
-class FrontierPoint:
-    """Accuracy and cost of the first m members of a run.
-
-    # Arguments
-        run: the directory.
-        trained_members: M of the run.
-        members: m.
-        top1: in percent, on the `samples` images of `split`.
-        bytes: storage of m members, all that a device keeps.
-        macs, binary_macs, real_macs: m times the multiply-accumulates of one member.
-        paper_energy_mj: m times 1.92 mJ, the paper's model (XNOR-Net on ImageNet).
-        best_by: those of `COSTS`, separated by spaces, on whose Pareto front the point is: no
-            other point is as good and cheaper, or as cheap and better.
-    """
-
-    run: str
-    model: str
-    dataset: str
-    scheme: str
-    sharing: str
-    trained_members: int
-    members: int
-    top1: float
-    split: str
-    samples: int
-    bytes: int
-    macs: int
-    binary_macs: int
-    real_macs: int
-    paper_energy_mj: float
-    best_by: str = ""
-
-    @property
-    def label(self) -> str:
-        """The run in a legend."""
-        if not self.scheme:
-            return "single network"
-        policy = "" if self.sharing == "fusion" else f", sharing {self.sharing}"
-        return f"{self.scheme}{policy}, M = {self.trained_members}"
+__all__ = ["COSTS", "FrontierPoint", "frontier", "pareto_front"]
 
 
 def frontier(
@@ -74,9 +39,10 @@ def frontier(
     split: str = "test",
     data_dir: str | None = None,
     limit: int | None = None,
+    results: Sequence[str | os.PathLike[str]] = (),
     progress: Callable[[str], None] = print,
 ) -> list[FrontierPoint]:
-    """Accuracy and cost of the first m members of each run, for each m.
+    """Accuracy and cost of the first m members of each run, for each m, and of result files.
 
     Evaluations are kept in `out`/evaluations and used again.
 
@@ -84,12 +50,14 @@ def frontier(
         runs: finished runs on one data set; a backbone counts as one member.
         out: the folder.
         dataset, split, data_dir, limit: as for `larq_ensemble.training.evaluation.evaluate`.
+        results: result files, see `larq_ensemble.training.points`.
         progress: called with a line before each run.
 
     # Raises
-        EnsembleError: if the runs are of several data sets, one has not finished, or the folder
-            can't be written to.
+        EnsembleError: if the accuracies are of several data sets or splits, a run has not finished,
+            a result file is wrong, or the folder can't be written to.
     """
+    measured = read_points(results)
     datasets = {_identity(run): run for run in runs}
     if len(datasets) > 1:
         (first, one), (second, other), *_ = datasets.items()
@@ -98,31 +66,27 @@ def frontier(
             f"{str(other.path)!r} of {second[0]!r}: their accuracies can't be compared."
         )
     out = check_output_folder(out)
+    names = [name for name, _ in datasets]
+    _check_same("data set", "data sets", [*names, *(point.dataset for point in measured)])
+    splits = [split] if runs else []
+    _check_same("split", "splits", [*splits, *(point.split for point in measured)])
     points: list[FrontierPoint] = []
     for number, run in enumerate(tracked(runs, "run", unit="run"), start=1):
         progress(f"{number} of {len(runs)}: {run.path}")
         metrics = _evaluation(run, out / "evaluations", dataset, split, data_dir, limit)
         points += _points(run, metrics)
-    fronts = {
-        cost: pareto_front([getattr(p, cost) for p in points], [p.top1 for p in points])
-        for cost in COSTS
-    }
-    return [
-        replace(point, best_by=" ".join(cost for cost in COSTS if fronts[cost][index]))
-        for index, point in enumerate(points)
-    ]
+    points = [with_interval(point) for point in points]
+    if not points + measured:
+        raise EnsembleError("There is nothing to compare: give runs, or result files with points.")
+    return with_fronts(points + measured)
 
 
-def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[bool]:
-    """The Pareto front: points that no other beats, as cheap and better, or as good and cheaper."""
-    front = [False] * len(costs)
-    best: tuple[float, float] | None = None
-    for index in sorted(range(len(costs)), key=lambda index: (costs[index], -values[index])):
-        point = costs[index], values[index]
-        if best is None or point[1] > best[1]:
-            best = point
-        front[index] = point == best
-    return front
+def _check_same(one: str, several: str, found: Sequence[str]) -> None:
+    if len(known := dict.fromkeys(found)) > 1:
+        raise EnsembleError(
+            f"The accuracies are on different {several}, {', '.join(map(repr, known))}, and can't "
+            f"be compared: give runs and result files of one {one}."
+        )
 
 
 def _identity(run: Run) -> tuple[str, str]:

@@ -19,7 +19,8 @@ from larq_ensemble.console.options import (
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.legalization import FILTERS
-from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, TARGETS
+from larq_ensemble.pretrained.catalog import found, names
+from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, QUANTIZATIONS, TARGETS
 from larq_ensemble.trained import is_keras_file, open_trained
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command("convert", short_help="One .tflite file for Larq Compute Engine or LiteRT.")
-@click.argument("source", type=INPUT, metavar="RUN|F.keras|F.tflite")
+@click.argument("source", type=INPUT, metavar="RUN|F.keras|F.tflite|NAME")
 @click.option(
     "--out", type=OutputFile(), required=True, metavar="F.tflite", help="The file to write."
 )
@@ -73,6 +74,13 @@ if TYPE_CHECKING:
     help="How a file for litert stores binary filters: int8, a byte a weight, runs fastest; 1bit, "
     "a bit a weight, is smallest  [default: int8]",
 )
+@click.option(
+    "--quantize",
+    type=click.Choice(QUANTIZATIONS),
+    help="Of a real-valued network: a file for litert that computes in integers, with weights of 8 "
+    "bits, or of 4 in all convolutions but the first. Training images show the range of each "
+    "tensor.",
+)
 @dataset_option
 @normalization_option
 @data_dir_option
@@ -88,6 +96,7 @@ def command(
     precision: str,
     target: str,
     filters: str | None,
+    quantize: str | None,
     dataset: str | None,
     normalization: str | None,
     data_dir: str | None,
@@ -100,6 +109,9 @@ def command(
     names of the classes. A file can be cut to its first members, which stay as they are, and
     written for stock TFLite runtimes (--target litert); neither needs TensorFlow.
 
+    A real-valued network is written in floats, or in integers (--quantize), as one would deploy it
+    without binarization; its accuracy before and after is measured on held-out images.
+
     Before the file is written, some members' logits are compared with those of Keras, or of the
     file that was converted, on a few random images.
 
@@ -111,17 +123,21 @@ def command(
       larq-ensemble convert ensemble.tflite --members 4 --out four.tflite
       larq-ensemble convert ensemble.tflite --target litert --out stock.tflite
       larq-ensemble convert runs/fusion --target litert --filters 1bit --out stock.tflite
+      larq-ensemble convert runs/real --quantize int8 --out int8.tflite
     """
-    if filters is not None and target == "lce":
+    if quantize is not None:
+        _refuse_options_of_ensembles(context)
+    elif filters is not None and target == "lce":
         raise click.UsageError(
             "--filters needs --target litert: a file for Larq Compute Engine packs its filters in "
             "one way."
         )
     with reporting(json_target) as report:
-        if not os.path.lexists(source):
+        if not os.path.lexists(source) and found(source) is None:
             raise EnsembleError(
                 f"No run at {source!r}, and no file: give the directory of a run, an ensemble that "
-                "Keras saved, or a .tflite file."
+                "Keras saved, a .tflite file, or the name of a network that comes with the "
+                f"package: {', '.join(names())}."
             )
         if is_file := Path(source).is_file() and not is_keras_file(source):
             converted = _converted_file(context, source, out)
@@ -129,18 +145,25 @@ def command(
             trained = open_trained(
                 source, dataset=dataset, data_dir=data_dir, normalization=normalization
             )
-            from larq_ensemble.convert.conversion import convert_run
+            if quantize is not None:
+                from larq_ensemble.convert.quantization import quantize_run
 
-            converted = convert_run(
-                trained,
-                out,
-                members=members,
-                layout=layout,
-                heads=heads,
-                precision=precision,
-                target=target,
-                filters=filters,
-            )
+                converted = quantize_run(
+                    trained, out, weights=quantize, dataset=dataset, data_dir=data_dir
+                )
+            else:
+                from larq_ensemble.convert.conversion import convert_run
+
+                converted = convert_run(
+                    trained,
+                    out,
+                    members=members,
+                    layout=layout,
+                    heads=heads,
+                    precision=precision,
+                    target=target,
+                    filters=filters,
+                )
         report.result = converted.to_dict()
         report.line(
             f"Wrote {out}: {converted.bytes:,} bytes, {converted.ratio:.3f} times the "
@@ -155,10 +178,42 @@ def command(
                 "passes). `larq-ensemble verify` compares classes on test images."
             )
 
+        if (loss := converted.quantization) is not None:
+            images = f"On {loss.compared_images:,} {loss.split} images"
+            same = f"{100 * loss.argmax_agreement:.1f} % get the same class"
+            report.line(
+                f"{images} {same} as in Keras."
+                if loss.top1 is None
+                else f"{images} top-1 is {loss.float_top1:.2f} % in Keras and {loss.top1:.2f} % in "
+                f"the file; {same}."
+            )
+
+
+def _refuse_options_of_ensembles(context: click.Context) -> None:
+    """Refuses what a quantized network has no use for."""
+    for option in ("members", "layout", "heads", "precision", "filters"):
+        if _is_given(context, option):
+            raise click.UsageError(
+                f"--{option} has no effect with --quantize, which writes one network in one form: "
+                "leave it out."
+            )
+    if _is_given(context, "target") and context.params["target"] != "litert":
+        raise click.UsageError(
+            "--quantize writes builtin operators, a file for litert: leave --target out."
+        )
+
 
 def _converted_file(context: click.Context, source: str, out: str) -> ConversionReport:
     """Cuts a file, or writes it for another target."""
-    for option in ("layout", "heads", "precision", "dataset", "normalization", "data_dir"):
+    for option in (
+        "layout",
+        "heads",
+        "precision",
+        "quantize",
+        "dataset",
+        "normalization",
+        "data_dir",
+    ):
         if _is_given(context, option):
             raise click.UsageError(
                 f"--{option.replace('_', '-')} needs a run or a Keras file: a .tflite file can "

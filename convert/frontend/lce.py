@@ -36,7 +36,7 @@ def convert_function(
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(module, folder, signatures=function, options=options)
         try:
-            with _without_notes():
+            with without_notes():
                 return lce.convert_saved_model(folder)
         except Exception as error:  # the converter raises a bare Exception for every failure
             raise EnsembleError(
@@ -46,7 +46,7 @@ def convert_function(
 
 
 @contextlib.contextmanager
-def _without_notes() -> Iterator[None]:
+def without_notes() -> Iterator[None]:
     """Keeps the converter's notes from standard error, warnings not; unless the user chose.
 
     LCE brings a TensorFlow of its own, which reads the variable when it first has to say something.

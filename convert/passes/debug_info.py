@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from larq_ensemble.ir.graph import Module
 
 
@@ -24,6 +26,4 @@ def run(module: Module) -> Counter[str]:
 
 
 def _is_empty(quantization: Any) -> bool:
-    return quantization is not None and all(
-        value is None or value == 0 for value in vars(quantization).values()
-    )
+    return quantization is not None and not any(map(np.any, vars(quantization).values()))

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from larq_ensemble.data.arrays import fitted
 from larq_ensemble.data.datasets import DATASETS, Augmentation, Dataset, Origin
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import Found, Read, own_dataset, shown, sized
+from larq_ensemble.data.splits import ImageArray
 from larq_ensemble.errors import EnsembleError
 
 
@@ -73,6 +75,36 @@ def reopen(
         return _as_in_run(_unread(found), constants)
     assert origin is not None
     return _as_in_run(_recorded(origin, images, data_dir, constants), constants)
+
+
+def images_as_input(
+    spec: str, input_shape: tuple[int, int, int], *, data_dir: str | None = None
+) -> tuple[str, ImageArray]:
+    """The test images of any data set, whatever its classes, in the size that a network takes.
+
+    All images of data of one's own that have no test split.
+
+    # Arguments
+        spec: as for `open_dataset`.
+        input_shape: `(height, width, channels)`. Images of another size or of other channels are
+            cropped and resized by `larq_ensemble.runtime.images.fit_image`.
+        data_dir: the folder of TensorFlow Datasets, see `DataOptions`.
+
+    # Returns
+        The name of the data set, and its images.
+
+    # Raises
+        EnsembleError: for an unknown data set, one that can't be read or one without images.
+    """
+    if spec in DATASETS:
+        name, parts = spec, DATASETS[spec].read(data_dir)
+        images = parts[1].images
+    else:
+        found = _find(spec, sized(ImageOptions(test_share=1.0), input_shape), data_dir)
+        name, images = found.name, found.read(data_dir).parts["test"].images
+    if not len(images):
+        raise EnsembleError(f"The data {name!r} have no test images: give others.")
+    return name, fitted(images, input_shape)
 
 
 def _recorded(

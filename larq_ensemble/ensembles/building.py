@@ -43,6 +43,7 @@ from larq_ensemble.models.copying import Change, copied_layer, copied_network
 from larq_ensemble.models.functional import (
     boundary,
     run_functional,
+    with_training,
 )
 from larq_ensemble.models.graph import Sharing, layer_graph, shared_layers
 from larq_ensemble.models.limits import warn_of_limits
@@ -73,6 +74,7 @@ def build_ensemble(
     jitter: float | None = None,
     dropout: float | None = None,
     initial: Initial = "pretrained",
+    keep_pretrained: bool = False,
     independent_inputs: bool = False,
     weights: Sequence[float] | None = None,
     normalization: Normalization | None = None,
@@ -109,6 +111,11 @@ def build_ensemble(
             `None`: unchanged.
         initial: `"pretrained"`: members start from the backbone's weights; `"random"`: each from
             weights that the layers' initializers draw anew, which needs the sharing `"none"`.
+        keep_pretrained: member 0 is the backbone itself and stays as it is: all its layers are
+            frozen and always infer, also in training, so its batch norms keep their statistics and
+            its Dropout drops nothing. The others are trained to go with it. One member alone is
+            then as good as the backbone, for devices that change the number of members as they
+            run. For schemes that train members together.
         independent_inputs: one input per member, for members that see different batches.
         weights: the positive weight of each member in the combination; `None`: all equal.
         normalization: from pixels to the backbone's input, see `Ensemble.normalization`. The
@@ -134,6 +141,8 @@ def build_ensemble(
             f"`independent_inputs` does not go with the scheme {scheme!r}, whose members must see "
             "the same batch: leave it out."
         )
+    if keep_pretrained:
+        _check_keeps_pretrained(members, initial, SCHEMES[scheme])
     branches = _build_branches(
         backbone,
         range(members),
@@ -144,6 +153,7 @@ def build_ensemble(
         initial=initial,
         independent_inputs=independent_inputs,
         seed=seed,
+        untouched=frozenset({0}) if keep_pretrained else frozenset(),
     )
     warn_of_limits(classifier(backbone), stacklevel=2)
     return assembled(branches, scheme, weights=weights, normalization=normalization)
@@ -233,8 +243,9 @@ def _build_branches(
     initial: Initial,
     independent_inputs: bool,
     seed: int,
+    untouched: frozenset[int] = frozenset(),
 ) -> Branches:
-    """The networks of these members, with their initial weights."""
+    """The networks of these members, with their initial weights; `untouched` ones are frozen."""
     check_adds_nothing(backbone)
     seed = check_seed(seed)
     if jitter is not None and not (is_number(jitter) and jitter >= 0):
@@ -263,7 +274,12 @@ def _build_branches(
     if dropout:
         _check_dropout(dropout, backbone)
     branches = Branches.of(
-        backbone, members, shared, independent_inputs=independent_inputs, dropout=dropout
+        backbone,
+        members,
+        shared,
+        independent_inputs=independent_inputs,
+        dropout=dropout,
+        inferring=untouched,
     )
     if jitter is None:
         jitter = scheme.jitter if initial == "pretrained" else 0.0
@@ -276,6 +292,10 @@ def _build_branches(
                 "`sharing` leaves the members nothing to train: their own layers "
                 f"({', '.join(sorted(own))}) have no trainable weights. Share less."
             )
+        if member in untouched:
+            for layer in members_own:
+                layer.trainable = False
+            continue
         _add_jitter(members_own, jitter, np.random.default_rng([seed, member]))
         scheme.initialize(
             members_own,
@@ -314,6 +334,7 @@ class Branches:
         *,
         independent_inputs: bool = False,
         dropout: float | None = None,
+        inferring: Collection[int] = (),
     ) -> Branches:
         """Branches with the backbone's weights in the shared layers, which are frozen.
 
@@ -325,6 +346,7 @@ class Branches:
             members: their numbers.
             shared: the names of the layers with weights that members share.
             independent_inputs, dropout: as for `build_ensemble`.
+            inferring: the members whose own layers infer also when the network trains.
         """
         trunk = frozenset() if independent_inputs else _trunk(backbone, shared)
         names = {layer.name for layer in backbone.layers}
@@ -356,7 +378,8 @@ class Branches:
                 features = [own[member][image.node.layer.name].output]
                 inputs += features
             known = {tensor.ref(): value for tensor, value in zip(taken, features)}
-            outputs += run_functional(rest, known, backbone.outputs, _calls_of(kept | own[member]))
+            call = _calls_of(kept | own[member], own[member] if member in inferring else ())
+            outputs += run_functional(rest, known, backbone.outputs, call)
         for name in shared:
             kept[name].set_weights(backbone.get_layer(name).get_weights())
             kept[name].trainable = False
@@ -394,9 +417,17 @@ def check_adds_nothing(model: Any) -> None:
             )
 
 
-def _calls_of(layers: Mapping[str, keras.layers.Layer]) -> Callable[..., Any]:
-    """For `run_functional`: calls the layer of the same name."""
-    return lambda layer, args, kwargs: layers[layer.name](*args, **kwargs)
+def _calls_of(
+    layers: Mapping[str, keras.layers.Layer], inferring: Collection[str] = ()
+) -> Callable[..., Any]:
+    """For `run_functional`: calls the layer of the same name, some so that they never train."""
+
+    def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
+        if layer.name in inferring:
+            args, kwargs = with_training(layer, args, kwargs, False)
+        return layers[layer.name](*args, **kwargs)
+
+    return call
 
 
 def _copied(
@@ -438,6 +469,20 @@ def checked_weights(weights: object, members: int) -> tuple[float, ...]:
             f"`weights` must be {members} positive, finite numbers, one per member, got {weights}."
         )
     return checked
+
+
+def _check_keeps_pretrained(members: int, initial: str, scheme: Scheme) -> None:
+    scheme.check(keep_pretrained=True)
+    if members < 2:
+        raise EnsembleError(
+            "`keep_pretrained` trains all members but the first, and there is no other: give more "
+            "`members`."
+        )
+    if initial != "pretrained":
+        raise EnsembleError(
+            f"`keep_pretrained` does not go with `initial` {initial!r}, where no member is the "
+            "pretrained network: leave one of them out."
+        )
 
 
 def _check_initial(initial: str, shared: Collection[str], scheme: Scheme) -> None:

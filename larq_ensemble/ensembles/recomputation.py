@@ -66,6 +66,8 @@ def recomputed_step(ensemble: Ensemble, x: Any, y: Any, sample_weight: Any) -> d
 
     finished = [gradient for gradient in logit_gradients if gradient is not None]
     for network, images, gradient in zip(networks, inputs, logit_gradients):
+        if not network.trainable_variables:
+            continue
         with tf.GradientTape() as tape:
             output = network(_after(finished, images), training=True)
         member_gradients = tape.gradient(output, network.trainable_variables, gradient)

@@ -17,6 +17,7 @@ masks equal those of plain execution, except for the rounding of sums.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from larq_ensemble.ensembles import fused_activations
@@ -45,9 +46,7 @@ Values = dict[str, tf.Tensor]
 
 
 class TracedMembers:
-    """The members of an ensemble as calls of one function.
-
-    The function runs the layers of member 0 with given values in place of their weights.
+    """The members of an ensemble as calls of one function, or of two if some are frozen.
 
     # Arguments
         ensemble: the ensemble; which of its layers are trainable must not change afterwards.
@@ -58,17 +57,74 @@ class TracedMembers:
     """
 
     def __init__(self, ensemble: Ensemble, *, bfloat16: bool) -> None:
-        self._members = ensemble.members
-        self._bfloat16 = bfloat16
         if has_losses_of_images(ensemble):
             raise EnsembleError("Layers add losses that depend on the images.")
         self._inputs = ensemble.inputs
-        network = ensemble.member(0)
-        own = {layer.name for layer in network.layers if layer.name.startswith(own_name(0, ""))}
-        trunk = layer_graph(network).independent_of(own) if len(self._inputs) == 1 else frozenset()
-        self._trunk = [layer for layer in network.layers if layer.name in trunk]
+        frozen: list[int] = []
+        trained: list[int] = []
+        for member in range(ensemble.members):
+            trains = any(layer.trainable for layer in ensemble.own_layers(member))
+            (trained if trains else frozen).append(member)
+        groups = [
+            _AlikeMembers(ensemble, members, bfloat16=bfloat16)
+            for members in (frozen, trained)
+            if members
+        ]
+        self._group_of = {member: group for group in groups for member in group.members}
+        self._trunk = groups[0].trunk
+        self._boundary = [*{x.ref(): x for group in groups for x in group.boundary}.values()]
+        self.shared = groups[0].shared
+
+    def logits(self, inputs: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
+        """The logits of every member, each [n, classes]; training updates batch norm, too."""
+        shared = {name: _quantized(layer, _values(layer)) for name, layer in self.shared.items()}
+        known = self._features(inputs[0], training) if len(inputs) == 1 else {}
+        images, logits = tf.shape(inputs[0])[0], []
+        for member, group in sorted(self._group_of.items()):
+            if len(inputs) > 1:
+                features = [inputs[member]]
+            else:
+                features = [known[tensor.ref()] for tensor in group.boundary]
+            logits.append(group.logits(member, images, features, shared, training))
+        return logits
+
+    def _features(self, images: tf.Tensor, training: bool) -> dict[Any, tf.Tensor]:
+        """The outputs of the shared trunk, by the symbolic tensors that they are the values of."""
+
+        def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
+            return called(layer, args, kwargs, training=training)
+
+        known = {self._inputs[0].ref(): images}
+        values = run_functional(self._trunk, known, self._boundary, call)
+        return {tensor.ref(): value for tensor, value in zip(self._boundary, values)}
+
+
+class _AlikeMembers:
+    """Members as calls of one function.
+
+    The function runs the layers of the first of them with given values in place of their weights.
+
+    # Arguments
+        members: their numbers; all or none of them are frozen.
+        ensemble, bfloat16: as for `TracedMembers`.
+
+    # Attributes
+        trunk: the layers of the shared trunk.
+        boundary: what the members take from there, symbolic tensors.
+        shared: the other layers with weights that all members share.
+    """
+
+    def __init__(self, ensemble: Ensemble, members: list[int], *, bfloat16: bool) -> None:
+        self.members = members
+        self._bfloat16 = bfloat16
+        network = ensemble.member(members[0])
+        prefix = own_name(members[0], "")
+        own = {layer.name for layer in network.layers if layer.name.startswith(prefix)}
+        alone = len(ensemble.inputs) > 1
+        trunk = frozenset() if alone else layer_graph(network).independent_of(own)
+        self.trunk = [layer for layer in network.layers if layer.name in trunk]
         self._rest = [layer for layer in network.layers if layer.name not in trunk]
-        self._boundary = boundary(network, self._trunk, self._rest)
+        self.boundary = boundary(network, self.trunk, self._rest)
         self._output = network.outputs[0]
         self.shared = {
             layer.name: layer for layer in self._rest if layer.weights and layer.name not in own
@@ -77,57 +133,55 @@ class TracedMembers:
             _check_dtype(layer)
         for layer in self._rest:
             _check(layer, own=layer.name in own)
-        #: All members' copies of each own layer that has weights, or that draws random numbers.
-        self._own = self._copies(ensemble, [layer for layer in self._rest if layer.weights], own)
-        self._drawing = self._copies(ensemble, filter(draws, self._rest), own)
-        _check_alike(self._copies(ensemble, self._rest, own))
+
+        def copies(layers: Iterable[keras.layers.Layer]) -> dict[str, list[Any]]:
+            """All members' copies of own layers, by the first one's name."""
+            names = [layer.name for layer in layers if layer.name in own]
+            return {
+                name: [
+                    ensemble.get_layer(own_name(member, name.removeprefix(prefix)))
+                    for member in members
+                ]
+                for name in names
+            }
+
+        self._own = copies(layer for layer in self._rest if layer.weights)
+        self._drawing = copies(filter(draws, self._rest))
+        _check_alike(copies(self._rest))
         self._functions = {
             training: tf.function(functools.partial(self._member, training), autograph=False)
             for training in (False, True)
         }
 
-    def _copies(self, ensemble: keras.Model, layers: Any, own: set[str]) -> dict[str, list[Any]]:
-        names = [layer.name for layer in layers if layer.name in own]
-        members = range(self._members)
-        return {
-            name: [
-                ensemble.get_layer(own_name(member, name.removeprefix(own_name(0, ""))))
-                for member in members
-            ]
-            for name in names
-        }
+    def logits(
+        self,
+        member: int,
+        images: tf.Tensor,
+        features: list[tf.Tensor],
+        shared: dict[str, Values],
+        training: bool,
+    ) -> tf.Tensor:
+        """A member's logits [n, classes]; training updates its batch norm, too.
 
-    def logits(self, inputs: list[tf.Tensor], training: bool) -> list[tf.Tensor]:
-        """The logits of every member, each [n, classes]; training updates batch norm, too."""
-        shared = {name: _quantized(layer, _values(layer)) for name, layer in self.shared.items()}
-        features = None
-        logits = []
-        for member in range(self._members):
-            if features is None or len(inputs) > 1:
-                features = self._features(inputs[member if len(inputs) > 1 else 0], training)
-            own = {name: _values(copies[member]) for name, copies in self._own.items()}
-            noise = self._noise(member, tf.shape(inputs[0])[0]) if training else {}
-            output, statistics = self._functions[training](features, shared, own, noise)
-            logits.append(output)
-            for name, values in statistics.items():
-                for attribute, value in values.items():
-                    getattr(self._own[name][member], attribute).assign(value)
-        return logits
+        # Arguments
+            images: their number, n.
+            features: the values of `boundary`.
+            shared: those that the layers of `shared` compute with.
+        """
+        place = self.members.index(member)
+        own = {name: _values(copies[place]) for name, copies in self._own.items()}
+        noise = self._noise(place, images) if training else {}
+        output, statistics = self._functions[training](features, shared, own, noise)
+        for name, values in statistics.items():
+            for attribute, value in values.items():
+                getattr(self._own[name][place], attribute).assign(value)
+        return output
 
-    def _features(self, images: tf.Tensor, training: bool) -> list[tf.Tensor]:
-        """The output of the shared trunk."""
-
-        def call(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:
-            return called(layer, args, kwargs, training=training)
-
-        known = {self._inputs[0].ref(): images}
-        return run_functional(self._trunk, known, self._boundary, call)
-
-    def _noise(self, member: int, images: tf.Tensor) -> Values:
+    def _noise(self, place: int, images: tf.Tensor) -> Values:
         """Uniform draws from 0 to 1 of a member's Dropout layers, by their own generators."""
         return {
-            name: copies[member]._random_generator._generator.uniform(
-                [images, *copies[member].input_shape[1:]]
+            name: copies[place]._random_generator._generator.uniform(
+                [images, *copies[place].input_shape[1:]]
             )
             for name, copies in self._drawing.items()
         }
@@ -179,7 +233,7 @@ class TracedMembers:
             with given(layer, values):
                 return called(layer, args, kwargs, training=training)
 
-        known = {tensor.ref(): value for tensor, value in zip(self._boundary, features)}
+        known = {tensor.ref(): value for tensor, value in zip(self.boundary, features)}
         (logits,) = run_functional(self._rest, known, [self._output], call)
         return logits, statistics
 
@@ -278,7 +332,7 @@ def _check_dtype(layer: keras.layers.Layer) -> None:
 
 def _check_alike(copies: dict[str, list[keras.layers.Layer]]) -> None:
     """# Raises
-    EnsembleError: if a layer of a member differs from that of member 0 in more than its weights.
+    EnsembleError: if a layer of a member differs from that of the first in more than its weights.
     """
 
     def what_it_does(layer: keras.layers.Layer) -> dict[str, Any]:

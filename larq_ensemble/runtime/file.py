@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.pretrained.catalog import names
 from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
 from larq_ensemble.tflite.flatbuffer import (
     ALIGNMENT,
@@ -108,8 +109,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         data = Path(path).read_bytes()
     except OSError as error:
         raise EnsembleError(
-            f"Can't read the model {str(path)!r}: {error.strerror}. "
-            "Give the path of a file that `larq-ensemble convert` wrote."
+            f"Can't read the model {str(path)!r}: {error.strerror}. Give the path of a file that "
+            "`larq-ensemble convert` wrote, or the name of a network that comes with the package: "
+            f"{', '.join(names())}."
         ) from error
     if data[4:8] != IDENTIFIER:
         reason = "it is empty" if not data else "it doesn't start like a TFLite flatbuffer"
@@ -118,6 +120,16 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
             "Give the path of a file that `larq-ensemble convert` wrote."
         )
     return data
+
+
+def is_tflite(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is to a TFLite flatbuffer, by the file's name or what it begins with."""
+    if Path(path).suffix == ".tflite":
+        return True
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(8)[4:] == IDENTIFIER
 
 
 def read_ensemble(path: str | os.PathLike[str]) -> EnsembleFile:

@@ -22,6 +22,8 @@ ENTRY = "larq_ensemble"
 HEADS = ("float32", "int8")
 #: Number formats of the members' other values.
 PRECISIONS = ("float32", "compact")
+#: Number formats of the weights of a real-valued network whose file computes in integers.
+QUANTIZATIONS = ("int8", "int4")
 #: Version of the files that this package writes, and the newest that it reads. Files of version 2
 #: may have a shared trunk.
 VERSION = 2
@@ -58,7 +60,11 @@ class EnsembleMetadata:
         target: `"lce"`: the file has operators of Larq Compute Engine; `"litert"`: it has builtin
             operators of TFLite only, so any TFLite runtime, LCE among them, can run it.
         filters: how a file for `"litert"` stores binary filters: `"int8"`: a byte a weight;
-            `"1bit"`: a bit a weight, unpacked at run time. `None`: the file is for `"lce"`.
+            `"1bit"`: a bit a weight, unpacked at run time. `None`: the file is for `"lce"`, or has
+            none.
+        quantization: of a real-valued network whose file computes in integers, the number format of
+            its weights: `"int8"`, or `"int4"` with `"int8"` in the first and the last layer.
+            `None`: it computes in floats or is binarized.
         weights: a weight for each member in the combination; `None`: all equal.
         temperatures: for each number of members from 1 to M, the temperature that calibrates their
             prediction; `None`: not fitted.
@@ -96,6 +102,7 @@ class EnsembleMetadata:
     columns: Mapping[str, int] = field(default_factory=dict)
     target: str = "lce"
     filters: str | None = None
+    quantization: str | None = None
     weights: tuple[float, ...] | None = None
     temperatures: tuple[float, ...] | None = None
     cascade: Cascade | None = None
@@ -178,8 +185,15 @@ class EnsembleMetadata:
             ("target", TARGETS),
         ):
             self._require(name, getattr(self, name) in known, f"one of {', '.join(known)}")
-        if self.target == "lce":
-            self._require("filters", self.filters is None, "null in a file for 'lce'")
+        quantized = self.quantization is not None
+        self._require(
+            "quantization",
+            not quantized or (self.quantization in QUANTIZATIONS and self.target == "litert"),
+            f"null, or in a file for 'litert' one of {', '.join(QUANTIZATIONS)}",
+        )
+        if self.target == "lce" or quantized:
+            where = "of a quantized network" if quantized else "for 'lce'"
+            self._require("filters", self.filters is None, f"null in a file {where}")
         else:
             self._require("filters", self.filters in FILTERS, f"one of {', '.join(FILTERS)}")
 

@@ -77,6 +77,8 @@ def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, *, k: int) -> float:
         k: number of classes.
     """
     labels = _checked(scores, labels)
+    if k == 1:  # without sorting
+        return 100.0 * float(np.mean(scores.argmax(axis=1) == labels))
     ranked = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return 100.0 * float(np.mean(np.any(ranked == labels[:, np.newaxis], axis=1)))
 
@@ -110,12 +112,58 @@ def expected_calibration_error(
     # References
         - Guo et al. 2017, [On Calibration](https://arxiv.org/abs/1706.04599), Eq. 3.
     """
-    labels = _checked(probabilities, labels)
+    confidence, correct = _confidence(probabilities, labels)
+    gap = np.bincount(_bins_of(confidence, bins), weights=confidence - correct, minlength=bins)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def adaptive_calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
+) -> float:
+    r"""ECE with adaptive bins: \\( \sum_b \frac{n_b}{n} |\mathrm{acc}(b) - \mathrm{conf}(b)| \\).
+
+    The bins have equally many examples, in the order of their highest probabilities, up to one
+    more or less. So the confident examples, most of all, don't lie in a single bin. Of n < `bins`
+    examples each is a bin.
+
+    # References
+        - Nguyen and O'Connor 2015, [Posterior calibration and exploratory
+          analysis](https://arxiv.org/abs/1508.05154), Sec. 3.
+        - Nixon et al. 2019, [Measuring calibration](https://arxiv.org/abs/1904.01685).
+    """
+    confidence, correct = _confidence(probabilities, labels)
+    order = np.argsort(confidence, kind="stable")
+    gaps = np.array_split((confidence - correct)[order], bins)
+    return float(sum(abs(gap.sum()) for gap in gaps) / len(confidence))
+
+
+def calibration_error_by_chance(probabilities: np.ndarray, *, bins: int = 15) -> float:
+    r"""The ECE that these predictions would have if they were perfectly calibrated.
+
+    On few images frequencies differ from probabilities by chance, and ECE takes the absolute value:
+    \\( \frac{1}{n} \sum_b \sqrt{\frac{2}{\pi} \sum_{i \in b} p_i (1 - p_i)} \\), of the highest
+    probabilities in the bins of `expected_calibration_error`, each bin's sum taken as normal. An
+    ECE near this value shows no error of calibration.
+
+    # References
+        - Kumar et al. 2019, [Verified uncertainty calibration](https://arxiv.org/abs/1909.10155),
+          on the bias of the estimate.
+    """
     confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == labels
-    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gap = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gap).sum() / len(labels))
+    variance = np.bincount(
+        _bins_of(confidence, bins), weights=confidence * (1 - confidence), minlength=bins
+    )
+    return float(np.sqrt(2 / np.pi * np.maximum(variance, 0)).sum() / len(confidence))
+
+
+def _bins_of(confidence: np.ndarray, bins: int) -> np.ndarray:
+    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+
+def _confidence(probabilities: np.ndarray, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The highest probability of each example, and whether its class is the label."""
+    labels = _checked(probabilities, labels)
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
 
 
 def disagreement(member_scores: np.ndarray) -> float:
@@ -127,11 +175,122 @@ def disagreement(member_scores: np.ndarray) -> float:
     # Returns
         Between 0 and 1; 0 for a single member.
     """
+    return float(pairwise_disagreement(member_scores).mean())
+
+
+def pairwise_disagreement(member_scores: np.ndarray) -> np.ndarray:
+    """For each example, the share of pairs of members that classify it differently.
+
+    # Arguments
+        member_scores: floats `[members, n, classes]`, logits or probabilities.
+
+    # Returns
+        float64 `[n]`, between 0 and 1; 0 for a single member.
+    """
     classes = member_scores.argmax(axis=2)
-    members = len(classes)
+    members, examples = classes.shape
     if members == 1:
-        return 0.0
-    pairs = [
-        np.mean(classes[i] != classes[j]) for i in range(members) for j in range(i + 1, members)
-    ]
-    return float(np.mean(pairs))
+        return np.zeros(examples)
+    votes = np.zeros((examples, member_scores.shape[2]), int)
+    for row in classes:
+        votes[np.arange(examples), row] += 1
+    pairs = members * (members - 1) // 2
+    return 1 - (votes * (votes - 1) // 2).sum(axis=1) / pairs
+
+
+def entropy(probabilities: np.ndarray) -> np.ndarray:
+    """The entropy of predictions, `-sum_k p_k ln p_k`, in nats.
+
+    # Arguments
+        probabilities: floats `[..., classes]`.
+
+    # Returns
+        floats `[...]`, from 0 to `ln(classes)`.
+    """
+    return -np.sum(probabilities * np.log(np.maximum(probabilities, TINY)), axis=-1)
+
+
+def mutual_information(member_probabilities: np.ndarray) -> np.ndarray:
+    """What members know that others don't, in nats: `H(mean_i p_i) - mean_i H(p_i)`.
+
+    H is the entropy. It is large where members are sure, each of something else, and 0 where all
+    say the same, be it that they don't know.
+
+    # Arguments
+        member_probabilities: floats `[members, n, classes]`.
+
+    # Returns
+        floats `[n]`, from 0 to `ln(members)`; 0 for a single member.
+
+    # References
+        - Depeweg et al. 2018, [Decomposition of
+          uncertainty](https://arxiv.org/abs/1710.07283), Eq. 4.
+    """
+    together = entropy(member_probabilities.mean(axis=0))
+    return np.maximum(together - entropy(member_probabilities).mean(axis=0), 0)
+
+
+def false_positive_rate(inside: np.ndarray, outside: np.ndarray, *, recall: float = 0.95) -> float:
+    """FPR95: the share of foreign examples that are accepted when 95 % of one's own are.
+
+    The limit of the uncertainty is the least that accepts `recall` of one's own. (Some libraries
+    take the foreign examples for the positive ones, which gives other values.)
+
+    # Arguments
+        inside: uncertainties of examples like those of the training, floats `[n]`.
+        outside: uncertainties of others, floats `[k]`.
+        recall: the share of one's own to accept.
+
+    # References
+        - Liang et al. 2018, [ODIN](https://arxiv.org/abs/1706.02690), Sec. 3.4.
+    """
+    limit = np.quantile(inside, recall, method="inverted_cdf")
+    return float(np.mean(outside <= limit))
+
+
+def risk_coverage(uncertainty: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    r"""The risk-coverage curve of a classifier that answers only where it is certain enough.
+
+    The risk at the coverage k / n is the share of errors among the k examples with the least
+    uncertainty: \\( r_k = \frac{1}{k} \sum_{i \le k} e_{(i)} \\). Examples of the same uncertainty
+    come in random order, of which this is the expectation.
+
+    # Arguments
+        uncertainty: floats `[n]`.
+        correct: bool `[n]`, whether the class is right.
+
+    # Returns
+        float64 `[n]`: the risks at 1 / n, 2 / n, ... 1, each between 0 and 1.
+
+    # References
+        - Geifman and El-Yaniv 2017, [Selective classification](https://arxiv.org/abs/1705.08500).
+    """
+    _, group, sizes = np.unique(uncertainty, return_inverse=True, return_counts=True)
+    mean_error = np.bincount(group, weights=~np.asarray(correct, bool)) / sizes
+    return np.cumsum(np.repeat(mean_error, sizes)) / np.arange(1, len(group) + 1)
+
+
+def area_under_risk_coverage(risks: np.ndarray) -> float:
+    """AURC: the mean of the risks of `risk_coverage` over all coverages; the less the better.
+
+    # References
+        - Geifman et al. 2019, [Bias-reduced uncertainty
+          estimation](https://arxiv.org/abs/1805.08206).
+    """
+    return float(np.mean(risks))
+
+
+def excess_area_under_risk_coverage(risks: np.ndarray) -> float:
+    """E-AURC: the AURC above that of the best order, in which all errors come last.
+
+    So it is 0 for the best uncertainty, whatever the accuracy.
+
+    # References
+        - Geifman et al. 2019, [Bias-reduced uncertainty
+          estimation](https://arxiv.org/abs/1805.08206).
+    """
+    examples = len(risks)
+    errors = round(risks[-1] * examples)
+    answered = np.arange(1, examples + 1)
+    best = np.maximum(answered - (examples - errors), 0) / answered
+    return float(np.mean(risks - best))

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from larq_ensemble.tflite.model import AnyGraph, Tensor
-from larq_ensemble.tflite.rules import BITS
+from larq_ensemble.tflite.model import AnyGraph
+from larq_ensemble.tflite.rules import bytes_of
 
 #: Bytes at multiples of which tensors begin in the arena.
 ALIGNMENT = 64
@@ -77,7 +77,7 @@ def _lives(graph: AnyGraph) -> Iterator[_Life]:
     for tensor in graph.tensors:
         if tensor in first:
             begin, finish = first[tensor], last[tensor]
-            yield _Life(_bytes(tensor), begin, finish, (begin, finish) == (0, end))
+            yield _Life(bytes_of(tensor), begin, finish, (begin, finish) == (0, end))
 
 
 def _place(size: int, taken: Iterable[tuple[int, int]]) -> int:
@@ -99,7 +99,3 @@ def _place(size: int, taken: Iterable[tuple[int, int]]) -> int:
 
 def _aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.size * BITS.get(tensor.dtype, 8) // 8

@@ -47,13 +47,17 @@ class Tensor:
 
     @property
     def values(self) -> np.ndarray:
-        """A constant's values, `[*shape]`.
+        """A constant's values, `[*shape]`; those of int4 as int8.
 
         # Raises
             ValueError: if it is no constant, or its bytes don't have this shape and type.
         """
         if self.data is None:
             raise ValueError("the tensor is no constant")
+        if self.dtype == "int4":
+            nibbles = np.stack([self.data & 15, self.data >> 4], axis=-1).reshape(-1)
+            signed = (nibbles[: self.size] ^ 8).astype(np.int8) - 8
+            return signed.astype(np.int8).reshape(self.shape)
         return self.data.view(self.dtype).reshape(self.shape)
 
     def set_values(self, values: np.ndarray) -> None:

@@ -22,8 +22,9 @@ from larq_ensemble.tflite.model import Operator, Tensor
 
 Shape = tuple[int, ...]
 
-#: Bits of a value by type, of the types that ensembles have.
+#: Bits of a value by type, of the types that ensembles have. Two int4 share a byte.
 BITS: Mapping[str, int] = {
+    "int4": 4,
     **{name: np.dtype(name).itemsize * 8 for name in ("bool", "float16", "float32", "float64")},
     **{f"{sign}int{bits}": bits for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
@@ -36,7 +37,8 @@ _ACTIVATIONS = range(4)
 _QUANTIZED = frozenset({"int8", "uint8", "int16"})
 _REAL = frozenset({"float32"})
 _NUMBERS = frozenset({"float32", "int32", "int64"}) | _QUANTIZED
-_ANY = frozenset(BITS)
+#: Only convolutions have a kernel for int4, of their filters.
+_ANY = frozenset(BITS) - {"int4"}
 #: The most values in a window with its dilation. LCE's kernel computes as many sums for each
 #: filter before the first run if zeros are padded.
 _WINDOW_LIMIT = 1 << 20
@@ -44,6 +46,11 @@ _WINDOW_LIMIT = 1 << 20
 _SUMS_LIMIT = 1 << 24
 #: Kernels that broadcast go through so many dimensions.
 _BROADCAST_RANK = 5
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """How many bytes the values of a tensor take."""
+    return -(-tensor.size * BITS.get(tensor.dtype, 8) // 8)
 
 
 class InvalidGraphError(ValueError):
@@ -117,7 +124,7 @@ def _require_same_type(*tensors: Tensor) -> None:
 def _require_scales(*tensors: Tensor) -> None:
     """Kernels divide by the scales of integers that stand for real numbers."""
     for tensor in tensors:
-        if tensor.dtype in _QUANTIZED:
+        if tensor.dtype in _QUANTIZED | {"int4"}:
             scale = getattr(tensor.quantization, "scale", None)
             require(scale is not None and len(scale) > 0, f"{tensor.dtype} needs a scale")
 
@@ -361,6 +368,7 @@ _MATRIX_TYPES = {
     ("float32", "int8", "float32"),
     ("float32", "uint8", "float32"),
     ("int8", "int8", "int8"),
+    ("int8", "int4", "int8"),
     ("uint8", "uint8", "uint8"),
     ("int16", "int8", "int16"),
 }
@@ -581,7 +589,9 @@ RULES: Mapping[str, Rule] = {
     "CAST": Rule(_same_shape),
     "QUANTIZE": Rule(_quantize, types=_REAL | _QUANTIZED),
     "DEQUANTIZE": Rule(_dequantize, types=_REAL | _QUANTIZED | {"float16"}),
-    "CONV_2D": Rule(_convolution, (2, 3), optional={2}, options="Conv2DOptions"),
+    "CONV_2D": Rule(
+        _convolution, (2, 3), optional={2}, options="Conv2DOptions", types=_ANY | {"int4"}
+    ),
     "DEPTHWISE_CONV_2D": Rule(_convolution, (2, 3), optional={2}, options="DepthwiseConv2DOptions"),
     **dict.fromkeys(
         ("AVERAGE_POOL_2D", "MAX_POOL_2D"),

@@ -13,7 +13,14 @@ import numpy as np
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.tflite.model import AnyGraph, Model, Operator, Tensor
-from larq_ensemble.tflite.rules import BITS, RULES, InvalidGraphError, UncheckedError, require
+from larq_ensemble.tflite.rules import (
+    BITS,
+    RULES,
+    InvalidGraphError,
+    UncheckedError,
+    bytes_of,
+    require,
+)
 
 #: The most bytes of the tensors that a graph computes, taken together.
 MEMORY_LIMIT = 1 << 31
@@ -111,7 +118,7 @@ def graph_problems(
         available.update(op.outputs)
     if not available.issuperset(graph.outputs):
         yield InvalidGraphError("an output of the graph has no producer")
-    memory = sum(_bytes(tensor) for op in graph.operators for tensor in op.outputs)
+    memory = sum(bytes_of(tensor) for op in graph.operators for tensor in op.outputs)
     if memory >= MEMORY_LIMIT:
         yield InvalidGraphError(f"its tensors take {memory} bytes")
 
@@ -121,12 +128,14 @@ def _check_tensor(tensor: Tensor) -> None:
     lowest = 1 if tensor.data is None else 0
     require(len(tensor.shape) <= _RANK_LIMIT, "it has too many dimensions")
     require(min(tensor.shape, default=1) >= lowest, "it has no size")
-    require(_bytes(tensor) < MEMORY_LIMIT, "it is too large")
+    require(bytes_of(tensor) < MEMORY_LIMIT, "it is too large")
     require(not tensor.is_variable, "it keeps its value between runs")
     if tensor.data is not None:
-        require(tensor.data.size == _bytes(tensor), f"the constant has {tensor.data.size} bytes")
+        require(tensor.data.size == bytes_of(tensor), f"the constant has {tensor.data.size} bytes")
         address, _ = tensor.data.__array_interface__["data"]
-        require(address % min(BITS[tensor.dtype] // 8, 4) == 0, "the constant is not aligned")
+        require(
+            address % min(max(BITS[tensor.dtype] // 8, 1), 4) == 0, "the constant is not aligned"
+        )
     if tensor.quantization is not None:
         _check_quantization(tensor)
 
@@ -261,10 +270,6 @@ def _range_of(name: str, ranges: Sequence[Range]) -> Range:
         return low + other_low, high + other_high
     products = [x * y for x in (low, high) for y in (other_low, other_high)]
     return min(products), max(products)
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.size * BITS.get(tensor.dtype, 8) // 8
 
 
 def _described(tensors: Iterable[Tensor | None]) -> str:

@@ -13,6 +13,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))  # scripts import each other
 
 COUNTER = f"""#!{sys.executable}
 import json, os, sys

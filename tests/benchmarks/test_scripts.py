@@ -11,7 +11,14 @@ from larq_ensemble.console.options import FiniteFloat
 from .conftest import ROOT, load
 
 # Called by others, or TensorFlow is imported with the module.
-NOT_HERE = {"damaged_files", "formats", "fusion_steps", "fusion_steps_torch", "input_pipeline"}
+NOT_HERE = {
+    "damaged_files",
+    "formats",
+    "fusion_steps",
+    "fusion_steps_torch",
+    "input_pipeline",
+    "page",
+}
 SCRIPTS = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - NOT_HERE
 
 

@@ -45,7 +45,10 @@ TRAIN = [
 JOB = {
     "pretrain": ["--model", "tiny", "--out", "backbone", *TRAIN],
     "train": ["--pretrained", "backbone", "--members", "2", "--out", "fusion", *TRAIN],
-    "evaluate": ["fusion", "--limit-test", "24"],
+    "evaluate": [
+        *["fusion", "--limit-test", "24", "--trust", "--ood", "noise"],
+        *["--shift", "fog,pixelate", "--severities", "1,5", "--plot", "trust"],
+    ],
     "storage": ["--classes", "10", "--members", "2"],
     "convert": ["fusion", "--out", "ensemble.tflite"],
     "inspect": ["ensemble.tflite"],
@@ -65,7 +68,10 @@ JOB = {
 RESULT_KEYS = {
     "pretrain": {"test_top1", "epochs", "images_per_second"},
     "train": {"test_top1", "member_top1", "backbone_top1", "images_per_second"},
-    "evaluate": {"top1", "top5", "nll", "ece", "brier", "disagreement", "members"},
+    "evaluate": {
+        *("top1", "top5", "nll", "ece", "adaptive_ece", "brier", "disagreement", "members"),
+        *("trust", "ood", "shift", "png", "svg"),
+    },
     "storage": {"blocks", "paper_bits", "total_bits", "shared_bits", "member_bits"},
     "convert": {"bytes", "theory_bytes", "ratio", "layout", "seconds"},
     "inspect": {
@@ -299,7 +305,7 @@ def test_help_names_everything_that_is_registered(call):
             "'1,many' is not a list of numbers such as 1,4,9",
         ),
         ("evaluate fusion --members 0", "0 is not in the range x>=1"),
-        ("evaluate", "Missing argument 'RUN|F.keras'"),
+        ("evaluate", "Missing argument 'RUN|F.keras|F.tflite'"),
         ("predict ensemble.tflite image.png --members 0", "0 is not in the range x>=1"),
         ("predict ensemble.tflite", "Missing argument 'IMAGE...'"),
         ("predict ensemble.tflite image.png --power-mode turbo", "power-saver"),

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.ensembles.building import build_ensemble
+from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import load_run
@@ -11,8 +12,10 @@ from larq_ensemble.training.distillation import (
     Distillation,
     DistillationLoss,
     Student,
+    TaughtEnsemble,
     teacher_logits,
 )
+from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.pretrain import pretrain
 
 
@@ -55,6 +58,62 @@ def test_the_loss_is_that_of_the_formula(logits, weight, temperature):
     )
     again = DistillationLoss.from_config(loss.get_config())
     assert again(packed(labels, teacher), student).numpy() == actual
+
+
+def test_the_loss_of_probabilities_is_that_of_their_logits(logits):
+    labels, teacher, student = logits
+    loss = DistillationLoss(0.7, 3.0, from_logits=False)
+    expected = expected_loss(labels, teacher, student, 0.7, 3.0)
+    actual = loss(packed(labels, teacher), tf.constant(softmax(student)))
+    assert actual.numpy() == pytest.approx(expected, rel=1e-4)
+    # Of Keras's softmax the logits are known, also where it rounds to 0.
+    far = 100 * student
+    assert softmax(far).min() == 0
+    actual = loss(packed(labels, teacher), keras.activations.softmax(tf.constant(far)))
+    by_logits = DistillationLoss(0.7, 3.0)(packed(labels, teacher), far)
+    assert actual.numpy() == pytest.approx(by_logits.numpy(), rel=1e-5)
+
+
+def test_smoothed_labels(logits):
+    """Of the labels' part alone, by the formula; with the teacher alone there is no such part."""
+    labels, teacher, student = logits
+    log_p = np.log(softmax(student))
+    smoothed = 0.8 * np.eye(5)[labels] + 0.2 / 5
+    expected = np.mean(-np.sum(smoothed * log_p, axis=1))
+    loss = DistillationLoss(0.0, 1.0, label_smoothing=0.2)
+    assert loss(packed(labels, teacher), student).numpy() == pytest.approx(expected, rel=1e-5)
+    of_logits, of_softmax = CrossEntropy(from_logits=True), CrossEntropy()
+    for plain, outputs in ((of_logits, student), (of_softmax, softmax(student))):
+        actual = plain.smoothed(0.2)
+        assert actual(labels, outputs).numpy() == pytest.approx(expected, rel=1e-4)
+        one_hot = np.eye(5, dtype=np.float32)[labels]
+        assert actual(one_hot, outputs).numpy() == pytest.approx(expected, rel=1e-4)
+        again = CrossEntropy.from_config(actual.get_config())
+        assert again(labels, outputs).numpy() == actual(labels, outputs).numpy()
+    with pytest.raises(EnsembleError, match=r"`label_smoothing` 0.1 has no effect with the `weigh"):
+        Distillation(None, weight=1.0).check_smoothing(0.1)
+
+
+def test_an_ensemble_with_smoothed_labels():
+    ensemble = build_ensemble(classifier(0), members=2, sharing="none", scheme="voting")
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(8, 4)).astype(np.float32)
+    labels = generator.integers(3, size=8)
+    smoothed = 0.7 * np.eye(3)[labels] + 0.1
+    expected = [
+        np.mean(-np.sum(smoothed * np.log(softmax(logits.numpy())), axis=1))
+        for logits in ensemble(images)[:2]
+    ]
+    ensemble.compile("sgd", label_smoothing=0.3)
+    logs = ensemble.test_on_batch(images, labels, return_dict=True)
+    assert [logs["member_0_loss"], logs["member_1_loss"]] == pytest.approx(expected, rel=1e-4)
+    again = ensemble.get_config()["compile_options"]
+    assert again["label_smoothing"] == 0.3
+    with pytest.raises(EnsembleError, match="`label_smoothing` must be from 0 to below 1"):
+        ensemble.compile("sgd", label_smoothing=1.0)
+    boosted = build_ensemble(classifier(0), members=2, sharing="none", scheme="soft_boosting")
+    with pytest.raises(EnsembleError, match=r"`label_smoothing` does not go with .*soft_boosting"):
+        boosted.compile("sgd", label_smoothing=0.1)
 
 
 def test_the_gradient_of_the_loss(logits):
@@ -104,6 +163,79 @@ def test_an_ensemble_teaches_by_its_combined_probabilities():
     ensemble = build_ensemble(classifier(0), members=2, sharing="none", scheme="voting")
     actual = softmax(teacher_logits(ensemble)(images).numpy())
     np.testing.assert_allclose(actual, ensemble(images)[-1], atol=1e-6)
+
+
+def test_each_mean_of_nested_fusion_is_taught():
+    teacher = classifier(10)
+    ensemble = build_ensemble(classifier(0), members=2, sharing="none", scheme="nested_fusion")
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(8, 4)).astype(np.float32)
+    labels = generator.integers(3, size=8)
+    first, second = (ensemble(images)[member].numpy() for member in range(2))
+    assert np.abs(first - second).max() > 0.01
+    taught = teacher(images).numpy()
+    expected = [
+        expected_loss(labels, taught, mean, 0.6, 2.0) for mean in (first, (first + second) / 2)
+    ]
+    student = TaughtEnsemble(ensemble, teacher_logits(teacher))
+    assert len(student.weights) == len(ensemble.weights)
+    scheme = ensemble.scheme.with_prefix_weights((1, 3))
+    losses = Distillation(None, weight=0.6, temperature=2.0).losses(scheme, 2)
+    student.compile("sgd", loss=losses, loss_weights=scheme.loss_weights(2))
+    logs = student.train_on_batch(images, labels, return_dict=True)
+    assert logs["first_1_loss"] == pytest.approx(expected[0], rel=1e-4)
+    assert logs["ensemble_loss"] == pytest.approx(expected[1], rel=1e-4)
+    assert logs["loss"] == pytest.approx(expected[0] / 4 + expected[1] * 3 / 4, rel=1e-4)
+    assert np.abs(ensemble(images)[0].numpy() - first).max() > 1e-4
+
+
+def test_a_taught_ensemble_around_its_backbone(backbone, recipe, few, tmp_path):
+    """A run: what it recorded, and that the kept member is the backbone."""
+    run, result = train_ensemble(
+        backbone,
+        tmp_path / "run",
+        members=2,
+        scheme="nested_fusion",
+        keep_pretrained=True,
+        distillation=Distillation(backbone, temperature=2.0),
+        recipe=recipe.override(epochs=1),
+        data=few,
+        verbose=0,
+    )
+    assert run.config.transfer == {"teacher": backbone.digest, "weight": 0.9, "temperature": 2.0}
+    assert run.config.ensemble["keep_pretrained"] is True
+    assert result["member_top1"][0] == result["backbone_top1"]
+    ensemble = run.model
+    for layer in ensemble.own_layers(0):
+        original = backbone.model.get_layer(layer.name.removeprefix("member_0_"))
+        for weight, expected in zip(layer.get_weights(), original.get_weights(), strict=True):
+            np.testing.assert_array_equal(weight, expected)
+    head, start = ensemble.get_layer("member_1_linear"), backbone.model.get_layer("linear")
+    assert (head.get_weights()[0] != start.get_weights()[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [
+        ("boosting", "`teacher` does not go with the scheme 'boosting', trained sequentially: it"),
+        ("soft_boosting", "`teacher` does not go with the scheme 'soft_boosting': each member"),
+    ],
+)
+def test_schemes_that_are_not_taught(backbone, recipe, few, tmp_path, scheme, message):
+    with pytest.raises(EnsembleError, match=message):
+        train_ensemble(
+            backbone, tmp_path / "run", members=2, scheme=scheme, recipe=recipe, data=few,
+            distillation=Distillation(backbone),
+        )  # fmt: skip
+
+
+def test_a_teacher_that_saw_what_is_held_out(backbone, recipe, few, tmp_path):
+    other = dataclasses.replace(backbone, config=dataclasses.replace(backbone.config, seed=1))
+    with pytest.raises(EnsembleError, match=r"`teacher` .* was trained on images that .*backbone"):
+        train_ensemble(
+            backbone, tmp_path / "run", members=2, recipe=recipe, data=few,
+            distillation=Distillation(other),
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(

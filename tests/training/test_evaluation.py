@@ -37,7 +37,7 @@ def recomputed(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     members = len(logits)
     powers = np.exp(logits - logits.max(2, keepdims=True))
     probabilities = (powers / powers.sum(2, keepdims=True)).mean(0)
-    top1, top5, nll, brier = [], [], [], []
+    top1, top5, nll, brier, gaps = [], [], [], [], []
     bins = {}
     for row, label in zip(probabilities, labels):
         rank = np.sum(row > row[label])
@@ -45,11 +45,16 @@ def recomputed(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         top5.append(rank < 5)
         nll.append(-np.log(row[label]))
         brier.append(sum((p - (index == label)) ** 2 for index, p in enumerate(row)))
+        gaps.append((row.max(), (rank == 0) - row.max()))
         bins.setdefault(int(np.ceil(row.max() * 15)), []).append((rank == 0, row.max()))
     ece = sum(
         abs(sum(correct for correct, _ in rows) - sum(confidence for _, confidence in rows))
         for rows in bins.values()
     ) / len(labels)
+    gaps.sort(key=lambda pair: pair[0])
+    n, over = divmod(len(labels), 15)  # the first bins have one image more
+    ends = np.cumsum([0] + [n + 1] * over + [n] * (15 - over))
+    adaptive = sum(abs(sum(gap for _, gap in gaps[a:b])) for a, b in itertools.pairwise(ends))
     differing = [
         np.mean(logits[a].argmax(1) != logits[b].argmax(1))
         for a, b in itertools.combinations(range(members), 2)
@@ -60,6 +65,7 @@ def recomputed(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "top5": 100 * np.mean(top5),
         "nll": np.mean(nll),
         "ece": ece,
+        "adaptive_ece": adaptive / len(labels),
         "brier": np.mean(brier),
         "disagreement": np.mean(differing) if differing else 0,
     }

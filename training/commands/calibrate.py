@@ -152,68 +152,26 @@ def _splits(
     # Raises
         EnsembleError: if the file doesn't say which data these are, or none were held out.
     """
-    import numpy as np
-
-    from larq_ensemble.data.datasets import DATASETS, DataOptions
+    from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.errors import EnsembleError
+    from larq_ensemble.training.file_data import data_of_file, halves, split_of_training
 
-    split = metadata.validation_split if metadata.dataset is not None else {}
-    is_known = {"seed", "share"} <= split.keys()
-    if spec is None and not is_known:
+    known = split_of_training(metadata)
+    if spec is None and known is None:
         raise EnsembleError(
             f"{tflite!r} doesn't say which images its training held out: it comes from a "
             "Keras model, an untrained run or an older version. Give data as `dataset`, whose test "
             "split is cut in two, or convert a trained run directory with this version."
         )
-    if spec is None and metadata.dataset not in DATASETS:
-        raise EnsembleError(
-            f"{tflite!r} was trained on {metadata.dataset!r}, and files hold no paths: say where "
-            "the data are, as `dataset`."
-        )
-    dataset, is_own = _opened(metadata, tflite, spec, data_dir)
-    if not (is_known and is_own):
+    dataset, is_own = data_of_file(metadata, repr(tflite), spec, data_dir)
+    if known is None or not is_own:
         test = DataOptions(data_dir, limit_test=limit_test).load(dataset, seed).test
-        if len(test) < 2:
-            raise EnsembleError(f"The data {dataset.name!r} have no test images to cut in two.")
-        halves = np.array_split(np.random.default_rng(seed).permutation(len(test)), 2)
-        return test.take(np.sort(halves[0])), test.take(np.sort(halves[1])), dataset, False
-    limit_train = split.get("limit_train")
-    options = DataOptions(
-        data_dir,
-        validation=split["share"],
-        limit_train=None if limit_train is None else int(limit_train),
-        limit_test=limit_test,
-    )
-    splits = options.load(dataset, int(split["seed"]))
+        first, second = halves(len(test), seed, dataset.name)
+        return test.take(first), test.take(second), dataset, False
+    splits = known.load(dataset, data_dir, limit_test)
     if not len(splits.validation):
         raise EnsembleError(f"The training of {tflite!r} held out no validation images.")
     return splits.validation, splits.test, dataset, True
-
-
-def _opened(
-    metadata: EnsembleMetadata, tflite: str, spec: str | None, data_dir: str | None
-) -> tuple[Dataset, bool]:
-    """The data set, and whether it is that of the file's training."""
-    from larq_ensemble.data.opening import reopen
-    from larq_ensemble.errors import EnsembleError
-
-    constants: dict[str, Any] = {
-        "name": metadata.dataset,
-        "classes": metadata.classes,
-        "input_shape": metadata.input_shape,
-    }
-    if metadata.class_names is not None:
-        constants["class_names"] = metadata.class_names
-    if metadata.data_origin:
-        constants["source"] = {"spec": None, **metadata.data_origin}
-    try:
-        dataset = reopen(constants, spec=spec, data_dir=data_dir)
-    except (TypeError, KeyError) as error:  # options that a later version may know
-        raise EnsembleError(
-            f"The file's metadata say of its images what this version can't read ({error}): "
-            "convert the run again."
-        ) from error
-    return dataset, dataset.has_data_of(constants)
 
 
 @dataclass(frozen=True)
@@ -242,6 +200,7 @@ class _Scores:
             "thresholds": found.chosen.cascade.thresholds,
             "expected_mean_members": found.chosen.mean_members,
             "expected_loss": found.chosen.expected_loss,
+            "held_out_loss": found.held_out_loss,
             "loss_bound": found.loss_bound,
             "mean_members": self.chosen.mean_members,
             "top1": self.chosen.top1,
@@ -326,6 +285,6 @@ def _print(
     else:
         report.line(
             f"On average a held-out image takes {chosen.mean_members:.2f} members, for an expected "
-            f"loss of {chosen.expected_loss:.2f} points of top-1; with 95 % confidence it is at "
+            f"loss of {found.held_out_loss:.2f} points of top-1; with 95 % confidence it is at "
             f"most {found.loss_bound:.2f}."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,9 +12,12 @@ from larq_ensemble.console.options import INPUT, SPECS, OutputFolder
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.training.commands.options import split_options
 
+if TYPE_CHECKING:
+    from larq_ensemble.training.points import FrontierPoint
 
-@click.command("frontier", short_help="Accuracy of runs against storage and compute.")
-@click.argument("runs", type=INPUT, nargs=-1, required=True, metavar="RUN...")
+
+@click.command("frontier", short_help="Accuracy against storage, memory and compute.")
+@click.argument("runs", type=INPUT, nargs=-1, required=True, metavar="RUN|POINTS.json...")
 @click.option(
     "--out",
     type=OutputFolder(),
@@ -42,50 +46,56 @@ def command(
 
     Storage is all that a device keeps. Compute is m times the multiply-accumulates of one member,
     and by the paper's energy model m times 1.92 mJ (XNOR-Net on ImageNet). Points on the Pareto
-    front are marked.
+    front are marked. Bars are 95 % intervals for the images.
+
+    POINTS.json has points that were measured on files, such as quantized real-valued networks, by
+    benchmarks/alternatives.py, benchmarks/arm_cost.py or a program of yours. With them top-1 is
+    drawn against bytes, memory while running, and instructions on each core that was counted. The
+    page "Accuracy against cost" in docs/reports/reproduction.md has the format.
 
     \b
     Examples:
       larq-ensemble frontier runs/backbone runs/fusion runs/bagging --out frontier
       larq-ensemble frontier figures/runs/*/* --split validation --out frontier
+      larq-ensemble frontier points.json more.json --out frontier
     """
     from larq_ensemble.runs import load_run
-    from larq_ensemble.training.frontier import COSTS, frontier
+    from larq_ensemble.training.frontier import frontier
+    from larq_ensemble.training.points import costs_of, write_points_csv
 
     with reporting(json_target) as report:
-        from larq_ensemble.files import write_csv
         from larq_ensemble.training.plots import draw_frontier, save
 
-        loaded = [load_run(run) for run in runs]
+        results = [run for run in runs if Path(run).is_file()]
         points = frontier(
-            loaded,
+            [load_run(run) for run in runs if run not in results],
             out,
             dataset=dataset,
             split=split,
             data_dir=data_dir,
             limit=limit_test,
+            results=results,
             progress=report.line,
         )
+        first, costs = points[0], costs_of(points)
+        if "macs" in costs:
+            costs.insert(costs.index("macs") + 1, "real_macs")
+        images = "" if first.samples is None else f"{first.samples:,} "
         report.table(
-            f"{points[0].samples:,} {split} images of {points[0].dataset}; "
-            "* on the Pareto front",
-            ["network", "m", "top-1 %", "bytes", "MACs", "of them real", "paper's mJ"],
+            f"{images}{first.split} images of {first.dataset}; * on the Pareto front",
+            ["network", "m", "top-1 %", *(_HEADINGS.get(cost, cost) for cost in costs)],
             [
                 [
-                    f"{point.model}, {point.label}", point.members, point.top1,
-                    *(
-                        f"{getattr(point, cost):,}{' *' if cost in best else '  '}"
-                        for cost in COSTS[:2]
-                        for best in [point.best_by.split()]
-                    ),
-                    point.real_macs,
-                    point.paper_energy_mj,
+                    point.label if point.name else f"{point.model}, {point.label}",
+                    point.members,
+                    point.top1,
+                    *(_cell(point, cost) for cost in costs),
                 ]
                 for point in points
             ],
-        )  # fmt: skip
+        )
         stem = Path(out) / "frontier"
-        write_csv(f"{stem}.csv", points)
+        write_points_csv(f"{stem}.csv", points)
         png, svg = save(draw_frontier(points), stem)
         report.line(f"Wrote {stem}.csv, .png and .svg.")
         report.result = {
@@ -94,3 +104,19 @@ def command(
             "png": str(png),
             "svg": str(svg),
         }
+
+
+_HEADINGS = {
+    "macs": "MACs",
+    "real_macs": "of them real",
+    "paper_energy_mj": "paper's mJ",
+    "ram_bytes": "RAM, bytes",
+}
+
+
+def _cell(point: FrontierPoint, cost: str) -> str:
+    value = point.cost(cost)
+    if value is None:
+        return ""
+    number = f"{value:,.2f}" if cost == "paper_energy_mj" else f"{value:,.0f}"
+    return f"{number}{' *' if cost in point.best_by.split() else '  '}"

@@ -12,7 +12,10 @@ from click.core import ParameterSource
 
 from larq_ensemble.console.messages import in_options
 from larq_ensemble.console.options import (
+    INPUT,
     NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
     SHARE_BELOW_1,
     ImageSize,
     OutputFolder,
@@ -24,6 +27,8 @@ from larq_ensemble.data.augmentation import AUGMENTATIONS
 if TYPE_CHECKING:
     from larq_ensemble.console.reporting import Report
     from larq_ensemble.data.datasets import Dataset
+    from larq_ensemble.trained import Trained
+    from larq_ensemble.training.distillation import Distillation
     from larq_ensemble.training.recipes import Recipe
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -132,6 +137,18 @@ recipe_options = _all(
     click.option("--lr", type=NOT_NEGATIVE, help="Learning rate at the first step."),
     click.option("--end-lr", type=NOT_NEGATIVE, help="Learning rate after the last step."),
     click.option("--dropout", type=SHARE_BELOW_1, help="Rate before the linear layer."),
+    click.option(
+        "--label-smoothing",
+        type=SHARE_BELOW_1,
+        metavar="S",
+        help="Labels count 1 - S, and all classes share S  [default: 0]",
+    ),
+    click.option(
+        "--warmup-epochs",
+        type=NOT_NEGATIVE,
+        metavar="E",
+        help="The learning rate rises to --lr in so many epochs, such as 0.5  [default: 0]",
+    ),
 )
 
 run_options = _all(
@@ -146,6 +163,26 @@ run_options = _all(
         "--resume",
         is_flag=True,
         help="Go on after the last finished epoch of the run in --out, if there is one.",
+    ),
+)
+
+teacher_options = _all(
+    click.option(
+        "--teacher",
+        type=INPUT,
+        metavar="RUN|NAME",
+        help="Also learn from the logits of this run, of the same classes and image shape "
+        "(knowledge distillation).",
+    ),
+    click.option(
+        "--distill-weight",
+        type=SHARE,
+        help="Share of the teacher in the loss, 0 to 1; the rest is the labels'.  [default: 0.9]",
+    ),
+    click.option(
+        "--temperature",
+        type=POSITIVE,
+        help="Divides the logits in the teacher's loss.  [default: 4]",
     ),
 )
 
@@ -266,3 +303,34 @@ def refuse_options_of_data(dataset: str) -> None:
 
 
 _OF_DATA = ("data_dir", "limit_test", "limit_train", "augment", "class_weights", "jax")
+
+
+def check_teacher_options(
+    teacher: str | None, weight: float | None, temperature: float | None
+) -> None:
+    """Refuses the options of `teacher_options` that have no effect."""
+    if teacher is None and (weight is not None or temperature is not None):
+        raise click.UsageError("--distill-weight and --temperature need --teacher.")
+
+
+def distillation_by(
+    teacher: str | None, weight: float | None, temperature: float | None
+) -> Distillation | None:
+    """The teacher with those hyperparameters that are given."""
+    if teacher is None:
+        return None
+    from larq_ensemble.training.distillation import Distillation
+
+    given = {"weight": weight, "temperature": temperature}
+    return Distillation(
+        run_of(teacher), **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def run_of(path: str, kind: str | None = None) -> Trained:
+    """A run, or a network of the package. Networks of Keras files are given as `model`."""
+    from larq_ensemble.pretrained import found
+    from larq_ensemble.runs import load_run
+    from larq_ensemble.trained import open_trained
+
+    return load_run(path, kind) if found(path) is None else open_trained(path, kind)

@@ -9,8 +9,6 @@ import click
 from larq_ensemble.console.messages import Command, in_options
 from larq_ensemble.console.options import (
     INPUT,
-    POSITIVE,
-    SHARE,
     SHARE_BELOW_1,
     SPECS,
     normalization_option,
@@ -21,7 +19,9 @@ from larq_ensemble.console.reporting import KERAS_VERBOSITY, json_option, report
 from larq_ensemble.network.commands.options import NAMES
 from larq_ensemble.training.commands.options import (
     as_begun,
+    check_teacher_options,
     data_options,
+    distillation_by,
     distribute_option,
     image_options,
     jax_option,
@@ -29,7 +29,9 @@ from larq_ensemble.training.commands.options import (
     print_data,
     recipe_options,
     refuse_options_of_data,
+    run_of,
     run_options,
+    teacher_options,
     training_data_options,
     training_under_jax,
 )
@@ -37,8 +39,7 @@ from larq_ensemble.training.commands.options import (
 if TYPE_CHECKING:
     from larq_ensemble.console.reporting import Report
     from larq_ensemble.data.datasets import Splits
-    from larq_ensemble.models import PReLUGradient
-    from larq_ensemble.training.distillation import Distillation
+    from larq_ensemble.models import Binarize, PReLUGradient
 
 
 @click.command(
@@ -88,6 +89,14 @@ if TYPE_CHECKING:
     "reactnet10, which has no other]",
 )
 @click.option(
+    "--binarize",
+    type=click.Choice(["all", "activations"]),
+    default="all",
+    show_default=True,
+    help="activations: real-valued filters behind binary activations, the first of two stages; the "
+    "second starts from it by --from-real.",
+)
+@click.option(
     "--prelu-gradient",
     type=click.Choice(["zero", "slope"]),
     help="Gradient of PReLU where its input is exactly 0: zero, as in Keras, or the slope, as in "
@@ -97,31 +106,17 @@ if TYPE_CHECKING:
     "--from-real",
     type=INPUT,
     metavar="RUN",
-    help="Start from the weights of this run of the real-valued twin; those to be binarized are "
-    "clipped to [-1, 1].",
+    help="Start from the weights of this run of the real-valued twin, or of the first stage "
+    "(--binarize activations); those to be binarized are clipped to [-1, 1].",
 )
 @click.option(
     "--from-backbone",
     type=INPUT,
-    metavar="RUN",
+    metavar="RUN|NAME",
     help="Start from the weights of this run of the same network, trained on other classes or "
     "another image size; the linear layer starts anew (transfer learning).",
 )
-@click.option(
-    "--teacher",
-    type=INPUT,
-    metavar="RUN",
-    help="Also learn from the logits of this run, of the same classes and image shape (knowledge "
-    "distillation).",
-)
-@click.option(
-    "--distill-weight",
-    type=SHARE,
-    help="Share of the teacher in the loss, 0 to 1; the rest is the labels'.  [default: 0.9]",
-)
-@click.option(
-    "--temperature", type=POSITIVE, help="Divides the logits in the teacher's loss.  [default: 4]"
-)
+@teacher_options
 @distribute_option
 @click.option(
     "--bfloat16",
@@ -153,9 +148,12 @@ def command(
     lr: float | None,
     end_lr: float | None,
     dropout: float | None,
+    label_smoothing: float | None,
+    warmup_epochs: float | None,
     width: float,
     pad_values: str | None,
     estimator: str | None,
+    binarize: Binarize,
     prelu_gradient: PReLUGradient | None,
     from_real: str | None,
     from_backbone: str | None,
@@ -203,12 +201,15 @@ def command(
       larq-ensemble pretrain --model resnet20_real --dataset cifar100 --out runs/real
       larq-ensemble pretrain --dataset cifar100 --from-real runs/real --teacher runs/real
           --out runs/backbone
+
+    \b
+    Activations first, filters second:
+      larq-ensemble pretrain --dataset cifar100 --binarize activations --out runs/stage1
+      larq-ensemble pretrain --dataset cifar100 --from-real runs/stage1 --lr 1e-3 --out runs/stage2
     """
-    if teacher is None and (distill_weight is not None or temperature is not None):
-        raise click.UsageError("--distill-weight and --temperature need --teacher.")
+    check_teacher_options(teacher, distill_weight, temperature)
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.network.architectures import MODELS
-    from larq_ensemble.runs import load_run
     from larq_ensemble.training.recipes import RECIPES, recipes_for
 
     with reporting(json_target) as report, training_under_jax(report, jax):
@@ -232,8 +233,9 @@ def command(
             images=(lambda: data.training_images(dataset)) if epochs is None else None,
         )
         recipe = recipes.pretrain.override(
-            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
-        )
+            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
+            label_smoothing=label_smoothing, warmup_epochs=warmup_epochs,
+        )  # fmt: skip
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
             refuse_options_of_data(dataset.name)
@@ -255,14 +257,15 @@ def command(
             width=width,
             pad_values=None if pad_values is None else float(pad_values),
             estimator=estimator,
+            binarize=binarize,
             prelu_gradient=prelu_gradient,
             normalization=normalization,
             data=data,
             augment=augment,
             class_weights=class_weights,
-            from_real=load_run(from_real, kind="backbone") if from_real else None,
-            from_backbone=load_run(from_backbone, kind="backbone") if from_backbone else None,
-            distillation=_distillation(teacher, distill_weight, temperature),
+            from_real=run_of(from_real, "backbone") if from_real else None,
+            from_backbone=run_of(from_backbone, "backbone") if from_backbone else None,
+            distillation=distillation_by(teacher, distill_weight, temperature),
             distribute=distribute,
             bfloat16=bfloat16,
             resume=resume,
@@ -279,21 +282,6 @@ def command(
 
 
 _COLUMNS = ("epochs", "validation_top1", "test_top1", "images_per_second")
-
-
-def _distillation(
-    teacher: str | None, weight: float | None, temperature: float | None
-) -> Distillation | None:
-    """The teacher with those hyperparameters that are given."""
-    if teacher is None:
-        return None
-    from larq_ensemble.runs import load_run
-    from larq_ensemble.training.distillation import Distillation
-
-    given = {"weight": weight, "temperature": temperature}
-    return Distillation(
-        load_run(teacher), **{name: value for name, value in given.items() if value is not None}
-    )
 
 
 def _print(report: Report, title: str, model_name: str, sources: dict[str, str | None]) -> None:

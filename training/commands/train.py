@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from larq_ensemble.console.messages import Command
 from larq_ensemble.console.options import (
     INPUT,
     NOT_NEGATIVE,
@@ -19,12 +20,15 @@ from larq_ensemble.console.options import (
 from larq_ensemble.console.reporting import KERAS_VERBOSITY, json_option, reporting
 from larq_ensemble.training.commands.options import (
     as_begun,
+    check_teacher_options,
     data_options,
+    distillation_by,
     distribute_option,
     jax_option,
     recipe_options,
     refuse_options_of_data,
     run_options,
+    teacher_options,
     training_data_options,
     training_under_jax,
 )
@@ -37,12 +41,17 @@ if TYPE_CHECKING:
     from larq_ensemble.training.recipes import Recipe
 
 
-@click.command("train", short_help="Train an ensemble from a pretrained run.")
+@click.command(
+    "train",
+    cls=Command,
+    arguments={"weight": "distill_weight"},
+    short_help="Train an ensemble from a pretrained run.",
+)
 @click.option(
     "--pretrained",
     type=INPUT,
     required=True,
-    metavar="RUN|F.keras",
+    metavar="RUN|F.keras|NAME",
     help="The run that `pretrain` wrote, or a trained classifier that Keras saved.",
 )
 @members_option
@@ -75,6 +84,12 @@ if TYPE_CHECKING:
     default="pretrained",
     show_default=True,
     help="What members start from; random needs --sharing none (BENN).",
+)
+@click.option(
+    "--keep-pretrained",
+    is_flag=True,
+    help="Member 0 is the pretrained network, untouched, so one member is never worse than it; the "
+    "others are trained to go with it. For a number of members that changes at run time.",
 )
 @click.option(
     "--shrinkage",
@@ -117,6 +132,7 @@ if TYPE_CHECKING:
 @data_options
 @training_data_options("as --pretrained was trained", "as --pretrained was trained")
 @recipe_options
+@teacher_options
 @distribute_option
 @jax_option
 @seed_option
@@ -130,6 +146,7 @@ def command(
     independent_data: bool,
     in_turn: bool,
     initial: Initial,
+    keep_pretrained: bool,
     shrinkage: float | None,
     patience: int | None,
     prefix_weights: tuple[float, ...] | None,
@@ -149,6 +166,11 @@ def command(
     lr: float | None,
     end_lr: float | None,
     dropout: float | None,
+    label_smoothing: float | None,
+    warmup_epochs: float | None,
+    teacher: str | None,
+    distill_weight: float | None,
+    temperature: float | None,
     distribute: str | None,
     jax: str | None,
     seed: int,
@@ -171,6 +193,8 @@ def command(
       larq-ensemble train --pretrained runs/digits --members 4 --epochs 10 --out runs/fusion
       larq-ensemble train --pretrained runs/backbone --scheme bagging --out runs/bagging
       larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --out runs/nested
+      larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --keep-pretrained \\
+          --out runs/kept
       larq-ensemble train --pretrained runs/backbone --scheme bagging --in-turn --members 10 \\
           --out runs/bagging10
       larq-ensemble train --pretrained runs/backbone --scheme boosting --patience 2 --out runs/gb
@@ -179,12 +203,14 @@ def command(
           --lr 5e-3 --end-lr 5e-5 --out runs/fge
       larq-ensemble train --pretrained runs/backbone --scheme adaboost --sharing none \\
           --initial random --out runs/benn_boosting
+      larq-ensemble train --pretrained runs/backbone --teacher runs/real --out runs/taught
       larq-ensemble train --pretrained runs/backbone --members 16 --recompute --out runs/of16
       larq-ensemble train --pretrained runs/backbone --members 10 --bfloat16 --out runs/of10
       larq-ensemble train --pretrained runs/backbone --sharing 're:.*_conv[12]' --out runs/r
       larq-ensemble train --pretrained photos.keras --dataset folder:photos --normalization 0..1 \\
           --out runs/photos
     """
+    check_teacher_options(teacher, distill_weight, temperature)
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.trained import open_trained
 
@@ -202,7 +228,7 @@ def command(
         )
         recipe = recipe.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
-            jitter=jitter,
+            jitter=jitter, label_smoothing=label_smoothing, warmup_epochs=warmup_epochs,
         )  # fmt: skip
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
@@ -224,6 +250,8 @@ def command(
             independent_data=independent_data,
             in_turn=in_turn,
             initial=initial,
+            keep_pretrained=keep_pretrained,
+            distillation=distillation_by(teacher, distill_weight, temperature),
             shrinkage=shrinkage,
             patience=patience,
             prefix_weights=prefix_weights,

@@ -9,6 +9,7 @@ from functools import partial
 from larq_ensemble.errors import EnsembleError, check_whole, is_number
 from larq_ensemble.network.architectures.birealnet import bireal_block, bireal_stem
 from larq_ensemble.network.architectures.deploynet import deploy_block
+from larq_ensemble.network.architectures.plain import plain_block, plain_layer
 from larq_ensemble.network.architectures.reactnet import react_block
 from larq_ensemble.network.architectures.resnet import (
     Block,
@@ -36,7 +37,7 @@ class Architecture:
         stem: adds what follows the first convolution.
         stem_conv: kernel size and stride of the first convolution.
         pad_values: default padding value of binary convolutions.
-        binary: `False` for a real-valued twin.
+        binary: `False` for a real-valued twin, or a network that is no twin.
     """
 
     block: Block
@@ -114,6 +115,14 @@ for _name, _architecture in {
     MODELS.register(_name, _architecture)
     MODELS.register(f"{_name}_real", replace(_architecture, binary=False))
 
+# Of the same convolutions as the twins, but as real-valued networks usually are.
+MODELS.register(
+    "resnet20_relu", Architecture(plain_block, _NARROW, (3, 3, 3), stem=relu_stem, binary=False)
+)
+MODELS.register(
+    "deploynet9_relu",
+    Architecture(plain_layer, (64, 64), (3, 4), stem=relu_stem, stem_conv=(4, 2), binary=False),
+)
 
 #: The current revision of the networks. Revision 1, before networks had the ReLU and the shortcuts
 #: of the original, is kept for the runs that were trained with it.

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import os
-import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
+from larq_ensemble.console.standard_error import without_lines
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.runtime.backends import delegate
 from larq_ensemble.runtime.backends.backend import BINDING_ERRORS, Backend, Run
@@ -125,23 +124,8 @@ class _Graph:
         return [self._interpreter.get_tensor(index) for index in self._outputs]
 
 
-@contextmanager
-def _held_stderr() -> Iterator[None]:
-    """Writes what the process wrote to stderr meanwhile after the block, less the notice."""
-    with ExitStack() as files:
-        try:
-            held = files.enter_context(tempfile.TemporaryFile())
-            shown = files.enter_context(os.fdopen(os.dup(2), "wb"))
-        except OSError:  # stderr is closed, or no folder can be written to
-            yield
-            return
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(shown.fileno(), 2)
-            held.seek(0)
-            shown.writelines(line for line in held if _NOTICE not in line)
+def _held_stderr() -> AbstractContextManager[None]:
+    return without_lines(_NOTICE)
 
 
 LITERT = LiteRtBackend()

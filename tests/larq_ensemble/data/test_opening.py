@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from larq_ensemble.data.datasets import DATASETS, Dataset
-from larq_ensemble.data.opening import check_fits, open_dataset, reopen
+from larq_ensemble.data.opening import check_fits, images_as_input, open_dataset, reopen
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime.images import fit_image
 
 
 def test_built_in_data_by_name():
@@ -118,3 +120,21 @@ def test_options_are_recorded():
     options = ImageOptions([4, 5], 3, "skip", 0.5, 7)
     assert options.image_size == (4, 5)
     assert ImageOptions.from_json(options.to_json()) == options
+
+
+def test_images_of_any_classes_in_the_size_of_a_network(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (12, 6, 4, 3), np.uint8)
+    labels = np.arange(12) % 2
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    name, found = images_as_input(f"npz:{tmp_path / 'a.npz'}", (6, 4, 3))
+    assert name == "npz:a.npz"
+    np.testing.assert_array_equal(np.asarray(found), images)  # all, in order: it has no test split
+    _, found = images_as_input(f"npz:{tmp_path / 'a.npz'}", (8, 8, 1))
+    expected = fit_image(Image.fromarray(images[3]), (8, 8, 1))
+    np.testing.assert_array_equal(np.asarray(found)[3], expected)
+    np.savez(tmp_path / "b.npz", x_train=images, y_train=labels, x_test=images[:5], y_test=[0] * 5)
+    assert len(images_as_input(f"npz:{tmp_path / 'b.npz'}", (6, 4, 3))[1]) == 5
+    _, found = images_as_input("digits", (16, 16, 3))
+    assert np.asarray(found).shape == (599, 16, 16, 3)
+    with pytest.raises(EnsembleError, match="Unknown dataset 'svhn'"):
+        images_as_input("svhn", (8, 8, 1))

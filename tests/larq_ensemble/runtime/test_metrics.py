@@ -10,10 +10,19 @@ import pytest
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.metrics import (
+    adaptive_calibration_error,
+    area_under_risk_coverage,
     brier_score,
+    calibration_error_by_chance,
     disagreement,
+    entropy,
+    excess_area_under_risk_coverage,
     expected_calibration_error,
+    false_positive_rate,
+    mutual_information,
     negative_log_likelihood,
+    pairwise_disagreement,
+    risk_coverage,
     top_k_accuracy,
 )
 
@@ -112,6 +121,7 @@ METRICS = pytest.mark.parametrize(
         negative_log_likelihood,
         brier_score,
         expected_calibration_error,
+        adaptive_calibration_error,
     ],
 )
 
@@ -156,3 +166,108 @@ def test_other_labels_are_refused(metric, labels, message: str) -> None:
 def test_no_examples_have_no_mean(metric) -> None:
     with pytest.raises(EnsembleError, match="at least one example"):
         metric(PROBABILITIES[:0], LABELS[:0])
+
+
+def test_adaptive_calibration_error_by_hand() -> None:
+    # In two bins by confidence: 0.4 wrong and 0.6 wrong; 0.7 right and 0.9 right.
+    expected = (0.4 + 0.6 + 0.3 + 0.1) / 4
+    assert adaptive_calibration_error(PROBABILITIES, LABELS, bins=2) == pytest.approx(expected)
+    # One bin is one bin, and more bins than examples are one for each.
+    for bins, same in ((1, 1), (50, 10)):
+        assert adaptive_calibration_error(PROBABILITIES, LABELS, bins=bins) == pytest.approx(
+            expected_calibration_error(PROBABILITIES, LABELS, bins=same)
+        )
+
+
+def test_adaptive_calibration_error_as_scikit_learns_quantiles(random_case) -> None:
+    """scikit-learn gives the accuracy and confidence of bins of equal mass; 200 is 8 times 25."""
+    probabilities, labels = random_case
+    right = probabilities.argmax(axis=1) == labels
+    accuracy, confidence = pytest.importorskip("sklearn.calibration").calibration_curve(
+        right, probabilities.max(axis=1), n_bins=8, strategy="quantile"
+    )
+    assert adaptive_calibration_error(probabilities, labels, bins=8) == pytest.approx(
+        np.abs(accuracy - confidence).mean()
+    )
+
+
+def test_the_calibration_error_by_chance_is_that_of_labels_drawn_from_the_predictions() -> None:
+    draw = np.random.default_rng(0)
+    probabilities = draw.dirichlet(np.full(5, 0.4), 2000)
+    errors = []
+    for _ in range(100):
+        labels = (probabilities.cumsum(axis=1) > draw.random((2000, 1))).argmax(axis=1)
+        errors.append(expected_calibration_error(probabilities, labels))
+    by_chance = calibration_error_by_chance(probabilities)
+    assert by_chance == pytest.approx(np.mean(errors), rel=0.05)
+    assert calibration_error_by_chance(np.eye(3)) == 0
+
+
+def test_pairwise_disagreement_as_a_loop_over_pairs() -> None:
+    scores = np.random.default_rng(1).random((5, 40, 3))
+    votes = scores.argmax(axis=2)
+    pairs = [(i, j) for i in range(5) for j in range(i)]
+    expected = np.mean([votes[i] != votes[j] for i, j in pairs], axis=0)
+    np.testing.assert_allclose(pairwise_disagreement(scores), expected)
+    assert not pairwise_disagreement(scores[:1]).any()
+
+
+def test_entropy_and_mutual_information_as_scipy_and_scikit_learn(random_case) -> None:
+    probabilities, _ = random_case
+    stats = pytest.importorskip("scipy.stats")
+    np.testing.assert_allclose(entropy(probabilities), stats.entropy(probabilities, axis=1))
+    assert entropy(np.eye(4)).tolist() == [0, 0, 0, 0]
+    # The counts of member and class, each member as often as the others.
+    counts = np.random.default_rng(5).multinomial(1000, probabilities).reshape(4, 50, 7)
+    members = counts / 1000
+    expected = [
+        sklearn_metrics.mutual_info_score(None, None, contingency=counts[:, index])
+        for index in range(50)
+    ]
+    np.testing.assert_allclose(mutual_information(members), expected, atol=1e-12)
+    np.testing.assert_allclose(mutual_information(members[[0, 0]]), 0, atol=1e-12)
+    certain = np.eye(3)[:, np.newaxis]  # each of another class
+    assert mutual_information(certain) == pytest.approx([math.log(3)])
+
+
+def test_false_positive_rate_as_scikit_learns_curve() -> None:
+    draw = np.random.default_rng(2)
+    # Few values, so that many are equal.
+    inside, outside = draw.integers(0, 30, 333) / 7, draw.integers(5, 40, 200) / 7
+    is_inside = np.repeat([1, 0], [333, 200])
+    false, true, _ = sklearn_metrics.roc_curve(
+        is_inside, -np.append(inside, outside), drop_intermediate=False
+    )
+    for recall in (0.5, 0.95):
+        expected = false[np.argmax(true >= recall)]
+        assert false_positive_rate(inside, outside, recall=recall) == pytest.approx(expected)
+    assert false_positive_rate(np.arange(20), np.array([18, 18.5, 19, 50])) == 0.25
+
+
+def test_risk_coverage_by_hand() -> None:
+    uncertainty = np.array([0.5, 0.1, 0.3, 0.9])
+    correct = np.array([False, True, True, True])
+    risks = risk_coverage(uncertainty, correct)
+    assert risks.tolist() == pytest.approx([0, 0, 1 / 3, 1 / 4])
+    assert area_under_risk_coverage(risks) == pytest.approx((1 / 3 + 1 / 4) / 4)
+    assert excess_area_under_risk_coverage(risks) == pytest.approx((1 / 3) / 4)
+
+
+def test_examples_of_the_same_uncertainty_come_in_random_order() -> None:
+    draw = np.random.default_rng(3)
+    uncertainty, correct = draw.integers(0, 4, 30), draw.random(30) < 0.7
+    drawn = []
+    for _ in range(4000):
+        order = draw.permutation(30)
+        order = order[np.argsort(uncertainty[order], kind="stable")]
+        drawn.append(np.cumsum(~correct[order]) / np.arange(1, 31))
+    risks = risk_coverage(uncertainty, correct)
+    np.testing.assert_allclose(risks, np.mean(drawn, axis=0), atol=0.03)
+    assert risks[-1] == pytest.approx(np.mean(~correct))
+
+
+def test_the_best_order_has_no_excess_area() -> None:
+    correct = np.random.default_rng(4).random(101) < 0.6
+    best, worst = (risk_coverage(sign * correct, correct) for sign in (-1.0, 1.0))
+    assert excess_area_under_risk_coverage(best) == pytest.approx(0)
+    assert excess_area_under_risk_coverage(worst) > 0.2

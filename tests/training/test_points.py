@@ -1,0 +1,114 @@
+"""Result files: what they hold, seeds and intervals, fronts by each cost, and the plot of all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.training.frontier import frontier
+from larq_ensemble.training.plots import draw_frontier, save
+from larq_ensemble.training.points import KINDS, costs_of, read_points, write_points_csv
+
+
+def written(path: Path, *points: dict[str, Any], **more: Any) -> Path:
+    path.write_text(json.dumps({"dataset": "digits", "points": points, **more}))
+    return path
+
+
+def point(name: str, top1: float, kind: str = "int8", **values: Any) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "top1": top1, **values}
+
+
+def test_seeds_and_intervals(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "points.json",
+        point("one", 50, samples=100, bytes=7),
+        *(point("three", top1, seed=seed, bytes=9) for seed, top1 in enumerate((50, 53, 56))),
+        point("three", 60, seed=0, model="another width", bytes=12),
+        point("unknown", 40, kind="shared", members=2, license="any other key"),
+    )
+    one, three, wider, unknown = read_points([path])
+    # Wilson 1927: (p + z^2/2n ± z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2/n), z = 1.96.
+    assert (one.top1_low, one.top1_high) == (
+        pytest.approx(40.38, abs=0.005), pytest.approx(59.62, abs=0.005),
+    )  # fmt: skip
+    assert (three.top1, three.top1_low, three.top1_high, three.seeds) == (53, 50, 56, 3)
+    assert (wider.top1, wider.seeds, wider.bytes) == (60, 1, 12)
+    assert (unknown.top1_low, unknown.members, unknown.bytes, unknown.label) == (
+        None, 2, None, "unknown",
+    )  # fmt: skip
+
+
+def test_fronts_by_each_cost(tmp_path: Path) -> None:
+    """Without runs no data are read, and points without a cost are left out of its front."""
+    cores = [{"cortex-m4": 9.0, "cortex-a76": 1.0}, {"cortex-a76": 2.0}, {}]
+    path = written(
+        tmp_path / "points.json",
+        point("slow", 50, bytes=30, ram_bytes=5, instructions=cores[1]),
+        point("best", 60, kind="shared", bytes=40, ram_bytes=4, instructions=cores[0]),
+        point("small", 40, bytes=10, instructions=cores[2]),
+        split="validation",
+    )
+    slow, best, small = points = frontier([], tmp_path / "out", results=[path])
+    assert costs_of(points) == [
+        "bytes", "ram_bytes", "instructions.cortex-a76", "instructions.cortex-m4",
+    ]  # fmt: skip
+    assert slow.best_by == "bytes"
+    assert best.best_by == "bytes ram_bytes instructions.cortex-a76 instructions.cortex-m4"
+    assert small.best_by == "bytes"
+    write_points_csv(tmp_path / "points.csv", points)
+    with open(tmp_path / "points.csv", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["instructions.cortex-a76"] for row in rows] == ["2.0", "1.0", ""]
+    with pytest.raises(EnsembleError, match="different splits, 'validation', 'test'"):
+        frontier([], tmp_path, results=[path, written(tmp_path / "test.json", point("x", 1))])
+
+
+def test_all_kinds_are_told_apart(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "points.json",
+        *(
+            point(f"{kind} {m}", 50 + m, kind, bytes=100 * m, instructions={"cortex-a72": m})
+            for m, kind in enumerate(KINDS, start=1)
+        ),
+    )
+    canvas = draw_frontier(frontier([], tmp_path / "out", results=[path]))
+    storage, _ = canvas.axes
+    drawn = {
+        (line.get_color(), line.get_marker())
+        for line in storage.lines
+        if line.get_label().split()[0] in KINDS
+    }
+    assert len({color for color, _ in drawn}) == len({mark for _, mark in drawn}) == len(KINDS)
+    svg = save(canvas, tmp_path / "frontier")[1].read_text()
+    assert "Cortex-A72 (Raspberry Pi 4)" in svg
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (point("", 50), r"point 0: `name` must be a name, got ''"),
+        (point("a", 101), r"`top1` must be 0 to 100, got 101"),
+        (point("a", 50, kind="int2"), r"`kind` must be one of shared, .*, got 'int2'"),
+        (point("a", 50, bytes=0), r"`bytes` must be a whole number above 0, got 0"),
+        (point("a", 50, members=1.5), r"`members` must be a whole number above 0, got 1\.5"),
+        (point("a", 50, instructions={"m4": "1"}), r"`instructions` must be numbers above 0"),
+        ([], r"point 0 must be an object, got \[\]"),
+    ],
+)
+def test_wrong_values_are_named(wrong: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        read_points([written(tmp_path / "points.json", wrong)])
+
+
+def test_what_is_no_result_file(tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"files": []}')
+    with pytest.raises(EnsembleError, match="is no result file: it needs `dataset`"):
+        read_points([tmp_path / "other.json"])
+    with pytest.raises(EnsembleError, match="nothing to compare"):
+        frontier([], tmp_path / "out", results=[written(tmp_path / "none.json")])
