@@ -17,6 +17,12 @@ from larq_ensemble.files import file_digest, replacing, write_bytes
 from larq_ensemble.pretrained.cards import heading
 from larq_ensemble.pretrained.samples import read_samples
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.cascade import (
+    AdaptivePrediction,
+    Cascade,
+    calibrated_prediction,
+    run_cascade,
+)
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import top_k_accuracy
 
@@ -56,7 +62,7 @@ def run_trained(
     ensemble = EnsembleInterpreter(path)
     logits = ensemble.predict_logits(images)
     top1 = [_top1(logits[:count], labels, ensemble) for count in range(1, len(logits) + 1)]
-    adaptive, used = ensemble.predict_adaptive(images)
+    adaptive, used = _adaptive(logits, ensemble)
     cascade = {
         "top1": top_k_accuracy(adaptive, labels, k=1),
         "mean_members": float(np.mean(used)),
@@ -141,6 +147,19 @@ def _test_images(
 def _top1(logits: np.ndarray, labels: np.ndarray, file: EnsembleInterpreter) -> float:
     weights = None if file.weights is None else file.weights[: len(logits)]
     return top_k_accuracy(combine(logits, file.scheme, weights), labels, k=1)
+
+
+def _adaptive(logits: np.ndarray, file: EnsembleInterpreter) -> AdaptivePrediction:
+    """What the cascade in the file predicts, from the logits of all members."""
+    data = file.metadata
+    return run_cascade(
+        data.cascade or Cascade((None,) * (data.members - 1)),
+        lambda member, images: logits[member, images],
+        lambda first: calibrated_prediction(first, data.scheme, data.weights, data.temperatures),
+        images=logits.shape[1],
+        classes=data.classes,
+        members=data.members,
+    )
 
 
 def _single(card: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> float | None:

@@ -72,7 +72,8 @@ def build_model(
             `None`: the current one.
         weights: the data that a network of the package was trained on, such as `"cifar100"`, or its
             name, see `larq_ensemble.pretrained`. `input_shape`, `classes`, `width`, `pad_values`
-            and `revision` are those of its training then, so they can be left out. `None`: random
+            and `revision` are those of its training then, so they can be left out, and images are
+            normalized by `larq_ensemble.trained.open_trained(name).normalization`. `None`: random
             weights.
 
     # Returns

@@ -58,8 +58,8 @@ def test_results_that_are_there_are_not_computed_again(ship, tmp_path, monkeypat
     monkeypatch.setattr(ship.cli, "main", run)
     results = ship.Results(tmp_path, {"RUN": "runs/fusion"})
     for _ in range(2):
-        assert results.of("evaluate", ["evaluate", "RUN"]) == {"top1": 50.0}
-    assert calls == [["evaluate", "runs/fusion", "--json", str(tmp_path / "evaluate.json")]]
+        assert results.of("verify", ["verify", "RUN"]) == {"top1": 50.0}
+    assert calls == [["verify", "runs/fusion", "--json", str(tmp_path / "verify.json")]]
 
 
 def test_a_row_of_the_table(ship):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,8 @@ def test_what_there_is(session):
 
 
 def test_a_name_where_a_file_is_taken(session):
-    folder, _ = session
+    folder, out = session
+    assert re.search(rf"^{NAMES[0]}, \d+ of \d+ members, on ", out, re.MULTILINE)
     (prediction,) = read(folder, "predicted.json")["predictions"]
     names = pretrained.shipped(NAMES[0]).card["data"]["class_names"]
     assert [choice["name"] in names for choice in prediction["top"]] == [True, True]
