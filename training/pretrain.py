@@ -15,13 +15,14 @@ from larq_ensemble.data.opening import open_dataset
 from larq_ensemble.ensembles.fused_activations import fused_network
 from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.ensembles.traced import check_computes_bfloat16
+from larq_ensemble.errors import EnsembleError, check_seed
 from larq_ensemble.keras import keras
 from larq_ensemble.models import Binarize, PReLUGradient
 from larq_ensemble.models.foreign import is_file, is_foreign
 from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
-from larq_ensemble.trained import normalization_for
+from larq_ensemble.trained import Trained, normalization_for
 from larq_ensemble.training.advice import advice
 from larq_ensemble.training.distillation import (
     Distillation,
@@ -38,7 +39,8 @@ from larq_ensemble.training.pipeline import evaluation_batches
 from larq_ensemble.training.precision import bfloat16_graphs
 from larq_ensemble.training.recipes import Recipe
 from larq_ensemble.training.renaming import formerly
-from larq_ensemble.training.transfer import Sources, split_seed
+from larq_ensemble.training.transfer import Sources
+from larq_ensemble.training.transfer import split_seed as split_seed_of
 
 
 @formerly(model_name="model", dataset_name="dataset")
@@ -59,9 +61,10 @@ def pretrain(
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     augment: str | None = None,
     class_weights: ClassWeights | None = None,
-    from_real: Run | None = None,
-    from_backbone: Run | None = None,
+    from_real: Trained | None = None,
+    from_backbone: Trained | None = None,
     distillation: Distillation | None = None,
+    split_seed: int | None = None,
     distribute: str | None = None,
     bfloat16: bool = False,
     resume: bool = False,
@@ -102,6 +105,8 @@ def pretrain(
         from_backbone: a run of the same network, of other classes or another image size, whose
             weights all layers but the head start from.
         distillation: a teacher, see `larq_ensemble.training.distillation`.
+        split_seed: of the validation split, so that trainings of several seeds are compared on the
+            same images; `None`: that of the runs that it learns from, else `seed`.
         distribute: `None`, `"mirrored"` or `"multiworker"`, see
             `larq_ensemble.training.distribution`.
         bfloat16: train in mixed precision, see `larq_ensemble.training.precision`.
@@ -137,7 +142,16 @@ def pretrain(
     network, record = network_for(model, dataset, recipe, variant, started)
     dataset = replace(dataset, normalization=_normalization(network, model, normalization, dataset))
     sources.check(record)
-    cut_by = split_seed(sources.runs.values(), dataset, data, seed)
+    if distillation is not None:
+        distillation.check_sees(dataset.normalization)
+    cut_by = seed if split_seed is None else check_seed(split_seed)
+    of_sources = split_seed_of(sources.runs.values(), dataset, data, cut_by)
+    if split_seed is not None and of_sources != split_seed:
+        raise EnsembleError(
+            f"`split_seed` {split_seed} would hold out images that runs were trained on which this "
+            f"one learns from: it must be theirs, {of_sources}."
+        )
+    cut_by = of_sources
     training = _Training(
         network, dataset, weighting, recipe, seed, distillation, distribution, bfloat16, verbose
     )
@@ -157,7 +171,7 @@ def pretrain(
             seed=seed,
             data={
                 **data.to_json(),
-                **({"split_seed": cut_by} if sources.runs else {}),
+                **({"split_seed": cut_by} if cut_by != seed or sources.runs else {}),
                 **weighting.to_json(),
             },
             transfer=sources.to_json(),

@@ -58,6 +58,16 @@ class Report:
         self.line(title)  # rich would wrap a table's title to the table's width
         console.print(table)
 
+    def markdown(self, text: str) -> None:
+        """Prints Markdown: laid out on a terminal, elsewhere as it is."""
+        if not sys.stdout.isatty():
+            print(text, end="", flush=True)
+            return
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+
     def line(self, text: str) -> None:
         """Prints a line."""
         print(visible(text), flush=True)
@@ -146,7 +156,7 @@ def _other_use(target: str) -> str | None:
     for parameter in context.command.params:
         if isinstance(parameter.type, click.Path) and parameter.name != "json_target":
             values = context.params.get(parameter.name or "") or ()
-            for value in (values,) if isinstance(values, str) else values:
+            for value in (values,) if isinstance(values, (str, os.PathLike)) else values:
                 if is_same_file(target, value):
                     name = parameter.opts[0] if isinstance(parameter, click.Option) else value
                     return f"it is the file of {name}"

@@ -61,6 +61,10 @@ def test_a_network_starts_with_the_weights_of_its_twin(start, real):
     assert (config.seed, config.split_seed) == (1, 3)
     with pytest.raises(EnsembleError, match=r"started with transfer.from_real = .*, not None"):
         start(seed=1, from_real=None, resume=True)
+    assert load_run(start("own", seed=1, split_seed=3)[0].path).config.split_seed == 3
+    assert load_run(start("free", from_real=None, split_seed=5)[0].path).config.split_seed == 5
+    with pytest.raises(EnsembleError, match=r"`split_seed` 4 would hold out .* must be theirs, 3"):
+        start("other", seed=1, split_seed=4)
 
 
 def test_two_stages(start, tiny, recipe, few, tmp_path):
