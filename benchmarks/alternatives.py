@@ -303,7 +303,7 @@ class Measuring:
 
     def _measured(self, run: Any) -> Iterator[dict[str, Any]]:
         from larq_ensemble.convert.conversion import convert_run
-        from larq_ensemble.convert.quantization import quantize_run
+        from larq_ensemble.convert.quantization import float_logits, quantize_run
 
         network = run.config.model
         name, width = network["name"], network.get("width", 1.0)
@@ -321,8 +321,7 @@ class Measuring:
                 for point in self._file(path, images, labels, run)
             )
             return
-        normalized = run.normalization(images.astype("float32"))
-        classes = run.model.predict(normalized, verbose=0).argmax(-1)
+        classes = float_logits(run.model, run.normalization, images).argmax(-1)
         in_floats = {"float_top1": 100 * float((classes == labels).mean())}
         for weights in ("int8", "int4"):
             file = path.with_suffix(f".{weights}.tflite")

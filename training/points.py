@@ -168,12 +168,13 @@ def read_points(paths: Iterable[str | os.PathLike[str]]) -> list[FrontierPoint]:
         EnsembleError: if a file can't be read, or a value is missing or out of range; the message
             names it.
     """
-    found: dict[tuple[Any, ...], list[FrontierPoint]] = {}
+    found: dict[tuple[Any, ...], dict[Any, FrontierPoint]] = {}
     for path in paths:
         for point, seed in _read(os.fspath(path)):
             key = *point.curve, point.members, point.model, point.bytes if seed is None else None
-            found.setdefault(key, []).append(point)
-    return [_average(points) for points in found.values()]
+            # The same point in two files counts once.
+            found.setdefault(key, {})[seed] = point
+    return [_average([*points.values()]) for points in found.values()]
 
 
 def _read(path: str) -> Iterator[tuple[FrontierPoint, int | None]]:

@@ -32,7 +32,7 @@ def test_seeds_and_intervals(tmp_path: Path) -> None:
         point("three", 60, seed=0, model="another width", bytes=12),
         point("unknown", 40, kind="shared", members=2, license="any other key"),
     )
-    one, three, wider, unknown = read_points([path])
+    one, three, wider, unknown = read_points([path, path])
     # Wilson 1927: (p + z^2/2n ± z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2/n), z = 1.96.
     assert (one.top1_low, one.top1_high) == (
         pytest.approx(40.38, abs=0.005), pytest.approx(59.62, abs=0.005),
