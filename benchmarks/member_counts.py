@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from page import write_between
+from page import as_markdown, mean_and_spread, write_between
 
 from larq_ensemble.cli import run_command
 from larq_ensemble.console.options import INPUT, POSITIVE, OutputFolder, members_option, names
@@ -130,20 +130,8 @@ def rows(curves: Sequence[Curve]) -> list[list[str]]:
     return table
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """The mean, and the standard deviation of several values."""
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{spread}"
-
-
 def header(members: int) -> list[str]:
     return ["way", *(f"m = {m}" for m in shown(members)), "mean over m"]
-
-
-def as_markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """The table in Markdown."""
-    text = [columns, ["---"] * len(columns), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in text)
 
 
 @dataclass(frozen=True)

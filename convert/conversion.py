@@ -37,7 +37,7 @@ from larq_ensemble.models.weights import check_weights
 from larq_ensemble.runs import package_versions
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
 from larq_ensemble.runtime.pixels import checked_pixels
-from larq_ensemble.trained import Trained
+from larq_ensemble.trained import Trained, check_binarized
 
 _TOOLS = ("larq-ensemble", "larq-compute-engine", "tensorflow")
 
@@ -236,8 +236,10 @@ def trained_ensemble(run: Trained) -> keras.Model:
     """The trained ensemble of a run or a Keras file; a backbone counts as an ensemble of one.
 
     # Raises
-        EnsembleError: if the run has not finished or its weights' file is damaged.
+        EnsembleError: if the run has not finished, its weights' file is damaged, or its filters
+            are not binary yet.
     """
+    check_binarized(run)
     if run.config.kind == "ensemble":
         return run.model
     return build_ensemble(run.model, 1, jitter=0, normalization=run.normalization)

@@ -34,6 +34,7 @@ from larq_ensemble.files import (
     write_text,
 )
 from larq_ensemble.locks import check_unlocked, holds_other_files, locked
+from larq_ensemble.pretrained.catalog import names
 
 if TYPE_CHECKING:
     from larq_ensemble.data.datasets import Dataset
@@ -388,7 +389,8 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
     if not is_there:
         raise EnsembleError(
             f"No run at {str(path)!r} (no config.json there): give a directory that "
-            "`larq-ensemble pretrain` or `larq-ensemble train` wrote."
+            "`larq-ensemble pretrain` or `larq-ensemble train` wrote, or the name of a network "
+            f"that comes with the package: {', '.join(names())}."
         )
     values = read_json(config_path, "restore it from a copy, or train again")
     config = RunConfig.from_json(values, config_path)

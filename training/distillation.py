@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from larq_ensemble.ensembles import Ensemble, as_ensemble
+from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.ensembles.schemes import Scheme
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.runs import Run
+from larq_ensemble.trained import Trained
 
 Teacher = Callable[[tf.Tensor], tf.Tensor]
 
@@ -26,7 +27,7 @@ class Distillation:
         temperature: T in `DistillationLoss`, above 0.
     """
 
-    teacher: Run
+    teacher: Trained
     weight: float = 0.9
     temperature: float = 4.0
 
@@ -54,7 +55,19 @@ class Distillation:
                     "data set of the same shape and classes."
                 )
 
-    def losses(self, scheme: Scheme, members: int) -> dict[str, keras.losses.Loss]:
+    def check_smoothing(self, label_smoothing: float) -> None:
+        """# Raises
+        EnsembleError: if labels are to be smoothed that don't count.
+        """
+        if label_smoothing and self.weight == 1:
+            raise EnsembleError(
+                f"`label_smoothing` {label_smoothing} has no effect with the `weight` 1 of the "
+                "teacher, with which labels don't count: leave it out."
+            )
+
+    def losses(
+        self, scheme: Scheme, members: int, *, label_smoothing: float = 0.0
+    ) -> dict[str, keras.losses.Loss]:
         """The losses of an ensemble by output, for `Model.compile`: where the scheme has its own.
 
         So in fusion the mean of the logits learns from the teacher, in nested fusion the mean of
@@ -62,7 +75,10 @@ class Distillation:
         """
         return {
             output: DistillationLoss(
-                self.weight, self.temperature, from_logits=loss.get_config()["from_logits"]
+                self.weight,
+                self.temperature,
+                from_logits=loss.get_config()["from_logits"],
+                label_smoothing=label_smoothing,
             )
             for output, loss in scheme.losses(members).items()
         }
@@ -89,6 +105,7 @@ class DistillationLoss(keras.losses.Loss):
         weight: w.
         temperature: T.
         from_logits: whether `y_pred` are logits; else they are probabilities.
+        label_smoothing: of the label y, as in `larq_ensemble.ensembles.labels.CrossEntropy`.
 
     # Input shape
         y_true: float32 [n, 1 + classes], the label y and the teacher's logits \\( z_t \\).
@@ -103,17 +120,27 @@ class DistillationLoss(keras.losses.Loss):
     """
 
     def __init__(
-        self, weight: float, temperature: float, *, from_logits: bool = True, **kwargs: Any
+        self,
+        weight: float,
+        temperature: float,
+        *,
+        from_logits: bool = True,
+        label_smoothing: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.weight = weight
         self.temperature = temperature
         self.from_logits = from_logits
+        self.label_smoothing = label_smoothing
+        self._hard = CrossEntropy(
+            from_logits=True, label_smoothing=label_smoothing, reduction="none"
+        )
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         labels, teacher = tf.cast(y_true[:, 0], tf.int32), y_true[:, 1:]
         y_pred = y_pred if self.from_logits else _logits_behind(y_pred)
-        hard = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, y_pred)
+        hard = self._hard(labels, y_pred)
         log_p = tf.nn.log_softmax(teacher / self.temperature)
         log_q = tf.nn.log_softmax(y_pred / self.temperature)
         divergence = tf.reduce_sum(tf.exp(log_p) * (log_p - log_q), axis=-1)
@@ -121,7 +148,8 @@ class DistillationLoss(keras.losses.Loss):
 
     def get_config(self) -> dict[str, Any]:
         own = {"weight": self.weight, "temperature": self.temperature}
-        return {**super().get_config(), **own, "from_logits": self.from_logits}
+        of_labels = {"from_logits": self.from_logits, "label_smoothing": self.label_smoothing}
+        return {**super().get_config(), **own, **of_labels}
 
 
 def _logits_behind(probabilities: tf.Tensor) -> tf.Tensor:

@@ -22,7 +22,7 @@ from larq_ensemble.network.sharing import has_own_head_bias, parse_sharing
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import top_k_accuracy
-from larq_ensemble.trained import Trained, data_of
+from larq_ensemble.trained import Trained, check_binarized, data_of
 from larq_ensemble.training.distillation import (
     Distillation,
     TaughtEnsemble,
@@ -104,6 +104,7 @@ def train_ensemble(
     # Raises
         EnsembleError: for unusable values or data, a damaged run, or a taken directory.
     """
+    check_binarized(backbone)
     distribution = Distribution(distribute)
     options = _Options(
         independent_data=independent_data,
@@ -118,7 +119,7 @@ def train_ensemble(
         recompute=recompute,
         bfloat16=bfloat16,
     )
-    chosen = options.checked(SCHEMES[scheme], distribution, data)
+    chosen = options.checked(SCHEMES[scheme], distribution, data, recipe)
     members = check_whole("members", members, 1)
     chosen.member_epochs(recipe.epochs, members)
     opened = data_of(backbone, dataset, data.data_dir).augmented(augment)
@@ -215,7 +216,9 @@ class _Options:
     recompute: bool
     bfloat16: bool
 
-    def checked(self, scheme: Scheme, distribution: Distribution, data: DataOptions) -> Scheme:
+    def checked(
+        self, scheme: Scheme, distribution: Distribution, data: DataOptions, recipe: Recipe
+    ) -> Scheme:
         """The scheme with these options.
 
         # Raises
@@ -227,12 +230,16 @@ class _Options:
             prefix_weights=self.prefix_weights,
             keep_pretrained=self.keep_pretrained,
             teacher=self.distillation,
+            label_smoothing=recipe.label_smoothing or None,
+            warmup_epochs=recipe.warmup_epochs or None,
             shrinkage=self.shrinkage,
             patience=self.patience,
             distribute=self.distribute,
             recompute=self.recompute,
             bfloat16=self.bfloat16,
         )
+        if self.distillation is not None:
+            self.distillation.check_smoothing(recipe.label_smoothing)
         if self.bfloat16 and distribution.replicas > 1:
             raise EnsembleError("`bfloat16` is for training on one device: leave it out.")
         if self.patience is not None and not data.validation:
@@ -384,6 +391,7 @@ class _Joint:
             "prefix_weights": options.prefix_weights,
             "recompute": options.recompute,
             "bfloat16": options.bfloat16,
+            "label_smoothing": recipe.label_smoothing,
             "seed": arguments["seed"],
         }
         self._fitted.compile(**self._compile_arguments)  # what is impossible is refused now
@@ -428,7 +436,10 @@ class _Joint:
         teacher = self._distribution.replicate(self._distillation.teacher.model)
         return TaughtEnsemble(ensemble, teacher_logits(teacher)), {
             **self._compile_arguments,
-            "loss": self._distillation.losses(self._scheme, ensemble.members),
+            "label_smoothing": 0.0,  # the losses have it
+            "loss": self._distillation.losses(
+                self._scheme, ensemble.members, label_smoothing=self._recipe.label_smoothing
+            ),
             "loss_weights": self._scheme.loss_weights(ensemble.members),
         }
 

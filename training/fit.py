@@ -35,7 +35,7 @@ def adam(
 ) -> keras.optimizers.Optimizer:
     """Adam without weight decay, with a learning rate schedule over all steps of the recipe.
 
-    As `recipe` says, the rate falls at every step or only between epochs.
+    As `recipe` says, the rate falls at every step or only between epochs, after a warm-up.
 
     # Arguments
         learning_rate: the schedule, as `Scheme.learning_rate`; `None`: linear decay from `lr` to
@@ -44,12 +44,14 @@ def adam(
     steps = max(1, recipe.epochs * steps_per_epoch)
     rate = None if learning_rate is None else learning_rate(recipe.lr, recipe.end_lr, steps)
     if rate is None:
+        rising = min(round(recipe.warmup_epochs * steps_per_epoch), steps - 1)
         rate = LinearDecay(
             recipe.lr,
-            decay_steps=steps,
+            decay_steps=steps - rising,
             end_learning_rate=recipe.end_lr,
             constant_steps=steps_per_epoch if recipe.decay == "epoch" else 1,
         )
+        rate = WarmUp(rate, rising) if rising else rate
     return OneOperatorAdam(rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2, epsilon=recipe.epsilon)
 
 
@@ -66,6 +68,33 @@ class LinearDecay(keras.optimizers.schedules.PolynomialDecay):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "constant_steps": self.constant_steps}
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
+    """Rises linearly to the first rate of another schedule, which follows.
+
+    # Arguments
+        schedule: the other schedule.
+        steps: S; step t = 0, 1, ... below S has the rate schedule(0) * (t + 1) / S.
+    """
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
+        self.schedule, self.steps = schedule, steps
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        step = tf.cast(step, tf.float32)
+        risen = tf.minimum((step + 1) / self.steps, 1.0)
+        return self.schedule(tf.maximum(step - self.steps, 0.0)) * risen
+
+    def get_config(self) -> dict[str, Any]:
+        schedule = keras.optimizers.schedules.serialize(self.schedule)
+        return {"schedule": schedule, "steps": self.steps}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WarmUp:
+        schedule = keras.optimizers.schedules.deserialize(config["schedule"])
+        return cls(schedule, config["steps"])
 
 
 def set_seed(seed: int, dropout: float | None) -> None:
@@ -118,23 +147,11 @@ def fit(
             gone or full, or a batch can't be divided among the devices.
     """
     distribution = distribution or Distribution()
-    epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-    # Keras does not track the generators.
-    generators = {
-        layer.name: layer._random_generator for layer in model.layers if getattr(layer, "rate", 0)
-    }
-    state = {
-        "model": model,
-        "optimizer": model.optimizer,
-        "epoch": epoch,
-        "dropout": generators,
-    }
+    state = training_state(model)
+    epoch = state["epoch"]
     checkpoints = Checkpoints(run.checkpoints_path, **state)
     with distribution.scope():
-        # Before the first step, which would be traced twice if it created variables.
-        model.optimizer.build(model.trainable_variables)
-        if model.outputs:
-            model.compiled_loss.build(model.output)
+        create_variables(model)
         checkpoints.restore()
     initial_epoch = distribution.agree(int(epoch.numpy()), "the checkpoints they see")
     logging: list[keras.callbacks.Callback] = []
@@ -179,6 +196,29 @@ def fit(
                 ],
             )
     return {"initial_epoch": initial_epoch, "steps_per_second": timer.steps_per_second}
+
+
+def training_state(model: keras.Model) -> dict[str, Any]:
+    """What a checkpoint of a training holds: the model, its optimizer, the number of finished
+    epochs, and the random states of its dropout layers by name, which Keras does not track.
+    """
+    return {
+        "model": model,
+        "optimizer": model.optimizer,
+        "epoch": tf.Variable(0, dtype=tf.int64, trainable=False),
+        "dropout": {
+            layer.name: layer._random_generator
+            for layer in model.layers
+            if getattr(layer, "rate", 0)
+        },
+    }
+
+
+def create_variables(model: keras.Model) -> None:
+    """Creates those of a compiled model before its first step, which would be traced twice else."""
+    model.optimizer.build(model.trainable_variables)
+    if model.outputs:
+        model.compiled_loss.build(model.output)
 
 
 class StopWhenDiverged(keras.callbacks.Callback):

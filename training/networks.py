@@ -8,7 +8,7 @@ from typing import Any
 from larq_ensemble.data.datasets import Dataset
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
-from larq_ensemble.models import PRELU_GRADIENT, PReLUGradient, build_model
+from larq_ensemble.models import PRELU_GRADIENT, Binarize, PReLUGradient, build_model
 from larq_ensemble.models.foreign import foreign_network, is_foreign
 from larq_ensemble.network.architectures import MODELS, REVISION
 from larq_ensemble.training.recipes import Recipe
@@ -21,6 +21,7 @@ class Variant:
     width: float = 1.0
     pad_values: float | None = None
     estimator: str | None = None
+    binarize: Binarize = "all"
     prelu_gradient: PReLUGradient | None = None
 
 
@@ -84,6 +85,8 @@ def _ours(
         "estimator": variant.estimator,
         "prelu_gradient": variant.prelu_gradient or started.get("prelu_gradient", PRELU_GRADIENT),
         "revision": started.get("revision", REVISION),
+        # Only if not the default: older runs lack it.
+        **({"binarize": variant.binarize} if variant.binarize != "all" else {}),
     }
     return build_model(**arguments), arguments
 

@@ -13,14 +13,16 @@ from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.data.opening import open_dataset
 from larq_ensemble.ensembles.fused_activations import fused_network
+from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.ensembles.traced import check_computes_bfloat16
+from larq_ensemble.errors import EnsembleError, check_seed
 from larq_ensemble.keras import keras
-from larq_ensemble.models import PReLUGradient
+from larq_ensemble.models import Binarize, PReLUGradient
 from larq_ensemble.models.foreign import is_file, is_foreign
 from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
-from larq_ensemble.trained import normalization_for
+from larq_ensemble.trained import Trained, normalization_for
 from larq_ensemble.training.advice import advice
 from larq_ensemble.training.distillation import (
     Distillation,
@@ -37,7 +39,8 @@ from larq_ensemble.training.pipeline import evaluation_batches
 from larq_ensemble.training.precision import bfloat16_graphs
 from larq_ensemble.training.recipes import Recipe
 from larq_ensemble.training.renaming import formerly
-from larq_ensemble.training.transfer import Sources, split_seed
+from larq_ensemble.training.transfer import Sources
+from larq_ensemble.training.transfer import split_seed as split_seed_of
 
 
 @formerly(model_name="model", dataset_name="dataset")
@@ -52,14 +55,16 @@ def pretrain(
     width: float = 1.0,
     pad_values: float | None = None,
     estimator: str | None = None,
+    binarize: Binarize = "all",
     prelu_gradient: PReLUGradient | None = None,
     normalization: str | None = None,
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     augment: str | None = None,
     class_weights: ClassWeights | None = None,
-    from_real: Run | None = None,
-    from_backbone: Run | None = None,
+    from_real: Trained | None = None,
+    from_backbone: Trained | None = None,
     distillation: Distillation | None = None,
+    split_seed: int | None = None,
     distribute: str | None = None,
     bfloat16: bool = False,
     resume: bool = False,
@@ -83,6 +88,8 @@ def pretrain(
         width: multiplies the channels of every layer.
         pad_values: what pads binary convolutions, 0 or 1; `None`: the architecture's.
         estimator: name of the quantizer of activations; `None`: the architecture's.
+        binarize: `"all"`, or `"activations"` for the first of two stages, whose run is `from_real`
+            of the second.
         prelu_gradient: as for `larq_ensemble.models.build_model`; `None`: its default.
         normalization: as `larq_ensemble.data.normalization.normalization_named` takes it; `None`:
             that of the data set. A Keras file needs it, because its weights are trained for one.
@@ -92,11 +99,14 @@ def pretrain(
         class_weights: of the training images in the loss, see
             `larq_ensemble.data.class_weights.ClassWeighting.of`. Validation counts all images
             alike.
-        from_real: a run of the real-valued twin, whose weights the network starts from, see
+        from_real: a run of the real-valued twin, or of the same network with
+            `binarize="activations"`, whose weights the network starts from, see
             `larq_ensemble.training.transfer.start_from_real`.
         from_backbone: a run of the same network, of other classes or another image size, whose
             weights all layers but the head start from.
         distillation: a teacher, see `larq_ensemble.training.distillation`.
+        split_seed: of the validation split, so that trainings of several seeds are compared on the
+            same images; `None`: that of the runs that it learns from, else `seed`.
         distribute: `None`, `"mirrored"` or `"multiworker"`, see
             `larq_ensemble.training.distribution`.
         bfloat16: train in mixed precision, see `larq_ensemble.training.precision`.
@@ -118,6 +128,8 @@ def pretrain(
     distribution = Distribution(distribute)
     if bfloat16:
         check_computes_bfloat16()
+    if distillation is not None:
+        distillation.check_smoothing(recipe.label_smoothing)
     sources = Sources(from_real, from_backbone, distillation)
     started = load_run(out).config.model if resume and is_run(out) else {}
     is_foreign(model)  # a wrong name is an error before the data are read
@@ -126,11 +138,18 @@ def pretrain(
     dataset = dataset.augmented(augment)
     weighting = ClassWeighting.of(class_weights, dataset.class_names)
     set_seed(seed, recipe.dropout)
-    variant = Variant(width, pad_values, estimator, prelu_gradient)
+    variant = Variant(width, pad_values, estimator, binarize, prelu_gradient)
     network, record = network_for(model, dataset, recipe, variant, started)
     dataset = replace(dataset, normalization=_normalization(network, model, normalization, dataset))
     sources.check(record)
-    cut_by = split_seed(sources.runs.values(), dataset, data, seed)
+    cut_by = seed if split_seed is None else check_seed(split_seed)
+    of_sources = split_seed_of(sources.runs.values(), dataset, data, cut_by)
+    if split_seed is not None and of_sources != split_seed:
+        raise EnsembleError(
+            f"`split_seed` {split_seed} would hold out images that runs were trained on which this "
+            f"one learns from: it must be theirs, {of_sources}."
+        )
+    cut_by = of_sources
     training = _Training(
         network, dataset, weighting, recipe, seed, distillation, distribution, bfloat16, verbose
     )
@@ -150,7 +169,7 @@ def pretrain(
             seed=seed,
             data={
                 **data.to_json(),
-                **({"split_seed": cut_by} if sources.runs else {}),
+                **({"split_seed": cut_by} if cut_by != seed or sources.runs else {}),
                 **weighting.to_json(),
             },
             transfer=sources.to_json(),
@@ -220,11 +239,14 @@ class _Training:
     def _objective(self, network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
         if not self.bfloat16:
             network = fused_network(network)
-        loss: keras.losses.Loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        smoothing = self.recipe.label_smoothing
+        loss: keras.losses.Loss = CrossEntropy(from_logits=True, label_smoothing=smoothing)
         if self.distillation is not None:
             teacher = self.distribution.replicate(self.distillation.teacher.model)
             network = Student(network, teacher_logits(teacher))
-            loss = DistillationLoss(self.distillation.weight, self.distillation.temperature)
+            loss = DistillationLoss(
+                self.distillation.weight, self.distillation.temperature, label_smoothing=smoothing
+            )
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         return network, {"loss": loss, "metrics": [accuracy]}
 

@@ -17,6 +17,8 @@ from larq_ensemble.registry import Registry
 DECAYS = ("step", "epoch")
 #: Values that recipes did not have at first. No option of a command sets them.
 LATER = ("epsilon", "decay", "drop_remainder")
+#: Values that are not recorded if they are the default, because older runs lack them.
+_OMITTED = (*LATER, "label_smoothing", "warmup_epochs")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Recipe:
         beta_1, beta_2, epsilon: Adam's decay rates, and what it adds to the denominator.
         decay: `"step"` or `"epoch"`: how often the rate falls.
         drop_remainder: drop the last batch of an epoch if it is incomplete.
+        label_smoothing: s in the loss: labels count 1 - s, and all K classes s / K each (Szegedy et
+            al. 2016).
+        warmup_epochs: in so many epochs, which may be a fraction, the rate rises linearly to `lr`
+            (Goyal et al. 2017). It falls in the others.
         source: where the values come from.
 
     # Raises
@@ -54,6 +60,8 @@ class Recipe:
     epsilon: float = 1e-7
     decay: str = "step"
     drop_remainder: bool = True
+    label_smoothing: float = 0.0
+    warmup_epochs: float = 0.0
 
     def __post_init__(self) -> None:
         bounds = {
@@ -66,6 +74,8 @@ class Recipe:
             "beta_1": (0, 1),
             "beta_2": (0, 1),
             "epsilon": (0, None),
+            "label_smoothing": (0, 1),
+            "warmup_epochs": (0, self.epochs or None),
         }
         if self.decay not in DECAYS:
             raise UnknownNameError("decay", self.decay, DECAYS)
@@ -86,7 +96,7 @@ class Recipe:
         return replace(self, **given, source=source)
 
     def to_json(self) -> dict[str, Any]:
-        """The values; of `LATER` only those that are not the default.
+        """The values; of `_OMITTED` only those that are not the default.
 
         So a recipe of before has the same JSON as then, and its runs can be resumed.
         """
@@ -94,7 +104,7 @@ class Recipe:
         return {
             name: value
             for name, value in asdict(self).items()
-            if name not in LATER or value != defaults[name]
+            if name not in _OMITTED or value != defaults[name]
         }
 
     def as_begun(self, begun: dict[str, Any]) -> Recipe:

@@ -11,12 +11,12 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.models import layer_graph
 from larq_ensemble.network.graph import Role
-from larq_ensemble.runs import Run
+from larq_ensemble.trained import Trained
 from larq_ensemble.training.distillation import Distillation
 
 
-def check_twin(run: Run, model: dict[str, Any]) -> None:
-    """Checks that a run is of the real-valued twin of a network.
+def check_twin(run: Trained, model: dict[str, Any]) -> None:
+    """Checks that a run is of the real-valued twin of a network, or of its first stage.
 
     # Arguments
         run: the run to start from.
@@ -33,16 +33,20 @@ def check_twin(run: Run, model: dict[str, Any]) -> None:
         )
     same = {key: model[key] for key in ("input_shape", "classes", "width", "revision")}
     twin = {"name": f"{model['name']}_real", **same}
+    is_first_stage = "binarize" in run.config.model and "binarize" not in model
+    if is_first_stage:
+        twin["name"] = model["name"]
     for key, value in twin.items():
         if (given := run.config.model[key]) != value:
             raise EnsembleError(
-                f"`from_real` {str(run.path)!r} is not the real-valued twin of "
+                f"`from_real` {str(run.path)!r} is not the "
+                f"{'first stage' if is_first_stage else 'real-valued twin'} of "
                 f"{model['name']!r}: its {key} is {given!r}, not {value!r}. Pretrain "
                 f"{twin['name']!r} with the same arguments first."
             )
 
 
-def check_backbone(run: Run, model: dict[str, Any]) -> None:
+def check_backbone(run: Trained, model: dict[str, Any]) -> None:
     """Checks that a run is of a network whose weights another can start from.
 
     Classes, height and width may differ.
@@ -55,7 +59,7 @@ def check_backbone(run: Run, model: dict[str, Any]) -> None:
         EnsembleError: if it is of another network, or takes images of other channels.
     """
     of_run = run.config.model
-    keys = ("name", "width", "revision")  # a network that is not ours has a name only
+    keys = ("name", "width", "revision", "binarize")  # a network that is not ours has a name only
     compared = {key: (of_run.get(key), model.get(key)) for key in keys}
     compared["channels"] = (of_run["input_shape"][-1], model["input_shape"][-1])
     for key, (given, expected) in compared.items():
@@ -67,7 +71,7 @@ def check_backbone(run: Run, model: dict[str, Any]) -> None:
             )
 
 
-def split_seed(sources: Iterable[Run], dataset: Dataset, data: DataOptions, seed: int) -> int:
+def split_seed(sources: Iterable[Trained], dataset: Dataset, data: DataOptions, seed: int) -> int:
     """The seed that cuts the validation split of a run that learns from others.
 
     None of them may have been trained on what it holds out, so it takes their seed.
@@ -101,6 +105,9 @@ def split_seed(sources: Iterable[Run], dataset: Dataset, data: DataOptions, seed
 def start_from_real(model: keras.Model, real: keras.Model) -> dict[str, list[str]]:
     r"""Copies the weights of a real-valued network into its binarized twin, layer by layer.
 
+    So also those of a network with binary activations and real-valued filters, the first of two
+    stages, into the one with binary filters, the second.
+
     A layer takes the weights of the layer of the same name if all shapes agree. Others keep their
     own, such as an RSign, which the twin lacks. A latent weight goes through its constraint, for
     `weight_clip`
@@ -124,6 +131,8 @@ def start_from_real(model: keras.Model, real: keras.Model) -> dict[str, list[str
         - Liu et al. 2018, [Bi-Real Net](https://arxiv.org/abs/1808.00278), section 3.3, and Liu et
           al. 2020, [ReActNet](https://arxiv.org/abs/2003.03488): binarized networks start from
           real-valued ones.
+        - Martinez et al. 2020, [Training binary neural networks with real-to-binary
+          convolutions](https://arxiv.org/abs/2003.11535), section 4.2: the two stages.
     """
     return _copy_weights(model, real)
 
@@ -189,8 +198,8 @@ class Sources:
         EnsembleError: for two networks to start from.
     """
 
-    from_real: Run | None
-    from_backbone: Run | None
+    from_real: Trained | None
+    from_backbone: Trained | None
     distillation: Distillation | None
 
     def __post_init__(self) -> None:
@@ -200,7 +209,7 @@ class Sources:
             )
 
     @property
-    def runs(self) -> dict[str, Run]:
+    def runs(self) -> dict[str, Trained]:
         """The runs there are, by argument."""
         teacher = None if self.distillation is None else self.distillation.teacher
         runs = {

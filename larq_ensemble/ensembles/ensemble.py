@@ -25,7 +25,13 @@ from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.recomputation import check_recomputable, recomputed_step
 from larq_ensemble.ensembles.schemes import Scheme
 from larq_ensemble.ensembles.traced import TracedMembers, check_bfloat16
-from larq_ensemble.errors import EnsembleError, UnknownNameError, check_seed, check_whole
+from larq_ensemble.errors import (
+    EnsembleError,
+    UnknownNameError,
+    check_seed,
+    check_whole,
+    is_number,
+)
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.models.functional import built_by_their_calls, input_list
 
@@ -176,6 +182,7 @@ class Ensemble(keras.Model):
         recompute: bool = False,
         bfloat16: bool = False,
         prefix_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -202,6 +209,7 @@ class Ensemble(keras.Model):
                 through these convolutions are rounded to 8 bits. Needs traced execution.
             prefix_weights: for nested fusion, the weight of the loss of the first m members, for
                 m = 1 to M; `None`: proportional to m^2.
+            label_smoothing: of the scheme's losses, see `larq_ensemble.ensembles.labels`.
             seed: of the samples that bagging and sampled nested fusion draw.
 
         # Raises
@@ -223,6 +231,13 @@ class Ensemble(keras.Model):
         scheme = self.scheme
         if prefix_weights is not None:
             scheme = scheme.with_prefix_weights(prefix_weights)
+        if label_smoothing:
+            scheme.check(label_smoothing=label_smoothing)
+            if loss is not None or not (is_number(label_smoothing) and 0 <= label_smoothing < 1):
+                raise EnsembleError(
+                    "`label_smoothing` must be from 0 to below 1, and is of the losses of the "
+                    f"scheme, for which `loss` is left out. Received: {label_smoothing!r}."
+                )
         traced = self._traced_members(execution, recompute, bfloat16)
         if recompute:
             check_recomputable(self)
@@ -230,6 +245,8 @@ class Ensemble(keras.Model):
             self._check_loss(loss)
         if loss is None:
             loss, loss_weights = scheme.losses(self.members), scheme.loss_weights(self.members)
+            if label_smoothing:
+                loss = {output: each.smoothed(label_smoothing) for output, each in loss.items()}
         if metrics is None and weighted_metrics is None:
             metrics = {output: Accuracy() for output in self._measured_outputs()}
         # Not by `setattr`, or Keras would save them as parts of the model.
@@ -242,6 +259,7 @@ class Ensemble(keras.Model):
             "bfloat16": bfloat16,
             "prefix_weights": None if prefix_weights is None else [*map(float, prefix_weights)],
             "seed": seed,
+            **({"label_smoothing": label_smoothing} if label_smoothing else {}),
             "given": [name for name, value in given.items() if value is not None],
         }
         super().compile(

@@ -33,23 +33,40 @@ def are_distributions(labels: Any) -> bool:
 class CrossEntropy(keras.losses.SparseCategoricalCrossentropy):
     r"""Cross-entropy with class numbers, as Keras's, or with distributions.
 
-    \\[ L = - \sum_k y_k \log p_k \\]
+    \\[ L = - \sum_k \Big( (1 - s) \, y_k + \frac{s}{K} \Big) \log p_k \\]
 
-    It takes the arguments of `keras.losses.SparseCategoricalCrossentropy`.
+    # Arguments
+        label_smoothing: s, see `larq_ensemble.training.recipes.Recipe`.
+        **kwargs: those of `keras.losses.SparseCategoricalCrossentropy`.
 
     # Input shape
         y_true: class numbers [n] or [n, 1], or distributions [n, classes].
         y_pred: [n, classes].
     """
 
+    def __init__(self, *, label_smoothing: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.label_smoothing = label_smoothing
+
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
-        if not are_distributions(y_true):
+        if not are_distributions(y_true) and not self.label_smoothing:
             return super().call(y_true, y_pred)
-        y_true = tf.cast(y_true, y_pred.dtype)
+        y_true = tf.cast(distributions(y_true, tf.shape(y_pred)[-1]), y_pred.dtype)
         # Keras finds the logits behind a final softmax in both.
         return keras.losses.categorical_crossentropy(
-            y_true, y_pred, from_logits=self.get_config()["from_logits"]
+            y_true,
+            y_pred,
+            from_logits=self.get_config()["from_logits"],
+            label_smoothing=self.label_smoothing,
         )
+
+    def smoothed(self, label_smoothing: float) -> CrossEntropy:
+        """The same loss with smoothed labels."""
+        return type(self).from_config({**self.get_config(), "label_smoothing": label_smoothing})
+
+    def get_config(self) -> dict[str, Any]:
+        smoothing = {"label_smoothing": self.label_smoothing} if self.label_smoothing else {}
+        return {**super().get_config(), **smoothing}
 
 
 @keras.utils.register_keras_serializable("larq_ensemble")

@@ -10,6 +10,7 @@ from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import PReLU, RPReLU, RSign
 
 PReLUGradient = Literal["zero", "slope"]
+Binarize = Literal["all", "activations"]
 
 #: The default: networks learned a little more with it (docs/reports/results.md).
 PRELU_GRADIENT: PReLUGradient = "slope"
@@ -25,12 +26,16 @@ class KerasLayers:
         pad_values: what pads the inputs of binary convolutions, 0.0 or 1.0.
         estimator: input quantizer of binary convolutions, `"ste_sign"` or `"approx_sign"`: the
             sign with one or the other gradient. The gradient of RSign is always the latter.
+        binarize: `"all"`, or `"activations"`: binary convolutions have real-valued filters then,
+            not constrained, as in the first of two stages of training (Martinez et al. 2020).
         prelu_gradient: of PReLU at exactly 0, `"zero"` or `"slope"`, see
             `larq_ensemble.layers.PReLU`. That of RPReLU is always 0 there.
 
     # References
         - Kim et al. 2022, Eq. 2 (sign(0) = +1), Eq. 5 (clipped straight-through estimator).
         - Liu et al. 2018, [Bi-Real Net](https://arxiv.org/abs/1808.00278) (`approx_sign`).
+        - Martinez et al. 2020, [Training binary neural networks with real-to-binary
+          convolutions](https://arxiv.org/abs/2003.11535), section 4.2.
         - Rastegari et al. 2016, [XNOR-Net](https://arxiv.org/abs/1603.05279) (scale mean(|W|)).
     """
 
@@ -53,6 +58,7 @@ class KerasLayers:
         binary: bool = True,
         pad_values: float = 0.0,
         estimator: str = "ste_sign",
+        binarize: Binarize = "all",
         prelu_gradient: PReLUGradient = PRELU_GRADIENT,
     ) -> None:
         self.binary = binary
@@ -68,6 +74,8 @@ class KerasLayers:
             "kernel_quantizer": "magnitude_aware_sign",
             "kernel_constraint": "weight_clip",
         }
+        if binarize == "activations":
+            self._quantized |= {"kernel_quantizer": None, "kernel_constraint": None}
 
     def QuantConv2D(self, *args: Any, **kwargs: Any) -> keras.layers.Layer:
         if self.binary:

@@ -12,13 +12,14 @@ to lose, according to q. This estimate needs far fewer images than a difference 
 because q says more about an image than its label. Each price gives one point of the frontier of
 accuracy against members. The point that meets the user's limit goes into the file.
 
-How sure that is, the labels say: each fifth of the images goes through a cascade that was fitted on
-the others, and the images that it loses and gains against all members give an upper bound of the
-loss.
+Thresholds lose less on the images that they were fitted on than on others. So each fifth of the
+images also goes through a cascade that was fitted on the other four, and the limit is lowered until
+these lose no more than the user allows. How sure that is, the labels say: the images that these
+cascades lose and gain against all members give an upper bound of the loss.
 
 ```python
 calibration = calibrate("ensemble.tflite", images, labels, mean_members=2)  # held-out images
-print(calibration.chosen.mean_members, calibration.chosen.expected_loss, calibration.loss_bound)
+print(calibration.chosen.mean_members, calibration.held_out_loss, calibration.loss_bound)
 ```
 """
 
@@ -30,7 +31,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,6 +54,7 @@ CONFIDENCE = 0.95
 #: How far above the limit of the loss the bound may be, in percentage points, for images to stop.
 _TOLERANCE = 1.0
 _FOLDS = 5
+_LIMITS = 41  # that are tried, from the user's to 0
 _MANY = 25  # images that are lost or gained
 _PRICES = np.geomspace(1e-5, 1, 61)  # of a member, in accuracy (0..1)
 _TEMPERATURES = (0.01, 100.0)
@@ -100,6 +102,8 @@ class Calibration:
         temperatures: for each number of members, from 1 to M.
         frontier: points with ever fewer members, from all members for every image to one.
         chosen: the point of the frontier that meets the limit, or all members for every image.
+        held_out_loss: the expected loss of `chosen` in percentage points on images that it was not
+            fitted on, by cross-validation.
         loss_bound: upper bound of the loss of top-1 of `chosen` against all members, in percentage
             points, at the confidence 95 %, from the labels.
         top1: for each number of members, from 1 to M, the accuracy in percent on these images.
@@ -110,6 +114,7 @@ class Calibration:
     temperatures: tuple[float, ...]
     frontier: tuple[OperatingPoint, ...]
     chosen: OperatingPoint
+    held_out_loss: float
     loss_bound: float
     top1: tuple[float, ...]
 
@@ -173,7 +178,8 @@ def calibrate(
             warns, and the fewer there are, the less it changes.
         labels: class indices `[n]`.
         accuracy_loss: the largest expected loss of top-1 against all members, in percentage
-            points. The cascade with the fewest members on average within it is chosen. If the
+            points, on images that are not fitted on. The cascade with the fewest members on
+            average within it is chosen. If the
             labels can't show that the loss is at most a point larger (`Calibration.loss_bound`),
             no image stops early, and a warning says so. The default is 0.2.
         mean_members: instead of `accuracy_loss`: the largest mean number of members. The cascade
@@ -267,8 +273,10 @@ def fit(
     )
     frontier = fit_frontier(predictions)
     allowed = ACCURACY_LOSS if accuracy_loss is None else accuracy_loss
-    chosen = _choose(frontier, allowed, mean_members)
-    bound = _loss_bound(predictions, labels, allowed, mean_members)
+    folds = _fitted_folds(predictions)
+    limit = allowed if mean_members is not None else _held_out_limit(folds, allowed)
+    chosen = _choose(frontier, limit, mean_members)
+    held_out_loss, bound = _held_out(folds, predictions, labels, limit, mean_members)
     if mean_members is None and bound > allowed + _TOLERANCE:
         warnings.warn(
             f"{images:,} images can't show that the loss stays near the {allowed:g} points of "
@@ -282,10 +290,12 @@ def fit(
             f"{images:,} images are few to calibrate on: give {FEW_IMAGES} or more.", stacklevel=2
         )
     if not any(threshold is not None for threshold in chosen.cascade.thresholds):
-        bound = 0.0  # it is all members
+        held_out_loss = bound = 0.0  # it is all members
     weights = None if weights is None else tuple(weights)
     top1 = tuple(round(top_k_accuracy(rows, labels, k=1), _DIGITS) for rows in predictions)
-    return Calibration(scheme, weights, temperatures, tuple(frontier), chosen, bound, top1)
+    return Calibration(
+        scheme, weights, temperatures, tuple(frontier), chosen, held_out_loss, bound, top1
+    )
 
 
 def check_can_calibrate(path: str | os.PathLike[str]) -> None:
@@ -331,44 +341,101 @@ def _folds(images: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(images) % _FOLDS
 
 
-def _loss_bound(
-    predictions: np.ndarray, labels: np.ndarray, allowed: float, mean_members: float | None
-) -> float:
-    """An upper bound of the loss of top-1 against all members, by cross-validation, in points.
+class _Fold(NamedTuple):
+    """A fifth of the images, and the cascades that were fitted on the others.
 
-    Of n images b are lost (only all members are right) and c gained (only the cascade is). If there
-    are at least 25 of them, the bound is that of Agresti and Min for (b - c) / n, which has nearly
-    its nominal coverage then; else the exact one of b / n (Clopper and Pearson 1934).
+    # Arguments
+        here: which images are in it, bool `[n]`.
+        frontier: fitted on the others.
+        losses: the expected loss of each point of the frontier on the images here, in points.
+    """
+
+    here: np.ndarray
+    frontier: list[OperatingPoint]
+    losses: list[float]
+
+
+def _fitted_folds(predictions: np.ndarray) -> list[_Fold]:
+    """The folds of the cross-validation; empty for a single member or image."""
+    total, images, _ = predictions.shape
+    folds = _folds(images)
+    if total == 1 or images == 1:
+        return []
+    confidences, losses = log_margin(predictions[:-1]), expected_losses(predictions)
+    found = []
+    for here in (folds == fold for fold in np.unique(folds)):
+        frontier = fit_thresholds(confidences[:, ~here], losses[:, ~here])
+        points = [
+            _point(point.cascade.thresholds, confidences[:, here], losses[:, here])
+            for point in frontier
+        ]
+        found.append(_Fold(here, frontier, [point.expected_loss for point in points]))
+    return found
+
+
+def _held_out_limit(folds: Sequence[_Fold], allowed: float) -> float:
+    """The largest limit on the images fitted on with which others are to lose `allowed` at most.
+
+    Both in points. If none does, the limit is 0.
+    """
+    if not folds:
+        return allowed
+    limits = allowed * np.linspace(1, 0, _LIMITS)
+    kept = (limit for limit in limits if _held_out_loss(folds, limit, None) <= allowed)
+    return float(next(kept, 0.0))
+
+
+def _held_out_loss(folds: Sequence[_Fold], limit: float, mean_members: float | None) -> float:
+    """What the images of each fold are expected to lose by the cascade of the others, in points."""
+    loss = 0.0
+    for fold in folds:
+        chosen = fold.frontier.index(_choose(fold.frontier, limit, mean_members))
+        loss += float(fold.here.mean()) * fold.losses[chosen]
+    return loss
+
+
+def _held_out(
+    folds: Sequence[_Fold],
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    limit: float,
+    mean_members: float | None,
+) -> tuple[float, float]:
+    """The expected loss of top-1 on other images and its upper bound by the labels, in points.
+
+    Of n images b are lost (only all members are right) and c gained
+    (only the cascade is). If there are at least 25 of them, the bound is that of Agresti and Min
+    for (b - c) / n, which has nearly its nominal coverage then; else the exact one of b / n
+    (Clopper and Pearson 1934).
 
     # References
         - Agresti and Min 2005, [Simple improved confidence intervals for comparing matched
           proportions](https://doi.org/10.1002/sim.1781).
 
     # Arguments
+        folds: of the same images.
         predictions: calibrated, `[M, n, classes]`.
         labels: `[n]`.
-        allowed, mean_members: the limits.
+        limit, mean_members: the limits.
     """
     total, images, _ = predictions.shape
-    if total == 1:
-        return 0.0
+    if not folds:  # a single member loses nothing; a single image shows nothing
+        return (0.0, 0.0) if total == 1 else (100.0, 100.0)
     right = predictions.argmax(axis=-1) == labels
-    margins, folds = log_margin(predictions[:-1]), _folds(images)
+    confidences = log_margin(predictions[:-1])
     difference = np.zeros(images, int)
-    for fold in np.unique(folds):
-        here = folds == fold
-        if here.all():  # a single image
-            return 100.0
-        chosen = _choose(fit_frontier(predictions[:, ~here]), allowed, mean_members)
-        last = _runs(chosen.cascade.thresholds, margins[:, here]).sum(axis=0) - 1
+    for here, frontier, _ in folds:
+        chosen = _choose(frontier, limit, mean_members)
+        last = members_run(chosen.cascade.thresholds, confidences[:, here]) - 1
         stopped = np.take_along_axis(right[:, here], last[np.newaxis], axis=0)[0]
         difference[here] = right[-1, here].astype(int) - stopped
     lost, gained = int((difference > 0).sum()), int((difference < 0).sum())
-    return 100 * _bound_of_difference(lost, gained, images)
+    expected = _held_out_loss(folds, limit, mean_members)
+    return expected, 100 * _bound_of_difference(lost, gained, images)
 
 
 def _bound_of_difference(lost: int, gained: int, images: int) -> float:
-    """The bound of `_loss_bound` as a share (0..1)."""
+    """The bound of `_held_out` as a share (0..1)."""
     from scipy.special import betaincinv, ndtri
 
     if lost + gained < _MANY:
@@ -444,19 +511,39 @@ def fit_frontier(predictions: np.ndarray) -> list[OperatingPoint]:
     # Returns
         The Pareto frontier, from all members for every image to one.
     """
-    total, images, _ = predictions.shape
+    return fit_thresholds(log_margin(predictions[:-1]), expected_losses(predictions))
+
+
+def expected_losses(predictions: np.ndarray) -> np.ndarray:
+    """The accuracy (0..1) that stopping after m members is expected to lose: `q(c_M) - q(c_m)`.
+
+    # Arguments
+        predictions: as for `fit_frontier`.
+
+    # Returns
+        floats `[M, n]`; the last row is 0.
+    """
     chosen, final = predictions.argmax(axis=-1), predictions[-1]
-    loss = final.max(axis=-1) - final[np.arange(images), chosen]
-    margins = log_margin(predictions[:-1])
-    points = [_point([None] * (total - 1), margins, loss)]
+    return final.max(axis=-1) - final[np.arange(final.shape[0]), chosen]
+
+
+def fit_thresholds(confidences: np.ndarray, losses: np.ndarray) -> list[OperatingPoint]:
+    """The best thresholds of any confidence, as `fit_frontier` finds those of the log margin.
+
+    # Arguments
+        confidences: floats `[M - 1, n]`, at least 0, after 1, 2, ... M - 1 members.
+        losses: of stopping after m members, in accuracy (0..1), `[M, n]`.
+    """
+    total = len(losses)
+    points = [_point([None] * (total - 1), confidences, losses)]
     for price in _PRICES:
         # A higher price stops a little earlier, so start from the thresholds of the last one.
         start = points[-1].cascade.thresholds
         points.extend(
-            _point(thresholds, margins, loss)
-            for thresholds in _descend(start, margins, loss, price)
+            _point(thresholds, confidences, losses)
+            for thresholds in _descend(start, confidences, losses, price)
         )
-    points.append(_point([0.0] * (total - 1), margins, loss))
+    points.append(_point([0.0] * (total - 1), confidences, losses))
     points.sort(key=lambda point: (point.expected_loss, point.mean_members))
     best: list[OperatingPoint] = []
     for point in points:
@@ -514,6 +601,16 @@ def _best_threshold(margins: np.ndarray, gains: np.ndarray) -> float | None:
     return round(float(margins[last] + margins[last + 1]) / 2, _DIGITS)
 
 
+def members_run(thresholds: Sequence[float | None], confidences: np.ndarray) -> np.ndarray:
+    """How many members run for each image, int `[n]`.
+
+    # Arguments
+        thresholds: for 1, 2, ... M - 1 members.
+        confidences: floats `[M - 1, n]`.
+    """
+    return _runs(thresholds, confidences).sum(axis=0)
+
+
 def _runs(thresholds: Sequence[float | None], margins: np.ndarray) -> np.ndarray:
     """For which images each member runs, bool `[M, n]`: the first runs for all."""
     unfinished = [~stops(t, row)[np.newaxis] for t, row in zip(thresholds, margins)]
@@ -524,7 +621,7 @@ def _runs(thresholds: Sequence[float | None], margins: np.ndarray) -> np.ndarray
 def _point(
     thresholds: Sequence[float | None], margins: np.ndarray, loss: np.ndarray
 ) -> OperatingPoint:
-    members = _runs(thresholds, margins).sum(axis=0)
+    members = members_run(thresholds, margins)
     lost = loss[members - 1, np.arange(loss.shape[1])]
     return OperatingPoint(
         Cascade(tuple(thresholds)), float(members.mean()), 100 * float(lost.mean())

@@ -43,8 +43,6 @@ def test_the_table() -> None:
         ["fusion", "41.00 ± 1.41", "44.00 ± 0.00", "45.50 ± 0.71", "43.50 ± 0.71"],
     ]
     assert counts.rows(curves[:1])[1] == ["fusion", "40.00", "44.00", "45.00", "43.00"]
-    text = counts.as_markdown(["a", "b"], [["1", "2"]])
-    assert text == "| a | b |\n| --- | --- |\n| 1 | 2 |"
 
 
 @pytest.mark.parametrize(
@@ -58,10 +56,3 @@ def test_the_numbers_of_members_in_the_table(members, expected) -> None:
 def test_weights_that_lean_to_the_whole() -> None:
     assert counts.WAYS["nested_fusion_m4"].prefix_weights(3) == [1, 16, 81]
     assert counts.WAYS["nested_fusion"].prefix_weights(3) is None
-
-
-def test_a_part_of_a_page(tmp_path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("before\n<!-- a -->\nold\n<!-- b -->\nafter\n")
-    load("page").write_between(page, "<!-- a -->", "<!-- b -->", "new")
-    assert page.read_text() == "before\n<!-- a -->\n\nnew\n\n<!-- b -->\nafter\n"

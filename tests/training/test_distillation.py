@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.ensembles.building import build_ensemble
+from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import load_run
@@ -71,6 +72,48 @@ def test_the_loss_of_probabilities_is_that_of_their_logits(logits):
     actual = loss(packed(labels, teacher), keras.activations.softmax(tf.constant(far)))
     by_logits = DistillationLoss(0.7, 3.0)(packed(labels, teacher), far)
     assert actual.numpy() == pytest.approx(by_logits.numpy(), rel=1e-5)
+
+
+def test_smoothed_labels(logits):
+    """Of the labels' part alone, by the formula; with the teacher alone there is no such part."""
+    labels, teacher, student = logits
+    log_p = np.log(softmax(student))
+    smoothed = 0.8 * np.eye(5)[labels] + 0.2 / 5
+    expected = np.mean(-np.sum(smoothed * log_p, axis=1))
+    loss = DistillationLoss(0.0, 1.0, label_smoothing=0.2)
+    assert loss(packed(labels, teacher), student).numpy() == pytest.approx(expected, rel=1e-5)
+    of_logits, of_softmax = CrossEntropy(from_logits=True), CrossEntropy()
+    for plain, outputs in ((of_logits, student), (of_softmax, softmax(student))):
+        actual = plain.smoothed(0.2)
+        assert actual(labels, outputs).numpy() == pytest.approx(expected, rel=1e-4)
+        one_hot = np.eye(5, dtype=np.float32)[labels]
+        assert actual(one_hot, outputs).numpy() == pytest.approx(expected, rel=1e-4)
+        again = CrossEntropy.from_config(actual.get_config())
+        assert again(labels, outputs).numpy() == actual(labels, outputs).numpy()
+    with pytest.raises(EnsembleError, match=r"`label_smoothing` 0.1 has no effect with the `weigh"):
+        Distillation(None, weight=1.0).check_smoothing(0.1)
+
+
+def test_an_ensemble_with_smoothed_labels():
+    ensemble = build_ensemble(classifier(0), members=2, sharing="none", scheme="voting")
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(8, 4)).astype(np.float32)
+    labels = generator.integers(3, size=8)
+    smoothed = 0.7 * np.eye(3)[labels] + 0.1
+    expected = [
+        np.mean(-np.sum(smoothed * np.log(softmax(logits.numpy())), axis=1))
+        for logits in ensemble(images)[:2]
+    ]
+    ensemble.compile("sgd", label_smoothing=0.3)
+    logs = ensemble.test_on_batch(images, labels, return_dict=True)
+    assert [logs["member_0_loss"], logs["member_1_loss"]] == pytest.approx(expected, rel=1e-4)
+    again = ensemble.get_config()["compile_options"]
+    assert again["label_smoothing"] == 0.3
+    with pytest.raises(EnsembleError, match="`label_smoothing` must be from 0 to below 1"):
+        ensemble.compile("sgd", label_smoothing=1.0)
+    boosted = build_ensemble(classifier(0), members=2, sharing="none", scheme="soft_boosting")
+    with pytest.raises(EnsembleError, match=r"`label_smoothing` does not go with .*soft_boosting"):
+        boosted.compile("sgd", label_smoothing=0.1)
 
 
 def test_the_gradient_of_the_loss(logits):

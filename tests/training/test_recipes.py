@@ -247,3 +247,27 @@ def test_adam_decays_linearly_over_all_steps():
         assert float(rate(step)) == pytest.approx(0.1 * (1 - share) + 0.02 * share, rel=1e-5)
     assert (optimizer.beta_1, optimizer.beta_2) == (0.8, 0.99)
     assert not optimizer.weight_decay
+
+
+def test_the_rate_rises_before_it_falls():
+    """4 of 20 steps to the highest rate, and down to the lowest in 16."""
+    recipe = Recipe(
+        epochs=2, batch_size=1, lr=0.4, dropout=0.0, source="", end_lr=0.08, warmup_epochs=0.4
+    )
+    schedule = adam(recipe, steps_per_epoch=10)._learning_rate
+    rates = [float(schedule(step)) for step in range(21)]
+    assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert rates[4:] == pytest.approx([0.4 - 0.32 * step / 16 for step in range(17)])
+    again = type(schedule).from_config(schedule.get_config())
+    assert [float(again(step)) for step in (1, 9)] == [rates[1], rates[9]]
+
+
+def test_what_older_runs_lack_is_recorded_if_it_is_used():
+    recipe = Recipe(epochs=2, batch_size=1, lr=0.4, dropout=0.0, source="")
+    assert not {"label_smoothing", "warmup_epochs"} & recipe.to_json().keys()
+    used = recipe.override(label_smoothing=0.1, warmup_epochs=0.5)
+    assert used.to_json().items() >= {"label_smoothing": 0.1, "warmup_epochs": 0.5}.items()
+    # A run that began without can't be resumed with it: that is an error, not a silent change.
+    assert used.as_begun(recipe.to_json()).label_smoothing == 0.1
+    with pytest.raises(EnsembleError, match="`warmup_epochs` must be at least 0 and below 2, got"):
+        recipe.override(warmup_epochs=2.0)

@@ -3,11 +3,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from larq_ensemble.convert.conversion import convert_run
 from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras, lq
+from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.runs import load_run
+from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.pretrain import pretrain
 from larq_ensemble.training.transfer import (
     check_backbone,
@@ -59,6 +61,46 @@ def test_a_network_starts_with_the_weights_of_its_twin(start, real):
     assert (config.seed, config.split_seed) == (1, 3)
     with pytest.raises(EnsembleError, match=r"started with transfer.from_real = .*, not None"):
         start(seed=1, from_real=None, resume=True)
+    assert load_run(start("own", seed=1, split_seed=3)[0].path).config.split_seed == 3
+    assert load_run(start("free", from_real=None, split_seed=5)[0].path).config.split_seed == 5
+    with pytest.raises(EnsembleError, match=r"`split_seed` 4 would hold out .* must be theirs, 3"):
+        start("other", seed=1, split_seed=4)
+
+
+def test_two_stages(start, tiny, recipe, few, tmp_path):
+    """Binary activations and real-valued filters first; its weights start the binary network."""
+    untrained = {"recipe": recipe.override(epochs=0), "data": few, "verbose": 0}
+    first, _ = pretrain(tiny, "digits", tmp_path / "1", binarize="activations", **untrained)
+    conv = first.model.get_layer("layer2_0_conv1")
+    assert conv.input_quantizer is not None
+    assert conv.kernel_quantizer is None
+    assert conv.kernel.constraint is None
+    weight = np.random.default_rng(0).normal(0, 1, conv.kernel.shape).astype(np.float32)
+    conv.kernel.assign(weight)
+    x = np.random.default_rng(1).normal(size=(1, 8, 8, conv.input_shape[-1])).astype(np.float32)
+    expected = tf.nn.conv2d(
+        np.where(x >= 0, 1, -1).astype(np.float32), weight, conv.strides, "SAME"
+    )
+    np.testing.assert_allclose(conv(x), expected, atol=1e-4)
+
+    second, result = start("2", from_real=first)
+    assert result["from_real"]["not_copied"] == []
+    latent = second.model.get_layer("layer2_0_conv1")
+    assert latent.kernel_quantizer is not None
+    np.testing.assert_array_equal(latent.get_weights()[0], np.clip(weight, -1, 1))
+    assert "binarize" not in second.config.model
+
+    for use in (
+        lambda: train_ensemble(first, tmp_path / "e", members=2, recipe=recipe, data=few),
+        lambda: convert_run(first, tmp_path / "f.tflite"),
+    ):
+        with pytest.raises(EnsembleError, match=r"is of the first stage: .* as `from_real`"):
+            use()
+    other = {**second.config.model, "width": 2.0}
+    with pytest.raises(EnsembleError, match=r"not the first stage of 'tiny': its width is 1.0, n"):
+        check_twin(first, other)
+    with pytest.raises(EnsembleError, match=r"its name is 'tiny', not 'tiny_real'"):
+        check_twin(first, first.config.model)
 
 
 def test_only_latent_weights_are_clipped_and_other_shapes_left_alone():

@@ -200,6 +200,7 @@ class _Scores:
             "thresholds": found.chosen.cascade.thresholds,
             "expected_mean_members": found.chosen.mean_members,
             "expected_loss": found.chosen.expected_loss,
+            "held_out_loss": found.held_out_loss,
             "loss_bound": found.loss_bound,
             "mean_members": self.chosen.mean_members,
             "top1": self.chosen.top1,
@@ -284,6 +285,6 @@ def _print(
     else:
         report.line(
             f"On average a held-out image takes {chosen.mean_members:.2f} members, for an expected "
-            f"loss of {chosen.expected_loss:.2f} points of top-1; with 95 % confidence it is at "
+            f"loss of {found.held_out_loss:.2f} points of top-1; with 95 % confidence it is at "
             f"most {found.loss_bound:.2f}."
         )

@@ -24,19 +24,22 @@ from larq_ensemble.training.commands.options import (
     distillation_by,
     distribute_option,
     image_options,
+    jax_option,
     opened_dataset,
     print_data,
     recipe_options,
     refuse_options_of_data,
+    run_of,
     run_options,
     teacher_options,
     training_data_options,
+    training_under_jax,
 )
 
 if TYPE_CHECKING:
     from larq_ensemble.console.reporting import Report
     from larq_ensemble.data.datasets import Splits
-    from larq_ensemble.models import PReLUGradient
+    from larq_ensemble.models import Binarize, PReLUGradient
 
 
 @click.command(
@@ -86,6 +89,14 @@ if TYPE_CHECKING:
     "reactnet10, which has no other]",
 )
 @click.option(
+    "--binarize",
+    type=click.Choice(["all", "activations"]),
+    default="all",
+    show_default=True,
+    help="activations: real-valued filters behind binary activations, the first of two stages; the "
+    "second starts from it by --from-real.",
+)
+@click.option(
     "--prelu-gradient",
     type=click.Choice(["zero", "slope"]),
     help="Gradient of PReLU where its input is exactly 0: zero, as in Keras, or the slope, as in "
@@ -95,13 +106,13 @@ if TYPE_CHECKING:
     "--from-real",
     type=INPUT,
     metavar="RUN",
-    help="Start from the weights of this run of the real-valued twin; those to be binarized are "
-    "clipped to [-1, 1].",
+    help="Start from the weights of this run of the real-valued twin, or of the first stage "
+    "(--binarize activations); those to be binarized are clipped to [-1, 1].",
 )
 @click.option(
     "--from-backbone",
     type=INPUT,
-    metavar="RUN",
+    metavar="RUN|NAME",
     help="Start from the weights of this run of the same network, trained on other classes or "
     "another image size; the linear layer starts anew (transfer learning).",
 )
@@ -113,6 +124,7 @@ if TYPE_CHECKING:
     help="Train in mixed precision, for CPUs with AVX512_BF16 or AMX, where it is about 1.5 times "
     "as fast.",
 )
+@jax_option
 @seed_option
 @run_options
 @json_option
@@ -136,9 +148,12 @@ def command(
     lr: float | None,
     end_lr: float | None,
     dropout: float | None,
+    label_smoothing: float | None,
+    warmup_epochs: float | None,
     width: float,
     pad_values: str | None,
     estimator: str | None,
+    binarize: Binarize,
     prelu_gradient: PReLUGradient | None,
     from_real: str | None,
     from_backbone: str | None,
@@ -147,6 +162,7 @@ def command(
     temperature: float | None,
     distribute: str | None,
     bfloat16: bool,
+    jax: str | None,
     seed: int,
     out: str,
     resume: bool,
@@ -185,14 +201,18 @@ def command(
       larq-ensemble pretrain --model resnet20_real --dataset cifar100 --out runs/real
       larq-ensemble pretrain --dataset cifar100 --from-real runs/real --teacher runs/real
           --out runs/backbone
+
+    \b
+    Activations first, filters second:
+      larq-ensemble pretrain --dataset cifar100 --binarize activations --out runs/stage1
+      larq-ensemble pretrain --dataset cifar100 --from-real runs/stage1 --lr 1e-3 --out runs/stage2
     """
     check_teacher_options(teacher, distill_weight, temperature)
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.network.architectures import MODELS
-    from larq_ensemble.runs import load_run
     from larq_ensemble.training.recipes import RECIPES, recipes_for
 
-    with reporting(json_target) as report:
+    with reporting(json_target) as report, training_under_jax(report, jax):
         # A wrong name is an error before the data are read.
         if recipe_name is not None:
             RECIPES[recipe_name]
@@ -213,8 +233,9 @@ def command(
             images=(lambda: data.training_images(dataset)) if epochs is None else None,
         )
         recipe = recipes.pretrain.override(
-            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout
-        )
+            epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
+            label_smoothing=label_smoothing, warmup_epochs=warmup_epochs,
+        )  # fmt: skip
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
             refuse_options_of_data(dataset.name)
@@ -236,13 +257,14 @@ def command(
             width=width,
             pad_values=None if pad_values is None else float(pad_values),
             estimator=estimator,
+            binarize=binarize,
             prelu_gradient=prelu_gradient,
             normalization=normalization,
             data=data,
             augment=augment,
             class_weights=class_weights,
-            from_real=load_run(from_real, kind="backbone") if from_real else None,
-            from_backbone=load_run(from_backbone, kind="backbone") if from_backbone else None,
+            from_real=run_of(from_real, "backbone") if from_real else None,
+            from_backbone=run_of(from_backbone, "backbone") if from_backbone else None,
             distillation=distillation_by(teacher, distill_weight, temperature),
             distribute=distribute,
             bfloat16=bfloat16,

@@ -68,7 +68,8 @@ class BatchBagging(Scheme):
 
     def sample_weights(self, members: int, examples: int, seed: int) -> SampleWeights:
         def weigh(indices: tf.Tensor, step_seed: tf.Tensor) -> tf.Tensor:
-            batch = tf.size(indices)
+            # XLA has to know it.
+            batch = tf.size(indices) if indices.shape[0] is None else indices.shape[0]
             drawn = tf.random.stateless_uniform(
                 [members, batch], step_seed, 0, batch, dtype=tf.int32
             )

@@ -22,6 +22,7 @@ UNSUPPORTED_SEQUENTIALLY = {
     "recompute": "members are trained one after the other, so memory does not grow with their "
     "number",
     "bfloat16": "it is for members that are trained together",
+    "label_smoothing": "it is for members that are trained together",
     "teacher": "it teaches members that are trained together",
     "keep_pretrained": "each member is trained in its turn, the first one too",
     "distribute": "members that are trained one after the other are trained on one device",

@@ -99,6 +99,7 @@ class SoftBoosting(Boosting):
     unsupported: ClassVar[Mapping[str, str]] = {
         **Boosting.unsupported,
         "patience": Scheme.unsupported["patience"],
+        "label_smoothing": "each member fits the residual of the members before it",
         "teacher": "each member fits the residual of the members before it, not the images' labels",
         "in_turn": f"{_ON_THE_SAME_IMAGES}, all at once; choose boosting for sequential training",
         "independent_data": _ON_THE_SAME_IMAGES,

@@ -33,6 +33,7 @@ class Snapshot(Scheme):
     unsupported: ClassVar[Mapping[str, str]] = {
         **Scheme.unsupported,
         "independent_data": _ONE_TRAINING,
+        "warmup_epochs": "its learning rate is cyclic",
     }
 
     def member_epochs(self, epochs: int, members: int) -> int:

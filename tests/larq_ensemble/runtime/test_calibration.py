@@ -17,6 +17,7 @@ from larq_ensemble.runtime.calibration import (
     fit,
     fit_frontier,
     fit_temperature,
+    members_run,
 )
 from larq_ensemble.runtime.cascade import log_margin
 from larq_ensemble.runtime.combination import combine, softmax
@@ -25,15 +26,17 @@ from larq_ensemble.runtime.metrics import negative_log_likelihood, top_k_accurac
 M, N, CLASSES = 3, 3000, 10
 
 
-def noisy_ensemble(n: int, seed: int, noise: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits `[M, n, classes]` and labels: what members see in common, and noise of their own.
+def noisy_ensemble(
+    n: int, seed: int, noise: float = 2.0, members: int = M
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `[members, n, classes]` and labels: what members see in common, and their own noise.
 
     The labels are drawn from the softmax of the common part, so T = 1 would calibrate that.
     """
     draw = np.random.default_rng(seed)
     common = draw.normal(0, 2, (n, CLASSES))
     labels = (softmax(common).cumsum(axis=1) > draw.random((n, 1))).argmax(axis=1)
-    return (common + draw.normal(0, noise, (M, n, CLASSES))).astype(np.float32), labels
+    return (common + draw.normal(0, noise, (members, n, CLASSES))).astype(np.float32), labels
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +163,29 @@ def test_the_bound_holds_on_other_images() -> None:
         full = found.score_fixed(other, other_labels, M).top1
         held += full - found.score(other, other_labels, found.chosen).top1 <= found.loss_bound
     assert held >= 9
+
+
+def test_other_images_lose_what_is_allowed_and_not_more() -> None:
+    """By the probabilities that drew the labels. On the images fitted on the limit says too much:
+    seven thresholds fit their noise."""
+    members, others, allowed = 8, 8000, 0.3
+    logits, _ = noisy_ensemble(others, 99, members=members)
+    truth = softmax(np.random.default_rng(99).normal(0, 2, (others, CLASSES)))
+    image = np.arange(others)
+    kept, broken = [], []
+    for seed in range(2):
+        found = fit(*noisy_ensemble(1500, seed, members=members), "fusion", accuracy_loss=allowed)
+        assert found.chosen.expected_loss <= found.held_out_loss <= allowed
+        naive = min(
+            (point for point in found.frontier if point.expected_loss <= allowed),
+            key=lambda point: point.mean_members,
+        )
+        running = np.stack([found.predict(logits[:m]) for m in range(1, members + 1)])
+        right = truth[image, running.argmax(axis=-1)]
+        for point, losses in ((found.chosen, kept), (naive, broken)):
+            last = members_run(point.cascade.thresholds, log_margin(running[:-1])) - 1
+            losses.append(100 * float((right[-1] - right[last, image]).mean()))
+    assert np.mean(kept) <= allowed < np.mean(broken), (kept, broken)
 
 
 def test_scipy_is_not_imported_before_a_temperature_is_fitted() -> None:
