@@ -16,7 +16,7 @@ Where they differ from the files of CIFAR-C:
 - values are rounded, not cut off, to whole numbers.
 
 Kinds without random numbers are what the program of CIFAR-C makes, to a level of 255
-(`tests/data/cifar_c.npz`).
+(`tests/larq_ensemble/data/cifar_c.npz`).
 
 Needs SciPy, which comes with the extra `calibrate`, but no TensorFlow.
 

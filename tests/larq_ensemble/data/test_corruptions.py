@@ -107,7 +107,7 @@ def test_lengths_grow_with_the_images() -> None:
 @pytest.mark.parametrize("kind", ["defocus_blur", "zoom_blur", "brightness", "contrast"])
 def test_the_program_of_cifar_c_makes_the_same(kind: str) -> None:
     """Of an image of waves, edges and black: by `make_cifar_c.py` at revision 8190fe3."""
-    golden = np.load(Path(__file__).parents[2] / "data" / "cifar_c.npz")
+    golden = np.load(Path(__file__).with_name("cifar_c.npz"))
     image = golden["image"]
     for severity, expected in zip(golden["severities"], golden[kind], strict=True):
         changed = corrupt(image[np.newaxis], kind, int(severity))[0]
