@@ -19,6 +19,7 @@ import pytest
 
 from larq_ensemble.checkpoints import Checkpoints
 from larq_ensemble.cli import cli
+from larq_ensemble.data.datasets import DATASETS, Augmentation
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import tf
 from larq_ensemble.network.architectures import MODELS
@@ -30,6 +31,7 @@ from larq_ensemble.training.under_jax.export import (
     check_exportable,
     data_of,
     epoch_of,
+    not_compiled,
     state_of,
     value_of,
 )
@@ -49,10 +51,17 @@ ARGUMENTS = {
 
 @pytest.fixture(scope="module")
 def real(tiny):
-    """The real-valued twin of `tiny`: signs would amplify what is rounded otherwise."""
-    MODELS._entries["tiny_real"] = dataclasses.replace(MODELS[tiny], binary=False)
-    yield "tiny_real"
-    del MODELS._entries["tiny_real"]
+    """The real-valued twin of `tiny`: signs would amplify what is rounded otherwise.
+
+    Images are cropped and mirrored.
+    """
+    digits = DATASETS["digits"]
+    mirrored = dataclasses.replace(digits, augmentation=Augmentation(pad=1, flip=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS._entries, "digits", mirrored)
+        real = dataclasses.replace(MODELS[tiny], binary=False)
+        patch.setitem(MODELS._entries, "tiny_real", real)
+        yield "tiny_real"
 
 
 @pytest.fixture(scope="module")
@@ -189,6 +198,29 @@ def test_what_cannot_run_there_is_refused(fitting, changes, message):
     other = dataclasses.replace(trained.run, config=config)
     with pytest.raises(EnsembleError, match=message):
         check_exportable(dataclasses.replace(trained, run=other))
+
+
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        (
+            "Failed getting HLO text: 'Detected unsupported operations when trying to compile "
+            "graph while_body[] on XLA_CPU_JIT: StatelessShuffle (No registered 'StatelessShuffle' "
+            "OpKernel for XLA_CPU_JIT devices compatible with node {{node while/a}})\n\tthe way",
+            "XLA can't compile StatelessShuffle.",
+        ),
+        (
+            "Failed getting HLO text: 'Input 1 to node `while/bincount/DenseBincount` with op "
+            "DenseBincount must be a compile-time constant.\n\nXLA compilation requires",
+            "XLA can't compile DenseBincount.",
+        ),
+        ("Something else\non lines", "XLA can't compile Something else."),
+    ],
+)
+def test_what_xla_cannot_compile_is_named(said, named):
+    message = str(not_compiled(said))
+    assert named in message
+    assert "\n" not in message
 
 
 # The loop of `run.py`, on an epoch of NumPy.

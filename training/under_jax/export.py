@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.data.datasets import Split
-from larq_ensemble.errors import EnsembleError, first_line
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import check_output_folder, replacing, write_bytes, write_text
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import RunConfig
@@ -65,14 +66,11 @@ def export(fitting: Fitting, folder: Path) -> None:
     try:
         module = function.experimental_get_compiler_ir(*signature)("stablehlo_serialized")
     except (tf.errors.OpError, ValueError) as error:
-        raise EnsembleError(
-            f"XLA can't compile this training ({first_line(error)}): train with TensorFlow, or "
-            "without what it can't compile, such as the rotations of `augment='rand'`."
-        ) from error
+        raise not_compiled(str(error)) from error
     figures, _ = concrete.structured_outputs
     data_name = f"data-{_digest(data)}.npz"
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / data_name).is_file():
+    if not run.data_file(folder, data_name).is_file():
         save_arrays(folder / data_name, data)
     save_arrays(folder / "values.npz", {**values, **fixed})
     write_bytes(folder / "epoch.mlir", module)
@@ -91,6 +89,20 @@ def export(fitting: Fitting, folder: Path) -> None:
         "state": [*state],
     }
     write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+
+
+def not_compiled(said: str) -> EnsembleError:
+    """The error for a training that XLA can't compile.
+
+    # Arguments
+        said: what TensorFlow said, with the graph and the way to it.
+    """
+    operator = re.search(r"with op (\w+)|No registered '(\w+)'", said)
+    reason = said.strip().partition("\n")[0] if operator is None else operator[1] or operator[2]
+    return EnsembleError(
+        f"`jax` can't export this training: XLA can't compile {reason}. Train with TensorFlow, or "
+        "leave out what needs it; the augmentations rand and mix do."
+    )
 
 
 def check_exportable(fitting: Fitting) -> None:

@@ -121,9 +121,11 @@ def train(
         if not np.isfinite(list(row.values())).all():
             raise FloatingPointError(f"epoch {number + 1} has diverged: {row}")
         progress.rows.append(row)
-        if number > first:
-            progress.seconds, progress.timed = progress.seconds + taken, progress.timed + 1
         say(line(row, number + 1, epochs, taken))
+        if number == first:
+            taken = 0.0  # it compiled, and the next one won't
+        else:
+            progress.seconds, progress.timed = progress.seconds + taken, progress.timed + 1
         if now - saved > save_every:
             save()
             saved = clock()
@@ -140,6 +142,11 @@ def line(row: dict[str, float], epoch: int, epochs: int, seconds: float) -> str:
     return f"epoch {epoch}/{epochs}: {figures}; {seconds:.2f} s, {left:.1f} min left"
 
 
+def data_file(folder: Path, name: str) -> Path:
+    """The data of a training: in its folder, or beside it for several trainings."""
+    return folder / name if (folder / name).is_file() else folder.resolve().parent / name
+
+
 def compiled(folder: Path, manifest: dict[str, Any]) -> Epoch:
     """The exported epoch, under JAX. The data are on the device from now on."""
     import jax
@@ -149,7 +156,7 @@ def compiled(folder: Path, manifest: dict[str, Any]) -> Epoch:
     from jaxlib.mlir.dialects import func
 
     jax.config.update("jax_enable_x64", True)  # step counters and seeds have 64 bits
-    data = np.load(folder / manifest["data"])
+    data = np.load(data_file(folder, manifest["data"]))
     values = np.load(folder / "values.npz")
     states = {key: index for index, key in enumerate(manifest["state"])}
     constants = {
