@@ -305,7 +305,7 @@ def test_help_names_everything_that_is_registered(call):
             "'1,many' is not a list of numbers such as 1,4,9",
         ),
         ("evaluate fusion --members 0", "0 is not in the range x>=1"),
-        ("evaluate", "Missing argument 'RUN|F.keras|F.tflite'"),
+        ("evaluate", "Missing argument 'RUN|F.keras|F.tflite|NAME'"),
         ("predict ensemble.tflite image.png --members 0", "0 is not in the range x>=1"),
         ("predict ensemble.tflite", "Missing argument 'IMAGE...'"),
         ("predict ensemble.tflite image.png --power-mode turbo", "power-saver"),

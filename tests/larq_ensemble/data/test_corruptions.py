@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import functools
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,18 @@ def test_lengths_grow_with_the_images() -> None:
     for kind in ("defocus_blur", "zoom_blur"):
         halved = corrupt(large, kind, 5).reshape(4, 32, 2, 32, 2, 3).mean(axis=(2, 4))
         assert distance(halved, corrupt(small, kind, 5)) < 1.5 < distance(halved, small)
+
+
+@pytest.mark.parametrize("kind", ["defocus_blur", "zoom_blur", "brightness", "contrast"])
+def test_the_program_of_cifar_c_makes_the_same(kind: str) -> None:
+    """Of an image of waves, edges and black: by `make_cifar_c.py` at revision 8190fe3."""
+    golden = np.load(Path(__file__).with_name("cifar_c.npz"))
+    image = golden["image"]
+    for severity, expected in zip(golden["severities"], golden[kind], strict=True):
+        changed = corrupt(image[np.newaxis], kind, int(severity))[0]
+        # It cuts off what is rounded here.
+        assert np.abs(changed.astype(int) - expected).max() <= 1
+        assert distance(expected, image) > 1  # a level apart is no coincidence
 
 
 def test_brightness_by_colorsys() -> None:

@@ -45,7 +45,7 @@ def test_the_threshold_by_hand() -> None:
 def test_sets_hold_the_class_as_often_as_promised(method: str, alpha: float) -> None:
     """Over many draws of both halves, also of a network that is badly calibrated."""
     draw = np.random.default_rng(0)
-    n, rounds, held = 39, 600, []
+    n, rounds, held = 39, 300, []
     for _ in range(rounds):
         truth = draw.dirichlet(np.full(6, 0.3), 2 * n)
         labels = (truth.cumsum(axis=1) > draw.random((2 * n, 1))).argmax(axis=1)
