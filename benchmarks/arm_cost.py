@@ -28,6 +28,9 @@ kernel, those of LiteRT to the better one.
 `--record` writes the counts into the metadata of the files, and the page of `larq-ensemble web`
 draws them.
 
+The JSON also has points for `larq-ensemble frontier`, of files that `larq-ensemble calibrate` wrote
+their accuracy into: for each number of members, on each core, with the kernel that takes least.
+
     larq-ensemble convert runs/fusion --out ensemble.tflite
     python benchmarks/arm_cost.py --counter COUNTER --run runs/fusion ensemble.tflite
 """
@@ -43,6 +46,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +54,7 @@ import click
 
 from larq_ensemble.cli import run_command
 from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.convert.cutting import cut
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_bytes
 from larq_ensemble.runtime import backends
@@ -129,12 +134,56 @@ def main(
                 report.line(_progress(rows[-1]))
             if record:
                 write_counts(file, ensemble, found)
-        report.result = {"single": single, "files": rows}
+        report.result = {"single": single, "files": rows, **points(ensembles, rows)}
         report.table(
             "arm64 instructions; ratio to M separately converted members with LCE",
             [heading for heading, _ in COLUMNS],
             [[_cell(row[key]) for _, key in COLUMNS] for row in rows],
         )
+
+
+def points(ensembles: Mapping[str, EnsembleFile], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `larq_ensemble.training.points` reads; empty if accuracies are of several data sets.
+
+    # Arguments
+        ensembles: the files.
+        rows: as `described` gives them.
+    """
+    measured = {
+        file: ensemble
+        for file, ensemble in ensembles.items()
+        if ensemble.metadata.top1 is not None and ensemble.metadata.dataset is not None
+    }
+    datasets = {ensemble.metadata.dataset for ensemble in measured.values()}
+    if len(datasets) != 1:
+        return {}
+    found = [
+        point
+        for file, ensemble in measured.items()
+        for point in _points(file, ensemble, [row for row in rows if row["file"] == file])
+    ]
+    return {"dataset": datasets.pop(), "split": "validation", "points": found}
+
+
+def _points(
+    file: str, ensemble: EnsembleFile, rows: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    metadata = ensemble.metadata
+    for m, top1 in enumerate(metadata.top1 or (), start=1):
+        counts: dict[str, int] = {}
+        for row in rows:
+            if (core := row["cpu"]) is not None:
+                count = row["instructions_once"] + m * row["instructions_member"]
+                counts[core] = min(count, counts.get(core, count))
+        yield {
+            "name": Path(file).stem,
+            "kind": metadata.quantization or ("shared" if metadata.members > 1 else "single"),
+            "members": m,
+            "trained_members": metadata.members,
+            "top1": top1,
+            "bytes": len(cut(ensemble.data, metadata.first(m))),
+            "instructions": counts,
+        }
 
 
 def write_counts(file: str, ensemble: EnsembleFile, rows: list[dict[str, Any]]) -> None:

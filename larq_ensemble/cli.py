@@ -31,6 +31,7 @@ from larq_ensemble.errors import EnsembleError, install_command
 #: The commands in the order of `--help`, each with the module that holds it as `command`.
 COMMANDS = {
     "demo": "larq_ensemble.demo",
+    "pretrained": "larq_ensemble.pretrained.commands.pretrained",
     "pretrain": "larq_ensemble.training.commands.pretrain",
     "train": "larq_ensemble.training.commands.train",
     "evaluate": "larq_ensemble.training.commands.evaluate",

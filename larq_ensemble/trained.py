@@ -1,6 +1,6 @@
-"""A trained network: the run directory of a training, or a file that Keras saved.
+"""A trained network: the run directory of a training, a Keras file, or a network of the package.
 
-Both have the same protocol, so what takes a run takes a Keras file.
+All have the same protocol, so what takes a run takes the others.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from larq_ensemble.data.normalization import NAMED, Normalization, normalization_named
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import file_digest
+from larq_ensemble.pretrained.catalog import Shipped, found
 from larq_ensemble.runs import RunConfig, load_run
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Trained(Protocol):
-    """What a `Run` and a `KerasFile` are."""
+    """What a `Run`, a `KerasFile` and a `ShippedNetwork` are."""
 
     @property
     def path(self) -> Path: ...
@@ -111,6 +113,50 @@ class KerasFile:
         return replace(self, model=_model_in(self.path))
 
 
+@dataclass(frozen=True)
+class ShippedNetwork:
+    """A network of `larq_ensemble.pretrained`, as the run that trained it.
+
+    # Arguments
+        shipped: the network.
+    """
+
+    shipped: Shipped
+
+    @property
+    def path(self) -> Path:
+        return Path(self.shipped.name)
+
+    @cached_property
+    def config(self) -> RunConfig:
+        stored = self.shipped.weights
+        return RunConfig.from_json(stored.config, self.shipped.weights_path)
+
+    @cached_property
+    def model(self) -> keras.Model:
+        from larq_ensemble.ensembles.stored import stored_network
+
+        return stored_network(self.shipped.weights)
+
+    @property
+    def normalization(self) -> Normalization:
+        dataset = self.config.dataset
+        return Normalization(dataset["mean"], dataset["std"])
+
+    @property
+    def digest(self) -> str:
+        """That of the run that trained it, which its `.tflite` file names, too."""
+        return self.shipped.weights.run_hash
+
+    def dataset(self, spec: str | None = None, data_dir: str | None = None) -> Dataset:
+        from larq_ensemble.data.opening import reopen
+
+        return reopen(self.config.dataset, spec=spec, data_dir=data_dir)
+
+    def fresh(self) -> ShippedNetwork:
+        return ShippedNetwork(self.shipped)
+
+
 def open_trained(
     path: str | os.PathLike[str],
     kind: str | None = None,
@@ -119,10 +165,11 @@ def open_trained(
     data_dir: str | None = None,
     normalization: str | None = None,
 ) -> Trained:
-    """Opens a run directory or a file that Keras saved.
+    """Opens a run directory, a file that Keras saved, or a network of the package.
 
     # Arguments
-        path: the directory, or a `.keras` or `.h5` file.
+        path: the directory, a `.keras` or `.h5` file, or a name of `larq_ensemble.pretrained`, if
+            nothing is at this path.
         kind: `"backbone"` or `"ensemble"`, if it has to be of that kind.
         dataset: of a Keras file: the data that it is for, a data set or what `open_dataset` takes;
             images get the size of the network's input. `None`: not told. A run has its own.
@@ -140,12 +187,15 @@ def open_trained(
                 f"`normalization` {normalization!r} is for Keras files: the run {str(path)!r} has "
                 "that of its training. Leave it out."
             )
-        return load_run(path, kind)
+        if (shipped := found(path)) is None:
+            return load_run(path, kind)
+        network = ShippedNetwork(shipped)
+        _check_kind(path, network.config.kind, kind)
+        return network
     model = _model_in(file)
     members = 1 if len(model.outputs) == 1 else model.members
-    found = "backbone" if len(model.outputs) == 1 else "ensemble"
-    if kind is not None and found != kind:
-        raise EnsembleError(f"{str(path)!r} is of kind {found!r}, but {kind!r} is needed.")
+    has = "backbone" if len(model.outputs) == 1 else "ensemble"
+    _check_kind(path, has, kind)
     constants = _constants(model)
     origin = {"source": str(file.absolute()), "digest": file_digest(file)}
     spec = dataset if isinstance(dataset, str) else None
@@ -156,7 +206,7 @@ def open_trained(
     return KerasFile(
         file,
         RunConfig(
-            kind=found,
+            kind=has,
             model={"name": file.stem, **constants, **origin},
             dataset={
                 **(constants if dataset is None else dataset.constants()),
@@ -170,6 +220,11 @@ def open_trained(
         dataset,
         spec,
     )
+
+
+def _check_kind(path: str | os.PathLike[str], has: str, needed: str | None) -> None:
+    if needed is not None and has != needed:
+        raise EnsembleError(f"{str(path)!r} is of kind {has!r}, but {needed!r} is needed.")
 
 
 def is_keras_file(path: str | os.PathLike[str]) -> bool:

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from larq_ensemble import demo
 from larq_ensemble.cli import main
 from larq_ensemble.convert import inspect_file
 from larq_ensemble.data.datasets import DATASETS
+from larq_ensemble.demo import digits as demo
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
 

@@ -87,7 +87,7 @@ def sources() -> dict[str, bytes]:
     return {
         path.relative_to(ROOT).as_posix(): path.read_bytes()
         for folder in ("larq_ensemble", "larq_ensemble/training", "larq_ensemble/convert")
-        for pattern in ("*.py", "*.json", "py.typed", "static/**/*.*")
+        for pattern in ("*.py", "*.json", "py.typed", "static/**/*.*", "networks/*", "images/*")
         for path in (ROOT / folder).rglob(pattern)
     }
 

@@ -147,23 +147,11 @@ def fit(
             gone or full, or a batch can't be divided among the devices.
     """
     distribution = distribution or Distribution()
-    epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-    # Keras does not track the generators.
-    generators = {
-        layer.name: layer._random_generator for layer in model.layers if getattr(layer, "rate", 0)
-    }
-    state = {
-        "model": model,
-        "optimizer": model.optimizer,
-        "epoch": epoch,
-        "dropout": generators,
-    }
+    state = training_state(model)
+    epoch = state["epoch"]
     checkpoints = Checkpoints(run.checkpoints_path, **state)
     with distribution.scope():
-        # Before the first step, which would be traced twice if it created variables.
-        model.optimizer.build(model.trainable_variables)
-        if model.outputs:
-            model.compiled_loss.build(model.output)
+        create_variables(model)
         checkpoints.restore()
     initial_epoch = distribution.agree(int(epoch.numpy()), "the checkpoints they see")
     logging: list[keras.callbacks.Callback] = []
@@ -208,6 +196,29 @@ def fit(
                 ],
             )
     return {"initial_epoch": initial_epoch, "steps_per_second": timer.steps_per_second}
+
+
+def training_state(model: keras.Model) -> dict[str, Any]:
+    """What a checkpoint of a training holds: the model, its optimizer, the number of finished
+    epochs, and the random states of its dropout layers by name, which Keras does not track.
+    """
+    return {
+        "model": model,
+        "optimizer": model.optimizer,
+        "epoch": tf.Variable(0, dtype=tf.int64, trainable=False),
+        "dropout": {
+            layer.name: layer._random_generator
+            for layer in model.layers
+            if getattr(layer, "rate", 0)
+        },
+    }
+
+
+def create_variables(model: keras.Model) -> None:
+    """Creates those of a compiled model before its first step, which would be traced twice else."""
+    model.optimizer.build(model.trainable_variables)
+    if model.outputs:
+        model.compiled_loss.build(model.output)
 
 
 class StopWhenDiverged(keras.callbacks.Callback):

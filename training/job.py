@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -134,28 +136,79 @@ def fit_images(
         steps = steps_per_epoch(len(splits.train), batch_size, drop_remainder=recipe.drop_remainder)
         optimizer = adam(recipe, steps, learning_rate=learning_rate)
         trained.compile(optimizer, **compiled)
-    timing = fit(
-        trained,
-        lambda epoch: training_batches(
-            splits.train,
-            dataset,
-            batch_size=batch_size,
-            epochs=first_epoch + recipe.epochs,
-            initial_epoch=first_epoch + epoch,
-            seed=seed,
-            inputs=inputs,
-            drop_remainder=recipe.drop_remainder,
-            **streams,
-        ),
-        evaluation_batches(splits.validation, dataset, inputs=inputs)
-        if len(splits.validation)
-        else None,
-        run=run,
-        epochs=recipe.epochs,
-        distribution=distribution,
-        verbose=verbose,
-    )
+    fitting = Fitting(
+        trained, splits, dataset, run, recipe, batch_size, seed, inputs, streams, distribution,
+        first_epoch, verbose,
+    )  # fmt: skip
+    steps_per_second = _FITTED_BY.get()(fitting)
     if replica is not model:
         copy_weights(replica, model)
-    steps_per_second = timing["steps_per_second"]
     return None if steps_per_second is None else steps_per_second * batch_size
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A compiled model and what it is trained on; arguments as for `fit_images`.
+
+    # Arguments
+        model: the model to fit.
+        streams: further arguments of `larq_ensemble.training.pipeline.training_batches`.
+    """
+
+    model: keras.Model
+    splits: Splits
+    dataset: Dataset
+    run: Run
+    recipe: Recipe
+    batch_size: int
+    seed: int
+    inputs: int
+    streams: dict[str, Any]
+    distribution: Distribution
+    first_epoch: int
+    verbose: int | str
+
+    def by_keras(self) -> float | None:
+        """Trains the model by Keras's `fit`.
+
+        # Returns
+            Steps a second; `None` if no epoch was left to train.
+        """
+        splits, dataset = self.splits, self.dataset
+        timing = fit(
+            self.model,
+            lambda epoch: training_batches(
+                splits.train,
+                dataset,
+                batch_size=self.batch_size,
+                epochs=self.first_epoch + self.recipe.epochs,
+                initial_epoch=self.first_epoch + epoch,
+                seed=self.seed,
+                inputs=self.inputs,
+                drop_remainder=self.recipe.drop_remainder,
+                **self.streams,
+            ),
+            evaluation_batches(splits.validation, dataset, inputs=self.inputs)
+            if len(splits.validation)
+            else None,
+            run=self.run,
+            epochs=self.recipe.epochs,
+            distribution=self.distribution,
+            verbose=self.verbose,
+        )
+        return timing["steps_per_second"]
+
+
+_FITTED_BY: ContextVar[Callable[[Fitting], float | None]] = ContextVar(
+    "fitted by", default=Fitting.by_keras
+)
+
+
+@contextlib.contextmanager
+def fitted_by(function: Callable[[Fitting], float | None]) -> Iterator[None]:
+    """Within the block `fit_images` trains by `function`, which returns what `by_keras` does."""
+    token = _FITTED_BY.set(function)
+    try:
+        yield
+    finally:
+        _FITTED_BY.reset(token)

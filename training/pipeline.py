@@ -78,8 +78,16 @@ def training_batches(
     """
     batch_size = min(batch_size, len(data))
     steps = steps_per_epoch(len(data), batch_size, drop_remainder=drop_remainder)
-    images_at, labels = gatherer(data.images), tf.constant(data.labels)
-    augment = augmenter(dataset.augmentation, dataset.input_shape)
+    batch_of = batch_maker(
+        gatherer(data.images),
+        tf.constant(data.labels),
+        dataset,
+        seed=seed,
+        inputs=inputs,
+        outputs=outputs,
+        sample_weights=sample_weights,
+        class_weights=class_weights,
+    )
 
     def indices_of(epoch: tf.Tensor) -> tf.data.Dataset:
         orders = tf.stack(
@@ -94,11 +102,46 @@ def training_batches(
         batches = tf.data.Dataset.from_tensor_slices(orders)
         return batches.batch(batch_size, drop_remainder=drop_remainder).enumerate(epoch * steps)
 
-    def batch_of(number: tf.Tensor, indices: tf.Tensor) -> tuple[Any, ...]:
+    def batch_at(number: tf.Tensor, indices: tf.Tensor) -> tuple[Any, ...]:
         indices = tf.transpose(indices)  # [inputs, batch]
         if part is not None:
             weights = part(indices[0], _seed(seed, number, 2))
             indices = tf.boolean_mask(indices, weights[0] > 0, axis=1)
+        return batch_of(number, indices)
+
+    stream = (
+        tf.data.Dataset.range(initial_epoch, epochs)
+        .flat_map(indices_of)
+        .map(batch_at, num_parallel_calls=2, deterministic=True)
+        .prefetch(4)
+    )
+    last = len(data) - (steps - 1) * batch_size
+    return Batches(stream, steps, batch_size, min(last, batch_size))
+
+
+def batch_maker(
+    images_at: Callable[[tf.Tensor], tf.Tensor],
+    labels: tf.Tensor,
+    dataset: Dataset,
+    *,
+    seed: int | tf.Tensor,
+    inputs: int = 1,
+    outputs: tuple[str, ...] = (),
+    sample_weights: Resample | None = None,
+    class_weights: np.ndarray | None = None,
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[Any, ...]]:
+    """What makes the batches of `training_batches`, whose arguments these are.
+
+    # Arguments
+        images_at: (indices int [k]) -> images.
+        labels: int32 [n], of all images.
+
+    # Returns
+        (number of the step, indices int [inputs, batch]) -> an element of the stream.
+    """
+    augment = augmenter(dataset.augmentation, dataset.input_shape)
+
+    def batch_of(number: tf.Tensor, indices: tf.Tensor) -> tuple[Any, ...]:
         x = tuple(
             _normalized(
                 augment(images_at(indices[stream]), _seed(seed, number * inputs + stream, 1)),
@@ -129,14 +172,7 @@ def training_batches(
                 weights[name] = weights.get(name, 1.0) * of_class[stream]
         return (features, targets, weights) if weights else (features, targets)
 
-    stream = (
-        tf.data.Dataset.range(initial_epoch, epochs)
-        .flat_map(indices_of)
-        .map(batch_of, num_parallel_calls=2, deterministic=True)
-        .prefetch(4)
-    )
-    last = len(data) - (steps - 1) * batch_size
-    return Batches(stream, steps, batch_size, min(last, batch_size))
+    return batch_of
 
 
 def steps_per_epoch(images: int, batch_size: int, *, drop_remainder: bool) -> int:
@@ -149,11 +185,9 @@ def evaluation_batches(
 ) -> tf.data.Dataset:
     """Normalized batches (x, y) in order, not augmented; for several inputs x is repeated."""
 
-    images_at, labels = gatherer(data.images), tf.constant(data.labels)
-
-    def batch_of(indices: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        x = _normalized(images_at(indices), dataset)
-        return ((x,) * inputs if inputs > 1 else x), tf.gather(labels, indices)
+    batch_of = evaluation_batch_maker(
+        gatherer(data.images), tf.constant(data.labels), dataset, inputs=inputs
+    )
 
     return (
         tf.data.Dataset.range(len(data))
@@ -163,10 +197,30 @@ def evaluation_batches(
     )
 
 
-def _seed(seed: int, number: tf.Tensor | int, purpose: int) -> tf.Tensor:
+def evaluation_batch_maker(
+    images_at: Callable[[tf.Tensor], tf.Tensor],
+    labels: tf.Tensor,
+    dataset: Dataset,
+    *,
+    inputs: int = 1,
+) -> Callable[[tf.Tensor], tuple[Any, tf.Tensor]]:
+    """What makes the batches of `evaluation_batches`: (indices int [batch]) -> (x, y).
+
+    # Arguments
+        images_at, labels: as for `batch_maker`.
+    """
+
+    def batch_of(indices: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        x = _normalized(images_at(indices), dataset)
+        return ((x,) * inputs if inputs > 1 else x), tf.gather(labels, indices)
+
+    return batch_of
+
+
+def _seed(seed: int | tf.Tensor, number: tf.Tensor | int, purpose: int) -> tf.Tensor:
     """A separate stateless seed for each purpose (0 order, 1 augmentation, 2 resampling)."""
     number = tf.cast(number, tf.int64)
-    return tf.stack([tf.constant(seed, tf.int64), number * 3 + purpose])
+    return tf.stack([tf.cast(seed, tf.int64), number * 3 + purpose])
 
 
 def _normalized(images: tf.Tensor, dataset: Dataset) -> tf.Tensor:

@@ -69,6 +69,7 @@ TITLES = {
     "resnet20": "ResNet-20",
     "birealnet18": "Bi-Real-Net-18",
     "reactnet10": "ReActNet-10",
+    "deploynet9": "DeployNet-9",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
 }
@@ -285,14 +286,16 @@ def draw_cascade(
     return canvas
 
 
-def draw_trust(result: Mapping[str, Any]) -> Canvas:
+def draw_trust(result: Mapping[str, Any], shifted: Mapping[str, Any] | None = None) -> Canvas:
     """What `evaluate` found out about trust and shift, for some numbers of members.
 
     # Arguments
         result: as `larq_ensemble.training.evaluation.evaluate` returns it, with `"trust"`,
             `"shift"` or both.
+        shifted: another result to take the shift from, of fewer images; `None`: the same.
     """
-    trust, shift = result.get("trust"), result.get("shift")
+    shifted = shifted or result
+    trust, shift = result.get("trust"), shifted.get("shift")
     canvas, panels = new_figure(2 * (trust is not None) + 2 * (shift is not None), sharey=False)
     every = [row["members"] for row in result["by_members"]]
     drawn = [m for m in every if m & (m - 1) == 0 or m == every[-1]]  # 1, 2, 4, ... and the last
@@ -302,16 +305,20 @@ def draw_trust(result: Mapping[str, Any]) -> Canvas:
         _draw_risk_coverage(panels[0], trust["selective"], colors)
         _draw_calibration(panels[1], trust["calibration"])
     if shift is not None:
-        clean = result["by_members"]
+        clean = shifted["by_members"]
         _draw_shift(panels[-2], clean, shift, "top1", colors)
         _draw_shift(panels[-1], clean, shift, "ece", colors)
         panels[-2].set_ylabel("top-1 (%)")
         panels[-1].set_ylabel("ECE")
-        if trust is not None:
-            _draw_shift(panels[-1], trust["calibration"], shift, "ece_calibrated", colors, "--")
+        if "trust" in shifted:
+            fitted = shifted["trust"]["calibration"]
+            _draw_shift(panels[-1], fitted, shift, "ece_calibrated", colors, "--")
             panels[-1].set_ylabel("ECE, dashed: calibrated on images as they are")
+        for axes in panels[-2:]:
+            axes.set_ylim(bottom=0)
     title = f"{TITLES.get(result['dataset'], result['dataset'])}, {result['samples']:,} images"
-    canvas.suptitle(title, fontsize=11)
+    fewer = f", {shifted['samples']:,} of them corrupted" if shifted is not result else ""
+    canvas.suptitle(title + fewer, fontsize=11)
     handles = [
         Line2D([], [], color=color, label=f"{m} member{'s'[: m > 1]}")
         for m, color in colors.items()
@@ -364,4 +371,3 @@ def _draw_shift(
             axes.plot(severities, values, line, color=colors[m], marker=".")
     axes.set_xlabel(f"severity, mean of {len(shift['kinds'])} corruptions (0: none)")
     axes.set_xticks(severities)
-    axes.set_ylim(bottom=0)

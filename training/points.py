@@ -25,7 +25,8 @@ on converted files or elsewhere. A result file is a JSON object:
 ```
 
 `name`, `kind` and `top1` (in percent) are needed, everything else may be left out, and other keys
-are ignored. Points of one name are one curve. Points that differ by their seed only are averaged.
+are ignored. Points of one name are one curve. Points of several seeds with the same name, `model`
+(any text, such as a width) and number of members are averaged.
 """
 
 from __future__ import annotations

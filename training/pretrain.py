@@ -22,7 +22,7 @@ from larq_ensemble.models.foreign import is_file, is_foreign
 from larq_ensemble.models.inference import predict_batches
 from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
-from larq_ensemble.trained import normalization_for
+from larq_ensemble.trained import Trained, normalization_for
 from larq_ensemble.training.advice import advice
 from larq_ensemble.training.distillation import (
     Distillation,
@@ -61,8 +61,8 @@ def pretrain(
     data: DataOptions = DataOptions(),  # noqa: B008  (frozen)
     augment: str | None = None,
     class_weights: ClassWeights | None = None,
-    from_real: Run | None = None,
-    from_backbone: Run | None = None,
+    from_real: Trained | None = None,
+    from_backbone: Trained | None = None,
     distillation: Distillation | None = None,
     split_seed: int | None = None,
     distribute: str | None = None,
@@ -142,6 +142,8 @@ def pretrain(
     network, record = network_for(model, dataset, recipe, variant, started)
     dataset = replace(dataset, normalization=_normalization(network, model, normalization, dataset))
     sources.check(record)
+    if distillation is not None:
+        distillation.check_sees(dataset.normalization)
     cut_by = seed if split_seed is None else check_seed(split_seed)
     of_sources = split_seed_of(sources.runs.values(), dataset, data, cut_by)
     if split_seed is not None and of_sources != split_seed:

@@ -11,11 +11,11 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.models import layer_graph
 from larq_ensemble.network.graph import Role
-from larq_ensemble.runs import Run
+from larq_ensemble.trained import Trained
 from larq_ensemble.training.distillation import Distillation
 
 
-def check_twin(run: Run, model: dict[str, Any]) -> None:
+def check_twin(run: Trained, model: dict[str, Any]) -> None:
     """Checks that a run is of the real-valued twin of a network, or of its first stage.
 
     # Arguments
@@ -46,7 +46,7 @@ def check_twin(run: Run, model: dict[str, Any]) -> None:
             )
 
 
-def check_backbone(run: Run, model: dict[str, Any]) -> None:
+def check_backbone(run: Trained, model: dict[str, Any]) -> None:
     """Checks that a run is of a network whose weights another can start from.
 
     Classes, height and width may differ.
@@ -71,7 +71,7 @@ def check_backbone(run: Run, model: dict[str, Any]) -> None:
             )
 
 
-def split_seed(sources: Iterable[Run], dataset: Dataset, data: DataOptions, seed: int) -> int:
+def split_seed(sources: Iterable[Trained], dataset: Dataset, data: DataOptions, seed: int) -> int:
     """The seed that cuts the validation split of a run that learns from others.
 
     None of them may have been trained on what it holds out, so it takes their seed.
@@ -198,8 +198,8 @@ class Sources:
         EnsembleError: for two networks to start from.
     """
 
-    from_real: Run | None
-    from_backbone: Run | None
+    from_real: Trained | None
+    from_backbone: Trained | None
     distillation: Distillation | None
 
     def __post_init__(self) -> None:
@@ -209,7 +209,7 @@ class Sources:
             )
 
     @property
-    def runs(self) -> dict[str, Run]:
+    def runs(self) -> dict[str, Trained]:
         """The runs there are, by argument."""
         teacher = None if self.distillation is None else self.distillation.teacher
         runs = {

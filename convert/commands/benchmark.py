@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from larq_ensemble.console.options import INPUT, member_counts, normalization_option
+from larq_ensemble.console.options import INPUT, TFLITE, member_counts, normalization_option
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.runtime.commands.options import compared_backends_option
 
 
 @click.command("benchmark", short_help="Latency and memory on this machine.")
-@click.argument("tflite", type=INPUT, metavar="F.tflite")
+@click.argument("tflite", type=TFLITE, metavar="F.tflite|NAME")
 @click.option(
     "--members",
     type=member_counts,
@@ -20,7 +20,7 @@ from larq_ensemble.runtime.commands.options import compared_backends_option
 @click.option(
     "--run",
     type=INPUT,
-    metavar="RUN|F.keras",
+    metavar="RUN|F.keras|NAME",
     help="The run, or the Keras file, that the file comes from: compare with its members as "
     "separate models too.",
 )

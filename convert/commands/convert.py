@@ -19,6 +19,7 @@ from larq_ensemble.console.options import (
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.legalization import FILTERS
+from larq_ensemble.pretrained.catalog import found, names
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, QUANTIZATIONS, TARGETS
 from larq_ensemble.trained import is_keras_file, open_trained
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command("convert", short_help="One .tflite file for Larq Compute Engine or LiteRT.")
-@click.argument("source", type=INPUT, metavar="RUN|F.keras|F.tflite")
+@click.argument("source", type=INPUT, metavar="RUN|F.keras|F.tflite|NAME")
 @click.option(
     "--out", type=OutputFile(), required=True, metavar="F.tflite", help="The file to write."
 )
@@ -132,10 +133,11 @@ def command(
             "one way."
         )
     with reporting(json_target) as report:
-        if not os.path.lexists(source):
+        if not os.path.lexists(source) and found(source) is None:
             raise EnsembleError(
                 f"No run at {source!r}, and no file: give the directory of a run, an ensemble that "
-                "Keras saved, or a .tflite file."
+                "Keras saved, a .tflite file, or the name of a network that comes with the "
+                f"package: {', '.join(names())}."
             )
         if is_file := Path(source).is_file() and not is_keras_file(source):
             converted = _converted_file(context, source, out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from larq_ensemble.console.options import INPUT
+from larq_ensemble.console.options import TFLITE
 from larq_ensemble.console.reporting import json_option, reporting
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("inspect", short_help="What a .tflite file holds, byte by byte.")
-@click.argument("tflite", type=INPUT, metavar="F.tflite")
+@click.argument("tflite", type=TFLITE, metavar="F.tflite|NAME")
 @click.option(
     "--strict",
     is_flag=True,

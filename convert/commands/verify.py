@@ -6,6 +6,7 @@ import click
 
 from larq_ensemble.console.options import (
     INPUT,
+    TFLITE,
     data_dir_option,
     dataset_option,
     normalization_option,
@@ -15,12 +16,12 @@ from larq_ensemble.runtime.commands.options import compared_backends_option
 
 
 @click.command("verify", short_help="Keras against the interpreter on test images.")
-@click.argument("tflite", type=INPUT, metavar="F.tflite")
+@click.argument("tflite", type=TFLITE, metavar="F.tflite|NAME")
 @click.option(
     "--run",
     type=INPUT,
     required=True,
-    metavar="RUN|F.keras",
+    metavar="RUN|F.keras|NAME",
     help="The run, or the Keras file, that the file comes from.",
 )
 @click.option(

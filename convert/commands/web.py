@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from larq_ensemble.console.options import INPUT, OutputFolder
+from larq_ensemble.console.options import INPUT, TFLITE, OutputFolder
 from larq_ensemble.console.reporting import json_option, reporting
 
 
 @click.command("web", short_help="A page that runs a .tflite file in a browser.")
-@click.argument("tflite", type=INPUT, metavar="F.tflite")
+@click.argument("tflite", type=TFLITE, metavar="F.tflite|NAME")
 @click.option("--out", type=OutputFolder(), required=True, help="Folder of the page.")
 @click.option(
     "--images",

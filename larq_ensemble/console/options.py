@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from larq_ensemble.files import check_output, check_output_folder
+from larq_ensemble.pretrained.catalog import tflite_path
 
 
 class FiniteFloat(click.FloatRange):
@@ -35,6 +36,13 @@ class UserPath(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         return os.path.expanduser(os.fsdecode(super().convert(value, param, ctx)))
+
+
+class Tflite(UserPath):
+    """A `.tflite` file to read, or the name of a network of `larq_ensemble.pretrained`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return os.fspath(tflite_path(super().convert(value, param, ctx)))
 
 
 class OutputFile(UserPath):
@@ -105,6 +113,7 @@ class CommaSeparated(click.ParamType):
 
 #: A path to read.
 INPUT = UserPath()
+TFLITE = Tflite()
 POSITIVE = FiniteFloat(0, min_open=True)
 NOT_NEGATIVE = FiniteFloat(0)
 #: A share of a whole, and one that leaves something of it.

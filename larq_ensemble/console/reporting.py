@@ -58,6 +58,16 @@ class Report:
         self.line(title)  # rich would wrap a table's title to the table's width
         console.print(table)
 
+    def markdown(self, text: str) -> None:
+        """Prints Markdown: laid out on a terminal, elsewhere as it is."""
+        if not sys.stdout.isatty():
+            print(text, end="", flush=True)
+            return
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+
     def line(self, text: str) -> None:
         """Prints a line."""
         print(visible(text), flush=True)

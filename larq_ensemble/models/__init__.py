@@ -4,10 +4,14 @@
 from larq_ensemble.models import build_model
 
 model = build_model("resnet20", input_shape=(32, 32, 3), classes=100)
+trained = build_model("deploynet9", weights="cifar100")
 ```
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from larq_ensemble.errors import EnsembleError, is_number
 from larq_ensemble.keras import keras
@@ -19,7 +23,9 @@ from larq_ensemble.models.keras_layers import (
     KerasLayers,
     PReLUGradient,
 )
+from larq_ensemble.models.stored_weights import layers_of, restore
 from larq_ensemble.network.architectures import REVISION, architecture, check_input_shape
+from larq_ensemble.pretrained.catalog import backbone_of
 
 __all__ = ["PRELU_GRADIENT", "Binarize", "PReLUGradient", "build_model", "layer_graph"]
 
@@ -27,24 +33,25 @@ __all__ = ["PRELU_GRADIENT", "Binarize", "PReLUGradient", "build_model", "layer_
 def build_model(
     name: str,
     *,
-    input_shape: tuple[int, int, int],
-    classes: int,
-    width: float = 1.0,
+    input_shape: tuple[int, int, int] | None = None,
+    classes: int | None = None,
+    width: float | None = None,
     dropout: float = 0.0,
     pad_values: float | None = None,
     estimator: str | None = None,
     binarize: Binarize = "all",
     prelu_gradient: PReLUGradient = PRELU_GRADIENT,
-    revision: int = REVISION,
+    revision: int | None = None,
+    weights: str | None = None,
 ) -> keras.Model:
-    """Builds a backbone.
+    """Builds a backbone, untrained or with the weights of one that comes with the package.
 
     # Arguments
         name: of `larq_ensemble.network.architectures.MODELS`, such as `"resnet20"` or its
             real-valued twin `"resnet20_real"`.
         input_shape: (height, width, channels) of normalized float32 images.
         classes: number of logits.
-        width: multiplies the channels of every stage.
+        width: multiplies the channels of every stage. `None`: 1.
         dropout: rate before the linear layer (the paper: 0.5 for 100 classes).
         pad_values: what pads the inputs of binary convolutions: 0, or 1, with which Larq Compute
             Engine can write bit-packed outputs. `None`: the network's default, which is 0 as in
@@ -62,15 +69,39 @@ def build_model(
             so in the paper's code, see `larq_ensemble.layers.PReLU`, or `"zero"`, as in Keras.
         revision: of the network; 1 for that of runs before the networks had the stem and the
             shortcuts of the original, see `larq_ensemble.network.architectures.architecture`.
+            `None`: the current one.
+        weights: the data that a network of the package was trained on, such as `"cifar100"`, or its
+            name, see `larq_ensemble.pretrained`. `input_shape`, `classes`, `width`, `pad_values`
+            and `revision` are those of its training then, so they can be left out. `None`: random
+            weights.
 
     # Returns
         A functional Keras model: float32 [n, height, width, channels] -> logits [n, classes].
 
     # Raises
         UnknownNameError: for a name that is not registered.
-        EnsembleError: for sizes that no network can have.
+        EnsembleError: for sizes that no network can have, for weights that there are not, or
+            arguments that contradict them.
     """
-    network = architecture(name, revision)
+    network = architecture(name, REVISION if revision is None else revision)
+    if weights is not None:
+        return _trained(
+            name,
+            weights,
+            {
+                "input_shape": input_shape,
+                "classes": classes,
+                "width": width,
+                "pad_values": pad_values,
+                "binarize": None if binarize == "all" else binarize,
+                "revision": revision,
+            },
+            {"dropout": dropout, "estimator": estimator, "prelu_gradient": prelu_gradient},
+        )
+    if classes is None or input_shape is None:
+        raise EnsembleError(
+            "`input_shape` and `classes` are needed: only `weights` of a trained network say them."
+        )
     input_shape = check_input_shape(input_shape)
     if pad_values is None:
         pad_values = network.pad_values
@@ -106,5 +137,41 @@ def build_model(
         binarize=binarize,
         prelu_gradient=prelu_gradient,
     )
+    width = 1.0 if width is None else width
     logits = network.apply(layers, image, classes=classes, dropout=dropout, width=width)
     return keras.Model(image, logits, name=name)
+
+
+def _trained(
+    name: str, weights: str, given: Mapping[str, Any], free: Mapping[str, Any]
+) -> keras.Model:
+    """A backbone of the package.
+
+    # Arguments
+        name, weights: as for `build_model`.
+        given: arguments that are those of its training, `None`: left out.
+        free: arguments that weights don't depend on.
+    """
+    shipped = backbone_of(name, weights, given["width"])
+    stored = shipped.weights
+    model = stored.config["model"]
+    defaults = {"pad_values": architecture(name).pad_values, "binarize": "all"}
+    for argument, value in given.items():
+        trained = model.get(argument)
+        if trained is None:
+            trained = defaults[argument]
+        if value is not None and _plain(value) != _plain(trained):
+            raise EnsembleError(
+                f"`{argument}` {value!r} contradicts `weights` {weights!r}, the network "
+                f"{shipped.name!r}, which has {trained!r}: leave it out. To go on from its "
+                "weights with other classes or images, `pretrain` it with "
+                f"`from_backbone={shipped.name!r}`."
+            )
+    network = build_model(**{**model, **free})
+    restore(layers_of(network), stored)
+    return network
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    return [*value] if isinstance(value, tuple) else value

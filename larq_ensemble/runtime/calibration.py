@@ -37,6 +37,7 @@ import numpy as np
 
 from larq_ensemble.errors import EnsembleError, install_command, is_real
 from larq_ensemble.files import obstacle, write_bytes
+from larq_ensemble.pretrained.catalog import found
 from larq_ensemble.runtime import cascade
 from larq_ensemble.runtime.cascade import Cascade, log_margin, stops
 from larq_ensemble.runtime.combination import combine
@@ -301,6 +302,11 @@ def fit(
 def check_can_calibrate(path: str | os.PathLike[str]) -> None:
     """Raises `EnsembleError` if SciPy is missing or `path` can't be written: before the work."""
     _check_scipy()
+    if found(path) is not None:
+        raise EnsembleError(
+            f"{os.fspath(path)!r} comes with the package, calibrated: calibrate a copy of it, that "
+            "`larq-ensemble pretrained` writes."
+        )
     if reason := obstacle(path):
         raise EnsembleError(
             f"{os.fspath(path)!r} can't be written ({reason}): calibrate a copy of it elsewhere."

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.pretrained.catalog import names
 from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
 from larq_ensemble.tflite.flatbuffer import (
     ALIGNMENT,
@@ -108,8 +109,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         data = Path(path).read_bytes()
     except OSError as error:
         raise EnsembleError(
-            f"Can't read the model {str(path)!r}: {error.strerror}. "
-            "Give the path of a file that `larq-ensemble convert` wrote."
+            f"Can't read the model {str(path)!r}: {error.strerror}. Give the path of a file that "
+            "`larq-ensemble convert` wrote, or the name of a network that comes with the package: "
+            f"{', '.join(names())}."
         ) from error
     if data[4:8] != IDENTIFIER:
         reason = "it is empty" if not data else "it doesn't start like a TFLite flatbuffer"

@@ -25,6 +25,7 @@ import warnings
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError, check_whole
+from larq_ensemble.pretrained.catalog import tflite_path
 from larq_ensemble.progress import tracked
 from larq_ensemble.runtime.budget import check_latency, members_for_latency, members_for_power
 from larq_ensemble.runtime.cascade import (
@@ -44,7 +45,8 @@ class EnsembleInterpreter:
     """Runs an ensemble file with LiteRT or with Larq Compute Engine (LCE).
 
     # Arguments
-        path: the `.tflite` file that `larq-ensemble convert` wrote.
+        path: the `.tflite` file that `larq-ensemble convert` wrote, or the name of a network of
+            `larq_ensemble.pretrained`, if nothing is at this path.
         members: run the first m members of the file; `None`: all.
         threads: number of threads of a convolution; no more than this process has processors.
         max_latency_ms, power_mode: instead of `members`, as for `set_budget`.
@@ -75,7 +77,7 @@ class EnsembleInterpreter:
         kernel: str | None = None,
     ) -> None:
         threads = bounded_threads(threads)
-        file = read_ensemble(path)
+        file = read_ensemble(tflite_path(path))
         self._metadata = file.metadata
         self._interpreter = open_interpreter(file, threads, backend, kernel)
         self.set_budget(members=members, max_latency_ms=max_latency_ms, power_mode=power_mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -12,6 +13,7 @@ from larq_ensemble.convert.conversion import convert_run
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runs import load_run
 from larq_ensemble.runtime.file import read_ensemble
+from larq_ensemble.training.points import read_points
 
 from .conftest import load
 
@@ -126,3 +128,24 @@ def test_errors_are_one_line(script, run, tflite) -> None:
     assert "No run at" in done.stderr
     with pytest.raises(EnsembleError, match="--counter '/missing' can't be run"):
         load("arm_cost").instructions("/missing", tflite, "default")
+
+
+def test_points_of_calibrated_files(tflite, tmp_path) -> None:
+    """Of each core the kernel that takes least, for each number of members."""
+    script, file = load("arm_cost"), str(tflite)
+    ensemble = read_ensemble(tflite)
+    rows = [
+        {"file": file, "cpu": core, "instructions_once": once, "instructions_member": member}
+        for core, once, member in (("a", 10, 100), ("a", 20, 50), ("b", 1, 2), (None, 0, 1))
+    ]
+    assert script.points({file: ensemble}, rows) == {}  # nobody knows its accuracy
+    metadata = dataclasses.replace(ensemble.metadata, top1=(50.0, 60.0, 62.5))
+    found = script.points({file: dataclasses.replace(ensemble, metadata=metadata)}, rows)
+    (tmp_path / "points.json").write_text(json.dumps(found))
+    points = read_points([tmp_path / "points.json"])
+    assert [(point.members, point.top1) for point in points] == [(1, 50), (2, 60), (3, 62.5)]
+    assert [point.instructions for point in points] == [
+        {"a": 70, "b": 3}, {"a": 120, "b": 5}, {"a": 170, "b": 7},
+    ]  # fmt: skip
+    assert points[0].bytes < points[1].bytes < points[2].bytes
+    assert {point.split for point in points} == {"validation"}

@@ -18,11 +18,11 @@ from larq_ensemble.errors import install_command
 PACKAGE = Path(larq_ensemble.__file__).parent
 #: Packages and modules below the TensorFlow line.
 BELOW = (
-    *("network", "runtime", "tflite", "console"),
+    *("network", "pretrained", "runtime", "tflite", "console"),
     *("errors.py", "files.py", "legacy_keras.py", "locks.py", "progress.py", "registry.py"),
 )
 #: Others that import TensorFlow in functions only.
-LAZY = ("data", "runs.py", "cli.py", "demo.py")
+LAZY = ("data", "runs.py", "cli.py", "demo")
 #: Modules among them that are about `tf.data`, which others import in functions only.
 OF_TENSORFLOW = {"larq_ensemble.data.streams", "larq_ensemble.data.tensorflow_data"}
 COMMANDS = ("training/commands", "training/paper/commands", "convert/commands")

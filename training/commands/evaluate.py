@@ -29,7 +29,7 @@ _SEVERITIES = CommaSeparated(
 
 
 @click.command("evaluate", short_help="Metrics of the first m members, for each m.")
-@click.argument("run", type=INPUT, metavar="RUN|F.keras|F.tflite")
+@click.argument("run", type=INPUT, metavar="RUN|F.keras|F.tflite|NAME")
 @click.option(
     "--members",
     type=click.IntRange(1),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from larq_ensemble.console.messages import in_options
 from larq_ensemble.console.options import (
     INPUT,
     NOT_NEGATIVE,
@@ -25,6 +27,7 @@ from larq_ensemble.data.augmentation import AUGMENTATIONS
 if TYPE_CHECKING:
     from larq_ensemble.console.reporting import Report
     from larq_ensemble.data.datasets import Dataset
+    from larq_ensemble.trained import Trained
     from larq_ensemble.training.distillation import Distillation
     from larq_ensemble.training.recipes import Recipe
 
@@ -167,7 +170,7 @@ teacher_options = _all(
     click.option(
         "--teacher",
         type=INPUT,
-        metavar="RUN",
+        metavar="RUN|NAME",
         help="Also learn from the logits of this run, of the same classes and image shape "
         "(knowledge distillation).",
     ),
@@ -190,6 +193,31 @@ distribute_option = click.option(
     "TF_CONFIG, with an --out that they share). --batch-size counts the images of all devices.  "
     "[default: one device]",
 )
+
+jax_option = click.option(
+    "--jax",
+    type=OutputFolder(),
+    metavar="DIR",
+    help="Train on another machine, which has JAX but no TensorFlow: the first call writes the "
+    "training to DIR and ends. Run DIR/run.py there, bring DIR/checkpoint.npz back, and repeat the "
+    "command with --resume.",
+)
+
+
+@contextlib.contextmanager
+def training_under_jax(report: Report, folder: str | None) -> Iterator[None]:
+    """As `--jax` says: the block ends when the training within it has been exported."""
+    if folder is None:
+        yield
+        return
+    from larq_ensemble.training.under_jax import Exported, under_jax
+
+    try:
+        with under_jax(folder):
+            yield
+    except Exported as exported:
+        report.line(in_options(str(exported), click.get_current_context().command))
+        report.result = {"exported": folder}
 
 
 def opened_dataset(
@@ -274,7 +302,7 @@ def refuse_options_of_data(dataset: str) -> None:
             )
 
 
-_OF_DATA = ("data_dir", "limit_test", "limit_train", "augment", "class_weights")
+_OF_DATA = ("data_dir", "limit_test", "limit_train", "augment", "class_weights", "jax")
 
 
 def check_teacher_options(
@@ -291,10 +319,18 @@ def distillation_by(
     """The teacher with those hyperparameters that are given."""
     if teacher is None:
         return None
-    from larq_ensemble.runs import load_run
     from larq_ensemble.training.distillation import Distillation
 
     given = {"weight": weight, "temperature": temperature}
     return Distillation(
-        load_run(teacher), **{name: value for name, value in given.items() if value is not None}
+        run_of(teacher), **{name: value for name, value in given.items() if value is not None}
     )
+
+
+def run_of(path: str, kind: str | None = None) -> Trained:
+    """A run, or a network of the package. Networks of Keras files are given as `model`."""
+    from larq_ensemble.pretrained import found
+    from larq_ensemble.runs import load_run
+    from larq_ensemble.trained import open_trained
+
+    return load_run(path, kind) if found(path) is None else open_trained(path, kind)

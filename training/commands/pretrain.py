@@ -24,13 +24,16 @@ from larq_ensemble.training.commands.options import (
     distillation_by,
     distribute_option,
     image_options,
+    jax_option,
     opened_dataset,
     print_data,
     recipe_options,
     refuse_options_of_data,
+    run_of,
     run_options,
     teacher_options,
     training_data_options,
+    training_under_jax,
 )
 
 if TYPE_CHECKING:
@@ -109,7 +112,7 @@ if TYPE_CHECKING:
 @click.option(
     "--from-backbone",
     type=INPUT,
-    metavar="RUN",
+    metavar="RUN|NAME",
     help="Start from the weights of this run of the same network, trained on other classes or "
     "another image size; the linear layer starts anew (transfer learning).",
 )
@@ -121,6 +124,7 @@ if TYPE_CHECKING:
     help="Train in mixed precision, for CPUs with AVX512_BF16 or AMX, where it is about 1.5 times "
     "as fast.",
 )
+@jax_option
 @seed_option
 @run_options
 @json_option
@@ -158,6 +162,7 @@ def command(
     temperature: float | None,
     distribute: str | None,
     bfloat16: bool,
+    jax: str | None,
     seed: int,
     out: str,
     resume: bool,
@@ -205,10 +210,9 @@ def command(
     check_teacher_options(teacher, distill_weight, temperature)
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.network.architectures import MODELS
-    from larq_ensemble.runs import load_run
     from larq_ensemble.training.recipes import RECIPES, recipes_for
 
-    with reporting(json_target) as report:
+    with reporting(json_target) as report, training_under_jax(report, jax):
         # A wrong name is an error before the data are read.
         if recipe_name is not None:
             RECIPES[recipe_name]
@@ -259,8 +263,8 @@ def command(
             data=data,
             augment=augment,
             class_weights=class_weights,
-            from_real=load_run(from_real, kind="backbone") if from_real else None,
-            from_backbone=load_run(from_backbone, kind="backbone") if from_backbone else None,
+            from_real=run_of(from_real, "backbone") if from_real else None,
+            from_backbone=run_of(from_backbone, "backbone") if from_backbone else None,
             distillation=distillation_by(teacher, distill_weight, temperature),
             distribute=distribute,
             bfloat16=bfloat16,

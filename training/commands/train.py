@@ -24,11 +24,13 @@ from larq_ensemble.training.commands.options import (
     data_options,
     distillation_by,
     distribute_option,
+    jax_option,
     recipe_options,
     refuse_options_of_data,
     run_options,
     teacher_options,
     training_data_options,
+    training_under_jax,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
     "--pretrained",
     type=INPUT,
     required=True,
-    metavar="RUN|F.keras",
+    metavar="RUN|F.keras|NAME",
     help="The run that `pretrain` wrote, or a trained classifier that Keras saved.",
 )
 @members_option
@@ -132,6 +134,7 @@ if TYPE_CHECKING:
 @recipe_options
 @teacher_options
 @distribute_option
+@jax_option
 @seed_option
 @run_options
 @json_option
@@ -169,6 +172,7 @@ def command(
     distill_weight: float | None,
     temperature: float | None,
     distribute: str | None,
+    jax: str | None,
     seed: int,
     out: str,
     resume: bool,
@@ -210,7 +214,7 @@ def command(
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.trained import open_trained
 
-    with reporting(json_target) as report:
+    with reporting(json_target) as report, training_under_jax(report, jax):
         backbone = open_trained(
             pretrained, "backbone", dataset=dataset, data_dir=data_dir, normalization=normalization
         )

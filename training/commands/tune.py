@@ -26,7 +26,7 @@ from larq_ensemble.training.commands.options import batch_size_option
     "--pretrained",
     type=INPUT,
     required=True,
-    metavar="RUN|F.keras",
+    metavar="RUN|F.keras|NAME",
     help="The run that `pretrain` wrote, or a trained classifier that Keras saved.",
 )
 @members_option

@@ -72,12 +72,9 @@ class BatchBagging(Scheme):
             drawn = tf.random.stateless_uniform(
                 [members, batch], step_seed, 0, batch, dtype=tf.int32
             )
-            part = tf.math.bincount(
-                drawn, minlength=batch, maxlength=batch, dtype=tf.float32, axis=-1,
-                binary_output=True,
-            )  # fmt: skip
-            # Inside a tf.data function bincount forgets how many rows it has.
-            part = tf.ensure_shape(part, [members, None])
+            # As a `bincount` with binary output, which XLA can't compile.
+            is_in_part = tf.reduce_any(tf.one_hot(drawn, batch, True, False), axis=1)
+            part = tf.cast(is_in_part, tf.float32)
             return part / tf.reduce_mean(part, axis=1, keepdims=True)
 
         return weigh

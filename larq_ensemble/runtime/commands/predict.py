@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from larq_ensemble.console.options import INPUT, POSITIVE
+from larq_ensemble.console.options import INPUT, POSITIVE, TFLITE
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.runtime.budget import POWER_MODES
 from larq_ensemble.runtime.commands.options import backend_option
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("predict", short_help="Classes of image files, without TensorFlow.")
-@click.argument("tflite", type=INPUT, metavar="F.tflite")
+@click.argument("tflite", type=TFLITE, metavar="F.tflite|NAME")
 @click.argument("images", type=INPUT, nargs=-1, required=True, metavar="IMAGE...")
 @click.option(
     "--members",

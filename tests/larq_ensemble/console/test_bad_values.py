@@ -102,7 +102,7 @@ def test_every_output_is_checked_while_the_command_line_is_read(refused, tmp_pat
     outputs = options_of(lambda kind: isinstance(kind, (OutputFile, OutputFolder)))
     assert {name for name, _ in outputs} == {
         *("demo", "pretrain", "train", "convert", "calibrate", "reproduce", "frontier", "tune"),
-        "web",
+        *("pretrained", "web"),
     }
     for name, option in outputs:
         code, line = refused(name, option.opts[0], "file/new")
@@ -156,9 +156,10 @@ def test_the_result_does_not_replace_another_file_of_the_command(
 
 def test_the_demo_does_not_replace_files_of_others(refused, tmp_path):
     (tmp_path / "ensemble.tflite").write_bytes(b"mine")
-    code, line = refused("demo", "--out", ".")
-    assert code == 1
-    assert "--out '.' holds ensemble.tflite, which is not of a demo" in line
+    for data in ([], ["--dataset", "cifar100"]):
+        code, line = refused("demo", "--out", ".", *data)
+        assert code == 1
+        assert "--out '.' holds ensemble.tflite, which is not of a demo" in line
     assert (tmp_path / "ensemble.tflite").read_bytes() == b"mine"
 
 

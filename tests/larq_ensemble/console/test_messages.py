@@ -68,7 +68,7 @@ def library_modules():
     root = Path(larq_ensemble.__file__).parent
     folders = (root, root / "training", root / "convert")  # two of them are links
     files = {file for folder in folders for file in folder.rglob("*.py")}
-    command_line = {"commands", "console", "cli.py", "demo.py"}
+    command_line = {"commands", "console", "cli.py", "demo"}
     return sorted(file for file in files if not command_line & set(file.relative_to(root).parts))
 
 

@@ -1,18 +1,13 @@
-"""`larq-ensemble demo`: all steps, so it uses both training and convert."""
+"""The demo on digits: all steps, so it uses both training and convert."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import click
-
-from larq_ensemble.console.options import OutputFolder, seed_option
-from larq_ensemble.console.reporting import KERAS_VERBOSITY, Report, json_option, reporting
+from larq_ensemble.console.reporting import KERAS_VERBOSITY, Report
+from larq_ensemble.demo.files import predict_files, write_images
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import replacing
 
 MEMBERS = 4
 PRETRAIN_EPOCHS = 40
@@ -20,41 +15,19 @@ RETRAIN_EPOCHS = 15
 BATCH_SIZE = 64
 
 
-@click.command("demo", short_help="All steps on embedded real data, in a few minutes.")
-@click.option(
-    "--out",
-    type=OutputFolder(),
-    default="runs/demo",
-    show_default=True,
-    metavar="DIR",
-    help="Where everything is written. An interrupted demo is resumed.",
-)
-@seed_option
-@json_option
-def command(
-    out: str,
-    seed: int,
-    json_target: str | None,
-) -> None:
-    """Pretrain, train an ensemble, evaluate, convert, verify and predict.
+def run_demo(report: Report, folder: str, seed: int) -> dict[str, Any]:
+    """Pretrains, trains an ensemble, evaluates, converts, verifies and predicts.
 
-    The data are scikit-learn's handwritten digits, 1,797 real images of 8x8 pixels. The backbone
-    is a binarized ResNet-20. Four members share its frozen filters, in one .tflite file.
+    # Arguments
+        report: where it says what it does.
+        folder: where everything is written.
+        seed: of both trainings.
 
-    In DIR it writes the runs backbone/ and fusion/, ensemble.tflite, single.tflite and images/. Run
-    again, it goes on where it was interrupted, or repeats its last steps.
-
-    \b
-    Examples:
-      larq-ensemble demo
-      larq-ensemble demo --out runs/demo7 --seed 7 --json result.json
+    # Returns
+        The result of the command.
     """
-    _check_folder(Path(out))
-    with reporting(json_target) as report:
-        report.result = _demo(report, Path(out), seed)
-
-
-def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
+    out = Path(folder)
+    _check_folder(out)
     import numpy as np
 
     from larq_ensemble.convert import convert_run, verify
@@ -101,7 +74,8 @@ def _demo(report: Report, out: Path, seed: int) -> dict[str, Any]:
     report.line("5/6  Comparing Keras with the interpreter on the test images")
     agreement = verify(run.model, path, np.asarray(test.images), test.labels)
     report.line("6/6  Classifying image files without TensorFlow")
-    _predict_files(report, path, out / "images", test)
+    files = write_images(out / "images", test.images[:5], test.labels)
+    predict_files(report, path, files, (1, MEMBERS))
 
     rows = [
         [f"first {row['members']} of {MEMBERS} members", row["top1"], row["nll"]]
@@ -142,27 +116,3 @@ def _check_folder(out: Path) -> None:
                 raise EnsembleError(
                     f"`out` {str(out)!r} holds {name}, which is not of a demo: give a new folder."
                 )
-
-
-def _predict_files(report: Report, tflite: Path, folder: Path, test: Any) -> None:
-    """Writes some test images as PNG and classifies them in a process without TensorFlow."""
-    from PIL import Image
-
-    files = []
-    for index in range(5):
-        file = folder / f"test{index}-label{test.labels[index]}.png"
-        with replacing(file) as temporary:
-            Image.fromarray(test.images[index].squeeze(-1)).save(temporary)
-        files.append(str(file))
-    for members in (1, MEMBERS):
-        program = [sys.executable, "-m", "larq_ensemble", "predict"]
-        done = subprocess.run(
-            [*program, str(tflite), *files, "--members", str(members)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise EnsembleError(f"`larq-ensemble predict` failed: {done.stderr.strip()}")
-        for line in done.stdout.splitlines():
-            report.line(line)

@@ -1,0 +1,206 @@
+"""Model cards as Markdown: what a network is, how it was trained, and what was measured.
+
+A card is the JSON file beside a network's weights, which `tools/pretrained/ship.py` writes from the
+results of the commands. Its entries:
+
+    name, kind, members, model, data    what it is; `run_hash` of the run's model, and in `ensemble`
+                                        that of its backbone
+    training                            each stage: recipe, seed, versions, results
+    accuracy                            of the `.tflite` file on the test split, for the first m
+                                        members; `seeds`: of other trainings
+    files                               bytes and SHA-256
+    instructions                        arm64 instructions of the image and of a member
+    agreement                           of the file with Keras
+    samples                             predictions for the embedded test images
+    commands, date, commit, licence     where all of this comes from
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Card = dict[str, Any]
+
+
+def heading(card: Card) -> str:
+    """What a network is, in one sentence."""
+    model, data = card["model"], card["data"]
+    width = "" if model["width"] == 1 else f" of width {model['width']:g}"
+    network = f"{model['name']}{width} for the {data['classes']} classes of {data['name']}"
+    if card["members"] == 1:
+        return f"One binarized network, {network}: a backbone to build ensembles from."
+    ensemble = card["ensemble"]
+    return (
+        f"An ensemble of {card['members']} members ({ensemble['scheme']}, sharing "
+        f"{ensemble['sharing']}) that share the binary filters of one {network}."
+    )
+
+
+def instructions_of_a_member(card: Card, core: str = "cortex-a72") -> int | None:
+    """Counted arm64 instructions of a member after the trunk; `None`: not counted."""
+    counted = card["instructions"].get(core)
+    return None if counted is None else int(counted["member"])
+
+
+def markdown(card: Card) -> str:
+    """The card as a page."""
+    parts = [f"# {card['name']}", heading(card), _usage(card)]
+    for title, text in (
+        ("Accuracy", _accuracy(card)),
+        ("Size and cost", _cost(card)),
+        ("Training", _training(card)),
+        ("Data", _data(card)),
+        ("Where the figures come from", _provenance(card)),
+    ):
+        parts += [f"## {title}", text]
+    return "\n\n".join(parts) + "\n"
+
+
+def _usage(card: Card) -> str:
+    name = card["name"]
+    if card["members"] == 1:
+        python = f'backbone = build_model("{card["model"]["name"]}", weights="{name}")'
+        function = "build_model"
+    else:
+        python, function = f'ensemble = load_ensemble("{name}")', "load_ensemble"
+    return (
+        f"    larq-ensemble predict {name} photo.png\n"
+        f"    larq-ensemble pretrained {name} --out {name}.tflite\n\n"
+        f"```python\nfrom larq_ensemble import {function}\n\n{python}\n```"
+    )
+
+
+def _accuracy(card: Card) -> str:
+    accuracy = card["accuracy"]
+    low, high = (f"95 % {end}" for end in ("from", "to"))
+    table = _table(
+        ["first m members", "top-1 %", low, high, "top-5 %", "NLL", "ECE", "calibrated ECE"],
+        [
+            [
+                row["members"],
+                *(f"{row[key]:.2f}" for key in ("top1", "low", "high", "top5")),
+                f"{row['nll']:.3f}",
+                f"{row['ece']:.4f}",
+                f"{row['calibrated_ece']:.4f}",
+            ]
+            for row in accuracy["by_members"]
+        ],
+    )
+    lines = [
+        f"The file on {accuracy['images']:,} test images of {card['data']['name']}, run by "
+        f"{accuracy['backend']} ({accuracy['kernel']}). The interval is Wilson's, of this one "
+        "network: it says how far chance in the test images goes. ECE has 15 bins.",
+        table,
+    ]
+    if (cascade := accuracy.get("cascade")) is not None:
+        lines.append(
+            f"The cascade in the file (`--adaptive`): {cascade['top1']:.2f} % with "
+            f"{cascade['mean_members']:.2f} members per image on average."
+        )
+    if seeds := accuracy["seeds"]:
+        each = ", ".join(f"{seed['top1']:.2f} % (seed {seed['seed']})" for seed in seeds)
+        lines.append(f"Other trainings by the same recipe, in Keras on the test split: {each}.")
+    single = card["training"][-1]["result"].get("backbone_top1")
+    if single is not None:
+        lines.append(
+            f"The single network that it was built from has {single:.2f} % in Keras, on the test "
+            "images of the training."
+        )
+    agreement = card["agreement"]
+    lines.append(
+        f"Keras and the file predict the same class for "
+        f"{100 * agreement['ensemble_argmax_agreement']:.2f} % of {agreement['samples']:,} images; "
+        f"predictions of single members differ for {100 * agreement['flip_rate']:.3f} %."
+    )
+    return "\n\n".join(lines)
+
+
+def _cost(card: Card) -> str:
+    files = card["files"]
+    tflite = files["tflite"]
+    lines = [
+        f"- `.tflite`: {tflite['bytes']:,} bytes (layout {tflite['layout']}, heads "
+        f"{tflite['heads']}, precision {tflite['precision']}).",
+        f"- Weights for training: {files['weights']['bytes']:,} bytes.",
+    ]
+    for core, counted in card["instructions"].items():
+        lines.append(
+            f"- arm64 instructions on {core} ({counted['kernel']}): {counted['image']:,} once an "
+            f"image, {counted['member']:,} for each member."
+        )
+    return "\n".join(lines)
+
+
+def _training(card: Card) -> str:
+    lines = []
+    for number, stage in enumerate(card["training"], start=1):
+        recipe = stage["recipe"]
+        rest = ", ".join(
+            f"{key} {_short(value)}"
+            for key, value in recipe.items()
+            if value not in (None, {}, []) and key not in ("epochs", "source")
+        )
+        what = stage["model"]["name"]
+        if stage["kind"] == "ensemble":
+            what = f"{stage['ensemble']['members']} members, {stage['ensemble']['scheme']}"
+        results = ", ".join(
+            f"{key} {value:.2f}"
+            for key, value in stage["result"].items()
+            if isinstance(value, float) and key.endswith("top1")
+        )
+        lines.append(
+            f"{number}. **{stage['kind']}** ({what}): {recipe['epochs']} epochs, {rest}; seed "
+            f"{stage['seed']}, {stage['precision']}. Result: {results or 'none'} (%)."
+        )
+    versions = card["training"][-1]["versions"]
+    lines.append("\nWith " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
+    return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _data(card: Card) -> str:
+    data = card["data"]
+    return (
+        f"{data['origin']} {100 * data['validation']:g} % of the training split were held out for "
+        "validation and calibration. Images are "
+        f"{'x'.join(map(str, data['input_shape']))}; larger ones are cropped in the middle and "
+        "scaled down, which loses detail. The network knows its classes only: anything else gets "
+        f"the class that looks most like it. The weights are under {card['licence']}."
+    )
+
+
+def _provenance(card: Card) -> str:
+    commands = "\n".join(f"    {command}" for command in card["commands"])
+    return (
+        f"Written by `tools/pretrained/ship.py` on {card['date']} at commit {card['commit'][:12]}, "
+        f"from the results of\n\n{commands}"
+    )
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def overview(cards: Iterable[Card]) -> tuple[list[str], list[list[Any]]]:
+    """A table of networks: its columns and rows."""
+    columns = ["network", "data", "members", "top-1 % at m = 1", "top-1 % at m = M", "bytes"]
+    rows = []
+    for card in cards:
+        by_members = card["accuracy"]["by_members"]
+        rows.append(
+            [
+                card["name"],
+                card["data"]["name"],
+                card["members"],
+                by_members[0]["top1"],
+                by_members[-1]["top1"],
+                card["files"]["tflite"]["bytes"],
+                instructions_of_a_member(card),
+            ]
+        )
+    return [*columns, "A72 instructions a member"], rows

@@ -1,0 +1,127 @@
+"""Which networks there are, and their files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.files import read_json
+
+if TYPE_CHECKING:
+    from larq_ensemble.pretrained.weights import StoredWeights
+
+FOLDER = Path(__file__).with_name("networks")
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A network of the package.
+
+    # Arguments
+        name: such as `"cifar100-resnet20-fusion10"`: data, network, and of an ensemble the scheme
+            and the number of members. Without the last it is a single network, a backbone.
+        folder: the folder of its files.
+    """
+
+    name: str
+    folder: Path = FOLDER
+
+    @property
+    def card_path(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def weights_path(self) -> Path:
+        """The weights, see `larq_ensemble.pretrained.weights`."""
+        return self.folder / f"{self.name}.npz"
+
+    @property
+    def tflite(self) -> Path:
+        """The `.tflite` file, with its calibration."""
+        return self.folder / f"{self.name}.tflite"
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """The model card, see `larq_ensemble.pretrained.cards`."""
+        return read_json(self.card_path, _WAY_OUT)
+
+    @cached_property
+    def weights(self) -> StoredWeights:
+        """The weights, and the configuration of the run that trained them."""
+        from larq_ensemble.pretrained.weights import read_weights
+
+        return read_weights(self.weights_path)
+
+
+_WAY_OUT = "install larq-ensemble again"
+
+
+def names() -> list[str]:
+    """The names of all networks, in alphabetical order."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def shipped(name: str) -> Shipped:
+    """A network by its name.
+
+    # Raises
+        UnknownNameError: for any other name.
+    """
+    if name not in names():
+        raise UnknownNameError("pretrained network", name, names())
+    return Shipped(name)
+
+
+def backbone_of(model: str, weights: str, width: float | None = None) -> Shipped:
+    """The single network of an architecture that was trained on some data.
+
+    # Arguments
+        model: the architecture.
+        weights: the data, or the name of the network itself.
+        width: of the network, if there are several.
+
+    # Raises
+        EnsembleError: if there is none, or more than one, with those that there are.
+    """
+    backbones = [network for network in map(Shipped, names()) if network.card["members"] == 1]
+    of_model = [network for network in backbones if network.card["model"]["name"] == model]
+    found = [
+        network
+        for network in of_model
+        if weights == network.name
+        or (
+            weights == network.card["data"]["name"]
+            and width in (None, network.card["model"]["width"])
+        )
+    ]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(network.name for network in found or backbones)
+    if found:
+        raise EnsembleError(
+            f"`weights` {weights!r} has several networks {model!r}: give the name of one, {known}."
+        )
+    raise EnsembleError(
+        f"`weights` {weights!r} has no network {model!r}"
+        f"{'' if width is None else f' of width {width}'}. There are: {known}."
+    )
+
+
+def found(path: str | os.PathLike[str]) -> Shipped | None:
+    """The network, if `path` is the name of one, and no file or folder is there.
+
+    # Arguments
+        path: what a user gives where a path or a name is taken.
+    """
+    name = os.fspath(path)
+    return Shipped(name) if name in names() and not os.path.lexists(path) else None
+
+
+def tflite_path(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """The `.tflite` file of a network's name; any other path as it is."""
+    network = found(path)
+    return path if network is None else network.tflite

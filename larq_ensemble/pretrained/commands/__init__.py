@@ -1,0 +1,1 @@
+"""The command that shows the networks of the package."""

@@ -1,0 +1,167 @@
+"""The file of a shipped network's weights: an `.npz` of NumPy. Reading it needs no TensorFlow.
+
+    header                  JSON: `format`, `config` (that of the run), `run_hash`, `own`, `shapes`,
+                            `member_weights`
+    LAYER/WEIGHT            float32; of a layer that members own [members, ...]
+    LAYER/WEIGHT:bits       uint8, the signs of binary filters, 8 a byte (`numpy.packbits`)
+    LAYER/WEIGHT:magnitudes float32, the mean magnitude of the latent weights of each filter,
+                            [channels] or [members, channels]
+
+Layers have the names of the backbone. A layer that members share is there once. A device computes
+with the signs of latent weights and, of magnitude-aware filters, with their mean magnitude, so the
+latent weights that are restored, sign times magnitude, compute the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from larq_ensemble.errors import EnsembleError, first_line
+from larq_ensemble.files import replacing
+
+FORMAT = 1
+_BITS, _MAGNITUDES = ":bits", ":magnitudes"
+_HEADER = "header"
+#: What zip, zlib, NumPy and the header raise if the file is missing or damaged.
+_UNREADABLE = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(KeyError, TypeError, ValueError),
+)
+
+
+@dataclass(frozen=True)
+class Signs:
+    r"""Latent weights of binary filters, as far as a device computes with them.
+
+    \\[ \hat w = s_c \, \text{sign}(w), \qquad s_c = \text{mean} \left|w_c\right| \\]
+
+    with the sign of 0 being 1.
+
+    # Arguments
+        bits: uint8, `numpy.packbits` of `w >= 0`.
+        magnitudes: s, float32 [..., channels].
+        shape: of w, [..., height, width, input channels, channels] or such: its leading axes are
+            those of `magnitudes`.
+    """
+
+    bits: np.ndarray
+    magnitudes: np.ndarray
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, latent: np.ndarray, leading: int = 0) -> Signs:
+        """Packs latent weights.
+
+        # Arguments
+            latent: w, float [..., channels].
+            leading: the number of leading axes, such as that of members, along which filters
+                differ.
+        """
+        averaged = tuple(range(leading, latent.ndim - 1))
+        magnitudes = np.abs(latent).mean(axis=averaged, dtype=np.float64)
+        return cls(np.packbits(latent >= 0), magnitudes.astype(np.float32), latent.shape)
+
+    @property
+    def latent(self) -> np.ndarray:
+        """The latent weights that are restored, float32."""
+        signs = np.unpackbits(self.bits, count=math.prod(self.shape)).reshape(self.shape)
+        leading = self.magnitudes.ndim - 1
+        inner = (1,) * (len(self.shape) - leading - 1)
+        scales = self.magnitudes.reshape(*self.shape[:leading], *inner, self.shape[-1])
+        return np.where(signs == 1, scales, -scales)
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """What the file holds.
+
+    # Arguments
+        config: the configuration of the run, as `config.json` has it.
+        run_hash: SHA-256 of the run's `model.keras`, which the `.tflite` file has too.
+        arrays: by `LAYER/WEIGHT`.
+        own: the layers that each member has for itself; their arrays have the members as the first
+            axis. Empty for a single network.
+        member_weights: of the members in the combination; `None`: all equal.
+    """
+
+    config: dict[str, Any]
+    run_hash: str
+    arrays: Mapping[str, np.ndarray | Signs]
+    own: frozenset[str] = frozenset()
+    member_weights: tuple[float, ...] | None = field(default=None)
+
+    def values(self, name: str) -> np.ndarray:
+        """The weights under a name, float32; binary filters as latent weights."""
+        array = self.arrays[name]
+        return array.latent if isinstance(array, Signs) else array
+
+
+def write_weights(path: str | os.PathLike[str], stored: StoredWeights) -> None:
+    """Writes the file.
+
+    # Raises
+        EnsembleError: if it can't be written.
+    """
+    header = {
+        "format": FORMAT,
+        "config": stored.config,
+        "run_hash": stored.run_hash,
+        "own": sorted(stored.own),
+        "member_weights": stored.member_weights,
+        "shapes": {
+            name: array.shape for name, array in stored.arrays.items() if isinstance(array, Signs)
+        },
+    }
+    arrays = {_HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}
+    for name, array in stored.arrays.items():
+        if isinstance(array, Signs):
+            arrays |= {name + _BITS: array.bits, name + _MAGNITUDES: array.magnitudes}
+        else:
+            arrays[name] = array
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
+    """Reads what `write_weights` wrote.
+
+    # Raises
+        EnsembleError: if the file is missing, damaged or of another version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+        header = json.loads(arrays.pop(_HEADER).tobytes())
+        if header["format"] != FORMAT:
+            raise EnsembleError(
+                f"{str(path)!r} has weights of format {header['format']!r}, but this version of "
+                f"larq-ensemble reads format {FORMAT}: install the version that it came with."
+            )
+        signs = {
+            name: Signs(arrays.pop(name + _BITS), arrays.pop(name + _MAGNITUDES), tuple(shape))
+            for name, shape in header["shapes"].items()
+        }
+        weights = header["member_weights"]
+        return StoredWeights(
+            config=header["config"],
+            run_hash=header["run_hash"],
+            arrays={**arrays, **signs},
+            own=frozenset(header["own"]),
+            member_weights=None if weights is None else tuple(weights),
+        )
+    except EnsembleError:
+        raise
+    except _UNREADABLE as error:
+        raise EnsembleError(
+            f"The weights {str(path)!r} can't be read ({first_line(error)}): the file is missing "
+            "or damaged. Install larq-ensemble again."
+        ) from error

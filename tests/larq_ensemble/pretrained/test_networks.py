@@ -1,0 +1,164 @@
+"""What is in the package agrees with its cards, whatever the networks are. Needs no TensorFlow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from larq_ensemble import EnsembleError, EnsembleInterpreter, pretrained
+from larq_ensemble.network.architectures import trace_model
+from larq_ensemble.network.graph import Content
+from larq_ensemble.pretrained.cards import markdown, overview
+from larq_ensemble.pretrained.catalog import FOLDER, backbone_of
+from larq_ensemble.pretrained.samples import Samples, read_samples, sample_names, write_samples
+from larq_ensemble.pretrained.weights import Signs
+from larq_ensemble.runtime.combination import combine
+
+ROOT = Path(__file__).parents[3]
+NAMES = pretrained.names()
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_there_are_networks_and_they_are_small():
+    assert NAMES
+    files = [*FOLDER.iterdir(), *(FOLDER.parent / "images").iterdir()]
+    assert {path.stem for path in FOLDER.iterdir()} == set(NAMES)
+    assert sum(path.stat().st_size for path in files) < 2_300_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_files_are_those_of_the_card(name):
+    network = pretrained.shipped(name)
+    card, stored = network.card, network.weights
+    assert card["name"] == name
+    for kind, path in (("tflite", network.tflite), ("weights", network.weights_path)):
+        assert card["files"][kind]["bytes"] == path.stat().st_size
+        assert card["files"][kind]["sha256"] == digest(path)
+    assert card["model"] == stored.config["model"]
+    assert card["run_hash"] == stored.run_hash
+    assert card["ensemble"].get("backbone") == stored.config["ensemble"].get("backbone")
+    assert stored.config["ensemble"].get("members", 1) == card["members"]
+    assert len(card["accuracy"]["by_members"]) == card["members"]
+    for row in card["accuracy"]["by_members"]:
+        # Wilson's interval: where the test of the true share against the found one stands on 5 %.
+        share, n = row["top1"] / 100, card["accuracy"]["images"]
+        for end in (row["low"] / 100, row["high"] / 100):
+            assert abs(share - end) == pytest.approx(
+                norm.ppf(0.975) * np.sqrt(end * (1 - end) / n), rel=1e-6
+            )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_weights_are_those_of_the_network_each_shared_one_once(name):
+    network = pretrained.shipped(name)
+    stored, model = network.weights, network.card["model"]
+    graph = trace_model(
+        model["name"],
+        **{key: model[key] for key in ("input_shape", "classes", "width", "revision")},
+    )
+    binary = {
+        layer.name: item.count
+        for layer in graph
+        for item in layer.stored
+        if item.content is Content.BINARY_FILTER
+    }
+    for layer, count in binary.items():
+        array = stored.arrays[f"{layer}/kernel"]
+        assert isinstance(array, Signs)
+        copies = network.card["members"] if layer in stored.own else 1
+        assert np.prod(array.shape) == count * copies
+    assert stored.own <= set(graph.layers)
+    for key, array in stored.arrays.items():
+        if key.partition("/")[0] in stored.own:
+            assert array.shape[0] == network.card["members"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_predicts_what_the_card_recorded(name):
+    network = pretrained.shipped(name)
+    card, file = network.card, EnsembleInterpreter(name)
+    assert file.max_members == card["members"]
+    assert list(file.class_names) == card["data"]["class_names"]
+    assert file.metadata.run_hash == network.weights.run_hash
+    if (recorded := card["samples"]) is None:
+        return
+    samples = read_samples(recorded["dataset"])
+    logits = file.predict_logits(samples.images)
+    for count in {1, card["members"]}:
+        weights = file.weights and file.weights[:count]
+        predicted = combine(logits[:count], file.scheme, weights).argmax(axis=1)
+        expected = np.array(recorded["predictions"][count - 1])
+        # Another processor rounds otherwise, which may flip a sign.
+        assert (predicted == expected).mean() > 0.95
+        # And the network is not broken: far above chance, on images that are no worse than others.
+        top1 = card["accuracy"]["by_members"][count - 1]["top1"]
+        right = (predicted == samples.labels).mean() * 100
+        assert right > top1 - 30
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pages_are_rendered_from_the_cards(name):
+    card = pretrained.shipped(name).card
+    page = (ROOT / "docs" / "pretrained" / f"{name}.md").read_text(encoding="utf-8")
+    assert page == markdown(card)
+    index = (ROOT / "docs" / "pretrained" / "index.md").read_text(encoding="utf-8")
+    assert f"({name}.md)" in index
+    top1 = f"{card['accuracy']['by_members'][-1]['top1']:.1f} %"
+    (row,) = (line for line in index.splitlines() if line.startswith(f"| [{name}]"))
+    assert top1 in row
+    told = [network_text(name), json.dumps(pretrained.shipped(name).weights.config)]
+    assert not re.search(r"/(root|home|tmp|work)/", "".join(told))  # no place on a machine
+
+
+def network_text(name: str) -> str:
+    return pretrained.shipped(name).card_path.read_text(encoding="utf-8")
+
+
+def test_the_overview_has_a_row_for_each():
+    columns, rows = overview([pretrained.shipped(name).card for name in NAMES])
+    assert [row[0] for row in rows] == NAMES
+    assert all(len(row) == len(columns) for row in rows)
+
+
+def test_a_path_that_exists_wins(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = NAMES[0]
+    assert pretrained.found(name) == pretrained.shipped(name)
+    assert pretrained.tflite_path(name) == pretrained.shipped(name).tflite
+    Path(name).mkdir()
+    assert pretrained.found(name) is None
+    assert pretrained.tflite_path(name) == name
+    assert pretrained.tflite_path("none.tflite") == "none.tflite"
+
+
+def test_unknown_names_tell_the_known_ones():
+    with pytest.raises(EnsembleError, match=f"pretrained network 'none'. Known: .*{NAMES[0]}"):
+        pretrained.shipped("none")
+    with pytest.raises(EnsembleError, match=f"Can't read the model 'none'.*{NAMES[0]}"):
+        EnsembleInterpreter("none")
+    with pytest.raises(EnsembleError, match="`weights` 'mnist' has no network 'deploynet9'"):
+        backbone_of("deploynet9", "mnist")
+
+
+@pytest.mark.parametrize("dataset", sample_names())
+def test_samples(dataset, tmp_path):
+    samples = read_samples(dataset)
+    assert samples.images.shape == (48, 32, 32, 3)
+    assert samples.images.std(axis=(1, 2, 3)).min() > 1  # none is blank
+    assert 0 <= samples.labels.min() <= samples.labels.max() < len(samples.class_names)
+    assert "Krizhevsky" in samples.origin
+    # Tiles are where they belong.
+    marked = np.zeros((16, 2, 3, 3), np.uint8) + np.arange(16, dtype=np.uint8)[:, None, None, None]
+    marked[..., 0] += np.arange(6, dtype=np.uint8).reshape(2, 3) * 20
+    write_samples(Samples("x", marked, np.arange(16), ("a",), ""), tmp_path, columns=8)
+    again = read_samples("x", tmp_path)
+    np.testing.assert_array_equal(again.images, marked)

@@ -1,0 +1,113 @@
+"""The file of weights, without TensorFlow: what is written is what is read."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.pretrained.weights import Signs, StoredWeights, read_weights, write_weights
+
+LATENT = arrays(
+    np.float32,
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 5), st.integers(1, 9)),
+    elements=st.floats(-2, 2, width=32, allow_subnormal=False),
+)
+
+
+def magnitude_aware_sign(w: np.ndarray) -> np.ndarray:
+    """Rastegari et al. 2016 with sign(0) = 1, in float64: what a device computes with."""
+    return np.where(w >= 0, 1.0, -1.0) * np.abs(w).astype(float).mean(axis=(0, 1, 2))
+
+
+@given(LATENT)
+@settings(max_examples=40)
+def test_restored_filters_compute_the_same(latent: np.ndarray) -> None:
+    signs = Signs.of(latent)
+    restored = signs.latent
+    assert signs.bits.nbytes == -(-latent.size // 8)
+    assert restored.dtype == np.float32
+    # A filter of zeros stays one, and what magnitude has none has no sign to lose.
+    expected = magnitude_aware_sign(latent)
+    np.testing.assert_array_equal(
+        np.signbit(restored)[..., expected.any(axis=(0, 1, 2))],
+        np.signbit(expected)[..., expected.any(axis=(0, 1, 2))],
+    )
+    np.testing.assert_allclose(magnitude_aware_sign(restored), expected, rtol=1e-6)
+
+
+def test_filters_of_members_have_magnitudes_of_their_own() -> None:
+    latent = np.stack([np.full((1, 1, 2, 3), scale, np.float32) for scale in (0.5, -2.0)])
+    signs = Signs.of(latent, leading=1)
+    np.testing.assert_array_equal(signs.magnitudes, [[0.5] * 3, [2.0] * 3])
+    np.testing.assert_array_equal(signs.latent, latent)
+
+
+def stored() -> StoredWeights:
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(3, 3, 64, 64)).astype(np.float32)
+    return StoredWeights(
+        config={"kind": "ensemble", "dataset": {"class_names": ["Hände", "b"]}},
+        run_hash="0" * 64,
+        arrays={
+            "conv/kernel": Signs.of(kernel),
+            "norm/gamma": random.normal(size=(4, 64)).astype(np.float32),
+        },
+        own=frozenset({"norm"}),
+        member_weights=(1.0, 0.5, 0.25, 0.125),
+    )
+
+
+def test_what_is_written_is_read(tmp_path) -> None:
+    before, path = stored(), tmp_path / "network.npz"
+    write_weights(path, before)
+    after = read_weights(path)
+    for name in before.arrays:
+        np.testing.assert_array_equal(after.values(name), before.values(name))
+    for name in ("config", "run_hash", "own", "member_weights"):
+        assert getattr(after, name) == getattr(before, name)
+    assert after.arrays.keys() == before.arrays.keys()
+    # One bit a weight: 36,864 weights, 64 magnitudes, 256 other numbers, and the archive.
+    assert path.stat().st_size < 36_864 / 8 + 4 * (64 + 256) + 2500
+
+
+def rewritten(path, **changes) -> None:
+    """Changes the header of a file."""
+    with np.load(path) as archive:
+        contents = dict(archive)
+    header = {**json.loads(contents["header"].tobytes()), **changes}
+    contents["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(path, **contents)
+
+
+def test_files_that_are_not_whole(tmp_path) -> None:
+    path = tmp_path / "network.npz"
+    with pytest.raises(EnsembleError, match=r"missing or damaged\. Install larq-ensemble"):
+        read_weights(path)
+    write_weights(path, stored())
+    whole = path.read_bytes()
+    for size in (0, 100, len(whole) // 2, len(whole) - 30):
+        path.write_bytes(whole[:size])
+        with pytest.raises(EnsembleError, match="missing or damaged"):
+            read_weights(path)
+    path.write_bytes(whole)
+    rewritten(path, shapes={"gone/kernel": [1, 1]})
+    with pytest.raises(EnsembleError, match="missing or damaged"):
+        read_weights(path)
+    rewritten(path, format=2)
+    with pytest.raises(EnsembleError, match=r"format 2.*reads format 1"):
+        read_weights(path)
+
+
+def test_a_file_without_a_header_is_none(tmp_path) -> None:
+    path = tmp_path / "network.npz"
+    np.savez(path, weights=np.zeros(3))
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(EnsembleError, match="can't be read"):
+        read_weights(path)

@@ -1,0 +1,79 @@
+"""The tool that puts networks into the package: what it says of a run, without training one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from larq_ensemble import EnsembleError
+from larq_ensemble.runs import Run, RunConfig, create_run
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def ship(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "tools" / "pretrained")
+    import ship
+
+    return ship
+
+
+def finished(path: Path, kind: str = "backbone", **config) -> Run:
+    """A run directory whose model is no more than its name."""
+    model = {"name": "deploynet9", "width": config.pop("width", 1.0)}
+    run = create_run(path, RunConfig(kind, model, {"name": "x"}, {}, seed=0, **config))
+    run.model_path.write_text(path.name)
+    return run
+
+
+def test_the_trainings_that_led_to_a_run_come_in_order(ship, tmp_path):
+    twin = finished(tmp_path / "twin")
+    backbone = finished(tmp_path / "backbone", transfer={"from_real": twin.digest})
+    ensemble = finished(
+        tmp_path / "ensemble",
+        "ensemble",
+        ensemble={"members": 8, "scheme": "nested_fusion", "backbone": backbone.digest},
+    )
+    assert ship._stages(ensemble, [backbone, twin]) == [twin, backbone, ensemble]
+    assert ship._name(ensemble) == "x-deploynet9-nested_fusion8"
+    with pytest.raises(EnsembleError, match=f"builds on a run .* {twin.digest}"):
+        ship._stages(ensemble, [backbone])
+    other = finished(tmp_path / "other", width=2.0)
+    assert ship._name(other) == "x-deploynet9-w2"
+    with pytest.raises(EnsembleError, match=r"doesn't build on .*other"):
+        ship._stages(ensemble, [backbone, twin, other])
+
+
+def test_results_that_are_there_are_not_computed_again(ship, tmp_path, monkeypatch):
+    calls = []
+
+    def run(arguments: list[str], **_: bool) -> None:
+        calls.append(arguments)
+        Path(arguments[-1]).write_text('{"top1": 50.0}')
+
+    monkeypatch.setattr(ship.cli, "main", run)
+    results = ship.Results(tmp_path, {"RUN": "runs/fusion"})
+    for _ in range(2):
+        assert results.of("evaluate", ["evaluate", "RUN"]) == {"top1": 50.0}
+    assert calls == [["evaluate", "runs/fusion", "--json", str(tmp_path / "evaluate.json")]]
+
+
+def test_a_row_of_the_table(ship):
+    row = {"members": 2, "top1": 75.0, "ece": 0.2, "nll": 0.7}
+    found = {
+        "evaluate": {"samples": 4, "by_members": [row]},
+        "evaluate-calibrated": {"samples": 4, "by_members": [{**row, "ece": 0.1, "nll": 0.6}]},
+    }
+    (both,) = ship._by_members(found)
+    # Wilson's interval of 3 of 4, by its formula with z = 1.959964.
+    z = 1.959964
+    centre = (0.75 + z**2 / 8) / (1 + z**2 / 4)
+    half = z / (1 + z**2 / 4) * np.sqrt(0.75 * 0.25 / 4 + z**2 / 64)
+    assert both["low"] / 100 == pytest.approx(centre - half, rel=1e-6)
+    assert both["high"] / 100 == pytest.approx(centre + half, rel=1e-6)
+    assert {**both, **row} == both
+    assert (both["calibrated_ece"], both["calibrated_nll"]) == (0.1, 0.6)

@@ -1,0 +1,88 @@
+"""Brings the result of `larq_ensemble.training.under_jax.run` into the run directory."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from larq_ensemble.checkpoints import Checkpoints
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import read_json, write_text
+from larq_ensemble.runs import Run
+from larq_ensemble.training.fit import create_variables, training_state
+from larq_ensemble.training.job import Fitting
+from larq_ensemble.training.under_jax.export import comparable, state_of
+from larq_ensemble.training.under_jax.run import CHECKPOINT, Progress
+
+
+def finish(fitting: Fitting, folder: Path) -> float | None:
+    """Saves a checkpoint and a log as Keras's `fit` would have left them; gives the model the
+    trained weights.
+
+    `config.json` then has the versions of JAX and the device.
+
+    # Returns
+        Steps a second; `None` if too few epochs were timed.
+
+    # Raises
+        EnsembleError: for a result that is damaged, of another training, or lacks epochs.
+    """
+    progress = _checked(fitting, folder)
+    run, model = fitting.run, fitting.model
+    create_variables(model)
+    for key, variable in state_of(model).items():
+        variable.assign(progress.state[key])
+    state = training_state(model)
+    state["epoch"].assign(len(progress.rows))
+    Checkpoints(run.checkpoints_path, **state).save(len(progress.rows))
+    write_text(run.log_path, _log(progress.rows))
+    versions = {**run.config.versions, **progress.device}
+    Run(run.path, dataclasses.replace(run.config, versions=versions)).save_config()
+    fitting.by_keras()  # no epoch is left: it restores the checkpoint
+    if not progress.timed:
+        return None
+    manifest = _manifest(folder)
+    return progress.timed * manifest["steps"] / progress.seconds
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "manifest.json", "export the training again")
+
+
+def _checked(fitting: Fitting, folder: Path) -> Progress:
+    path = folder / CHECKPOINT
+    manifest = _manifest(folder)
+    if manifest["config"] != comparable(fitting.run.config):
+        raise EnsembleError(
+            f"`jax` {str(folder)!r} holds another training: repeat the arguments that it was "
+            "written with, or choose another folder."
+        )
+    try:
+        progress = Progress.load(path)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise EnsembleError(
+            f"{str(path)!r} can't be read ({error}): copy it once more from where it was trained, "
+            "or delete it to write the training anew."
+        ) from error
+    if len(progress.rows) < manifest["epochs"] or {*progress.state} != {*manifest["state"]}:
+        raise EnsembleError(
+            f"{str(path)!r} has {len(progress.rows)} of {manifest['epochs']} epochs: run run.py "
+            "again where JAX is, with this file beside it, until it has all."
+        )
+    return progress
+
+
+def _log(rows: list[dict[str, float]]) -> str:
+    """`log.csv` as Keras's `CSVLogger` writes it."""
+    text = io.StringIO()
+    names = sorted(rows[0])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", *names])
+    for epoch, row in enumerate(rows):
+        values = [int(row[name]) if name == "step" else row[name] for name in names]
+        writer.writerow([epoch, *values])
+    return text.getvalue()
