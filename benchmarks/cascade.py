@@ -506,6 +506,10 @@ def main(
         report.table(title, columns, table)
         text = [f"{title}. Top-1 of the first m members: {', '.join(map(_two, test.top1()))} %."]
         text.append(as_markdown(columns, table))
+        rule = next(iter(RULES))
+        thresholds = ways[rule].thresholds(limits[0])
+        shown = ", ".join("none" if each is None else _two(each) for each in thresholds)
+        text.append(f"Thresholds of the {rule} for {limits[0]}, for m = 1, 2, ...: {shown}.")
         by_severity = {} if shift is None else shifted(calibrated, logits, shift, test)
         if by_severity:
             columns = ["members: points lost", "no corruption", *map(str, SEVERITIES)]
