@@ -417,30 +417,34 @@ def draw(
     title: str,
     stem: str,
 ) -> None:
-    """Accuracy against members for each rule; members and points lost against severity."""
-    from larq_ensemble.training.plots import GREY, new_figure, save
+    """Accuracy against members for each rule, and members against severity."""
+    from larq_ensemble.training import plots
 
-    figure, panels = new_figure(3 if by_severity else 1, sharey=False)
-    top1 = test.top1()
-    panels[0].plot(range(1, len(top1) + 1), top1, "s--", color=GREY, label="first m, always")
+    colors = (plots.BLUE, plots.ORANGE, plots.SKY, plots.VERMILION, plots.PINK, plots.GREEN)
+    looks = [*((color, "-") for color in colors), (plots.GREEN, "--"), (plots.BLACK, "-")]
+    figure, panels = plots.new_figure(2 if by_severity else 1, sharey=False)
+    top1, counts = test.top1(), range(1, len(test.right) + 1)
+    panels[0].plot(counts, top1, "s:", color=plots.GREY, label="the first m members, always")
     panels[0].set(xlabel="members per image, on average", ylabel="test top-1 (%)")
-    for name in RULES:
+    for name, (color, line) in zip(RULES, looks):
         way = ways[name]
         curve = [test.score(way.rule, point.cascade.thresholds) for point in way.frontier]
         x, y = zip(*sorted((each.members, top1[-1] - each.lost) for each in curve))
-        (line,) = panels[0].plot(x, y, label=name)
-        for axes, value in zip(panels[1:], ("members", "lost")):
-            scored = {
-                severity: images.score(way.rule, way.thresholds(limit))
-                for severity, images in by_severity.items()
-            }
-            shown = [getattr(each, value) for each in scored.values()]
-            axes.plot(list(scored), shown, marker="o", color=line.get_color())
+        panels[0].plot(x, y, color=color, linestyle=line, label=name)
+        for axes in panels[1:]:
+            members = [
+                images.score(way.rule, way.thresholds(limit)).members
+                for images in by_severity.values()
+            ]
+            axes.plot(list(by_severity), members, color=color, linestyle=line, marker="o")
     panels[0].legend(fontsize=8, loc="lower right")
-    for axes, label in zip(panels[1:], ("members per image, on average", "points of top-1 lost")):
-        axes.set(xlabel="severity of the corruptions (0: none)", ylabel=label)
-    figure.suptitle(title, fontsize=11)
-    save(figure, stem)
+    for axes in panels[1:]:
+        axes.set(
+            xlabel="severity of the corruptions (0: none)",
+            ylabel=f"members per image, on average ({limit})",
+        )
+    figure.suptitle(title, fontsize=9)
+    plots.save(figure, stem)
 
 
 @click.command()
@@ -495,12 +499,17 @@ def main(
         columns.append("a device computes")
         table = list(rows(ways, test, limits))
         title = (
-            f"{Path(tflite).stem}: {len(test.right)} members, {len(labels):,} validation and "
+            f"{Path(tflite).stem}, {len(test.right)} members by {metadata.scheme}: "
+            f"{len(labels):,} validation and "
             f"{test.right.shape[1]:,} test images of {metadata.dataset}"
         )
         report.table(title, columns, table)
         text = [f"{title}. Top-1 of the first m members: {', '.join(map(_two, test.top1()))} %."]
         text.append(as_markdown(columns, table))
+        rule = next(iter(RULES))
+        thresholds = ways[rule].thresholds(limits[0])
+        shown = ", ".join("none" if each is None else _two(each) for each in thresholds)
+        text.append(f"Thresholds of the {rule} for {limits[0]}, for m = 1, 2, ...: {shown}.")
         by_severity = {} if shift is None else shifted(calibrated, logits, shift, test)
         if by_severity:
             columns = ["members: points lost", "no corruption", *map(str, SEVERITIES)]
