@@ -55,7 +55,7 @@ class Settings:
         warmup: share of the epochs in which the rate rises.
         label_smoothing: as in a recipe.
         augment, estimator: as for `pretrain`; `None`: as by default.
-        teacher: share of the real-valued twin in the loss; 0: it doesn't teach.
+        teacher: share of the teacher in the loss; 0: there is none.
         from_real: whether the first training starts from the real-valued twin.
         two_stages: whether half of the epochs train binary activations and real-valued filters.
     """
@@ -68,10 +68,6 @@ class Settings:
     teacher: float = 0.0
     from_real: bool = False
     two_stages: bool = False
-
-    @property
-    def needs_real(self) -> bool:
-        return bool(self.teacher) or self.from_real
 
 
 #: By name, the setting and its value.
@@ -134,6 +130,7 @@ class Search:
         model, width, dataset, data, bfloat16: as for `pretrain`.
         recipe: the base's.
         real: a trained run of the real-valued twin; `None`: there is none.
+        teacher: a run that teaches; `None`: there is none.
         out: the folder of the runs.
     """
 
@@ -144,7 +141,14 @@ class Search:
     bfloat16: bool
     recipe: Recipe
     real: Run | None
+    teacher: Run | None
     out: Path
+
+    @property
+    def split_seed(self) -> int:
+        """Of the images that all hold out."""
+        learned_from = [run for run in (self.real, self.teacher) if run is not None]
+        return learned_from[0].config.split_seed if learned_from else 0
 
     def top1(self, settings: Settings, name: str, seed: int) -> float:
         """Trains with these settings; the accuracy on the validation split, in percent."""
@@ -171,8 +175,8 @@ class Search:
         from larq_ensemble.training.pretrain import pretrain
 
         distillation = None
-        if settings.teacher and self.real is not None:
-            distillation = Distillation(self.real, weight=settings.teacher)
+        if settings.teacher and self.teacher is not None:
+            distillation = Distillation(self.teacher, weight=settings.teacher)
         recipe = self.recipe.override(
             epochs=epochs,
             lr=self.recipe.lr * settings.lr,
@@ -184,8 +188,7 @@ class Search:
             self.model, self.dataset, self.out / name, recipe=recipe, seed=seed, width=self.width,
             estimator=settings.estimator, augment=settings.augment, data=self.data,
             from_real=start, distillation=distillation, bfloat16=self.bfloat16,
-            split_seed=0 if self.real is None else self.real.config.split_seed,
-            resume=True, verbose=0, **arguments,
+            split_seed=self.split_seed, resume=True, verbose=0, **arguments,
         )  # fmt: skip
 
 
@@ -213,7 +216,10 @@ COLUMNS = ("ingredient", "top-1 % by seed", "mean", "difference", "verdict")
 @click.option("--lr", type=POSITIVE, help="In place of the recipe's.")
 @click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="How many.")
 @click.option(
-    "--real", type=INPUT, metavar="RUN", help="A trained real-valued twin, to teach and start from."
+    "--real", type=INPUT, metavar="RUN", help="A trained real-valued twin, to start from."
+)
+@click.option(
+    "--teacher", type=INPUT, metavar="RUN", help="A trained network that teaches  [default: --real]"
 )
 @click.option(
     "--only",
@@ -245,6 +251,7 @@ def main(
     lr: float | None,
     seeds: int,
     real: str | None,
+    teacher: str | None,
     only: tuple[str, ...] | None,
     least: float,
     bfloat16: bool,
@@ -255,7 +262,8 @@ def main(
     json_target: str | None,
 ) -> None:
     """Compare ingredients of a recipe."""
-    tried = chosen(only, has_real=real is not None)
+    teacher = teacher or real
+    tried = chosen(only, {"from_real": real, "teacher": teacher})
     with reporting(json_target) as report:
         from larq_ensemble.data.opening import open_dataset
         from larq_ensemble.runs import load_run
@@ -271,6 +279,7 @@ def main(
             bfloat16,
             recipe.override(epochs=epochs, batch_size=batch_size, lr=lr),
             None if real is None else load_run(real, kind="backbone"),
+            None if teacher is None else load_run(teacher),
             Path(out),
         )
         found: dict[str, list[float]] = {}
@@ -299,18 +308,23 @@ def main(
             write_between(page, BEGIN, END, f"{as_markdown(COLUMNS, lines)}\n\n{made}")
 
 
-def chosen(only: Sequence[str] | None, *, has_real: bool) -> list[str]:
+def chosen(only: Sequence[str] | None, runs: Mapping[str, str | None]) -> list[str]:
     """The ingredients to try: those asked for, or all that can be.
 
+    # Arguments
+        runs: what some settings need, by setting; `None`: it isn't there.
+
     # Raises
-        EnsembleError: for an unknown one, or one that needs a real-valued twin without it.
+        EnsembleError: for an unknown one, or one that needs a run that isn't there.
     """
-    possible = [name for name in INGREDIENTS if has_real or not together([name]).needs_real]
+    missing = {setting for setting, run in runs.items() if run is None}
+    possible = [name for name, (setting, _) in INGREDIENTS.items() if setting not in missing]
     for name in only or ():
         if name not in INGREDIENTS:
             raise UnknownNameError("ingredient", name, INGREDIENTS)
         if name not in possible:
-            raise EnsembleError(f"{name!r} needs a trained real-valued twin: give `real`.")
+            needed = {"from_real": "real"}.get(INGREDIENTS[name][0], "teacher")
+            raise EnsembleError(f"The ingredient {name!r} needs a trained run: give `{needed}`.")
     return possible if only is None else [*only]
 
 

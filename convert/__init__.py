@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from larq_ensemble.convert.cutting import cut_file
     from larq_ensemble.convert.file_conversion import convert_file
     from larq_ensemble.convert.inspection import inspect_file
+    from larq_ensemble.convert.quantization import quantize_run
     from larq_ensemble.convert.verification import verify
 
 _MODULES = {
@@ -29,6 +30,7 @@ _MODULES = {
     "convert_run": "conversion",
     "cut_file": "cutting",
     "inspect_file": "inspection",
+    "quantize_run": "quantization",
     "verify": "verification",
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "convert_run",
     "cut_file",
     "inspect_file",
+    "quantize_run",
     "verify",
 ]
 

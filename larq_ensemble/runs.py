@@ -77,12 +77,13 @@ class RunConfig:
         dataset: the dataset's constants (name, classes, class names, input shape, mean, std).
         recipe: the training recipe.
         seed: of initialization, data and jitter.
-        transfer: digests of the real-valued twin and the teacher of a backbone, and how it used
-            them.
+        transfer: digests of the runs that a backbone starts from, of the teacher of a backbone or
+            an ensemble, and how it was used.
         data: validation share and limits of the data.
         ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only);
             `requested_members` if training ended early, with fewer `members`; `own_head_bias` if
-            each member has its own bias in a linear layer that is shared.
+            each member has its own bias in a linear layer that is shared; `keep_pretrained` if
+            member 0 is the pretrained network, untouched.
         precision: `"float32"`, or `"bfloat16"` of a backbone that was trained in it.
         versions: of the packages that a run's contents depend on.
     """

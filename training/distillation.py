@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles import Ensemble, as_ensemble
 from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.ensembles.schemes import Scheme
@@ -54,6 +55,20 @@ class Distillation:
                     f"{taught[name]}, but {model['name']} has {model[name]}: choose a run on a "
                     "data set of the same shape and classes."
                 )
+
+    def check_sees(self, normalization: Normalization) -> None:
+        """# Raises
+        EnsembleError: if the teacher was trained on images of another normalization: it would see
+            those of the student.
+        """
+        own = self.teacher.normalization
+        if not own.is_close(normalization):
+            raise EnsembleError(
+                f"`teacher` {str(self.teacher.path)!r} was trained on images with mean "
+                f"{list(own.mean)} and std {list(own.std)}, but this run has "
+                f"{list(normalization.mean)} and {list(normalization.std)}: train one like the "
+                "other."
+            )
 
     def check_smoothing(self, label_smoothing: float) -> None:
         """# Raises

@@ -301,9 +301,10 @@ def _check_teacher(
 ) -> None:
     """# Raises
     EnsembleError: if the teacher is for other classes or images, or was trained on images that
-        the ensemble's training holds out.
+        the ensemble's training holds out, or of another normalization.
     """
     distillation.check_teaches(backbone.config.model)
+    distillation.check_sees(dataset.normalization)
     teacher, cut_by = distillation.teacher, backbone.config.split_seed
     if data.validation and split_seed([teacher], dataset, data, cut_by) != cut_by:
         raise EnsembleError(

@@ -142,6 +142,8 @@ def pretrain(
     network, record = network_for(model, dataset, recipe, variant, started)
     dataset = replace(dataset, normalization=_normalization(network, model, normalization, dataset))
     sources.check(record)
+    if distillation is not None:
+        distillation.check_sees(dataset.normalization)
     cut_by = seed if split_seed is None else check_seed(split_seed)
     of_sources = split_seed_of(sources.runs.values(), dataset, data, cut_by)
     if split_seed is not None and of_sources != split_seed:

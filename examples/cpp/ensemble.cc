@@ -82,6 +82,7 @@ void RegisterKernels(LiteRtEnvironment environment, const std::string& delegate,
 }  // namespace
 
 constexpr int kNewestVersion = 2;
+constexpr char kCascadeRule[] = "log_margin";  // what LogMargin is for
 
 Metadata::Metadata(const Json& json)
     : scheme(json["scheme"].string),
@@ -106,7 +107,12 @@ Metadata::Metadata(const Json& json)
     throw std::runtime_error("the metadata have not one weight and one temperature a member");
   }
   for (const Json& each : json["class_names"].array) class_names.push_back(each.string);
-  for (const Json& each : json["cascade"]["thresholds"].array) {
+  const Json& cascade = json["cascade"];
+  if (!cascade.is_null() && cascade["rule"].string != kCascadeRule) {
+    throw std::runtime_error("this program doesn't know the rule of the cascade: " +
+                             cascade["rule"].string);
+  }
+  for (const Json& each : cascade["thresholds"].array) {
     thresholds.push_back(each.is_null() ? std::numeric_limits<double>::infinity() : each.number);
   }
 }

@@ -156,7 +156,7 @@ def _other_use(target: str) -> str | None:
     for parameter in context.command.params:
         if isinstance(parameter.type, click.Path) and parameter.name != "json_target":
             values = context.params.get(parameter.name or "") or ()
-            for value in (values,) if isinstance(values, str) else values:
+            for value in (values,) if isinstance(values, (str, os.PathLike)) else values:
                 if is_same_file(target, value):
                     name = parameter.opts[0] if isinstance(parameter, click.Option) else value
                     return f"it is the file of {name}"

@@ -11,11 +11,14 @@ length stays: the noise of a pixel, the quality of a JPEG.
 
 Where they differ from the files of CIFAR-C:
 
+- the random numbers are others;
 - the photographs of frost are a texture that is computed;
-- `glass_blur` swaps two pixels, where CIFAR-C's program copies one over the other;
-- `zoom_blur` and `snow` magnify about the middle, not by whole pixels;
-- `elastic_transform` interpolates once, not twice;
 - values are rounded, not cut off, to whole numbers.
+
+On the same 250 images of CIFAR-100, that program's pixels and these are equal for `pixelate` and
+`jpeg_compression`, and for the other kinds without random numbers 0.3 to 0.7 of 255 levels apart on
+average, most of it rounding. Of the others the mean change of a pixel is within 6 % of that
+program's.
 
 Needs SciPy, which comes with the extra `calibrate`, but no TensorFlow.
 
@@ -191,7 +194,7 @@ def defocus_blur(pixels: np.ndarray, lens: tuple[float, float], random: Draws) -
 
 @_register("blur", (0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))
 def glass_blur(pixels: np.ndarray, glass: tuple[float, int, int], random: Draws) -> np.ndarray:
-    """Frosted glass: each pixel changes places with one near it, between two Gaussian blurs."""
+    """Frosted glass: each pixel takes the colour of one near it, between two Gaussian blurs."""
     scale = _scale(pixels)
     deviation, reach, times = scale * glass[0], round(scale * glass[1]), glass[2]
     pixels = _gaussian(pixels, deviation)
@@ -202,9 +205,7 @@ def glass_blur(pixels: np.ndarray, glass: tuple[float, int, int], random: Draws)
         for row in range(height - reach, reach, -1):
             for column in range(width - reach, reach, -1):
                 rows, columns = (steps[:, time, row, column] + (row, column)).T
-                here = pixels[:, row, column].copy()
                 pixels[:, row, column] = pixels[every, rows, columns]
-                pixels[every, rows, columns] = here
     return _gaussian(pixels, deviation)
 
 
@@ -215,7 +216,7 @@ def motion_blur(pixels: np.ndarray, motion: tuple[float, float], random: Draws) 
     return _along_lines(pixels, angles, *motion)
 
 
-@_register("blur", 6, 11, 16, 21, 26)
+@_register("blur", 7, 12, 16, 21, 26)
 def zoom_blur(pixels: np.ndarray, steps: int, random: Draws) -> np.ndarray:
     """Zooming in: the mean of the image and of its magnifications by 1, 1.01, 1.02, ..."""
     total = pixels.copy()
@@ -248,12 +249,16 @@ def snow(pixels: np.ndarray, weather: tuple[float, ...], random: Draws) -> np.nd
 
 @_register("weather", (1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
 def frost(pixels: np.ndarray, mix: tuple[float, float], random: Draws) -> np.ndarray:
-    """Ice on the lens: a sum of the image and a texture of bluish crystals, for each its own."""
+    """Ice on the lens: a sum of the image and a texture of bluish crystals, for each its own.
+
+    Its brightness, contrast and colour are, on average, those of the photographs of CIFAR-C.
+    """
     count, height, width, channels = pixels.shape
-    large, fine = (_plasma(random[index], count, height, width, 1.4) for index in (0, 1))
+    large, fine = (_plasma(random[index], count, height, width, 1.2) for index in (0, 1))
     ridges = 1 - np.abs(2 * fine - 1)  # bright lines where the heights are a half
-    ice = np.clip(0.2 + 0.5 * large + 0.9 * ridges**6, 0, 1)
-    color = np.array([0.75, 0.9, 1.0] if channels == 3 else [0.9], np.float32)
+    brightness = random[2].uniform(0.4, 0.8, (count, 1, 1))
+    ice = np.clip(brightness + 0.2 * (large - 0.5) + 0.3 * (ridges**2 - 0.4), 0, 1)
+    color = np.array([0.89, 1.02, 1.09] if channels == 3 else [1.0], np.float32)
     return mix[0] * pixels + mix[1] * ice[..., np.newaxis] * color
 
 
@@ -317,8 +322,8 @@ def elastic_transform(
     drawn = random[1].uniform(-1, 1, (count, height, width, 2)).astype(np.float32)
     shifts = shift * gaussian_filter(drawn, (0, smoothing, smoothing, 0), truncate=3)
     grid = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1)
-    places = (grid + shifts).reshape(count, -1, 2) @ back[:, :2] + back[:, 2:]
-    return _interpolated(pixels, places.reshape(count, height, width, 2).astype(np.float32))
+    moved_to = (grid.reshape(-1, 2) @ back[:, :2] + back[:, 2:]).reshape(shifts.shape)
+    return _interpolated(_interpolated(pixels, moved_to), grid + shifts)
 
 
 @_register("digital", 0.95, 0.9, 0.85, 0.75, 0.65)
@@ -397,7 +402,10 @@ def _along_lines(
 
 
 def _magnified(pixels: np.ndarray, factor: float) -> np.ndarray:
-    """The middle of the images, enlarged by a factor of at least 1 with linear interpolation."""
+    """The middle of the images, enlarged by a factor of at least 1 with linear interpolation.
+
+    As in CIFAR-C, whole pixels are cut out, so for a small factor it is not quite the middle.
+    """
     if factor == 1:
         return pixels
     rows, columns = (_magnifying(side, factor) for side in pixels.shape[1:3])
@@ -408,8 +416,10 @@ def _magnified(pixels: np.ndarray, factor: float) -> np.ndarray:
 
 def _magnifying(side: int, factor: float) -> np.ndarray:
     """What of each pixel of a row goes into each of the magnified row, float32 `[side, side]`."""
-    middle = (side - 1) / 2
-    places = middle + (np.arange(side) - middle) / factor
+    cut = math.ceil(side / factor)
+    size = round(cut * factor)
+    start, trim = (side - cut) // 2, (size - side) // 2
+    places = start + (trim + np.arange(side)) * (cut - 1) / max(size - 1, 1)
     return np.maximum(0, 1 - np.abs(places[:, np.newaxis] - np.arange(side))).astype(np.float32)
 
 
@@ -421,7 +431,7 @@ def _interpolated(pixels: np.ndarray, places: np.ndarray) -> np.ndarray:
         places: (row, column), floats `[n, h, w, 2]`.
     """
     before = np.floor(places).astype(int)
-    after = (places - before)[..., np.newaxis]
+    after = (places - before)[..., np.newaxis].astype(np.float32)
     every = np.arange(len(pixels))[:, np.newaxis, np.newaxis]
     total = np.zeros_like(pixels)
     for down in (0, 1):

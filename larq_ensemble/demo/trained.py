@@ -147,7 +147,7 @@ def _single(card: dict[str, Any], images: np.ndarray, labels: np.ndarray) -> flo
     """The accuracy of the single network that the ensemble was built from, if it is here."""
     for name in pretrained.names():
         other = pretrained.shipped(name)
-        if other.card["members"] == 1 and other.card["model"] == card["model"]:
+        if other.card["run_hash"] == card["ensemble"].get("backbone"):
             file = EnsembleInterpreter(other.tflite)
             return top_k_accuracy(file.predict(images), labels, k=1)
     return None

@@ -3,7 +3,8 @@
 A card is the JSON file beside a network's weights, which `tools/pretrained/ship.py` writes from the
 results of the commands. Its entries:
 
-    name, kind, members, model, data    what it is
+    name, kind, members, model, data    what it is; `run_hash` of the run's model, and in `ensemble`
+                                        that of its backbone
     training                            each stage: recipe, seed, versions, results
     accuracy                            of the `.tflite` file on the test split, for the first m
                                         members; `seeds`: of other trainings
@@ -81,7 +82,7 @@ def _accuracy(card: Card) -> str:
                 *(f"{row[key]:.2f}" for key in ("top1", "low", "high", "top5")),
                 f"{row['nll']:.3f}",
                 f"{row['ece']:.4f}",
-                "-" if row["calibrated_ece"] is None else f"{row['calibrated_ece']:.4f}",
+                f"{row['calibrated_ece']:.4f}",
             ]
             for row in accuracy["by_members"]
         ],
@@ -99,7 +100,13 @@ def _accuracy(card: Card) -> str:
         )
     if seeds := accuracy["seeds"]:
         each = ", ".join(f"{seed['top1']:.2f} % (seed {seed['seed']})" for seed in seeds)
-        lines.append(f"Other trainings by the same recipe, in Keras: {each}.")
+        lines.append(f"Other trainings by the same recipe, in Keras on the test split: {each}.")
+    single = card["training"][-1]["result"].get("backbone_top1")
+    if single is not None:
+        lines.append(
+            f"The single network that it was built from has {single:.2f} % in Keras, on the test "
+            "images of the training."
+        )
     agreement = card["agreement"]
     lines.append(
         f"Keras and the file predict the same class for "

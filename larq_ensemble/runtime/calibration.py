@@ -37,6 +37,7 @@ import numpy as np
 
 from larq_ensemble.errors import EnsembleError, install_command, is_real
 from larq_ensemble.files import obstacle, write_bytes
+from larq_ensemble.pretrained.catalog import found
 from larq_ensemble.runtime import cascade
 from larq_ensemble.runtime.cascade import Cascade, log_margin, stops
 from larq_ensemble.runtime.combination import combine
@@ -273,9 +274,9 @@ def fit(
     )
     frontier = fit_frontier(predictions)
     allowed = ACCURACY_LOSS if accuracy_loss is None else accuracy_loss
-    folds = _fitted_folds(predictions)
-    limit = allowed if mean_members is not None else _held_out_limit(folds, allowed)
-    chosen = _choose(frontier, limit, mean_members)
+    folds = fit_folds(log_margin(predictions[:-1]), expected_losses(predictions))
+    limit = allowed if mean_members is not None else held_out_limit(folds, allowed)
+    chosen = choose(frontier, limit, mean_members)
     held_out_loss, bound = _held_out(folds, predictions, labels, limit, mean_members)
     if mean_members is None and bound > allowed + _TOLERANCE:
         warnings.warn(
@@ -301,6 +302,11 @@ def fit(
 def check_can_calibrate(path: str | os.PathLike[str]) -> None:
     """Raises `EnsembleError` if SciPy is missing or `path` can't be written: before the work."""
     _check_scipy()
+    if found(path) is not None:
+        raise EnsembleError(
+            f"{os.fspath(path)!r} comes with the package, calibrated: calibrate a copy of it, that "
+            "`larq-ensemble pretrained` writes."
+        )
     if reason := obstacle(path):
         raise EnsembleError(
             f"{os.fspath(path)!r} can't be written ({reason}): calibrate a copy of it elsewhere."
@@ -325,10 +331,16 @@ def check_limits(accuracy_loss: Any, mean_members: Any, total: int) -> None:
         )
 
 
-def _choose(
+def choose(
     frontier: Sequence[OperatingPoint], allowed: float, mean_members: float | None
 ) -> OperatingPoint:
-    """The point with the least loss for `mean_members`, or with the fewest members."""
+    """The point of a frontier with the least loss for `mean_members`, or with the fewest members.
+
+    # Arguments
+        frontier: as `fit_frontier` returns it.
+        allowed: the largest expected loss on the images fitted on, in percentage points.
+        mean_members: the largest mean number of members, instead of `allowed`; `None`: no limit.
+    """
     if mean_members is not None:
         affordable = [point for point in frontier if point.mean_members <= mean_members]
         return min(affordable, key=lambda point: point.expected_loss)
@@ -341,7 +353,7 @@ def _folds(images: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(images) % _FOLDS
 
 
-class _Fold(NamedTuple):
+class Fold(NamedTuple):
     """A fifth of the images, and the cascades that were fitted on the others.
 
     # Arguments
@@ -355,13 +367,16 @@ class _Fold(NamedTuple):
     losses: list[float]
 
 
-def _fitted_folds(predictions: np.ndarray) -> list[_Fold]:
-    """The folds of the cross-validation; empty for a single member or image."""
-    total, images, _ = predictions.shape
+def fit_folds(confidences: np.ndarray, losses: np.ndarray) -> list[Fold]:
+    """The folds of the cross-validation, empty for a single member or image.
+
+    # Arguments
+        confidences, losses: as for `fit_thresholds`.
+    """
+    total, images = losses.shape
     folds = _folds(images)
     if total == 1 or images == 1:
         return []
-    confidences, losses = log_margin(predictions[:-1]), expected_losses(predictions)
     found = []
     for here in (folds == fold for fold in np.unique(folds)):
         frontier = fit_thresholds(confidences[:, ~here], losses[:, ~here])
@@ -369,11 +384,11 @@ def _fitted_folds(predictions: np.ndarray) -> list[_Fold]:
             _point(point.cascade.thresholds, confidences[:, here], losses[:, here])
             for point in frontier
         ]
-        found.append(_Fold(here, frontier, [point.expected_loss for point in points]))
+        found.append(Fold(here, frontier, [point.expected_loss for point in points]))
     return found
 
 
-def _held_out_limit(folds: Sequence[_Fold], allowed: float) -> float:
+def held_out_limit(folds: Sequence[Fold], allowed: float) -> float:
     """The largest limit on the images fitted on with which others are to lose `allowed` at most.
 
     Both in points. If none does, the limit is 0.
@@ -385,17 +400,17 @@ def _held_out_limit(folds: Sequence[_Fold], allowed: float) -> float:
     return float(next(kept, 0.0))
 
 
-def _held_out_loss(folds: Sequence[_Fold], limit: float, mean_members: float | None) -> float:
+def _held_out_loss(folds: Sequence[Fold], limit: float, mean_members: float | None) -> float:
     """What the images of each fold are expected to lose by the cascade of the others, in points."""
     loss = 0.0
     for fold in folds:
-        chosen = fold.frontier.index(_choose(fold.frontier, limit, mean_members))
+        chosen = fold.frontier.index(choose(fold.frontier, limit, mean_members))
         loss += float(fold.here.mean()) * fold.losses[chosen]
     return loss
 
 
 def _held_out(
-    folds: Sequence[_Fold],
+    folds: Sequence[Fold],
     predictions: np.ndarray,
     labels: np.ndarray,
     limit: float,
@@ -425,7 +440,7 @@ def _held_out(
     confidences = log_margin(predictions[:-1])
     difference = np.zeros(images, int)
     for here, frontier, _ in folds:
-        chosen = _choose(frontier, limit, mean_members)
+        chosen = choose(frontier, limit, mean_members)
         last = members_run(chosen.cascade.thresholds, confidences[:, here]) - 1
         stopped = np.take_along_axis(right[:, here], last[np.newaxis], axis=0)[0]
         difference[here] = right[-1, here].astype(int) - stopped

@@ -33,8 +33,6 @@ def test_what_is_kept() -> None:
 def test_all_kept_are_set_together() -> None:
     settings = search.together(["two_stages", "lr_half", "teacher"])
     assert settings == search.Settings(two_stages=True, lr=0.5, teacher=0.9)
-    assert settings.needs_real
-    assert not search.together(["two_stages"]).needs_real
     for name, (setting, value) in search.INGREDIENTS.items():
         assert getattr(search.Settings(), setting) != value, name
 
@@ -49,10 +47,15 @@ def test_the_table() -> None:
 
 
 def test_which_can_be_tried() -> None:
-    assert "teacher" not in search.chosen(None, has_real=False)
-    assert "two_stages" in search.chosen(None, has_real=False)
-    assert [*search.INGREDIENTS] == search.chosen(None, has_real=True)
-    with pytest.raises(EnsembleError, match="'from_real' needs a trained real-valued twin"):
-        search.chosen(["warmup", "from_real"], has_real=False)
+    none = {"from_real": None, "teacher": None}
+    assert "teacher_half" not in search.chosen(None, none)
+    assert "two_stages" in search.chosen(None, none)
+    taught = search.chosen(None, {**none, "teacher": "runs/teacher"})
+    assert ("teacher" in taught, "from_real" in taught) == (True, False)
+    assert [*search.INGREDIENTS] == search.chosen(None, dict.fromkeys(none, "run"))
+    with pytest.raises(EnsembleError, match="'from_real' needs a trained run: give `real`"):
+        search.chosen(["warmup", "from_real"], none)
+    with pytest.raises(EnsembleError, match="'teacher_half' needs a trained run: give `teacher`"):
+        search.chosen(["teacher_half"], none)
     with pytest.raises(UnknownNameError, match=r"ingredient 'mixup'.*augment_mix"):
-        search.chosen(["mixup"], has_real=True)
+        search.chosen(["mixup"], none)

@@ -197,6 +197,21 @@ def test_one_bad_image_does_not_cost_the_others(folder: Path, tmp_path: Path, ca
         (["predict", "{}/ensemble.tflite"], 2, "IMAGE"),
         (["predict", "{}/ensemble.tflite", "{}/none.png"], 1, "none.png"),
         (["predict", "{}/ensemble.tflite", "{}/run/config.json"], 1, "as an image"),
+        (
+            ["convert", "{}/run", "--quantize", "int8", "--out", "{}/new.tflite"],
+            1,
+            "--quantize is for a single network",
+        ),
+        (
+            ["convert", "{}/run", "--quantize", "int8", "--heads", "int8", "--out", "{}/n.tflite"],
+            2,
+            "--heads has no effect with --quantize",
+        ),
+        (
+            ["convert", "{}/run", "--quantize", "int4", "--target", "lce", "--out", "{}/n.tflite"],
+            2,
+            "leave --target out",
+        ),
         (["predict", "{}/ensemble.tflite", "{}/digit.png", "--members", "0"], 2, "--members"),
         (["predict", "{}/ensemble.tflite", "{}/digit.png", "--members", "3"], 1, "from 1 to 2"),
     ],

@@ -21,7 +21,7 @@ from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.backends import delegate as beside_the_package
 from larq_ensemble.runtime.cascade import calibrated_prediction
 from larq_ensemble.runtime.combination import COMBINATIONS
-from larq_ensemble.runtime.file import read_ensemble, with_metadata
+from larq_ensemble.runtime.file import read_ensemble, seal, with_metadata
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
@@ -180,6 +180,12 @@ def test_what_it_says_to_bad_input(program, tmp_path) -> None:
     assert done.returncode == 1
     (tmp_path / "no.tflite").write_bytes(b"no model")
     assert "reading" in run(program, tmp_path / "no.tflite", image).stderr
+    other_rule = tmp_path / "rule.tflite"
+    data = (DATA / "compact.tflite").read_bytes()
+    other_rule.write_bytes(seal(data.replace(b'"log_margin"', b'"log_morgen"')))
+    done = run(program, other_rule, image)
+    assert done.returncode == 1
+    assert "doesn't know the rule of the cascade: log_morgen" in done.stderr
     for arguments in ([file], ["--no-such-option", file, image], [file, image, "--members", "0"]):
         done = run(program, *arguments)
         assert done.returncode == 2

@@ -63,21 +63,17 @@ def test_results_that_are_there_are_not_computed_again(ship, tmp_path, monkeypat
 
 
 def test_a_row_of_the_table(ship):
-    class File:
-        scheme, weights = "voting", None
-
-        class metadata:
-            temperatures = (1.0, 1.0)
-
-    labels = np.array([0, 1, 1, 0])
-    sure = np.array([[4.0, 0], [0, 4], [4, 0], [4, 0]])
-    row = ship._row(np.stack([sure, sure]), labels, File)
+    row = {"members": 2, "top1": 75.0, "ece": 0.2, "nll": 0.7}
+    found = {
+        "evaluate": {"samples": 4, "by_members": [row]},
+        "evaluate-calibrated": {"samples": 4, "by_members": [{**row, "ece": 0.1, "nll": 0.6}]},
+    }
+    (both,) = ship._by_members(found)
     # Wilson's interval of 3 of 4, by its formula with z = 1.959964.
     z = 1.959964
     centre = (0.75 + z**2 / 8) / (1 + z**2 / 4)
     half = z / (1 + z**2 / 4) * np.sqrt(0.75 * 0.25 / 4 + z**2 / 64)
-    assert (row["members"], row["top1"], row["disagreement"]) == (2, 75.0, 0.0)
-    assert row["low"] / 100 == pytest.approx(centre - half, rel=1e-6)
-    assert row["high"] / 100 == pytest.approx(centre + half, rel=1e-6)
-    confidence = 1 / (1 + np.exp(-4))
-    assert row["ece"] == row["calibrated_ece"] == pytest.approx(confidence - 0.75, rel=1e-5)
+    assert both["low"] / 100 == pytest.approx(centre - half, rel=1e-6)
+    assert both["high"] / 100 == pytest.approx(centre + half, rel=1e-6)
+    assert {**both, **row} == both
+    assert (both["calibrated_ece"], both["calibrated_nll"]) == (0.1, 0.6)

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.errors import EnsembleError
@@ -262,6 +263,13 @@ def test_a_teacher_of_other_classes_is_refused(backbone):
         distillation.check_teaches({**taught, "name": "wide", "classes": 100})
     with pytest.raises(EnsembleError, match=r"has input_shape = \[8, 8, 1\], but tiny has \[32,"):
         distillation.check_teaches({**taught, "input_shape": [32, 32, 3]})
+
+
+def test_a_teacher_of_another_normalization_is_refused(backbone):
+    distillation = Distillation(backbone)
+    distillation.check_sees(backbone.normalization)
+    with pytest.raises(EnsembleError, match=r"'.*backbone' was trained on images with mean"):
+        distillation.check_sees(Normalization((0.5,), (0.25,)))
 
 
 def test_a_distillation_that_was_killed_goes_on_as_if_nothing_had_happened(

@@ -2,11 +2,11 @@
 
     python tools/pretrained/ship.py runs/fusion --from runs/backbone --results results/fusion
 
-It converts the run, calibrates the file, evaluates, verifies, inspects and counts instructions,
-each by the command of that name, and writes everything that the card says from their results. What
-`--results` holds already is not computed again, so an interrupted call goes on where it was, and
-files that were converted and calibrated elsewhere can be put there. Then it renders
-docs/pretrained/ anew. `--remove NAME` takes a network out of the package.
+It converts the run, evaluates the file, calibrates it, evaluates it again, verifies, inspects and
+counts instructions, each by the command of that name, and writes everything that the card says from
+their results. What `--results` holds already is not computed again, so an interrupted call goes on
+where it was. Then it renders docs/pretrained/ anew. `--remove NAME` takes a network out of the
+package.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from sample_images import ORIGINS
 from scipy.stats import binomtest
 
 from larq_ensemble import pretrained
 from larq_ensemble.cli import cli, run_command
 from larq_ensemble.console.options import INPUT, data_dir_option, limit_test_option
-from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import file_digest, read_json, write_text
 from larq_ensemble.pretrained.cards import heading, instructions_of_a_member, markdown
@@ -38,9 +36,9 @@ from larq_ensemble.pretrained.catalog import FOLDER, Shipped
 from larq_ensemble.pretrained.samples import read_samples, sample_names
 from larq_ensemble.pretrained.weights import write_weights
 from larq_ensemble.runs import Run, load_run
-from larq_ensemble.runtime import EnsembleInterpreter, metrics
-from larq_ensemble.runtime.cascade import calibrated_prediction
+from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.combination import combine
+from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.runtime.metadata import HEADS, PRECISIONS
 
 ROOT = Path(__file__).parents[2]
@@ -66,6 +64,11 @@ class Results:
         """The result of a command of larq-ensemble, computed if it isn't there."""
         path = self.folder / f"{name}.json"
         if not path.exists():
+            if name == "evaluate" and read_ensemble(self.tflite).metadata.temperatures:
+                raise EnsembleError(
+                    f"{str(self.tflite)!r} is calibrated, and {str(path)!r} is missing: delete the "
+                    "folder."
+                )
             arguments = [self.places.get(word, word) for word in command]
             click.echo(f"larq-ensemble {' '.join(arguments)}")
             cli.main([*arguments, "--json", str(path)], standalone_mode=False)
@@ -109,6 +112,13 @@ def _count(core: str, file: str) -> list[str]:
 )
 @click.option("--heads", type=click.Choice(HEADS), default="int8", show_default=True)
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Test images on which Keras and the file are compared.",
+)
 @click.option("--results", type=INPUT, help="Folder of the results of commands; new or not.")
 @click.option("--remove", metavar="NAME", help="Take this network out of the package.")
 @data_dir_option
@@ -120,6 +130,7 @@ def main(
     seeds: tuple[str, ...],
     heads: str,
     precision: str,
+    samples: int,
     results: str | None,
     remove: str | None,
     data_dir: str | None,
@@ -140,10 +151,14 @@ def main(
         places |= {"DIR": data_dir or "", "N": str(limit_test or "")}
         Path(results).mkdir(parents=True, exist_ok=True)
         found = Results(Path(results), places)
-        data = (["--data-dir", "DIR"] if data_dir else []) + (
-            ["--limit-test", "N"] if limit_test else []
+        data = ["--data-dir", "DIR"] if data_dir else []
+        card = _card(
+            *(network, trained, stages, found, data, limit_test),
+            heads=heads,
+            precision=precision,
+            samples=samples,
+            seeds=seeds,
         )
-        card = _card(network, trained, stages, found, data, heads, precision, seeds, limit_test)
         write_text(network.card_path, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     _write_pages()
     total = sum(path.stat().st_size for path in FOLDER.iterdir())
@@ -190,46 +205,53 @@ def _card(
     stages: Sequence[Run],
     results: Results,
     data: list[str],
+    limit_test: int | None,
+    *,
     heads: str,
     precision: str,
+    samples: int,
     seeds: Sequence[str],
-    limit_test: int | None,
 ) -> dict[str, Any]:
     """Writes the network's files, and returns what is to be said of it."""
     from larq_ensemble.ensembles.stored import stored_weights
 
-    config = run.config
-    constants, test = config.dataset, [word for word in data if word not in ("--limit-test", "N")]
-    convert = ["convert", "RUN", "--out", "F.tflite", "--heads", heads, "--precision", precision]
-    samples = ["--samples", "N"] if limit_test else []
+    config, constants = run.config, run.config.dataset
+    limit = ["--limit-test", "N"] if limit_test else []
     commands = {
-        "convert": convert,
-        "calibrate": ["calibrate", "F.tflite", *data],
-        "verify": ["verify", "F.tflite", "--run", "RUN", *test, *samples],
+        "convert": [
+            *("convert", "RUN", "--out", "F.tflite", "--heads", heads, "--precision", precision)
+        ],
+        "evaluate": ["evaluate", "F.tflite", *data, *limit],
+        "calibrate": ["calibrate", "F.tflite", *data, *limit],
+        "evaluate-calibrated": ["evaluate", "F.tflite", *data, *limit],
+        "verify": ["verify", "F.tflite", "--run", "RUN", *data, "--samples", str(samples)],
         "inspect": ["inspect", "F.tflite"],
-        "evaluate": ["evaluate", "RUN", *data],
     }
     found = {name: results.of(name, command) for name, command in commands.items()}
-    measured = _measured(results, run, data, limit_test)
     others = [
         {
             "seed": load_run(seed).config.seed,
-            "top1": results.of(f"evaluate-seed{number}", ["evaluate", seed, *data])["top1"],
+            "top1": read_json(load_run(seed).result_path, "train it to its end")["test_top1"],
         }
-        for number, seed in enumerate(seeds)
+        for seed in seeds
     ]
     counted = {core: results.counted(core) for core in CORES}
 
     shutil.copyfile(results.tflite, network.tflite)
     write_weights(network.weights_path, stored_weights(run.model, config.to_json(), run.digest))
     metadata, inspected = found["inspect"]["metadata"], found["inspect"]
-    calibrated = found["calibrate"]
+    by_members, calibrated = _by_members(found), found["calibrate"]
     return {
         "name": network.name,
         "kind": config.kind,
         "members": config.ensemble.get("members", 1),
+        "run_hash": run.digest,
         "model": config.model,
-        "ensemble": {key: config.ensemble[key] for key in ("scheme", "sharing") if config.ensemble},
+        "ensemble": {
+            key: config.ensemble[key]
+            for key in ("scheme", "sharing", "backbone")
+            if key in config.ensemble
+        },
         "data": {
             "name": constants["name"],
             "classes": constants["classes"],
@@ -242,10 +264,12 @@ def _card(
         },
         "training": [_stage(stage) for stage in stages],
         "accuracy": {
-            **measured,
-            "keras": {key: found["evaluate"][key] for key in ("top1", "by_members")},
+            "images": found["evaluate"]["samples"],
+            "backend": found["verify"]["backend"],
+            "kernel": found["verify"]["kernel"],
+            "by_members": by_members,
             "cascade": {key: calibrated[key] for key in ("top1", "mean_members", "thresholds")}
-            if len(measured["by_members"]) > 1
+            if len(by_members) > 1
             else None,
             "seeds": others,
         },
@@ -296,60 +320,31 @@ def _stage(run: Run) -> dict[str, Any]:
     return {**described, "result": read_json(run.result_path, "train it to its end")}
 
 
-def _measured(
-    results: Results, run: Run, data: list[str], limit_test: int | None
-) -> dict[str, Any]:
-    """The accuracy of the file on the test split, for the first m members."""
-    path = results.folder / "measured.json"
-    if path.exists():
-        return read_json(path, "delete it")
-    opened = run.dataset(data_dir=results.places["DIR"] or None)
-    options = DataOptions(results.places["DIR"] or None, limit_test=limit_test)
-    test = options.load(opened, run.config.seed).test
-    interpreter = EnsembleInterpreter(results.tflite)
-    logits = interpreter.predict_logits(np.asarray(test.images))
-    measured = {
-        "images": len(test),
-        "backend": interpreter.backend,
-        "kernel": interpreter.kernel,
-        "by_members": [
-            _row(logits[:count], np.asarray(test.labels), interpreter)
-            for count in range(1, len(logits) + 1)
-        ],
-    }
-    write_text(path, json.dumps(measured, indent=1) + "\n")
-    return measured
-
-
-def _row(logits: np.ndarray, labels: np.ndarray, file: EnsembleInterpreter) -> dict[str, Any]:
-    probabilities = combine(logits, file.scheme, file.weights and file.weights[: len(logits)])
-    temperatures = file.metadata.temperatures
-    right = int((probabilities.argmax(axis=1) == labels).sum())
-    interval = binomtest(right, len(labels)).proportion_ci(method="wilson")
-    calibrated = calibrated_prediction(logits, file.scheme, file.weights, temperatures)
-    return {
-        "members": len(logits),
-        "top1": 100 * right / len(labels),
-        "low": 100 * float(interval.low),
-        "high": 100 * float(interval.high),
-        "top5": metrics.top_k_accuracy(probabilities, labels, k=5),
-        "nll": metrics.negative_log_likelihood(probabilities, labels),
-        "ece": metrics.expected_calibration_error(probabilities, labels),
-        "calibrated_ece": metrics.expected_calibration_error(calibrated, labels)
-        if temperatures
-        else None,
-        "calibrated_nll": metrics.negative_log_likelihood(calibrated, labels),
-        "brier": metrics.brier_score(probabilities, labels),
-        "disagreement": metrics.disagreement(logits),
-    }
+def _by_members(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The metrics of the file for the first m members, before and after its calibration."""
+    images, rows = found["evaluate"]["samples"], []
+    for row, calibrated in zip(
+        found["evaluate"]["by_members"], found["evaluate-calibrated"]["by_members"], strict=True
+    ):
+        right = round(row["top1"] / 100 * images)
+        interval = binomtest(right, images).proportion_ci(method="wilson")
+        rows.append(
+            {
+                **row,
+                "low": 100 * float(interval.low),
+                "high": 100 * float(interval.high),
+                **{f"calibrated_{key}": calibrated[key] for key in ("ece", "nll")},
+            }
+        )
+    return rows
 
 
 def _predictions(network: Shipped, dataset: str) -> dict[str, Any] | None:
     """The classes that the first m members predict for the embedded images, for each m."""
     if dataset not in sample_names():
         return None
-    samples, interpreter = read_samples(dataset), EnsembleInterpreter(network.tflite)
-    logits = interpreter.predict_logits(samples.images)
+    interpreter = EnsembleInterpreter(network.tflite)
+    logits = interpreter.predict_logits(read_samples(dataset).images)
     counts = range(1, len(logits) + 1)
     combined = [
         combine(logits[:m], interpreter.scheme, interpreter.weights and interpreter.weights[:m])

@@ -33,7 +33,11 @@ const COMBINATIONS = {
   stochastic_rounding: meanOfSoftmaxes,
 };
 
-export const isKnown = (scheme) => Object.hasOwn(COMBINATIONS, scheme);
+const RULE = "log_margin"; // of the cascade
+
+/** Whether this page can combine a file's members, and run its cascade if it has one. */
+export const isKnown = ({ scheme, cascade }) =>
+  Object.hasOwn(COMBINATIONS, scheme) && (!cascade || cascade.rule === RULE);
 
 /** The index of the largest value; of equal ones the lowest. */
 export const argmax = (row) => row.reduce((best, value, k) => (value > row[best] ? k : best), 0);
@@ -65,7 +69,10 @@ export function predict(logits, { scheme, weights, temperatures }) {
 
 /** ln p_first - ln p_second of the two likeliest classes; 0 for a single class. */
 export function logMargin(probabilities) {
-  const [first, second = first] = [...probabilities].sort((a, b) => b - a);
+  const at = argmax(probabilities);
+  const first = probabilities[at];
+  const others = probabilities.filter((_, k) => k !== at);
+  const second = others.length ? others[argmax(others)] : first;
   return Math.log(Math.max(first, TINY)) - Math.log(Math.max(second, TINY));
 }
 

@@ -126,7 +126,7 @@ function check(metadata, custom) {
         "larq-ensemble convert FILE --target litert --out NEW."
     );
   }
-  if (metadata.version > NEWEST_VERSION || !isKnown(metadata.scheme)) {
+  if (metadata.version > NEWEST_VERSION || !isKnown(metadata)) {
     throw new Error("This file is from a newer larq-ensemble: make the page anew with that one.");
   }
   if (![1, 3].includes(metadata.input_shape[2])) {

@@ -11,6 +11,9 @@ private val MEAN_OF_LOGITS = setOf("fusion", "nested_fusion", "sampled_nested_fu
 private val SUM_OF_LOGITS = setOf("boosting", "soft_boosting")
 private const val SHARE_OF_VOTES = "hard_voting"
 
+/** The rule of the cascades that `Combination` can run, as the metadata name it. */
+internal const val CASCADE_RULE = "log_margin"
+
 /**
  * Combines the members' logits into a prediction, as `larq_ensemble.runtime.combination` does.
  *
@@ -45,9 +48,10 @@ class Combination(
     /** Whether the cascade stops: the two likeliest classes' log margin reaches the threshold. */
     fun isConfident(probabilities: DoubleArray, members: Int): Boolean {
         val threshold = thresholds?.getOrNull(members - 1) ?: return false
-        val descending = probabilities.sortedDescending()
-        val second = descending.getOrElse(1) { descending[0] }
-        return ln(max(descending[0], TINY)) - ln(max(second, TINY)) >= threshold
+        val first = largestIndex(probabilities)
+        val others = probabilities.filterIndexed { k, _ -> k != first }.toDoubleArray()
+        val second = if (others.isEmpty()) probabilities[first] else others[largestIndex(others)]
+        return ln(max(probabilities[first], TINY)) - ln(max(second, TINY)) >= threshold
     }
 
     private fun score(probability: Double) =

@@ -38,6 +38,8 @@ class EnsembleFile(bytes: ByteArray) {
         require(metadata.getInt("version") <= NEWEST_VERSION) {
             "This file is from a newer larq-ensemble."
         }
+        val rule = metadata.optJSONObject("cascade")?.getString("rule") ?: CASCADE_RULE
+        require(rule == CASCADE_RULE) { "This class doesn't know the rule of the cascade: $rule." }
         signatures = model.tables(7).associate { each ->
             each.string(2) to Signature(each.tables(0).map { it.string(0) }, each.tables(1).map { it.string(0) })
         }

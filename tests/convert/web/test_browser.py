@@ -279,6 +279,17 @@ def test_every_scheme_combines_as_python_does(page: browsers.Browser) -> None:
         assert margin == pytest.approx(log_margin(row)[0], rel=1e-4, abs=1e-5)
 
 
+def test_files_of_newer_versions_are_not_known(page: browsers.Browser) -> None:
+    files: list[dict[str, Any]] = [
+        {"scheme": "fusion"},
+        {"scheme": "voting", "cascade": {"rule": "log_margin", "thresholds": []}},
+        {"scheme": "fusion", "cascade": {"rule": "entropy", "thresholds": []}},
+        {"scheme": "toString"},
+    ]
+    known = "return import('./combination.js').then(({isKnown}) => arguments[0].map(isKnown));"
+    assert page.run(known, files) == [True, True, False, False]
+
+
 def test_pixels_are_those_of_python(page: browsers.Browser, photos: list[Path]) -> None:
     for shape in ((8, 8, 3), (8, 8, 1), (12, 28, 3)):
         for number, photo in enumerate(photos):

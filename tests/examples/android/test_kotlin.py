@@ -141,6 +141,15 @@ def test_the_cascade_stops_where_python_stops(scheme: str, program: Path, tmp_pa
     )
 
 
+def test_another_rule_of_the_cascade_is_refused(program: Path, tmp_path: Path) -> None:
+    file = tmp_path / "compact.tflite"
+    convert_file(DATA / "compact.tflite", file)
+    with_table(file)
+    file.write_bytes(seal(file.read_bytes().replace(b'"log_margin"', b'"log_morgen"')))
+    (line,) = answers(program, tmp_path, [f"predict {file} {M} false 1"])
+    assert line == "refused This class doesn't know the rule of the cascade: log_morgen."
+
+
 def test_images_become_the_pixels_of_python(program: Path, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     questions, expected = [], []

@@ -113,6 +113,7 @@ def test_the_demo_of_a_trained_network(session):
         (["pretrained", "--out", "x.tflite"], 2, "--out needs the NAME"),
         (["predict", "none", "x.png"], 1, NAMES[0]),
         (["inspect", "none"], 1, NAMES[0]),
+        (["calibrate", NAMES[0]], 1, "comes with the package, calibrated"),
         (["evaluate", "none"], 1, NAMES[0]),
         (["convert", "none", "--out", "x.tflite"], 1, NAMES[0]),
         (["demo", "--network", NAMES[0]], 2, "--network has no effect on digits"),

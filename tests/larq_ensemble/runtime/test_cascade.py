@@ -15,7 +15,7 @@ from larq_ensemble.runtime.cascade import (
     log_margin,
     run_cascade,
 )
-from larq_ensemble.runtime.combination import COMBINATIONS, combine
+from larq_ensemble.runtime.combination import COMBINATIONS, combine, softmax
 
 M, N, CLASSES = 4, 200, 5
 WEIGHTS = (1.0, 0.5, 2.0, 1.5)
@@ -63,6 +63,26 @@ def test_log_margin_by_hand() -> None:
     np.testing.assert_allclose(margins[:2], [np.log(2), 0])
     assert 50 < margins[2] < np.inf
     np.testing.assert_array_equal(log_margin(np.ones((2, 1))), [0, 0])
+
+
+@pytest.mark.parametrize("scheme", ["fusion", "boosting", "hard_voting", "voting"])
+def test_what_a_device_compares_in_place_of_logarithms(logits: np.ndarray, scheme: str) -> None:
+    """The conditions of docs/guides/deployment.md."""
+    temperature, threshold = 1.7, 0.4
+    margins = log_margin(calibrated_prediction(logits, scheme, None, [temperature] * M))
+    if scheme == "hard_voting":
+        values = np.stack([(logits.argmax(axis=-1) == k).mean(axis=0) for k in range(CLASSES)], 1)
+    elif scheme == "voting":
+        values = softmax(logits).mean(axis=0)
+    else:
+        values = logits.mean(axis=0) if scheme == "fusion" else logits.sum(axis=0)
+    second, first = np.sort(values, axis=-1)[:, -2:].T
+    if scheme == "voting":
+        enough = first >= second * np.exp(temperature * threshold)
+    else:
+        enough = first - second >= temperature * threshold
+    assert 0 < enough.sum() < N
+    np.testing.assert_array_equal(enough, margins >= threshold)
 
 
 @pytest.mark.parametrize("scheme", sorted(COMBINATIONS))

@@ -50,9 +50,11 @@ assert not {{"tensorflow", "keras", "tf_keras", "larq"}} & set(sys.modules)
 assert not any("larq_compute_engine" in name for name in sys.modules)
 """
 WRITES_MORE = """
+import contextlib
+
 held = litert._held_stderr
 
-@litert.contextmanager
+@contextlib.contextmanager
 def with_more():
     with held():
         os.write(2, b"first line\\n")
