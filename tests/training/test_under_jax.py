@@ -157,7 +157,10 @@ def finished(step, fitting):
     values = {key: value_of(each) for key, each in state_of(trained.model).items()}
     rows = log_of(trained.run.path)
     device = {"device": "a device", "jax": "1.2.3"}
-    return run.Progress(values, rows, seconds=2.0, timed=1, device=device), step / run.CHECKPOINT
+    training = json.loads((step / "manifest.json").read_text())["training"]
+    return run.Progress(
+        training, values, rows, seconds=2.0, timed=1, device=device
+    ), step / run.CHECKPOINT
 
 
 def test_a_result_becomes_a_run_as_if_trained_here(exported, fitting, pretrain):
@@ -166,6 +169,9 @@ def test_a_result_becomes_a_run_as_if_trained_here(exported, fitting, pretrain):
     by_keras = fitting[1].run.path
     dataclasses.replace(progress, rows=progress.rows[:1]).save(checkpoint)
     with pytest.raises(click.ClickException, match="has 1 of 2 epochs"):
+        pretrain("exported", "--jax", str(step), "--resume")
+    dataclasses.replace(progress, training="other").save(checkpoint)
+    with pytest.raises(click.ClickException, match="not of the training"):
         pretrain("exported", "--jax", str(step), "--resume")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-99])
     with pytest.raises(click.ClickException, match="can't be read"):
@@ -226,6 +232,7 @@ def test_what_xla_cannot_compile_is_named(said, named):
 # The loop of `run.py`, on an epoch of NumPy.
 
 MANIFEST = {
+    "training": "t",
     "epochs": 5,
     "seed": 3,
     "inputs": 2,
@@ -244,9 +251,8 @@ def epoch_of_numpy(state, order, number):
 
 
 def trained(path, **options):
-    progress = (
-        run.Progress.load(path) if path.exists() else run.Progress({"weight": np.ones(1, "f")})
-    )
+    np.savez(path.parent / "values.npz", weight=np.ones(1, np.float32))
+    progress = run.Progress.begin(path.parent, MANIFEST, path)
     said = []
     done = run.train(MANIFEST, epoch_of_numpy, progress, path, say=said.append, **options)
     return done, run.Progress.load(path), said
@@ -268,7 +274,10 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(tmp_path):
     assert rest.rows == whole.rows
     assert len({row["loss"] for row in whole.rows}) == 5
     np.testing.assert_array_equal(rest.state["weight"], whole.state["weight"])
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["part.npz", "whole.npz"]
+    names = [path.name for path in sorted(tmp_path.iterdir())]
+    assert names == ["part.npz", "values.npz", "whole.npz"]
+    with pytest.raises(SystemExit, match="not of the training"):
+        run.Progress.begin(tmp_path, {**MANIFEST, "training": "other"}, tmp_path / "part.npz")
 
 
 def test_a_training_that_diverges_keeps_the_checkpoint_of_before(tmp_path):
@@ -277,7 +286,7 @@ def test_a_training_that_diverges_keeps_the_checkpoint_of_before(tmp_path):
         return ([np.float32("nan"), figures[1]] if number == 3 else figures), state
 
     clock = iter(np.arange(0, 9999, 100.0))
-    progress = run.Progress({"weight": np.ones(1, "f")})
+    progress = run.Progress("t", {"weight": np.ones(1, np.float32)})
     with pytest.raises(FloatingPointError, match="epoch 4"):
         run.train(
             MANIFEST, diverging, progress, tmp_path / "c.npz",

@@ -77,6 +77,7 @@ def export(fitting: Fitting, folder: Path) -> None:
     shutil.copyfile(run.__file__, folder / "run.py")
     manifest = {
         "format": run.FORMAT,
+        "training": _digest({"module": np.frombuffer(module, np.uint8), **values}),
         "config": comparable(fitting.run.config),
         "epochs": fitting.recipe.epochs,
         "steps": _steps(fitting),

@@ -68,7 +68,11 @@ def _checked(fitting: Fitting, folder: Path) -> Progress:
             f"{str(path)!r} can't be read ({error}): copy it once more from where it was trained, "
             "or delete it to write the training anew."
         ) from error
-    if len(progress.rows) < manifest["epochs"] or {*progress.state} != {*manifest["state"]}:
+    if progress.training != manifest["training"]:
+        raise EnsembleError(
+            f"{str(path)!r} is not of the training in its folder: bring the file of that training."
+        )
+    if len(progress.rows) < manifest["epochs"]:
         raise EnsembleError(
             f"{str(path)!r} has {len(progress.rows)} of {manifest['epochs']} epochs: run run.py "
             "again where JAX is, with this file beside it, until it has all."

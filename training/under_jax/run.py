@@ -40,6 +40,7 @@ class Progress:
     """How far a training is.
 
     # Arguments
+        training: `"training"` of its manifest.
         state: the values of the variables, by key.
         rows: the figures of each finished epoch, by name.
         seconds: that the epochs took, but for the first one of each call, which compiles.
@@ -47,6 +48,7 @@ class Progress:
         device: what ran it, with the versions of JAX.
     """
 
+    training: str
     state: dict[str, np.ndarray]
     rows: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
@@ -55,8 +57,8 @@ class Progress:
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint, whole or not at all."""
-        rest = {"rows": self.rows, "seconds": self.seconds, "timed": self.timed}
-        text = json.dumps({**rest, "device": self.device})
+        rest = {name: value for name, value in vars(self).items() if name != "state"}
+        text = json.dumps(rest)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with temporary.open("wb") as file:
@@ -68,7 +70,23 @@ class Progress:
         """What `save` wrote."""
         with np.load(path) as arrays:
             state = {name: arrays[name] for name in arrays.files}
-        return cls(state, **json.loads(str(state.pop("progress"))))
+        return cls(state=state, **json.loads(str(state.pop("progress"))))
+
+    @classmethod
+    def begin(cls, folder: Path, manifest: dict[str, Any], checkpoint: Path) -> Progress:
+        """From the checkpoint, or without one from the initial values in the folder.
+
+        # Raises
+            SystemExit: if the checkpoint is of another training.
+        """
+        if not checkpoint.is_file():
+            with np.load(folder / "values.npz") as values:
+                state = {key: values[key] for key in manifest["state"]}
+            return cls(manifest["training"], state)
+        progress = cls.load(checkpoint)
+        if progress.training != manifest["training"]:
+            sys.exit(f"{checkpoint} is not of the training in {folder}: move one of them away")
+        return progress
 
 
 def order_of(seed: int, epoch: int, inputs: int, images: int) -> np.ndarray:
@@ -209,9 +227,11 @@ def compiled(folder: Path, manifest: dict[str, Any]) -> Epoch:
 
 def device() -> dict[str, str]:
     """The device that JAX takes, and versions."""
-    import jax
-    import jaxlib
-
+    try:
+        import jax
+        import jaxlib
+    except ImportError:
+        sys.exit("This needs JAX: install it with the plugin for your device")
     return {
         "device": jax.devices()[0].device_kind,
         "jax": jax.__version__,
@@ -236,11 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checkpoint = (
             options.out / f"{folder.resolve().name}.npz" if options.out else folder / CHECKPOINT
         )
-        if checkpoint.is_file():
-            progress = Progress.load(checkpoint)
-        else:
-            with np.load(folder / "values.npz") as values:
-                progress = Progress({key: values[key] for key in manifest["state"]})
+        progress = Progress.begin(folder, manifest, checkpoint)
         progress.device = device()
         left = manifest["epochs"] - len(progress.rows)
         print(f"{folder}: {left} epochs on {progress.device}", flush=True)
