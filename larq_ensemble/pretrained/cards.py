@@ -17,8 +17,10 @@ results of the commands. Its entries:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
+
+from larq_ensemble.console.markdown import markdown_table
 
 Card = dict[str, Any]
 
@@ -74,7 +76,7 @@ def _usage(card: Card) -> str:
 def _accuracy(card: Card) -> str:
     accuracy = card["accuracy"]
     low, high = (f"95 % {end}" for end in ("from", "to"))
-    table = _table(
+    table = markdown_table(
         ["first m members", "top-1 %", low, high, "top-5 %", "NLL", "ECE", "calibrated ECE"],
         [
             [
@@ -181,14 +183,10 @@ def _provenance(card: Card) -> str:
     )
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
 def overview(cards: Iterable[Card]) -> tuple[list[str], list[list[Any]]]:
     """A table of networks: its columns and rows."""
     columns = ["network", "data", "members", "top-1 % at m = 1", "top-1 % at m = M", "bytes"]
+    columns.append("A72 instructions a member")
     rows = []
     for card in cards:
         by_members = card["accuracy"]["by_members"]
@@ -203,4 +201,4 @@ def overview(cards: Iterable[Card]) -> tuple[list[str], list[list[Any]]]:
                 instructions_of_a_member(card),
             ]
         )
-    return [*columns, "A72 instructions a member"], rows
+    return columns, rows
