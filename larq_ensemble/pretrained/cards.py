@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from larq_ensemble.console.markdown import markdown_table
+from larq_ensemble.console.wording import counted
 
 Card = dict[str, Any]
 
@@ -126,10 +127,10 @@ def _cost(card: Card) -> str:
         f"{tflite['heads']}, precision {tflite['precision']}).",
         f"- Weights for training: {files['weights']['bytes']:,} bytes.",
     ]
-    for core, counted in card["instructions"].items():
+    for core, count in card["instructions"].items():
         lines.append(
-            f"- arm64 instructions on {core} ({counted['kernel']}): {counted['image']:,} once an "
-            f"image, {counted['member']:,} for each member."
+            f"- arm64 instructions on {core} ({count['kernel']}): {count['image']:,} once an "
+            f"image, {count['member']:,} for each member."
         )
     return "\n".join(lines)
 
@@ -152,8 +153,8 @@ def _training(card: Card) -> str:
             if isinstance(value, float) and key.endswith("top1")
         )
         lines.append(
-            f"{number}. **{stage['kind']}** ({what}): {recipe['epochs']} epochs, {rest}; seed "
-            f"{stage['seed']}, {stage['precision']}. Result: {results or 'none'} (%)."
+            f"{number}. **{stage['kind']}** ({what}): {counted(recipe['epochs'], 'epoch')}, "
+            f"{rest}; seed {stage['seed']}, {stage['precision']}. Result: {results or 'none'} (%)."
         )
     versions = card["training"][-1]["versions"]
     lines.append("\nWith " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")

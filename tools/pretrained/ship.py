@@ -378,7 +378,7 @@ def _write_pages() -> None:
             ]
         )
     columns = ["name", "top-1 at m = 1", "top-1 at m = M (95 %)", "bytes"]
-    table = markdown_table([*columns, "A72 instructions a member", ""], rows)
+    table = markdown_table([*columns, "A72 instructions a member", "what it is"], rows)
     index = PAGES / "index.md"
     before, _, rest = index.read_text(encoding="utf-8").partition(MARKERS[0])
     _, _, after = rest.partition(MARKERS[1])
@@ -393,7 +393,8 @@ def _examples(cards: Sequence[dict[str, Any]]) -> str:
     ensemble = next((card for card in by_top1 if card["members"] > 1), None)
     name = (ensemble or backbone or {})["name"]
     python = [
-        f'EnsembleInterpreter("{name}").predict(images)  # uint8 pixels; needs no TensorFlow',
+        "# uint8 pixels; needs no TensorFlow",
+        f'probabilities = EnsembleInterpreter("{name}").predict(images)',
     ]
     imported = ["EnsembleInterpreter"]
     if backbone is not None:
