@@ -242,7 +242,7 @@ def main(
     page: Path | None,
     json_target: str | None,
 ) -> None:
-    """Tables of calibration, sets, risk-coverage, foreign and corrupted images."""
+    """Tables of calibration, sets, risk-coverage, out-of-distribution and corrupted images."""
     from larq_ensemble.data.corruptions import kinds_named
 
     kinds = kinds_named(shift)
