@@ -48,7 +48,7 @@ _SEVERITIES = CommaSeparated(
     default=(),
     metavar="SPEC,...",
     help="Also out-of-distribution detection: whether the uncertainty shows images of another "
-    "kind, of cifar10, tfds:svhn_cropped, folder:DIR, npz:FILE or noise, resized as for the network.",
+    "kind, of cifar10, tfds:svhn_cropped, folder:DIR, npz:FILE or noise, in the network's size.",
 )
 @click.option(
     "--shift",
