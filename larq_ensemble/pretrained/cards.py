@@ -5,7 +5,8 @@ results of the commands. Its entries:
 
     name, kind, members, model, data    what it is; `run_hash` of the run's model, and in `ensemble`
                                         that of its backbone
-    training                            each stage: recipe, seed, versions, results
+    training                            each stage: recipe, seed, versions, results, the digest
+                                        of its model, and those of the stages it builds on
     accuracy                            of the `.tflite` file on the test split, for the first m
                                         members; `seeds`: of other trainings
     files                               bytes and SHA-256
@@ -17,7 +18,7 @@ results of the commands. Its entries:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from larq_ensemble.console.markdown import markdown_table
@@ -137,6 +138,7 @@ def _cost(card: Card) -> str:
 
 def _training(card: Card) -> str:
     lines = []
+    numbers = {stage["digest"]: number for number, stage in enumerate(card["training"], start=1)}
     for number, stage in enumerate(card["training"], start=1):
         recipe = stage["recipe"]
         rest = ", ".join(
@@ -154,11 +156,32 @@ def _training(card: Card) -> str:
         )
         lines.append(
             f"{number}. **{stage['kind']}** ({what}): {counted(recipe['epochs'], 'epoch')}, "
-            f"{rest}; seed {stage['seed']}, {stage['precision']}. Result: {results or 'none'} (%)."
+            f"{rest}; seed {stage['seed']}, {stage['precision']}. {_built_on(stage, numbers)}"
+            f"Result: {results or 'none'} (%)."
         )
     versions = card["training"][-1]["versions"]
     lines.append("\nWith " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
     return "\n".join(lines)
+
+
+def _built_on(stage: Card, numbers: Mapping[str, int]) -> str:
+    """A sentence on the stages that this one starts from or learns from, by their numbers."""
+    transfer, ensemble = stage["transfer"], stage["ensemble"]
+    parts = [
+        f"starts from {numbers[transfer[origin]]}"
+        for origin in ("from_real", "from_backbone")
+        if transfer.get(origin) in numbers
+    ]
+    if ensemble:
+        kept = ", which is member 0, untouched" if ensemble.get("keep_pretrained") else ""
+        parts.append(f"shares the filters of {numbers[ensemble['backbone']]}{kept}")
+    if transfer.get("teacher") in numbers:
+        parts.append(
+            f"learns from {numbers[transfer['teacher']]} (weight {transfer['weight']:g}, "
+            f"temperature {transfer['temperature']:g})"
+        )
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}. " if sentence else ""
 
 
 def _short(value: Any) -> str:

@@ -316,7 +316,8 @@ def _stage(run: Run) -> dict[str, Any]:
     described = config.to_json()
     described["model"] = {key: config.model[key] for key in ("name", "width")}
     described["dataset"] = {key: config.dataset[key] for key in ("name", "augmentation")}
-    return {**described, "result": read_json(run.result_path, "train it to its end")}
+    result = read_json(run.result_path, "train it to its end")
+    return {**described, "digest": run.digest, "result": result}
 
 
 def _by_members(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,18 @@
+from larq_ensemble.pretrained.cards import _built_on
+
+
+def test_what_a_stage_builds_on_is_told_by_its_number() -> None:
+    numbers = {"a": 1, "b": 2}
+    taught = {"teacher": "a", "weight": 0.9, "temperature": 4.0}
+    assert _built_on({"transfer": {}, "ensemble": {}}, numbers) == ""
+    assert _built_on({"transfer": {**taught, "from_real": "a"}, "ensemble": {}}, numbers) == (
+        "Starts from 1; learns from 1 (weight 0.9, temperature 4). "
+    )
+    members = {"backbone": "b", "keep_pretrained": True}
+    assert _built_on({"transfer": taught, "ensemble": members}, numbers) == (
+        "Shares the filters of 2, which is member 0, untouched; learns from 1 (weight 0.9, "
+        "temperature 4). "
+    )
+    assert _built_on({"transfer": {}, "ensemble": {"backbone": "a"}}, numbers) == (
+        "Shares the filters of 1. "
+    )
