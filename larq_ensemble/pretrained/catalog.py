@@ -46,8 +46,17 @@ class Shipped:
 
     @cached_property
     def card(self) -> dict[str, Any]:
-        """The model card, see `larq_ensemble.pretrained.cards`."""
-        return read_json(self.card_path, _WAY_OUT)
+        """The model card, see `larq_ensemble.pretrained.cards`.
+
+        # Raises
+            EnsembleError: if it is missing or damaged.
+        """
+        card = read_json(self.card_path, _WAY_OUT)
+        if missing := [entry for entry in _ENTRIES if entry not in card]:
+            raise EnsembleError(
+                f"The card {str(self.card_path)!r} is damaged, it lacks {missing[0]!r}: {_WAY_OUT}."
+            )
+        return card
 
     @cached_property
     def weights(self) -> StoredWeights:
@@ -58,6 +67,11 @@ class Shipped:
 
 
 _WAY_OUT = "install larq-ensemble again"
+#: Of every card, see `larq_ensemble.pretrained.cards`.
+_ENTRIES = (
+    *("name", "kind", "members", "model", "data", "training", "accuracy", "files"),
+    *("instructions", "agreement", "samples", "commands", "date", "commit", "licence"),
+)
 
 
 def names() -> list[str]:
