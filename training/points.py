@@ -42,6 +42,7 @@ import numpy as np
 
 from larq_ensemble.errors import EnsembleError, is_real
 from larq_ensemble.files import read_json, write_text
+from larq_ensemble.runtime.metrics import wilson_interval
 
 #: What networks are, in the order of legends: an ensemble that shares its filters, a binarized
 #: network, a wider one, several that share nothing, the same from scratch, a real-valued network in
@@ -246,11 +247,8 @@ def with_interval(point: FrontierPoint) -> FrontierPoint:
     """The point with Wilson's interval of its accuracy, if the number of images is known."""
     if point.samples is None:
         return point
-    from scipy.stats import binomtest
-
-    right = round(point.samples * point.top1 / 100)
-    interval = binomtest(right, point.samples).proportion_ci(method="wilson")
-    return replace(point, top1_low=100 * interval.low, top1_high=100 * interval.high)
+    low, high = wilson_interval(point.top1, point.samples)
+    return replace(point, top1_low=low, top1_high=high)
 
 
 def _average(points: Sequence[FrontierPoint]) -> FrontierPoint:

@@ -20,7 +20,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ class StoredWeights:
     run_hash: str
     arrays: Mapping[str, np.ndarray | Signs]
     own: frozenset[str] = frozenset()
-    member_weights: tuple[float, ...] | None = field(default=None)
+    member_weights: tuple[float, ...] | None = None
 
     def values(self, name: str) -> np.ndarray:
         """The weights under a name, float32; binary filters as latent weights."""

@@ -24,10 +24,10 @@ from typing import Any
 
 import click
 from sample_images import ORIGINS
-from scipy.stats import binomtest
 
 from larq_ensemble import pretrained
 from larq_ensemble.cli import cli, run_command
+from larq_ensemble.console.markdown import markdown_table
 from larq_ensemble.console.options import INPUT, data_dir_option, limit_test_option
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import file_digest, read_json, write_text
@@ -40,6 +40,7 @@ from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.runtime.metadata import HEADS, PRECISIONS
+from larq_ensemble.runtime.metrics import wilson_interval
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "pretrained"
@@ -326,13 +327,12 @@ def _by_members(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row, calibrated in zip(
         found["evaluate"]["by_members"], found["evaluate-calibrated"]["by_members"], strict=True
     ):
-        right = round(row["top1"] / 100 * images)
-        interval = binomtest(right, images).proportion_ci(method="wilson")
+        low, high = wilson_interval(row["top1"], images)
         rows.append(
             {
                 **row,
-                "low": 100 * float(interval.low),
-                "high": 100 * float(interval.high),
+                "low": low,
+                "high": high,
                 **{f"calibrated_{key}": calibrated[key] for key in ("ece", "nll")},
             }
         )
@@ -346,10 +346,7 @@ def _predictions(network: Shipped, dataset: str) -> dict[str, Any] | None:
     interpreter = EnsembleInterpreter(network.tflite)
     logits = interpreter.predict_logits(read_samples(dataset).images)
     counts = range(1, len(logits) + 1)
-    combined = [
-        combine(logits[:m], interpreter.scheme, interpreter.weights and interpreter.weights[:m])
-        for m in counts
-    ]
+    combined = [combine(logits[:m], interpreter.scheme, interpreter.weights) for m in counts]
     return {"dataset": dataset, "predictions": [row.argmax(axis=1).tolist() for row in combined]}
 
 
@@ -371,20 +368,21 @@ def _write_pages() -> None:
         first, last = (card["accuracy"]["by_members"][index] for index in (0, -1))
         member = instructions_of_a_member(card)
         rows.append(
-            f"| [{card['name']}]({card['name']}.md) | {first['top1']:.1f} % | {last['top1']:.1f} % "
-            f"({last['low']:.1f} to {last['high']:.1f}) | "
-            f"{card['files']['tflite']['bytes']:,} | "
-            f"{'-' if member is None else f'{member:,}'} | {heading(card)} |"
+            [
+                f"[{card['name']}]({card['name']}.md)",
+                f"{first['top1']:.1f} %",
+                f"{last['top1']:.1f} % ({last['low']:.1f} to {last['high']:.1f})",
+                f"{card['files']['tflite']['bytes']:,}",
+                "-" if member is None else f"{member:,}",
+                heading(card),
+            ]
         )
-    table = [
-        "| name | top-1 at m = 1 | top-1 at m = M (95 %) | bytes | A72 instructions a member | |",
-        "|---|---|---|---|---|---|",
-        *rows,
-    ]
+    columns = ["name", "top-1 at m = 1", "top-1 at m = M (95 %)", "bytes"]
+    table = markdown_table([*columns, "A72 instructions a member", "what it is"], rows)
     index = PAGES / "index.md"
     before, _, rest = index.read_text(encoding="utf-8").partition(MARKERS[0])
     _, _, after = rest.partition(MARKERS[1])
-    text = "\n".join([MARKERS[0], "", *table, "", _examples(cards), "", MARKERS[1]])
+    text = "\n".join([MARKERS[0], "", table, "", _examples(cards), "", MARKERS[1]])
     write_text(index, before + text + after)
 
 
@@ -395,7 +393,8 @@ def _examples(cards: Sequence[dict[str, Any]]) -> str:
     ensemble = next((card for card in by_top1 if card["members"] > 1), None)
     name = (ensemble or backbone or {})["name"]
     python = [
-        f'EnsembleInterpreter("{name}").predict(images)  # uint8 pixels; needs no TensorFlow',
+        "# uint8 pixels; needs no TensorFlow",
+        f'probabilities = EnsembleInterpreter("{name}").predict(images)',
     ]
     imported = ["EnsembleInterpreter"]
     if backbone is not None:
