@@ -54,9 +54,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 def shown(result: Result) -> list[int]:
     """The numbers of members with a row: 1, 2, 4, ... and the last."""
-    from larq_ensemble.training.plots import powers_of_two
+    from larq_ensemble.training.plots import shown_counts
 
-    return powers_of_two([row["members"] for row in result["by_members"]])
+    return shown_counts([row["members"] for row in result["by_members"]])
 
 
 def tables(results: Sequence[Result], shifts: Sequence[Result]) -> Iterator[str]:
@@ -242,7 +242,7 @@ def main(
     page: Path | None,
     json_target: str | None,
 ) -> None:
-    """Tables of calibration, sets, risk-coverage, foreign and corrupted images."""
+    """Tables of calibration, sets, risk-coverage, out-of-distribution and corrupted images."""
     from larq_ensemble.data.corruptions import kinds_named
 
     kinds = kinds_named(shift)

@@ -86,9 +86,9 @@ def evaluate(
             that the training held out, and measured on those of `split`. Where it is not known
             which these were, or if they are the split, the split is cut in two, one half to fit on
             and one to measure on.
-        ood: also whether the uncertainty shows that images are of another kind: data sets that
-            `open_dataset` takes, whatever their classes, or `"noise"`. With a limit as many of
-            their images, drawn by the seed.
+        ood: also out-of-distribution detection, whether the uncertainty shows that images are of
+            another kind: data sets that `open_dataset` takes, whatever their classes, or `"noise"`.
+            With a limit as many of their images, drawn by the seed.
         shift: also on corrupted images: names for `larq_ensemble.data.corruptions.kinds_named`.
         severities: of the corruptions.
         seed: of all that is drawn.
@@ -197,8 +197,7 @@ def _foreign(
 def _ood(
     subject: Subject, name: str, images: ImageArray, logits: np.ndarray, counts: Sequence[int]
 ) -> dict[str, Any]:
-    foreign = Split(images, np.zeros(len(images), np.int32))
-    outside = subject.logits(foreign)
+    outside = subject.logits(Split(images, np.zeros(len(images), np.int32)))
     return {
         "dataset": name,
         "samples": len(images),

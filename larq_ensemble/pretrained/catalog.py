@@ -114,6 +114,10 @@ def backbone_of(model: str, weights: str, width: float | None = None) -> Shipped
     ]
     if len(found) == 1:
         return found[0]
+    if weights in names() and shipped(weights).card["members"] > 1:
+        raise EnsembleError(
+            f"`weights` {weights!r} is an ensemble: `load_ensemble({weights!r})` makes it."
+        )
     known = ", ".join(network.name for network in found or backbones)
     if found:
         raise EnsembleError(

@@ -255,15 +255,15 @@ def mutual_information(member_probabilities: np.ndarray) -> np.ndarray:
 
 
 def false_positive_rate(inside: np.ndarray, outside: np.ndarray, *, recall: float = 0.95) -> float:
-    """FPR95: the share of foreign examples that are accepted when 95 % of one's own are.
+    """FPR95: the share of out-of-distribution examples that pass when 95 % of the others do.
 
-    The limit of the uncertainty is the least that accepts `recall` of one's own. (Some libraries
-    take the foreign examples for the positive ones, which gives other values.)
+    The limit of the uncertainty is the least that lets `recall` of those in distribution pass.
+    (Some libraries take those out of distribution for the positive ones, which gives other values.)
 
     # Arguments
-        inside: uncertainties of examples like those of the training, floats `[n]`.
-        outside: uncertainties of others, floats `[k]`.
-        recall: the share of one's own to accept.
+        inside: uncertainties of examples in distribution, floats `[n]`.
+        outside: uncertainties of examples out of distribution, floats `[k]`.
+        recall: the share of the former that is to pass.
 
     # References
         - Liang et al. 2018, [ODIN](https://arxiv.org/abs/1706.02690), Sec. 3.4.

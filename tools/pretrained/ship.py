@@ -216,99 +216,97 @@ def _card(
     """Writes the network's files, and returns what is to be said of it."""
     from larq_ensemble.ensembles.stored import stored_weights
 
-    config, constants = run.config, run.config.dataset
-    limit = ["--limit-test", "N"] if limit_test else []
+    config = run.config
+    measured = [*data, *(["--limit-test", "N"] if limit_test else [])]
+    form = ["--heads", heads, "--precision", precision]
     commands = {
-        "convert": [
-            *("convert", "RUN", "--out", "F.tflite", "--heads", heads, "--precision", precision)
-        ],
-        "evaluate": ["evaluate", "F.tflite", *data, *limit],
-        "calibrate": ["calibrate", "F.tflite", *data, *limit],
-        "evaluate-calibrated": ["evaluate", "F.tflite", *data, *limit],
+        "convert": ["convert", "RUN", "--out", "F.tflite", *form],
+        "evaluate": ["evaluate", "F.tflite", *measured],
+        "calibrate": ["calibrate", "F.tflite", *measured],
+        "evaluate-calibrated": ["evaluate", "F.tflite", *measured],
         "verify": ["verify", "F.tflite", "--run", "RUN", *data, "--samples", str(samples)],
         "inspect": ["inspect", "F.tflite"],
     }
     found = {name: results.of(name, command) for name, command in commands.items()}
-    others = [
-        {
-            "seed": load_run(seed).config.seed,
-            "top1": read_json(load_run(seed).result_path, "train it to its end")["test_top1"],
-        }
-        for seed in seeds
-    ]
-    counted = {core: results.counted(core) for core in CORES}
-
+    counted = {core: count for core in CORES if (count := results.counted(core)) is not None}
     shutil.copyfile(results.tflite, network.tflite)
     write_weights(network.weights_path, stored_weights(run.model, config.to_json(), run.digest))
-    metadata, inspected = found["inspect"]["metadata"], found["inspect"]
-    by_members, calibrated = _by_members(found), found["calibrate"]
+    agreement = ("samples", "member_argmax_agreement", "ensemble_argmax_agreement", "flip_rate")
     return {
         "name": network.name,
         "kind": config.kind,
         "members": config.ensemble.get("members", 1),
         "run_hash": run.digest,
         "model": config.model,
-        "ensemble": {
-            key: config.ensemble[key]
-            for key in ("scheme", "sharing", "backbone")
-            if key in config.ensemble
-        },
+        "ensemble": _picked(config.ensemble, "scheme", "sharing", "backbone")
+        if config.ensemble
+        else {},
         "data": {
-            "name": constants["name"],
-            "classes": constants["classes"],
-            "class_names": constants["class_names"],
-            "input_shape": constants["input_shape"],
-            "mean": constants["mean"],
-            "std": constants["std"],
+            **_picked(
+                config.dataset, "name", "classes", "class_names", "input_shape", "mean", "std"
+            ),
             "validation": config.validation,
-            "origin": ORIGINS.get(constants["name"], ""),
+            "origin": ORIGINS.get(config.dataset["name"], ""),
         },
         "training": [_stage(stage) for stage in stages],
-        "accuracy": {
-            "images": found["evaluate"]["samples"],
-            "backend": found["verify"]["backend"],
-            "kernel": found["verify"]["kernel"],
-            "by_members": by_members,
-            "cascade": {key: calibrated[key] for key in ("top1", "mean_members", "thresholds")}
-            if len(by_members) > 1
-            else None,
-            "seeds": others,
-        },
-        "files": {
-            "tflite": {
-                "bytes": inspected["bytes"],
-                "theory_bytes": inspected["theory_bytes"],
-                "binary_filter_copies": inspected["binary_filter_copies"],
-                "sha256": file_digest(network.tflite),
-                **{key: metadata[key] for key in ("layout", "heads", "precision")},
-            },
-            "weights": {
-                "bytes": network.weights_path.stat().st_size,
-                "sha256": file_digest(network.weights_path),
-            },
-        },
+        "accuracy": _accuracy(found, seeds),
+        "files": _files(network, found["inspect"]),
         "instructions": {
             core: {
-                "image": counts["instructions_once"],
-                "member": counts["instructions_member"],
-                "kernel": counts["kernel"],
+                "image": count["instructions_once"],
+                "member": count["instructions_member"],
+                "kernel": count["kernel"],
             }
-            for core, counts in counted.items()
-            if counts is not None
+            for core, count in counted.items()
         },
-        "agreement": {
-            key: found["verify"][key]
-            for key in ("samples", "member_argmax_agreement", "ensemble_argmax_agreement")
-        }
-        | {"flip_rate": found["verify"]["flip_rate"]},
-        "samples": _predictions(network, constants["name"]),
+        "agreement": _picked(found["verify"], *agreement),
+        "samples": _predictions(network, config.dataset["name"]),
         "commands": [
             *(f"larq-ensemble {' '.join(command)}" for command in commands.values()),
-            *(f"python {' '.join(_count(core, 'F.tflite'))}" for core in CORES if counted[core]),
+            *(f"python {' '.join(_count(core, 'F.tflite'))}" for core in counted),
         ],
         "date": datetime.date.today().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
         "licence": LICENCE,
+    }
+
+
+def _picked(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The entries of some keys."""
+    return {key: values[key] for key in keys}
+
+
+def _accuracy(found: Mapping[str, Mapping[str, Any]], seeds: Sequence[str]) -> dict[str, Any]:
+    """What the card says of accuracy, from the results of the commands."""
+    by_members = _by_members(found)
+    cascade = _picked(found["calibrate"], "top1", "mean_members", "thresholds")
+    return {
+        "images": found["evaluate"]["samples"],
+        **_picked(found["verify"], "backend", "kernel"),
+        "by_members": by_members,
+        "cascade": cascade if len(by_members) > 1 else None,
+        "seeds": [
+            {
+                "seed": other.config.seed,
+                "top1": read_json(other.result_path, "train it to its end")["test_top1"],
+            }
+            for other in map(load_run, seeds)
+        ],
+    }
+
+
+def _files(network: Shipped, inspected: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card says of the files, which are there."""
+    return {
+        "tflite": {
+            **_picked(inspected, "bytes", "theory_bytes", "binary_filter_copies"),
+            "sha256": file_digest(network.tflite),
+            **_picked(inspected["metadata"], "layout", "heads", "precision"),
+        },
+        "weights": {
+            "bytes": network.weights_path.stat().st_size,
+            "sha256": file_digest(network.weights_path),
+        },
     }
 
 

@@ -48,8 +48,8 @@ _SEVERITIES = CommaSeparated(
     type=names,
     default=(),
     metavar="SPEC,...",
-    help="Also whether the uncertainty shows images of another kind: cifar10, tfds:svhn_cropped, "
-    "folder:DIR, npz:FILE or noise, resized as for the network.",
+    help="Also out-of-distribution detection: whether the uncertainty shows images of another "
+    "kind, of cifar10, tfds:svhn_cropped, folder:DIR, npz:FILE or noise, in the network's size.",
 )
 @click.option(
     "--shift",

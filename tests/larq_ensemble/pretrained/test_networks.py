@@ -156,6 +156,10 @@ def test_unknown_names_tell_the_known_ones():
         EnsembleInterpreter("none")
     with pytest.raises(EnsembleError, match="`weights` 'mnist' has no network 'deploynet9'"):
         backbone_of("deploynet9", "mnist")
+    for name in NAMES:
+        if pretrained.shipped(name).card["members"] > 1:
+            with pytest.raises(EnsembleError, match=rf"`load_ensemble\('{name}'\)` makes it"):
+                backbone_of("deploynet9", name)
 
 
 @pytest.mark.parametrize("dataset", sample_names())
