@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,9 @@ def evaluate(
             an argument is unknown.
     """
     kinds = kinds_named(shift)
+    for package, is_needed in (("scipy.stats", trust or kinds), ("sklearn.metrics", ood)):
+        if is_needed:
+            importlib.import_module(package)  # fails before the work
     subject = subject_of(run, dataset, data_dir)
     if members is not None and not 1 <= members <= subject.members:
         raise EnsembleError(
