@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,9 @@ def evaluate(
             an argument is unknown.
     """
     kinds = kinds_named(shift)
+    for package, is_needed in (("scipy.stats", trust or kinds), ("sklearn.metrics", ood)):
+        if is_needed:
+            importlib.import_module(package)  # fails before the work
     if kinds and not severities:
         raise EnsembleError("`severities` is empty: give some of 1 to 5.")
     for severity in severities:
