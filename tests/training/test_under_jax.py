@@ -172,6 +172,10 @@ def test_a_result_becomes_a_run_as_if_trained_here(exported, fitting, pretrain):
     dataclasses.replace(progress, training="other").save(checkpoint)
     with pytest.raises(click.ClickException, match="not of the training"):
         pretrain("exported", "--jax", str(step), "--resume")
+    values = {key: value for key, value in progress.state.items() if key != "model.0"}
+    dataclasses.replace(progress, state=values).save(checkpoint)
+    with pytest.raises(click.ClickException, match="not of the training"):
+        pretrain("exported", "--jax", str(step), "--resume")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-99])
     with pytest.raises(click.ClickException, match="can't be read"):
         pretrain("exported", "--jax", str(step), "--resume")
