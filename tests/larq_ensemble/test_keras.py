@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from larq_ensemble.legacy_keras import quiet_start
+
 
 def run(program: str, **environment: str) -> subprocess.CompletedProcess:
     inherited = {name: v for name, v in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
@@ -25,6 +29,15 @@ def test_importing_the_package_is_light() -> None:
         "print({'tensorflow', 'numpy', 'tf_keras'} & set(sys.modules))"
     )
     assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.parametrize(("level", "printed"), [("3", ""), ("2", "a note")])
+def test_what_tensorflow_prints_while_it_is_imported(level, printed, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+    with quiet_start():
+        os.write(2, b"a note")
+    os.write(2, b" and more")
+    assert capfd.readouterr().err == f"{printed} and more"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
