@@ -45,8 +45,10 @@ from typing import Any
 
 import click
 from arm_cost import litert_row
+from page import made_by, write_between, write_option
 
 from larq_ensemble.cli import run_command
+from larq_ensemble.console.markdown import markdown_table
 from larq_ensemble.console.options import (
     INPUT,
     POSITIVE,
@@ -77,8 +79,7 @@ _VARIANTS = {"real": "twin", "relu": "with ReLU"}
 #: Budgets of the page: thousand bytes, and million instructions on each core.
 _KILOBYTES, _MILLIONS = (60, 110, 200, 300), (3, 5, 10, 20)
 #: The generated part of the page is between these two lines.
-BEGIN = "<!-- alternatives: by benchmarks/alternatives.py -->"
-END = "<!-- end of alternatives -->"
+BEGIN, END = "<!-- alternatives: by benchmarks/alternatives.py -->", "<!-- end of alternatives -->"
 
 
 @dataclass(frozen=True)
@@ -335,14 +336,9 @@ class Measuring:
     def _images(self, run: Any) -> tuple[Any, Any]:
         import numpy as np
 
-        from larq_ensemble.data.datasets import DataOptions
+        from larq_ensemble.training.subject import subject_of
 
-        held_out = run.config.data
-        options = DataOptions(self.data_dir, held_out["validation"], held_out["limit_train"])
-        splits = options.load(run.dataset(), run.config.split_seed)
-        data = (splits.test if self.split == "test" else splits.validation).first(self.limit)
-        if not len(data):
-            raise EnsembleError(f"{str(run.path)!r} held nothing out: take --split test.")
+        data = subject_of(run, data_dir=self.data_dir).split(self.split).first(self.limit)
         return np.asarray(data.images), data.labels
 
     def _file(self, path: Path, images: Any, labels: Any, run: Any) -> Iterator[dict[str, Any]]:
@@ -361,8 +357,7 @@ class Measuring:
         with tempfile.TemporaryDirectory() as folder:
             for m in range(1, ensemble.max_members + 1):
                 cut = Path(folder, f"{m}.tflite")
-                weights = ensemble.weights and ensemble.weights[:m]
-                classes = combine(logits[:m], ensemble.scheme, weights).argmax(-1)
+                classes = combine(logits[:m], ensemble.scheme, ensemble.weights).argmax(-1)
                 yield {
                     "members": m,
                     "trained_members": ensemble.max_members,
@@ -445,25 +440,24 @@ def budgets(paths: Sequence[str | os.PathLike[str]]) -> str:
     points = read_points(paths)
     if not points:
         raise EnsembleError("The result files hold no points.")
-    lines = [
-        "| within | best shared filters, top-1 % | best of the others, top-1 % | difference |",
-        "|---|---|---|---|",
-    ]
+    rows = []
     for cost in costs_of(points):
         core = cost.partition(".")[2]
         if cost == "bytes":
-            lines += [_row(points, cost, 1e3 * size, f"{size} kB") for size in _KILOBYTES]
+            rows += [_row(points, cost, 1e3 * size, f"{size} kB") for size in _KILOBYTES]
         elif core:
-            lines += [
+            rows += [
                 _row(points, cost, 1e6 * count, f"{count} million instructions, {core.title()}")
                 for count in _MILLIONS
             ]
     first = points[0]
     images = "" if first.samples is None else f"{first.samples:,} "
-    return "\n".join([f"{first.dataset}, {images}{first.split} images:", "", *lines])
+    sides = ("best shared filters, top-1 %", "best of the others, top-1 %")
+    table = markdown_table(["within", *sides, "difference"], rows)
+    return f"{first.dataset}, {images}{first.split} images:\n\n{table}"
 
 
-def _row(points: Sequence[FrontierPoint], cost: str, limit: float, budget: str) -> str:
+def _row(points: Sequence[FrontierPoint], cost: str, limit: float, budget: str) -> list[str]:
     """The best of both sides within a budget."""
     within = [p for p in points if (value := p.cost(cost)) is not None and value <= limit]
     ours, other = (
@@ -471,7 +465,7 @@ def _row(points: Sequence[FrontierPoint], cost: str, limit: float, budget: str) 
         for shared in (True, False)
     )
     difference = "-" if ours is None or other is None else f"{ours.top1 - other.top1:+.1f}"
-    return f"| {budget} | {_named(ours)} | {_named(other)} | {difference} |"
+    return [budget, _named(ours), _named(other), difference]
 
 
 def _top1(point: FrontierPoint) -> float:
@@ -662,23 +656,14 @@ def measure_command(
 
 @main.command("page")
 @click.argument("results", type=INPUT, nargs=-1, required=True, metavar="POINTS.json...")
-@click.option(
-    "--write",
-    "page",
-    type=click.Path(path_type=Path, exists=True),
-    help="Into a page, between its two lines.",
-)
+@write_option
 def page_command(results: tuple[str, ...], page: Path | None) -> None:
     """Print the best network within each budget."""
     text = budgets(results)
     if page is None:
         click.echo(text)
         return
-    before, rest = page.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    command = f"python benchmarks/alternatives.py page {' '.join(results)} --write {page}"
-    made = f"Made by `{command}` on {datetime.date.today()}."
-    write_text(page, f"{before}{BEGIN}\n\n{text}\n\n{made}\n\n{END}{after}")
+    write_between(page, BEGIN, END, f"{text}\n\n{made_by('benchmarks/alternatives.py')}")
 
 
 def _finish(

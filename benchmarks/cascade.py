@@ -29,28 +29,32 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import contextlib
-import datetime
-import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import numpy as np
-from page import as_markdown, write_between
+from page import made_by, write_between, write_option
 
 from larq_ensemble.cli import run_command
-from larq_ensemble.console.options import INPUT, POSITIVE, OutputFile, OutputFolder, seed_option
+from larq_ensemble.console.markdown import markdown_table
+from larq_ensemble.console.options import (
+    INPUT,
+    POSITIVE,
+    OutputFile,
+    OutputFolder,
+    data_dir_option,
+    seed_option,
+)
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import file_digest, replacing
 from larq_ensemble.progress import tracked
-from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime import EnsembleInterpreter, metrics
 from larq_ensemble.runtime.calibration import (
     Fold,
     OperatingPoint,
@@ -65,9 +69,7 @@ from larq_ensemble.runtime.calibration import (
 from larq_ensemble.runtime.cascade import Cascade, calibrated_prediction, log_margin
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.commands.options import backend_option
-
-if TYPE_CHECKING:
-    from larq_ensemble.data.splits import Split
+from larq_ensemble.training.subject import Subject, subject_of
 
 #: The generated part of a page is between these two lines.
 BEGIN, END = "<!-- rules: by benchmarks/cascade.py -->", "<!-- end of rules -->"
@@ -114,9 +116,8 @@ def probability_margin(logits: np.ndarray, prediction: np.ndarray, spread: float
 
 def entropy(logits: np.ndarray, prediction: np.ndarray, spread: float) -> np.ndarray:
     """`H = -sum_k p_k ln p_k`, as `-ln(H / ln classes)`."""
-    p = prediction.astype(np.float64)
-    nats = -(p * np.log(np.maximum(p, _TINY))).sum(axis=-1)
-    return -np.log(np.clip(nats / np.log(p.shape[-1]), _TINY, 1))
+    nats = metrics.entropy(prediction.astype(np.float64))
+    return -np.log(np.clip(nats / np.log(prediction.shape[-1]), _TINY, 1))
 
 
 def agreement(logits: np.ndarray, prediction: np.ndarray, spread: float) -> np.ndarray:
@@ -180,40 +181,29 @@ class Logits:
         self, file: str, folder: str, backend: str | None, data_dir: str | None, seed: int
     ) -> None:
         self.ensemble = EnsembleInterpreter(file, backend=backend)
-        self._file, self._data_dir, self._seed = file, data_dir, seed
+        self._data_dir, self._seed = data_dir, seed
         self._folder = Path(folder, f"{Path(file).stem}-{file_digest(file)[:12]}-{seed}")
 
     @cached_property
-    def _splits(self) -> dict[str, Split]:
-        from larq_ensemble.training.file_data import data_of_file, split_of_training
-
-        metadata = self.ensemble.metadata
-        held_out = split_of_training(metadata)
-        if held_out is None:
-            raise EnsembleError(
-                f"{self._file!r} doesn't say which images its training held out: convert a trained "
-                "run directory with this version."
-            )
-        dataset, _ = data_of_file(metadata, repr(self._file), None, self._data_dir)
-        splits = held_out.load(dataset, self._data_dir)
-        return {"validation": splits.validation, "test": splits.test}
+    def _subject(self) -> Subject:
+        return subject_of(self.ensemble, data_dir=self._data_dir)
 
     def labels(self, split: str) -> np.ndarray:
         """Class indices `[n]` of the validation or test images."""
-        return self._kept(f"{split}-labels", lambda: np.asarray(self._splits[split].labels))
+        return self._kept(f"{split}-labels", lambda: np.asarray(self._subject.split(split).labels))
 
     def of(self, split: str) -> np.ndarray:
         """Logits `[M, n, classes]` of the validation or test images."""
         return self._kept(
             split,
-            lambda: self.ensemble.predict_logits(np.asarray(self._splits[split].images)),
+            lambda: self.ensemble.predict_logits(np.asarray(self._subject.split(split).images)),
         )
 
     def under(self, kind: str, severity: int, images: int) -> np.ndarray:
         """Logits of the first test images, corrupted."""
 
         def computed() -> np.ndarray:
-            first = np.asarray(self._splits["test"].images[:images])
+            first = np.asarray(self._subject.split("test").images[:images])
             return self.ensemble.predict_logits(corrupt(first, kind, severity, self._seed))
 
         return self._kept(f"{kind}-{severity}-{images}", computed)
@@ -462,10 +452,8 @@ def draw(
     "--shift", type=click.IntRange(1), metavar="N", help="Also the first N test images, corrupted."
 )
 @click.option("--out", type=OutputFile(".png", ".svg"), metavar="STEM", help="The figure.")
-@click.option(
-    "--write", "page", type=click.Path(path_type=Path, exists=True), help="The tables into a page."
-)
-@click.option("--data-dir", help="Where TensorFlow Datasets keeps its data.")
+@write_option
+@data_dir_option
 @backend_option
 @seed_option
 @json_option
@@ -505,7 +493,7 @@ def main(
         )
         report.table(title, columns, table)
         text = [f"{title}. Top-1 of the first m members: {', '.join(map(_two, test.top1()))} %."]
-        text.append(as_markdown(columns, table))
+        text.append(markdown_table(columns, table))
         rule = next(iter(RULES))
         thresholds = ways[rule].thresholds(limits[0])
         shown = ", ".join("none" if each is None else _two(each) for each in thresholds)
@@ -519,13 +507,12 @@ def main(
                 f"{len([*CORRUPTIONS])} corruptions, by severity"
             )
             report.table(what, columns, table)
-            text += [f"{what}:", as_markdown(columns, table)]
+            text += [f"{what}:", markdown_table(columns, table)]
         report.result = result(ways, test, by_severity, limits)
         if out is not None:
             draw(ways, test, by_severity, limits[0], title, out)
         if page is not None:
-            command = shlex.join(["python", "benchmarks/cascade.py", *sys.argv[1:]])
-            text.append(f"Made by `{command}` on {datetime.date.today()}.")
+            text.append(made_by("benchmarks/cascade.py"))
             write_between(page, BEGIN, END, "\n\n".join(text))
 
 

@@ -18,9 +18,6 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import dataclasses
-import datetime
-import shlex
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -29,10 +26,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from page import as_markdown, mean_and_spread, write_between
+from page import made_by, mean_and_spread, write_between, write_option
 
 from larq_ensemble.cli import run_command
-from larq_ensemble.console.options import INPUT, POSITIVE, OutputFolder, members_option, names
+from larq_ensemble.console.markdown import markdown_table
+from larq_ensemble.console.options import (
+    INPUT,
+    POSITIVE,
+    OutputFolder,
+    data_dir_option,
+    members_option,
+    names,
+)
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError, UnknownNameError
@@ -236,7 +241,7 @@ def draw(curves: Sequence[Curve], stem: Path) -> None:
 @click.option("--lr", type=POSITIVE, help="In place of the recipe's.")
 @click.option("--teacher", type=INPUT, metavar="RUN", help="As for `train`.")
 @click.option("--bfloat16", is_flag=True, help="As for `train`.")
-@click.option("--data-dir", help="Where TensorFlow Datasets keeps its data.")
+@data_dir_option
 @click.option("--limit-train", type=click.IntRange(2), metavar="N", help="Only N training images.")
 @click.option(
     "--out",
@@ -245,9 +250,7 @@ def draw(curves: Sequence[Curve], stem: Path) -> None:
     metavar="DIR",
     help="For the runs, and member_counts.png and .svg.",
 )
-@click.option(
-    "--write", "page", type=click.Path(path_type=Path, exists=True), help="The table into a page."
-)
+@write_option
 @json_option
 def main(
     backbones: tuple[str, ...],
@@ -304,9 +307,8 @@ def main(
         report.line(f"Recommended: {choice or 'none, each has a first member that is worse'}.")
         report.result = {"recommended": choice, "curves": [asdict(curve) for curve in curves]}
         if page is not None:
-            command = shlex.join(["python", "benchmarks/member_counts.py", *sys.argv[1:]])
-            made = f"Made by `{command}` on {datetime.date.today()}. Recommended: `{choice}`."
-            write_between(page, BEGIN, END, f"{as_markdown(columns, lines)}\n\n{made}")
+            made = f"{made_by('benchmarks/member_counts.py')} Recommended: `{choice}`."
+            write_between(page, BEGIN, END, f"{markdown_table(columns, lines)}\n\n{made}")
 
 
 if __name__ == "__main__":

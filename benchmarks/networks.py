@@ -15,7 +15,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import datetime
 import re
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from typing import Any
 
 import click
 import numpy as np
-from page import write_between
+from page import made_by, write_between, write_option
 
 from larq_ensemble.cli import run_command
 from larq_ensemble.network.sharing import POLICIES
@@ -175,15 +174,9 @@ def versions() -> str:
     return ", ".join(f"{name} {version}" for name, version in found.items())
 
 
-def write(path: Path, text: str, command: str) -> None:
-    """Puts the table into a page, between its two lines."""
-    made = f"Made by `{command}` on {datetime.date.today()} with {versions()}."
-    write_between(path, BEGIN, END, f"{text}\n\n{made}")
-
-
 @click.command()
 @click.option("--network", "names", multiple=True, help="Only this one; repeatable.")
-@click.option("--write", "page", type=click.Path(path_type=Path, exists=True), help="Into a page.")
+@write_option
 def main(names: tuple[str, ...], page: Path | None) -> None:
     """Print the table of networks."""
     import zoo
@@ -198,8 +191,8 @@ def main(names: tuple[str, ...], page: Path | None) -> None:
     if page is None:
         print(table(found))
     else:
-        options = "".join(f" --network {name}" for name in names)
-        write(page, table(found), f"python benchmarks/networks.py{options} --write {page}")
+        made = f"{made_by('benchmarks/networks.py').removesuffix('.')} with {versions()}."
+        write_between(page, BEGIN, END, f"{table(found)}\n\n{made}")
 
 
 if __name__ == "__main__":

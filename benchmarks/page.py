@@ -1,25 +1,40 @@
-"""Tables of scripts, and the part of a page that a script writes."""
+"""The part of a page that a script writes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import datetime
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import click
 import numpy as np
 
 from larq_ensemble.files import write_text
 
+write_option = click.option(
+    "--write",
+    "page",
+    type=click.Path(path_type=Path, exists=True),
+    help="Into a page, between its two lines.",
+)
 
-def mean_and_spread(values: Sequence[float]) -> str:
+
+def mean_and_spread(values: Sequence[float], digits: int = 2) -> str:
     """The mean, and the standard deviation of several values."""
-    spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{spread}"
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
 
 
-def as_markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """The table in Markdown."""
-    text = [columns, ["---"] * len(columns), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in text)
+def made_by(script: str) -> str:
+    """The sentence that says by which command and when something was made.
+
+    # Arguments
+        script: its path in the repository; its arguments are those of this process.
+    """
+    command = shlex.join(["python", script, *sys.argv[1:]])
+    return f"Made by `{command}` on {datetime.date.today()}."
 
 
 def write_between(path: Path, begin: str, end: str, text: str) -> None:

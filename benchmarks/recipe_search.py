@@ -18,9 +18,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import datetime
-import shlex
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,10 +25,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from page import as_markdown, mean_and_spread, write_between
+from page import made_by, mean_and_spread, write_between, write_option
 
 from larq_ensemble.cli import run_command
-from larq_ensemble.console.options import INPUT, NOT_NEGATIVE, POSITIVE, OutputFolder, names
+from larq_ensemble.console.markdown import markdown_table
+from larq_ensemble.console.options import (
+    INPUT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    OutputFolder,
+    data_dir_option,
+    names,
+)
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError, UnknownNameError
@@ -235,12 +240,10 @@ COLUMNS = ("ingredient", "top-1 % by seed", "mean", "difference", "verdict")
     help="Points that an ingredient must gain on average.",
 )
 @click.option("--bfloat16", is_flag=True, help="As for `pretrain`.")
-@click.option("--data-dir", help="Where TensorFlow Datasets keeps its data.")
+@data_dir_option
 @click.option("--limit-train", type=click.IntRange(2), metavar="N", help="Only N training images.")
 @click.option("--out", type=OutputFolder(), required=True, metavar="DIR", help="For the runs.")
-@click.option(
-    "--write", "page", type=click.Path(path_type=Path, exists=True), help="The table into a page."
-)
+@write_option
 @json_option
 def main(
     model: str,
@@ -303,9 +306,8 @@ def main(
             "differences": {name: verdict.differences for name, verdict in judged.items()},
         }
         if page is not None:
-            command = shlex.join(["python", "benchmarks/recipe_search.py", *sys.argv[1:]])
-            made = f"Made by `{command}` on {datetime.date.today()}."
-            write_between(page, BEGIN, END, f"{as_markdown(COLUMNS, lines)}\n\n{made}")
+            made = made_by("benchmarks/recipe_search.py")
+            write_between(page, BEGIN, END, f"{markdown_table(COLUMNS, lines)}\n\n{made}")
 
 
 def chosen(only: Sequence[str] | None, runs: Mapping[str, str | None]) -> list[str]:

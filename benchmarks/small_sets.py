@@ -13,7 +13,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.data.opening import open_dataset
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.runs import Run, load_run
+from larq_ensemble.runtime.metrics import wilson_interval
 from larq_ensemble.training.recipes import RECIPES, Recipes
 
 _MEMBERS = 4
@@ -64,15 +64,6 @@ WAYS = (
     Way("small, --augment rand", "deploynet9", augment="rand"),
     Way("small, from a backbone", "deploynet9", from_backbone=True, ensembles=True),
 )
-
-
-def interval(top1: float, images: int) -> tuple[float, float]:
-    """The 95 % interval of an accuracy in percent on so many images (Wilson 1927)."""
-    z, share = 1.96, top1 / 100
-    centre = (share + z**2 / (2 * images)) / (1 + z**2 / images)
-    half = z * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
-    half /= 1 + z**2 / images
-    return 100 * (centre - half), 100 * (centre + half)
 
 
 def trained(
@@ -140,7 +131,7 @@ def main(
                     *(row[key] for key in ("way", "seed", "members", "epochs")),
                     row["validation_top1"],
                     row["test_top1"],
-                    "{:.1f} to {:.1f}".format(*interval(row["test_top1"], tested)),
+                    "{:.1f} to {:.1f}".format(*wilson_interval(row["test_top1"], tested)),
                 ]
                 for row in rows
             ],

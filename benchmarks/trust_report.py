@@ -16,21 +16,18 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import datetime
 import hashlib
 import json
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from page import write_between
+from page import made_by, mean_and_spread, write_between
 
 from larq_ensemble.cli import run_command
-from larq_ensemble.console.options import INPUT, OutputFolder, names
+from larq_ensemble.console.markdown import markdown_table
+from larq_ensemble.console.options import INPUT, OutputFolder, data_dir_option, names
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.files import read_json, write_text
 
@@ -52,20 +49,14 @@ Result = dict[str, Any]
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, with its title."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return f"{title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    """The mean, and the standard deviation of several values."""
-    text = f"{np.mean(values):.{digits}f}"
-    return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.{digits}f}"
+    return f"{title}\n\n{markdown_table(columns, rows)}"
 
 
 def shown(result: Result) -> list[int]:
     """The numbers of members with a row: 1, 2, 4, ... and the last."""
-    members = [row["members"] for row in result["by_members"]]
-    return [m for m in members if m & (m - 1) == 0 or m == members[-1]]
+    from larq_ensemble.training.plots import shown_counts
+
+    return shown_counts([row["members"] for row in result["by_members"]])
 
 
 def tables(results: Sequence[Result], shifts: Sequence[Result]) -> Iterator[str]:
@@ -90,9 +81,12 @@ def _calibration(results: Sequence[Result], counts: Sequence[int]) -> str:
     for m in counts:
         top1 = [_row(result["by_members"], members=m)["top1"] for result in results]
         fitted = [_row(result["trust"]["calibration"], members=m) for result in results]
-        cells = [spread(top1, 2), spread([row["temperature"] for row in fitted], 2)]
+        cells = [
+            mean_and_spread(top1),
+            mean_and_spread([row["temperature"] for row in fitted]),
+        ]
         for key in ("ece", "ece_calibrated", "adaptive_ece_calibrated", "ece_by_chance"):
-            cells.append(spread([row[key] for row in fitted], 4))
+            cells.append(mean_and_spread([row[key] for row in fitted], 4))
         rows.append([str(m), *cells])
     return table(
         f"Calibration, {results[0]['samples']:,} test images of {results[0]['dataset']}; "
@@ -116,9 +110,9 @@ def _sets(results: Sequence[Result], counts: Sequence[int]) -> str:
                 str(one["members"]),
                 f"{100 * (1 - one['alpha']):g}",
                 one["method"].upper(),
-                spread([100 * row["coverage"] for row in found], 1),
+                mean_and_spread([100 * row["coverage"] for row in found], 1),
                 f"{100 * low:.1f} to {100 * high:.1f}",
-                spread([row["mean_size"] for row in found], 2),
+                mean_and_spread([row["mean_size"] for row in found]),
             ]
         )
     return table(
@@ -134,8 +128,8 @@ def _selective(results: Sequence[Result], counts: Sequence[int]) -> str:
     for m in counts:
         wanted = {"members": m, "uncertainty": "max_probability"}
         found = [_row(result["trust"]["selective"], **wanted) for result in results]
-        top1 = [spread([row["top1_at"][each] for row in found], 2) for each in coverages]
-        areas = [spread([row[key] for row in found], 4) for key in ("aurc", "e_aurc")]
+        top1 = [mean_and_spread([row["top1_at"][each] for row in found]) for each in coverages]
+        areas = [mean_and_spread([row[key] for row in found], 4) for key in ("aurc", "e_aurc")]
         rows.append([str(m), *top1, *areas])
     return table(
         "Top-1 % of the surest images, by the highest probability",
@@ -157,7 +151,7 @@ def _ood(results: Sequence[Result], counts: Sequence[int], index: int, other: Re
                 if (row["members"], row["uncertainty"]) == (m, kind)
             ]
             values = ([row[key] for row in found] for key in ("auroc", "fpr95"))
-            cells.append(", ".join(spread(each, 3) for each in values) if found else "")
+            cells.append(", ".join(mean_and_spread(each, 3) for each in values) if found else "")
         rows.append([str(m), *cells])
     return table(
         f"AUROC, FPR95 of {other['samples']:,} images of {other['dataset']}, by uncertainty",
@@ -188,7 +182,7 @@ def _shift(shifts: Sequence[Result], counts: Sequence[int]) -> Iterator[str]:
         ("ece", "ECE under shift, as trained", 3),
         ("ece_calibrated", "ECE under shift, calibrated on images as they are", 3),
     ):
-        lines = [[str(m), *(spread(each, digits) for each in of(m, key))] for m in counts]
+        lines = [[str(m), *(mean_and_spread(each, digits) for each in of(m, key))] for m in counts]
         yield table(f"{name}, {what}", head, lines)
 
     def of_kind(kind: str, severity: int) -> list[float]:
@@ -199,7 +193,7 @@ def _shift(shifts: Sequence[Result], counts: Sequence[int]) -> Iterator[str]:
         f"Top-1 % of m = {counts[-1]} by kind",
         ["corruption", *(f"severity {each}" for each in severities)],
         [
-            [kind, *(spread(of_kind(kind, severity), 2) for severity in severities)]
+            [kind, *(mean_and_spread(of_kind(kind, severity), 2) for severity in severities)]
             for kind in first["shift"]["kinds"]
         ],
     )
@@ -231,7 +225,7 @@ def evaluated(run: str, folder: Path, **options: Any) -> Result:
     "--shift-images", type=click.IntRange(1), help="The first N test images.  [default: all]"
 )
 @click.option("--limit-test", type=click.IntRange(1), help="For a try: only N test images.")
-@click.option("--data-dir", help="Where TensorFlow Datasets keeps its data.")
+@data_dir_option
 @click.option("--out", type=OutputFolder(), required=True, metavar="DIR", help="For the results.")
 @click.option(
     "--write", "page", type=click.Path(path_type=Path), help="The tables into a page, or a new one."
@@ -248,7 +242,7 @@ def main(
     page: Path | None,
     json_target: str | None,
 ) -> None:
-    """Tables of calibration, sets, risk-coverage, foreign and corrupted images."""
+    """Tables of calibration, sets, risk-coverage, out-of-distribution and corrupted images."""
     from larq_ensemble.data.corruptions import kinds_named
 
     kinds = kinds_named(shift)
@@ -273,8 +267,7 @@ def main(
         if page is not None:
             if not page.exists():
                 write_text(page, PAGE)
-            command = shlex.join(["python", "benchmarks/trust_report.py", *sys.argv[1:]])
-            made = f"Made by `{command}` on {datetime.date.today()}."
+            made = made_by("benchmarks/trust_report.py")
             write_between(page, BEGIN, END, f"![Trust]({stem.name}.png)\n\n{text}\n\n{made}")
 
 

@@ -40,7 +40,7 @@ from larq_ensemble.convert.passes import (
 )
 from larq_ensemble.convert.report import ConversionReport, write_file
 from larq_ensemble.convert.targets.lce import write_ensemble
-from larq_ensemble.data.datasets import DataOptions, Split, Splits
+from larq_ensemble.data.datasets import Split, Splits
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
 from larq_ensemble.files import check_output
@@ -55,7 +55,7 @@ from larq_ensemble.network.graph import Role
 from larq_ensemble.runs import package_versions
 from larq_ensemble.runtime.file import checked_ensemble
 from larq_ensemble.runtime.metadata import QUANTIZATIONS, EnsembleMetadata
-from larq_ensemble.trained import Trained, data_of
+from larq_ensemble.trained import Trained, data_of, splits_as_trained
 
 #: Training images that show the range of each tensor, and held-out ones on which the loss is seen.
 REPRESENTATIVE, COMPARED = 512, 1000
@@ -130,7 +130,9 @@ def quantize_run(
     shape = image_shape(network)
     # Sizes and costs don't depend on values, so a network that saw no data needs none here.
     saw_no_data = run.config.recipe.get("epochs") == 0 and is_untrained(ensemble)
-    splits = None if saw_no_data else _splits(run, dataset, data_dir)
+    splits = None
+    if not saw_no_data:
+        splits = splits_as_trained(run, data_of(run, dataset, data_dir), data_dir, limit_test=0)
     pixels = some_images(shape) if splits is None else _drawn(splits.train, REPRESENTATIVE)
     module = quantized(network, run.normalization, pixels, weights)
     constants = run.config.dataset
@@ -222,14 +224,6 @@ def _real_valued(ensemble: keras.Model, name: str) -> keras.Model:
             "resnet20_real."
         )
     return network
-
-
-def _splits(run: Trained, dataset: str | None, data_dir: str | None) -> Splits:
-    held_out = run.config.data
-    options = DataOptions(
-        data_dir, held_out.get("validation", 0.0), held_out.get("limit_train"), limit_test=0
-    )
-    return options.load(data_of(run, dataset, data_dir), run.config.split_seed)
 
 
 def _drawn(split: Split, count: int) -> np.ndarray:

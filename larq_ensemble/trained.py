@@ -20,7 +20,7 @@ from larq_ensemble.pretrained.catalog import Shipped, found
 from larq_ensemble.runs import RunConfig, load_run
 
 if TYPE_CHECKING:
-    from larq_ensemble.data.datasets import Dataset
+    from larq_ensemble.data.datasets import Dataset, Splits
     from larq_ensemble.keras import keras
 
 
@@ -263,6 +263,31 @@ def data_of(
             stacklevel=2,
         )
     return data
+
+
+def splits_as_trained(
+    trained: Trained,
+    dataset: Dataset,
+    data_dir: str | None = None,
+    *,
+    limit_test: int | None = None,
+) -> Splits:
+    """The splits of data, cut as the training of a network cut them.
+
+    Of a Keras file it is not known how: nothing is held out.
+
+    # Arguments
+        trained: the network.
+        dataset: the data.
+        data_dir, limit_test: as for `larq_ensemble.data.datasets.DataOptions`.
+    """
+    from larq_ensemble.data.datasets import DataOptions
+
+    cut = trained.config.data
+    options = DataOptions(
+        data_dir, cut.get("validation", 0.0), cut.get("limit_train"), limit_test=limit_test
+    )
+    return options.load(dataset, trained.config.split_seed)
 
 
 def is_own(trained: Trained, data: Dataset) -> bool:

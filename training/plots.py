@@ -298,7 +298,7 @@ def draw_trust(result: Mapping[str, Any], shifted: Mapping[str, Any] | None = No
     trust, shift = result.get("trust"), shifted.get("shift")
     canvas, panels = new_figure(2 * (trust is not None) + 2 * (shift is not None), sharey=False)
     every = [row["members"] for row in result["by_members"]]
-    drawn = [m for m in every if m & (m - 1) == 0 or m == every[-1]]  # 1, 2, 4, ... and the last
+    drawn = shown_counts(every)
     shades = plt.get_cmap("viridis_r")(np.linspace(0.15, 1, len(drawn)))
     colors = dict(zip(drawn, shades))
     if trust is not None:
@@ -325,6 +325,11 @@ def draw_trust(result: Mapping[str, Any], shifted: Mapping[str, Any] | None = No
     ]
     canvas.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     return canvas
+
+
+def shown_counts(counts: Sequence[int]) -> list[int]:
+    """Of numbers of members those to show if there are many: 1, 2, 4, ... and the last."""
+    return [m for m in counts if m & (m - 1) == 0 or m == counts[-1]]
 
 
 def _draw_risk_coverage(

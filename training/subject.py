@@ -107,12 +107,10 @@ def subject_of(
 
 
 def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str | None) -> Subject:
-    from larq_ensemble.trained import data_of, is_own
+    from larq_ensemble.trained import data_of, is_own, splits_as_trained
 
     config = network.config
     opened = data_of(network, dataset, data_dir)
-    held_out = config.data
-    options = DataOptions(data_dir, held_out.get("validation", 0.0), held_out.get("limit_train"))
 
     @functools.cache
     def predict() -> Callable[[Split], np.ndarray]:
@@ -129,8 +127,8 @@ def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str |
         temperatures=None,
         dataset=opened,
         is_own=is_own(network, opened),
-        held_out_is_known=bool(held_out),
-        read=functools.cache(lambda: options.load(opened, config.split_seed)),
+        held_out_is_known=bool(config.data),
+        read=functools.cache(lambda: splits_as_trained(network, opened, data_dir)),
         logits_of=lambda data: predict()(data),
     )
 

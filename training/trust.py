@@ -138,8 +138,12 @@ def conformal(
         before, after = (subject.probabilities(logits[:m]) for logits, _ in (fitted_on, test))
         images, fitted = len(test[1]), len(fitted_on[1])
         for alpha in ALPHAS:
-            rank = min(conformal_rank(fitted, alpha), fitted)
-            low, high = betabinom.interval(0.95, images, rank, fitted + 1 - rank)
+            rank = conformal_rank(fitted, alpha)
+            low, high = (
+                betabinom.interval(0.95, images, rank, fitted + 1 - rank)
+                if rank <= fitted
+                else (images, images)  # too few to fit on: the sets are all classes
+            )
             for method in SCORES:
                 rule = fit_conformal(before, fitted_on[1], alpha=alpha, method=method)
                 sets = rule.sets(after)
@@ -196,12 +200,12 @@ def _answered(percent: int, images: int) -> int:
 def out_of_distribution(
     subject: Subject, inside: np.ndarray, outside: np.ndarray, counts: Iterable[int]
 ) -> list[dict[str, Any]]:
-    """Whether the uncertainty tells images of another kind from those of the network's own.
+    """Out-of-distribution detection: whether the uncertainty tells other images from one's own.
 
     # Arguments
         subject, counts: as for `calibration`.
-        inside: logits of test images, `[M, n, classes]`.
-        outside: logits of images of another kind, `[M, k, classes]`.
+        inside: logits of test images (in distribution), `[M, n, classes]`.
+        outside: logits of other images (out of distribution), `[M, k, classes]`.
 
     # Returns
         For each m and each of `uncertainties`: AUROC, AUPR (average precision, the other images
@@ -211,22 +215,22 @@ def out_of_distribution(
     """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    is_foreign = np.repeat([False, True], [inside.shape[1], outside.shape[1]])
+    is_ood = np.repeat([False, True], [inside.shape[1], outside.shape[1]])
     rows = []
     for m in counts:
-        own, foreign = (
+        own, other = (
             uncertainties(subject.probabilities(logits[:m]), logits[:m])
             for logits in (inside, outside)
         )
         for name in own:
-            both = np.concatenate([own[name], foreign[name]])
+            both = np.concatenate([own[name], other[name]])
             rows.append(
                 {
                     "members": m,
                     "uncertainty": name,
-                    "auroc": float(roc_auc_score(is_foreign, both)),
-                    "aupr": float(average_precision_score(is_foreign, both)),
-                    "fpr95": metrics.false_positive_rate(own[name], foreign[name]),
+                    "auroc": float(roc_auc_score(is_ood, both)),
+                    "aupr": float(average_precision_score(is_ood, both)),
+                    "fpr95": metrics.false_positive_rate(own[name], other[name]),
                 }
             )
     return rows

@@ -145,8 +145,7 @@ def _test_images(
 
 
 def _top1(logits: np.ndarray, labels: np.ndarray, file: EnsembleInterpreter) -> float:
-    weights = None if file.weights is None else file.weights[: len(logits)]
-    return top_k_accuracy(combine(logits, file.scheme, weights), labels, k=1)
+    return top_k_accuracy(combine(logits, file.scheme, file.weights), labels, k=1)
 
 
 def _adaptive(logits: np.ndarray, file: EnsembleInterpreter) -> AdaptivePrediction:

@@ -36,7 +36,7 @@ class CrossEntropy(keras.losses.SparseCategoricalCrossentropy):
     \\[ L = - \sum_k \Big( (1 - s) \, y_k + \frac{s}{K} \Big) \log p_k \\]
 
     # Arguments
-        label_smoothing: s, see `larq_ensemble.training.recipes.Recipe`.
+        label_smoothing: s; of the K classes each gets s / K of every label.
         **kwargs: those of `keras.losses.SparseCategoricalCrossentropy`.
 
     # Input shape

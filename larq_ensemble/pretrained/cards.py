@@ -17,8 +17,11 @@ results of the commands. Its entries:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
+
+from larq_ensemble.console.markdown import markdown_table
+from larq_ensemble.console.wording import counted
 
 Card = dict[str, Any]
 
@@ -74,7 +77,7 @@ def _usage(card: Card) -> str:
 def _accuracy(card: Card) -> str:
     accuracy = card["accuracy"]
     low, high = (f"95 % {end}" for end in ("from", "to"))
-    table = _table(
+    table = markdown_table(
         ["first m members", "top-1 %", low, high, "top-5 %", "NLL", "ECE", "calibrated ECE"],
         [
             [
@@ -124,10 +127,10 @@ def _cost(card: Card) -> str:
         f"{tflite['heads']}, precision {tflite['precision']}).",
         f"- Weights for training: {files['weights']['bytes']:,} bytes.",
     ]
-    for core, counted in card["instructions"].items():
+    for core, count in card["instructions"].items():
         lines.append(
-            f"- arm64 instructions on {core} ({counted['kernel']}): {counted['image']:,} once an "
-            f"image, {counted['member']:,} for each member."
+            f"- arm64 instructions on {core} ({count['kernel']}): {count['image']:,} once an "
+            f"image, {count['member']:,} for each member."
         )
     return "\n".join(lines)
 
@@ -150,8 +153,8 @@ def _training(card: Card) -> str:
             if isinstance(value, float) and key.endswith("top1")
         )
         lines.append(
-            f"{number}. **{stage['kind']}** ({what}): {recipe['epochs']} epochs, {rest}; seed "
-            f"{stage['seed']}, {stage['precision']}. Result: {results or 'none'} (%)."
+            f"{number}. **{stage['kind']}** ({what}): {counted(recipe['epochs'], 'epoch')}, "
+            f"{rest}; seed {stage['seed']}, {stage['precision']}. Result: {results or 'none'} (%)."
         )
     versions = card["training"][-1]["versions"]
     lines.append("\nWith " + ", ".join(f"{name} {value}" for name, value in versions.items()) + ".")
@@ -181,14 +184,10 @@ def _provenance(card: Card) -> str:
     )
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
 def overview(cards: Iterable[Card]) -> tuple[list[str], list[list[Any]]]:
     """A table of networks: its columns and rows."""
     columns = ["network", "data", "members", "top-1 % at m = 1", "top-1 % at m = M", "bytes"]
+    columns.append("A72 instructions a member")
     rows = []
     for card in cards:
         by_members = card["accuracy"]["by_members"]
@@ -203,4 +202,4 @@ def overview(cards: Iterable[Card]) -> tuple[list[str], list[list[Any]]]:
                 instructions_of_a_member(card),
             ]
         )
-    return [*columns, "A72 instructions a member"], rows
+    return columns, rows

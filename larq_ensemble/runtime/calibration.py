@@ -179,10 +179,10 @@ def calibrate(
             warns, and the fewer there are, the less it changes.
         labels: class indices `[n]`.
         accuracy_loss: the largest expected loss of top-1 against all members, in percentage
-            points, on images that are not fitted on. The cascade with the fewest members on
-            average within it is chosen. If the
-            labels can't show that the loss is at most a point larger (`Calibration.loss_bound`),
-            no image stops early, and a warning says so. The default is 0.2.
+            points, on images that are not fitted on. The cascade with the fewest members on average
+            within it is chosen. If the labels can't show that the loss is at most a point larger
+            (`Calibration.loss_bound`), no image stops early, and a warning says so. The default is
+            0.2.
         mean_members: instead of `accuracy_loss`: the largest mean number of members. The cascade
             with the least expected loss within it is chosen.
         threads, backend: of the interpreter.
@@ -418,10 +418,9 @@ def _held_out(
 ) -> tuple[float, float]:
     """The expected loss of top-1 on other images and its upper bound by the labels, in points.
 
-    Of n images b are lost (only all members are right) and c gained
-    (only the cascade is). If there are at least 25 of them, the bound is that of Agresti and Min
-    for (b - c) / n, which has nearly its nominal coverage then; else the exact one of b / n
-    (Clopper and Pearson 1934).
+    Of n images b are lost (only all members are right) and c gained (only the cascade is). If there
+    are at least 25 of them, the bound is that of Agresti and Min for (b - c) / n, which has nearly
+    its nominal coverage then; else the exact one of b / n (Clopper and Pearson 1934).
 
     # References
         - Agresti and Min 2005, [Simple improved confidence intervals for comparing matched

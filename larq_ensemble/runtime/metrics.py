@@ -13,6 +13,8 @@ import numpy as np
 from larq_ensemble.errors import EnsembleError
 
 TINY = 1e-12
+#: The quantile 0.975 of the normal distribution.
+_NORMAL_975 = 1.959963984540054
 
 
 def class_indices(labels: Any, *, examples: int, classes: int) -> np.ndarray:
@@ -81,6 +83,28 @@ def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, *, k: int) -> float:
         return 100.0 * float(np.mean(scores.argmax(axis=1) == labels))
     ranked = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return 100.0 * float(np.mean(np.any(ranked == labels[:, np.newaxis], axis=1)))
+
+
+def wilson_interval(top1: float, examples: int) -> tuple[float, float]:
+    r"""The 95 % interval of an accuracy, from chance in the examples alone.
+
+    \\[ \frac{n}{n + z^2} \left( p + \frac{z^2}{2n}
+         \pm z \sqrt{\frac{p (1 - p)}{n} + \frac{z^2}{4 n^2}} \right), \qquad z = 1.96 \\]
+
+    # Arguments
+        top1: 100 p, in percent.
+        examples: n, on which it was measured.
+
+    # Returns
+        The ends in percent, `top1` between them.
+
+    # References
+        - Wilson 1927, [Probable inference](https://doi.org/10.1080/01621459.1927.10502953).
+    """
+    share, squared = top1 / 100, _NORMAL_975**2 / examples
+    half = (squared * (share * (1 - share) + squared / 4)) ** 0.5
+    low, high = (100 * (share + squared / 2 + end) / (1 + squared) for end in (-half, half))
+    return min(low, top1), max(high, top1)  # of 0 and 100 % but for the rounding
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -231,15 +255,15 @@ def mutual_information(member_probabilities: np.ndarray) -> np.ndarray:
 
 
 def false_positive_rate(inside: np.ndarray, outside: np.ndarray, *, recall: float = 0.95) -> float:
-    """FPR95: the share of foreign examples that are accepted when 95 % of one's own are.
+    """FPR95: the share of out-of-distribution examples that pass when 95 % of the others do.
 
-    The limit of the uncertainty is the least that accepts `recall` of one's own. (Some libraries
-    take the foreign examples for the positive ones, which gives other values.)
+    The limit of the uncertainty is the least that lets `recall` of those in distribution pass.
+    (Some libraries take those out of distribution for the positive ones, which gives other values.)
 
     # Arguments
-        inside: uncertainties of examples like those of the training, floats `[n]`.
-        outside: uncertainties of others, floats `[k]`.
-        recall: the share of one's own to accept.
+        inside: uncertainties of examples in distribution, floats `[n]`.
+        outside: uncertainties of examples out of distribution, floats `[k]`.
+        recall: the share of the former that is to pass.
 
     # References
         - Liang et al. 2018, [ODIN](https://arxiv.org/abs/1706.02690), Sec. 3.4.

@@ -132,10 +132,8 @@ def test_logits_are_computed_once(cascade, tmp_path, monkeypatch: pytest.MonkeyP
     fake = SimpleNamespace(predict_logits=predict_logits, metadata=None)
     monkeypatch.setattr(cascade, "EnsembleInterpreter", lambda *args, **options: fake)
     split = SimpleNamespace(images=images, labels=labels)
-    data = SimpleNamespace(load=lambda *args: SimpleNamespace(validation=split, test=split))
-    place = "larq_ensemble.training.file_data"
-    monkeypatch.setattr(f"{place}.split_of_training", lambda metadata: data)
-    monkeypatch.setattr(f"{place}.data_of_file", lambda *args: (None, True))
+    subject = SimpleNamespace(split=lambda name: split)
+    monkeypatch.setattr(cascade, "subject_of", lambda *args, **options: subject)
     for _ in range(2):
         kept = cascade.Logits(str(file), str(tmp_path), None, None, 0)
         np.testing.assert_array_equal(kept.of("validation"), logits)

@@ -1,20 +1,29 @@
-"""Tables in Markdown, and the part of a page between two lines."""
+"""What scripts put into a page, and the part of it between two lines."""
 
 from __future__ import annotations
+
+import datetime
+
+import pytest
 
 from .conftest import load
 
 page = load("page")
 
 
-def test_a_table() -> None:
-    text = page.as_markdown(["a", "b"], [["1", "2"]])
-    assert text == "| a | b |\n| --- | --- |\n| 1 | 2 |"
-
-
 def test_mean_and_spread() -> None:
     assert page.mean_and_spread([40.0]) == "40.00"
     assert page.mean_and_spread([40.0, 42.0]) == "41.00 ± 1.41"  # the root of 2
+    assert page.mean_and_spread([40.0, 42.0], 1) == "41.0 ± 1.4"
+
+
+def test_the_command_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/x.py", "my run", "--out", "a"])
+    today = datetime.date.today()
+    assert page.made_by("benchmarks/x.py") in {
+        f"Made by `python benchmarks/x.py 'my run' --out a` on {day}."
+        for day in (today, datetime.date.today())
+    }
 
 
 def test_a_part_of_a_page(tmp_path) -> None:

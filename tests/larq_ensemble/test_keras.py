@@ -13,6 +13,10 @@ from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.network.architectures.reactnet import react_block
 from larq_ensemble.network.architectures.resnet import resnet
 
+import pytest
+
+from larq_ensemble.legacy_keras import quiet_start
+
 
 def run(
     program: str, *, folder: Path | None = None, **environment: str
@@ -35,6 +39,15 @@ def test_importing_the_package_is_light() -> None:
         "print({'tensorflow', 'numpy', 'tf_keras'} & set(sys.modules))"
     )
     assert done.stdout == "set()\n", done.stderr
+
+
+@pytest.mark.parametrize(("level", "printed"), [("3", ""), ("2", "a note")])
+def test_what_tensorflow_prints_while_it_is_imported(level, printed, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+    with quiet_start():
+        os.write(2, b"a note")
+    os.write(2, b" and more")
+    assert capfd.readouterr().err == f"{printed} and more"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -24,10 +24,10 @@ from typing import Any
 
 import click
 from sample_images import ORIGINS
-from scipy.stats import binomtest
 
 from larq_ensemble import pretrained
 from larq_ensemble.cli import cli, run_command
+from larq_ensemble.console.markdown import markdown_table
 from larq_ensemble.console.options import INPUT, data_dir_option, limit_test_option
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import file_digest, read_json, write_text
@@ -40,6 +40,7 @@ from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.runtime.metadata import HEADS, PRECISIONS
+from larq_ensemble.runtime.metrics import wilson_interval
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "pretrained"
@@ -215,99 +216,97 @@ def _card(
     """Writes the network's files, and returns what is to be said of it."""
     from larq_ensemble.ensembles.stored import stored_weights
 
-    config, constants = run.config, run.config.dataset
-    limit = ["--limit-test", "N"] if limit_test else []
+    config = run.config
+    measured = [*data, *(["--limit-test", "N"] if limit_test else [])]
+    form = ["--heads", heads, "--precision", precision]
     commands = {
-        "convert": [
-            *("convert", "RUN", "--out", "F.tflite", "--heads", heads, "--precision", precision)
-        ],
-        "evaluate": ["evaluate", "F.tflite", *data, *limit],
-        "calibrate": ["calibrate", "F.tflite", *data, *limit],
-        "evaluate-calibrated": ["evaluate", "F.tflite", *data, *limit],
+        "convert": ["convert", "RUN", "--out", "F.tflite", *form],
+        "evaluate": ["evaluate", "F.tflite", *measured],
+        "calibrate": ["calibrate", "F.tflite", *measured],
+        "evaluate-calibrated": ["evaluate", "F.tflite", *measured],
         "verify": ["verify", "F.tflite", "--run", "RUN", *data, "--samples", str(samples)],
         "inspect": ["inspect", "F.tflite"],
     }
     found = {name: results.of(name, command) for name, command in commands.items()}
-    others = [
-        {
-            "seed": load_run(seed).config.seed,
-            "top1": read_json(load_run(seed).result_path, "train it to its end")["test_top1"],
-        }
-        for seed in seeds
-    ]
-    counted = {core: results.counted(core) for core in CORES}
-
+    counted = {core: count for core in CORES if (count := results.counted(core)) is not None}
     shutil.copyfile(results.tflite, network.tflite)
     write_weights(network.weights_path, stored_weights(run.model, config.to_json(), run.digest))
-    metadata, inspected = found["inspect"]["metadata"], found["inspect"]
-    by_members, calibrated = _by_members(found), found["calibrate"]
+    agreement = ("samples", "member_argmax_agreement", "ensemble_argmax_agreement", "flip_rate")
     return {
         "name": network.name,
         "kind": config.kind,
         "members": config.ensemble.get("members", 1),
         "run_hash": run.digest,
         "model": config.model,
-        "ensemble": {
-            key: config.ensemble[key]
-            for key in ("scheme", "sharing", "backbone")
-            if key in config.ensemble
-        },
+        "ensemble": _picked(config.ensemble, "scheme", "sharing", "backbone")
+        if config.ensemble
+        else {},
         "data": {
-            "name": constants["name"],
-            "classes": constants["classes"],
-            "class_names": constants["class_names"],
-            "input_shape": constants["input_shape"],
-            "mean": constants["mean"],
-            "std": constants["std"],
+            **_picked(
+                config.dataset, "name", "classes", "class_names", "input_shape", "mean", "std"
+            ),
             "validation": config.validation,
-            "origin": ORIGINS.get(constants["name"], ""),
+            "origin": ORIGINS.get(config.dataset["name"], ""),
         },
         "training": [_stage(stage) for stage in stages],
-        "accuracy": {
-            "images": found["evaluate"]["samples"],
-            "backend": found["verify"]["backend"],
-            "kernel": found["verify"]["kernel"],
-            "by_members": by_members,
-            "cascade": {key: calibrated[key] for key in ("top1", "mean_members", "thresholds")}
-            if len(by_members) > 1
-            else None,
-            "seeds": others,
-        },
-        "files": {
-            "tflite": {
-                "bytes": inspected["bytes"],
-                "theory_bytes": inspected["theory_bytes"],
-                "binary_filter_copies": inspected["binary_filter_copies"],
-                "sha256": file_digest(network.tflite),
-                **{key: metadata[key] for key in ("layout", "heads", "precision")},
-            },
-            "weights": {
-                "bytes": network.weights_path.stat().st_size,
-                "sha256": file_digest(network.weights_path),
-            },
-        },
+        "accuracy": _accuracy(found, seeds),
+        "files": _files(network, found["inspect"]),
         "instructions": {
             core: {
-                "image": counts["instructions_once"],
-                "member": counts["instructions_member"],
-                "kernel": counts["kernel"],
+                "image": count["instructions_once"],
+                "member": count["instructions_member"],
+                "kernel": count["kernel"],
             }
-            for core, counts in counted.items()
-            if counts is not None
+            for core, count in counted.items()
         },
-        "agreement": {
-            key: found["verify"][key]
-            for key in ("samples", "member_argmax_agreement", "ensemble_argmax_agreement")
-        }
-        | {"flip_rate": found["verify"]["flip_rate"]},
-        "samples": _predictions(network, constants["name"]),
+        "agreement": _picked(found["verify"], *agreement),
+        "samples": _predictions(network, config.dataset["name"]),
         "commands": [
             *(f"larq-ensemble {' '.join(command)}" for command in commands.values()),
-            *(f"python {' '.join(_count(core, 'F.tflite'))}" for core in CORES if counted[core]),
+            *(f"python {' '.join(_count(core, 'F.tflite'))}" for core in counted),
         ],
         "date": datetime.date.today().isoformat(),
         "commit": _git("rev-parse", "HEAD"),
         "licence": LICENCE,
+    }
+
+
+def _picked(values: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The entries of some keys."""
+    return {key: values[key] for key in keys}
+
+
+def _accuracy(found: Mapping[str, Mapping[str, Any]], seeds: Sequence[str]) -> dict[str, Any]:
+    """What the card says of accuracy, from the results of the commands."""
+    by_members = _by_members(found)
+    cascade = _picked(found["calibrate"], "top1", "mean_members", "thresholds")
+    return {
+        "images": found["evaluate"]["samples"],
+        **_picked(found["verify"], "backend", "kernel"),
+        "by_members": by_members,
+        "cascade": cascade if len(by_members) > 1 else None,
+        "seeds": [
+            {
+                "seed": other.config.seed,
+                "top1": read_json(other.result_path, "train it to its end")["test_top1"],
+            }
+            for other in map(load_run, seeds)
+        ],
+    }
+
+
+def _files(network: Shipped, inspected: Mapping[str, Any]) -> dict[str, Any]:
+    """What the card says of the files, which are there."""
+    return {
+        "tflite": {
+            **_picked(inspected, "bytes", "theory_bytes", "binary_filter_copies"),
+            "sha256": file_digest(network.tflite),
+            **_picked(inspected["metadata"], "layout", "heads", "precision"),
+        },
+        "weights": {
+            "bytes": network.weights_path.stat().st_size,
+            "sha256": file_digest(network.weights_path),
+        },
     }
 
 
@@ -326,13 +325,12 @@ def _by_members(found: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row, calibrated in zip(
         found["evaluate"]["by_members"], found["evaluate-calibrated"]["by_members"], strict=True
     ):
-        right = round(row["top1"] / 100 * images)
-        interval = binomtest(right, images).proportion_ci(method="wilson")
+        low, high = wilson_interval(row["top1"], images)
         rows.append(
             {
                 **row,
-                "low": 100 * float(interval.low),
-                "high": 100 * float(interval.high),
+                "low": low,
+                "high": high,
                 **{f"calibrated_{key}": calibrated[key] for key in ("ece", "nll")},
             }
         )
@@ -346,10 +344,7 @@ def _predictions(network: Shipped, dataset: str) -> dict[str, Any] | None:
     interpreter = EnsembleInterpreter(network.tflite)
     logits = interpreter.predict_logits(read_samples(dataset).images)
     counts = range(1, len(logits) + 1)
-    combined = [
-        combine(logits[:m], interpreter.scheme, interpreter.weights and interpreter.weights[:m])
-        for m in counts
-    ]
+    combined = [combine(logits[:m], interpreter.scheme, interpreter.weights) for m in counts]
     return {"dataset": dataset, "predictions": [row.argmax(axis=1).tolist() for row in combined]}
 
 
@@ -371,20 +366,21 @@ def _write_pages() -> None:
         first, last = (card["accuracy"]["by_members"][index] for index in (0, -1))
         member = instructions_of_a_member(card)
         rows.append(
-            f"| [{card['name']}]({card['name']}.md) | {first['top1']:.1f} % | {last['top1']:.1f} % "
-            f"({last['low']:.1f} to {last['high']:.1f}) | "
-            f"{card['files']['tflite']['bytes']:,} | "
-            f"{'-' if member is None else f'{member:,}'} | {heading(card)} |"
+            [
+                f"[{card['name']}]({card['name']}.md)",
+                f"{first['top1']:.1f} %",
+                f"{last['top1']:.1f} % ({last['low']:.1f} to {last['high']:.1f})",
+                f"{card['files']['tflite']['bytes']:,}",
+                "-" if member is None else f"{member:,}",
+                heading(card),
+            ]
         )
-    table = [
-        "| name | top-1 at m = 1 | top-1 at m = M (95 %) | bytes | A72 instructions a member | |",
-        "|---|---|---|---|---|---|",
-        *rows,
-    ]
+    columns = ["name", "top-1 at m = 1", "top-1 at m = M (95 %)", "bytes"]
+    table = markdown_table([*columns, "A72 instructions a member", "what it is"], rows)
     index = PAGES / "index.md"
     before, _, rest = index.read_text(encoding="utf-8").partition(MARKERS[0])
     _, _, after = rest.partition(MARKERS[1])
-    text = "\n".join([MARKERS[0], "", *table, "", _examples(cards), "", MARKERS[1]])
+    text = "\n".join([MARKERS[0], "", table, "", _examples(cards), "", MARKERS[1]])
     write_text(index, before + text + after)
 
 
@@ -395,7 +391,8 @@ def _examples(cards: Sequence[dict[str, Any]]) -> str:
     ensemble = next((card for card in by_top1 if card["members"] > 1), None)
     name = (ensemble or backbone or {})["name"]
     python = [
-        f'EnsembleInterpreter("{name}").predict(images)  # uint8 pixels; needs no TensorFlow',
+        "# uint8 pixels; needs no TensorFlow",
+        f'probabilities = EnsembleInterpreter("{name}").predict(images)',
     ]
     imported = ["EnsembleInterpreter"]
     if backbone is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from larq_ensemble.console.options import (
     INPUT,
@@ -47,8 +48,8 @@ _SEVERITIES = CommaSeparated(
     type=names,
     default=(),
     metavar="SPEC,...",
-    help="Also whether the uncertainty shows images of another kind: cifar10, tfds:svhn_cropped, "
-    "folder:DIR, npz:FILE or noise, resized as for the network.",
+    help="Also out-of-distribution detection: whether the uncertainty shows images of another "
+    "kind, of cifar10, tfds:svhn_cropped, folder:DIR, npz:FILE or noise, in the network's size.",
 )
 @click.option(
     "--shift",
@@ -110,6 +111,9 @@ def command(
       larq-ensemble evaluate runs/fusion --trust --ood cifar10,noise
       larq-ensemble evaluate runs/fusion --trust --plot trust --limit-test 1000 --shift
     """
+    source = click.get_current_context().get_parameter_source("severities")
+    if not shift and source is not ParameterSource.DEFAULT:
+        raise click.UsageError("--severities has no effect without --shift: give both or neither.")
     if plot is not None and not (trust or shift):
         raise click.UsageError("--plot draws what --trust and --shift measure: give one of them.")
     with reporting(json_target) as report:

@@ -423,7 +423,6 @@ def test_parameters_reach_their_layers() -> None:
         ({"width": float("inf")}, "`width` .* got inf"),
         ({"width": -1}, "`width` .* got -1"),
         ({"width": "2"}, "`width` .* got '2'"),
-        ({"width": None}, "`width` .* got None"),
         ({"width": 0.01}, r"`width` 0\.01 leaves a stage without channels"),
     ],
 )

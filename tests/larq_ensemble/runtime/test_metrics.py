@@ -24,6 +24,7 @@ from larq_ensemble.runtime.metrics import (
     pairwise_disagreement,
     risk_coverage,
     top_k_accuracy,
+    wilson_interval,
 )
 
 # Without wheels for some of the machines that the runtime is for.
@@ -271,3 +272,18 @@ def test_the_best_order_has_no_excess_area() -> None:
     best, worst = (risk_coverage(sign * correct, correct) for sign in (-1.0, 1.0))
     assert excess_area_under_risk_coverage(best) == pytest.approx(0)
     assert excess_area_under_risk_coverage(worst) > 0.2
+
+
+@pytest.mark.parametrize(("right", "examples"), [(50, 100), (0, 20), (20, 20), (3, 4)])
+def test_wilsons_interval_is_scipys(right: int, examples: int) -> None:
+    top1 = 100 * right / examples
+    low, high = wilson_interval(top1, examples)
+    stats = pytest.importorskip("scipy.stats")
+    scipys = stats.binomtest(right, examples).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((100 * scipys.low, 100 * scipys.high), abs=1e-9)
+    assert low <= top1 <= high  # error bars must not be negative
+
+
+def test_wilsons_interval_by_hand() -> None:
+    # z^2 = 3.8415: (0.5 + 0.019207) / 1.038415 -+ 1.96 * sqrt(0.0025 + 0.000096) / 1.038415.
+    assert wilson_interval(50.0, 100) == pytest.approx((40.383, 59.617), abs=1e-3)
