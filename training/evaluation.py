@@ -119,8 +119,8 @@ def evaluate(
         raise EnsembleError(
             f"`members` must be from 1 to {subject.members} for {subject.name}, got {members}."
         )
-    foreign = {
-        spec: _foreign(subject, spec, data_dir, limit, seed) for spec in ood if spec != "noise"
+    others = {
+        spec: _other_images(subject, spec, data_dir, limit, seed) for spec in ood if spec != "noise"
     }  # read first: what isn't there is told before the work
     counts = range(1, subject.members + 1) if members is None else [members]
     data = subject.split(split).first(limit)
@@ -141,8 +141,8 @@ def evaluate(
         temperatures = {row["members"]: row["temperature"] for row in fitted}
     if ood:
         if "noise" in ood:
-            foreign["noise"] = "noise", trusting.noise(data.images.shape, seed)
-        result["ood"] = [_ood(subject, *foreign[spec], logits, counts) for spec in ood]
+            others["noise"] = "noise", trusting.noise(data.images.shape, seed)
+        result["ood"] = [_ood(subject, *others[spec], logits, counts) for spec in ood]
     if kinds:
         result["shift"] = trusting.shift(
             subject,
@@ -182,7 +182,7 @@ def _trust(
     }
 
 
-def _foreign(
+def _other_images(
     subject: Subject, spec: str, data_dir: str | None, limit: int | None, seed: int
 ) -> tuple[str, ImageArray]:
     """The name and the images of other data, as many as the limit, drawn by the seed."""
