@@ -209,6 +209,14 @@ def test_what_cannot_run_there_is_refused(fitting, changes, message):
         check_exportable(dataclasses.replace(trained, run=other))
 
 
+def test_a_refused_export_leaves_no_run(pretrain, tmp_path):
+    """So that the corrected command isn't refused, because its directory holds a run."""
+    out = tmp_path / "run"
+    with pytest.raises(click.ClickException, match="--bfloat16 is for CPUs"):
+        pretrain("refused", "--bfloat16", "--jax", str(tmp_path / "step"), "--out", str(out))
+    assert not [*out.iterdir()]
+
+
 @pytest.mark.parametrize(
     ("said", "named"),
     [
