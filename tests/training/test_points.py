@@ -141,7 +141,5 @@ def test_runs_on_other_data_are_not_compared_with_points(tmp_path: Path, monkeyp
     written(path, point("a", 50, bytes=9), dataset=run.config.dataset["name"])
     evaluated = {"dataset": "npz:other.npz", "own_data": False}
     monkeypatch.setattr(comparing, "_evaluation", lambda *_: evaluated)
-    with pytest.raises(
-        EnsembleError, match=r"`dataset` 'npz:other\.npz' is not '.*', on which the"
-    ):
+    with pytest.raises(EnsembleError, match=r"`dataset` 'npz:other\.npz' is not '.*', on which"):
         frontier([run], tmp_path / "out", dataset="npz:other.npz", results=[path])
