@@ -7,15 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.keras import keras
+from larq_ensemble.legacy_keras import quiet_start
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.network.architectures.reactnet import react_block
 from larq_ensemble.network.architectures.resnet import resnet
-
-import pytest
-
-from larq_ensemble.legacy_keras import quiet_start
 
 
 def run(
