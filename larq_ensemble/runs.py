@@ -399,6 +399,11 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
         raise EnsembleError(
             f"The run {str(path)!r} can't be read ({error.strerror}): give one that can."
         ) from error
+    if not is_there and str(path) in names():  # the caller takes runs only
+        raise EnsembleError(
+            f"{str(path)!r} is a network that comes with the package, and this needs a run: give a "
+            "directory that `larq-ensemble pretrain` or `larq-ensemble train` wrote."
+        )
     if not is_there:
         raise EnsembleError(
             f"No run at {str(path)!r} (no config.json there): give a directory that "

@@ -79,6 +79,11 @@ def frontier(
     for number, run in enumerate(tracked(runs, "run", unit="run"), start=1):
         progress(f"{number} of {len(runs)}: {run.path}")
         metrics = _evaluation(run, out / "evaluations", dataset, split, data_dir, limit)
+        if measured and not metrics.get("own_data", True):
+            raise EnsembleError(
+                f"`dataset` {metrics['dataset']!r} is not {measured[0].dataset!r}, on which the "
+                "points of the result files were measured: leave it out, or these."
+            )
         points += _points(run, metrics)
     points = [with_interval(point) for point in points]
     if not points + measured:

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from larq_ensemble import pretrained
 from larq_ensemble.cli import main
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.trained import open_trained
+from larq_ensemble.training import frontier as comparing
 from larq_ensemble.training.frontier import frontier
 from larq_ensemble.training.plots import draw_frontier, save
 from larq_ensemble.training.points import KINDS, costs_of, read_points, write_points_csv
@@ -130,3 +133,13 @@ def test_keys_of_a_file_are_no_options(tmp_path: Path, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         main(["frontier", str(tmp_path / "other.json"), "--out", str(tmp_path / "out")])
     assert "needs 'dataset', a name" in capsys.readouterr().err
+
+
+def test_runs_on_other_data_are_not_compared_with_points(tmp_path: Path, monkeypatch: Any) -> None:
+    run = open_trained(pretrained.names()[0])
+    path = tmp_path / "points.json"
+    written(path, point("a", 50, bytes=9), dataset=run.config.dataset["name"])
+    evaluated = {"dataset": "npz:other.npz", "own_data": False}
+    monkeypatch.setattr(comparing, "_evaluation", lambda *_: evaluated)
+    with pytest.raises(EnsembleError, match=r"`dataset` 'npz:other\.npz' is not '.*', on which"):
+        frontier([run], tmp_path / "out", dataset="npz:other.npz", results=[path])

@@ -249,7 +249,7 @@ def _print_shift(report: Report) -> None:
         if metric in shift["mean"][0]:
             of_severity = [each["by_members"] for each in shift["by_severity"]]
             report.table(
-                f"{name}, mean over {len(shift['kinds'])} corruptions",
+                f"{name}, mean over {counted(len(shift['kinds']), 'corruption')}",
                 ["members", "none", *severities, "mean"],
                 [
                     [rows[0]["members"], *(row[metric] for row in rows)]
