@@ -35,9 +35,10 @@ help:
 demo: $(STAMP)
 	@$(BIN)/larq-ensemble demo --out runs/demo $(ARGS)
 
-# But for what test-arm, test-web and test-android run, which takes tools of its own.
+# But for what test-arm, test-web and test-android run, which takes tools of its own. Each of the two
+# processes takes a half, and then from the other's rest: so nearly all fixtures are made once.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n 2 --ignore=tests/arm --ignore=tests/convert/web/test_browser.py \
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/arm --ignore=tests/convert/web/test_browser.py \
 	  --ignore=tests/examples/android $(ARGS)
 
 test-arm: $(DEV_STAMP)

@@ -43,8 +43,8 @@ from page import made_by, write_between, write_option
 from larq_ensemble.cli import run_command
 from larq_ensemble.console.markdown import markdown_table
 from larq_ensemble.console.options import (
-    INPUT,
     POSITIVE,
+    TFLITE,
     OutputFile,
     OutputFolder,
     data_dir_option,
@@ -438,7 +438,7 @@ def draw(
 
 
 @click.command()
-@click.argument("tflite", type=INPUT, metavar="F.tflite")
+@click.argument("tflite", type=TFLITE, metavar="F.tflite|NAME")
 @click.option("--logits", "folder", type=OutputFolder(), metavar="DIR", help="Keeps the logits.")
 @click.option(
     "--accuracy-loss",

@@ -26,7 +26,7 @@ import numpy as np
 from arm_cost import counted
 
 from larq_ensemble.cli import run_command
-from larq_ensemble.console.options import INPUT, OutputFile
+from larq_ensemble.console.options import TFLITE, OutputFile
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.convert.cutting import cut_file
 from larq_ensemble.errors import EnsembleError
@@ -89,7 +89,7 @@ def choices(
 
 
 @click.command()
-@click.argument("files", nargs=-1, type=INPUT, required=True, metavar="F.tflite...")
+@click.argument("files", nargs=-1, type=TFLITE, required=True, metavar="F.tflite|NAME...")
 @click.option(
     "--out",
     type=OutputFile(".png", ".svg"),

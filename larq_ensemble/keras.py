@@ -15,10 +15,8 @@ from larq_ensemble.keras import keras, lq, tf
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from larq_ensemble import legacy_keras
@@ -28,27 +26,8 @@ _asked = os.environ.get(legacy_keras.VARIABLE)
 legacy_keras.choose_keras_2()
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides TensorFlow's start-up messages if TF_CPP_MIN_LOG_LEVEL is 3.
-
-    TensorFlow 2.21 prints some of them before it reads that variable.
-    """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
-        yield
-        return
-    stderr = os.dup(2)
-    with open(os.devnull, "w") as devnull:
-        os.dup2(devnull.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
 try:
-    with _quiet():
+    with legacy_keras.quiet_start():
         import tensorflow as tf
         import tf_keras as keras
 

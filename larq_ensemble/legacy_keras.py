@@ -1,4 +1,4 @@
-"""Makes `tf.keras` Keras 2, which Larq needs, without importing TensorFlow.
+"""Makes `tf.keras` Keras 2, which Larq needs, and TensorFlow quiet, without importing it.
 
 TensorFlow 2.16 and later take Keras 3 for `tf.keras` unless TF_USE_LEGACY_KERAS is 1. They read the
 variable twice: while they are imported, to put a folder with `keras` in front of the path of the
@@ -8,10 +8,12 @@ still be changed.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 VARIABLE = "TF_USE_LEGACY_KERAS"
@@ -43,3 +45,22 @@ def _is_used() -> bool:
     tensorflow = sys.modules.get("tensorflow")
     keras = None if tensorflow is None else vars(tensorflow).get("keras")  # doesn't load it
     return type(keras) is types.ModuleType or "tensorflow.keras" in sys.modules
+
+
+@contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Hides what TensorFlow prints while it is imported, if TF_CPP_MIN_LOG_LEVEL is 3.
+
+    TensorFlow 2.21 prints some messages before it reads that variable.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
+        yield
+        return
+    stderr = os.dup(2)
+    with open(os.devnull, "w") as devnull:
+        os.dup2(devnull.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)

@@ -348,24 +348,36 @@ def create_run(
 
 def _checked(out: str | os.PathLike[str], config: RunConfig, resume: bool) -> Run:
     run = Run(path := Path(out).expanduser(), config)
-    if os.path.isfile(run.config_path):  # `Path.is_file` raises for a name that is too long
+    check_takes_run(path, resume=resume)
+    if is_run(path):
+        _check_same(load_run(path).config, config, path)
+    return run
+
+
+def check_takes_run(out: str | os.PathLike[str], *, resume: bool) -> None:
+    """Checks that a run can be written to a directory, or be resumed there.
+
+    # Raises
+        EnsembleError: if it holds other files, or a run and `resume` is false.
+    """
+    path = Path(out).expanduser()
+    if is_run(path):
         if not resume:
             raise EnsembleError(
                 f"`out` {str(path)!r} holds a run already: go on with `resume=True`, or choose "
                 "another directory."
             )
-        _check_same(load_run(path).config, config, path)
-        return run
+        return
     check_output_folder(path)
     if path.is_dir() and holds_other_files(path, _FILES):
         raise EnsembleError(
             f"`out` {str(path)!r} holds other files: choose a new or an empty directory."
         )
-    return run
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Whether a directory holds the configuration of a run."""
+    # `Path.is_file` raises for a name that is too long.
     return os.path.isfile(Path(path).expanduser() / "config.json")
 
 
@@ -387,6 +399,11 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
         raise EnsembleError(
             f"The run {str(path)!r} can't be read ({error.strerror}): give one that can."
         ) from error
+    if not is_there and str(path) in names():  # the caller takes runs only
+        raise EnsembleError(
+            f"{str(path)!r} is a network that comes with the package, and this needs a run: give a "
+            "directory that `larq-ensemble pretrain` or `larq-ensemble train` wrote."
+        )
     if not is_there:
         raise EnsembleError(
             f"No run at {str(path)!r} (no config.json there): give a directory that "

@@ -35,6 +35,11 @@ def test_files(page):
     assert [name for name in named if not (ROOT / name).exists() and name not in there] == []
 
 
+def test_no_place_on_the_machine_of_whoever_wrote_it(page):
+    """Commands that scripts write into pages are typed with paths that readers have, too."""
+    assert re.findall(r"(?<![\w.~/])/(?:root|home|work|Users)/\S*", page) == []
+
+
 def test_modules_and_what_is_in_them(page):
     for name in set(re.findall(r"(?<![\w.-])larq_ensemble(?:\.\w+)+", page)):
         assert is_defined(name), name

@@ -19,7 +19,14 @@ from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.errors import EnsembleError, check_whole
 from larq_ensemble.keras import keras
 from larq_ensemble.network.sharing import has_own_head_bias, parse_sharing
-from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
+from larq_ensemble.runs import (
+    Run,
+    RunConfig,
+    check_takes_run,
+    is_run,
+    load_run,
+    package_versions,
+)
 from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.metrics import top_k_accuracy
 from larq_ensemble.trained import Trained, check_binarized, data_of
@@ -106,6 +113,8 @@ def train_ensemble(
     """
     check_binarized(backbone)
     distribution = Distribution(distribute)
+    if distribute is None:  # before the members are built, which takes a while
+        check_takes_run(out, resume=resume)
     options = _Options(
         independent_data=independent_data,
         prefix_weights=prefix_weights,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from larq_ensemble.data.corruptions import SEVERITIES, kinds_named
 from larq_ensemble.data.datasets import Dataset, Split
 from larq_ensemble.data.opening import images_as_input
 from larq_ensemble.data.splits import ImageArray, rows
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, check_whole
 from larq_ensemble.training import trust as trusting
 from larq_ensemble.training.file_data import halves
 from larq_ensemble.training.renaming import formerly
@@ -106,11 +107,21 @@ def evaluate(
             an argument is unknown.
     """
     kinds = kinds_named(shift)
+    for package, is_needed in (("scipy.stats", trust or kinds), ("sklearn.metrics", ood)):
+        if is_needed:
+            importlib.import_module(package)  # fails before the work
+    if kinds and not severities:
+        raise EnsembleError("`severities` is empty: give some of 1 to 5.")
+    for severity in severities:
+        check_whole("severities", severity, SEVERITIES[0], SEVERITIES[-1])
     subject = subject_of(run, dataset, data_dir)
     if members is not None and not 1 <= members <= subject.members:
         raise EnsembleError(
             f"`members` must be from 1 to {subject.members} for {subject.name}, got {members}."
         )
+    others = {
+        spec: _other_images(subject, spec, data_dir, limit, seed) for spec in ood if spec != "noise"
+    }  # read first: what isn't there is told before the work
     counts = range(1, subject.members + 1) if members is None else [members]
     data = subject.split(split).first(limit)
     logits = subject.logits(data)
@@ -129,9 +140,9 @@ def evaluate(
         fitted = result["trust"]["calibration"]
         temperatures = {row["members"]: row["temperature"] for row in fitted}
     if ood:
-        result["ood"] = [
-            _ood(subject, spec, data, logits, counts, data_dir, limit, seed) for spec in ood
-        ]
+        if "noise" in ood:
+            others["noise"] = "noise", trusting.noise(data.images.shape, seed)
+        result["ood"] = [_ood(subject, *others[spec], logits, counts) for spec in ood]
     if kinds:
         result["shift"] = trusting.shift(
             subject,
@@ -171,29 +182,25 @@ def _trust(
     }
 
 
-def _ood(
-    subject: Subject,
-    spec: str,
-    data: Split,
-    logits: np.ndarray,
-    counts: Sequence[int],
-    data_dir: str | None,
-    limit: int | None,
-    seed: int,
-) -> dict[str, Any]:
+def _other_images(
+    subject: Subject, spec: str, data_dir: str | None, limit: int | None, seed: int
+) -> tuple[str, ImageArray]:
+    """The name and the images of other data, as many as the limit, drawn by the seed."""
     if spec == subject.dataset.name:
         raise EnsembleError(
             f"`ood` {spec!r} is what the network is evaluated on: give data of another kind."
         )
-    images: ImageArray
-    if spec == "noise":
-        name, images = spec, trusting.noise(data.images.shape, seed)
-    else:
-        own_dir = None if spec.startswith(("folder:", "npz:")) else data_dir
-        name, images = images_as_input(spec, subject.dataset.input_shape, data_dir=own_dir)
-        if limit is not None and limit < len(images):
-            drawn = np.random.default_rng(seed).permutation(len(images))[:limit]
-            images = rows(images, np.sort(drawn))
+    own_dir = None if spec.startswith(("folder:", "npz:")) else data_dir
+    name, images = images_as_input(spec, subject.dataset.input_shape, data_dir=own_dir)
+    if limit is not None and limit < len(images):
+        drawn = np.random.default_rng(seed).permutation(len(images))[:limit]
+        images = rows(images, np.sort(drawn))
+    return name, images
+
+
+def _ood(
+    subject: Subject, name: str, images: ImageArray, logits: np.ndarray, counts: Sequence[int]
+) -> dict[str, Any]:
     outside = subject.logits(Split(images, np.zeros(len(images), np.int32)))
     return {
         "dataset": name,

@@ -17,12 +17,13 @@ from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.sharing import parse_sharing
 from larq_ensemble.network.storage import account
 from larq_ensemble.progress import tracked
-from larq_ensemble.runs import Run, RunConfig
-from larq_ensemble.trained import check_binarized
+from larq_ensemble.runs import RunConfig
+from larq_ensemble.trained import Trained, check_binarized
 from larq_ensemble.training.paper import numbers as paper
 from larq_ensemble.training.points import (
     COSTS,
     FrontierPoint,
+    costs_of,
     pareto_front,
     read_points,
     with_fronts,
@@ -33,7 +34,7 @@ __all__ = ["COSTS", "FrontierPoint", "frontier", "pareto_front"]
 
 
 def frontier(
-    runs: Sequence[Run],
+    runs: Sequence[Trained],
     out: str | os.PathLike[str],
     *,
     dataset: str | None = None,
@@ -78,10 +79,20 @@ def frontier(
     for number, run in enumerate(tracked(runs, "run", unit="run"), start=1):
         progress(f"{number} of {len(runs)}: {run.path}")
         metrics = _evaluation(run, out / "evaluations", dataset, split, data_dir, limit)
+        if measured and not metrics.get("own_data", True):
+            raise EnsembleError(
+                f"`dataset` {metrics['dataset']!r} is not {measured[0].dataset!r}, on which the "
+                "points of the result files were measured: leave it out, or these."
+            )
         points += _points(run, metrics)
     points = [with_interval(point) for point in points]
     if not points + measured:
         raise EnsembleError("There is nothing to compare: give runs, or result files with points.")
+    if not costs_of(points + measured):
+        raise EnsembleError(
+            f"No point of {str(results[0])!r} has a cost: give 'bytes', 'ram_bytes' or "
+            "'instructions'."
+        )
     return with_fronts(points + measured)
 
 
@@ -93,14 +104,14 @@ def _check_same(one: str, several: str, found: Sequence[str]) -> None:
         )
 
 
-def _identity(run: Run) -> tuple[str, str]:
+def _identity(run: Trained) -> tuple[str, str]:
     """Name and fingerprint of the data: folders of the same name may hold different images."""
     dataset = run.config.dataset
     return dataset["name"], dataset["source"]["fingerprint"] if "source" in dataset else ""
 
 
 def _evaluation(
-    run: Run,
+    run: Trained,
     folder: Path,
     dataset: str | None,
     split: str,
@@ -132,7 +143,7 @@ def _evaluation(
     return metrics
 
 
-def _points(run: Run, metrics: dict[str, Any]) -> list[FrontierPoint]:
+def _points(run: Trained, metrics: dict[str, Any]) -> list[FrontierPoint]:
     model, ensemble = run.config.model, run.config.ensemble
     sharing, scheme = ensemble.get("sharing", "none"), ensemble.get("scheme", "")
     shared_bits, member_bits = _storage(run.config, metrics)

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
+from larq_ensemble.console.wording import counted
 from larq_ensemble.files import replacing
 from larq_ensemble.runtime.calibration import Score
 from larq_ensemble.training.points import FrontierPoint, costs_of
@@ -374,5 +375,5 @@ def _draw_shift(
         if (m := rows[0]["members"]) in colors:
             values = [row[metric] for row in rows]
             axes.plot(severities, values, line, color=colors[m], marker=".")
-    axes.set_xlabel(f"severity, mean of {len(shift['kinds'])} corruptions (0: none)")
+    axes.set_xlabel(f"severity, mean of {counted(len(shift['kinds']), 'corruption')} (0: none)")
     axes.set_xticks(severities)

@@ -40,7 +40,7 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.errors import EnsembleError, is_real
+from larq_ensemble.errors import EnsembleError, is_number
 from larq_ensemble.files import read_json, write_text
 from larq_ensemble.runtime.metrics import wilson_interval
 
@@ -180,35 +180,46 @@ def read_points(paths: Iterable[str | os.PathLike[str]]) -> list[FrontierPoint]:
 
 def _read(path: str) -> Iterator[tuple[FrontierPoint, int | None]]:
     """The points of a file, each with its seed."""
-    content = read_json(path, "write it again")
+    content = read_json(
+        path, "give runs, or result files as benchmarks/alternatives.py writes them"
+    )
     listed, dataset = content.get("points"), content.get("dataset")
+    split = content.get("split", "test")
     if not isinstance(listed, list) or not isinstance(dataset, str):
-        raise EnsembleError(
-            f"{path!r} is no result file: it needs `dataset`, a name, and `points`, a list."
+        raise EnsembleError(  # keys of the file in quotes: in backticks they would be arguments
+            f"{path!r} is no result file: it needs 'dataset', a name, and 'points', a list."
         )
+    if split not in ("test", "validation"):
+        raise EnsembleError(f"{path!r}: 'split' must be 'test' or 'validation', got {split!r}.")
     for number, values in enumerate(listed):
         if not isinstance(values, Mapping):
             raise EnsembleError(f"{path!r}: point {number} must be an object, got {values!r}.")
         value = _Values(values, f"{path!r}: point {number}")
         instructions = values.get("instructions") or {}
         if not isinstance(instructions, Mapping) or not all(
-            is_real(count) and count > 0 for count in instructions.values()
+            is_number(count) and count > 0 for count in instructions.values()
         ):
             raise EnsembleError(
-                f"{path!r}: point {number}: `instructions` must be numbers above 0 by core, got "
+                f"{value.place}: 'instructions' must be numbers above 0 by core, got "
                 f"{instructions!r}."
             )
         members = value.count("members") or 1
+        trained_members = value.count("trained_members") or members
+        if members > trained_members:
+            raise EnsembleError(
+                f"{value.place}: 'members' must be at most 'trained_members', "
+                f"{trained_members}, got {members}."
+            )
         point = FrontierPoint(
             run=path,
             model=str(values.get("model", "")),
             dataset=dataset,
             scheme=str(values.get("scheme", "")),
             sharing=str(values.get("sharing", "")),
-            trained_members=value.count("trained_members") or members,
+            trained_members=trained_members,
             members=members,
-            top1=value.checked("top1", lambda x: is_real(x) and 0 <= x <= 100, "0 to 100"),
-            split=str(content.get("split", "test")),
+            top1=value.checked("top1", lambda x: is_number(x) and 0 <= x <= 100, "0 to 100"),
+            split=split,
             samples=value.count("samples"),
             bytes=value.count("bytes"),
             macs=value.count("macs"),
@@ -220,7 +231,7 @@ def _read(path: str) -> Iterator[tuple[FrontierPoint, int | None]]:
             ram_bytes=value.count("ram_bytes"),
             instructions=dict(instructions),
         )
-        yield with_interval(point), values.get("seed")
+        yield with_interval(point), value.checked("seed", _is_seed, "a whole number")
 
 
 @dataclass(frozen=True)
@@ -233,7 +244,7 @@ class _Values:
     def checked(self, name: str, is_valid: Callable[[Any], bool], expected: str) -> Any:
         value = self.values.get(name)
         if not is_valid(value):
-            raise EnsembleError(f"{self.place}: `{name}` must be {expected}, got {value!r}.")
+            raise EnsembleError(f"{self.place}: {name!r} must be {expected}, got {value!r}.")
         return value
 
     def count(self, name: str) -> int | None:
@@ -241,6 +252,10 @@ class _Values:
             return None
         is_count = lambda x: isinstance(x, int) and not isinstance(x, bool) and x > 0  # noqa: E731
         return int(self.checked(name, is_count, "a whole number above 0"))
+
+
+def _is_seed(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def with_interval(point: FrontierPoint) -> FrontierPoint:

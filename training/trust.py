@@ -138,8 +138,12 @@ def conformal(
         before, after = (subject.probabilities(logits[:m]) for logits, _ in (fitted_on, test))
         images, fitted = len(test[1]), len(fitted_on[1])
         for alpha in ALPHAS:
-            rank = min(conformal_rank(fitted, alpha), fitted)
-            low, high = betabinom.interval(0.95, images, rank, fitted + 1 - rank)
+            rank = conformal_rank(fitted, alpha)
+            low, high = (
+                betabinom.interval(0.95, images, rank, fitted + 1 - rank)
+                if rank <= fitted
+                else (images, images)  # too few to fit on: the sets are all classes
+            )
             for method in SCORES:
                 rule = fit_conformal(before, fitted_on[1], alpha=alpha, method=method)
                 sets = rule.sets(after)

@@ -9,6 +9,7 @@ import click
 
 from larq_ensemble.console.options import TFLITE
 from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.console.wording import counted
 
 if TYPE_CHECKING:
     from larq_ensemble.convert.inspection import Inspection
@@ -77,14 +78,15 @@ def command(tflite: str, strict: bool, json_target: str | None) -> None:
             report.line("No ensemble of this package: the file has no metadata of one.")
         else:
             report.line(
-                f"{metadata['members']} members, scheme {metadata['scheme']}, "
+                f"{counted(metadata['members'], 'member')}, scheme {metadata['scheme']}, "
                 f"{metadata['classes']} classes, input {metadata['input_shape']}, layout "
                 f"{metadata['layout']}{_against_bound(inspection)}."
             )
-        report.line(
-            f"{len(inspection.binary_filters)} different binary filters; copies of each: at "
-            f"most {inspection.binary_filter_copies}."
-        )
+        if inspection.binary_filters:  # a real-valued network has none
+            report.line(
+                f"{len(inspection.binary_filters)} different binary filters; copies of each: at "
+                f"most {inspection.binary_filter_copies}."
+            )
         if strict:
             report.line("Verified: every table, index, shape and operator of the file is in order.")
 

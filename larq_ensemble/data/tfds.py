@@ -20,6 +20,7 @@ from larq_ensemble.data.encoded import Encoded, EncodedImages
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import PARTS, Found, Read, check_size, needs_size, resolved, shown
 from larq_ensemble.errors import EnsembleError, first_line, install_command
+from larq_ensemble.legacy_keras import quiet_start
 
 #: Answers where the internet can be reached.
 _SITE = "https://www.tensorflow.org/datasets"
@@ -164,7 +165,9 @@ def prepared_builder(name: str, data_dir: str | None, url: str) -> Any:
             f"`{first}/`, or leave `data_dir` out to download."
         )
     try:
-        import tensorflow_datasets as tfds
+        with quiet_start():
+            import tensorflow  # noqa: F401  (which TFDS imports when it first needs it)
+            import tensorflow_datasets as tfds
     except ImportError as error:
         raise EnsembleError(
             f"{name} needs TensorFlow Datasets, which can't be imported ({error}): install it: "

@@ -46,8 +46,17 @@ class Shipped:
 
     @cached_property
     def card(self) -> dict[str, Any]:
-        """The model card, see `larq_ensemble.pretrained.cards`."""
-        return read_json(self.card_path, _WAY_OUT)
+        """The model card, see `larq_ensemble.pretrained.cards`.
+
+        # Raises
+            EnsembleError: if it is missing or damaged.
+        """
+        card = read_json(self.card_path, _WAY_OUT)
+        if missing := [entry for entry in _ENTRIES if entry not in card]:
+            raise EnsembleError(
+                f"The card {str(self.card_path)!r} is damaged, it lacks {missing[0]!r}: {_WAY_OUT}."
+            )
+        return card
 
     @cached_property
     def weights(self) -> StoredWeights:
@@ -58,6 +67,11 @@ class Shipped:
 
 
 _WAY_OUT = "install larq-ensemble again"
+#: Of every card, see `larq_ensemble.pretrained.cards`.
+_ENTRIES = (
+    *("name", "kind", "members", "model", "data", "training", "accuracy", "files"),
+    *("instructions", "agreement", "samples", "commands", "date", "commit", "licence"),
+)
 
 
 def names() -> list[str]:
@@ -100,6 +114,10 @@ def backbone_of(model: str, weights: str, width: float | None = None) -> Shipped
     ]
     if len(found) == 1:
         return found[0]
+    if weights in names() and shipped(weights).card["members"] > 1:
+        raise EnsembleError(
+            f"`weights` {weights!r} is an ensemble: `load_ensemble({weights!r})` makes it."
+        )
     known = ", ".join(network.name for network in found or backbones)
     if found:
         raise EnsembleError(

@@ -31,10 +31,11 @@ from larq_ensemble.files import replacing
 FORMAT = 1
 _BITS, _MAGNITUDES = ":bits", ":magnitudes"
 _HEADER = "header"
-#: What zip, zlib, NumPy and the header raise if the file is missing or damaged.
+#: What zip, zlib, NumPy and the header raise if the file is missing or damaged. RuntimeError: it
+#: seems to be encrypted, or its JSON to be endless; MemoryError: an array to be huge.
 _UNREADABLE = (
-    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError),
-    *(KeyError, TypeError, ValueError),
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError),
+    *(AttributeError, KeyError, TypeError, ValueError),
 )
 
 
@@ -147,7 +148,7 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
                 f"larq-ensemble reads format {FORMAT}: install the version that it came with."
             )
         signs = {
-            name: Signs(arrays.pop(name + _BITS), arrays.pop(name + _MAGNITUDES), tuple(shape))
+            name: _signs(arrays.pop(name + _BITS), arrays.pop(name + _MAGNITUDES), tuple(shape))
             for name, shape in header["shapes"].items()
         }
         weights = header["member_weights"]
@@ -165,3 +166,21 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
             f"The weights {str(path)!r} can't be read ({first_line(error)}): the file is missing "
             "or damaged. Install larq-ensemble again."
         ) from error
+
+
+def _signs(bits: np.ndarray, magnitudes: np.ndarray, shape: tuple[int, ...]) -> Signs:
+    """# Raises
+    ValueError: if they don't fit each other: NumPy would take missing bits for zeros.
+    """
+    leading = magnitudes.ndim - 1
+    fit = (
+        bits.dtype == np.uint8
+        and bits.shape == (-(-math.prod(shape) // 8),)
+        and 0 <= leading < len(shape)
+        and magnitudes.shape == (*shape[:leading], shape[-1])
+    )
+    if not fit:
+        raise ValueError(
+            f"{bits.size} bytes of signs and {magnitudes.shape} magnitudes of filters {shape}"
+        )
+    return Signs(bits, magnitudes, shape)

@@ -113,10 +113,15 @@ def fit_conformal(
 
     # Raises
         UnknownNameError: for an unknown method.
-        EnsembleError: if alpha is out of range or the labels don't fit.
+        EnsembleError: if alpha is out of range, or the probabilities or labels don't fit.
     """
     if not (is_real(alpha) and 0 < alpha < 1):
         raise EnsembleError(f"`alpha` must be above 0 and below 1. Received: {alpha!r}.")
+    if np.ndim(probabilities) != 2 or not np.isfinite(probabilities).all():
+        raise EnsembleError(
+            "`probabilities` must be finite floats [n, classes]. Received: the shape "
+            f"{list(np.shape(probabilities))}."
+        )
     examples, classes = probabilities.shape
     labels = class_indices(labels, examples=examples, classes=classes)
     scores = np.sort(SCORES[method](probabilities)[np.arange(examples), labels])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from larq_ensemble.console.options import FiniteFloat
+from larq_ensemble.pretrained import names
 
 from .conftest import ROOT, load
 
@@ -28,6 +31,8 @@ def test_help_and_numbers_that_are_none(name, monkeypatch) -> None:
     main = load(name).main
     assert CliRunner().invoke(main, ["--help"]).exit_code == 0
     for option in main.params:
+        if "F.tflite|NAME" in (option.metavar or ""):
+            assert Path(option.type.convert(names()[0], option, None)).is_file()
         assert option.type not in (click.FLOAT, click.INT), option.name
         if isinstance(option.type, (click.FloatRange, click.IntRange)):
             assert isinstance(option.type, (FiniteFloat, click.IntRange)), option.name

@@ -5,14 +5,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from larq_ensemble.ensembles import build_ensemble
+from larq_ensemble.keras import keras
+from larq_ensemble.legacy_keras import quiet_start
+from larq_ensemble.models.keras_layers import KerasLayers
+from larq_ensemble.network.architectures.reactnet import react_block
+from larq_ensemble.network.architectures.resnet import resnet
 
 
-def run(program: str, **environment: str) -> subprocess.CompletedProcess:
+def run(
+    program: str, *, folder: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess:
     inherited = {name: v for name, v in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
     return subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
+        cwd=folder,
         env={**inherited, **environment},
     )
 
@@ -27,6 +40,15 @@ def test_importing_the_package_is_light() -> None:
     assert done.stdout == "set()\n", done.stderr
 
 
+@pytest.mark.parametrize(("level", "printed"), [("3", ""), ("2", "a note")])
+def test_what_tensorflow_prints_while_it_is_imported(level, printed, monkeypatch, capfd) -> None:
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", level)
+    with quiet_start():
+        os.write(2, b"a note")
+    os.write(2, b" and more")
+    assert capfd.readouterr().err == f"{printed} and more"
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     done = run("import larq_ensemble; larq_ensemble.nothing")
     assert "AttributeError: module 'larq_ensemble' has no attribute 'nothing'" in done.stderr
@@ -35,18 +57,29 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_importing_the_package_before_tensorflow_chooses_keras_2() -> None:
     done = run("import os, larq_ensemble; print(os.environ['TF_USE_LEGACY_KERAS'])")
     assert done.stdout == "1\n", done.stderr
-    from larq_ensemble.keras import keras
-
     assert keras.Model.__module__.startswith("tf_keras.")
 
 
-def test_tensorflow_and_keras_3_may_be_imported_first() -> None:
-    """Names bound to TensorFlow's lazy loader, attributes and submodules: all are Keras 2 then."""
+def test_tensorflow_and_keras_3_may_be_imported_first(tmp_path) -> None:
+    """Names bound to TensorFlow's lazy loader, attributes and submodules: all are Keras 2 then.
+
+    To load an ensemble needs no other import, not even for the layers of ReActNet, which are ours.
+    Runs are read by the same function.
+    """
+    image = keras.Input((8, 8, 3))
+    options = {"classes": 3, "dropout": 0, "stages": [4], "blocks": [1], "block": react_block}
+    ensemble = build_ensemble(
+        keras.Model(image, resnet(KerasLayers(), image, **options)), 2, scheme="nested_fusion"
+    )
+    ensemble.compile("adam")
+    ensemble.save(tmp_path / "a.keras")
     done = run(
         "import keras as keras_3\n"
         "import tensorflow as tf\n"
         "from tensorflow import keras as bound\n"
         "import larq_ensemble\n"
+        "ensemble = larq_ensemble.load_ensemble('a.keras')\n"
+        "print(ensemble.members, ensemble.scheme.name, ensemble.is_traced)\n"
         "from tensorflow.keras import layers\n"
         "from larq_ensemble.keras import keras, lq\n"
         "assert issubclass(lq.layers.QuantConv2D, layers.Layer)\n"
@@ -57,9 +90,12 @@ def test_tensorflow_and_keras_3_may_be_imported_first() -> None:
         "try:\n"
         "    larq_ensemble.build_ensemble(inner, 2)\n"
         "except larq_ensemble.EnsembleError as error:\n"
-        "    print(error)"
+        "    print(error)",
+        folder=tmp_path,
     )
-    assert done.stdout.startswith("`backbone` holds an object of Keras 3 (Sequential)"), done.stderr
+    loaded, refused = done.stdout.splitlines() or [done.stderr, ""]
+    assert loaded == "2 nested_fusion True"
+    assert refused.startswith("`backbone` holds an object of Keras 3 (Sequential)")
 
 
 def test_keras_3_in_use_raises_one_clear_error() -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.pretrained import names
 from larq_ensemble.runs import RunConfig, create_run, load_run, open_run, package_versions
 
 from .conftest import images
@@ -75,6 +76,11 @@ def test_no_run_there(tmp_path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(EnsembleError, match=r"No run at .*larq-ensemble pretrain"):
             load_run(path)
+
+
+def test_a_network_of_the_package_is_no_run() -> None:
+    with pytest.raises(EnsembleError, match="comes with the package, and this needs a run"):
+        load_run(names()[0])
 
 
 def test_a_run_that_cannot_be_looked_at(tmp_path) -> None:

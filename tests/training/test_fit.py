@@ -218,13 +218,13 @@ def damage(path: Path, how: str) -> None:
         os.truncate(path, path.stat().st_size // 2)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "how"), [("index", "deleted"), ("data-00000-of-00001", "truncated")]
-)
+# In which ways checkpoints are damaged, `tests/larq_ensemble/test_checkpoints.py` goes through.
+
+
 def test_a_damaged_checkpoint_costs_one_more_epoch(
-    unfinished, backbone, resume, epochs_begun, assert_same_training, suffix, how
+    unfinished, backbone, resume, epochs_begun, assert_same_training
 ):
-    damage(unfinished / "checkpoints" / f"ckpt-3.{suffix}", how)
+    damage(unfinished / "checkpoints" / "ckpt-3.data-00000-of-00001", "truncated")
     actual, _ = resume(unfinished)
     assert epochs_begun == [2]
     assert_same_training(actual, backbone)
@@ -239,10 +239,8 @@ def test_no_readable_checkpoint_is_one_clear_error(unfinished, resume):
     assert contents(unfinished) == before
 
 
-@pytest.mark.parametrize("how", ["deleted", "truncated", "emptied"])
-def test_the_index_file_is_not_needed(unfinished, backbone, resume, epochs_begun, how):
-    path = unfinished / "checkpoints" / "checkpoint"
-    path.write_bytes(b"") if how == "emptied" else damage(path, how)
+def test_the_index_file_is_not_needed(unfinished, backbone, resume, epochs_begun):
+    damage(unfinished / "checkpoints" / "checkpoint", "truncated")
     log = (unfinished / "log.csv").read_text()
     actual, _ = resume(unfinished)
     assert not epochs_begun  # all three are in the newest checkpoint

@@ -126,6 +126,10 @@ def test_rare_classes_are_told_unless_weights_make_up_for_them(capsys):
         counts = {"train": [19, rarest, 9], "test": [1, 1, 1]}
         print_data(Report(), dataset, counts, is_weighted=is_weighted)
         assert ("3.2 times as many training images" in capsys.readouterr().out) == is_told
+    print_data(Report(), dataset, {"train": [9, 0, 9]}, is_weighted=False)
+    out = capsys.readouterr().out
+    assert "Classes without training images: 1 of 3." in out
+    assert "times as many" not in out
 
 
 def test_the_options_of_images_reach_the_run(capsys, tmp_path, monkeypatch):

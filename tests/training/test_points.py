@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
+from larq_ensemble import pretrained
+from larq_ensemble.cli import main
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.trained import open_trained
+from larq_ensemble.training import frontier as comparing
 from larq_ensemble.training.frontier import frontier
 from larq_ensemble.training.plots import draw_frontier, save
 from larq_ensemble.training.points import KINDS, costs_of, read_points, write_points_csv
@@ -92,12 +96,18 @@ def test_all_kinds_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (point("", 50), r"point 0: `name` must be a name, got ''"),
-        (point("a", 101), r"`top1` must be 0 to 100, got 101"),
-        (point("a", 50, kind="int2"), r"`kind` must be one of shared, .*, got 'int2'"),
-        (point("a", 50, bytes=0), r"`bytes` must be a whole number above 0, got 0"),
-        (point("a", 50, members=1.5), r"`members` must be a whole number above 0, got 1\.5"),
-        (point("a", 50, instructions={"m4": "1"}), r"`instructions` must be numbers above 0"),
+        (point("", 50), r"point 0: 'name' must be a name, got ''"),
+        (point("a", 101), r"'top1' must be 0 to 100, got 101"),
+        (point("a", 50, kind="int2"), r"'kind' must be one of shared, .*, got 'int2'"),
+        (point("a", 50, bytes=0), r"'bytes' must be a whole number above 0, got 0"),
+        (point("a", 50, members=1.5), r"'members' must be a whole number above 0, got 1\.5"),
+        (point("a", 50, instructions={"m4": "1"}), r"'instructions' must be numbers above 0"),
+        (
+            point("a", 50, instructions={"m4": float("inf")}),
+            r"'instructions' must be numbers above 0",
+        ),
+        (point("a", 50, seed=[1]), r"'seed' must be a whole number, got \[1\]"),
+        (point("a", 50, members=3, trained_members=2), r"'members' must be at most .*, 2, got 3"),
         ([], r"point 0 must be an object, got \[\]"),
     ],
 )
@@ -108,7 +118,28 @@ def test_wrong_values_are_named(wrong: Any, message: str, tmp_path: Path) -> Non
 
 def test_what_is_no_result_file(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"files": []}')
-    with pytest.raises(EnsembleError, match="is no result file: it needs `dataset`"):
+    with pytest.raises(EnsembleError, match="is no result file: it needs 'dataset'"):
         read_points([tmp_path / "other.json"])
     with pytest.raises(EnsembleError, match="nothing to compare"):
         frontier([], tmp_path / "out", results=[written(tmp_path / "none.json")])
+    with pytest.raises(EnsembleError, match=r"no\.json' has a cost: give 'bytes'"):
+        frontier([], tmp_path / "out", results=[written(tmp_path / "no.json", point("a", 50))])
+    with pytest.raises(EnsembleError, match="'split' must be 'test' or 'validation', got 3"):
+        read_points([written(tmp_path / "split.json", split=3)])
+
+
+def test_keys_of_a_file_are_no_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        main(["frontier", str(tmp_path / "other.json"), "--out", str(tmp_path / "out")])
+    assert "needs 'dataset', a name" in capsys.readouterr().err
+
+
+def test_runs_on_other_data_are_not_compared_with_points(tmp_path: Path, monkeypatch: Any) -> None:
+    run = open_trained(pretrained.names()[0])
+    path = tmp_path / "points.json"
+    written(path, point("a", 50, bytes=9), dataset=run.config.dataset["name"])
+    evaluated = {"dataset": "npz:other.npz", "own_data": False}
+    monkeypatch.setattr(comparing, "_evaluation", lambda *_: evaluated)
+    with pytest.raises(EnsembleError, match=r"`dataset` 'npz:other\.npz' is not '.*', on which"):
+        frontier([run], tmp_path / "out", dataset="npz:other.npz", results=[path])

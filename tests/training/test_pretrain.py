@@ -53,10 +53,10 @@ def test_recorded_accuracies_are_those_of_the_saved_model(backbone, digits, few)
     model = keras.models.load_model(backbone.path / "model.keras")
     result = json.loads((backbone.path / "result.json").read_text())
     test = digits[1].first(64)
-    logits = model.predict(dataset.normalization(test.images), verbose=0)
+    logits = model(dataset.normalization(test.images)).numpy()
     assert result["test_top1"] == pytest.approx(100 * np.mean(logits.argmax(1) == test.labels))
     validation = few.load(dataset, 0).validation
-    logits = model.predict(dataset.normalization(validation.images), verbose=0)
+    logits = model(dataset.normalization(validation.images)).numpy()
     expected = 100 * np.mean(logits.argmax(1) == validation.labels)
     assert result["validation_top1"] == pytest.approx(expected)
     assert result["epochs"] == 3

@@ -157,9 +157,8 @@ def test_boosting_fits_residuals_and_goes_on_after_a_kill(
         assert row["val_accuracy"] == pytest.approx(top1)
     assert result["validation_top1"] == pytest.approx(100 * rows[3]["val_accuracy"])
     assert expected.model.member_weights == (0.5, 0.5)
-    probabilities = expected.model.predict(
-        DATASETS["digits"].normalization(splits.validation.images), verbose=0
-    )[-1]
+    images = DATASETS["digits"].normalization(splits.validation.images)
+    probabilities = expected.model(images)[-1]
     np.testing.assert_allclose(probabilities, softmax(0.5 * (first + second)), rtol=1e-4)
     assert_shared_is_the_backbone_s(expected, backbone)
 

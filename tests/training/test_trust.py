@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from larq_ensemble.cli import main
 from larq_ensemble.data.corruptions import corrupt
 from larq_ensemble.data.datasets import DATASETS, Split, Splits
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.combination import combine, softmax
 from larq_ensemble.runtime.metrics import expected_calibration_error, top_k_accuracy
 from larq_ensemble.training import trust
+from larq_ensemble.training.evaluation import evaluate
 from larq_ensemble.training.subject import Subject
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +90,17 @@ def test_sets_hold_what_they_promise_and_get_smaller_with_more_members(subject):
     for alpha in trust.ALPHAS:
         assert sizes[3, alpha, "lac"] < sizes[1, alpha, "lac"] < CLASSES
         assert sizes[3, alpha, "aps"] < sizes[1, alpha, "aps"] < CLASSES
+
+
+def test_sets_from_too_few_images_are_all_classes(subject):
+    """The 95 % need 19 images: the least n with ceil(0.95 (n + 1)) <= n."""
+    test = answers(50, 3)
+    for fitted, is_enough in ((18, False), (19, True)):
+        rows = trust.conformal(subject, answers(fitted, 2), test, [3])
+        for row in rows[len(rows) // 2 :]:
+            assert row["alpha"] == 0.05
+            assert (row["mean_size"] == CLASSES) == (row["expected_coverage"] == [1, 1])
+            assert (row["expected_coverage"][0] < 1) == is_enough
 
 
 def test_accuracy_of_the_surest_images(subject):
@@ -205,3 +219,33 @@ main(sys.argv[1:])
     assert result["trust"]["samples"] == len(images) // 2
     assert {row["auroc"] for row in result["ood"][0]["by_members"]} == {0.5}  # the same images
     assert result["ood"][1]["samples"] == len(images)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--severities", "1"], 2, "--severities has no effect without --shift"),
+        (["--ood", "noise,nothing"], 1, "Unknown dataset 'nothing'"),
+        (["--ood", "npz:none.npz"], 1, "There is no file"),
+        (["--ood", "npz:set.npz"], 1, "is what the network is evaluated on"),
+    ],
+)
+def test_mistakes_are_told_before_the_work(
+    arguments, status, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr(EnsembleInterpreter, "predict_logits")
+    images = np.zeros((5, 8, 8, 3), np.uint8)
+    np.savez("set.npz", x_train=images, y_train=range(5), x_test=images, y_test=range(5))
+    run = ["evaluate", str(ROOT / "tests/data/compact.tflite"), "--dataset", "npz:set.npz"]
+    with pytest.raises(SystemExit) as ended:
+        main([*run, *arguments])
+    assert ended.value.code == status
+    assert message in capsys.readouterr().err
+
+
+def test_severities_that_there_are_not():
+    with pytest.raises(EnsembleError, match="`severities` must be a whole number from 1 to 5"):
+        evaluate(None, shift=["fog"], severities=[1, 6])
+    with pytest.raises(EnsembleError, match="`severities` is empty"):
+        evaluate(None, shift=["fog"], severities=[])

@@ -172,6 +172,10 @@ def test_a_result_becomes_a_run_as_if_trained_here(exported, fitting, pretrain):
     dataclasses.replace(progress, training="other").save(checkpoint)
     with pytest.raises(click.ClickException, match="not of the training"):
         pretrain("exported", "--jax", str(step), "--resume")
+    values = {key: value for key, value in progress.state.items() if key != "model.0"}
+    dataclasses.replace(progress, state=values).save(checkpoint)
+    with pytest.raises(click.ClickException, match="not of the training"):
+        pretrain("exported", "--jax", str(step), "--resume")
     checkpoint.write_bytes(checkpoint.read_bytes()[:-99])
     with pytest.raises(click.ClickException, match="can't be read"):
         pretrain("exported", "--jax", str(step), "--resume")
@@ -203,6 +207,14 @@ def test_what_cannot_run_there_is_refused(fitting, changes, message):
     other = dataclasses.replace(trained.run, config=config)
     with pytest.raises(EnsembleError, match=message):
         check_exportable(dataclasses.replace(trained, run=other))
+
+
+def test_a_refused_export_leaves_no_run(pretrain, tmp_path):
+    """So that the corrected command isn't refused, because its directory holds a run."""
+    out = tmp_path / "run"
+    with pytest.raises(click.ClickException, match="--bfloat16 is for CPUs"):
+        pretrain("refused", "--bfloat16", "--jax", str(tmp_path / "step"), "--out", str(out))
+    assert not [*out.iterdir()]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from larq_ensemble.console.options import (
     INPUT,
@@ -110,6 +111,9 @@ def command(
       larq-ensemble evaluate runs/fusion --trust --ood cifar10,noise
       larq-ensemble evaluate runs/fusion --trust --plot trust --limit-test 1000 --shift
     """
+    source = click.get_current_context().get_parameter_source("severities")
+    if not shift and source is not ParameterSource.DEFAULT:
+        raise click.UsageError("--severities has no effect without --shift: give both or neither.")
     if plot is not None and not (trust or shift):
         raise click.UsageError("--plot draws what --trust and --shift measure: give one of them.")
     with reporting(json_target) as report:
@@ -245,7 +249,7 @@ def _print_shift(report: Report) -> None:
         if metric in shift["mean"][0]:
             of_severity = [each["by_members"] for each in shift["by_severity"]]
             report.table(
-                f"{name}, mean over {len(shift['kinds'])} corruptions",
+                f"{name}, mean over {counted(len(shift['kinds']), 'corruption')}",
                 ["members", "none", *severities, "mean"],
                 [
                     [rows[0]["members"], *(row[metric] for row in rows)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("frontier", short_help="Accuracy against storage, memory and compute.")
-@click.argument("runs", type=INPUT, nargs=-1, required=True, metavar="RUN|POINTS.json...")
+@click.argument("runs", type=INPUT, nargs=-1, required=True, metavar="RUN|NAME|POINTS.json...")
 @click.option(
     "--out",
     type=OutputFolder(),
@@ -59,7 +59,7 @@ def command(
       larq-ensemble frontier figures/runs/*/* --split validation --out frontier
       larq-ensemble frontier points.json more.json --out frontier
     """
-    from larq_ensemble.runs import load_run
+    from larq_ensemble.trained import open_trained
     from larq_ensemble.training.frontier import frontier
     from larq_ensemble.training.points import costs_of, write_points_csv
 
@@ -68,7 +68,7 @@ def command(
 
         results = [run for run in runs if Path(run).is_file()]
         points = frontier(
-            [load_run(run) for run in runs if run not in results],
+            [open_trained(run) for run in runs if run not in results],
             out,
             dataset=dataset,
             split=split,

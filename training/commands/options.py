@@ -260,7 +260,12 @@ def print_data(
             ["all", *map(sum, counts.values())],
         ],
     )
-    if (times := imbalance(counts["train"])) > _IMBALANCED and not is_weighted:
+    if missing := counts["train"].count(0):
+        report.line(
+            f"Classes without training images: {missing} of {len(counts['train'])}. The network "
+            "can't learn them."
+        )
+    elif (times := imbalance(counts["train"])) > _IMBALANCED and not is_weighted:
         report.line(
             f"The largest class has {times:.1f} times as many training images as the smallest: "
             "with --class-weights balanced all classes count alike."

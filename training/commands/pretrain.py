@@ -299,7 +299,8 @@ def _print(report: Report, title: str, model_name: str, sources: dict[str, str |
         report.line(in_options(said, click.get_current_context().command))
     for origin, source in sources.items():
         if started := report.result.get(origin):
+            own = started["not_copied"]
             report.line(
-                f"Started with {len(started['copied'])} layers of {source}; not with "
-                f"{', '.join(started['not_copied']) or 'none'}."
+                f"Started with the weights of {len(started['copied'])} layers of {source}"
+                + (f"; not from there: {', '.join(own)}." if own else ", all.")
             )

@@ -23,6 +23,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.training.job import Fitting, fitted_by
 from larq_ensemble.training.under_jax.export import export
 from larq_ensemble.training.under_jax.finish import finish
@@ -44,15 +45,21 @@ def under_jax(folder: str | os.PathLike[str]) -> Iterator[None]:
 
     # Raises
         Exported: when the training has been written.
-        EnsembleError: for a training that can't be exported, and for a result of another training
-            or one that lacks epochs.
+        EnsembleError: for a training that can't be exported, which leaves no run, and for a result
+            of another training or one that lacks epochs.
     """
     path = Path(folder).expanduser()
 
     def fit(fitting: Fitting) -> float | None:
         if (path / CHECKPOINT).is_file():
             return finish(fitting, path)
-        export(fitting, path)
+        try:
+            export(fitting, path)
+        except EnsembleError:
+            run = fitting.run
+            if not (run.checkpoints_path.exists() or run.log_path.exists()):
+                run.config_path.unlink()  # the command is repeated with other arguments
+            raise
         raise Exported(
             f"The training is in {str(path)!r}. Run `python {path / 'run.py'}` where JAX is, bring "
             f"{str(path / CHECKPOINT)!r} back, and repeat this with `resume=True`."

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,12 @@ from larq_ensemble.training.fit import create_variables, training_state
 from larq_ensemble.training.job import Fitting
 from larq_ensemble.training.under_jax.export import comparable, state_of
 from larq_ensemble.training.under_jax.run import CHECKPOINT, Progress
+
+#: What NumPy, zip, zlib and JSON raise for a damaged file.
+_UNREADABLE = (
+    *(OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, MemoryError),
+    *(KeyError, TypeError, ValueError),
+)
 
 
 def finish(fitting: Fitting, folder: Path) -> float | None:
@@ -34,7 +41,12 @@ def finish(fitting: Fitting, folder: Path) -> float | None:
     progress = _checked(fitting, folder)
     run, model = fitting.run, fitting.model
     create_variables(model)
-    for key, variable in state_of(model).items():
+    variables = state_of(model)
+    if {key: value.shape for key, value in progress.state.items()} != {
+        key: tuple(variable.shape) for key, variable in variables.items()
+    }:
+        raise _of_another(folder)
+    for key, variable in variables.items():
         variable.assign(progress.state[key])
     state = training_state(model)
     state["epoch"].assign(len(progress.rows))
@@ -63,21 +75,27 @@ def _checked(fitting: Fitting, folder: Path) -> Progress:
         )
     try:
         progress = Progress.load(path)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise EnsembleError(
             f"{str(path)!r} can't be read ({error}): copy it once more from where it was trained, "
             "or delete it to write the training anew."
         ) from error
-    if progress.training != manifest["training"]:
-        raise EnsembleError(
-            f"{str(path)!r} is not of the training in its folder: bring the file of that training."
-        )
+    figures = {*manifest["figures"]}
+    if progress.training != manifest["training"] or any(figures ^ {*r} for r in progress.rows):
+        raise _of_another(folder)
     if len(progress.rows) < manifest["epochs"]:
         raise EnsembleError(
             f"{str(path)!r} has {len(progress.rows)} of {manifest['epochs']} epochs: run run.py "
             "again where JAX is, with this file beside it, until it has all."
         )
     return progress
+
+
+def _of_another(folder: Path) -> EnsembleError:
+    return EnsembleError(
+        f"{str(folder / CHECKPOINT)!r} is not of the training in its folder: bring the file of "
+        "that training."
+    )
 
 
 def _log(rows: list[dict[str, float]]) -> str:

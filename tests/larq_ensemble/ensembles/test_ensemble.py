@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 
@@ -19,9 +16,6 @@ from larq_ensemble.ensembles import (
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.models.keras_layers import KerasLayers
-from larq_ensemble.network.architectures.reactnet import react_block
-from larq_ensemble.network.architectures.resnet import resnet
 from larq_ensemble.runs import RunConfig, create_run
 
 from ..conftest import CLASSES, SHAPE, images, labels, tiny_backbone
@@ -340,27 +334,6 @@ def test_what_can_not_be_loaded(tiny, tmp_path) -> None:
     tiny.save(tmp_path / "backbone.keras")
     with pytest.raises(EnsembleError, match="'tiny' is not an ensemble"):
         load_ensemble(tmp_path / "backbone.keras")
-
-
-def test_loading_in_a_new_process_needs_no_other_import(tmp_path) -> None:
-    """Not even for the layers of ReActNet, which are ours. Runs are read by the same function."""
-    image = keras.Input(SHAPE)
-    options = {"classes": CLASSES, "dropout": 0, "stages": [4], "blocks": [1], "block": react_block}
-    ensemble = build_ensemble(
-        keras.Model(image, resnet(KerasLayers(), image, **options)), 2, scheme="nested_fusion"
-    )
-    ensemble.compile("adam")
-    ensemble.save(tmp_path / "a.keras")
-    code = (
-        "import larq_ensemble; "
-        "ensemble = larq_ensemble.load_ensemble('a.keras'); "
-        "print(ensemble.members, ensemble.scheme.name, ensemble.is_traced)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["2", "nested_fusion", "True"]
 
 
 def test_weights_after_fit_are_in_the_ensemble_and_validation_is_traced(tiny) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import numpy as np
@@ -27,12 +28,13 @@ def repeatable():
 
 
 def trained(backbone, scheme: str, *, execution: str, steps: int = 3, **arguments):
-    """An ensemble after some steps, their losses, and what it predicts then."""
+    """An ensemble after some steps, its weights before, their losses, and what it gives then."""
     ensemble = model = build_ensemble(backbone, MEMBERS, scheme=scheme, **arguments)
     assert model.tracing_obstacle is None
     assert not model.is_traced
     model.compile(keras.optimizers.SGD(0.1), execution=execution)
     assert model.is_traced == (execution == "traced")
+    untrained = [layer.get_weights() for layer in model.layers]
     inputs = len(model.inputs)
     x = [images(seed=stream) for stream in range(inputs)] if inputs > 1 else images()
     weights = None
@@ -43,7 +45,8 @@ def trained(backbone, scheme: str, *, execution: str, steps: int = 3, **argument
         model.train_on_batch(x, labels(), sample_weight=weights, return_dict=True)
         for _ in range(steps)
     ]
-    return ensemble, logs, model.predict(x, verbose=0)
+    # Not `predict`, whose tracing takes longer than what it computes.
+    return ensemble, untrained, logs, [output.numpy() for output in model(x)]
 
 
 @pytest.mark.parametrize(
@@ -63,18 +66,17 @@ def test_training_is_the_plain_one(scheme, arguments, repeatable) -> None:
         results.append(
             trained(tiny_backbone(dropout=0.5), scheme, execution=execution, **arguments)
         )
-    (plain, expected, predictions), (other, actual, again) = results
+    (plain, start, expected, outputs), (other, _, actual, again) = results
     for logs, wanted in zip(actual, expected, strict=True):
         assert logs == pytest.approx(wanted, rel=1e-4)
-    for one, two in zip(again, predictions, strict=True):
+    for one, two in zip(again, outputs, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-4)
-    start = build_ensemble(tiny_backbone(), MEMBERS, scheme=scheme, **arguments)
-    for layer, untrained in zip(plain.layers, start.layers, strict=True):
+    for layer, untrained in zip(plain.layers, start, strict=True):
         actual_layer = other.get_layer(layer.name)
         for weight, wanted in zip(actual_layer.get_weights(), layer.get_weights(), strict=True):
             np.testing.assert_allclose(weight, wanted, rtol=1e-4, atol=1e-5)
         if layer.trainable_weights:
-            assert (layer.get_weights()[-1] != untrained.get_weights()[-1]).any()
+            assert (layer.get_weights()[-1] != untrained[-1]).any()
         if isinstance(layer, keras.layers.Dropout):
             np.testing.assert_array_equal(
                 actual_layer._random_generator._generator.state,
@@ -90,17 +92,12 @@ def gradients(model: keras.Model) -> tuple[list[np.ndarray], list[np.ndarray]]:
     return [output.numpy() for output in outputs], [gradient.numpy() for gradient in taken]
 
 
-@pytest.mark.parametrize(
-    ("dtype", "least", "most"), [("float32", 0, 1e-5), ("bfloat16", 1e-4, 0.05)]
-)
-@pytest.mark.parametrize(("pad_values", "rule"), [(0.0, "zero"), (1.0, "slope")])
-def test_gradients_of_a_residual_network(pad_values, rule, dtype, least, most, request) -> None:
-    """Float32 gives the same; bfloat16 the same outputs, and gradients but for their rounding.
+@functools.cache
+def residual_network(pad_values, rule):
+    """A network, and the outputs and gradients of a plain ensemble of two of it.
 
-    Scales of filters are powers of two here, so sums are exact in any order and no sign flips.
+    Scales of filters are powers of two, so sums are exact in any order and no sign flips.
     """
-    if dtype == "bfloat16":
-        request.getfixturevalue("bfloat16")
     image = keras.Input(SHAPE)
     logits = resnet(
         KerasLayers(pad_values=pad_values, prelu_gradient=rule),
@@ -114,7 +111,18 @@ def test_gradients_of_a_residual_network(pad_values, rule, dtype, least, most, r
     for layer in backbone.layers:
         if isinstance(layer, lq.layers.QuantConv2D):
             layer.set_weights([np.sign(weight) * 0.125 for weight in layer.get_weights()])
-    outputs, expected = gradients(build_ensemble(backbone, 2))
+    return backbone, *gradients(build_ensemble(backbone, 2))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least", "most"), [("float32", 0, 1e-5), ("bfloat16", 1e-4, 0.05)]
+)
+@pytest.mark.parametrize(("pad_values", "rule"), [(0.0, "zero"), (1.0, "slope")])
+def test_gradients_of_a_residual_network(pad_values, rule, dtype, least, most, request) -> None:
+    """Float32 gives the same; bfloat16 the same outputs, and gradients but for their rounding."""
+    if dtype == "bfloat16":
+        request.getfixturevalue("bfloat16")
+    backbone, outputs, expected = residual_network(pad_values, rule)
     traced = build_ensemble(backbone, 2)
     traced.compile("sgd", bfloat16=dtype == "bfloat16")
     assert traced.is_traced

@@ -140,6 +140,15 @@ def test_a_path_that_exists_wins(tmp_path, monkeypatch):
     assert pretrained.tflite_path("none.tflite") == "none.tflite"
 
 
+def test_a_card_without_an_entry_is_damaged(tmp_path):
+    network = pretrained.Shipped("some", tmp_path)
+    card = dict(pretrained.shipped(NAMES[0]).card)
+    card.pop("accuracy")
+    network.card_path.write_text(json.dumps(card))
+    with pytest.raises(EnsembleError, match=r"lacks 'accuracy': install larq-ensemble again"):
+        _ = network.card
+
+
 def test_unknown_names_tell_the_known_ones():
     with pytest.raises(EnsembleError, match=f"pretrained network 'none'. Known: .*{NAMES[0]}"):
         pretrained.shipped("none")
@@ -147,6 +156,10 @@ def test_unknown_names_tell_the_known_ones():
         EnsembleInterpreter("none")
     with pytest.raises(EnsembleError, match="`weights` 'mnist' has no network 'deploynet9'"):
         backbone_of("deploynet9", "mnist")
+    for name in NAMES:
+        if pretrained.shipped(name).card["members"] > 1:
+            with pytest.raises(EnsembleError, match=rf"`load_ensemble\('{name}'\)` makes it"):
+                backbone_of("deploynet9", name)
 
 
 @pytest.mark.parametrize("dataset", sample_names())

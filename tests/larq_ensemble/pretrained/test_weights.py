@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 
@@ -110,4 +111,47 @@ def test_a_file_without_a_header_is_none(tmp_path) -> None:
     np.savez(path, weights=np.zeros(3))
     assert zipfile.is_zipfile(path)
     with pytest.raises(EnsembleError, match="can't be read"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ["conv/kernel"],
+        {"conv/kernel": "ab"},
+        {"conv/kernel": [3]},
+        {"conv/kernel": [10**6, 10**6, 10**6, 64]},
+        {"conv/kernel": [3, 3, 64, 32]},
+        {"conv/kernel": [3, 3, 32, 64]},
+    ],
+)
+def test_signs_have_to_fit_their_shape(shapes, tmp_path) -> None:
+    """Half of the bits too few, for example, would be taken for zeros."""
+    path = tmp_path / "network.npz"
+    write_weights(path, stored())
+    rewritten(path, shapes=shapes)
+    with pytest.raises(EnsembleError, match="missing or damaged"):
+        read_weights(path)
+
+
+def test_an_archive_that_only_seems_to_be_one(tmp_path) -> None:
+    path = tmp_path / "network.npz"
+    write_weights(path, stored())
+    whole = path.read_bytes()
+    encrypted = bytearray(whole)
+    encrypted[whole.rindex(b"PK\x01\x02") + 8] |= 1  # a flag of the last entry
+    path.write_bytes(encrypted)
+    with pytest.raises(EnsembleError, match="missing or damaged"):
+        read_weights(path)
+    path.write_bytes(whole)
+    with zipfile.ZipFile(path, "a") as archive:  # 4 TiB of zeros, it says
+        array = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            array, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)}
+        )
+        archive.writestr("norm/beta.npy", array.getvalue())
+    with pytest.raises(EnsembleError, match="missing or damaged"):
+        read_weights(path)
+    np.savez(path, header=np.array([{}], object))
+    with pytest.raises(EnsembleError, match="missing or damaged"):
         read_weights(path)

@@ -69,3 +69,10 @@ def test_other_methods_and_labels() -> None:
         fit_conformal(PROBABILITIES, np.array([0, 1, 2]), alpha=0.1, method="raps")
     with pytest.raises(EnsembleError, match="`labels` must be from 0 to 2"):
         fit_conformal(PROBABILITIES, np.array([0, 1, 3]), alpha=0.1)
+
+
+@pytest.mark.parametrize("probabilities", [np.full((4, 3), np.nan), np.full(3, 1 / 3)])
+def test_probabilities_that_are_none(probabilities: np.ndarray) -> None:
+    """NaN would be a threshold that no class reaches."""
+    with pytest.raises(EnsembleError, match="`probabilities` must be finite floats"):
+        fit_conformal(probabilities, np.zeros(len(probabilities), int), alpha=0.1)
