@@ -445,7 +445,8 @@ def test_unknown_models_list_the_known_ones() -> None:
     families = ["resnet18", "resnet20", "resnet32", "resnet34"]
     families += ["birealnet18", "birealnet34", "reactnet10", "deploynet9"]
     twins = [f"{name}_real" for name in families]
-    assert sorted(MODELS) == sorted([*families, *twins, "resnet20_relu", "deploynet9_relu"])
+    known = {*families, *twins, "resnet20_relu", "deploynet9_relu"}
+    assert set(MODELS) - {"tiny"} == known  # tests of training add it, in the same process
     for build in (
         lambda: build_model("resnet", input_shape=(8, 8, 3), classes=3),
         lambda: trace_model("resnet", classes=3),

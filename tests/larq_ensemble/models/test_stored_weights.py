@@ -213,7 +213,7 @@ def test_the_smallest_ensemble_of_the_package(monkeypatch):
     assert (ensemble.members, ensemble.classes) == (2, network.card["data"]["classes"])
     # The heads of the file have 8 bits, so a few predictions differ.
     assert agreement(network, ensemble(normalized(network))[-1], 2) > 0.8
-    with pytest.raises(EnsembleError, match=f"`weights` {network.name!r} has no network"):
+    with pytest.raises(EnsembleError, match=f"`weights` {network.name!r} is an ensemble"):
         build_model(network.card["model"]["name"], weights=network.name)
 
 
