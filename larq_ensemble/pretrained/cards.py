@@ -149,6 +149,7 @@ def _training(card: Card) -> str:
         what = stage["model"]["name"]
         if stage["kind"] == "ensemble":
             what = f"{stage['ensemble']['members']} members, {stage['ensemble']['scheme']}"
+        precision = "bfloat16" if stage["ensemble"].get("bfloat16") else stage["precision"]
         results = ", ".join(
             f"{key} {value:.2f}"
             for key, value in stage["result"].items()
@@ -156,7 +157,7 @@ def _training(card: Card) -> str:
         )
         lines.append(
             f"{number}. **{stage['kind']}** ({what}): {counted(recipe['epochs'], 'epoch')}, "
-            f"{rest}; seed {stage['seed']}, {stage['precision']}. {_built_on(stage, numbers)}"
+            f"{rest}; seed {stage['seed']}, {precision}. {_built_on(stage, numbers)}"
             f"Result: {results or 'none'} (%)."
         )
     versions = card["training"][-1]["versions"]
