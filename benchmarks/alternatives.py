@@ -35,6 +35,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import datetime
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -512,6 +513,21 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of a command that measures, which gets them as one `measuring`."""
+
+    @functools.wraps(command)
+    def measured(
+        split: str,
+        limit_test: int | None,
+        cores: tuple[str, ...],
+        delegate: str | None,
+        out: str,
+        data_dir: str | None,
+        **others: Any,
+    ) -> Any:
+        measuring = Measuring(Path(out), split, data_dir, limit_test, cores, delegate)
+        return command(measuring=measuring, **others)
+
     for option in reversed(
         (
             click.option("--split", type=click.Choice(["validation", "test"]),
@@ -528,8 +544,8 @@ def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
             json_option,
         )
     ):  # fmt: skip
-        command = option(command)
-    return command
+        measured = option(measured)
+    return measured
 
 
 @click.group()
@@ -596,12 +612,7 @@ def plan_command(json_target: str | None, **given: Any) -> None:
 @click.option("--limit-train", type=click.IntRange(2), metavar="N", help="Only N training images.")
 @click.option("--bfloat16", is_flag=True, help="Train in mixed precision, see `pretrain`.")
 def run_all(
-    split: str,
-    limit_test: int | None,
-    cores: tuple[str, ...],
-    delegate: str | None,
-    out: str,
-    data_dir: str | None,
+    measuring: Measuring,
     json_target: str | None,
     seed: int,
     recipe: str,
@@ -614,12 +625,12 @@ def run_all(
 
     with reporting(json_target) as report:
         steps, _ = _planned(given)
-        options = DataOptions(data_dir, limit_train=limit_train, limit_test=0)
-        measuring = Measuring(Path(out), split, data_dir, limit_test, cores, delegate)
+        options = DataOptions(measuring.data_dir, limit_train=limit_train, limit_test=0)
         points = []
         for number, step in enumerate(steps, start=1):
             report.line(f"{number} of {len(steps)}: {step.name}")
-            run = train(step, Path(out, "runs"), given["dataset"], recipe, options, seed, bfloat16)
+            folder = measuring.folder / "runs"
+            run = train(step, folder, given["dataset"], recipe, options, seed, bfloat16)
             points += measuring.points(run)
             measuring.write(given["dataset"], points)
         _finish(report, measuring, given["dataset"], points)
@@ -630,12 +641,7 @@ def run_all(
 @measure_options
 def measure_command(
     runs: tuple[str, ...],
-    split: str,
-    limit_test: int | None,
-    cores: tuple[str, ...],
-    delegate: str | None,
-    out: str,
-    data_dir: str | None,
+    measuring: Measuring,
     json_target: str | None,
 ) -> None:
     """Convert and measure finished runs of one data set."""
@@ -646,7 +652,6 @@ def measure_command(
         (dataset, *others) = {run.config.dataset["name"] for run in loaded}
         if others:
             raise EnsembleError("The runs are of several data sets: give those of one.")
-        measuring = Measuring(Path(out), split, data_dir, limit_test, cores, delegate)
         points = []
         for number, run in enumerate(loaded, start=1):
             report.line(f"{number} of {len(runs)}: {run.path}")

@@ -105,6 +105,11 @@ class RunConfig:
         return int(self.data.get("split_seed", self.seed))
 
     @property
+    def normalization(self) -> Normalization:
+        """From pixels 0..255 to the input that the network was trained on."""
+        return Normalization(self.dataset["mean"], self.dataset["std"])
+
+    @property
     def architecture(self) -> str | None:
         """The name of our architecture; `None` for a network that is not ours."""
         return None if "source" in self.model else self.model["name"]
@@ -228,8 +233,7 @@ class Run:
     @property
     def normalization(self) -> Normalization:
         """From pixels 0..255 to the input that the network was trained on."""
-        dataset = self.config.dataset
-        return Normalization(dataset["mean"], dataset["std"])
+        return self.config.normalization
 
     def dataset(self, spec: str | None = None, data_dir: str | None = None) -> Dataset:
         """The data set of the training, with the run's classes, normalization and image size.

@@ -91,8 +91,7 @@ class KerasFile:
 
     @property
     def normalization(self) -> Normalization:
-        dataset = self.config.dataset
-        return Normalization(dataset["mean"], dataset["std"])
+        return self.config.normalization
 
     @property
     def digest(self) -> str:
@@ -140,8 +139,7 @@ class ShippedNetwork:
 
     @property
     def normalization(self) -> Normalization:
-        dataset = self.config.dataset
-        return Normalization(dataset["mean"], dataset["std"])
+        return self.config.normalization
 
     @property
     def digest(self) -> str:
@@ -224,7 +222,10 @@ def open_trained(
 
 def _check_kind(path: str | os.PathLike[str], has: str, needed: str | None) -> None:
     if needed is not None and has != needed:
-        raise EnsembleError(f"{str(path)!r} is of kind {has!r}, but {needed!r} is needed.")
+        wanted = {"backbone": "a single network", "ensemble": "an ensemble"}[needed]
+        raise EnsembleError(
+            f"{str(path)!r} is of kind {has!r}, but {needed!r} is needed: give {wanted}."
+        )
 
 
 def is_keras_file(path: str | os.PathLike[str]) -> bool:

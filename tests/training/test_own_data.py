@@ -263,7 +263,10 @@ def test_a_keras_file_stands_for_a_run(capsys):
             "--normalization 'raw' contradicts that of the network",
         ),
         (["evaluate", "ensemble", "--normalization", "raw"], "is for Keras files"),
-        (["tune", "--pretrained", "ensemble.keras", "--out", "t"], "'backbone' is needed"),
+        (
+            ["tune", "--pretrained", "ensemble.keras", "--out", "t"],
+            "'backbone' is needed: give a single network",
+        ),
         (
             ["evaluate", "ensemble.keras", "--dataset", "digits"],
             "'ensemble.keras', which was trained on",
