@@ -170,8 +170,8 @@ Action = Multiply | Add | PRelu | Clamp | AddMap | MultiplyMap | Store | Thresho
 class Window:
     """Where the taps of a convolution or of a pooling lie.
 
-    Output pixel (y, x) reads the input at `(y * stride_y - top + ky * dilation_y, ...)`. The padding
-    at the bottom and on the right follows from the shapes.
+    Output pixel (y, x) reads the input at `(y * stride_y - top + ky * dilation_y, ...)`. The
+    padding at the bottom and on the right follows from the shapes.
     """
 
     height: int
@@ -269,7 +269,7 @@ class Convolution(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class Pooling(Step):
-    """The mean, or the largest, of the numbers of a channel in the window; taps outside don't count.
+    """The mean or the largest of the numbers of a channel in the window, without those outside.
 
     # Arguments
         input: floats, or for "max" signs: -1 if all are.
@@ -315,7 +315,7 @@ class Plan:
         image: the pixels, uint8; they aren't in the arena but where the caller has them.
         logits: the last map, float32 `[1, 1, classes]`.
         steps: in order; those of `begin` come first.
-        arena_bytes: what the maps take; set when memory is planned. Scratch of the kernels is in it.
+        arena_bytes: of maps and the kernels' scratch; set when memory is planned.
         consumes_shared: a member overwrites maps of `begin`, as only a plan of one member may.
     """
 
