@@ -228,6 +228,17 @@ class Step:
                 yield action.value
 
     @property
+    def values(self) -> Iterator[Value]:
+        """All values that it reads."""
+        for action in self.epilogue:
+            if isinstance(action, Multiply | Add | PRelu) and isinstance(action.value, Value):
+                yield action.value
+            elif isinstance(action, Threshold):
+                yield action.limits
+                if action.flips is not None:
+                    yield action.flips
+
+    @property
     def writes(self) -> Iterator[Map]:
         """All maps that it writes."""
         for action in self.epilogue:
@@ -256,6 +267,11 @@ class BinaryConvolution(Step):
     def inputs(self) -> tuple[Map, ...]:
         return (self.input,)
 
+    @property
+    def values(self) -> Iterator[Value]:
+        yield self.filters
+        yield from super().values
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(Step):
@@ -277,6 +293,11 @@ class Convolution(Step):
     @property
     def inputs(self) -> tuple[Map, ...]:
         return (self.input,)
+
+    @property
+    def values(self) -> Iterator[Value]:
+        yield self.filters
+        yield from super().values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,6 +361,12 @@ class Vector(Step):
     @property
     def inputs(self) -> tuple[Map, ...]:
         return ()
+
+    @property
+    def values(self) -> Iterator[Value]:
+        for term in self.terms:
+            yield from (term.steps, term.factor, term.middle)
+        yield from super().values
 
 
 @dataclass
