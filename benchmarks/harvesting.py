@@ -64,6 +64,7 @@ from larq_ensemble.console.options import (
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_text
+from larq_ensemble.pretrained.samples import read_samples, sample_names
 from larq_ensemble.progress import tracked
 from larq_ensemble.runtime.cascade import calibrated_prediction, log_margin
 from larq_ensemble.runtime.commands.options import backend_option
@@ -300,6 +301,25 @@ def draw(rows: Sequence[Row], traces: Sequence[Sequence[Trace]], title: str, ste
     plots.save(figure, stem)
 
 
+def write_scenario(path: str, device: Device, trace: Trace, logits: Logits, count: int) -> str:
+    """Writes the C header of the policy on a trace; returns what the firmware has to print.
+
+    Its images are test images: those that come with the package, if it has some of the file's data,
+    or else the first ones.
+    """
+    metadata = logits.ensemble.metadata
+    if metadata.dataset in sample_names():
+        samples = read_samples(metadata.dataset)
+        images, labels = samples.images[:count], samples.labels[:count]
+    else:
+        images, labels = logits.images("test")[:count], logits.labels("test")[:count]
+    right, enough = judged(logits.ensemble.predict_logits(images), labels, metadata)
+    policy = policy_of(device, len(right))
+    answers = Answers(right, enough, range(len(labels)))
+    write_text(path, scenario(device, trace, policy, metadata, images, labels))
+    return simulate(device, trace, lambda: dataclasses.replace(policy), answers).line()
+
+
 def scenario(
     device: Device,
     trace: Trace,
@@ -321,7 +341,7 @@ def scenario(
     never = "NAN"
     limits = [never if each is None else f"{each!r}f" for each in map(_float32, thresholds)]
     limits += [never] * (policy.members - len(limits))
-    changes = [f"{{{end}u, {power}u}}" for end, power in zip(trace.ends_ms, trace.power_nw)]
+    changes = [f"{{{end}u,{power}u}}" for end, power in zip(trace.ends_ms, trace.power_nw)]
     pixels = [f"{{{', '.join(map(str, image))}}}" for image in images.reshape(len(images), -1)]
     lines = [
         "/* Written by benchmarks/harvesting.py: a device, what it harvests and what it sees. */",
@@ -454,19 +474,14 @@ def main(
         if folder is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
         logits = Logits(tflite, folder, backend, data_dir, 0)
-        metadata, labels = logits.ensemble.metadata, logits.labels("test")
-        right, enough = judged(logits.of("test"), labels, metadata)
+        metadata = logits.ensemble.metadata
         if firmware is not None:
-            first = drawn(0, len(labels))[:count]
-            policy = policy_of(device, len(right))
-            pixels = logits.images("test")[first]
-            header = scenario(device, traces[0][0], policy, metadata, pixels, labels[first])
-            write_text(firmware, header)
-            answers = Answers(right, enough, first)
-            outcome = simulate(device, traces[0][0], lambda: dataclasses.replace(policy), answers)
-            report.line(outcome.line())
-            report.result = {"firmware": outcome.line()}
+            line = write_scenario(firmware, device, traces[0][0], logits, count)
+            report.line(line)
+            report.result = {"firmware": line}
             return
+        labels = logits.labels("test")
+        right, enough = judged(logits.of("test"), labels, metadata)
         counts = fixed or tuple(sorted({1, min(4, len(right)), len(right)}))
         if max(counts) > len(right):
             raise EnsembleError(

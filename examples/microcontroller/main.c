@@ -3,7 +3,6 @@
  * is real, as `larq-ensemble export` wrote it; capacitor, harvester and camera are those of
  * scenario.h, which benchmarks/harvesting.py wrote.
  */
-#include <inttypes.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -83,8 +82,8 @@ int main(void) {
     }
   }
   device_sleep(&self, (uint32_t)end_ms);
-  printf("images %u, answers %u, correct %u, members %u, brown-outs %u, stored %" PRIu64 " nJ\n",
+  printf("images %u, answers %u, correct %u, members %u, brown-outs %u, stored %llu nJ\n",
          total.images, total.answers, total.correct, total.members, total.brown_outs,
-         device_stored_nj(&self));
+         (unsigned long long)device_stored_nj(&self));
   return 0;
 }
