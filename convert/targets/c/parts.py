@@ -65,7 +65,7 @@ class Parts:
         else:
             array = self.constants.add_value(numbers)
             size = numbers.data.size // (len(numbers.data) if numbers.by_member else 1)
-            row = "(channels + 1) / 2" if numbers.format == "int4" else "channels"
+            row = "((channels + 1) / 2)" if numbers.format == "int4" else "channels"
             if size == 1 or self.step.channels == 1:
                 row = "1"
             self.array(name, array, by_member=numbers.by_member, row=row)
