@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -127,7 +128,7 @@ def float_literal(number: float) -> str:
     return f"{np.format_float_scientific(number, unique=True, trim='0')}f".replace("e+00", "")
 
 
-def _literal(number: np.generic) -> str:
+def _literal(number: Any) -> str:
     if isinstance(number, np.floating):
         return float_literal(float(number))
     if isinstance(number, np.uint32):

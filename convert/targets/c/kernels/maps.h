@@ -33,8 +33,8 @@ static inline int is_inside(const Geometry *g, int32_t y, int32_t x) {
 }
 
 /* `n` channels of a pixel as floats, from `first` on: where they lie, or else in `room`. */
-static inline const float *channels_at(const Geometry *g, Format format, const void *map,
-                                       int32_t y, int32_t x, size_t first, size_t n, float *room) {
+static inline const float *channels_at(const Geometry *g, Format format, const void *map, int32_t y,
+                                       int32_t x, size_t first, size_t n, float *room) {
   const size_t pixel = (size_t)(y * g->in_width + x);
   const size_t at = pixel * g->in_channels + first;
   if (format == FORMAT_FLOAT32) return (const float *)map + at;

@@ -1,6 +1,6 @@
-/* Maps of signs: a bit a channel, set for -1, the lowest bit of a word first. A pixel has 8 or 16 bits, so that
- * words hold several, or whole words. Words are read and written as words, so no byte order
- * matters. */
+/* Maps of signs: a bit a channel, set for -1, the lowest bit of a word first. A pixel has 8 or 16
+ * bits, so that words hold several, or whole words. Words are read and written as words, so no byte
+ * order matters. */
 #include <stddef.h>
 #include <stdint.h>
 
