@@ -90,7 +90,7 @@ class Parts:
     def unsupported(self, what: str) -> EnsembleError:
         """The error for what the kernels can't do."""
         return EnsembleError(
-            f"Layer {self.step.layer!r} needs {what}, which C source for microcontrollers can't have."
+            f"Layer {self.step.layer!r} needs {what}, for which there is no kernel in C."
         )
 
 
