@@ -38,8 +38,7 @@ static inline void convolution_sums(const Geometry *g, Format input_format, Form
   size_t at = 0;
   for (size_t group = 0; group < g->groups; group++) {
     const float *a = window_of(g, input_format, input, y, x, group * depth, depth, patch);
-    size_t left = filters_of_group;
-    for (; left >= 4; left -= 4, sums += 4) {
+    for (size_t four = 0; four < filters_of_group / 4; four++, sums += 4) {
       float s0 = 0.f, s1 = 0.f, s2 = 0.f, s3 = 0.f;
       for (size_t i = 0; i < taps; i++, at += 4) {
         s0 += a[i] * weight(filter_format, filters, at);
@@ -52,7 +51,7 @@ static inline void convolution_sums(const Geometry *g, Format input_format, Form
       sums[2] = s2;
       sums[3] = s3;
     }
-    for (; left > 0; left--, sums++) {
+    for (size_t rest = 0; rest < filters_of_group % 4; rest++, sums++) {
       float s = 0.f;
       for (size_t i = 0; i < taps; i++, at++) s += a[i] * weight(filter_format, filters, at);
       *sums = s;

@@ -7,10 +7,10 @@
 
 typedef enum { FORMAT_FLOAT32, FORMAT_FLOAT16, FORMAT_INT8, FORMAT_UINT8, FORMAT_SIGNS } Format;
 
-/* How a step reads its input, and the shape of what it computes. */
+/* How a step reads its input. */
 typedef struct {
   uint16_t in_height, in_width, in_channels;
-  uint16_t height, width, channels;
+  uint16_t channels; /* of what it computes */
   uint16_t window_height, window_width;
   uint16_t stride_y, stride_x;
   int16_t top, left;

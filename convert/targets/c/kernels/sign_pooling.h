@@ -2,7 +2,7 @@
 #include "maps.h"
 
 static inline void largest_signs(const Geometry *g, const uint32_t *input, int32_t y, int32_t x,
-                                 uint32_t *output) {
+                                 uint32_t *output, size_t pixel) {
   const size_t bits = pixel_bits_of(g->channels);
   for (size_t word = 0; word < (bits + 31) / 32; word++) {
     uint32_t all = UINT32_MAX;
@@ -12,6 +12,6 @@ static inline void largest_signs(const Geometry *g, const uint32_t *input, int32
         if (is_inside(g, iy, ix))
           all &= pixel_word(input, (size_t)(iy * g->in_width + ix), bits, word);
       }
-    put_pixel_word(output, (size_t)(y * g->width + x), bits, word, all);
+    put_pixel_word(output, pixel, bits, word, all);
   }
 }
