@@ -11,7 +11,8 @@ harvest. The ways are
 - m members, always: starts m members on each image, whatever is stored;
 - m members, if paid: waits if the capacitor can't pay for m;
 - the policy: `larq_ensemble.runtime.power.PowerPolicy`, which keeps 3/4 of the capacitor for first
-  members, and lets the number rise with a surplus of one member;
+  members, or as much as lets all members run when it is full, and lets the number rise with a
+  surplus of one member;
 - the policy with the cascade: also stops where the file's calibrated thresholds say that the answer
   is sure (files of `larq-ensemble calibrate`).
 
@@ -85,7 +86,6 @@ COLUMNS = (
     "brown-outs a day",
     "harvest turned away",
 )
-_SAVINGS = 0.75
 _CPU = "cortex-m4"
 
 
@@ -104,15 +104,21 @@ class Way(NamedTuple):
 
 
 def policy_of(device: Device, members: int) -> PowerPolicy:
-    """The policy of the ensemble's `members` for a device."""
+    """The policy of the ensemble's `members` for a device.
+
+    It saves 3/4 of the full capacitor for first members, or what is beside an image by all members.
+    """
     begin_ms, member_ms = device.begin_ms, device.member_ms
+    # What leaks while all members run, nW * ms = pJ.
+    reserve_nj = -(-device.leakage_nw * (begin_ms + members * member_ms) // 1000)
+    # The last of all members needs `hysteresis` more.
+    all_nj = reserve_nj + device.begin_nj + (members + 1) * device.member_nj
     return PowerPolicy(
         members=members,
         begin_nj=device.begin_nj,
         member_nj=device.member_nj,
-        # What leaks while all members run, nW * ms = pJ.
-        reserve_nj=-(-device.leakage_nw * (begin_ms + members * member_ms) // 1000),
-        savings_nj=round(_SAVINGS * device.capacity_nj),
+        reserve_nj=reserve_nj,
+        savings_nj=max(0, min(3 * device.capacity_nj // 4, device.capacity_nj - all_nj)),
         hysteresis_nj=device.member_nj,
     )
 

@@ -62,7 +62,8 @@ class PowerPolicy:
         member_nj: what a member takes.
         reserve_nj: is never planned with: errors of measurement, and what leaks meanwhile.
         savings_nj: is kept for the first members of later images: further members are paid with
-            what is above it. Three quarters of what the store holds is a good choice.
+            what is above it. Three quarters of what the store holds is a good choice, if all
+            members fit into the rest.
         hysteresis_nj: the surplus with which the number of members may rise; as much as what a
             member takes is a good choice.
         last: the number of members of the last image. It starts at 0, also after a power cut.

@@ -140,6 +140,15 @@ def test_policy_never_browns_out(run, members: int) -> None:
     assert found.answers <= found.members <= members * found.answers
 
 
+@given(runs(), st.integers(1, 4))
+def test_full_capacitor_runs_all_members_if_it_can(run, members: int) -> None:
+    device, _ = run
+    policy = harvesting.policy_of(device, members)
+    needed = policy.reserve_nj + device.begin_nj + (members + 1) * device.member_nj
+    assert (policy.start(device.capacity_nj) == members) or needed > device.capacity_nj
+    assert policy.savings_nj <= 0.75 * device.capacity_nj
+
+
 @pytest.mark.parametrize("name", sorted(traces.HARVESTERS))
 def test_harvesters(name: str) -> None:
     day, other = traces.made(name, 0, 0.5), traces.made(name, 1, 0.5)
