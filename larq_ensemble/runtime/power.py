@@ -1,6 +1,8 @@
 """The number of members that stored energy allows, for devices that live on harvested energy.
 
 ```python
+from larq_ensemble.runtime import PowerPolicy, stored_energy_nj
+
 policy = PowerPolicy(members=8, begin_nj=400_000, member_nj=3_000_000, savings_nj=90_000_000)
 while True:  # at each image
     stored_nj = stored_energy_nj(100_000, read_millivolts(), brown_out_mv=1800)
