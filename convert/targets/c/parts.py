@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from larq_ensemble.convert.targets.c.constants import Array, Constants, wrapped
-from larq_ensemble.convert.targets.c.plan import Map, Numbers, Step
+from larq_ensemble.convert.targets.c.plan import Map, Numbers, Step, Value
 from larq_ensemble.errors import EnsembleError
 
 #: The C type of a map's elements.
