@@ -141,12 +141,14 @@ def test_instructions_are_counted_exactly(tmp_path: Path) -> None:
 
 @needs_boards
 def test_a_program_that_fails_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "fails.c").write_text("int main(int n, char **words) { return *words[n - 1] - '0'; }")
+    (tmp_path / "fails.c").write_text(
+        "int main(int n, char **words) { return *words[n - 1] - '0'; }"
+    )
     elf = emulation.build([tmp_path / "fails.c"], tmp_path / "fails.elf", "cortex-m33")
     assert emulation.run(elf, "cortex-m33", ["0"]) == ""
     with pytest.raises(emulation.EmulationError, match=r"failed \(3\)"):
         emulation.run(elf, "cortex-m33", ["3"])
-    (tmp_path / "faults.c").write_text("int main(void) { return *(volatile int *)0xb0000000; }")
-    elf = emulation.build([tmp_path / "faults.c"], tmp_path / "faults.elf", "cortex-m4")
+    source.write_text("int main(void) { return *(volatile int *)0xb0000000; }")
+    emulation.build([source], elf, "cortex-m4")
     with pytest.raises(emulation.EmulationError, match="stopped at a fault"):
         emulation.run(elf, "cortex-m4")

@@ -24,9 +24,9 @@ def run_here(program: Program, *flags: str) -> None:
     subprocess.run([elf, *program.words], check=True, cwd=program.folder)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ["compact", "subgraphs", "weighted"])
 def test_digits(name: str, tmp_path: Path) -> None:
-    program = Program(FILES[name], tmp_path, digits(FILES[name], 100))
+    program = Program(FILES[name], tmp_path, digits(FILES[name], 50))
     run_here(program, *CHECKS)
     assert_same(program.answers(), program.expected())
 
