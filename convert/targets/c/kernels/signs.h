@@ -22,3 +22,7 @@ static inline void put_pixel_word(uint32_t *map, size_t pixel, size_t pixel_bits
   const uint32_t mask = ((UINT32_C(1) << pixel_bits) - 1) << (bit % 32);
   map[bit / 32] = (map[bit / 32] & ~mask) | (bits << (bit % 32));
 }
+
+static inline size_t pixel_bits_of(size_t channels) {
+  return channels <= 8 ? 8 : channels <= 16 ? 16 : (channels + 31) / 32 * 32;
+}
