@@ -279,7 +279,7 @@ _Order = Callable[[np.ndarray, int], np.ndarray]
 
 
 def _in_fours(filters: np.ndarray, groups: int) -> np.ndarray:
-    """`[channels, ky, kx, depth]` as `convolution_sums` reads it: the filters of a group in fours."""
+    """`[channels, ky, kx, depth]` as `convolution_sums` reads it: a group's filters in fours."""
     taps = filters.reshape(groups, len(filters) // groups, -1)
     whole = taps.shape[1] // 4 * 4
     fours = taps[:, :whole].reshape(groups, whole // 4, 4, -1).swapaxes(2, 3)
