@@ -172,9 +172,10 @@ class _StepFunction:
         rows = np.atleast_2d(binary_filters.packed_filters(step))
         self._filters(step.filters, rows)
         self._input(step.input)
-        self._scratch("int32_t *sums = at(arena, step->scratch);")
-        self.parts.setup.append("uint32_t *patch = (uint32_t *)(void *)(sums + channels);")
-        return ["binary_sums(&step->convolution, filters, input, y, x, patch, sums);"]
+        self._scratch("uint32_t *room = at(arena, step->scratch);")
+        return [
+            "const int16_t *sums = binary_sums(&step->convolution, filters, input, y, x, room);"
+        ]
 
     def _convolution(self, step: Convolution) -> list[str]:
         self._need(self.kind)
