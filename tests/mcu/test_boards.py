@@ -141,10 +141,9 @@ def test_instructions_are_counted_exactly(tmp_path: Path) -> None:
 
 @needs_boards
 def test_a_program_that_fails_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "fails.c").write_text(
-        "int main(int n, char **words) { return *words[n - 1] - '0'; }"
-    )
-    elf = emulation.build([tmp_path / "fails.c"], tmp_path / "fails.elf", "cortex-m33")
+    source, elf = tmp_path / "fails.c", tmp_path / "fails.elf"
+    source.write_text("int main(int n, char **words) { return *words[n - 1] - '0'; }")
+    emulation.build([source], elf, "cortex-m33")
     assert emulation.run(elf, "cortex-m33", ["0"]) == ""
     with pytest.raises(emulation.EmulationError, match=r"failed \(3\)"):
         emulation.run(elf, "cortex-m33", ["3"])
