@@ -107,7 +107,8 @@ def assert_same(found: Answers, expected: Answers, tolerance: float = 1e-4) -> N
     if expected.counts is not None:
         same = found.counts == expected.counts
         assert same.mean() > 0.99
-        assert found.adaptive is not None and expected.adaptive is not None
+        assert found.adaptive is not None
+        assert expected.adaptive is not None
         np.testing.assert_allclose(
             found.adaptive[same], expected.adaptive[same], rtol=0, atol=50 * tolerance
         )

@@ -58,7 +58,7 @@ def scratch_bytes(step: BinaryConvolution) -> int:
     slots = (window.height - 1) * window.dilation_y + 1
     row = step.groups * (image.width + 1) + image.width * image.channels + 4
     bits = _bits(step)
-    counters = _BORDERS * step.groups * _lane_words(step) * _planes(bits)
+    counters = _BORDERS * step.groups * _lane_words(step) * (8 if _planes(bits) <= 8 else 16)
     words = slots + _BORDERS * 2 + counters
     halves = step.channels + LANES + bits + _ADDED_AT_ONCE + slots * row
     return 4 * (words + -(-halves // 2))
@@ -103,6 +103,7 @@ def _lane_words(step: BinaryConvolution) -> int:
 
 
 def _channel_of_lane() -> np.ndarray:
-    """Where the kernel's transposition puts a lane: byte j of word k has lane 8 j + k."""
+    """Where the kernel's transposition puts a lane: byte j of word k has lane 8 j + k, and the even
+    bytes of a word come before the odd ones."""
     lanes = np.arange(LANES)
-    return lanes % 8 * 4 + lanes // 8
+    return lanes % 8 * 4 + np.array([0, 2, 1, 3])[lanes // 8]

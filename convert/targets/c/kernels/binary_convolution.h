@@ -46,16 +46,17 @@ typedef struct {
 
 /* Where all is in scratch memory. */
 typedef struct {
-  int32_t *row_in_slot;  /* [slots] the input row that is listed there */
-  Taps *borders;         /* [BORDERS] for which taps ... */
-  uint32_t *counters;    /* [BORDERS, lane words, planes] ... counters start so */
-  int16_t *sums;         /* [lane words * 32] */
-  uint16_t *set;         /* of the window: [bits + ADDED_AT_ONCE] */
-  uint16_t *rows;        /* [slots, row_size] */
-  size_t slots;          /* input rows, from the first of a window to its last */
-  size_t row_size;       /* [groups, in_width + 1] starts, then the positions of bits that are set */
-  size_t bits, words;    /* of a filter; of 32 filters */
-  size_t lane_words;     /* of a group */
+  int32_t *row_in_slot; /* [slots] the input row that is listed there */
+  Taps *borders;        /* [BORDERS] for which taps ... */
+  uint32_t *counters;   /* [BORDERS, lane words, plane words] ... counters start so */
+  int16_t *sums;        /* [lane words * 32] */
+  uint16_t *set;        /* of the window: [bits + ADDED_AT_ONCE] */
+  uint16_t *rows;       /* [slots, row_size] */
+  size_t slots;         /* input rows, from the first of a window to its last */
+  size_t row_size;      /* [groups, in_width + 1] starts, then the positions of bits that are set */
+  size_t bits, words;   /* of a filter; of 32 filters */
+  size_t lane_words;    /* of a group */
+  size_t plane_words;   /* planes, and words of 0 up to 8 or 16 */
 } BinaryScratch;
 
 static BinaryScratch binary_scratch(const BinaryConvolution *c, uint32_t *scratch) {
@@ -63,12 +64,13 @@ static BinaryScratch binary_scratch(const BinaryConvolution *c, uint32_t *scratc
   s.bits = (size_t)c->window_height * c->window_width * c->group_channels;
   s.words = c->planes + s.bits + 1;
   s.lane_words = ((size_t)c->channels / c->groups + 31) / 32;
+  s.plane_words = c->planes <= 8 ? 8 : MOST_PLANES;
   s.slots = (size_t)(c->window_height - 1) * c->dilation_y + 1;
   s.row_size = (size_t)c->groups * (c->in_width + 1u + (size_t)c->in_width * c->group_channels) + 4;
   s.row_in_slot = (int32_t *)scratch;
   s.borders = (Taps *)(s.row_in_slot + s.slots);
   s.counters = (uint32_t *)(s.borders + BORDERS);
-  s.sums = (int16_t *)(s.counters + BORDERS * c->groups * s.lane_words * c->planes);
+  s.sums = (int16_t *)(s.counters + BORDERS * c->groups * s.lane_words * s.plane_words);
   s.set = (uint16_t *)(s.sums + c->channels + 32);
   s.rows = s.set + s.bits + ADDED_AT_ONCE;
   return s;
@@ -83,13 +85,54 @@ static inline void full_adder(uint32_t *carry, uint32_t *sum, uint32_t a, uint32
 
 /* Adds the words of the filter at `n` places of `set`, a multiple of ADDED_AT_ONCE, to counters of
  * `planes` bits. */
+#if defined(__ARM_FEATURE_MVE) && __ARM_FEATURE_MVE & 1
+#include <arm_mve.h> /* Helium */
+
+static inline uint32x4_t four_words(const uint32_t *filter, const uint16_t *set) {
+  return vldrwq_gather_shifted_offset_u32(filter, vldrhq_u32(set));
+}
+
+static inline void full_adder_of_four(uint32x4_t *carry, uint32x4_t *sum, uint32x4_t a,
+                                      uint32x4_t b) {
+  const uint32x4_t half = *sum ^ a;
+  *carry = (*sum & a) | (half & b);
+  *sum = half ^ b;
+}
+
+/* Four vectors of words at a time; each quarter of the vectors has counters of its own, which are
+ * added up in the end. */
+static void add_lanes(uint32_t *counters, size_t planes, const uint32_t *filter,
+                      const uint16_t *set, size_t n) {
+  uint32_t parts[MOST_PLANES][4] = {{0}};
+  uint32x4_t ones = vdupq_n_u32(0), twos = ones, two, other_two, carry;
+  size_t part_planes = 0; /* that n / 4 words can reach */
+  while (n / 4 >> part_planes) part_planes++;
+  for (const uint16_t *end = set + n; set < end; set += ADDED_AT_ONCE) {
+    full_adder_of_four(&two, &ones, four_words(filter, set), four_words(filter, set + 4));
+    full_adder_of_four(&other_two, &ones, four_words(filter, set + 8),
+                       four_words(filter, set + 12));
+    full_adder_of_four(&carry, &twos, two, other_two);
+    for (size_t p = 2; p < part_planes; p++) {
+      const uint32x4_t part = vldrwq_u32(parts[p]);
+      vstrwq_u32(parts[p], part ^ carry);
+      carry &= part;
+    }
+  }
+  vstrwq_u32(parts[0], ones);
+  vstrwq_u32(parts[1], twos);
+  for (size_t i = 0; i < 4; i++) {
+    uint32_t word = 0;
+    for (size_t p = 0; p < planes; p++) full_adder(&word, &counters[p], parts[p][i], word);
+  }
+}
+#else
 static void add_lanes(uint32_t *counters, size_t planes, const uint32_t *filter,
                       const uint16_t *set, size_t n) {
   uint32_t ones = counters[0], twos = counters[1], fours = counters[2], eights = counters[3];
   uint32_t two, other_two, four, other_four, eight, carry;
   for (const uint16_t *end = set + n; set < end; set += ADDED_AT_ONCE) {
-#define ADD_FOUR(four, i) \
-  full_adder(&two, &ones, filter[set[i]], filter[set[(i) + 1]]);           \
+#define ADD_FOUR(four, i)                                                    \
+  full_adder(&two, &ones, filter[set[i]], filter[set[(i) + 1]]);             \
   full_adder(&other_two, &ones, filter[set[(i) + 2]], filter[set[(i) + 3]]); \
   full_adder(&four, &twos, two, other_two)
     ADD_FOUR(four, 0);
@@ -108,6 +151,7 @@ static void add_lanes(uint32_t *counters, size_t planes, const uint32_t *filter,
   }
   counters[0] = ones, counters[1] = twos, counters[2] = fours, counters[3] = eights;
 }
+#endif
 
 /* Fills the list up to a multiple of ADDED_AT_ONCE with the place of a word that is 0. */
 static size_t filled_up(uint16_t *set, size_t n, size_t zero) {
@@ -117,16 +161,33 @@ static size_t filled_up(uint16_t *set, size_t n, size_t zero) {
 
 /* The places of the bits of 4 that are set. */
 static const uint16_t places_of_four[16][4] = {
-    {0}, {0}, {1}, {0, 1}, {2}, {0, 2}, {1, 2}, {0, 1, 2},
+    {0}, {0},    {1},    {0, 1},    {2},    {0, 2},    {1, 2},    {0, 1, 2},
     {3}, {0, 3}, {1, 3}, {0, 1, 3}, {2, 3}, {0, 2, 3}, {1, 2, 3}, {0, 1, 2, 3},
 };
 static const uint8_t ones_of_four[16] = {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4};
 
+/* Writes four numbers of 16 bits, each with `offset` added. */
+static inline void shift_four(uint16_t *to, const uint16_t *from, uint32_t offset) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  /* Two at a time: no sum leaves its 16 bits but where a number beyond a list is read, and that one
+   * is in the upper half. */
+  const uint32_t offsets = offset * UINT32_C(0x10001);
+  uint32_t two, other_two;
+  memcpy(&two, from, sizeof two);
+  memcpy(&other_two, from + 2, sizeof other_two);
+  two += offsets;
+  other_two += offsets;
+  memcpy(to, &two, sizeof two);
+  memcpy(to + 2, &other_two, sizeof other_two);
+#else
+  for (size_t i = 0; i < 4; i++) to[i] = (uint16_t)(from[i] + offset);
+#endif
+}
+
 /* Appends the positions of the bits that are set. Writes up to 4 numbers beyond the list. */
-static uint16_t *list_bits(uint16_t *list, uint32_t bits, size_t position) {
+static inline uint16_t *list_bits(uint16_t *list, uint32_t bits, size_t position) {
   for (; bits; bits >>= 4, position += 4) {
-    const uint16_t *places = places_of_four[bits % 16];
-    for (size_t i = 0; i < 4; i++) list[i] = (uint16_t)(places[i] + position);
+    shift_four(list, places_of_four[bits % 16], (uint32_t)position);
     list += ones_of_four[bits % 16];
   }
   return list;
@@ -166,7 +227,7 @@ static void list_row(const BinaryConvolution *c, const uint32_t *input, size_t r
 static void list_rows(const BinaryConvolution *c, const BinaryScratch *s, const uint32_t *input,
                       int32_t y) {
   if (y == 0) {
-    for (size_t slot = 0; slot < s->slots; slot++) s->row_in_slot[slot] = NO_ROW;
+    memset(s->row_in_slot, 0xff, s->slots * sizeof *s->row_in_slot); /* NO_ROW */
     for (size_t i = 0; i < BORDERS; i++) s->borders[i].ky = NO_ROW;
   }
   for (int32_t ky = 0; ky < c->window_height; ky++) {
@@ -179,17 +240,11 @@ static void list_rows(const BinaryConvolution *c, const BinaryScratch *s, const 
   }
 }
 
-/* Appends the bits of an input row that a window reads, at their places in the filter. */
-static uint16_t *list_taps(uint16_t *list, const uint16_t *from, const uint16_t *end,
-                           int32_t offset) {
-  /* Two at a time: neither sum leaves its 16 bits. */
-  const uint32_t offsets = (uint32_t)offset * UINT32_C(0x10001);
-  for (; from < end; from += 2, list += 2) {
-    uint32_t two;
-    memcpy(&two, from, sizeof two);
-    two += offsets;
-    memcpy(list, &two, sizeof two);
-  }
+/* Appends the bits of an input row that a window reads, at their places in the filter. Reads and
+ * writes up to 3 numbers beyond. */
+static inline uint16_t *list_taps(uint16_t *list, const uint16_t *from, const uint16_t *end,
+                                  int32_t offset) {
+  for (; from < end; from += 4, list += 4) shift_four(list, from, (uint32_t)offset);
   return list - (from - end);
 }
 
@@ -219,58 +274,75 @@ static size_t list_outside(const BinaryConvolution *c, const BinaryScratch *s, T
   uint16_t *list = s->set;
   size_t bit = 0;
   for (int32_t ky = 0; ky < c->window_height; ky++)
-    for (int32_t kx = 0; kx < c->window_width; kx++)
-      for (size_t i = 0; i < c->group_channels; i++, bit++)
-        if (ky < taps.ky || ky >= taps.ky_end || kx < taps.kx || kx >= taps.kx_end)
-          *list++ = (uint16_t)bit;
+    for (int32_t kx = 0; kx < c->window_width; kx++) {
+      const size_t end = bit + c->group_channels;
+      if (ky >= taps.ky && ky < taps.ky_end && kx >= taps.kx && kx < taps.kx_end) bit = end;
+      while (bit < end) *list++ = (uint16_t)bit++;
+    }
   return (size_t)(list - s->set);
 }
 
-/* How counters start where these taps are inside the map, [groups, lane words, planes]. */
+static inline int same_taps(const Taps *a, const Taps *b) {
+  return a->kx == b->kx && a->kx_end == b->kx_end && a->ky == b->ky && a->ky_end == b->ky_end;
+}
+
+/* How counters start where these taps are inside the map, [groups, lane words, plane words]. */
 static const uint32_t *counters_at(const BinaryConvolution *c, const BinaryScratch *s,
                                    const uint32_t *filters, Taps taps) {
   const size_t border = taps.kx > 0 ? 0 : taps.kx_end < c->window_width ? 2 : 1;
   const size_t lane_words = c->groups * s->lane_words;
-  uint32_t *const counters = s->counters + border * lane_words * c->planes;
-  if (memcmp(&s->borders[border], &taps, sizeof taps) == 0) return counters;
+  uint32_t *const counters = s->counters + border * lane_words * s->plane_words;
+  if (same_taps(&s->borders[border], &taps)) return counters;
   s->borders[border] = taps;
   size_t n = c->pads_with_ones ? 0 : list_outside(c, s, taps);
   n = filled_up(s->set, n, s->bits);
   for (size_t i = 0; i < lane_words; i++, filters += s->words) {
-    memcpy(counters + i * c->planes, filters, c->planes * sizeof *counters);
-    add_lanes(counters + i * c->planes, c->planes, filters + c->planes, s->set, n);
+    uint32_t *const start = counters + i * s->plane_words;
+    for (size_t p = 0; p < s->plane_words; p++) start[p] = p < c->planes ? filters[p] : 0;
+    add_lanes(start, c->planes, filters + c->planes, s->set, n);
   }
   return counters;
 }
 
-/* Eight words of bits become eight words of bytes: bit 8 j + k of word i becomes bit 8 j + i of
- * word k. */
-static inline void transpose(uint32_t *words) {
-#define SWAP(step, mask)                                                        \
-  for (size_t i = 0; i < 8; i++)                                                \
-    if ((i & (step)) == 0) {                                                    \
-      const uint32_t bits = ((words[i] >> (step)) ^ words[i + (step)]) & (mask); \
-      words[i + (step)] ^= bits;                                                \
-      words[i] ^= bits << (step);                                               \
-    }
-  SWAP(1, UINT32_C(0x55555555))
-  SWAP(2, UINT32_C(0x33333333))
-  SWAP(4, UINT32_C(0x0f0f0f0f))
-#undef SWAP
+/* Exchanges the bits of `a` under the mask, shifted, with those of `b` under the mask. */
+static inline void exchange(uint32_t *a, uint32_t *b, unsigned shift, uint32_t mask) {
+  const uint32_t bits = ((*a >> shift) ^ *b) & mask;
+  *b ^= bits;
+  *a ^= bits << shift;
 }
 
-/* The sums of 32 lanes: 2 U - products with U = T + offset. */
-static void sums_of_lanes(uint32_t *counters, size_t planes, int32_t products, size_t offset,
-                          int16_t *sums) {
-  const uint32_t mask = (UINT32_C(1) << planes) - 1;
+/* Eight words of bits become eight words of bytes: bit 8 j + k of word i becomes bit 8 j + i of
+ * word k (Hacker's Delight, 7-3). */
+static inline void transpose(uint32_t *words) {
+  uint32_t a = words[0], b = words[1], c = words[2], d = words[3];
+  uint32_t e = words[4], f = words[5], g = words[6], h = words[7];
+  exchange(&a, &b, 1, UINT32_C(0x55555555)), exchange(&c, &d, 1, UINT32_C(0x55555555));
+  exchange(&e, &f, 1, UINT32_C(0x55555555)), exchange(&g, &h, 1, UINT32_C(0x55555555));
+  exchange(&a, &c, 2, UINT32_C(0x33333333)), exchange(&b, &d, 2, UINT32_C(0x33333333));
+  exchange(&e, &g, 2, UINT32_C(0x33333333)), exchange(&f, &h, 2, UINT32_C(0x33333333));
+  exchange(&a, &e, 4, UINT32_C(0x0f0f0f0f)), exchange(&b, &f, 4, UINT32_C(0x0f0f0f0f));
+  exchange(&c, &g, 4, UINT32_C(0x0f0f0f0f)), exchange(&d, &h, 4, UINT32_C(0x0f0f0f0f));
+  words[0] = a, words[1] = b, words[2] = c, words[3] = d;
+  words[4] = e, words[5] = f, words[6] = g, words[7] = h;
+}
+
+/* The sums of `n` lanes or some more: 2 U - products with U = T + offset. */
+static void sums_of_lanes(uint32_t *counters, size_t planes, size_t n, uint32_t products,
+                          uint32_t offset, int16_t *sums) {
+  const uint32_t bytes = UINT32_C(0x00ff00ff), two = UINT32_C(0x10001);
+  const uint32_t mask = ((UINT32_C(1) << planes) - 1) * two, offsets = offset * two;
   transpose(counters);
   if (planes > 8) transpose(counters + 8);
-  for (size_t i = 0; i < 8; i++, sums += 4) {
-    const uint32_t low = counters[i], high = planes > 8 ? counters[8 + i] : 0;
-    for (size_t j = 0; j < 4; j++) {
-      const uint32_t count = (low >> (8 * j) & 0xff) | (high >> (8 * j) & 0xff) << 8;
-      sums[j] = (int16_t)(2 * (int32_t)((count + offset) & mask) - products);
-    }
+  for (const int16_t *end = sums + n; sums < end; sums += 4, counters++) {
+    const uint32_t low = counters[0], high = counters[8];
+    uint32_t even = (low & bytes) | (high & bytes) << 8;
+    uint32_t odd = (low >> 8 & bytes) | (high & ~bytes);
+    even = ((even + offsets) & mask) << 1;
+    odd = ((odd + offsets) & mask) << 1;
+    sums[0] = (int16_t)((even & 0xffff) - products);
+    sums[1] = (int16_t)((even >> 16) - products);
+    sums[2] = (int16_t)((odd & 0xffff) - products);
+    sums[3] = (int16_t)((odd >> 16) - products);
   }
 }
 
@@ -294,20 +366,25 @@ static const int16_t *binary_sums(const BinaryConvolution *c, const uint32_t *fi
   if (x == 0) list_rows(c, &s, input, y);
   const Taps taps = taps_inside(c, y, x);
   const uint32_t *start = counters_at(c, &s, filters, taps);
-  const int32_t inside =
-      (taps.ky_end - taps.ky) * (taps.kx_end - taps.kx) * (int32_t)c->group_channels;
-  const int32_t products = c->pads_with_ones ? (int32_t)s.bits : inside;
+  const int32_t inside = (taps.ky_end - taps.ky) * (taps.kx_end - taps.kx);
+  const uint32_t products =
+      c->pads_with_ones ? (uint32_t)s.bits : (uint32_t)inside * c->group_channels;
+  const size_t channels = (size_t)c->channels / c->groups;
   int16_t *sums = s.sums;
-  for (size_t group = 0; group < c->groups; group++) {
+  for (size_t group = 0; group < c->groups; group++, sums += channels) {
     const size_t set = list_window(c, &s, y, x, group, taps);
     const size_t n = filled_up(s.set, set, s.bits);
-    for (size_t i = 0; i < s.lane_words; i++, start += c->planes, filters += s.words) {
-      uint32_t counters[MOST_PLANES] = {0};
-      memcpy(counters, start, c->planes * sizeof *start);
+    for (size_t i = 0; i < channels; i += 32, start += s.plane_words, filters += s.words) {
+      uint32_t counters[MOST_PLANES];
+      memcpy(counters, start, 8 * sizeof *start);
+      if (c->planes > 8)
+        memcpy(counters + 8, start + 8, 8 * sizeof *start);
+      else
+        memset(counters + 8, 0, 8 * sizeof *start);
       add_lanes(counters + 1, c->planes - 1u, filters + c->planes, s.set, n);
-      sums_of_lanes(counters, c->planes, products, (size_t)products - set, sums + 32 * i);
+      sums_of_lanes(counters, c->planes, channels - i < 32 ? channels - i : 32, products,
+                    products - (uint32_t)set, sums + i);
     }
-    sums += c->channels / c->groups;
   }
   return s.sums;
 }
