@@ -108,9 +108,7 @@ def policy_of(device: Device, members: int) -> PowerPolicy:
 
     It saves 3/4 of the full capacitor for first members, or what is beside an image by all members.
     """
-    begin_ms, member_ms = device.begin_ms, device.member_ms
-    # What leaks while all members run, nW * ms = pJ.
-    reserve_nj = -(-device.leakage_nw * (begin_ms + members * member_ms) // 1000)
+    reserve_nj = leaked_nj(device, members)
     # The last of all members needs `hysteresis` more.
     all_nj = reserve_nj + device.begin_nj + (members + 1) * device.member_nj
     return PowerPolicy(
@@ -121,6 +119,11 @@ def policy_of(device: Device, members: int) -> PowerPolicy:
         savings_nj=max(0, min(3 * device.capacity_nj // 4, device.capacity_nj - all_nj)),
         hysteresis_nj=device.member_nj,
     )
+
+
+def leaked_nj(device: Device, members: int) -> int:
+    """What leaks while an image runs, rounded up."""
+    return -(-device.leakage_nw * (device.begin_ms + members * device.member_ms) // 1000)
 
 
 def ways(device: Device, fixed: Sequence[int], members: int, with_cascade: bool) -> list[Way]:
@@ -138,7 +141,7 @@ def ways(device: Device, fixed: Sequence[int], members: int, with_cascade: bool)
 
     found = []
     for count in fixed:
-        paid_nj = device.begin_nj + count * device.member_nj
+        paid_nj = leaked_nj(device, count) + device.begin_nj + count * device.member_nj
         found.append(Way(f"{count}, always", partial(Fixed, count)))
         found.append(Way(f"{count}, if paid", partial(Fixed, count, paid_nj)))
     found.append(Way(POLICY, policy))
