@@ -105,6 +105,6 @@ def test_the_plugin_compiles_without_a_warning(compiler: str, interface: int, tm
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler}")
     flags = ["-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fPIC", "-shared"]
-    source = ROOT / "tools" / "arm" / "instructions.c"
+    source = ROOT / "convert" / "boards" / "instructions.c"
     target = ["-o", tmp_path / "counter.so", f"-DPLUGIN_API={interface}"]
     subprocess.run([compiler, *flags, *target, source], check=True)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from typing import Any
 
 import userland
 
+from larq_ensemble.convert import emulation
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.legalization import FILTERS, legalized
 from larq_ensemble.runtime.backends import KERNELS
@@ -133,22 +133,12 @@ def _library() -> Path:
 
 
 def _plugin_sources() -> str:
-    return _interface() + (FOLDER / "instructions.c").read_text()
-
-
-def _interface() -> str:
-    """The version of QEMU's plugin interface to ask for: QEMU 9 refuses the first one."""
-    version = subprocess.run(
-        [userland.QEMU, "--version"], check=True, capture_output=True, text=True
-    ).stdout.split()[2]
-    return "1" if int(version.split(".")[0]) < 9 else "2"
+    version = emulation.plugin_interface(userland.QEMU)
+    return f"{version}{(emulation.SOURCES / 'instructions.c').read_text()}"
 
 
 def _build_plugin(folder: Path) -> None:
-    flags = ["-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    visible = ["-fvisibility=hidden", f"-DPLUGIN_API={_interface()}"]
-    source = FOLDER / "instructions.c"
-    userland.call(["gcc", *flags, *visible, "-o", folder / "counter.so", source])
+    emulation.build_counter(folder, userland.QEMU)
 
 
 def main() -> None:

@@ -1,0 +1,59 @@
+/*
+ * What an exported ensemble takes on a processor: instructions, which QEMU's plugin instructions.c
+ * counts between two calls of `mark`, and bytes of stack, which it prints.
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "ensemble.h"
+
+enum { STACK = 32768, PAINT = 0x5a, MARGIN = 64, MEMBERS = ENSEMBLE_MEMBERS > 1 ? 2 : 1 };
+
+static uint64_t arena[(ENSEMBLE_ARENA_BYTES + 7) / 8];
+static uint8_t image[ENSEMBLE_HEIGHT * ENSEMBLE_WIDTH * ENSEMBLE_CHANNELS];
+static float outputs[ENSEMBLE_CLASSES];
+
+extern uint8_t stack_top[]; /* of the linker script */
+static uint8_t *const bottom = stack_top - STACK;
+
+void mark(void);
+__attribute__((noinline)) void mark(void) { __asm__ volatile(""); }
+
+/* Fills the free part of the stack but for this function's own. */
+__attribute__((noinline)) static void paint(void) {
+  uint8_t *own = __builtin_frame_address(0);
+  memset(bottom, PAINT, (size_t)(own - MARGIN - bottom));
+}
+
+/* The bytes of stack that a prediction takes; negative: an error. */
+__attribute__((noinline)) static int stack_bytes(void) {
+  const uint8_t *own = __builtin_frame_address(0), *deepest = bottom;
+  paint();
+#if ENSEMBLE_HAS_CASCADE
+  int members = ensemble_predict_adaptive(arena, image, MEMBERS, outputs);
+#else
+  int members = ensemble_predict(arena, image, MEMBERS, outputs);
+#endif
+  if (members < 0) return members;
+  while (*deepest == PAINT) deepest++;
+  return (int)(own - deepest);
+}
+
+int main(void) {
+  uint32_t noise = 1;
+  for (size_t i = 0; i < sizeof image; i++)
+    image[i] = (uint8_t)((noise = noise * 1664525u + 1013904223u) >> 24);
+
+  mark(), mark(); /* what a pair of marks counts itself */
+  mark();
+  int error = ensemble_begin(arena, image);
+  mark(), mark();
+  if (!error) error = ensemble_member(arena, 0, outputs);
+  mark();
+  if (error) return 1;
+
+  int stack = stack_bytes();
+  printf("%d\n", stack);
+  return stack < 0;
+}
