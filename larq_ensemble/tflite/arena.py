@@ -1,4 +1,4 @@
-"""How much memory a graph's tensors take while it runs.
+"""Where things lie in memory that share it by their lifetimes, and how much of it they take.
 
 TFLite puts the inputs, the outputs and everything that operators compute into one block of memory,
 the arena. Two tensors may have the same place in it if one is no longer needed when the other is
@@ -7,7 +7,7 @@ computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from larq_ensemble.tflite.model import AnyGraph
@@ -31,40 +31,62 @@ def arena_bytes(graph: AnyGraph) -> int:
         - [Pisarchyk, Lee: Efficient memory management for deep neural net
           inference](https://arxiv.org/abs/2001.03288)
     """
-    placed: list[tuple[int, _Life]] = []
-    for life in sorted(_lives(graph), key=_Life.turn):
+    lives = list(_lives(graph))
+    return end_of(lives, offsets(lives, ALIGNMENT))
+
+
+def offsets(lives: Sequence[Life], alignment: int) -> list[int]:
+    """Where each thing begins in memory, in bytes.
+
+    Those that are needed from beginning to end come first, then each, the largest first, gets the
+    smallest gap that fits among those that are needed at the same time, or a place behind them.
+
+    # Arguments
+        lives: of the things.
+        alignment: bytes at multiples of which each begins.
+    """
+    placed: dict[int, int] = {}
+    for number in sorted(range(len(lives)), key=lambda number: lives[number].turn()):
+        life = lives[number]
         together = sorted(
-            (start, start + other.size) for start, other in placed if other.meets(life)
+            (start, start + lives[other].size)
+            for other, start in placed.items()
+            if lives[other].meets(life)
         )
-        placed.append((_place(life.size, together), life))
-    return max((start + life.size for start, life in placed), default=0)
+        placed[number] = _place(life.size, together, alignment)
+    return [placed[number] for number in range(len(lives))]
+
+
+def end_of(lives: Sequence[Life], starts: Sequence[int]) -> int:
+    """The bytes of memory that things take in their places."""
+    return max((start + life.size for start, life in zip(starts, lives, strict=True)), default=0)
 
 
 @dataclass(frozen=True)
-class _Life:
-    """When a tensor is needed.
+class Life:
+    """When something is needed in memory.
 
     # Arguments
         size: in bytes.
-        first, last: numbers of the first and the last operator that need it.
+        first, last: numbers of the first and the last step, of a graph its operators, that need it.
         is_whole: whether it is needed from the beginning to the end.
     """
 
     size: int
     first: int
     last: int
-    is_whole: bool
+    is_whole: bool = False
 
-    def meets(self, other: _Life) -> bool:
-        """Whether both are needed by an operator."""
+    def meets(self, other: Life) -> bool:
+        """Whether both are needed at some step."""
         return self.first <= other.last and other.first <= self.last
 
     def turn(self) -> tuple[bool, int, int]:
-        """Sorts tensors in the order in which they are placed."""
+        """Sorts things in the order in which they are placed."""
         return (False, 0, 0) if self.is_whole else (True, -self.size, self.first)
 
 
-def _lives(graph: AnyGraph) -> Iterator[_Life]:
+def _lives(graph: AnyGraph) -> Iterator[Life]:
     """Every tensor in the arena, in the order of the graph."""
     end = len(graph.operators)
     first = dict.fromkeys(graph.inputs, 0)
@@ -77,25 +99,25 @@ def _lives(graph: AnyGraph) -> Iterator[_Life]:
     for tensor in graph.tensors:
         if tensor in first:
             begin, finish = first[tensor], last[tensor]
-            yield _Life(bytes_of(tensor), begin, finish, (begin, finish) == (0, end))
+            yield Life(bytes_of(tensor), begin, finish, (begin, finish) == (0, end))
 
 
-def _place(size: int, taken: Iterable[tuple[int, int]]) -> int:
-    """Where a tensor goes.
+def _place(size: int, taken: Iterable[tuple[int, int]], alignment: int) -> int:
+    """Where something goes.
 
     # Arguments
-        size: of the tensor.
+        size: of it.
         taken: start and end of each that it must not overlap, sorted.
     """
     best: int | None = None
     smallest = end = 0
     for start, stop in taken:
-        at = _aligned(end)
+        at = _aligned(end, alignment)
         if at + size <= start and (best is None or start - at < smallest):
             best, smallest = at, start - at
         end = max(end, stop)
-    return _aligned(end) if best is None else best
+    return _aligned(end, alignment) if best is None else best
 
 
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
+def _aligned(offset: int, alignment: int) -> int:
+    return -(-offset // alignment) * alignment

@@ -20,8 +20,9 @@ import numpy as np
 
 #: How a map is stored: as IEEE floats of 32 or 16 bits, as signs, a bit each, or as pixels.
 MapFormat = Literal["float32", "float16", "signs", "uint8"]
-#: How a value is stored in flash. "signs": a bit each, set for -1.
-ValueFormat = Literal["float32", "float16", "int8", "int16", "signs"]
+#: How a value is stored in flash. "signs": a bit each, set for -1. "int4": odd integers from -15 to
+#: 15, as (x + 15) / 2, two a byte, the first in the low bits.
+ValueFormat = Literal["float32", "float16", "int8", "int4", "int16", "signs"]
 
 
 @dataclass(eq=False)
@@ -71,12 +72,11 @@ class Value:
 
     # Arguments
         data: `[...]`, or if `by_member`, `[members, ...]`. float32, also if it is stored as
-            float16 or int8 (then `scale` times an integer); int16 for thresholds; signs as +1, -1.
+            float16, int8 or int4 (then whole numbers); int16 for thresholds; signs as +1, -1.
         format: how it is stored.
         purpose: what the report counts it as: "binary filters", "stem", "shortcuts", "batch norm",
             "activations", "head" and so on.
         by_member: whether each member has its own.
-        scale: float32, broadcast against `data`, of int8; `None`: 1.
         name: of the tensor it came from.
     """
 
@@ -84,9 +84,17 @@ class Value:
     format: ValueFormat
     purpose: str
     by_member: bool = False
-    scale: np.ndarray | None = None
     name: str = ""
 
+    @property
+    def bytes(self) -> int:
+        """Its size in flash, without padding between rows."""
+        bits = {"float32": 32, "float16": 16, "int8": 8, "int4": 4, "int16": 16, "signs": 1}
+        return -(-self.data.size * bits[self.format] // 8)
+
+
+#: A number a channel: in flash, or what a `Vector` computed.
+Numbers = Value | Map
 
 # What an epilogue does to the number x of channel c of pixel p, in this order.
 
@@ -95,21 +103,21 @@ class Value:
 class Multiply:
     """`x = x * value[c]`; a value of one number stands for all channels."""
 
-    value: Value
+    value: Numbers
 
 
 @dataclass(frozen=True)
 class Add:
     """`x = x + value[c]`."""
 
-    value: Value
+    value: Numbers
 
 
 @dataclass(frozen=True)
 class PRelu:
     """`x = x < 0 ? x * value[c] : x`."""
 
-    value: Value
+    value: Numbers
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class Clamp:
 
 @dataclass(frozen=True)
 class AddMap:
-    """`x = x + map[p, c]`."""
+    """`x = x + map[p, c]`, of a map of floats; one of one pixel stands for all pixels."""
 
     map: Map
 
@@ -137,6 +145,8 @@ class MultiplyMap:
 @dataclass(frozen=True)
 class Store:
     """`map[p, c] = x`: as a float, or the bit of its sign; x goes on unchanged.
+
+    The map may take the place of one that the step reads at the same pixel and channel, before.
 
     # Arguments
         map: has as many pixels as the step computes.
@@ -214,6 +224,19 @@ class Step:
         for action in self.epilogue:
             if isinstance(action, AddMap | MultiplyMap):
                 yield action.map
+            elif isinstance(action, Multiply | Add | PRelu) and isinstance(action.value, Map):
+                yield action.value
+
+    @property
+    def values(self) -> Iterator[Value]:
+        """All values that it reads."""
+        for action in self.epilogue:
+            if isinstance(action, Multiply | Add | PRelu) and isinstance(action.value, Value):
+                yield action.value
+            elif isinstance(action, Threshold):
+                yield action.limits
+                if action.flips is not None:
+                    yield action.flips
 
     @property
     def writes(self) -> Iterator[Map]:
@@ -244,6 +267,11 @@ class BinaryConvolution(Step):
     def inputs(self) -> tuple[Map, ...]:
         return (self.input,)
 
+    @property
+    def values(self) -> Iterator[Value]:
+        yield self.filters
+        yield from super().values
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(Step):
@@ -265,6 +293,11 @@ class Convolution(Step):
     @property
     def inputs(self) -> tuple[Map, ...]:
         return (self.input,)
+
+    @property
+    def values(self) -> Iterator[Value]:
+        yield self.filters
+        yield from super().values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,6 +339,36 @@ class Elementwise(Step):
         return (self.input,)
 
 
+@dataclass(frozen=True)
+class Term:
+    """`factor[c] * steps[c] + middle[c]`, rounded twice: a number of few bits."""
+
+    steps: Value
+    factor: Value
+    middle: Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vector(Step):
+    """`x = terms[0] + terms[1] + ...`, from left to right: a number a channel of one pixel.
+
+    Members' values in the precision "compact" take few bits, and so do the sums of them that
+    steps add: a step gets its vector right before it runs.
+    """
+
+    terms: tuple[Term, ...]
+
+    @property
+    def inputs(self) -> tuple[Map, ...]:
+        return ()
+
+    @property
+    def values(self) -> Iterator[Value]:
+        for term in self.terms:
+            yield from (term.steps, term.factor, term.middle)
+        yield from super().values
+
+
 @dataclass
 class Plan:
     """A program for all members of an ensemble.
@@ -313,18 +376,20 @@ class Plan:
     # Arguments
         members: M.
         image: the pixels, uint8; they aren't in the arena but where the caller has them.
-        logits: the last map, float32 `[1, 1, classes]`.
+        logits: the last map, float32 `[1, 1, classes]`. If it is shared, `begin` computes all, and
+            members only give its numbers: so it is with one member.
         steps: in order; those of `begin` come first.
+        scratch: for each step, where in the arena its kernel's scratch memory begins; set when
+            memory is planned.
         arena_bytes: of maps and the kernels' scratch; set when memory is planned.
-        consumes_shared: a member overwrites maps of `begin`, as only a plan of one member may.
     """
 
     members: int
     image: Map
     logits: Map
     steps: list[Step] = field(default_factory=list)
+    scratch: list[int] = field(default_factory=list)
     arena_bytes: int = 0
-    consumes_shared: bool = False
 
     @property
     def maps(self) -> list[Map]:

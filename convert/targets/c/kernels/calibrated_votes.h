@@ -1,0 +1,7 @@
+#include "softmax.h"
+
+/* softmax(share of votes / temperature) */
+static void calibrate(float *probabilities, float temperature, size_t classes) {
+  for (size_t k = 0; k < classes; k++) probabilities[k] /= temperature;
+  softmax(probabilities, classes, probabilities);
+}
