@@ -7,7 +7,8 @@ computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from larq_ensemble.tflite.model import AnyGraph
@@ -31,35 +32,33 @@ def arena_bytes(graph: AnyGraph) -> int:
         - [Pisarchyk, Lee: Efficient memory management for deep neural net
           inference](https://arxiv.org/abs/2001.03288)
     """
-    lives = list(_lives(graph))
-    return end_of(lives, offsets(lives, ALIGNMENT))
+    tensors = [[life] for life in _lives(graph)]
+    return end_of(tensors, offsets(tensors, ALIGNMENT))
 
 
-def offsets(lives: Sequence[Life], alignment: int) -> list[int]:
+def offsets(things: Sequence[Sequence[Life]], alignment: int) -> list[int]:
     """Where each thing begins in memory, in bytes.
 
     Those that are needed from beginning to end come first, then each, the largest first, gets the
     smallest gap that fits among those that are needed at the same time, or a place behind them.
 
     # Arguments
-        lives: of the things.
+        things: the lives of each; several that follow each other begin at the same place.
         alignment: bytes at multiples of which each begins.
     """
     placed: dict[int, int] = {}
-    for number in sorted(range(len(lives)), key=lambda number: lives[number].turn()):
-        life = lives[number]
-        together = sorted(
-            (start, start + lives[other].size)
-            for other, start in placed.items()
-            if lives[other].meets(life)
-        )
-        placed[number] = _place(life.size, together, alignment)
-    return [placed[number] for number in range(len(lives))]
+    for number in sorted(range(len(things)), key=lambda number: _turn(things[number])):
+        starts = [(start, life) for other, start in placed.items() for life in things[other]]
+        placed[number] = _place(things[number], starts, alignment)
+    return [placed[number] for number in range(len(things))]
 
 
-def end_of(lives: Sequence[Life], starts: Sequence[int]) -> int:
+def end_of(things: Sequence[Sequence[Life]], starts: Sequence[int]) -> int:
     """The bytes of memory that things take in their places."""
-    return max((start + life.size for start, life in zip(starts, lives, strict=True)), default=0)
+    ends = (
+        start + life.size for start, thing in zip(starts, things, strict=True) for life in thing
+    )
+    return max(ends, default=0)
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,12 @@ class Life:
         """Whether both are needed at some step."""
         return self.first <= other.last and other.first <= self.last
 
-    def turn(self) -> tuple[bool, int, int]:
-        """Sorts things in the order in which they are placed."""
-        return (False, 0, 0) if self.is_whole else (True, -self.size, self.first)
+
+def _turn(thing: Sequence[Life]) -> tuple[bool, int, int]:
+    """Sorts things in the order in which they are placed."""
+    if any(life.is_whole for life in thing):
+        return False, 0, 0
+    return True, -max(life.size for life in thing), min(life.first for life in thing)
 
 
 def _lives(graph: AnyGraph) -> Iterator[Life]:
@@ -102,21 +104,31 @@ def _lives(graph: AnyGraph) -> Iterator[Life]:
             yield Life(bytes_of(tensor), begin, finish, (begin, finish) == (0, end))
 
 
-def _place(size: int, taken: Iterable[tuple[int, int]], alignment: int) -> int:
-    """Where something goes.
+def _place(thing: Sequence[Life], placed: Sequence[tuple[int, Life]], alignment: int) -> int:
+    """Where a thing goes.
 
     # Arguments
-        size: of it.
-        taken: start and end of each that it must not overlap, sorted.
+        thing: its lives.
+        placed: where other things begin that have a place.
     """
-    best: int | None = None
-    smallest = end = 0
-    for start, stop in taken:
-        at = _aligned(end, alignment)
-        if at + size <= start and (best is None or start - at < smallest):
-            best, smallest = at, start - at
-        end = max(end, stop)
-    return _aligned(end, alignment) if best is None else best
+    # (start, end, size): at `start` to `end` there must be nothing of this size of the thing.
+    taken = [
+        (start, start + other.size, life.size)
+        for start, other in placed
+        for life in thing
+        if other.meets(life)
+    ]
+    candidates = sorted({0, *(_aligned(end, alignment) for _, end, _ in taken)})
+    fitting = [
+        at
+        for at in candidates
+        if all(at + size <= start or at >= end for start, end, size in taken)
+    ]
+
+    def gap(at: int) -> int | float:
+        return min((start - at for start, _, _ in taken if start >= at), default=math.inf)
+
+    return min(fitting, key=gap)
 
 
 def _aligned(offset: int, alignment: int) -> int:

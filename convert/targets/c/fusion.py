@@ -18,7 +18,40 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 
-from larq_ensemble.convert.targets.c.plan import Elementwise, Map, Step, Store, Threshold
+from larq_ensemble.convert.targets.c.plan import (
+    Action,
+    Convolution,
+    Elementwise,
+    Map,
+    Step,
+    Store,
+    Threshold,
+    Window,
+)
+
+
+def absorb_slices(steps: Sequence[Step]) -> list[Step]:
+    """Lets 1x1 convolutions read every other pixel themselves, instead of a map of these.
+
+    The slices are left for `without_dead_stores`.
+    """
+    slices = {
+        step.epilogue[0].map: step
+        for step in steps
+        if isinstance(step, Elementwise)
+        and not step.channel
+        and step.channels == step.input.channels
+        and step.input.format != "uint8"
+        and isinstance(step.epilogue[0], Store)
+    }
+    return [
+        _with_strides(step, slices[step.input])
+        if isinstance(step, Convolution)
+        and step.input in slices
+        and (step.window.height, step.window.width) == (1, 1)
+        else step
+        for step in steps
+    ]
 
 
 def fuse(steps: Sequence[Step], result: Map) -> list[Step]:
@@ -64,7 +97,19 @@ def is_pixel_by_pixel(step: Step) -> bool:
     return not any(places) and shape == (map.height, map.width, map.channels)
 
 
-def _without(step: Step, reads: Counter[Map]) -> tuple:  # type: ignore[type-arg]
+def _with_strides(step: Convolution, slice: Elementwise) -> Convolution:
+    window = Window(
+        1,
+        1,
+        step.window.stride_y * slice.stride_y,
+        step.window.stride_x * slice.stride_x,
+        step.window.top * slice.stride_y + slice.top,
+        step.window.left * slice.stride_x + slice.left,
+    )
+    return dataclasses.replace(step, input=slice.input, window=window)
+
+
+def _without(step: Step, reads: Counter[Map]) -> tuple[Action, ...]:
     epilogue = [
         action
         for action in step.epilogue
@@ -99,7 +144,7 @@ def _merge(steps: list[Step], first: int, second: int) -> bool:
     """Makes one step of two, if the maps that it reads are there where it stands."""
     earlier, later = steps[first], steps[second]
     fused = dataclasses.replace(earlier, epilogue=(*earlier.epilogue, *later.epilogue))
-    added = set(later.reads) - {later.input}  # type: ignore[attr-defined]
+    added = set(later.reads) - set(later.inputs)
     if not added.isdisjoint(earlier.writes):
         return False
     if all(added.isdisjoint(step.writes) for step in steps[first:second]):

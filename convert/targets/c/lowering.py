@@ -28,6 +28,7 @@ from larq_ensemble.convert.targets.c.plan import (
     Elementwise,
     Map,
     MapFormat,
+    Multiply,
     Pooling,
     Step,
     Store,
@@ -51,6 +52,8 @@ _CLAMPS: Mapping[str, Clamp] = {
     "RELU_N1_TO_1": Clamp(-1, 1),
     "RELU6": Clamp(0, 6),
 }
+#: Of the largest of some numbers, how much those that were rounded in other orders may differ.
+_ROUNDING = 1e-5
 _LARGEST_LIMIT = np.iinfo(np.int16).max
 
 
@@ -330,6 +333,40 @@ class Lowering:
             channel += map.channels
         return joined
 
+    def origin(self, map: Map) -> Step | None:
+        """The step that computed a map, before it was changed number by number."""
+        step = next((step for step in self.steps if map in step.writes), None)
+        return self.origin(step.input) if isinstance(step, Elementwise) else step
+
+    def takes_off_margin(self, map: Map, amounts: Tensor) -> bool:
+        """Lets a convolution pad with zeros, if an operator takes off what padded ones added.
+
+        So the converter writes it for maps that are smaller than the filters, where LCE would
+        compute padded zeros wrong.
+
+        # Arguments
+            map: of an LceBconv2d.
+            amounts: what is taken off.
+        """
+        step = self.steps[-1]
+        if not isinstance(step, BinaryConvolution) or map not in step.writes:
+            return False
+        rows = self.rows(amounts)
+        if not step.pads_with_ones or rows.shape != (1, map.height, map.width, map.channels):
+            return False
+        if step.groups > 1 or step.filters.by_member:
+            return False
+        added = _of_margin(step)
+        for action in step.epilogue[:-1]:
+            value = action.value if isinstance(action, Multiply) else None
+            if not isinstance(value, Value) or value.by_member:
+                return False
+            added = added * value.data
+        if np.abs(rows[0] - added).max() > _ROUNDING * np.abs(added).max():
+            return False
+        self.steps[-1] = dataclasses.replace(step, pads_with_ones=False)
+        return True
+
     @property
     def _name(self) -> str:
         assert self._operator is not None
@@ -383,6 +420,23 @@ class Lowering:
     def _layer(self) -> str:
         assert self._operator is not None
         return self._name or self._operator.name
+
+
+def _of_margin(step: BinaryConvolution) -> np.ndarray:
+    """What ones around a map add to the sums, `[height, width, channels]`."""
+    window, map = step.window, step.input
+    ys, xs = (
+        np.arange(size)[:, np.newaxis] * stride - first + np.arange(taps) * dilation
+        for size, stride, first, taps, dilation in (
+            (step.height, window.stride_y, window.top, window.height, window.dilation_y),
+            (step.width, window.stride_x, window.left, window.width, window.dilation_x),
+        )
+    )
+    inside_y, inside_x = (
+        (at >= 0) & (at < size) for at, size in ((ys, map.height), (xs, map.width))
+    )
+    outside = ~(inside_y[:, np.newaxis, :, np.newaxis] & inside_x[np.newaxis, :, np.newaxis, :])
+    return np.einsum("yxij,oij->yxo", outside.astype(np.float32), step.filters.data.sum(axis=3))
 
 
 def size_of(tensor: Tensor) -> Size:

@@ -26,6 +26,7 @@ from larq_ensemble.convert.targets.c.plan import (
     Action,
     Add,
     AddMap,
+    BinaryConvolution,
     Clamp,
     Convolution,
     Map,
@@ -77,6 +78,9 @@ def _sum(lowering: Lowering, op: Operator) -> None:
     if not (lowering.is_map(first) and lowering.is_map(second)):
         x, vector = (first, second) if lowering.is_map(first) else (second, first)
         map = lowering.map(x)
+        if is_minus and x is first and lowering.takes_off_margin(map, vector):
+            lowering.alias(op.outputs[0], x)
+            return
         value = lowering.numbers(vector, map.channels, _purpose_after(lowering, map))
         if is_minus and x is first:
             negated = -value.data if value.by_member else -value.data[np.newaxis]
@@ -84,14 +88,14 @@ def _sum(lowering: Lowering, op: Operator) -> None:
         actions = [*(negative if is_minus and x is second else []), *_added(value)]
         _change(lowering, op, map, actions)
         return
-    x, other = _base_and_other(lowering, first, second)
+    base, other = _base_and_other(lowering, first, second)
     if not is_minus:
         actions = [AddMap(other)]
-    elif x is lowering.floats(first):  # x - other = -(-x + other)
+    elif base is lowering.map(first):  # base - other = -(-base + other)
         actions = [*negative, AddMap(other), *negative]
     else:
         actions = [*negative, AddMap(other)]
-    _change(lowering, op, x, actions)
+    _change(lowering, op, base, actions)
 
 
 def _product(lowering: Lowering, op: Operator) -> None:
@@ -100,8 +104,8 @@ def _product(lowering: Lowering, op: Operator) -> None:
     if lowering.is_map(first) and lowering.is_map(second):
         if op.name == "DIV":
             lowering.refuse("it divides by a map")
-        x, other = _base_and_other(lowering, first, second)
-        _change(lowering, op, x, [MultiplyMap(other)])
+        base, other = _base_and_other(lowering, first, second)
+        _change(lowering, op, base, [MultiplyMap(other)])
         return
     if op.name == "DIV" and lowering.is_map(second):
         lowering.refuse("it divides by a map")
@@ -163,12 +167,13 @@ def _multiplied(value: Value) -> list[Action]:
 
 
 def _base_and_other(lowering: Lowering, first: Tensor, second: Tensor) -> tuple[Map, Map]:
-    """Two maps: that which is computed later comes first, so that its step can go on with it."""
+    """Two maps: that comes first whose step will go on with it, once it is fused.
+
+    It is what a binary convolution computes, whose inputs are small, so that it can wait for the
+    other; else what is computed later.
+    """
     one, other = (lowering.floats(tensor) for tensor in (first, second))
-    if other.height * other.width > one.height * one.width or (
-        other.height * other.width == one.height * one.width
-        and lowering.written_at(other) > lowering.written_at(one)
-    ):
+    if _turn(lowering, other) > _turn(lowering, one):
         one, other = other, one
     sizes = {(1, 1), (one.height, one.width)}
     if (other.height, other.width) not in sizes or other.channels != one.channels:
@@ -177,6 +182,12 @@ def _base_and_other(lowering: Lowering, first: Tensor, second: Tensor) -> tuple[
             f"{other.height} x {other.width} x {other.channels}"
         )
     return one, other
+
+
+def _turn(lowering: Lowering, map: Map) -> tuple[int, bool, int]:
+    origin = lowering.origin(map)
+    is_binary = isinstance(origin, BinaryConvolution)
+    return map.height * map.width, is_binary, lowering.written_at(map)
 
 
 def _purpose_after(lowering: Lowering, map: Map) -> str:
@@ -196,7 +207,6 @@ def _require_float(lowering: Lowering, *tensors: Tensor) -> None:
 
 
 def _windowed(
-    op: Operator,
     x: Tensor,
     kernel: Sequence[int],
     strides: tuple[int, int],
@@ -204,9 +214,10 @@ def _windowed(
     *,
     is_same: bool,
 ) -> Window:
-    axes = Axis.both(x.shape, (0, *kernel, 0), strides, dilations)
+    height, width = kernel
+    axes = Axis.both(x.shape, (0, height, width, 0), strides, dilations)
     top, left = (axis.padding[0] if is_same else 0 for axis in axes)
-    return Window(*kernel, *strides, top, left, *dilations)
+    return Window(height, width, *strides, top, left, *dilations)
 
 
 def _is_same(padding: int) -> bool:
@@ -225,7 +236,6 @@ def _convolution(lowering: Lowering, op: Operator) -> None:
     else:
         groups = x.shape[3] // filters.shape[4]
     window = _windowed(
-        op,
         x,
         filters.shape[2:4],
         (options.strideH, options.strideW),
@@ -274,7 +284,6 @@ def _binary_convolution(lowering: Lowering, op: Operator) -> None:
     groups = x.shape[3] // packed.shape[4]
     filters = signs_of(packed, channels // groups)
     window = _windowed(
-        op,
         x,
         filters.shape[2:4],
         (options["stride_height"], options["stride_width"]),
@@ -308,7 +317,6 @@ def _pooling(lowering: Lowering, op: Operator) -> None:
     (x,), options = op.operands, op.options
     _require_float(lowering, x)
     window = _windowed(
-        op,
         x,
         (options.filterHeight, options.filterWidth),
         (options.strideH, options.strideW),
@@ -328,7 +336,6 @@ def _binary_pooling(lowering: Lowering, op: Operator) -> None:
     (x,), (output,) = op.operands, op.outputs
     options = read_integers(op.custom_options or b"")
     window = _windowed(
-        op,
         x,
         (options["filter_height"], options["filter_width"]),
         (options["stride_height"], options["stride_width"]),

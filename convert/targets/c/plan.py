@@ -58,12 +58,17 @@ class Map:
         return -(-self.channels // 32) * 32
 
     @property
+    def number_bits(self) -> int:
+        """Bits of a number."""
+        return {"float32": 32, "float16": 16, "uint8": 8, "signs": 1}[self.format]
+
+    @property
     def bytes(self) -> int:
         """Its size in the arena; signs end with a whole word."""
         pixels = self.height * self.width
         if self.format == "signs":
             return -(-pixels * self.pixel_bits // 32) * 4
-        return pixels * self.channels * {"float32": 4, "float16": 2, "uint8": 1}[self.format]
+        return pixels * self.channels * self.number_bits // 8
 
 
 @dataclass(eq=False)
@@ -146,8 +151,6 @@ class MultiplyMap:
 class Store:
     """`map[p, c] = x`: as a float, or the bit of its sign; x goes on unchanged.
 
-    The map may take the place of one that the step reads at the same pixel and channel, before.
-
     # Arguments
         map: has as many pixels as the step computes.
         channel: of the map, for channel 0 of the step: more than 0 for a part of a concatenation.
@@ -196,7 +199,10 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One loop nest over the pixels of its output.
+    """One loop nest over the pixels of its output, row by row.
+
+    It reads all that a pixel needs before it writes the pixel. So a map may take the place of one
+    that is read, if no later pixel needs what is overwritten (not for `BinaryConvolution`).
 
     # Arguments
         height, width, channels: the shape of what it computes.

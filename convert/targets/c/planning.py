@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
 
 from larq_ensemble.convert.targets.c import arena
-from larq_ensemble.convert.targets.c.fusion import fuse
+from larq_ensemble.convert.targets.c.fusion import absorb_slices, fuse
 from larq_ensemble.convert.targets.c.lowering import Lowering
 from larq_ensemble.convert.targets.c.members import MemberGraph
 from larq_ensemble.convert.targets.c.operators import PATTERNS
-from larq_ensemble.convert.targets.c.plan import Plan, Step
+from larq_ensemble.convert.targets.c.plan import Map, Plan, Step
+from larq_ensemble.convert.targets.c.scheduling import scheduled
 from larq_ensemble.convert.targets.c.thresholds import with_thresholds
 from larq_ensemble.convert.targets.c.vectors import unpack
 from larq_ensemble.errors import UnknownNameError
@@ -18,7 +18,6 @@ from larq_ensemble.runtime.file import EnsembleFile
 
 #: Number formats of maps of floats.
 ACTIVATIONS = ("float32", "float16")
-Activations = Literal["float32", "float16"]
 
 
 def plan_ensemble(
@@ -48,19 +47,25 @@ def plan_ensemble(
     graph = MemberGraph(file)
     lowering = Lowering(graph, file.metadata.input_shape)
     logits = lowering.run(PATTERNS)
-    steps = fuse(lowering.steps, logits)
+    steps = fuse(absorb_slices(lowering.steps), logits)
     steps = with_thresholds(steps, lowering.values)
-    steps = unpack(steps, lowering.values.terms)
-    steps.sort(key=lambda step: not step.shared)  # stable: those of `begin` come first
-    plan = Plan(graph.members, lowering.image, logits, steps)
     if activations == "float16":
-        _halve(plan)
-    arena.place(plan, scratch_bytes)
-    return plan
+        _halve(steps, logits)
+
+    def placed(order: list[Step]) -> Plan:
+        order = unpack(order, lowering.values.terms)
+        order.sort(key=lambda step: not step.shared)  # stable: those of `begin` come first
+        plan = Plan(graph.members, lowering.image, logits, order)
+        arena.place(plan, scratch_bytes)
+        return plan
+
+    orders = [steps, scheduled(steps, logits)]
+    smallest = min(orders, key=lambda order: placed(order).arena_bytes)
+    return placed(smallest)
 
 
-def _halve(plan: Plan) -> None:
+def _halve(steps: Sequence[Step], logits: Map) -> None:
     """Lets maps of floats be half floats."""
-    for map in plan.maps:
-        if map.format == "float32" and map.height * map.width > 1 and map is not plan.logits:
+    for map in {map for step in steps for map in step.writes}:
+        if map.format == "float32" and map.height * map.width > 1 and map is not logits:
             map.format = "float16"

@@ -88,7 +88,7 @@ def _limits(
     ]
     if any(one is None for one in found):
         return None
-    limits, flips = zip(*found, strict=True)  # type: ignore[arg-type]
+    limits, flips = zip(*found, strict=True)
     return np.stack(limits), np.stack(flips)
 
 

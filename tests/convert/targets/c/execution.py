@@ -5,7 +5,7 @@ It follows the descriptions in `plan`, and shares no code with what makes plans 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -38,15 +38,17 @@ _TYPES = {"float32": np.float32, "float16": np.float16, "uint8": np.uint8}
 class Execution:
     """The arena of a plan.
 
-    Before a step runs, what it writes is filled with garbage, but for maps that may take the place
-    of what it reads. So a step that reads what another one overwrote gives wrong numbers.
+    Before a step runs, its scratch memory and what it writes is filled with garbage, but for maps
+    that take the place of what it reads, for which the order of pixels is checked. So a step that
+    reads what another one overwrote gives wrong numbers.
 
     # Arguments
         plan: with its memory planned.
+        scratch_bytes: for which it was planned.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, scratch_bytes: Callable[[Step], int] = lambda step: 0) -> None:
+        self._plan, self._scratch_bytes = plan, scratch_bytes
         self._arena = np.full(plan.arena_bytes, 0xA5, np.uint8)
         self._image: np.ndarray | None = None
 
@@ -73,13 +75,16 @@ class Execution:
                     x = self._act(x, action, member)
 
     def _spoil(self, step: Step, number: int) -> None:
-        read = {map.offset for map in _may_be_replaced(step)}
         for map in step.writes:
-            is_first_part = not any(
-                map in earlier.writes for earlier in self._plan.steps[:number]
-            )
-            if map.offset not in read and is_first_part:
+            if any(map in earlier.writes for earlier in self._plan.steps[:number]):
+                continue  # a further part of a concatenation
+            overlapping = [read for read in step.reads if _overlap(map, read)]
+            for read in overlapping:
+                assert _comes_behind(step, map, read), f"{step.layer} overwrites what it reads"
+            if not overlapping:
                 self._bytes(map)[:] = 0xA5
+        scratch = self._plan.scratch[number]
+        self._arena[scratch : scratch + self._scratch_bytes(step)] = 0xA5
 
     def _bytes(self, map: Map) -> np.ndarray:
         assert map.offset is not None
@@ -149,7 +154,9 @@ class Execution:
         if isinstance(step, Vector):
             total = None
             for term in step.terms:
-                parts = (_of_member(part, member) for part in (term.steps, term.factor, term.middle))
+                parts = (
+                    _of_member(part, member) for part in (term.steps, term.factor, term.middle)
+                )
                 steps, factor, middle = parts
                 number = np.broadcast_to(steps * factor + middle, step.channels)
                 total = number if total is None else total + number
@@ -218,10 +225,36 @@ def _moved(x: np.ndarray, step: Elementwise) -> np.ndarray:
     return pixels[..., step.channel : step.channel + step.channels]
 
 
-def _may_be_replaced(step: Step) -> Iterator[Map]:
-    """Maps whose place a step may write to, as the plan allows."""
-    for action in step.epilogue:
-        if isinstance(action, AddMap | MultiplyMap):
-            yield action.map
-    if isinstance(step, Elementwise) and not (step.top or step.left or step.channel):
-        yield step.input
+def _overlap(one: Map, other: Map) -> bool:
+    if one.offset is None or other.offset is None:
+        return False
+    return one.offset < other.offset + other.bytes and other.offset < one.offset + one.bytes
+
+
+def _comes_behind(step: Step, written: Map, read: Map) -> bool:
+    """Whether no pixel overwrites what a later one reads, pixel by pixel."""
+    assert written.offset is not None
+    assert read.offset is not None
+    height, width = step.height, step.width
+    numbers = np.arange(read.height * read.width, dtype=np.float64)
+    numbers = numbers.reshape(read.height, read.width, 1)
+    if read not in step.inputs:
+        if (read.height, read.width) != (height, width):
+            return False
+        window = Window(1, 1)
+    elif isinstance(step, Elementwise):
+        window = Window(1, 1, step.stride_y, step.stride_x, step.top, step.left)
+    else:
+        assert isinstance(step, Convolution | Pooling)
+        window = step.window
+    taps = np.stack([*_taps(numbers, window, (height, width), np.inf)])
+    first = taps.min(axis=0).reshape(-1) * _pixel_bits(read) // 8 + read.offset
+    for pixel in range(height * width - 1):
+        end = written.offset + -(-(pixel + 1) * _pixel_bits(written) // 32) * 4
+        if end > first[pixel + 1 :].min():
+            return False
+    return True
+
+
+def _pixel_bits(map: Map) -> int:
+    return map.pixel_bits if map.format == "signs" else map.channels * map.number_bits
