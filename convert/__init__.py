@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         convert_run,
     )
     from larq_ensemble.convert.cutting import cut_file
+    from larq_ensemble.convert.export import export_file
     from larq_ensemble.convert.file_conversion import convert_file
     from larq_ensemble.convert.inspection import inspect_file
     from larq_ensemble.convert.quantization import quantize_run
@@ -29,6 +30,7 @@ _MODULES = {
     "convert_file": "file_conversion",
     "convert_run": "conversion",
     "cut_file": "cutting",
+    "export_file": "export",
     "inspect_file": "inspection",
     "quantize_run": "quantization",
     "verify": "verification",
@@ -41,6 +43,7 @@ __all__ = [
     "convert_file",
     "convert_run",
     "cut_file",
+    "export_file",
     "inspect_file",
     "quantize_run",
     "verify",

@@ -52,6 +52,19 @@ BOARDS = {
     "cortex-m33": Board("mps2-an505", "mps2-an505.ld"),
     "cortex-m55": Board("mps3-an547", "mps3-an547.ld"),
 }
+#: The processors that `export` counts on unless it is told others.
+COUNTED = ("cortex-m4", "cortex-m7", "cortex-m33")
+
+
+def checked_cpu(cpu: str) -> str:
+    """A processor that has a board.
+
+    # Raises
+        UnknownNameError: if it has none.
+    """
+    if cpu not in BOARDS:
+        raise UnknownNameError("cpu", cpu, BOARDS)
+    return cpu
 
 
 class EmulationError(EnsembleError):
@@ -110,7 +123,7 @@ def build(
     # Raises
         EmulationError: if the compiler is missing or refuses the sources, with what it said.
     """
-    board, elf = _board(cpu), Path(elf)
+    board, elf = BOARDS[checked_cpu(cpu)], Path(elf)
     link = ["-nostartfiles", "--specs=rdimon.specs", f"-L{SOURCES}", f"-T{board.script}"]
     startup = SOURCES / "startup.c"
     _compile([*flags, *sources, startup, *link, "-Wl,--gc-sections", "-lm", "-o", elf], cpu)
@@ -119,25 +132,33 @@ def build(
 
 def compiled(
     source: str | os.PathLike[str],
-    folder: str | os.PathLike[str],
+    target: str | os.PathLike[str],
     cpu: str,
     *,
     flags: Sequence[str] = FLAGS,
 ) -> Path:
-    """Compiles a C file for a processor: the object `folder/NAME.o`.
+    """Compiles a C file for a processor to an object file.
+
+    # Arguments
+        source: the C file.
+        target: where to write the object.
+        cpu: a key of `BOARDS`.
+        flags: for the compiler.
+
+    # Returns
+        `target`.
 
     # Raises
         EmulationError: if the compiler is missing or refuses the file, with what it said.
     """
-    made = Path(folder, Path(source).stem + ".o")
-    _compile([*flags, "-c", source, "-o", made], cpu)
-    return made
+    _compile([*flags, "-c", source, "-o", target], cpu)
+    return Path(target)
 
 
 def _compile(arguments: Sequence[str | os.PathLike[str]], cpu: str) -> None:
     if shutil.which(COMPILER) is None:
         check_tools(qemu=False)
-    floats = "hard" if _board(cpu).floats else "soft"
+    floats = "hard" if BOARDS[checked_cpu(cpu)].floats else "soft"
     sections = ["-ffunction-sections", "-fdata-sections"]
     _call([COMPILER, "-mthumb", f"-mcpu={cpu}", f"-mfloat-abi={floats}", *sections, *arguments])
 
@@ -183,7 +204,7 @@ def run(
     elf = Path(elf).resolve()
     words = ",".join(f"arg={word.replace(',', ',,')}" for word in (elf.stem, *arguments))
     # With -kernel, QEMU takes the first word of the command line from its file.
-    command = [QEMU, "-M", _board(cpu).machine, "-display", "none", "-monitor", "none"]
+    command = [QEMU, "-M", BOARDS[checked_cpu(cpu)].machine, "-display", "none", "-monitor", "none"]
     command += ["-serial", "none", "-semihosting-config", f"enable=on,target=native,{words}"]
     command += ["-kernel", os.fspath(elf), *(["-plugin", plugin] if plugin else [])]
     if shutil.which(QEMU) is None:
@@ -246,12 +267,6 @@ def plugin_interface(qemu: str) -> int:
     """The version of QEMU's plugin interface to ask for: QEMU 9 refuses the first one."""
     version = re.search(r"version (\d+)", _call([qemu, "--version"]))
     return 1 if version is not None and int(version[1]) < 9 else 2
-
-
-def _board(cpu: str) -> Board:
-    if cpu not in BOARDS:
-        raise UnknownNameError("cpu", cpu, BOARDS)
-    return BOARDS[cpu]
 
 
 def _call(

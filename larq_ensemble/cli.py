@@ -43,6 +43,7 @@ COMMANDS = {
     "predict": "larq_ensemble.runtime.commands.predict",
     "benchmark": "larq_ensemble.convert.commands.benchmark",
     "web": "larq_ensemble.convert.commands.web",
+    "export": "larq_ensemble.convert.commands.export",
     "reproduce": "larq_ensemble.training.paper.commands.reproduce",
     "frontier": "larq_ensemble.training.commands.frontier",
     "tune": "larq_ensemble.training.commands.tune",

@@ -8,9 +8,9 @@
 
 #include "ensemble.h"
 
-enum { STACK = 32768, PAINT = 0x5a, MARGIN = 64 };
+enum { STACK = 32768, PAINT = 0x5a, MARGIN = 64, MEMBERS = ENSEMBLE_MEMBERS > 1 ? 2 : 1 };
 
-static _Alignas(ENSEMBLE_ARENA_ALIGNMENT) uint8_t arena[ENSEMBLE_ARENA_BYTES];
+static uint64_t arena[(ENSEMBLE_ARENA_BYTES + 7) / 8];
 static uint8_t image[ENSEMBLE_HEIGHT * ENSEMBLE_WIDTH * ENSEMBLE_CHANNELS];
 static float outputs[ENSEMBLE_CLASSES];
 
@@ -30,7 +30,11 @@ __attribute__((noinline)) static void paint(void) {
 __attribute__((noinline)) static int stack_bytes(void) {
   const uint8_t *own = __builtin_frame_address(0), *deepest = bottom;
   paint();
-  int members = ensemble_predict_adaptive(arena, image, ENSEMBLE_MEMBERS, outputs);
+#if ENSEMBLE_HAS_CASCADE
+  int members = ensemble_predict_adaptive(arena, image, MEMBERS, outputs);
+#else
+  int members = ensemble_predict(arena, image, MEMBERS, outputs);
+#endif
   if (members < 0) return members;
   while (*deepest == PAINT) deepest++;
   return (int)(own - deepest);

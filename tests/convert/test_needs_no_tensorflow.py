@@ -12,7 +12,8 @@ WITHOUT = [
     *(
         f"larq_ensemble.convert.{name}"
         for name in (
-            *("benchmarking", "categories", "comparison", "cutting", "file_conversion"),
+            *("benchmarking", "categories", "comparison", "cutting", "emulation", "export"),
+            "file_conversion",
             *("inspection", "pipeline", "report"),
         )
     ),

@@ -62,6 +62,11 @@ def flash_bytes(plan: Plan) -> dict[str, int]:
     return program_of(plan).constants.bytes_by_purpose()
 
 
+def arena_bytes(plan: Plan) -> int:
+    """Bytes of RAM that the C source of a plan is given: maps, scratch memory and state."""
+    return _state_offset(plan) + _state_bytes(plan)
+
+
 def _header(plan: Plan, metadata: EnsembleMetadata, program: Program) -> str:
     height, width, channels = metadata.input_shape
     sizes = {
@@ -70,7 +75,7 @@ def _header(plan: Plan, metadata: EnsembleMetadata, program: Program) -> str:
         "HEIGHT": (height, "of an image, in pixels"),
         "WIDTH": (width, ""),
         "CHANNELS": (channels, "of a pixel, a byte each"),
-        "ARENA_BYTES": (_state_offset(plan) + _state_bytes(plan), ""),
+        "ARENA_BYTES": (arena_bytes(plan), ""),
         "ARENA_ALIGNMENT": (_ALIGNMENT, "bytes"),
         "HAS_CASCADE": (int(metadata.cascade is not None), "for ensemble_predict_adaptive"),
         "KEEPS_IMAGE": (int(program.reads_image), "members read the image, too"),
@@ -201,6 +206,8 @@ def _renamed(text: str, name: str) -> str:
 
 def _string(text: str) -> str:
     """A C string in ASCII: bytes of UTF-8 as octal escapes, and no trigraphs."""
-    plain = set(b" !#$%&'()*+,-./0123456789:;<=>@[]^_`{|}~") | set(range(65, 91)) | set(range(97, 123))
+    plain = (
+        set(b" !#$%&'()*+,-./0123456789:;<=>@[]^_`{|}~") | set(range(65, 91)) | set(range(97, 123))
+    )
     parts = (chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode())
     return f'"{"".join(parts)}"'
