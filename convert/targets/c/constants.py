@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -119,15 +120,15 @@ def _padded(rows: np.ndarray, multiple: int) -> np.ndarray:
 
 def float_literal(number: float) -> str:
     """A float32 in C, exactly."""
-    number = np.float32(number)
-    if np.isnan(number):
+    rounded = np.float32(number)
+    if np.isnan(rounded):
         return "NAN"
-    if np.isinf(number):
-        return "INFINITY" if number > 0 else "-INFINITY"
-    return f"{np.format_float_scientific(number, unique=True, trim='0')}f".replace("e+00", "")
+    if np.isinf(rounded):
+        return "INFINITY" if rounded > 0 else "-INFINITY"
+    return f"{np.format_float_scientific(rounded, unique=True, trim='0')}f".replace("e+00", "")
 
 
-def _literal(number: np.generic) -> str:
+def _literal(number: Any) -> str:
     if isinstance(number, np.floating):
         return float_literal(float(number))
     if isinstance(number, np.uint32):

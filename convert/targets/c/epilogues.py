@@ -121,9 +121,7 @@ class _Lines:
         """Elements from a pixel of an output to the next."""
         if map_.channels == self.parts.step.channels:
             return "channels"
-        self.parts.fields.append(
-            ("uint16_t", f"{name}_channels", self.parts.size(map_.channels))
-        )
+        self.parts.fields.append(("uint16_t", f"{name}_channels", self.parts.size(map_.channels)))
         return f"step->{name}_channels"
 
     def _threshold(self, action: Threshold, number: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from larq_ensemble.convert.targets.c.constants import Array, Constants, wrapped
-from larq_ensemble.convert.targets.c.plan import Map, Numbers, Step, Value
+from larq_ensemble.convert.targets.c.plan import Map, Numbers, Step
 from larq_ensemble.errors import EnsembleError
 
 #: The C type of a map's elements.
@@ -65,7 +65,7 @@ class Parts:
         else:
             array = self.constants.add_value(numbers)
             size = numbers.data.size // (len(numbers.data) if numbers.by_member else 1)
-            row = "(channels + 1) / 2" if numbers.format == "int4" else "channels"
+            row = "((channels + 1) / 2)" if numbers.format == "int4" else "channels"
             if size == 1 or self.step.channels == 1:
                 row = "1"
             self.array(name, array, by_member=numbers.by_member, row=row)
@@ -90,7 +90,7 @@ class Parts:
     def unsupported(self, what: str) -> EnsembleError:
         """The error for what the kernels can't do."""
         return EnsembleError(
-            f"Layer {self.step.layer!r} needs {what}, which C source for microcontrollers can't have."
+            f"Layer {self.step.layer!r} needs {what}, for which there is no kernel in C."
         )
 
 

@@ -19,9 +19,9 @@ def scratch_bytes(step: Step) -> int:
     """Bytes of scratch memory that a step needs while it runs; a multiple of 4."""
     if pools_signs(step):
         return 0
-    sums = _FLOAT * step.channels
     if isinstance(step, BinaryConvolution):
-        return sums + binary_filters.scratch_bytes(step)
+        return binary_filters.scratch_bytes(step)
+    sums = _FLOAT * step.channels
     if isinstance(step, Convolution):
         return sums + _FLOAT * _patch(step)
     if isinstance(step, Pooling):

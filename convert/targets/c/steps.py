@@ -172,9 +172,10 @@ class _StepFunction:
         rows = np.atleast_2d(binary_filters.packed_filters(step))
         self._filters(step.filters, rows)
         self._input(step.input)
-        self._scratch("int32_t *sums = at(arena, step->scratch);")
-        self.parts.setup.append("uint32_t *patch = (uint32_t *)(void *)(sums + channels);")
-        return ["binary_sums(&step->convolution, filters, input, y, x, patch, sums);"]
+        self._scratch("uint32_t *room = at(arena, step->scratch);")
+        return [
+            "const int16_t *sums = binary_sums(&step->convolution, filters, input, y, x, room);"
+        ]
 
     def _convolution(self, step: Convolution) -> list[str]:
         self._need(self.kind)
@@ -279,7 +280,7 @@ _Order = Callable[[np.ndarray, int], np.ndarray]
 
 
 def _in_fours(filters: np.ndarray, groups: int) -> np.ndarray:
-    """`[channels, ky, kx, depth]` as `convolution_sums` reads it: the filters of a group in fours."""
+    """`[channels, ky, kx, depth]` as `convolution_sums` reads it: a group's filters in fours."""
     taps = filters.reshape(groups, len(filters) // groups, -1)
     whole = taps.shape[1] // 4 * 4
     fours = taps[:, :whole].reshape(groups, whole // 4, 4, -1).swapaxes(2, 3)

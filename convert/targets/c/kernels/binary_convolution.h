@@ -1,7 +1,20 @@
-/* Sums of products of signs. A product is -1 where the bits differ, so a sum of n products is
- * n - 2 * (number of bits that differ). */
+/* Binary convolution: sums of products of signs, for 32 output channels at a time.
+ *
+ * A bit is set for -1. A filter is not a row of words whose bits are counted: each bit of a window
+ * has a word of its own, with that bit of 32 filters, a lane each (binary_filters.py). The kernel
+ * lists the bits of the window that are set, about half of them, and adds the words that they
+ * choose. Lanes are counters whose bits lie in words, the planes: plane p has bit p of all 32. Full
+ * adders of five logical operations add to them (Harley and Seal's carry-save adder), so nothing is
+ * ever counted across a word, which costs most where no instruction does it.
+ *
+ * Let n be the products that count, s the set bits of the window, and c the set bits of the filter
+ * among these. Let f be the set bits of the whole filter, and d those under taps outside the map,
+ * where products don't count. Then the sum is n - 2 s + 2 T with T = 2 c + d - f, and U = T + n - s
+ * is the number of products that are +1. So T may be counted modulo any power of two above U: the
+ * planes start at -f, which is in flash, d is added at plane 0, and c at plane 1. */
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "signs.h"
 
@@ -16,20 +29,110 @@ typedef struct {
   int16_t top, left;
   uint16_t dilation_y, dilation_x;
   uint16_t pads_with_ones; /* outside the map is +1; otherwise it doesn't count */
+  uint16_t planes;         /* bits of a counter: 5 to 15 */
 } BinaryConvolution;
 
-static inline uint32_t count_ones(uint32_t x) {
-#if defined(__GNUC__) && !defined(__arm__)
-  return (uint32_t)__builtin_popcount(x);
-#else
-  x -= (x >> 1) & UINT32_C(0x55555555);
-  x = (x & UINT32_C(0x33333333)) + ((x >> 2) & UINT32_C(0x33333333));
-  x = (x + (x >> 4)) & UINT32_C(0x0f0f0f0f);
-  return (x * UINT32_C(0x01010101)) >> 24;
-#endif
+enum {
+  ADDED_AT_ONCE = 16, /* words that `add_lanes` adds at a time */
+  MOST_PLANES = 16,
+  BORDERS = 3, /* for which counters are kept: at the left, inside, at the right */
+  NO_ROW = -1
+};
+
+/* The taps inside the map: rows [ky, ky_end), columns [kx, kx_end). */
+typedef struct {
+  int16_t ky, ky_end, kx, kx_end;
+} Taps;
+
+/* Where all is in scratch memory. */
+typedef struct {
+  int32_t *row_in_slot;  /* [slots] the input row that is listed there */
+  Taps *borders;         /* [BORDERS] for which taps ... */
+  uint32_t *counters;    /* [BORDERS, lane words, planes] ... counters start so */
+  int16_t *sums;         /* [lane words * 32] */
+  uint16_t *set;         /* of the window: [bits + ADDED_AT_ONCE] */
+  uint16_t *rows;        /* [slots, row_size] */
+  size_t slots;          /* input rows, from the first of a window to its last */
+  size_t row_size;       /* [groups, in_width + 1] starts, then the positions of bits that are set */
+  size_t bits, words;    /* of a filter; of 32 filters */
+  size_t lane_words;     /* of a group */
+} BinaryScratch;
+
+static BinaryScratch binary_scratch(const BinaryConvolution *c, uint32_t *scratch) {
+  BinaryScratch s;
+  s.bits = (size_t)c->window_height * c->window_width * c->group_channels;
+  s.words = c->planes + s.bits + 1;
+  s.lane_words = ((size_t)c->channels / c->groups + 31) / 32;
+  s.slots = (size_t)(c->window_height - 1) * c->dilation_y + 1;
+  s.row_size = (size_t)c->groups * (c->in_width + 1u + (size_t)c->in_width * c->group_channels) + 4;
+  s.row_in_slot = (int32_t *)scratch;
+  s.borders = (Taps *)(s.row_in_slot + s.slots);
+  s.counters = (uint32_t *)(s.borders + BORDERS);
+  s.sums = (int16_t *)(s.counters + BORDERS * c->groups * s.lane_words * c->planes);
+  s.set = (uint16_t *)(s.sums + c->channels + 32);
+  s.rows = s.set + s.bits + ADDED_AT_ONCE;
+  return s;
 }
 
-/* Up to 32 channels of a pixel, from `first` on. */
+/* In each lane, a, b and `sum` are added: bit 0 stays in `sum`, bit 1 goes to `carry`. */
+static inline void full_adder(uint32_t *carry, uint32_t *sum, uint32_t a, uint32_t b) {
+  const uint32_t half = *sum ^ a;
+  *carry = (*sum & a) | (half & b);
+  *sum = half ^ b;
+}
+
+/* Adds the words of the filter at `n` places of `set`, a multiple of ADDED_AT_ONCE, to counters of
+ * `planes` bits. */
+static void add_lanes(uint32_t *counters, size_t planes, const uint32_t *filter,
+                      const uint16_t *set, size_t n) {
+  uint32_t ones = counters[0], twos = counters[1], fours = counters[2], eights = counters[3];
+  uint32_t two, other_two, four, other_four, eight, carry;
+  for (const uint16_t *end = set + n; set < end; set += ADDED_AT_ONCE) {
+#define ADD_FOUR(four, i) \
+  full_adder(&two, &ones, filter[set[i]], filter[set[(i) + 1]]);           \
+  full_adder(&other_two, &ones, filter[set[(i) + 2]], filter[set[(i) + 3]]); \
+  full_adder(&four, &twos, two, other_two)
+    ADD_FOUR(four, 0);
+    ADD_FOUR(other_four, 4);
+    full_adder(&eight, &fours, four, other_four);
+    ADD_FOUR(four, 8);
+    ADD_FOUR(other_four, 12);
+    full_adder(&carry, &fours, four, other_four);
+    full_adder(&carry, &eights, eight, carry);
+#undef ADD_FOUR
+    for (size_t p = 4; p < planes; p++) {
+      const uint32_t sum = counters[p] ^ carry;
+      carry &= counters[p];
+      counters[p] = sum;
+    }
+  }
+  counters[0] = ones, counters[1] = twos, counters[2] = fours, counters[3] = eights;
+}
+
+/* Fills the list up to a multiple of ADDED_AT_ONCE with the place of a word that is 0. */
+static size_t filled_up(uint16_t *set, size_t n, size_t zero) {
+  while (n % ADDED_AT_ONCE) set[n++] = (uint16_t)zero;
+  return n;
+}
+
+/* The places of the bits of 4 that are set. */
+static const uint16_t places_of_four[16][4] = {
+    {0}, {0}, {1}, {0, 1}, {2}, {0, 2}, {1, 2}, {0, 1, 2},
+    {3}, {0, 3}, {1, 3}, {0, 1, 3}, {2, 3}, {0, 2, 3}, {1, 2, 3}, {0, 1, 2, 3},
+};
+static const uint8_t ones_of_four[16] = {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4};
+
+/* Appends the positions of the bits that are set. Writes up to 4 numbers beyond the list. */
+static uint16_t *list_bits(uint16_t *list, uint32_t bits, size_t position) {
+  for (; bits; bits >>= 4, position += 4) {
+    const uint16_t *places = places_of_four[bits % 16];
+    for (size_t i = 0; i < 4; i++) list[i] = (uint16_t)(places[i] + position);
+    list += ones_of_four[bits % 16];
+  }
+  return list;
+}
+
+/* Channels `first` to `first + n` of a pixel, at most 32. */
 static inline uint32_t channel_bits(const uint32_t *map, size_t pixel, size_t pixel_bits,
                                     size_t first, size_t n) {
   uint32_t bits = pixel_word(map, pixel, pixel_bits, first / 32) >> (first % 32);
@@ -38,39 +141,173 @@ static inline uint32_t channel_bits(const uint32_t *map, size_t pixel, size_t pi
   return n < 32 ? bits & ((UINT32_C(1) << n) - 1) : bits;
 }
 
-/* The sums of output pixel (y, x), of all output channels. `patch` has room for a word and a mask
- * of each 32 channels of each tap. */
-static void binary_sums(const BinaryConvolution *c, const uint32_t *filters, const uint32_t *input,
-                        int32_t y, int32_t x, uint32_t *patch, int32_t *sums) {
-  const size_t words = (c->group_channels + 31u) / 32u;
-  const size_t patch_words = words * c->window_height * c->window_width;
-  uint32_t *masks = patch + patch_words;
-  const uint16_t filters_of_group = (uint16_t)(c->channels / c->groups);
-  for (uint16_t group = 0; group < c->groups; group++) {
-    int32_t products = 0;
-    size_t at = 0;
-    for (uint16_t ky = 0; ky < c->window_height; ky++) {
-      const int32_t iy = y * c->stride_y - c->top + ky * c->dilation_y;
-      for (uint16_t kx = 0; kx < c->window_width; kx++) {
-        const int32_t ix = x * c->stride_x - c->left + kx * c->dilation_x;
-        const int inside = iy >= 0 && iy < c->in_height && ix >= 0 && ix < c->in_width;
-        const int counts = inside || c->pads_with_ones;
-        if (counts) products += c->group_channels;
-        for (size_t w = 0; w < words; w++, at++) {
-          const size_t left = c->group_channels - w * 32;
-          const size_t n = left < 32 ? left : 32;
-          masks[at] = counts ? UINT32_MAX : 0;
-          patch[at] = inside ? channel_bits(input, (size_t)(iy * c->in_width + ix), c->pixel_bits,
-                                            (size_t)group * c->group_channels + w * 32, n)
-                             : 0;
-        }
+/* Lists the bits of an input row that are set. Channel c of a group of pixel x has the position
+ * x * group_channels + c, so the bits of neighbouring pixels follow each other as those of
+ * neighbouring taps do. */
+static void list_row(const BinaryConvolution *c, const uint32_t *input, size_t row,
+                     uint16_t *starts) {
+  uint16_t *const list = starts + (size_t)c->groups * (c->in_width + 1u), *end = list;
+  for (size_t group = 0; group < c->groups; group++) {
+    for (size_t x = 0; x < c->in_width; x++) {
+      *starts++ = (uint16_t)(end - list);
+      for (size_t first = 0; first < c->group_channels; first += 32) {
+        const size_t left = c->group_channels - first;
+        const uint32_t bits =
+            channel_bits(input, row * c->in_width + x, c->pixel_bits,
+                         group * c->group_channels + first, left < 32 ? left : 32);
+        end = list_bits(end, bits, x * c->group_channels + first);
       }
     }
-    for (uint16_t o = 0; o < filters_of_group; o++) {
-      uint32_t differ = 0;
-      for (size_t i = 0; i < patch_words; i++)
-        differ += count_ones((patch[i] ^ *filters++) & masks[i]);
-      *sums++ = products - 2 * (int32_t)differ;
+    *starts++ = (uint16_t)(end - list);
+  }
+}
+
+/* Lists the rows that the windows of an output row read; most of them are still there. */
+static void list_rows(const BinaryConvolution *c, const BinaryScratch *s, const uint32_t *input,
+                      int32_t y) {
+  if (y == 0) {
+    for (size_t slot = 0; slot < s->slots; slot++) s->row_in_slot[slot] = NO_ROW;
+    for (size_t i = 0; i < BORDERS; i++) s->borders[i].ky = NO_ROW;
+  }
+  for (int32_t ky = 0; ky < c->window_height; ky++) {
+    const int32_t row = y * c->stride_y - c->top + ky * c->dilation_y;
+    if (row < 0 || row >= c->in_height) continue;
+    const size_t slot = (size_t)row % s->slots;
+    if (s->row_in_slot[slot] == row) continue;
+    s->row_in_slot[slot] = row;
+    list_row(c, input, (size_t)row, s->rows + slot * s->row_size);
+  }
+}
+
+/* Appends the bits of an input row that a window reads, at their places in the filter. */
+static uint16_t *list_taps(uint16_t *list, const uint16_t *from, const uint16_t *end,
+                           int32_t offset) {
+  /* Two at a time: neither sum leaves its 16 bits. */
+  const uint32_t offsets = (uint32_t)offset * UINT32_C(0x10001);
+  for (; from < end; from += 2, list += 2) {
+    uint32_t two;
+    memcpy(&two, from, sizeof two);
+    two += offsets;
+    memcpy(list, &two, sizeof two);
+  }
+  return list - (from - end);
+}
+
+/* Lists the bits of the window that are set; returns how many there are. */
+static size_t list_window(const BinaryConvolution *c, const BinaryScratch *s, int32_t y, int32_t x,
+                          size_t group, Taps taps) {
+  uint16_t *list = s->set;
+  const int32_t left = x * c->stride_x - c->left, channels = c->group_channels;
+  /* Taps that are neighbours of each other. */
+  const int32_t run = c->dilation_x == 1 ? taps.kx_end - taps.kx : 1;
+  for (int32_t ky = taps.ky; ky < taps.ky_end; ky++) {
+    const int32_t row = y * c->stride_y - c->top + ky * c->dilation_y;
+    const uint16_t *const slot = s->rows + (size_t)row % s->slots * s->row_size;
+    const uint16_t *const starts = slot + group * (c->in_width + 1u);
+    const uint16_t *const bits = slot + (size_t)c->groups * (c->in_width + 1u);
+    for (int32_t kx = taps.kx; kx < taps.kx_end; kx += run) {
+      const int32_t from = left + kx * c->dilation_x;
+      const int32_t offset = (ky * c->window_width + kx - from) * channels;
+      list = list_taps(list, bits + starts[from], bits + starts[from + run], offset);
     }
   }
+  return (size_t)(list - s->set);
+}
+
+/* Lists all bits of the taps outside the map; returns how many there are. */
+static size_t list_outside(const BinaryConvolution *c, const BinaryScratch *s, Taps taps) {
+  uint16_t *list = s->set;
+  size_t bit = 0;
+  for (int32_t ky = 0; ky < c->window_height; ky++)
+    for (int32_t kx = 0; kx < c->window_width; kx++)
+      for (size_t i = 0; i < c->group_channels; i++, bit++)
+        if (ky < taps.ky || ky >= taps.ky_end || kx < taps.kx || kx >= taps.kx_end)
+          *list++ = (uint16_t)bit;
+  return (size_t)(list - s->set);
+}
+
+/* How counters start where these taps are inside the map, [groups, lane words, planes]. */
+static const uint32_t *counters_at(const BinaryConvolution *c, const BinaryScratch *s,
+                                   const uint32_t *filters, Taps taps) {
+  const size_t border = taps.kx > 0 ? 0 : taps.kx_end < c->window_width ? 2 : 1;
+  const size_t lane_words = c->groups * s->lane_words;
+  uint32_t *const counters = s->counters + border * lane_words * c->planes;
+  if (memcmp(&s->borders[border], &taps, sizeof taps) == 0) return counters;
+  s->borders[border] = taps;
+  size_t n = c->pads_with_ones ? 0 : list_outside(c, s, taps);
+  n = filled_up(s->set, n, s->bits);
+  for (size_t i = 0; i < lane_words; i++, filters += s->words) {
+    memcpy(counters + i * c->planes, filters, c->planes * sizeof *counters);
+    add_lanes(counters + i * c->planes, c->planes, filters + c->planes, s->set, n);
+  }
+  return counters;
+}
+
+/* Eight words of bits become eight words of bytes: bit 8 j + k of word i becomes bit 8 j + i of
+ * word k. */
+static inline void transpose(uint32_t *words) {
+#define SWAP(step, mask)                                                        \
+  for (size_t i = 0; i < 8; i++)                                                \
+    if ((i & (step)) == 0) {                                                    \
+      const uint32_t bits = ((words[i] >> (step)) ^ words[i + (step)]) & (mask); \
+      words[i + (step)] ^= bits;                                                \
+      words[i] ^= bits << (step);                                               \
+    }
+  SWAP(1, UINT32_C(0x55555555))
+  SWAP(2, UINT32_C(0x33333333))
+  SWAP(4, UINT32_C(0x0f0f0f0f))
+#undef SWAP
+}
+
+/* The sums of 32 lanes: 2 U - products with U = T + offset. */
+static void sums_of_lanes(uint32_t *counters, size_t planes, int32_t products, size_t offset,
+                          int16_t *sums) {
+  const uint32_t mask = (UINT32_C(1) << planes) - 1;
+  transpose(counters);
+  if (planes > 8) transpose(counters + 8);
+  for (size_t i = 0; i < 8; i++, sums += 4) {
+    const uint32_t low = counters[i], high = planes > 8 ? counters[8 + i] : 0;
+    for (size_t j = 0; j < 4; j++) {
+      const uint32_t count = (low >> (8 * j) & 0xff) | (high >> (8 * j) & 0xff) << 8;
+      sums[j] = (int16_t)(2 * (int32_t)((count + offset) & mask) - products);
+    }
+  }
+}
+
+static Taps taps_inside(const BinaryConvolution *c, int32_t y, int32_t x) {
+  const int32_t row = y * c->stride_y - c->top, column = x * c->stride_x - c->left;
+  Taps taps = {0, (int16_t)c->window_height, 0, (int16_t)c->window_width};
+  while (taps.ky < taps.ky_end && row + taps.ky * c->dilation_y < 0) taps.ky++;
+  while (taps.ky < taps.ky_end && row + (taps.ky_end - 1) * c->dilation_y >= c->in_height)
+    taps.ky_end--;
+  while (taps.kx < taps.kx_end && column + taps.kx * c->dilation_x < 0) taps.kx++;
+  while (taps.kx < taps.kx_end && column + (taps.kx_end - 1) * c->dilation_x >= c->in_width)
+    taps.kx_end--;
+  return taps;
+}
+
+/* The sums of output pixel (y, x), of all output channels. Pixels are asked for row by row. They
+ * are in scratch memory until the next one. */
+static const int16_t *binary_sums(const BinaryConvolution *c, const uint32_t *filters,
+                                  const uint32_t *input, int32_t y, int32_t x, uint32_t *scratch) {
+  const BinaryScratch s = binary_scratch(c, scratch);
+  if (x == 0) list_rows(c, &s, input, y);
+  const Taps taps = taps_inside(c, y, x);
+  const uint32_t *start = counters_at(c, &s, filters, taps);
+  const int32_t inside =
+      (taps.ky_end - taps.ky) * (taps.kx_end - taps.kx) * (int32_t)c->group_channels;
+  const int32_t products = c->pads_with_ones ? (int32_t)s.bits : inside;
+  int16_t *sums = s.sums;
+  for (size_t group = 0; group < c->groups; group++) {
+    const size_t set = list_window(c, &s, y, x, group, taps);
+    const size_t n = filled_up(s.set, set, s.bits);
+    for (size_t i = 0; i < s.lane_words; i++, start += c->planes, filters += s.words) {
+      uint32_t counters[MOST_PLANES] = {0};
+      memcpy(counters, start, c->planes * sizeof *start);
+      add_lanes(counters + 1, c->planes - 1u, filters + c->planes, s.set, n);
+      sums_of_lanes(counters, c->planes, products, (size_t)products - set, sums + 32 * i);
+    }
+    sums += c->channels / c->groups;
+  }
+  return s.sums;
 }

@@ -4,11 +4,16 @@
  *
  *     #include "ensemble.h"
  *
- *     static uint32_t arena[(ENSEMBLE_ARENA_BYTES + 3) / 4] ... or any memory that is aligned to
- *     ENSEMBLE_ARENA_ALIGNMENT bytes
+ *     static uint64_t arena[ENSEMBLE_ARENA_BYTES / sizeof(uint64_t)];
+ *     float probabilities[ENSEMBLE_CLASSES];
  *
- *     ensemble_begin(arena, image);
- *     while (ensemble_next(arena, probabilities) < members_to_run) { }
+ *     ensemble_predict(arena, image, ENSEMBLE_MEMBERS, probabilities);
+ *
+ * or member by member, as long as there is energy:
+ *
+ *     int members = ensemble_begin(arena, image);
+ *     while (members >= 0 && members < ENSEMBLE_MEMBERS && there_is_energy())
+ *       members = ensemble_next(arena, probabilities);
  *
  * All state is in the arena, so images may be classified at the same time in several arenas. There
  * is no global state, no allocation and no recursion. Written by larq-ensemble; don't edit. */
@@ -36,8 +41,8 @@ enum {
  *
  * arena: ENSEMBLE_ARENA_BYTES of memory, aligned to ENSEMBLE_ARENA_ALIGNMENT. It holds all there is
  *     to know about this image until the next call with it; what it held before doesn't matter.
- * image: ENSEMBLE_HEIGHT x ENSEMBLE_WIDTH pixels from 0 to 255, in the order [row, column, channel].
- *     With ENSEMBLE_KEEPS_IMAGE it must stay as it is until the last member has run.
+ * image: ENSEMBLE_HEIGHT x ENSEMBLE_WIDTH pixels from 0 to 255, in the order [row, column,
+ * channel]. With ENSEMBLE_KEEPS_IMAGE it must stay as it is until the last member has run.
  *
  * Returns ENSEMBLE_OK, ENSEMBLE_BAD_ARENA or ENSEMBLE_BAD_ARGUMENT. */
 int ensemble_begin(void *arena, const uint8_t *image);

@@ -2,16 +2,18 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "helper.h"
+
 #if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 2)
 
-static inline float from_float16(uint16_t half) {
+HELPER float from_float16(uint16_t half) {
   const uint32_t bits = half;
   float x;
   __asm__("vmov %0, %1\n\tvcvtb.f32.f16 %0, %0" : "=t"(x) : "r"(bits));
   return x;
 }
 
-static inline uint16_t to_float16(float x) {
+HELPER uint16_t to_float16(float x) {
   uint32_t bits;
   __asm__("vcvtb.f16.f32 %1, %1\n\tvmov %0, %1" : "=r"(bits), "+t"(x));
   return (uint16_t)bits;
@@ -19,13 +21,13 @@ static inline uint16_t to_float16(float x) {
 
 #else
 
-static inline float float_of_bits(uint32_t bits) {
+HELPER float float_of_bits(uint32_t bits) {
   float x;
   memcpy(&x, &bits, sizeof x);
   return x;
 }
 
-static inline float from_float16(uint16_t half) {
+HELPER float from_float16(uint16_t half) {
   const uint32_t sign = (uint32_t)(half & 0x8000) << 16, rest = half & 0x7fffu;
   uint32_t bits = rest << 13;
   if (rest >= 0x7c00) {
@@ -41,7 +43,7 @@ static inline float from_float16(uint16_t half) {
 }
 
 /* Rounds to nearest, ties to even. */
-static inline uint16_t to_float16(float x) {
+HELPER uint16_t to_float16(float x) {
   uint32_t bits;
   memcpy(&bits, &x, sizeof bits);
   const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & UINT32_C(0x7fffffff);

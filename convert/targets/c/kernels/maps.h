@@ -20,21 +20,21 @@ typedef struct {
 } Geometry;
 
 /* The row or column of the input that a tap reads; it may be outside. */
-static inline int32_t row_of_tap(const Geometry *g, int32_t y, int32_t ky) {
+HELPER int32_t row_of_tap(const Geometry *g, int32_t y, int32_t ky) {
   return y * g->stride_y - g->top + ky * g->dilation_y;
 }
 
-static inline int32_t column_of_tap(const Geometry *g, int32_t x, int32_t kx) {
+HELPER int32_t column_of_tap(const Geometry *g, int32_t x, int32_t kx) {
   return x * g->stride_x - g->left + kx * g->dilation_x;
 }
 
-static inline int is_inside(const Geometry *g, int32_t y, int32_t x) {
+HELPER int is_inside(const Geometry *g, int32_t y, int32_t x) {
   return y >= 0 && y < g->in_height && x >= 0 && x < g->in_width;
 }
 
 /* `n` channels of a pixel as floats, from `first` on: where they lie, or else in `room`. */
-static inline const float *channels_at(const Geometry *g, Format format, const void *map,
-                                       int32_t y, int32_t x, size_t first, size_t n, float *room) {
+HELPER const float *channels_at(const Geometry *g, Format format, const void *map, int32_t y,
+                                int32_t x, size_t first, size_t n, float *room) {
   const size_t pixel = (size_t)(y * g->in_width + x);
   const size_t at = pixel * g->in_channels + first;
   if (format == FORMAT_FLOAT32) return (const float *)map + at;
@@ -55,9 +55,8 @@ static inline const float *channels_at(const Geometry *g, Format format, const v
 }
 
 /* As `channels_at`, but 0 outside the map. */
-static inline const float *padded_channels(const Geometry *g, Format format, const void *map,
-                                           int32_t y, int32_t x, size_t first, size_t n,
-                                           float *room) {
+HELPER const float *padded_channels(const Geometry *g, Format format, const void *map, int32_t y,
+                                    int32_t x, size_t first, size_t n, float *room) {
   if (is_inside(g, y, x)) return channels_at(g, format, map, y, x, first, n, room);
   memset(room, 0, n * sizeof *room);
   return room;
