@@ -206,15 +206,8 @@ def _renamed(text: str, name: str) -> str:
 
 def _string(text: str) -> str:
     """A C string in ASCII: bytes of UTF-8 as octal escapes, and no trigraphs."""
-<<<<<<< HEAD
-    plain = (
-        set(b" !#$%&'()*+,-./0123456789:;<=>@[]^_`{|}~") | set(range(65, 91)) | set(range(97, 123))
-    )
-    parts = (chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode())
-=======
     parts = (
         chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}"
         for byte in text.encode()
     )
->>>>>>> source
     return f'"{"".join(parts)}"'
