@@ -19,7 +19,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import re
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from larq_ensemble.convert import emulation
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.ir.graph import Graph, Operator, Tensor
@@ -36,9 +40,14 @@ from larq_ensemble.tflite.arena import Life, end_of, offsets
 
 #: Kernels of these folders of CMSIS-NN, of int8 only.
 _FOLDERS = ("BasicMath", "Convolution", "FullyConnected", "NNSupport", "Pooling")
-#: As CMSIS-NN's CMakeLists.txt has it, and what its README recommends for a core.
-FLAGS = ("-Ofast",)
-FLAGS_OF = {"cortex-m7": ("-DOPTIONAL_RESTRICT_KEYWORD=__restrict",)}
+#: The optimization of CMSIS-NN's CMakeLists.txt, and the two options that save instructions on
+#: cores with DSP instructions.
+FLAGS = (
+    "-Ofast",
+    "-DCMSIS_NN_USE_REQUANTIZE_INLINE_ASSEMBLY",
+    "-DOPTIONAL_RESTRICT_KEYWORD=__restrict",
+)
+_MAIN = Path(__file__).with_name("int8_network_main.c")
 #: Bits by which ADD shifts its inputs before it scales them.
 _ADD_SHIFT = 20
 _ALIGNMENT = 16
@@ -118,11 +127,13 @@ class Program:
         files: text by file name.
         constant_bytes: filters, biases, multipliers and tables.
         map_bytes: the arena, without the scratch memory of kernels.
+        step: from one logit to the next larger one.
     """
 
     files: dict[str, str]
     constant_bytes: int
     map_bytes: int
+    step: float
 
 
 def program(data: bytes) -> Program:
@@ -150,7 +161,96 @@ def program(data: bytes) -> Program:
             steps="\n".join(steps),
         ),
     }
-    return Program(files, writer.constant_bytes, network.map_bytes)
+    return Program(files, writer.constant_bytes, network.map_bytes, _scale(network.logits))
+
+
+@dataclass(frozen=True)
+class Int8Cost:
+    """What a network takes on a processor.
+
+    # Arguments
+        instructions: of an image.
+        code_bytes: of flash: the kernels and their calls, without what they take from libc.
+        ram_bytes: maps and the kernels' scratch memory.
+        stack_bytes: the most that was used.
+        logits: of the images that were run, float32 `[n, classes]`.
+    """
+
+    instructions: int
+    code_bytes: int
+    ram_bytes: int
+    stack_bytes: int
+    logits: np.ndarray
+
+
+class Kernels:
+    """CMSIS-NN, compiled once for each processor.
+
+    # Arguments
+        clone: the repository's folder.
+        folder: for objects.
+    """
+
+    def __init__(self, clone: Path, folder: Path) -> None:
+        self.clone, self.folder = clone, folder
+        self._objects: dict[str, list[Path]] = {}
+
+    def objects(self, cpu: str) -> list[Path]:
+        """The kernels for a processor."""
+        if cpu not in self._objects:
+            folder = self.folder / cpu
+            folder.mkdir()
+            self._objects[cpu] = [
+                emulation.compiled(source, folder / f"{source.stem}.o", cpu, flags=self._flags())
+                for source in kernel_sources(self.clone)
+            ]
+        return self._objects[cpu]
+
+    def count(self, network: Program, images: np.ndarray, cpu: str) -> Int8Cost:
+        """Runs a network on an emulated board, and counts what the first image takes.
+
+        # Arguments
+            network: of `program`.
+            images: uint8 `[n, height, width, channels]`.
+            cpu: a key of `larq_ensemble.convert.emulation.BOARDS`.
+
+        # Raises
+            EmulationError: if a tool is missing or the program fails.
+        """
+        objects = self.objects(cpu)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary)
+            for name, text in network.files.items():
+                (folder / name).write_text(text, encoding="utf-8")
+            (folder / "images").write_bytes(np.ascontiguousarray(images).tobytes())
+            flags = [*self._flags(), f"-I{folder}"]
+            sources = [*objects, folder / "int8_network.c", _MAIN]
+            elf = emulation.build(sources, folder / "network.elf", cpu, flags=flags)
+            output, (instructions,) = emulation.count(elf, cpu, ["images"], folder=folder)
+            sizes, *logits = output.splitlines()
+            scratch, stack = map(int, sizes.split())
+            return Int8Cost(
+                instructions=instructions,
+                code_bytes=_kernel_code(elf),
+                ram_bytes=network.map_bytes + scratch,
+                stack_bytes=stack,
+                logits=np.array([line.split() for line in logits], np.float32),
+            )
+
+    def _flags(self) -> list[str]:
+        return ["-std=c11", *FLAGS, f"-I{self.clone / 'Include'}"]
+
+
+def _kernel_code(elf: Path) -> int:
+    """Bytes of code of CMSIS-NN's functions and of the network in a program."""
+    command = ["arm-none-eabi-nm", "--print-size", "--radix=d", os.fspath(elf)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    symbols = (line.split() for line in lines)
+    return sum(
+        int(symbol[1])
+        for symbol in symbols
+        if len(symbol) == 4 and symbol[2] in "tT" and re.match(r"arm_|int8_", symbol[3])
+    )
 
 
 @dataclass(frozen=True)
@@ -200,7 +300,8 @@ def _pixel_table(graph: Graph, quantize: Operator) -> np.ndarray:
             raise EnsembleError(f"{op.name} can't stand before the network is quantized.")
         (constant,) = (tensor.values for tensor in op.operands if tensor.data is not None)
         values = values * constant if op.name == "MUL" else values + constant
-    rounded = np.round(values / np.float32(_scale(image))) + _zero(image)
+    scaled = values / np.float32(_scale(image))
+    rounded = np.trunc(scaled + np.copysign(np.float32(0.5), scaled)) + _zero(image)
     return np.clip(rounded, -128, 127).astype(np.int8).T
 
 
