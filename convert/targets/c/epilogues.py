@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from larq_ensemble.convert.targets.c.constants import float_literal
 from larq_ensemble.convert.targets.c.parts import MAP_TYPES, Parts, element
 from larq_ensemble.convert.targets.c.plan import (
     Action,
     Add,
     AddMap,
+    Apply,
     BinaryConvolution,
     Clamp,
+    Function,
     Map,
     Multiply,
     MultiplyMap,
@@ -18,6 +22,13 @@ from larq_ensemble.convert.targets.c.plan import (
     Threshold,
     Vector,
 )
+
+_FUNCTIONS: Mapping[Function, str] = {
+    "abs": "fabsf(v)",
+    "logistic": "1.f / (1.f + expf(-v))",
+    "round": "rintf(v)",
+    "tanh": "tanhf(v)",
+}
 
 
 def epilogue(parts: Parts) -> list[str]:
@@ -82,6 +93,8 @@ class _Lines:
                 if bound is not None:
                     literal = float_literal(bound)
                     self.channel.append(f"if (v {sign} {literal}) v = {literal};")
+        elif isinstance(action, Apply):
+            self.channel.append(f"v = {_FUNCTIONS[action.function]};")
         elif isinstance(action, AddMap | MultiplyMap):
             name = f"map_{number}"
             self._map(name, action.map)

@@ -54,6 +54,7 @@ _CLAMPS: Mapping[str, Clamp] = {
 }
 #: Of the largest of some numbers, how much those that were rounded in other orders may differ.
 _ROUNDING = 1e-5
+_LARGEST_WEIGHT = 127
 _LARGEST_LIMIT = np.iinfo(np.int16).max
 
 
@@ -275,11 +276,14 @@ class Lowering:
         """
         map, filters, window = self._whole(x, filters, window)
         filters = filters.astype(np.float32, copy=False)
-        is_binary = map.format == "signs" and bool((np.abs(filters) == 1).all())
         if map.format == "uint8":
             map = self.floats(x)
+        filters, scales = _whole_numbers(filters)
+        is_binary = map.format == "signs" and bool((np.abs(filters) == 1).all())
         if pad not in ((0, 1) if is_binary else (0,)):
             self.refuse(f"its input has a margin of {pad:g}")
+        if scales is not None:
+            actions = [Multiply(self.vector(scales, "batch norm")), *actions]
         if purpose is None:
             purpose = self._purpose(map, filters, is_binary=is_binary)
         value = self.values.filters(filters, purpose, self._name)
@@ -313,6 +317,16 @@ class Lowering:
         epilogue = (Threshold(signs, value, None),)
         self.steps.append(dataclasses.replace(step, epilogue=epilogue, shared=shared))
         return signs
+
+    def zeros(self, map: Map, channels: int) -> list[Map]:
+        """Adds steps for maps of zeros, as large as a map and of some channels together."""
+        parts = [map.channels] * (channels // map.channels) + [channels % map.channels]
+        return [
+            # All that lies above a map is 0.
+            self.elementwise(map, (map.height, map.width, count), [], top=map.height)
+            for count in parts
+            if count
+        ]
 
     def join(self, maps: Sequence[Map], output: Tensor) -> Map:
         """Adds steps that put maps side by side, and the map of all their channels."""
@@ -437,6 +451,29 @@ def _of_margin(step: BinaryConvolution) -> np.ndarray:
     )
     outside = ~(inside_y[:, np.newaxis, :, np.newaxis] & inside_x[np.newaxis, :, np.newaxis, :])
     return np.einsum("yxij,oij->yxo", outside.astype(np.float32), step.filters.data.sum(axis=3))
+
+
+def _whole_numbers(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Filters as small whole numbers times a scale for each, if they are that.
+
+    So are signs with a scale, and quantized weights whose file scales them before the convolution.
+
+    # Arguments
+        filters: float32 `[rows, out, height, width, in]`.
+
+    # Returns
+        The filters and the scales, float32 `[rows, out]`; `None`: they are as they were.
+    """
+    magnitudes = np.abs(filters).reshape(*filters.shape[:2], -1)
+    smallest = np.where(magnitudes, magnitudes, np.inf).min(axis=2)
+    scales = np.where(np.isfinite(smallest), smallest, 1).astype(np.float32)
+    if (scales == 1).all():
+        return filters, None
+    divided = filters / scales[:, :, np.newaxis, np.newaxis, np.newaxis]
+    whole = np.rint(divided)
+    if np.abs(whole).max() > _LARGEST_WEIGHT or (np.abs(divided - whole) > _ROUNDING).any():
+        return filters, None
+    return whole + np.float32(0), scales  # no -0
 
 
 def size_of(tensor: Tensor) -> Size:

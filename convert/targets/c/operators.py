@@ -6,9 +6,9 @@
 | LceBconv2d | a `BinaryConvolution`, scaled and shifted, or compared with a `Threshold` |
 | CONV_2D, DEPTHWISE_CONV_2D, FULLY_CONNECTED | a `Convolution`; of signs by signs a binary one |
 | LceBMaxPool2d, MAX_POOL_2D, AVERAGE_POOL_2D, MEAN, SUM, REDUCE_MAX | a `Pooling` |
-| ADD, SUB, MUL, DIV, NEG, PRELU, RELU and its kin, MINIMUM, MAXIMUM | actions |
+| ADD, SUB, MUL, DIV, NEG, PRELU, RELU and its kin, LOGISTIC and others, MINIMUM | actions |
 | PAD, PADV2 | the margin of a convolution, or an `Elementwise` |
-| SLICE, STRIDED_SLICE, SPLIT_V, CONCATENATION | an `Elementwise` |
+| SLICE, STRIDED_SLICE, SPLIT, SPLIT_V, CONCATENATION | an `Elementwise` |
 | RESHAPE, EXPAND_DIMS, SQUEEZE, BITCAST, CAST of words, LceDequantize | nothing |
 
 Exact but for DIV, which multiplies by the inverse, and SUM, which multiplies the mean.
@@ -26,9 +26,11 @@ from larq_ensemble.convert.targets.c.plan import (
     Action,
     Add,
     AddMap,
+    Apply,
     BinaryConvolution,
     Clamp,
     Convolution,
+    Function,
     Map,
     Multiply,
     MultiplyMap,
@@ -148,6 +150,11 @@ def _bound(lowering: Lowering, op: Operator) -> None:
 
 def _negate(lowering: Lowering, op: Operator) -> None:
     _change(lowering, op, lowering.map(op.operands[0]), [Multiply(_scalar(lowering, -1))])
+
+
+def _apply(lowering: Lowering, op: Operator) -> None:
+    """Functions of each number."""
+    _change(lowering, op, lowering.map(op.operands[0]), [Apply(_FUNCTIONS[op.name])])
 
 
 def _change(lowering: Lowering, op: Operator, map: Map, actions: Sequence[Action]) -> None:
@@ -366,13 +373,21 @@ def _reduction(lowering: Lowering, op: Operator) -> None:
 
 
 def _pad(lowering: Lowering, op: Operator) -> None:
-    """PAD and PADV2 of height and width."""
+    """PAD and PADV2."""
     x, amounts, *values = op.operands
     before, after = np.reshape(lowering.constant(amounts), (-1, 2)).T.tolist()
-    if len(x.shape) != 4 or before[0] or after[0] or before[3] or after[3]:
-        lowering.refuse("C source pads height and width only")
     value = float(lowering.rows(values[0]).flat[0]) if values else 0.0
-    lowering.pad(op.outputs[0], Padded(x, before[1], before[2], value))
+    (output,) = op.outputs
+    if any(before[1:-1]) or any(after[1:-1]):
+        if len(x.shape) != 4 or before[3] or after[3]:
+            lowering.refuse("it pads other axes than height and width, or all of them")
+        lowering.pad(output, Padded(x, before[1], before[2], value))
+    elif value:
+        lowering.refuse(f"it pads channels with {value:g}")
+    else:
+        map = lowering.shaped(x)
+        first, last = (lowering.zeros(map, sides[-1]) for sides in (before, after))
+        lowering.define(output, lowering.join([*first, map, *last], output))
 
 
 def _slice(lowering: Lowering, op: Operator) -> None:
@@ -405,8 +420,8 @@ def _slice(lowering: Lowering, op: Operator) -> None:
 
 
 def _split(lowering: Lowering, op: Operator) -> None:
-    """SPLIT_V of channels."""
-    x, _, axis = op.operands
+    """SPLIT and SPLIT_V of channels."""
+    axis, x = op.operands if op.name == "SPLIT" else (op.operands[2], op.operands[0])
     if lowering.constant(axis)[0] % len(x.shape) != len(x.shape) - 1:
         lowering.refuse("C source splits channels only")
     map, channel = lowering.shaped(x), 0
@@ -428,6 +443,12 @@ def _concatenate(lowering: Lowering, op: Operator) -> None:
     lowering.define(output, lowering.join(maps, output))
 
 
+_FUNCTIONS: Mapping[str, Function] = {
+    "ABS": "abs",
+    "LOGISTIC": "logistic",
+    "ROUND": "round",
+    "TANH": "tanh",
+}
 #: Operator -> what makes steps of it.
 PATTERNS: Mapping[str, Pattern] = {
     **dict.fromkeys(("RESHAPE", "EXPAND_DIMS", "SQUEEZE", "BITCAST", "CAST"), _view),
@@ -440,11 +461,12 @@ PATTERNS: Mapping[str, Pattern] = {
     **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX"), _reduction),
     **dict.fromkeys(("PAD", "PADV2"), _pad),
     **dict.fromkeys(("SLICE", "STRIDED_SLICE"), _slice),
+    **dict.fromkeys(_FUNCTIONS, _apply),
+    **dict.fromkeys(("SPLIT", "SPLIT_V"), _split),
     "PRELU": _prelu,
     "LEAKY_RELU": _leaky_relu,
     "NEG": _negate,
     "FULLY_CONNECTED": _linear,
-    "SPLIT_V": _split,
     "CONCATENATION": _concatenate,
     "LceQuantize": _quantize,
     "LceDequantize": _dequantize,

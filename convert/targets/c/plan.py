@@ -20,6 +20,8 @@ import numpy as np
 
 #: How a map is stored: as IEEE floats of 32 or 16 bits, as signs, a bit each, or as pixels.
 MapFormat = Literal["float32", "float16", "signs", "uint8"]
+#: Functions that C's library has, or nearly.
+Function = Literal["abs", "logistic", "round", "tanh"]
 #: How a value is stored in flash. "signs": a bit each, set for -1. "int4": odd integers from -15 to
 #: 15, as (x + 15) / 2, two a byte, the first in the low bits.
 ValueFormat = Literal["float32", "float16", "int8", "int4", "int16", "signs"]
@@ -134,6 +136,13 @@ class Clamp:
 
 
 @dataclass(frozen=True)
+class Apply:
+    """`x = function(x)`; "round" goes to the nearest whole number, of two to the even one."""
+
+    function: Function
+
+
+@dataclass(frozen=True)
 class AddMap:
     """`x = x + map[p, c]`, of a map of floats; one of one pixel stands for all pixels."""
 
@@ -176,7 +185,7 @@ class Threshold:
     flips: Value | None
 
 
-Action = Multiply | Add | PRelu | Clamp | AddMap | MultiplyMap | Store | Threshold
+Action = Multiply | Add | PRelu | Clamp | Apply | AddMap | MultiplyMap | Store | Threshold
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from larq_ensemble.convert.targets.c import arena
 from larq_ensemble.convert.targets.c.fusion import absorb_slices, fuse
@@ -11,6 +11,7 @@ from larq_ensemble.convert.targets.c.members import MemberGraph
 from larq_ensemble.convert.targets.c.operators import PATTERNS
 from larq_ensemble.convert.targets.c.plan import Map, Plan, Step
 from larq_ensemble.convert.targets.c.scheduling import scheduled
+from larq_ensemble.convert.targets.c.scratch import scratch_bytes
 from larq_ensemble.convert.targets.c.thresholds import with_thresholds
 from larq_ensemble.convert.targets.c.vectors import unpack
 from larq_ensemble.errors import UnknownNameError
@@ -24,7 +25,6 @@ def plan_ensemble(
     file: EnsembleFile,
     *,
     activations: str = "float32",
-    scratch_bytes: Callable[[Step], int] = lambda step: 0,
 ) -> Plan:
     """The plan of the C program that runs a file.
 
@@ -35,7 +35,6 @@ def plan_ensemble(
         file: for LCE, in the layout `"indexed"` or `"subgraphs"`.
         activations: the number format of maps of floats, one of `ACTIVATIONS`. `"float16"` takes
             half the RAM. Vectors and the logits stay float32.
-        scratch_bytes: how much memory of its own the kernel of a step needs.
 
     # Raises
         UnknownNameError: for other `activations`.

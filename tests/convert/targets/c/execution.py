@@ -13,6 +13,7 @@ from larq_ensemble.convert.targets.c.plan import (
     Action,
     Add,
     AddMap,
+    Apply,
     BinaryConvolution,
     Clamp,
     Convolution,
@@ -33,6 +34,12 @@ from larq_ensemble.convert.targets.c.plan import (
 )
 
 _TYPES = {"float32": np.float32, "float16": np.float16, "uint8": np.uint8}
+_FUNCTIONS = {
+    "abs": np.abs,
+    "logistic": lambda x: 1 / (1 + np.exp(-x)),
+    "round": np.round,
+    "tanh": np.tanh,
+}
 
 
 class Execution:
@@ -136,6 +143,8 @@ class Execution:
             return np.where(x < 0, x * self._numbers(action.value, member), x)
         if isinstance(action, Clamp):
             return np.clip(x, action.low, action.high)
+        if isinstance(action, Apply):
+            return _FUNCTIONS[action.function](x)
         if isinstance(action, AddMap):
             return x + self._read(action.map)
         if isinstance(action, MultiplyMap):
