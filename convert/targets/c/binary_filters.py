@@ -103,6 +103,7 @@ def _lane_words(step: BinaryConvolution) -> int:
 
 
 def _channel_of_lane() -> np.ndarray:
-    """Where the kernel's transposition puts a lane: byte j of word k has lane 8 j + k."""
+    """Where the kernel's transposition puts a lane: byte j of word k has lane 8 j + k, and the even
+    bytes of a word come before the odd ones."""
     lanes = np.arange(LANES)
-    return lanes % 8 * 4 + lanes // 8
+    return lanes % 8 * 4 + np.array([0, 2, 1, 3])[lanes // 8]

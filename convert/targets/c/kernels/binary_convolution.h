@@ -179,16 +179,20 @@ static void list_rows(const BinaryConvolution *c, const BinaryScratch *s, const 
   }
 }
 
-/* Appends the bits of an input row that a window reads, at their places in the filter. */
-static uint16_t *list_taps(uint16_t *list, const uint16_t *from, const uint16_t *end,
-                           int32_t offset) {
+/* Appends the bits of an input row that a window reads, at their places in the filter. Reads and
+ * writes up to 3 numbers beyond. */
+static inline uint16_t *list_taps(uint16_t *list, const uint16_t *from, const uint16_t *end,
+                                  int32_t offset) {
   /* Two at a time: neither sum leaves its 16 bits. */
   const uint32_t offsets = (uint32_t)offset * UINT32_C(0x10001);
-  for (; from < end; from += 2, list += 2) {
-    uint32_t two;
+  for (; from < end; from += 4, list += 4) {
+    uint32_t two, other_two;
     memcpy(&two, from, sizeof two);
+    memcpy(&other_two, from + 2, sizeof other_two);
     two += offsets;
+    other_two += offsets;
     memcpy(list, &two, sizeof two);
+    memcpy(list + 2, &other_two, sizeof other_two);
   }
   return list - (from - end);
 }
@@ -226,13 +230,17 @@ static size_t list_outside(const BinaryConvolution *c, const BinaryScratch *s, T
   return (size_t)(list - s->set);
 }
 
+static inline int same_taps(const Taps *a, const Taps *b) {
+  return a->kx == b->kx && a->kx_end == b->kx_end && a->ky == b->ky && a->ky_end == b->ky_end;
+}
+
 /* How counters start where these taps are inside the map, [groups, lane words, planes]. */
 static const uint32_t *counters_at(const BinaryConvolution *c, const BinaryScratch *s,
                                    const uint32_t *filters, Taps taps) {
   const size_t border = taps.kx > 0 ? 0 : taps.kx_end < c->window_width ? 2 : 1;
   const size_t lane_words = c->groups * s->lane_words;
   uint32_t *const counters = s->counters + border * lane_words * c->planes;
-  if (memcmp(&s->borders[border], &taps, sizeof taps) == 0) return counters;
+  if (same_taps(&s->borders[border], &taps)) return counters;
   s->borders[border] = taps;
   size_t n = c->pads_with_ones ? 0 : list_outside(c, s, taps);
   n = filled_up(s->set, n, s->bits);
@@ -243,34 +251,45 @@ static const uint32_t *counters_at(const BinaryConvolution *c, const BinaryScrat
   return counters;
 }
 
-/* Eight words of bits become eight words of bytes: bit 8 j + k of word i becomes bit 8 j + i of
- * word k. */
-static inline void transpose(uint32_t *words) {
-#define SWAP(step, mask)                                                        \
-  for (size_t i = 0; i < 8; i++)                                                \
-    if ((i & (step)) == 0) {                                                    \
-      const uint32_t bits = ((words[i] >> (step)) ^ words[i + (step)]) & (mask); \
-      words[i + (step)] ^= bits;                                                \
-      words[i] ^= bits << (step);                                               \
-    }
-  SWAP(1, UINT32_C(0x55555555))
-  SWAP(2, UINT32_C(0x33333333))
-  SWAP(4, UINT32_C(0x0f0f0f0f))
-#undef SWAP
+/* Exchanges the bits of `a` under the mask, shifted, with those of `b` under the mask. */
+static inline void exchange(uint32_t *a, uint32_t *b, unsigned shift, uint32_t mask) {
+  const uint32_t bits = ((*a >> shift) ^ *b) & mask;
+  *b ^= bits;
+  *a ^= bits << shift;
 }
 
-/* The sums of 32 lanes: 2 U - products with U = T + offset. */
-static void sums_of_lanes(uint32_t *counters, size_t planes, int32_t products, size_t offset,
-                          int16_t *sums) {
-  const uint32_t mask = (UINT32_C(1) << planes) - 1;
+/* Eight words of bits become eight words of bytes: bit 8 j + k of word i becomes bit 8 j + i of
+ * word k (Hacker's Delight, 7-3). */
+static inline void transpose(uint32_t *words) {
+  uint32_t a = words[0], b = words[1], c = words[2], d = words[3];
+  uint32_t e = words[4], f = words[5], g = words[6], h = words[7];
+  exchange(&a, &b, 1, UINT32_C(0x55555555)), exchange(&c, &d, 1, UINT32_C(0x55555555));
+  exchange(&e, &f, 1, UINT32_C(0x55555555)), exchange(&g, &h, 1, UINT32_C(0x55555555));
+  exchange(&a, &c, 2, UINT32_C(0x33333333)), exchange(&b, &d, 2, UINT32_C(0x33333333));
+  exchange(&e, &g, 2, UINT32_C(0x33333333)), exchange(&f, &h, 2, UINT32_C(0x33333333));
+  exchange(&a, &e, 4, UINT32_C(0x0f0f0f0f)), exchange(&b, &f, 4, UINT32_C(0x0f0f0f0f));
+  exchange(&c, &g, 4, UINT32_C(0x0f0f0f0f)), exchange(&d, &h, 4, UINT32_C(0x0f0f0f0f));
+  words[0] = a, words[1] = b, words[2] = c, words[3] = d;
+  words[4] = e, words[5] = f, words[6] = g, words[7] = h;
+}
+
+/* The sums of `n` lanes or some more: 2 U - products with U = T + offset. */
+static void sums_of_lanes(uint32_t *counters, size_t planes, size_t n, uint32_t products,
+                          uint32_t offset, int16_t *sums) {
+  const uint32_t bytes = UINT32_C(0x00ff00ff), two = UINT32_C(0x10001);
+  const uint32_t mask = ((UINT32_C(1) << planes) - 1) * two, offsets = offset * two;
   transpose(counters);
   if (planes > 8) transpose(counters + 8);
-  for (size_t i = 0; i < 8; i++, sums += 4) {
-    const uint32_t low = counters[i], high = planes > 8 ? counters[8 + i] : 0;
-    for (size_t j = 0; j < 4; j++) {
-      const uint32_t count = (low >> (8 * j) & 0xff) | (high >> (8 * j) & 0xff) << 8;
-      sums[j] = (int16_t)(2 * (int32_t)((count + offset) & mask) - products);
-    }
+  for (const int16_t *end = sums + n; sums < end; sums += 4, counters++) {
+    const uint32_t low = counters[0], high = counters[8];
+    uint32_t even = (low & bytes) | (high & bytes) << 8;
+    uint32_t odd = (low >> 8 & bytes) | (high & ~bytes);
+    even = ((even + offsets) & mask) << 1;
+    odd = ((odd + offsets) & mask) << 1;
+    sums[0] = (int16_t)((even & 0xffff) - products);
+    sums[1] = (int16_t)((even >> 16) - products);
+    sums[2] = (int16_t)((odd & 0xffff) - products);
+    sums[3] = (int16_t)((odd >> 16) - products);
   }
 }
 
@@ -294,20 +313,21 @@ static const int16_t *binary_sums(const BinaryConvolution *c, const uint32_t *fi
   if (x == 0) list_rows(c, &s, input, y);
   const Taps taps = taps_inside(c, y, x);
   const uint32_t *start = counters_at(c, &s, filters, taps);
-  const int32_t inside =
-      (taps.ky_end - taps.ky) * (taps.kx_end - taps.kx) * (int32_t)c->group_channels;
-  const int32_t products = c->pads_with_ones ? (int32_t)s.bits : inside;
+  const int32_t inside = (taps.ky_end - taps.ky) * (taps.kx_end - taps.kx);
+  const uint32_t products =
+      c->pads_with_ones ? (uint32_t)s.bits : (uint32_t)inside * c->group_channels;
+  const size_t channels = (size_t)c->channels / c->groups;
   int16_t *sums = s.sums;
-  for (size_t group = 0; group < c->groups; group++) {
+  for (size_t group = 0; group < c->groups; group++, sums += channels) {
     const size_t set = list_window(c, &s, y, x, group, taps);
     const size_t n = filled_up(s.set, set, s.bits);
-    for (size_t i = 0; i < s.lane_words; i++, start += c->planes, filters += s.words) {
-      uint32_t counters[MOST_PLANES] = {0};
-      memcpy(counters, start, c->planes * sizeof *start);
+    for (size_t i = 0; i < channels; i += 32, start += c->planes, filters += s.words) {
+      uint32_t counters[MOST_PLANES];
+      for (size_t p = 0; p < MOST_PLANES; p++) counters[p] = p < c->planes ? start[p] : 0;
       add_lanes(counters + 1, c->planes - 1u, filters + c->planes, s.set, n);
-      sums_of_lanes(counters, c->planes, products, (size_t)products - set, sums + 32 * i);
+      sums_of_lanes(counters, c->planes, channels - i < 32 ? channels - i : 32, products,
+                    products - (uint32_t)set, sums + i);
     }
-    sums += c->channels / c->groups;
   }
   return s.sums;
 }
