@@ -14,7 +14,6 @@ from larq_ensemble.convert import emulation
 from larq_ensemble.convert.cutting import cut
 from larq_ensemble.convert.targets.c.plan import BinaryConvolution, Convolution, Plan
 from larq_ensemble.convert.targets.c.planning import plan_ensemble
-from larq_ensemble.convert.targets.c.scratch import scratch_bytes
 from larq_ensemble.convert.targets.c.source import arena_bytes, c_sources, flash_bytes
 from larq_ensemble.files import check_output, check_output_folder, write_text
 from larq_ensemble.runtime.file import checked_ensemble, read_ensemble
@@ -147,7 +146,7 @@ def export_file(
     if members is not None and members != file.metadata.members:
         metadata = file.metadata.first(members)
         file = checked_ensemble(cut(file.data, metadata))
-    plan = plan_ensemble(file, activations=activations, scratch_bytes=scratch_bytes)
+    plan = plan_ensemble(file, activations=activations)
     sources = c_sources(plan, file.metadata, name)
     for each in sources:
         check_output(folder / each, "out")
