@@ -287,7 +287,8 @@ def count(
     members, cpus = [*members], [*cpus]
     with reporting(json_target) as report, tempfile.TemporaryDirectory() as folder:
         emulation.check_tools()
-        ensembles, int8 = [], []
+        ensembles: list[dict[str, Any]] = []
+        int8 = []
         for file in files:
             report.line(file)
             ensembles += ensemble_rows(file, members, cpus)
@@ -301,6 +302,7 @@ def count(
             "int8": int8,
             "cpus": cpus,
             "cmsis_nn": None if clone is None else commit(Path(clone)),
+            "made_by": made_by("benchmarks/microcontrollers.py"),
         }
         for line in tables(report.result).splitlines():
             report.line(line)
@@ -311,11 +313,12 @@ def count(
 @write_option
 def page_command(result: str, page: Path | None) -> None:
     """Print the tables of a result."""
-    text = tables(read_json(result, "write it with `count --json`"))
+    counted = read_json(result, "write it with `count --json`")
+    text = f"{tables(counted)}\n\n{counted['made_by']}"
     if page is None:
         click.echo(text)
-        return
-    write_between(page, BEGIN, END, f"{text}\n\n{made_by('benchmarks/microcontrollers.py')}")
+    else:
+        write_between(page, BEGIN, END, text)
 
 
 if __name__ == "__main__":
