@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from larq_ensemble.convert.targets.c.constants import Array, Constants, wrapped
-from larq_ensemble.convert.targets.c.plan import Map, Numbers, Step
+from larq_ensemble.convert.targets.c.plan import Map, Numbers, Step, ValueFormat
 from larq_ensemble.errors import EnsembleError
 
 #: The C type of a map's elements.
 MAP_TYPES = {"float32": "float", "float16": "uint16_t", "uint8": "uint8_t", "signs": "uint32_t"}
+#: C text of the elements that a row of numbers takes, where these aren't as many.
+_ROWS: dict[ValueFormat, str] = {"int4": "((channels + 1) / 2)", "signs": "((channels + 31) / 32)"}
 _LARGEST = 2**15 - 1  # of shapes, in 16 bits
 
 
@@ -65,7 +67,7 @@ class Parts:
         else:
             array = self.constants.add_value(numbers)
             size = numbers.data.size // (len(numbers.data) if numbers.by_member else 1)
-            row = "((channels + 1) / 2)" if numbers.format == "int4" else "channels"
+            row = _ROWS.get(numbers.format, "channels")
             if size == 1 or self.step.channels == 1:
                 row = "1"
             self.array(name, array, by_member=numbers.by_member, row=row)

@@ -30,7 +30,7 @@ def compiler(name: str = "cc") -> str:
 
 def compile_c(folder: Path, sources: list[str], *flags: str, name: str = "cc") -> None:
     """Compiles sources of a folder with all warnings as errors."""
-    command = [compiler(name), *STRICT, *flags, *sources, "-lm"]
+    command = [compiler(name), *STRICT, *flags, *sources]
     subprocess.run(command, check=True, cwd=folder)
 
 
@@ -45,7 +45,7 @@ class Program:
     def __init__(self, folder: Path, plan: Plan, metadata: EnsembleMetadata) -> None:
         for name, text in c_sources(plan, metadata).items():
             (folder / name).write_text(text)
-        compile_c(folder, ["ensemble.c"], "-O1", "-shared", "-fPIC", "-o", "ensemble.so")
+        compile_c(folder, ["ensemble.c"], "-O1", "-shared", "-fPIC", "-o", "ensemble.so", "-lm")
         self.library = ctypes.CDLL(str(folder / "ensemble.so"))
         self.classes = metadata.classes
         self.macros = macros(folder / "ensemble.h")
