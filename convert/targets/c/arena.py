@@ -62,7 +62,8 @@ def _life(map: Map, steps: Sequence[Step], logits: Map) -> Life:
     reading = [number for number, step in enumerate(steps) if map in step.reads]
     last = max([*writing, *reading])
     is_kept = map is logits or (map.shared and not steps[last].shared)
-    return Life(map.bytes, min(writing), len(steps) - 1 if is_kept else last)
+    # Beyond the last step: no step of a member may overwrite it, not even the last to read it.
+    return Life(map.bytes, min(writing), len(steps) if is_kept else last)
 
 
 def _places(steps: Sequence[Step], lives: dict[Map, Life]) -> list[list[Map]]:

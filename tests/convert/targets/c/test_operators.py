@@ -1,0 +1,288 @@
+"""Operators, one network each, against LCE's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from flatbuffers import flexbuffers
+
+from larq_ensemble.convert.targets.c.plan import BinaryConvolution, Convolution, Plan, Threshold
+from larq_ensemble.convert.targets.c.planning import plan_ensemble
+from larq_ensemble.convert.targets.c.scratch import scratch_bytes
+from larq_ensemble.convert.targets.lce import write_ensemble
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.graph import Tensor
+from larq_ensemble.runtime.file import checked_ensemble
+from larq_ensemble.runtime.metadata import EnsembleMetadata
+
+from ....builder import Builder, normal, of_member, run
+from .execution import Execution
+
+HEIGHT, WIDTH, CLASSES = 6, 7, 5
+SAME, VALID = 0, 1
+Network = Callable[[Builder, Tensor], Tensor]
+
+
+def words(*shape: int, seed: int = 0) -> np.ndarray:
+    """Random bits, of which the channels of the last word that are too many aren't used."""
+    return np.random.default_rng(seed).integers(-(2**31), 2**31, shape, np.int64).astype(np.int32)
+
+
+def centered(build: Builder, image: Tensor) -> Tensor:
+    offset = build.constant([-127.5] * image.shape[-1])
+    return build.op("MUL", build.op("ADD", image, offset), build.constant(0.01))
+
+
+def convolution(
+    build: Builder, x: Tensor, channels: int, shape: Sequence[int], size: int = 3, **fields: int
+) -> Tensor:
+    filters = build.constant(normal(channels, size, size, x.shape[3], seed=channels))
+    bias = build.constant(normal(channels, seed=1))
+    fields = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1, **fields}
+    return build.op("CONV_2D", x, filters, bias, shape=shape, **fields)
+
+
+def features(build: Builder, image: Tensor, channels: int = 32) -> Tensor:
+    """A map of floats."""
+    return convolution(build, centered(build, image), channels, (1, HEIGHT, WIDTH, channels))
+
+
+def signs(build: Builder, x: Tensor) -> Tensor:
+    shape = (*x.shape[:-1], -(-x.shape[-1] // 32))
+    return build.op("LceQuantize", x, shape=shape, dtype="int32", custom=b"")
+
+
+def numbers(build: Builder, bits: Tensor, channels: int) -> Tensor:
+    shape = (*bits.shape[:-1], channels)
+    return build.op("LceDequantize", bits, shape=shape, dtype="float32", custom=b"")
+
+
+def binary(
+    build: Builder, bits: Tensor, shape: Sequence[int], size: int, *, packed: bool = False,
+    groups: int = 1, channels_in: int = 32, **options: int,
+) -> Tensor:  # fmt: skip
+    """An LceBconv2d."""
+    channels = shape[3]
+    custom = {
+        "channels_in": channels_in,
+        **dict.fromkeys(("dilation_height_factor", "dilation_width_factor"), 1),
+        **dict.fromkeys(("fused_activation_function", "pad_values"), 0),
+        "padding": VALID,
+        **dict.fromkeys(("stride_height", "stride_width"), 1),
+        **options,
+    }
+    filters = build.constant(words(channels, size, size, bits.shape[3] // groups), "int32")
+    limits = np.random.default_rng(3).integers(channels_in, 6 * channels_in, channels)
+    floats = build.constant(normal(channels, seed=4)), build.constant(normal(channels, seed=5))
+    return build.op(
+        *("LceBconv2d", bits, filters),
+        *((None, None) if packed else floats),
+        build.constant(limits, "int32") if packed else None,
+        shape=(*shape[:3], -(-channels // 32)) if packed else shape,
+        dtype="int32" if packed else "float32",
+        custom=bytes(flexbuffers.Dumps(custom)),
+    )
+
+
+def head(build: Builder, x: Tensor) -> Tensor:
+    """Logits of a map: of the mean and of a corner, so that places count."""
+    axes = build.constant([1, 2], "int32")
+    mean = build.op("MEAN", x, axes, shape=(1, x.shape[-1]))
+    weights = build.constant(normal(CLASSES, x.shape[-1], seed=9))
+    return build.op(
+        *("FULLY_CONNECTED", mean, weights, None), shape=(1, CLASSES), fusedActivationFunction=0
+    )
+
+
+def flat(build: Builder, x: Tensor) -> Tensor:
+    """Logits of a whole map."""
+    size = int(np.prod(x.shape))
+    row = build.op("RESHAPE", x, build.constant([1, size], "int32"), shape=(1, size))
+    weights = build.constant(normal(CLASSES, size, seed=8))
+    return build.op(
+        *("FULLY_CONNECTED", row, weights, None), shape=(1, CLASSES), fusedActivationFunction=0
+    )
+
+
+def planned(network: Network, channels: int = 3) -> tuple[Plan, np.ndarray, np.ndarray]:
+    """The plan of a network, its logits of an image, and LCE's."""
+    build = Builder()
+    member, image = build.member(), build.input("image", 1, HEIGHT, WIDTH, channels)
+    logits = network(build, image)
+    logits = build.op("ADD", logits, build.lookup(normal(2, CLASSES, seed=7), member))
+    module = build.module(members=2, logits=logits)
+    metadata = EnsembleMetadata(
+        scheme="fusion", members=2, classes=CLASSES, input_shape=(HEIGHT, WIDTH, channels)
+    )
+    file = checked_ensemble(write_ensemble(module, metadata))
+    plan = plan_ensemble(file)
+    pixels = np.random.default_rng(6).integers(0, 256, (HEIGHT, WIDTH, channels), np.uint8)
+    execution = Execution(plan, scratch_bytes)
+    execution.begin(pixels)
+    got = np.stack([execution.member(member) for member in range(2)])
+    image_values = pixels[np.newaxis].astype(np.float32)
+    expected = np.concatenate(
+        [run(module, image=image_values, member=of_member(n))["logits"] for n in range(2)]
+    )
+    return plan, got, expected
+
+
+def _binary(shape: Sequence[int], size: int = 3, channels: int = 32, **options: int) -> Network:
+    return lambda build, image: flat(
+        build,
+        binary(
+            build, signs(build, features(build, image, channels)), shape, size,
+            channels_in=channels, **options,
+        ),
+    )  # fmt: skip
+
+
+def _packed(build: Builder, image: Tensor) -> Tensor:
+    bits = binary(
+        build, signs(build, features(build, image)), (1, HEIGHT, WIDTH, 40), 3, packed=True,
+        padding=SAME, pad_values=1,
+    )  # fmt: skip
+    return flat(build, numbers(build, bits, 40))
+
+
+def _pooled_signs(build: Builder, image: Tensor) -> Tensor:
+    options = {
+        "filter_height": 2,
+        "filter_width": 3,
+        "padding": VALID,
+        "stride_height": 2,
+        "stride_width": 2,
+    }
+    bits = build.op(
+        *("LceBMaxPool2d", signs(build, features(build, image, 40))),
+        shape=(1, 3, 3, 2), custom=bytes(flexbuffers.Dumps(options)),
+    )  # fmt: skip
+    return flat(build, numbers(build, bits, 40))
+
+
+def _binary_shortcut(build: Builder, image: Tensor) -> Tensor:
+    x = numbers(build, signs(build, features(build, image)), 32)
+    filters = numbers(build, build.constant(words(16, 1, 1, 1), "int32"), 32)
+    y = build.op(
+        *("CONV_2D", x, filters, build.constant(np.zeros(16))),
+        shape=(1, 3, 4, 16), strideH=2, strideW=2, dilationHFactor=1, dilationWFactor=1,
+    )  # fmt: skip
+    return flat(build, y)
+
+
+def _long_rows(build: Builder, image: Tensor) -> Tensor:
+    x = features(build, image, 16)
+    rows = build.op("RESHAPE", x, build.constant([1, 1, 21, 32], "int32"), shape=(1, 1, 21, 32))
+    vector = build.op("TILE", build.constant(normal(16)), build.constant([2], "int32"), shape=(32,))
+    bits = signs(build, build.op("ADD", rows, vector))
+    halves = build.op("BITCAST", bits, shape=(1, 1, 21, 1, 2), dtype="uint16")
+    wide = build.op("CAST", halves, dtype="int32", inDataType=16, outDataType=2)
+    pixels = build.op(
+        *("RESHAPE", wide, build.constant([1, HEIGHT, WIDTH, 1], "int32")),
+        shape=(1, HEIGHT, WIDTH, 1),
+    )
+    return flat(build, binary(build, pixels, (1, 4, 5, 8), 3, channels_in=16))
+
+
+def _two_maps(build: Builder, image: Tensor) -> Tensor:
+    one, other = features(build, image, 8), features(build, image, 8)
+    shifted = build.op("SUB", build.op("RELU", one), build.op("LOGISTIC", other))
+    scaled = build.op("MUL", shifted, build.op("TANH", one))
+    gate = build.op(
+        "MEAN", scaled, build.constant([1, 2], "int32"), shape=(1, 1, 1, 8), keepDims=True
+    )
+    return flat(build, build.op("MUL", scaled, gate))
+
+
+def _pooled(name: str) -> Network:
+    def network(build: Builder, image: Tensor) -> Tensor:
+        fields = {"filterHeight": 3, "filterWidth": 2, "strideH": 2, "strideW": 2}
+        x = features(build, image, 8)
+        return flat(build, build.op(name, x, shape=(1, 3, 4, 8), padding=SAME, **fields))
+
+    return network
+
+
+def _sliced(build: Builder, image: Tensor) -> Tensor:
+    bounds = [build.constant(numbers, "int32") for numbers in ([0] * 4, [0] * 4, [1, 2, 2, 1])]
+    every_other = build.op(
+        *("STRIDED_SLICE", features(build, image, 8), *bounds),
+        shape=(1, 3, 4, 8), beginMask=15, endMask=15,
+    )  # fmt: skip
+    return flat(build, convolution(build, every_other, 4, (1, 3, 4, 4), size=1))
+
+
+def _padded(build: Builder, image: Tensor) -> Tensor:
+    amounts = build.constant([[0, 0], [1, 0], [2, 1], [0, 0]], "int32")
+    wider = build.op("PAD", features(build, image, 4), amounts, shape=(1, 7, 10, 4))
+    x = convolution(build, wider, 6, (1, 5, 8, 6), padding=VALID)
+    channels = build.constant([[0, 0], [0, 0], [0, 0], [1, 9]], "int32")
+    return flat(build, build.op("PAD", x, channels, shape=(1, 5, 8, 16)))
+
+
+NETWORKS: dict[str, Network] = {
+    "zeros": _binary((1, HEIGHT, WIDTH, 8), padding=SAME),
+    "ones": _binary((1, HEIGHT, WIDTH, 8), padding=SAME, pad_values=1),
+    "strides": _binary((1, 3, 3, 33), stride_height=2, stride_width=2, padding=VALID, size=2),
+    "dilation": _binary((1, 2, 3, 8), dilation_height_factor=2, dilation_width_factor=2),
+    "few channels": _binary((1, HEIGHT, WIDTH, 8), channels=5, padding=SAME),
+    "groups": _binary((1, 4, 5, 8), channels=64, groups=2),
+    "clamped sums": _binary((1, 4, 5, 8), fused_activation_function=1),
+    "packed": _packed,
+    "pooled signs": _pooled_signs,
+    "binary shortcut": _binary_shortcut,
+    "long rows": _long_rows,
+    "two maps": _two_maps,
+    "largest": _pooled("MAX_POOL_2D"),
+    "mean": _pooled("AVERAGE_POOL_2D"),
+    "sliced": _sliced,
+    "padded": _padded,
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_plan_computes_what_lce_computes(name: str) -> None:
+    _, got, expected = planned(NETWORKS[name])
+    np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
+    assert np.abs(expected).min(axis=0).max() > 0
+
+
+def test_signs_by_signs_are_a_binary_convolution() -> None:
+    plan, _, _ = planned(_binary_shortcut)
+    (step,) = (step for step in plan.steps if isinstance(step, BinaryConvolution))
+    assert not step.pads_with_ones
+
+
+def test_packed_outputs_compare_integers() -> None:
+    plan, _, _ = planned(_packed)
+    (step,) = (step for step in plan.steps if isinstance(step, BinaryConvolution))
+    (threshold,) = step.epilogue
+    assert isinstance(threshold, Threshold)
+
+
+def test_a_convolution_reads_every_other_pixel_itself() -> None:
+    plan, _, _ = planned(_sliced)
+    steps = [step for step in plan.steps if isinstance(step, Convolution)]
+    assert [step.window.stride_y for step in steps] == [1, 2, 1]
+
+
+def test_an_operator_without_a_form_in_c_is_named_with_its_place() -> None:
+    def network(build: Builder, image: Tensor) -> Tensor:
+        return head(build, build.op("COS", features(build, image)))
+
+    with pytest.raises(
+        EnsembleError,
+        match=r"COS, operator 6 of 9 of a member, from \[1, 6, 7, 32\] to \[1, 6, 7, 32\]: C",
+    ):
+        planned(network)
+
+
+def test_values_by_row_are_refused() -> None:
+    def network(build: Builder, image: Tensor) -> Tensor:
+        rows = build.constant(normal(HEIGHT, 1, 1))
+        return head(build, build.op("MUL", features(build, image), rows))
+
+    with pytest.raises(EnsembleError, match=r"MUL.*\[6, 1, 1\] aren't 32 channels"):
+        planned(network)

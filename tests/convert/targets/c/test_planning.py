@@ -1,0 +1,118 @@
+"""Plans, run by NumPy, give the logits of the files they were made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from larq_ensemble.convert.targets.c.plan import Plan, Vector
+from larq_ensemble.convert.targets.c.planning import plan_ensemble
+from larq_ensemble.convert.targets.c.scratch import scratch_bytes
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.pretrained.catalog import found
+from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.file import EnsembleFile, read_ensemble
+
+from .execution import Execution
+
+DATA = Path(__file__).parents[4] / "data"
+NESTED = "cifar100-deploynet9-nested8"
+
+
+def logits_of(plan: Plan, images: np.ndarray) -> np.ndarray:
+    """float32 `[members, images, classes]`, with the members in an order of their own."""
+    execution = Execution(plan, scratch_bytes)
+    logits = np.zeros((plan.members, len(images), plan.logits.channels), np.float32)
+    for number, image in enumerate(images):
+        execution.begin(image)
+        for member in [*range(plan.members)[::-1], 0]:
+            logits[member, number] = execution.member(member)
+    return logits
+
+
+def flash_of(plan: Plan) -> int:
+    return sum(value.bytes for value in {v for step in plan.steps for v in step.values})
+
+
+@pytest.fixture(scope="module")
+def nested() -> EnsembleFile:
+    return read_ensemble(found(NESTED) or NESTED)
+
+
+@pytest.mark.parametrize("name", ["indexed", "subgraphs", "compact"])
+def test_a_plan_computes_what_the_file_computed(name: str) -> None:
+    stored = np.load(DATA / f"{name}.npz")
+    plan = plan_ensemble(read_ensemble(DATA / f"{name}.tflite"))
+    logits = logits_of(plan, stored["images"])
+    np.testing.assert_allclose(logits, stored["logits"], rtol=1e-4, atol=1e-4)
+    assert not np.allclose(logits[0], logits[1], atol=0.01)
+
+
+def test_a_trained_network(nested: EnsembleFile) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    expected = EnsembleInterpreter(NESTED).predict_logits(images)
+    plan = plan_ensemble(nested)
+    np.testing.assert_allclose(logits_of(plan, images), expected, rtol=1e-4, atol=1e-4)
+    # Filters are stored once, a head has a byte a weight.
+    purposes = {v.purpose: 0 for step in plan.steps for v in step.values}
+    for value in {v for step in plan.steps for v in step.values}:
+        purposes[value.purpose] += value.bytes
+    assert purposes["binary filters"] == 7 * 64 * 64 * 9 // 8
+    assert purposes["head"] == 8 * (64 * 100 + 2 * 4 * 100)
+    # The trunk's map for all members, a member's map, two maps of signs, and little else.
+    map_bytes, signs = 16 * 16 * 64 * 4, 16 * 16 * 64 // 8
+    assert 2 * map_bytes + 2 * signs <= plan.arena_bytes < 2 * map_bytes + 2 * signs + 1024
+
+
+def test_half_floats_take_half_the_memory(nested: EnsembleFile) -> None:
+    single, half = (plan_ensemble(nested, activations=name) for name in ("float32", "float16"))
+    assert half.arena_bytes < 0.52 * single.arena_bytes
+    images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    expected, logits = logits_of(single, images), logits_of(half, images)
+    # A sign that flips changes much, but the predictions stay alike.
+    assert np.corrcoef(expected.ravel(), logits.ravel())[0, 1] > 0.95
+    assert not np.array_equal(expected, logits)
+
+
+def test_compact_values_stay_small() -> None:
+    file = read_ensemble(DATA / "compact.tflite")
+    plan = plan_ensemble(file)
+    assert any(isinstance(step, Vector) for step in plan.steps)
+    assert flash_of(plan) < len(file.data) - len(file.metadata.to_json())
+
+
+def test_one_member_is_computed_at_once() -> None:
+    name = "cifar100-deploynet9"
+    plan = plan_ensemble(read_ensemble(found(name) or name))
+    assert all(step.shared for step in plan.steps)
+    assert plan.logits.shared
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
+    expected = EnsembleInterpreter(name).predict_logits(images)
+    np.testing.assert_allclose(logits_of(plan, images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("branches", "`layout` 'branches'.*no member can run alone"),
+        ("stock", "for 'litert'.*converted with `target` 'lce'"),
+    ],
+)
+def test_other_files_are_refused(name: str, message: str) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        plan_ensemble(read_ensemble(DATA / f"{name}.tflite"))
+
+
+def test_a_quantized_network_is_refused() -> None:
+    file = read_ensemble(DATA / "stock.tflite")
+    metadata = dataclasses.replace(file.metadata, quantization="int8", filters=None)
+    with pytest.raises(EnsembleError, match="quantized to int8: TFLite Micro runs those"):
+        plan_ensemble(dataclasses.replace(file, metadata=metadata))
+
+
+def test_unknown_activations(nested: EnsembleFile) -> None:
+    with pytest.raises(EnsembleError, match=r"activations.*int16.*float32, float16"):
+        plan_ensemble(nested, activations="int16")
