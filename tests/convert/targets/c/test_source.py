@@ -175,7 +175,7 @@ def test_a_shipped_network_answers_as_the_runtime_does(tmp_path: Path, activatio
     """Floats are added in another order, so a sign flips now and then, and with it all after it."""
     path = tflite_path("cifar100-deploynet9-nested8")
     file = read_ensemble(path)
-    plan = plan_ensemble(file, activations=activations, scratch_bytes=scratch_bytes)
+    plan = plan_ensemble(file, activations=activations)
     program = Program(tmp_path, plan, file.metadata)
     assert int(program.macros["ENSEMBLE_ARENA_BYTES"]) == arena_bytes(plan)
     images = sample_images()
