@@ -153,7 +153,9 @@ class _Lines:
     def _gather(self, condition: str, number: int) -> None:
         bits = f"bits_{number}"
         self.word.append(f"uint32_t {bits} = 0;")
-        self.channel.append(f"{bits} = {bits} >> 1 | ({condition} ? UINT32_C(1) << 31 : 0);")
+        # The highest bit, so that it is a constant and the shift the same for all channels.
+        self.channel.append(f"{bits} >>= 1;")
+        self.channel.append(f"if ({condition}) {bits} |= UINT32_C(1) << 31;")
         self.word_end.append(f"{bits} >>= first + 32 - end;")
 
     def _put_bits(self, map_: Map, number: int, bits: str) -> None:
