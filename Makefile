@@ -9,11 +9,12 @@ DEV_STAMP = .venv/.installed-dev
 DEPENDENCIES = setup.cfg setup.py pyproject.toml constraints.txt
 DELEGATE_SOURCES = $(wildcard delegate/src/*)
 UV = uv
+MCU_PACKAGES = gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 
 # Exits 0 in Python 3.10 to 3.12 only: larq-compute-engine, which converts, has wheels for no other.
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help demo test test-arm test-web test-android lint docs serve notebooks wheels constraints clean
+.PHONY: help demo test test-arm test-web test-android test-mcu lint docs serve notebooks wheels constraints clean
 .DEFAULT_GOAL = help
 
 help:
@@ -22,6 +23,7 @@ help:
 	@echo 'make test-arm     the runtime on emulated ARM cores (Linux, QEMU): builds .arm'
 	@echo 'make test-web     the page of `larq-ensemble web` in a headless Chromium, which root gets by apt'
 	@echo 'make test-android the Kotlin of examples/android on the JVM, with a compiler that root gets by apt'
+	@echo 'make test-mcu     exported C on emulated Cortex-M chips, with a compiler and QEMU that root gets by apt'
 	@echo 'make lint         ruff, mypy, the import contracts, vulture'
 	@echo 'make docs         the documentation as a site, strict: writes site/'
 	@echo 'make serve        the same on http://127.0.0.1:8000, anew after each change'
@@ -35,11 +37,11 @@ help:
 demo: $(STAMP)
 	@$(BIN)/larq-ensemble demo --out runs/demo $(ARGS)
 
-# But for what test-arm, test-web and test-android run, which takes tools of its own. Each of the two
-# processes takes a half, and then from the other's rest: so nearly all fixtures are made once.
+# But for what test-arm, test-web, test-android and test-mcu run, which takes tools of its own. Each of
+# the two processes takes a half, and then from the other's rest: so nearly all fixtures are made once.
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/arm --ignore=tests/convert/web/test_browser.py \
-	  --ignore=tests/examples/android $(ARGS)
+	  --ignore=tests/examples/android --ignore=tests/mcu/test_boards.py $(ARGS)
 
 test-arm: $(DEV_STAMP)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -64,6 +66,15 @@ test-android: $(STAMP)
 	fi
 	@command -v kotlinc >/dev/null || { echo "The tests of the Kotlin need kotlinc (Debian and Ubuntu: apt install kotlin libandroid-json-org-java)." >&2; exit 1; }
 	@$(BIN)/python -m pytest tests/examples/android $(ARGS)
+
+# Powerpc is there for the order of its bytes: where its tools are missing, those tests are skipped.
+test-mcu: $(STAMP)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! { $(has_boards); }; then \
+	  apt-get -qq update && apt-get -qq -y --no-install-recommends install gcc $(MCU_PACKAGES) \
+	    gcc-powerpc-linux-gnu libc6-dev-powerpc-cross qemu-user >/dev/null; \
+	fi
+	@{ $(has_boards); } || { echo "Emulated microcontrollers need a cross compiler, newlib and QEMU (Debian and Ubuntu: apt install $(MCU_PACKAGES))." >&2; exit 1; }
+	@$(BIN)/python -m pytest tests/mcu/test_boards.py $(ARGS)
 
 lint: $(DEV_STAMP)
 	@$(BIN)/ruff check
@@ -97,6 +108,12 @@ constraints:
 clean:
 	rm -rf .venv .arm build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find larq_ensemble training convert tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A compiler that has no newlib answers with the name of the file that it doesn't find.
+define has_boards
+command -v arm-none-eabi-gcc >/dev/null && command -v qemu-system-arm >/dev/null && \
+  [ "$$(arm-none-eabi-gcc -print-file-name=rdimon.specs)" != rdimon.specs ]
+endef
 
 # Installs the extras $(1) and leaves the stamp $@. pip takes a package that it was interrupted in
 # for installed, so after an interruption, which leaves .venv/.installing, it may trust none.

@@ -2,6 +2,8 @@
 
 Debian's cross compiler with newlib, and QEMU. The number of instructions is exact and the same on
 every machine. It is no time: how many cycles one takes, flash wait states and caches are not in it.
+
+    python -m larq_ensemble.convert.emulation     # prints the Debian packages that are missing
 """
 
 from __future__ import annotations
@@ -300,3 +302,7 @@ def _call(
         said = (done.stderr or done.stdout).strip()
         raise EmulationError(f"{shlex.join(words)} failed ({done.returncode}): {said}")
     return done.stdout
+
+
+if __name__ == "__main__":
+    print(*missing_packages())

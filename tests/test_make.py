@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 @pytest.mark.parametrize(
-    ("target", "tool"), [("test-web", "chromedriver"), ("test-android", "kotlinc")]
+    ("target", "tool"),
+    [("test-web", "chromedriver"), ("test-android", "kotlinc"), ("test-mcu", "gcc-arm-none-eabi")],
 )
 def test_a_missing_tool_is_an_error(target: str, tool: str, tmp_path: Path) -> None:
     make = shutil.which("make")

@@ -58,7 +58,7 @@ def scratch_bytes(step: BinaryConvolution) -> int:
     slots = (window.height - 1) * window.dilation_y + 1
     row = step.groups * (image.width + 1) + image.width * image.channels + 4
     bits = _bits(step)
-    counters = _BORDERS * step.groups * _lane_words(step) * _planes(bits)
+    counters = _BORDERS * step.groups * _lane_words(step) * (8 if _planes(bits) <= 8 else 16)
     words = slots + _BORDERS * 2 + counters
     halves = step.channels + LANES + bits + _ADDED_AT_ONCE + slots * row
     return 4 * (words + -(-halves // 2))

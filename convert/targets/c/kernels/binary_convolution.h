@@ -46,16 +46,17 @@ typedef struct {
 
 /* Where all is in scratch memory. */
 typedef struct {
-  int32_t *row_in_slot;  /* [slots] the input row that is listed there */
-  Taps *borders;         /* [BORDERS] for which taps ... */
-  uint32_t *counters;    /* [BORDERS, lane words, planes] ... counters start so */
-  int16_t *sums;         /* [lane words * 32] */
-  uint16_t *set;         /* of the window: [bits + ADDED_AT_ONCE] */
-  uint16_t *rows;        /* [slots, row_size] */
-  size_t slots;          /* input rows, from the first of a window to its last */
-  size_t row_size;       /* [groups, in_width + 1] starts, then the positions of bits that are set */
-  size_t bits, words;    /* of a filter; of 32 filters */
-  size_t lane_words;     /* of a group */
+  int32_t *row_in_slot; /* [slots] the input row that is listed there */
+  Taps *borders;        /* [BORDERS] for which taps ... */
+  uint32_t *counters;   /* [BORDERS, lane words, plane words] ... counters start so */
+  int16_t *sums;        /* [lane words * 32] */
+  uint16_t *set;        /* of the window: [bits + ADDED_AT_ONCE] */
+  uint16_t *rows;       /* [slots, row_size] */
+  size_t slots;         /* input rows, from the first of a window to its last */
+  size_t row_size;      /* [groups, in_width + 1] starts, then the positions of bits that are set */
+  size_t bits, words;   /* of a filter; of 32 filters */
+  size_t lane_words;    /* of a group */
+  size_t plane_words;   /* planes, and words of 0 up to 8 or 16 */
 } BinaryScratch;
 
 static BinaryScratch binary_scratch(const BinaryConvolution *c, uint32_t *scratch) {
@@ -63,12 +64,13 @@ static BinaryScratch binary_scratch(const BinaryConvolution *c, uint32_t *scratc
   s.bits = (size_t)c->window_height * c->window_width * c->group_channels;
   s.words = c->planes + s.bits + 1;
   s.lane_words = ((size_t)c->channels / c->groups + 31) / 32;
+  s.plane_words = c->planes <= 8 ? 8 : MOST_PLANES;
   s.slots = (size_t)(c->window_height - 1) * c->dilation_y + 1;
   s.row_size = (size_t)c->groups * (c->in_width + 1u + (size_t)c->in_width * c->group_channels) + 4;
   s.row_in_slot = (int32_t *)scratch;
   s.borders = (Taps *)(s.row_in_slot + s.slots);
   s.counters = (uint32_t *)(s.borders + BORDERS);
-  s.sums = (int16_t *)(s.counters + BORDERS * c->groups * s.lane_words * c->planes);
+  s.sums = (int16_t *)(s.counters + BORDERS * c->groups * s.lane_words * s.plane_words);
   s.set = (uint16_t *)(s.sums + c->channels + 32);
   s.rows = s.set + s.bits + ADDED_AT_ONCE;
   return s;
@@ -88,8 +90,8 @@ static void add_lanes(uint32_t *counters, size_t planes, const uint32_t *filter,
   uint32_t ones = counters[0], twos = counters[1], fours = counters[2], eights = counters[3];
   uint32_t two, other_two, four, other_four, eight, carry;
   for (const uint16_t *end = set + n; set < end; set += ADDED_AT_ONCE) {
-#define ADD_FOUR(four, i) \
-  full_adder(&two, &ones, filter[set[i]], filter[set[(i) + 1]]);           \
+#define ADD_FOUR(four, i)                                                    \
+  full_adder(&two, &ones, filter[set[i]], filter[set[(i) + 1]]);             \
   full_adder(&other_two, &ones, filter[set[(i) + 2]], filter[set[(i) + 3]]); \
   full_adder(&four, &twos, two, other_two)
     ADD_FOUR(four, 0);
@@ -117,16 +119,33 @@ static size_t filled_up(uint16_t *set, size_t n, size_t zero) {
 
 /* The places of the bits of 4 that are set. */
 static const uint16_t places_of_four[16][4] = {
-    {0}, {0}, {1}, {0, 1}, {2}, {0, 2}, {1, 2}, {0, 1, 2},
+    {0}, {0},    {1},    {0, 1},    {2},    {0, 2},    {1, 2},    {0, 1, 2},
     {3}, {0, 3}, {1, 3}, {0, 1, 3}, {2, 3}, {0, 2, 3}, {1, 2, 3}, {0, 1, 2, 3},
 };
 static const uint8_t ones_of_four[16] = {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4};
 
+/* Writes four numbers of 16 bits, each with `offset` added. */
+static inline void shift_four(uint16_t *to, const uint16_t *from, uint32_t offset) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  /* Two at a time: no sum leaves its 16 bits but where a number beyond a list is read, and that one
+   * is in the upper half. */
+  const uint32_t offsets = offset * UINT32_C(0x10001);
+  uint32_t two, other_two;
+  memcpy(&two, from, sizeof two);
+  memcpy(&other_two, from + 2, sizeof other_two);
+  two += offsets;
+  other_two += offsets;
+  memcpy(to, &two, sizeof two);
+  memcpy(to + 2, &other_two, sizeof other_two);
+#else
+  for (size_t i = 0; i < 4; i++) to[i] = (uint16_t)(from[i] + offset);
+#endif
+}
+
 /* Appends the positions of the bits that are set. Writes up to 4 numbers beyond the list. */
-static uint16_t *list_bits(uint16_t *list, uint32_t bits, size_t position) {
+static inline uint16_t *list_bits(uint16_t *list, uint32_t bits, size_t position) {
   for (; bits; bits >>= 4, position += 4) {
-    const uint16_t *places = places_of_four[bits % 16];
-    for (size_t i = 0; i < 4; i++) list[i] = (uint16_t)(places[i] + position);
+    shift_four(list, places_of_four[bits % 16], (uint32_t)position);
     list += ones_of_four[bits % 16];
   }
   return list;
@@ -166,7 +185,7 @@ static void list_row(const BinaryConvolution *c, const uint32_t *input, size_t r
 static void list_rows(const BinaryConvolution *c, const BinaryScratch *s, const uint32_t *input,
                       int32_t y) {
   if (y == 0) {
-    for (size_t slot = 0; slot < s->slots; slot++) s->row_in_slot[slot] = NO_ROW;
+    memset(s->row_in_slot, 0xff, s->slots * sizeof *s->row_in_slot); /* NO_ROW */
     for (size_t i = 0; i < BORDERS; i++) s->borders[i].ky = NO_ROW;
   }
   for (int32_t ky = 0; ky < c->window_height; ky++) {
@@ -183,17 +202,7 @@ static void list_rows(const BinaryConvolution *c, const BinaryScratch *s, const 
  * writes up to 3 numbers beyond. */
 static inline uint16_t *list_taps(uint16_t *list, const uint16_t *from, const uint16_t *end,
                                   int32_t offset) {
-  /* Two at a time: neither sum leaves its 16 bits. */
-  const uint32_t offsets = (uint32_t)offset * UINT32_C(0x10001);
-  for (; from < end; from += 4, list += 4) {
-    uint32_t two, other_two;
-    memcpy(&two, from, sizeof two);
-    memcpy(&other_two, from + 2, sizeof other_two);
-    two += offsets;
-    other_two += offsets;
-    memcpy(list, &two, sizeof two);
-    memcpy(list + 2, &other_two, sizeof other_two);
-  }
+  for (; from < end; from += 4, list += 4) shift_four(list, from, (uint32_t)offset);
   return list - (from - end);
 }
 
@@ -223,10 +232,11 @@ static size_t list_outside(const BinaryConvolution *c, const BinaryScratch *s, T
   uint16_t *list = s->set;
   size_t bit = 0;
   for (int32_t ky = 0; ky < c->window_height; ky++)
-    for (int32_t kx = 0; kx < c->window_width; kx++)
-      for (size_t i = 0; i < c->group_channels; i++, bit++)
-        if (ky < taps.ky || ky >= taps.ky_end || kx < taps.kx || kx >= taps.kx_end)
-          *list++ = (uint16_t)bit;
+    for (int32_t kx = 0; kx < c->window_width; kx++) {
+      const size_t end = bit + c->group_channels;
+      if (ky >= taps.ky && ky < taps.ky_end && kx >= taps.kx && kx < taps.kx_end) bit = end;
+      while (bit < end) *list++ = (uint16_t)bit++;
+    }
   return (size_t)(list - s->set);
 }
 
@@ -234,19 +244,20 @@ static inline int same_taps(const Taps *a, const Taps *b) {
   return a->kx == b->kx && a->kx_end == b->kx_end && a->ky == b->ky && a->ky_end == b->ky_end;
 }
 
-/* How counters start where these taps are inside the map, [groups, lane words, planes]. */
+/* How counters start where these taps are inside the map, [groups, lane words, plane words]. */
 static const uint32_t *counters_at(const BinaryConvolution *c, const BinaryScratch *s,
                                    const uint32_t *filters, Taps taps) {
   const size_t border = taps.kx > 0 ? 0 : taps.kx_end < c->window_width ? 2 : 1;
   const size_t lane_words = c->groups * s->lane_words;
-  uint32_t *const counters = s->counters + border * lane_words * c->planes;
+  uint32_t *const counters = s->counters + border * lane_words * s->plane_words;
   if (same_taps(&s->borders[border], &taps)) return counters;
   s->borders[border] = taps;
   size_t n = c->pads_with_ones ? 0 : list_outside(c, s, taps);
   n = filled_up(s->set, n, s->bits);
   for (size_t i = 0; i < lane_words; i++, filters += s->words) {
-    memcpy(counters + i * c->planes, filters, c->planes * sizeof *counters);
-    add_lanes(counters + i * c->planes, c->planes, filters + c->planes, s->set, n);
+    uint32_t *const start = counters + i * s->plane_words;
+    for (size_t p = 0; p < s->plane_words; p++) start[p] = p < c->planes ? filters[p] : 0;
+    add_lanes(start, c->planes, filters + c->planes, s->set, n);
   }
   return counters;
 }
@@ -321,9 +332,13 @@ static const int16_t *binary_sums(const BinaryConvolution *c, const uint32_t *fi
   for (size_t group = 0; group < c->groups; group++, sums += channels) {
     const size_t set = list_window(c, &s, y, x, group, taps);
     const size_t n = filled_up(s.set, set, s.bits);
-    for (size_t i = 0; i < channels; i += 32, start += c->planes, filters += s.words) {
+    for (size_t i = 0; i < channels; i += 32, start += s.plane_words, filters += s.words) {
       uint32_t counters[MOST_PLANES];
-      for (size_t p = 0; p < MOST_PLANES; p++) counters[p] = p < c->planes ? start[p] : 0;
+      memcpy(counters, start, 8 * sizeof *start);
+      if (c->planes > 8)
+        memcpy(counters + 8, start + 8, 8 * sizeof *start);
+      else
+        memset(counters + 8, 0, 8 * sizeof *start);
       add_lanes(counters + 1, c->planes - 1u, filters + c->planes, s.set, n);
       sums_of_lanes(counters, c->planes, channels - i < 32 ? channels - i : 32, products,
                     products - (uint32_t)set, sums + i);

@@ -1,0 +1,124 @@
+"""`larq-ensemble export`: the files it writes, and its report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from larq_ensemble.cli import cli
+from larq_ensemble.convert import emulation
+from larq_ensemble.convert.export import Macs, export_file
+from larq_ensemble.errors import EnsembleError, UnknownNameError
+
+from .programs import FILES, ROOT
+
+INDEXED = FILES["indexed"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, ["export", *map(str, arguments)])
+
+
+def test_only_its_own_two_files_are_replaced(tmp_path: Path) -> None:
+    (tmp_path / "main.c").write_text("mine")
+    (tmp_path / "ensemble.h").write_text("old")
+    report = export_file(INDEXED, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "ensemble.c",
+        "ensemble.h",
+        "main.c",
+    ]
+    assert (tmp_path / "main.c").read_text() == "mine"
+    assert list(report.files) == [str(tmp_path / "ensemble.h"), str(tmp_path / "ensemble.c")]
+    header = (tmp_path / "ensemble.h").read_text()
+    assert f"#define ENSEMBLE_ARENA_BYTES {report.arena_bytes}\n" in header.replace(" /*", "\n/*")
+
+
+def test_names_begin_with_the_name(tmp_path: Path) -> None:
+    export_file(INDEXED, tmp_path, name="birds")
+    header = (tmp_path / "birds.h").read_text()
+    assert "int birds_begin(void *arena" in header
+    assert "#define BIRDS_MEMBERS 3" in header
+
+
+def test_multiply_accumulates_are_those_of_the_network(tmp_path: Path) -> None:
+    """ResNet-20 of 4, 8 and 16 channels on 8x8 pixels; the shortcuts have binary filters."""
+    macs = export_file(INDEXED, tmp_path).macs
+    stem = 8 * 8 * 9 * 3 * 4
+    blocks = [(8, 4, 4)] * 6 + [(4, 4, 8)] + [(4, 8, 8)] * 5 + [(2, 8, 16)] + [(2, 16, 16)] * 5
+    binary = sum(size * size * 9 * inputs * outputs for size, inputs, outputs in blocks)
+    shortcuts = 4 * 4 * 4 * 8 + 2 * 2 * 8 * 16
+    head = 16 * 5
+    total = macs["image"].binary + macs["member"].binary, macs["image"].real + macs["member"].real
+    assert sum(total) == stem + binary + shortcuts + head
+    assert macs["image"] == Macs(0, stem)
+
+
+def test_a_file_of_fewer_members_is_smaller(tmp_path: Path) -> None:
+    whole = export_file(INDEXED, tmp_path)
+    two = export_file(INDEXED, tmp_path, members=2)
+    one = export_file(INDEXED, tmp_path, members=1)
+    assert (whole.members, two.members, one.members) == (3, 2, 1)
+    assert one.bytes < two.bytes < whole.bytes
+    assert two.flash["binary filters"] == whole.flash["binary filters"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"members": 4}, "`members` must be a whole number from 1 to 3, got 4"),
+        ({"name": "1st"}, "`name` must be letters, digits and _"),
+        ({"activations": "int8"}, "Unknown activations 'int8'"),
+    ],
+)
+def test_bad_arguments(arguments: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        export_file(INDEXED, tmp_path, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_processor(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"'cortex-a9'.*cortex-m3, cortex-m33"):
+        export_file(INDEXED, tmp_path, cpus=["cortex-a9"])
+
+
+@pytest.mark.parametrize("name", ["branches", "stock"])
+def test_files_of_other_forms_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(EnsembleError, match="convert"):
+        export_file(ROOT / f"tests/data/{name}.tflite", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_tools_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emulation.shutil, "which", lambda program: None)
+    done = run(INDEXED, "--out", tmp_path / "c", "--json", tmp_path / "report.json")
+    assert done.exit_code == 0
+    assert "gcc-arm-none-eabi" in done.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["instructions"] == {}
+    assert report["bytes"] == sum(report["flash"].values())
+    asked = run(INDEXED, "--out", tmp_path / "d", "--cpu", "cortex-m4")
+    assert asked.exit_code == 1
+    assert "apt-get install" in asked.output
+    assert not (tmp_path / "d").exists()
+
+
+def test_no_count_and_a_processor_contradict(tmp_path: Path) -> None:
+    done = run(INDEXED, "--out", tmp_path / "c", "--cpu", "cortex-m4", "--no-count")
+    assert done.exit_code == 2
+    assert "--no-count" in done.output
+
+
+@pytest.mark.skipif(bool(emulation.missing_packages()), reason="no emulated boards")
+def test_counts(tmp_path: Path) -> None:
+    cost = export_file(INDEXED, tmp_path, cpus=["cortex-m4"]).costs["cortex-m4"]
+    again = export_file(INDEXED, tmp_path, members=1, cpus=["cortex-m4"]).costs["cortex-m4"]
+    # What the one member of a file of one does for each image, both files do.
+    assert 0.9 < again.image + again.member < 1.1 * (cost.image + cost.member)
+    assert 1000 < cost.code_bytes < 30_000
+    assert 0 < cost.stack_bytes < 2000
