@@ -85,10 +85,61 @@ static inline void full_adder(uint32_t *carry, uint32_t *sum, uint32_t a, uint32
 
 /* Adds the words of the filter at `n` places of `set`, a multiple of ADDED_AT_ONCE, to counters of
  * `planes` bits. */
+#if defined(__ARM_FEATURE_MVE) && __ARM_FEATURE_MVE & 1
+#include <arm_mve.h> /* Helium */
+
+static inline uint32x4_t four_words(const uint32_t *filter, const uint16_t *set) {
+  return vldrwq_gather_shifted_offset_u32(filter, vldrhq_u32(set));
+}
+
+static inline void full_adder_of_four(uint32x4_t *carry, uint32x4_t *sum, uint32x4_t a,
+                                      uint32x4_t b) {
+  const uint32x4_t half = *sum ^ a;
+  *carry = (*sum & a) | (half & b);
+  *sum = half ^ b;
+}
+
+/* Four vectors of words at a time; each quarter of the vectors has counters of its own, which are
+ * added up in the end. */
+static void add_lanes(uint32_t *counters, size_t planes, const uint32_t *filter,
+                      const uint16_t *set, size_t n) {
+  uint32_t parts[MOST_PLANES][4] = {{0}};
+  uint32x4_t ones = vdupq_n_u32(0), twos = ones, two, other_two, carry;
+  size_t part_planes = 0; /* that n / 4 words can reach */
+  while (n / 4 >> part_planes) part_planes++;
+  for (const uint16_t *end = set + n; set < end; set += ADDED_AT_ONCE) {
+    full_adder_of_four(&two, &ones, four_words(filter, set), four_words(filter, set + 4));
+    full_adder_of_four(&other_two, &ones, four_words(filter, set + 8),
+                       four_words(filter, set + 12));
+    full_adder_of_four(&carry, &twos, two, other_two);
+    for (size_t p = 2; p < part_planes; p++) {
+      const uint32x4_t part = vldrwq_u32(parts[p]);
+      vstrwq_u32(parts[p], part ^ carry);
+      carry &= part;
+    }
+  }
+  vstrwq_u32(parts[0], ones);
+  vstrwq_u32(parts[1], twos);
+  for (size_t i = 0; i < 4; i++) {
+    uint32_t word = 0;
+    for (size_t p = 0; p < planes; p++) full_adder(&word, &counters[p], parts[p][i], word);
+  }
+}
+#else
+/* Adds a bit of weight 2^p to each counter. */
+static inline void add_carry(uint32_t *counters, size_t p, size_t planes, uint32_t carry) {
+  for (; p < planes; p++) {
+    const uint32_t sum = counters[p] ^ carry;
+    carry &= counters[p];
+    counters[p] = sum;
+  }
+}
+
 static void add_lanes(uint32_t *counters, size_t planes, const uint32_t *filter,
                       const uint16_t *set, size_t n) {
   uint32_t ones = counters[0], twos = counters[1], fours = counters[2], eights = counters[3];
-  uint32_t two, other_two, four, other_four, eight, carry;
+  uint32_t two, other_two, four, other_four, eight, sixteen, other_sixteen = 0;
+  int has_sixteen = 0; /* other_sixteen waits for the next one */
   for (const uint16_t *end = set + n; set < end; set += ADDED_AT_ONCE) {
 #define ADD_FOUR(four, i)                                                    \
   full_adder(&two, &ones, filter[set[i]], filter[set[(i) + 1]]);             \
@@ -99,17 +150,21 @@ static void add_lanes(uint32_t *counters, size_t planes, const uint32_t *filter,
     full_adder(&eight, &fours, four, other_four);
     ADD_FOUR(four, 8);
     ADD_FOUR(other_four, 12);
-    full_adder(&carry, &fours, four, other_four);
-    full_adder(&carry, &eights, eight, carry);
+    full_adder(&sixteen, &fours, four, other_four);
+    full_adder(&sixteen, &eights, eight, sixteen);
 #undef ADD_FOUR
-    for (size_t p = 4; p < planes; p++) {
-      const uint32_t sum = counters[p] ^ carry;
-      carry &= counters[p];
-      counters[p] = sum;
+    if (has_sixteen) {
+      uint32_t carry;
+      full_adder(&carry, &counters[4], other_sixteen, sixteen);
+      add_carry(counters, 5, planes, carry);
     }
+    other_sixteen = sixteen;
+    has_sixteen = !has_sixteen;
   }
+  if (has_sixteen) add_carry(counters, 4, planes, other_sixteen);
   counters[0] = ones, counters[1] = twos, counters[2] = fours, counters[3] = eights;
 }
+#endif
 
 /* Fills the list up to a multiple of ADDED_AT_ONCE with the place of a word that is 0. */
 static size_t filled_up(uint16_t *set, size_t n, size_t zero) {
