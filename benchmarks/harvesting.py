@@ -10,9 +10,9 @@ harvest. The ways are
 
 - m members, always: starts m members on each image, whatever is stored;
 - m members, if paid: waits if the capacitor can't pay for m;
-- the policy: `larq_ensemble.runtime.power.PowerPolicy`, which keeps 3/4 of the capacitor for first
-  members, or as much as lets all members run when it is full, and lets the number rise with a
-  surplus of one member;
+- the policy: `larq_ensemble.runtime.power.PowerPolicy`, which lets the number rise with a surplus
+  of one member, and saves for first members all but what an image by all members takes (chosen
+  among shares of the capacitor on the seeds 100 to 103);
 - the policy with the cascade: also stops where the file's calibrated thresholds say that the answer
   is sure (files of `larq-ensemble calibrate`).
 
@@ -106,11 +106,9 @@ class Way(NamedTuple):
 def policy_of(device: Device, members: int) -> PowerPolicy:
     """The policy of the ensemble's `members` for a device.
 
-    It saves 3/4 of the full capacitor for first members, or what is beside an image by all members.
+    It saves all but what an image by all members takes: they run when the capacitor is full.
     """
-    begin_ms, member_ms = device.begin_ms, device.member_ms
-    # What leaks while all members run, nW * ms = pJ.
-    reserve_nj = -(-device.leakage_nw * (begin_ms + members * member_ms) // 1000)
+    reserve_nj = leaked_nj(device, members)
     # The last of all members needs `hysteresis` more.
     all_nj = reserve_nj + device.begin_nj + (members + 1) * device.member_nj
     return PowerPolicy(
@@ -118,9 +116,14 @@ def policy_of(device: Device, members: int) -> PowerPolicy:
         begin_nj=device.begin_nj,
         member_nj=device.member_nj,
         reserve_nj=reserve_nj,
-        savings_nj=max(0, min(3 * device.capacity_nj // 4, device.capacity_nj - all_nj)),
+        savings_nj=max(0, device.capacity_nj - all_nj),
         hysteresis_nj=device.member_nj,
     )
+
+
+def leaked_nj(device: Device, members: int) -> int:
+    """What leaks while an image runs, rounded up."""
+    return -(-device.leakage_nw * (device.begin_ms + members * device.member_ms) // 1000)
 
 
 def ways(device: Device, fixed: Sequence[int], members: int, with_cascade: bool) -> list[Way]:
@@ -138,7 +141,7 @@ def ways(device: Device, fixed: Sequence[int], members: int, with_cascade: bool)
 
     found = []
     for count in fixed:
-        paid_nj = device.begin_nj + count * device.member_nj
+        paid_nj = leaked_nj(device, count) + device.begin_nj + count * device.member_nj
         found.append(Way(f"{count}, always", partial(Fixed, count)))
         found.append(Way(f"{count}, if paid", partial(Fixed, count, paid_nj)))
     found.append(Way(POLICY, policy))
@@ -303,7 +306,9 @@ def draw(rows: Sequence[Row], traces: Sequence[Sequence[Trace]], title: str, ste
         bars.barh([row.way for row in own], means, xerr=spread, color=plots.SKY)
         bars.invert_yaxis()
         bars.set_xlabel("correct answers an hour")
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(
+        f"{title}: a day of the policy, and all ways on {len(traces[0])} days", fontsize=9
+    )
     plots.save(figure, stem)
 
 
@@ -501,7 +506,7 @@ def main(
         report.table(title, COLUMNS, table)
         report.result = {"device": dataclasses.asdict(device), "rows": numbers}
         if out is not None:
-            draw(rows, traces, title, out)
+            draw(rows, traces, Path(tflite).stem, out)
         if page is not None:
             text = [title, markdown_table(COLUMNS, table), made_by("benchmarks/harvesting.py")]
             write_between(page, BEGIN, END, "\n\n".join(text))

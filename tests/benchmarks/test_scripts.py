@@ -20,7 +20,9 @@ NOT_HERE = {
     "fusion_steps",
     "fusion_steps_torch",
     "input_pipeline",
+    "intermittent",
     "page",
+    "traces",
 }
 SCRIPTS = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - NOT_HERE
 
