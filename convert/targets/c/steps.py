@@ -283,9 +283,10 @@ def _in_fours(filters: np.ndarray, groups: int) -> np.ndarray:
     """`[channels, ky, kx, depth]` as `convolution_sums` reads it: a group's filters in fours."""
     taps = filters.reshape(groups, len(filters) // groups, -1)
     whole = taps.shape[1] // 4 * 4
-    fours = taps[:, :whole].reshape(groups, whole // 4, 4, -1).swapaxes(2, 3)
+    fours = taps[:, :whole].reshape(groups, whole // 4, 4, taps.shape[2]).swapaxes(2, 3)
     rest = taps[:, whole:]
-    return np.concatenate([fours.reshape(groups, -1), rest.reshape(groups, -1)], 1).ravel()
+    parts = [part.reshape(groups, part.size // groups) for part in (fours, rest)]
+    return np.concatenate(parts, axis=1).ravel()
 
 
 def _depthwise_order(filters: np.ndarray, groups: int) -> np.ndarray:

@@ -58,6 +58,10 @@ class Execution:
         self._plan, self._scratch_bytes = plan, scratch_bytes
         self._arena = np.full(plan.arena_bytes, 0xA5, np.uint8)
         self._image: np.ndarray | None = None
+        for step in plan.steps:
+            for map in step.writes:
+                for read in step.reads:
+                    assert not _overlap(map, read) or _comes_behind(step, map, read)
 
     def begin(self, image: np.ndarray) -> None:
         """Runs what the members share.
@@ -85,10 +89,7 @@ class Execution:
         for map in step.writes:
             if any(map in earlier.writes for earlier in self._plan.steps[:number]):
                 continue  # a further part of a concatenation
-            overlapping = [read for read in step.reads if _overlap(map, read)]
-            for read in overlapping:
-                assert _comes_behind(step, map, read), f"{step.layer} overwrites what it reads"
-            if not overlapping:
+            if not any(_overlap(map, read) for read in step.reads):
                 self._bytes(map)[:] = 0xA5
         scratch = self._plan.scratch[number]
         self._arena[scratch : scratch + self._scratch_bytes(step)] = 0xA5

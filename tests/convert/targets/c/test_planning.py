@@ -8,17 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from larq_ensemble.convert.targets.c import arena
 from larq_ensemble.convert.targets.c.plan import Plan, Vector
 from larq_ensemble.convert.targets.c.planning import plan_ensemble
 from larq_ensemble.convert.targets.c.scratch import scratch_bytes
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.pretrained.catalog import found
+from larq_ensemble.pretrained.catalog import tflite_path
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.file import EnsembleFile, read_ensemble
 
 from .execution import Execution
 
-DATA = Path(__file__).parents[4] / "data"
+DATA = Path(__file__).parents[3] / "data"
 NESTED = "cifar100-deploynet9-nested8"
 
 
@@ -39,20 +40,20 @@ def flash_of(plan: Plan) -> int:
 
 @pytest.fixture(scope="module")
 def nested() -> EnsembleFile:
-    return read_ensemble(found(NESTED) or NESTED)
+    return read_ensemble(tflite_path(NESTED))
 
 
 @pytest.mark.parametrize("name", ["indexed", "subgraphs", "compact"])
 def test_a_plan_computes_what_the_file_computed(name: str) -> None:
     stored = np.load(DATA / f"{name}.npz")
     plan = plan_ensemble(read_ensemble(DATA / f"{name}.tflite"))
-    logits = logits_of(plan, stored["images"])
-    np.testing.assert_allclose(logits, stored["logits"], rtol=1e-4, atol=1e-4)
+    logits = logits_of(plan, stored["images"][:3])
+    np.testing.assert_allclose(logits, stored["logits"][:, :3], rtol=1e-4, atol=1e-4)
     assert not np.allclose(logits[0], logits[1], atol=0.01)
 
 
 def test_a_trained_network(nested: EnsembleFile) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
     expected = EnsembleInterpreter(NESTED).predict_logits(images)
     plan = plan_ensemble(nested)
     np.testing.assert_allclose(logits_of(plan, images), expected, rtol=1e-4, atol=1e-4)
@@ -63,14 +64,14 @@ def test_a_trained_network(nested: EnsembleFile) -> None:
     assert purposes["binary filters"] == 7 * 64 * 64 * 9 // 8
     assert purposes["head"] == 8 * (64 * 100 + 2 * 4 * 100)
     # The trunk's map for all members, a member's map, two maps of signs, and little else.
-    map_bytes, signs = 16 * 16 * 64 * 4, 16 * 16 * 64 // 8
-    assert 2 * map_bytes + 2 * signs <= plan.arena_bytes < 2 * map_bytes + 2 * signs + 1024
+    maps = 2 * (16 * 16 * 64 * 4 + 16 * 16 * 64 // 8)
+    assert maps <= plan.arena_bytes <= maps + max(map(scratch_bytes, plan.steps)) + arena.ALIGNMENT
 
 
 def test_half_floats_take_half_the_memory(nested: EnsembleFile) -> None:
     single, half = (plan_ensemble(nested, activations=name) for name in ("float32", "float16"))
-    assert half.arena_bytes < 0.52 * single.arena_bytes
-    images = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    assert single.arena_bytes - half.arena_bytes == 16 * 16 * 64 * 4  # of two maps
+    images = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), np.uint8)
     expected, logits = logits_of(single, images), logits_of(half, images)
     # A sign that flips changes much, but the predictions stay alike.
     assert np.corrcoef(expected.ravel(), logits.ravel())[0, 1] > 0.95
@@ -86,7 +87,7 @@ def test_compact_values_stay_small() -> None:
 
 def test_one_member_is_computed_at_once() -> None:
     name = "cifar100-deploynet9"
-    plan = plan_ensemble(read_ensemble(found(name) or name))
+    plan = plan_ensemble(read_ensemble(tflite_path(name)))
     assert all(step.shared for step in plan.steps)
     assert plan.logits.shared
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
@@ -114,5 +115,5 @@ def test_a_quantized_network_is_refused() -> None:
 
 
 def test_unknown_activations(nested: EnsembleFile) -> None:
-    with pytest.raises(EnsembleError, match=r"activations.*int16.*float32, float16"):
+    with pytest.raises(EnsembleError, match="Unknown activations 'int16'"):
         plan_ensemble(nested, activations="int16")
