@@ -192,11 +192,15 @@ class Logits:
         """Class indices `[n]` of the validation or test images."""
         return self._kept(f"{split}-labels", lambda: np.asarray(self._subject.split(split).labels))
 
+    def images(self, split: str) -> np.ndarray:
+        """uint8 `[n, height, width, channels]` of the validation or test images."""
+        return np.asarray(self._subject.split(split).images)
+
     def of(self, split: str) -> np.ndarray:
         """Logits `[M, n, classes]` of the validation or test images."""
         return self._kept(
             split,
-            lambda: self.ensemble.predict_logits(np.asarray(self._subject.split(split).images)),
+            lambda: self.ensemble.predict_logits(self.images(split)),
         )
 
     def under(self, kind: str, severity: int, images: int) -> np.ndarray:

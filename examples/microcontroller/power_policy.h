@@ -30,7 +30,7 @@ typedef struct {
   uint64_t begin_nj;      /* an image before its first member: camera, begin, sending the answer */
   uint64_t member_nj;     /* a member; at least 1 */
   uint64_t reserve_nj;    /* never planned with: errors of measurement, what leaks meanwhile */
-  uint64_t savings_nj;    /* kept for the first members of later images; 3/4 of a full store */
+  uint64_t savings_nj;    /* kept for later images: a full store less one by all members */
   uint64_t hysteresis_nj; /* the surplus with which the number may rise; about a member */
   unsigned last;          /* state: the members of the last image; 0 at power-up */
 } power_policy;

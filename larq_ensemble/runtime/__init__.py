@@ -15,16 +15,27 @@ if TYPE_CHECKING:
     from larq_ensemble.runtime.images import read_image as read_image
     from larq_ensemble.runtime.images import read_images as read_images
     from larq_ensemble.runtime.interpreter import EnsembleInterpreter as EnsembleInterpreter
+    from larq_ensemble.runtime.power import PowerPolicy as PowerPolicy
+    from larq_ensemble.runtime.power import stored_energy_nj as stored_energy_nj
 
-__all__ = ["EnsembleInterpreter", "calibrate", "read_image", "read_images"]
+__all__ = [
+    "EnsembleInterpreter",
+    "PowerPolicy",
+    "calibrate",
+    "read_image",
+    "read_images",
+    "stored_energy_nj",
+]
 
 #: Imported when they are used: few apps calibrate, with a camera none reads image files, and a
 #: command's help needs none of them.
 _LATE = {
     "EnsembleInterpreter": "interpreter",
+    "PowerPolicy": "power",
     "calibrate": "calibration",
     "read_image": "images",
     "read_images": "images",
+    "stored_energy_nj": "power",
 }
 
 

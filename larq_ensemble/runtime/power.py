@@ -1,7 +1,9 @@
 """The number of members that stored energy allows, for devices that live on harvested energy.
 
 ```python
-policy = PowerPolicy(members=8, begin_nj=400_000, member_nj=3_000_000, savings_nj=90_000_000)
+from larq_ensemble.runtime import PowerPolicy, stored_energy_nj
+
+policy = PowerPolicy(members=8, begin_nj=400_000, member_nj=3_000_000, savings_nj=350_000_000)
 while True:  # at each image
     stored_nj = stored_energy_nj(100_000, read_millivolts(), brown_out_mv=1800)
     members = policy.start(stored_nj)
@@ -62,7 +64,8 @@ class PowerPolicy:
         member_nj: what a member takes.
         reserve_nj: is never planned with: errors of measurement, and what leaks meanwhile.
         savings_nj: is kept for the first members of later images: further members are paid with
-            what is above it. Three quarters of what the store holds is a good choice.
+            what is above it. What a full store holds beyond an image by all members and the
+            hysteresis is a good choice.
         hysteresis_nj: the surplus with which the number of members may rise; as much as what a
             member takes is a good choice.
         last: the number of members of the last image. It starts at 0, also after a power cut.

@@ -15,12 +15,15 @@ from .conftest import ROOT, load
 
 # Called by others, or TensorFlow is imported with the module.
 NOT_HERE = {
+    "cmsis_nn",
     "damaged_files",
     "formats",
     "fusion_steps",
     "fusion_steps_torch",
     "input_pipeline",
+    "intermittent",
     "page",
+    "traces",
 }
 SCRIPTS = {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - NOT_HERE
 
