@@ -145,7 +145,7 @@ def program(data: bytes) -> Program:
     # Raises
         EnsembleError: if CMSIS-NN has no kernel for an operator, or the file isn't int8.
     """
-    network = _Network.of(read(data).graph)
+    network = _Network.of(read(data).graphs[0])
     writer = _Writer(network)
     steps = [writer.pixels(), *map(writer.step, network.operators), writer.logits()]
     sizes = {

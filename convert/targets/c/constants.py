@@ -125,7 +125,7 @@ def float_literal(number: float) -> str:
         return "NAN"
     if np.isinf(rounded):
         return "INFINITY" if rounded > 0 else "-INFINITY"
-    return f"{np.format_float_scientific(rounded, unique=True, trim='0')}f".replace("e+00", "")
+    return f"{rounded!s}f"
 
 
 def _literal(number: Any) -> str:

@@ -121,7 +121,7 @@ class _Lines:
         map_, name = action.map, f"output_{number}"
         if map_.format == "signs":
             self._gather("v < 0.f", number)
-            self._put_bits(map_, number, f"bits_{number}", action.channel)
+            self._put_bits(map_, number, f"bits_{number}")
             return
         stride = self._pixel_stride(map_, name)
         type_ = MAP_TYPES[map_.format]
@@ -148,37 +148,24 @@ class _Lines:
             row = "((channels + 31) / 32)"
             parts.array(f"flips_{number}", flips, by_member=action.flips.by_member, row=row)
             bits = f"{bits} ^ flips_{number}[first / 32]"
-        self._put_bits(action.map, number, bits, 0)
+        self._put_bits(action.map, number, bits)
 
     def _gather(self, condition: str, number: int) -> None:
         bits = f"bits_{number}"
         self.word.append(f"uint32_t {bits} = 0;")
-        self.channel.append(f"{bits} = {bits} >> 1 | ({condition} ? UINT32_C(1) << 31 : 0);")
+        # The highest bit, so that it is a constant and the shift the same for all channels.
+        self.channel.append(f"{bits} >>= 1;")
+        self.channel.append(f"if ({condition}) {bits} |= UINT32_C(1) << 31;")
         self.word_end.append(f"{bits} >>= first + 32 - end;")
 
-    def _put_bits(self, map_: Map, number: int, bits: str, channel: int) -> None:
+    def _put_bits(self, map_: Map, number: int, bits: str) -> None:
         """Stores the bits of 32 channels or fewer."""
-        parts, name = self.parts, f"signs_{number}"
-        channels = parts.step.channels
-        is_last = channel + channels == map_.channels
+        name = f"signs_{number}"
+        if map_.channels != self.parts.step.channels:
+            raise self.parts.unsupported("a part of a map of signs")
         self.parts.pointer(name, "uint32_t", map_)
-        if channels == map_.channels:
-            self.word_end.append(
-                f"put_pixel_word({name}, pixel, pixel_bits_of(channels), first / 32, {bits});"
-            )
-            return
-        if channel % 32 or (channels % 32 and not is_last):
-            raise parts.unsupported(
-                f"signs of channels {channel} to {channel + channels - 1} in a map of "
-                f"{map_.channels}: parts must begin with a multiple of 32"
-            )
-        parts.fields += [
-            ("uint16_t", f"{name}_channels", parts.size(map_.channels)),
-            ("uint16_t", f"{name}_word", str(channel // 32)),
-        ]
         self.word_end.append(
-            f"put_pixel_word({name}, pixel, pixel_bits_of(step->{name}_channels), "
-            f"first / 32 + step->{name}_word, {bits});"
+            f"put_pixel_word({name}, pixel, pixel_bits_of(channels), first / 32, {bits});"
         )
 
 

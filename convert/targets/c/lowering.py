@@ -473,7 +473,7 @@ def _whole_numbers(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     whole = np.rint(divided)
     if np.abs(whole).max() > _LARGEST_WEIGHT or (np.abs(divided - whole) > _ROUNDING).any():
         return filters, None
-    return whole + np.float32(0), scales  # no -0
+    return whole, scales
 
 
 def size_of(tensor: Tensor) -> Size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib import resources
 
-from larq_ensemble.convert.targets.c.constants import Constants, float_literal
+from larq_ensemble.convert.targets.c.constants import Constants, float_literal, wrapped
 from larq_ensemble.convert.targets.c.plan import Plan
 from larq_ensemble.convert.targets.c.steps import Program, comment, program_of
 from larq_ensemble.errors import EnsembleError
@@ -77,8 +77,8 @@ def _header(plan: Plan, metadata: EnsembleMetadata, program: Program) -> str:
         "CHANNELS": (channels, "of a pixel, a byte each"),
         "ARENA_BYTES": (arena_bytes(plan), ""),
         "ARENA_ALIGNMENT": (_ALIGNMENT, "bytes"),
-        "HAS_CASCADE": (int(metadata.cascade is not None), "for ensemble_predict_adaptive"),
-        "KEEPS_IMAGE": (int(program.reads_image), "members read the image, too"),
+        "HAS_CASCADE": (int(metadata.cascade is not None), "1: there is ensemble_predict_adaptive"),
+        "KEEPS_IMAGE": (int(program.reads_image), "1: members read the image, too"),
     }
     lines = [
         f"#define ENSEMBLE_{macro} {value}" + (f" /* {remark} */" if remark else "")
@@ -110,6 +110,7 @@ def _source(plan: Plan, metadata: EnsembleMetadata, program: Program, name: str)
         f"/* See {name}.h. Written by larq-ensemble; don't edit. */\n"
         f'#include "{name}.h"\n\n'
         "#include <math.h>\n#include <stddef.h>\n#include <string.h>",
+        "/* With -std=c99, gcc rounds products by itself. */\n"
         "#if defined(__clang__)\n#pragma STDC FP_CONTRACT OFF\n#endif",
         _section("constants"),
         constants.definitions(),
@@ -138,7 +139,7 @@ def _macros(plan: Plan, metadata: EnsembleMetadata, constants: Constants) -> str
     ):
         if values:
             literals = ["INFINITY" if v is None else float_literal(v) for v in values]
-            parts.append(f"static const float {array}[] = {{{', '.join(literals)}}};")
+            parts += [f"static const float {array}[] = {{", *wrapped(literals, "   "), "};"]
     weight = "member_weights[member]" if metadata.weights else "1.f"
     calibrate = "(void)(p)"
     if metadata.temperatures:

@@ -178,7 +178,7 @@ def _joined(
 def _smallest(rows: np.ndarray) -> ValueFormat:
     if (np.abs(rows) == 1).all():
         return "signs"
-    if (rows == np.clip(np.rint(rows), -128, 127)).all() and not np.signbit(rows[rows == 0]).any():
+    if (rows == np.clip(np.rint(rows), -128, 127)).all():
         return "int8"
     return "float16" if _are_halves(rows) else "float32"
 

@@ -126,10 +126,20 @@ static void add_lanes(uint32_t *counters, size_t planes, const uint32_t *filter,
   }
 }
 #else
+/* Adds a bit of weight 2^p to each counter. */
+static inline void add_carry(uint32_t *counters, size_t p, size_t planes, uint32_t carry) {
+  for (; p < planes; p++) {
+    const uint32_t sum = counters[p] ^ carry;
+    carry &= counters[p];
+    counters[p] = sum;
+  }
+}
+
 static void add_lanes(uint32_t *counters, size_t planes, const uint32_t *filter,
                       const uint16_t *set, size_t n) {
   uint32_t ones = counters[0], twos = counters[1], fours = counters[2], eights = counters[3];
-  uint32_t two, other_two, four, other_four, eight, carry;
+  uint32_t two, other_two, four, other_four, eight, sixteen, other_sixteen = 0;
+  int has_sixteen = 0; /* other_sixteen waits for the next one */
   for (const uint16_t *end = set + n; set < end; set += ADDED_AT_ONCE) {
 #define ADD_FOUR(four, i)                                                    \
   full_adder(&two, &ones, filter[set[i]], filter[set[(i) + 1]]);             \
@@ -140,15 +150,18 @@ static void add_lanes(uint32_t *counters, size_t planes, const uint32_t *filter,
     full_adder(&eight, &fours, four, other_four);
     ADD_FOUR(four, 8);
     ADD_FOUR(other_four, 12);
-    full_adder(&carry, &fours, four, other_four);
-    full_adder(&carry, &eights, eight, carry);
+    full_adder(&sixteen, &fours, four, other_four);
+    full_adder(&sixteen, &eights, eight, sixteen);
 #undef ADD_FOUR
-    for (size_t p = 4; p < planes; p++) {
-      const uint32_t sum = counters[p] ^ carry;
-      carry &= counters[p];
-      counters[p] = sum;
+    if (has_sixteen) {
+      uint32_t carry;
+      full_adder(&carry, &counters[4], other_sixteen, sixteen);
+      add_carry(counters, 5, planes, carry);
     }
+    other_sixteen = sixteen;
+    has_sixteen = !has_sixteen;
   }
+  if (has_sixteen) add_carry(counters, 4, planes, other_sixteen);
   counters[0] = ones, counters[1] = twos, counters[2] = fours, counters[3] = eights;
 }
 #endif
@@ -168,9 +181,9 @@ static const uint8_t ones_of_four[16] = {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 
 
 /* Writes four numbers of 16 bits, each with `offset` added. */
 static inline void shift_four(uint16_t *to, const uint16_t *from, uint32_t offset) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  /* Two at a time: no sum leaves its 16 bits but where a number beyond a list is read, and that one
-   * is in the upper half. */
+#if defined(__x86_64__) || (defined(__ARM_FEATURE_UNALIGNED) && !defined(__ARM_BIG_ENDIAN))
+  /* Two at a time, where a word may lie anywhere: no sum leaves its 16 bits but where a number
+   * beyond a list is read, and that one is in the upper half. */
   const uint32_t offsets = offset * UINT32_C(0x10001);
   uint32_t two, other_two;
   memcpy(&two, from, sizeof two);

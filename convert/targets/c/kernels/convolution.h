@@ -40,6 +40,9 @@ static inline void convolution_sums(const Geometry *g, Format input_format, Form
     const float *a = window_of(g, input_format, input, y, x, group * depth, depth, patch);
     for (size_t four = 0; four < filters_of_group / 4; four++, sums += 4) {
       float s0 = 0.f, s1 = 0.f, s2 = 0.f, s3 = 0.f;
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC unroll 2 /* a tenth fewer instructions */
+#endif
       for (size_t i = 0; i < taps; i++, at += 4) {
         s0 += a[i] * weight(filter_format, filters, at);
         s1 += a[i] * weight(filter_format, filters, at + 1);

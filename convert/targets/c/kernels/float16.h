@@ -4,7 +4,9 @@
 
 #include "helper.h"
 
-#if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && (__ARM_FP & 2)
+/* Every FPU of a Cortex-M converts them, though gcc doesn't say so of those without doubles. */
+#if defined(__GNUC__) && defined(__arm__) && defined(__ARM_FP) && \
+    ((__ARM_FP & 2) || __ARM_ARCH_PROFILE == 'M')
 
 HELPER float from_float16(uint16_t half) {
   const uint32_t bits = half;

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from larq_ensemble.convert.targets.c import arena
+from larq_ensemble.convert.targets.c import arena, members
 from larq_ensemble.convert.targets.c.plan import Plan, Vector
 from larq_ensemble.convert.targets.c.planning import plan_ensemble
 from larq_ensemble.convert.targets.c.scratch import scratch_bytes
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.ir.flatbuffer import read
+from larq_ensemble.ir.graph import Module
 from larq_ensemble.pretrained.catalog import tflite_path
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.file import EnsembleFile, read_ensemble
@@ -112,6 +114,18 @@ def test_a_quantized_network_is_refused() -> None:
     metadata = dataclasses.replace(file.metadata, quantization="int8", filters=None)
     with pytest.raises(EnsembleError, match="quantized to int8: TFLite Micro runs those"):
         plan_ensemble(dataclasses.replace(file, metadata=metadata))
+
+
+def test_members_of_different_operators_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_one_changed(data: bytes) -> Module:
+        module = read(data)
+        graph = module.graphs[1]
+        graph.erase(graph.operators[-1])
+        return module
+
+    monkeypatch.setattr(members, "read", read_one_changed)
+    with pytest.raises(EnsembleError, match=r"different operators.*`layout` 'indexed'"):
+        plan_ensemble(read_ensemble(DATA / "subgraphs.tflite"))
 
 
 def test_unknown_activations(nested: EnsembleFile) -> None:
