@@ -10,7 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from larq_ensemble.convert import emulation
+from larq_ensemble.convert.comparison import some_images
 from larq_ensemble.convert.cutting import cut
 from larq_ensemble.convert.targets.c.plan import BinaryConvolution, Convolution, Plan
 from larq_ensemble.convert.targets.c.planning import plan_ensemble
@@ -19,6 +22,7 @@ from larq_ensemble.files import check_output, check_output_folder, write_text
 from larq_ensemble.runtime.file import checked_ensemble, read_ensemble
 
 _NAME = "ensemble"  # of the program that is counted, which boards/counting.c includes
+_PIXELS = "image.bin"
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,9 @@ class Cost:
 
     # Arguments
         image: instructions once an image: what members share.
-        member: instructions of a member after that: of the first one; others differ only by what
-            depends on values, such as the sign of a PReLU's input.
+        member: instructions of a member after that. They depend on the signs in its maps: counted
+            is the first member, on a random image with the spectrum of photographs. Of the photos
+            that come with the package, the first five took 1 % less to 7 % more.
         code_bytes: of flash, without constants and what it takes from libm and libc.
         stack_bytes: the most that a prediction by several members took.
     """
@@ -152,7 +157,8 @@ def export_file(
         check_output(folder / each, "out")
     costs = {}
     if cpus:
-        costs = count_costs(c_sources(plan, file.metadata, _NAME), cpus)
+        image = some_images(file.metadata.input_shape)[0]
+        costs = count_costs(c_sources(plan, file.metadata, _NAME), cpus, image)
     for each, text in sources.items():
         write_text(folder / each, text)
     return ExportReport(
@@ -169,6 +175,7 @@ def export_file(
 def count_costs(
     sources: Mapping[str, str],
     cpus: Sequence[str],
+    image: np.ndarray,
     *,
     flags: Sequence[str] = emulation.FLAGS,
 ) -> dict[str, Cost]:
@@ -177,6 +184,7 @@ def count_costs(
     # Arguments
         sources: of `c_sources` under its default name.
         cpus: keys of `larq_ensemble.convert.emulation.BOARDS`.
+        image: uint8 `[height, width, channels]`.
         flags: for the compiler.
 
     # Raises
@@ -186,6 +194,7 @@ def count_costs(
         folder = Path(temporary)
         for name, text in sources.items():
             (folder / name).write_text(text, encoding="utf-8")
+        (folder / _PIXELS).write_bytes(image.astype(np.uint8).tobytes())
         return dict(zip(cpus, pool.map(lambda cpu: _cost(folder, cpu, flags), cpus), strict=True))
 
 
@@ -194,7 +203,7 @@ def _cost(folder: Path, cpu: str, flags: Sequence[str]) -> Cost:
     ensemble = emulation.compiled(folder / f"{_NAME}.c", folder / f"{cpu}.o", cpu, flags=flags)
     program = [ensemble, emulation.SOURCES / "counting.c"]
     elf = emulation.build(program, folder / f"{cpu}.elf", cpu, flags=flags)
-    stack, (image, member) = emulation.count(elf, cpu)
+    stack, (image, member) = emulation.count(elf, cpu, [_PIXELS], folder=folder)
     return Cost(
         image=image,
         member=member,

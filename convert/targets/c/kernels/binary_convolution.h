@@ -181,9 +181,9 @@ static const uint8_t ones_of_four[16] = {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 
 
 /* Writes four numbers of 16 bits, each with `offset` added. */
 static inline void shift_four(uint16_t *to, const uint16_t *from, uint32_t offset) {
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
-  /* Two at a time: no sum leaves its 16 bits but where a number beyond a list is read, and that one
-   * is in the upper half. */
+#if defined(__x86_64__) || (defined(__ARM_FEATURE_UNALIGNED) && !defined(__ARM_BIG_ENDIAN))
+  /* Two at a time, where a word may lie anywhere: no sum leaves its 16 bits but where a number
+   * beyond a list is read, and that one is in the upper half. */
   const uint32_t offsets = offset * UINT32_C(0x10001);
   uint32_t two, other_two;
   memcpy(&two, from, sizeof two);
