@@ -39,8 +39,7 @@ class Parts:
         # Arguments
             first: the element that it points to.
         """
-        if map_.offset is None:
-            raise AssertionError(f"{map_.name or name!r} has no place in the arena")
+        assert map_.offset is not None  # since `arena.place`
         if map_.format == "signs" and first:
             raise self.unsupported("a part of a map of signs")
         place = map_.offset + first * map_.number_bits // 8
