@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -42,3 +43,11 @@ def test_help_and_numbers_that_are_none(name, monkeypatch) -> None:
             done = CliRunner().invoke(main, [option.opts[0], "nan"])
             assert done.exit_code == 2
             assert f"Invalid value for '{option.opts[0]}'" in done.output
+
+
+def test_what_scripts_write_has_a_place() -> None:
+    pages = "".join(path.read_text("utf-8") for path in (ROOT / "docs").rglob("*.md"))
+    scripts = "".join(path.read_text("utf-8") for path in (ROOT / "benchmarks").glob("*.py"))
+    markers = re.findall('"(<!-- [^"]+ -->)"', scripts)
+    assert len(markers) > 10
+    assert [marker for marker in markers if marker not in pages] == []
