@@ -34,7 +34,7 @@ enum {
   ENSEMBLE_BAD_ARENA = -1,      /* NULL, or not aligned to ENSEMBLE_ARENA_ALIGNMENT */
   ENSEMBLE_BAD_ARGUMENT = -2,   /* another pointer is NULL, or a number is out of range */
   ENSEMBLE_NOT_BEGUN = -3,      /* call ensemble_begin with this arena first */
-  ENSEMBLE_NO_MEMBER_LEFT = -4, /* ensemble_next has run all members */
+  ENSEMBLE_NO_MEMBER_LEFT = -4  /* ensemble_next has run all members */
 };
 
 /* Computes what the members share.
