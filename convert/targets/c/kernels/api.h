@@ -21,9 +21,9 @@ static int check(void *arena) {
 
 int ensemble_begin(void *arena, const uint8_t *image) {
   if (check(arena) == ENSEMBLE_BAD_ARENA) return ENSEMBLE_BAD_ARENA;
-  if (image == NULL) return ENSEMBLE_BAD_ARGUMENT;
   State *state = state_of(arena);
-  memset(state, 0, sizeof *state);
+  memset(state, 0, sizeof *state); /* first, so that no member runs on the image before */
+  if (image == NULL) return ENSEMBLE_BAD_ARGUMENT;
   state->image.pointer = image;
   shared_steps(arena, image);
   state->begun = kBegun;

@@ -44,7 +44,7 @@ enum {
  * image: ENSEMBLE_HEIGHT x ENSEMBLE_WIDTH pixels from 0 to 255, in the order [row, column,
  * channel]. With ENSEMBLE_KEEPS_IMAGE it must stay as it is until the last member has run.
  *
- * Returns ENSEMBLE_OK, ENSEMBLE_BAD_ARENA or ENSEMBLE_BAD_ARGUMENT. */
+ * Returns ENSEMBLE_OK, ENSEMBLE_BAD_ARENA or ENSEMBLE_BAD_ARGUMENT: then no member runs. */
 int ensemble_begin(void *arena, const uint8_t *image);
 
 /* Runs one member, after ensemble_begin, in any order and as often as you like. It doesn't count

@@ -131,6 +131,9 @@ def test_wrong_calls_are_errors(tmp_path: Path) -> None:
     assert program.call("next", got) == NOT_BEGUN
     assert program.call("begin", None) == BAD_ARGUMENT
     assert program.call("begin", image) == OK
+    assert program.call("begin", None) == BAD_ARGUMENT
+    assert program.call("next", got) == NOT_BEGUN  # and not a member on the image before
+    assert program.call("begin", image) == OK
     assert program.call("member", MEMBERS, got) == BAD_ARGUMENT
     assert program.call("member", 0, None) == BAD_ARGUMENT
     assert program.call("next", None) == BAD_ARGUMENT
