@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +12,10 @@ import pytest
 from larq_ensemble.runtime.cascade import Cascade
 from larq_ensemble.runtime.power import PowerPolicy
 
+from ..c_compiler import compile_c
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "microcontroller"
-STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
 MEMBERS, IMAGES, CLASSES = 4, 7, 3
 
 # An ensemble that reads its prediction from the image: after each member the likeliest class, and
@@ -56,21 +56,15 @@ def benchmarks():
         yield SimpleNamespace(harvesting=harvesting, intermittent=intermittent, traces=traces)
 
 
-def built(compiler: str, folder: Path, header: str) -> Path:
+def built(folder: Path, header: str) -> Path:
     for name, text in (("ensemble.h", HEADER), ("ensemble.c", SOURCE), ("scenario.h", header)):
         (folder / name).write_text(text)
     sources = [FOLDER / f"{name}.c" for name in ("main", "device", "power_policy")]
-    program = folder / "firmware"
-    command = [compiler, *STRICT, f"-I{FOLDER}", f"-I{folder}", *sources, folder / "ensemble.c"]
-    subprocess.run([*command, "-lm", "-o", program], check=True)
-    return program
+    return compile_c(folder, *sources, "ensemble.c", f"-I{FOLDER}", "-lm")
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_firmware_counts_what_is_simulated(benchmarks, tmp_path, seed: int) -> None:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
     draw = np.random.default_rng(seed)
     best = draw.integers(CLASSES, size=(IMAGES, MEMBERS))
     percent = 2 * draw.integers(20, 50, size=(IMAGES, MEMBERS))
@@ -115,7 +109,7 @@ def test_firmware_counts_what_is_simulated(benchmarks, tmp_path, seed: int) -> N
     assert found.answers > 10  # or this tests nothing
     assert found.brown_outs or seed < 4
     said = subprocess.run(
-        [built(compiler, tmp_path, header)], capture_output=True, text=True, check=True
+        [built(tmp_path, header)], capture_output=True, text=True, check=True
     ).stdout
     assert said == found.line() + "\n"
 

@@ -22,8 +22,9 @@ from larq_ensemble.runtime.cascade import Cascade, calibrated_prediction, run_ca
 from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 
+from ....c_compiler import SANITIZERS, compile_c
 from .execution import Execution
-from .programs import Program, compile_c, compiler
+from .programs import Program
 
 MEMBERS, CLASSES = 4, 5
 OK, BAD_ARENA, BAD_ARGUMENT, NOT_BEGUN, NO_MEMBER_LEFT = 0, -1, -2, -3, -4
@@ -163,8 +164,8 @@ def test_names_reach_c_as_they_are(tmp_path: Path) -> None:
         "  for (int k = 0; k < MY_NET_CLASSES; k++) puts(names[k]);\n"
         "  return my_net_begin(arena, image);\n}\n"
     )
-    compile_c(tmp_path, ["main.c", "my_net.c", "-lm"], "-o", "main")
-    output = subprocess.run([tmp_path / "main"], check=True, capture_output=True).stdout
+    program = compile_c(tmp_path, "main.c", "my_net.c", "-lm")
+    output = subprocess.run([program], check=True, capture_output=True).stdout
     assert output.decode().splitlines() == list(names)
 
 
@@ -251,11 +252,9 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """Nothing is read or written outside the arena, a block of its own."""
     from .test_steps import MEMBERS, plan_of_everything
 
-    compiler("cc")
     about = EnsembleMetadata(scheme="fusion", members=MEMBERS, classes=4, input_shape=(6, 5, 3))
     for name, text in c_sources(plan_of_everything(), about).items():
         (tmp_path / name).write_text(text)
     (tmp_path / "main.c").write_text(SANITIZED)
-    flags = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    compile_c(tmp_path, ["main.c", "ensemble.c", "-lm"], *flags, "-o", "main")
-    subprocess.run([tmp_path / "main"], check=True)
+    program = compile_c(tmp_path, "main.c", "ensemble.c", "-O0", *SANITIZERS, "-lm")
+    subprocess.run([program], check=True)

@@ -1,8 +1,9 @@
-"""`larq-ensemble export`: the files it writes, and its report."""
+"""`larq-ensemble export`: the files it writes, its report, and that they answer as the runtime."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from larq_ensemble.convert import emulation
 from larq_ensemble.convert.export import Macs, export_file
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 
-from .programs import FILES, ROOT
+from ..c_compiler import SANITIZERS, compile_c
+from ..mcu.programs import FILES, ROOT, Program, assert_same, digits
 
 INDEXED = FILES["indexed"]
 
@@ -128,11 +130,9 @@ def test_no_count_and_a_processor_contradict(tmp_path: Path) -> None:
     assert "--no-count" in done.output
 
 
-@pytest.mark.skipif(bool(emulation.missing_packages()), reason="no emulated boards")
-def test_counts(tmp_path: Path) -> None:
-    cost = export_file(INDEXED, tmp_path, cpus=["cortex-m4"]).costs["cortex-m4"]
-    again = export_file(INDEXED, tmp_path, members=1, cpus=["cortex-m4"]).costs["cortex-m4"]
-    # What the one member of a file of one does for each image, both files do.
-    assert 0.9 < again.image + again.member < 1.1 * (cost.image + cost.member)
-    assert 1000 < cost.code_bytes < 30_000
-    assert 0 < cost.stack_bytes < 2000
+@pytest.mark.parametrize("name", ["compact", "subgraphs", "weighted"])
+def test_the_program_answers_as_the_runtime(name: str, tmp_path: Path) -> None:
+    program = Program(FILES[name], tmp_path, digits(FILES[name], 10))
+    compiled = compile_c(tmp_path, *program.sources, "-O0", *SANITIZERS, "-lm")
+    subprocess.run([compiled, *program.words], check=True, cwd=tmp_path)
+    assert_same(program.answers(), program.expected())
