@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,24 +115,21 @@ def test_firmware_counts_what_is_simulated(benchmarks, tmp_path, seed: int) -> N
     assert said == found.line() + "\n"
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_the_policy_in_cpp(tmp_path) -> None:
     """Links, so the header says that its functions are C's."""
-    if not shutil.which("cc") or not shutil.which("c++"):
-        pytest.skip("no C++ compiler")
     (tmp_path / "main.cc").write_text(
         '#include "power_policy.h"\nint main() { return (int)power_policy_stored_nj(1, 1, 2); }\n'
     )
-    policy = tmp_path / "power_policy.o"
-    subprocess.run(["cc", *STRICT, "-c", FOLDER / "power_policy.c", "-o", policy], check=True)
+    policy = compile_c(tmp_path, "-c", FOLDER / "power_policy.c", target="power_policy.o")
     program = [f"-I{FOLDER}", tmp_path / "main.cc", policy, "-o", tmp_path / "main"]
     subprocess.run(["c++", *program], check=True)
     subprocess.run([tmp_path / "main"], check=True)
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 def test_another_network_is_exported_anew(tmp_path) -> None:
     """Also where the one of an earlier `make run` is there."""
-    if not shutil.which("make"):
-        pytest.skip("no make")
     (tmp_path / "ensemble.c").touch()
     command = ["make", "--dry-run", "run", f"BUILD={tmp_path}", "NETWORK=other"]
     done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=True)

@@ -31,10 +31,10 @@ extern "C" {
 /* What the functions return: 0 or a number of members, or one of these. */
 enum {
   ENSEMBLE_OK = 0,
-  ENSEMBLE_BAD_ARENA = -1,      /* NULL, or not aligned to ENSEMBLE_ARENA_ALIGNMENT */
-  ENSEMBLE_BAD_ARGUMENT = -2,   /* another pointer is NULL, or a number is out of range */
-  ENSEMBLE_NOT_BEGUN = -3,      /* call ensemble_begin with this arena first */
-  ENSEMBLE_NO_MEMBER_LEFT = -4  /* ensemble_next has run all members */
+  ENSEMBLE_BAD_ARENA = -1,     /* NULL, or not aligned to ENSEMBLE_ARENA_ALIGNMENT */
+  ENSEMBLE_BAD_ARGUMENT = -2,  /* another pointer is NULL, or a number is out of range */
+  ENSEMBLE_NOT_BEGUN = -3,     /* call ensemble_begin with this arena first */
+  ENSEMBLE_NO_MEMBER_LEFT = -4 /* ensemble_next has run all members */
 };
 
 /* Computes what the members share.

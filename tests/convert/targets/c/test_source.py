@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -185,6 +186,7 @@ def test_no_function_of_its_own_can_have_the_name_of_one_for_firmware() -> None:
     assert not [function for function in functions if function.endswith(suffixes)]
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_old_cpp_takes_the_header(tmp_path: Path) -> None:
     files = c_sources(tiny_plan(), metadata(class_names=tuple("abcde")))
     (tmp_path / "ensemble.h").write_text(files["ensemble.h"])
@@ -192,7 +194,7 @@ def test_old_cpp_takes_the_header(tmp_path: Path) -> None:
         '#include "ensemble.h"\nconst char *const names[] = ENSEMBLE_CLASS_NAMES;\n'
     )
     strict = ["-std=c++98", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"]
-    subprocess.run([compiler("c++"), *strict, tmp_path / "main.cc"], check=True)
+    subprocess.run(["c++", *strict, tmp_path / "main.cc"], check=True)
 
 
 @pytest.mark.parametrize("activations", ["float32", "float16"])
