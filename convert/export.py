@@ -15,7 +15,7 @@ import numpy as np
 from larq_ensemble.convert import emulation
 from larq_ensemble.convert.comparison import some_images
 from larq_ensemble.convert.cutting import cut
-from larq_ensemble.convert.targets.c.plan import BinaryConvolution, Convolution, Plan
+from larq_ensemble.convert.targets.c.plan import BinaryConvolution, FilterStep, Plan
 from larq_ensemble.convert.targets.c.planning import plan_ensemble
 from larq_ensemble.convert.targets.c.source import arena_bytes, c_sources, flash_bytes
 from larq_ensemble.errors import EnsembleError
@@ -228,7 +228,7 @@ def _cost(folder: Path, cpu: str, flags: Sequence[str]) -> Cost:
 def _macs(plan: Plan, *, shared: bool) -> Macs:
     binary = real = 0
     for step in plan.steps:
-        if step.shared != shared or not isinstance(step, BinaryConvolution | Convolution):
+        if step.shared != shared or not isinstance(step, FilterStep):
             continue
         products = step.window.height * step.window.width * step.input.channels // step.groups
         macs = step.height * step.width * step.channels * products
