@@ -124,7 +124,8 @@ def export_file(
     Needs neither TensorFlow nor LCE. Other files in the folder stay as they are.
 
     # Arguments
-        path: a file that `convert` wrote for LCE, in the layout `"indexed"` or `"subgraphs"`.
+        path: a file that `convert` wrote for LCE, in the layout `"indexed"` or `"subgraphs"`, or
+            the name of a network that comes with the package.
         out: the folder of `NAME.h` and `NAME.c`, which are replaced only on success, and only if
             an export wrote them.
         name: of the files, and what the names of functions and macros begin with.

@@ -74,6 +74,11 @@ def test_multiply_accumulates_are_those_of_the_network(tmp_path: Path) -> None:
     assert macs["image"] == Macs(0, stem)
 
 
+def test_a_network_of_the_package_has_a_name(tmp_path: Path) -> None:
+    named = export_file(SHIPPED.stem, tmp_path / "named")
+    assert named.bytes == export_file(SHIPPED, tmp_path / "path").bytes
+
+
 def test_a_file_of_fewer_members_is_smaller(tmp_path: Path) -> None:
     whole = export_file(INDEXED, tmp_path)
     two = export_file(INDEXED, tmp_path, members=2)
