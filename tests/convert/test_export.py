@@ -27,7 +27,7 @@ def run(*arguments: object) -> Result:
 
 def test_only_its_own_two_files_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "main.c").write_text("mine")
-    (tmp_path / "ensemble.h").write_text("old")
+    export_file(INDEXED, tmp_path, members=1)
     report = export_file(INDEXED, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "ensemble.c",
@@ -38,6 +38,20 @@ def test_only_its_own_two_files_are_replaced(tmp_path: Path) -> None:
     assert list(report.files) == [str(tmp_path / "ensemble.h"), str(tmp_path / "ensemble.c")]
     header = (tmp_path / "ensemble.h").read_text()
     assert f"#define ENSEMBLE_ARENA_BYTES {report.arena_bytes}\n" in header.replace(" /*", "\n/*")
+
+
+def test_what_no_export_wrote_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "main.c").write_text("int main(void) { return 0; }\n")
+    with pytest.raises(EnsembleError, match=r"`out` has a file 'main\.c' that no export wrote"):
+        export_file(INDEXED, tmp_path, name="main")
+    assert [path.name for path in tmp_path.iterdir()] == ["main.c"]
+    assert (tmp_path / "main.c").read_text() == "int main(void) { return 0; }\n"
+
+
+@pytest.mark.parametrize("name", ["ensemble.c", "ensemble.h"])
+def test_a_file_is_no_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(EnsembleError, match="is the name of a file"):
+        export_file(INDEXED, tmp_path / name)
 
 
 def test_names_begin_with_the_name(tmp_path: Path) -> None:

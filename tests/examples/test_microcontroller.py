@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,3 +113,31 @@ def test_firmware_counts_what_is_simulated(benchmarks, tmp_path, seed: int) -> N
         [built(tmp_path, header)], capture_output=True, text=True, check=True
     ).stdout
     assert said == found.line() + "\n"
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_the_policy_in_cpp(tmp_path) -> None:
+    """Links, so the header says that its functions are C's."""
+    (tmp_path / "main.cc").write_text(
+        '#include "power_policy.h"\nint main() { return (int)power_policy_stored_nj(1, 1, 2); }\n'
+    )
+    policy = compile_c(tmp_path, "-c", FOLDER / "power_policy.c", target="power_policy.o")
+    program = [f"-I{FOLDER}", tmp_path / "main.cc", policy, "-o", tmp_path / "main"]
+    subprocess.run(["c++", *program], check=True)
+    subprocess.run([tmp_path / "main"], check=True)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_another_network_is_exported_anew(tmp_path) -> None:
+    """Also where the one of an earlier `make run` is there."""
+    (tmp_path / "ensemble.c").touch()
+    command = ["make", "--dry-run", "run", f"BUILD={tmp_path}", "NETWORK=other"]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=True)
+    assert "export other" in done.stdout
+
+
+def test_firmware_counts_days(benchmarks) -> None:
+    day = 24 * 3600 * 1000
+    trace = benchmarks.traces.Trace("long", [day, 50 * day], [1, 1])
+    with pytest.raises(ValueError, match=r"`firmware` .*'long' takes more than 49 days"):
+        benchmarks.harvesting.write_scenario("scenario.h", None, trace, None, 1)

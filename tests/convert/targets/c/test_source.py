@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -131,6 +133,9 @@ def test_wrong_calls_are_errors(tmp_path: Path) -> None:
     assert program.call("next", got) == NOT_BEGUN
     assert program.call("begin", None) == BAD_ARGUMENT
     assert program.call("begin", image) == OK
+    assert program.call("begin", None) == BAD_ARGUMENT
+    assert program.call("next", got) == NOT_BEGUN  # and not a member on the image before
+    assert program.call("begin", image) == OK
     assert program.call("member", MEMBERS, got) == BAD_ARGUMENT
     assert program.call("member", 0, None) == BAD_ARGUMENT
     assert program.call("next", None) == BAD_ARGUMENT
@@ -165,10 +170,31 @@ def test_names_reach_c_as_they_are(tmp_path: Path) -> None:
     assert output.decode().splitlines() == list(names)
 
 
-@pytest.mark.parametrize("name", ["", "2nd", "my-net", "a b", "math", "String", "_net"])
+@pytest.mark.parametrize("name", ["", "2nd", "my-net", "a b", "math", "String", "errno", "_net"])
 def test_names_that_c_cannot_have_are_refused(name: str) -> None:
     with pytest.raises(EnsembleError, match="`name` must be"):
         c_sources(tiny_plan(), metadata(), name)
+
+
+def test_no_function_of_its_own_can_have_the_name_of_one_for_firmware() -> None:
+    """As `run_member` would in `--name run`."""
+    file = read_ensemble(tflite_path("cifar100-deploynet9-nested8"))
+    text = c_sources(plan_ensemble(file), file.metadata)["ensemble.c"]
+    functions = re.findall(r"^(?:static|HELPER) [^;={]*?(\w+)\(", text, re.MULTILINE)
+    assert "softmax" in functions
+    suffixes = ("_begin", "_member", "_next", "_predict", "_predict_adaptive")
+    assert not [function for function in functions if function.endswith(suffixes)]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_old_cpp_takes_the_header(tmp_path: Path) -> None:
+    files = c_sources(tiny_plan(), metadata(class_names=tuple("abcde")))
+    (tmp_path / "ensemble.h").write_text(files["ensemble.h"])
+    (tmp_path / "main.cc").write_text(
+        '#include "ensemble.h"\nconst char *const names[] = ENSEMBLE_CLASS_NAMES;\n'
+    )
+    strict = ["-std=c++98", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"]
+    subprocess.run(["c++", *strict, tmp_path / "main.cc"], check=True)
 
 
 @pytest.mark.parametrize("activations", ["float32", "float16"])
