@@ -10,6 +10,9 @@ typedef struct {
   float sums[ENSEMBLE_CLASSES];
 } State;
 
+/* Doesn't compile if it is larger than the arena has room for. */
+typedef char StateFits[STATE_OFFSET + sizeof(State) <= ENSEMBLE_ARENA_BYTES ? 1 : -1];
+
 enum { kBegun = 0x6e75424e }; /* unlikely to be there by chance */
 
 static State *state_of(void *arena) { return at(arena, STATE_OFFSET); }
