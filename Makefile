@@ -41,7 +41,7 @@ demo: $(STAMP)
 # the two processes takes a half, and then from the other's rest: so nearly all fixtures are made once.
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/arm --ignore=tests/convert/web/test_browser.py \
-	  --ignore=tests/examples/android --ignore=tests/mcu/test_boards.py $(ARGS)
+	  --ignore=tests/examples/android --ignore=tests/mcu $(ARGS)
 
 test-arm: $(DEV_STAMP)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -74,7 +74,7 @@ test-mcu: $(STAMP)
 	    gcc-powerpc-linux-gnu libc6-dev-powerpc-cross qemu-user >/dev/null; \
 	fi
 	@{ $(has_boards); } || { echo "Emulated microcontrollers need a cross compiler, newlib and QEMU (Debian and Ubuntu: apt install $(MCU_PACKAGES))." >&2; exit 1; }
-	@$(BIN)/python -m pytest tests/mcu/test_boards.py $(ARGS)
+	@$(BIN)/python -m pytest tests/mcu $(ARGS)
 
 lint: $(DEV_STAMP)
 	@$(BIN)/ruff check

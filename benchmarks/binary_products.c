@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "binary_convolution.h"
+#include "measuring.h"
 
 enum { WIDTHS = 5, MOST_CHANNELS = 256, MOST_WORDS = 72, SIDE = 8 };
 
@@ -73,9 +74,6 @@ static inline uint32_t table(const uint32_t *a, const uint32_t *b, size_t words)
   }
   return n;
 }
-
-void mark(void);
-__attribute__((noinline)) void mark(void) { __asm__ volatile(""); }
 
 static uint32_t window[MOST_WORDS], filters[MOST_CHANNELS / 32 * (32 * MOST_WORDS + 32)];
 static uint32_t map[SIDE * SIDE * MOST_CHANNELS / 32], scratch[16384];

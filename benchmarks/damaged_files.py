@@ -41,6 +41,7 @@ from flatbuffers import flexbuffers
 
 from larq_ensemble.convert.commands.inspect import command as inspect_command
 from larq_ensemble.convert.cutting import cut_file
+from larq_ensemble.convert.export import export_file
 from larq_ensemble.convert.file_conversion import convert_file
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.ir.schema import schema
@@ -222,6 +223,11 @@ def convert(path: Path) -> None:
     convert_file(path, path.with_suffix(".stock"))
 
 
+def export(path: Path) -> None:
+    """Writes C for microcontrollers."""
+    export_file(path, path.with_suffix(".exported"))
+
+
 READERS: dict[str, Callable[[Path], Any]] = {
     "lce": partial(open_and_run, "default"),
     "litert": partial(open_and_run, "builtin"),
@@ -229,6 +235,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "inspect": inspect,
     "cut": cut,
     "convert": convert,
+    "export": export,
 }
 
 
@@ -304,7 +311,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--readers", default="lce,litert,inspect,cut,convert")
+    parser.add_argument("--readers", default="lce,litert,inspect,cut,convert,export")
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
     files = [path.read_bytes() for path in arguments.files]

@@ -45,7 +45,7 @@ import numpy as np
 from cascade import Logits
 from intermittent import Answers, Controller, Device, Fixed, Outcome, simulate
 from page import made_by, write_between, write_option
-from traces import HARVESTERS, Trace, made, read_trace
+from traces import DAY, HARVESTERS, Trace, made, read_trace
 
 from larq_ensemble.cli import run_command
 from larq_ensemble.console.markdown import markdown_table
@@ -86,6 +86,7 @@ COLUMNS = (
     "brown-outs a day",
     "harvest turned away",
 )
+DAYS_OF_FIRMWARE = 49  # milliseconds in 32 bits
 _CPU = "cortex-m4"
 
 
@@ -318,6 +319,11 @@ def write_scenario(path: str, device: Device, trace: Trace, logits: Logits, coun
     Its images are test images: those that come with the package, if it has some of the file's data,
     or else the first ones.
     """
+    if trace.ends_ms[-1] > DAYS_OF_FIRMWARE * DAY * 1000:
+        raise EnsembleError(
+            f"`firmware` counts milliseconds in 32 bits, and trace {trace.name!r} takes more than "
+            f"{DAYS_OF_FIRMWARE} days: cut it by `hours`, or give a shorter one."
+        )
     metadata = logits.ensemble.metadata
     if metadata.dataset in sample_names():
         samples = read_samples(metadata.dataset)

@@ -6,28 +6,16 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "int8_network.h"
+#include "measuring.h"
 
-enum { SCRATCH = 65536, STACK = 32768, PAINT = 0x5a, MARGIN = 64 };
+enum { SCRATCH = 65536 };
 
 static _Alignas(16) int8_t arena[INT8_ARENA_BYTES];
 static _Alignas(16) uint8_t scratch[SCRATCH];
 static uint8_t image[INT8_PIXELS];
 static float logits[INT8_CLASSES];
-
-extern uint8_t stack_top[]; /* of the linker script */
-static uint8_t *const bottom = stack_top - STACK;
-
-void mark(void);
-__attribute__((noinline)) void mark(void) { __asm__ volatile(""); }
-
-/* Fills the free part of the stack but for this function's own. */
-__attribute__((noinline)) static void paint(void) {
-  uint8_t *own = __builtin_frame_address(0);
-  memset(bottom, PAINT, (size_t)(own - MARGIN - bottom));
-}
 
 int main(int argc, char **argv) {
   FILE *images = argc == 2 ? fopen(argv[1], "rb") : NULL;
@@ -37,15 +25,13 @@ int main(int argc, char **argv) {
   for (; fread(image, 1, sizeof image, images) == sizeof image; number++) {
     if (number == 0) {
       mark(), mark(); /* what a pair of marks counts itself */
-      paint();
+      paint_stack();
       mark();
     }
     const int error = int8_network(arena, scratch, bytes, image, logits);
     if (number == 0) {
       mark();
-      const uint8_t *own = __builtin_frame_address(0), *deepest = bottom;
-      while (*deepest == PAINT) deepest++;
-      printf("%ld %ld\n", (long)bytes, (long)(own - deepest));
+      printf("%ld %d\n", (long)bytes, used_stack(__builtin_frame_address(0)));
     }
     if (error) return 1;
     for (int c = 0; c < INT8_CLASSES; c++) printf("%.9g ", (double)logits[c]);

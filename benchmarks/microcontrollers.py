@@ -6,7 +6,7 @@
     python benchmarks/microcontrollers.py count resnet20.tflite \\
         --int8 resnet20-relu-int8.tflite --cmsis-nn CMSIS-NN --json microcontrollers.json
     python benchmarks/microcontrollers.py page microcontrollers.json \\
-        --write docs/microcontrollers.md
+        --write docs/microcontrollers.md --readme README.md
 
 `count` exports each file (`larq-ensemble export`) with M = 1, 4, 10 members and float maps of 32
 and of 16 bits, and counts flash, RAM and the instructions of an image on emulated boards. A file's
@@ -174,6 +174,25 @@ def tables(result: Mapping[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def short_table(result: Mapping[str, Any]) -> str:
+    """The table of the README: each network in its smallest format, on the first processor.
+
+    # Arguments
+        result: of `count`.
+    """
+    cpu = result["cpus"][0]
+    smallest = [row for rows in _smallest(result["ensembles"]) for row in rows]
+    return markdown_table(
+        ["network", "M", "flash, bytes", "RAM, bytes", "with float16 maps",
+         f"million instructions on a {_title(cpu)}"],
+        [
+            [row["network"], row["members"], f"{_flash(row, cpu):,}", f"{_ram(row, cpu):,}",
+             f"{_ram(half, cpu):,}", _millions(_of_image(row, cpu))]
+            for row, half in _pairs(smallest)
+        ],
+    )  # fmt: skip
+
+
 def _network(path: str) -> str:
     return Path(path).stem.partition("-")[0]
 
@@ -234,14 +253,16 @@ def _smallest(rows: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 def _instructions(rows: Sequence[dict[str, Any]], cpu: str) -> list[str]:
     last = rows[-1]["costs"][cpu]
-    sums = (
-        _millions(row["costs"][cpu]["image"] + row["members"] * row["costs"][cpu]["member"])
-        for row in rows
-    )
     return [
-        rows[0]["network"], rows[0]["activations"], _title(cpu),
-        _millions(last["image"]), _millions(last["member"]), *sums,
+        rows[0]["network"], rows[0]["activations"], _title(cpu), _millions(last["image"]),
+        _millions(last["member"]), *(_millions(_of_image(row, cpu)) for row in rows),
     ]  # fmt: skip
+
+
+def _of_image(row: Mapping[str, Any], cpu: str) -> int:
+    """Instructions of an image by all members."""
+    cost = row["costs"][cpu]
+    return cost["image"] + row["members"] * cost["member"]
 
 
 @click.group()
@@ -311,10 +332,15 @@ def count(
 @main.command("page")
 @click.argument("result", type=INPUT, metavar="RESULT.json")
 @write_option
-def page_command(result: str, page: Path | None) -> None:
+@click.option(
+    "--readme", type=click.Path(path_type=Path, exists=True), help="A page for the short table."
+)
+def page_command(result: str, page: Path | None, readme: Path | None) -> None:
     """Print the tables of a result."""
     counted = read_json(result, "write it with `count --json`")
     text = f"{tables(counted)}\n\n{counted['made_by']}"
+    if readme is not None:
+        write_between(readme, BEGIN, END, short_table(counted))
     if page is None:
         click.echo(text)
     else:

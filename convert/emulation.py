@@ -161,8 +161,9 @@ def _compile(arguments: Sequence[str | os.PathLike[str]], cpu: str) -> None:
     if shutil.which(COMPILER) is None:
         check_tools(qemu=False)
     floats = "hard" if BOARDS[checked_cpu(cpu)].floats else "soft"
-    sections = ["-ffunction-sections", "-fdata-sections"]
-    _call([COMPILER, "-mthumb", f"-mcpu={cpu}", f"-mfloat-abi={floats}", *sections, *arguments])
+    target = ["-mthumb", f"-mcpu={cpu}", f"-mfloat-abi={floats}"]
+    sections = ["-ffunction-sections", "-fdata-sections", f"-I{SOURCES}"]
+    _call([COMPILER, *target, *sections, *arguments])
 
 
 def sections(path: str | os.PathLike[str]) -> dict[str, int]:

@@ -15,12 +15,14 @@ import numpy as np
 from larq_ensemble.convert import emulation
 from larq_ensemble.convert.comparison import some_images
 from larq_ensemble.convert.cutting import cut
-from larq_ensemble.convert.targets.c.plan import BinaryConvolution, Convolution, Plan
+from larq_ensemble.convert.targets.c.plan import BinaryConvolution, FilterStep, Plan
 from larq_ensemble.convert.targets.c.planning import plan_ensemble
 from larq_ensemble.convert.targets.c.source import arena_bytes, c_sources, flash_bytes
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import check_output, check_output_folder, write_text
 from larq_ensemble.runtime.file import checked_ensemble, read_ensemble
 
+_MARK = "Written by larq-ensemble"  # in all that `c_sources` writes
 _NAME = "ensemble"  # of the program that is counted, which boards/counting.c includes
 _PIXELS = "image.bin"
 
@@ -122,8 +124,10 @@ def export_file(
     Needs neither TensorFlow nor LCE. Other files in the folder stay as they are.
 
     # Arguments
-        path: a file that `convert` wrote for LCE, in the layout `"indexed"` or `"subgraphs"`.
-        out: the folder of `NAME.h` and `NAME.c`, which are replaced only on success.
+        path: a file that `convert` wrote for LCE, in the layout `"indexed"` or `"subgraphs"`, or
+            the name of a network that comes with the package.
+        out: the folder of `NAME.h` and `NAME.c`, which are replaced only on success, and only if
+            an export wrote them.
         name: of the files, and what the names of functions and macros begin with.
         members: only the first m members; `None`: all.
         activations: number format of the maps of numbers in RAM, `"float32"` or `"float16"`. The
@@ -154,7 +158,7 @@ def export_file(
     plan = plan_ensemble(file, activations=activations)
     sources = c_sources(plan, file.metadata, name)
     for each in sources:
-        check_output(folder / each, "out")
+        _check_replaceable(folder / each)
     costs = {}
     if cpus:
         image = some_images(file.metadata.input_shape)[0]
@@ -170,6 +174,16 @@ def export_file(
         macs={"image": _macs(plan, shared=True), "member": _macs(plan, shared=False)},
         costs=costs,
     )
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises if no file can be written there, or one that isn't ours would be lost."""
+    check_output(path, "out")
+    if path.exists() and _MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        raise EnsembleError(
+            f"`out` has a file {path.name!r} that no export wrote, and it would be lost: give "
+            "another folder, or another `name`."
+        )
 
 
 def count_costs(
@@ -215,7 +229,7 @@ def _cost(folder: Path, cpu: str, flags: Sequence[str]) -> Cost:
 def _macs(plan: Plan, *, shared: bool) -> Macs:
     binary = real = 0
     for step in plan.steps:
-        if step.shared != shared or not isinstance(step, BinaryConvolution | Convolution):
+        if step.shared != shared or not isinstance(step, FilterStep):
             continue
         products = step.window.height * step.window.width * step.input.channels // step.groups
         macs = step.height * step.width * step.channels * products

@@ -148,7 +148,7 @@ def obstacle(path: str | os.PathLike[str]) -> str | None:
 
 
 #: Endings of the files that commands write: a folder of such a name is a mistake.
-_FILES = (".csv", ".h5", ".json", ".keras", ".npz", ".png", ".svg", ".tflite", ".zip")
+_FILES = (".c", ".csv", ".h", ".h5", ".json", ".keras", ".npz", ".png", ".svg", ".tflite", ".zip")
 
 
 def check_output_folder(path: str | os.PathLike[str], argument: str = "out") -> Path:

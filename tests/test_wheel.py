@@ -27,6 +27,10 @@ ROOT = Path(__file__).parents[1]
 SOURCES = ["larq_ensemble", "training", "convert", "delegate", "setup.py", "setup.cfg"]
 SOURCES += ["pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"]
 
+#: What is packaged of them.
+PACKAGED = ["*.py", "*.json", "py.typed", "static/**/*.*", "networks/*", "images/*"]
+PACKAGED += ["boards/*.*", "kernels/*.h"]
+
 DELEGATE = "larq_ensemble/runtime/liblarq_ensemble_delegate.so"
 
 
@@ -87,7 +91,7 @@ def sources() -> dict[str, bytes]:
     return {
         path.relative_to(ROOT).as_posix(): path.read_bytes()
         for folder in ("larq_ensemble", "larq_ensemble/training", "larq_ensemble/convert")
-        for pattern in ("*.py", "*.json", "py.typed", "static/**/*.*", "networks/*", "images/*")
+        for pattern in PACKAGED
         for path in (ROOT / folder).rglob(pattern)
     }
 

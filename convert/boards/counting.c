@@ -6,40 +6,25 @@
  */
 #include <stdint.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "ensemble.h"
+#include "measuring.h"
 
-enum { STACK = 32768, PAINT = 0x5a, MARGIN = 64, MEMBERS = ENSEMBLE_MEMBERS > 1 ? 2 : 1 };
+enum { MEMBERS = ENSEMBLE_MEMBERS > 1 ? 2 : 1 };
 
 static uint64_t arena[(ENSEMBLE_ARENA_BYTES + 7) / 8];
 static uint8_t image[ENSEMBLE_HEIGHT * ENSEMBLE_WIDTH * ENSEMBLE_CHANNELS];
 static float outputs[ENSEMBLE_CLASSES];
 
-extern uint8_t stack_top[]; /* of the linker script */
-static uint8_t *const bottom = stack_top - STACK;
-
-void mark(void);
-__attribute__((noinline)) void mark(void) { __asm__ volatile(""); }
-
-/* Fills the free part of the stack but for this function's own. */
-__attribute__((noinline)) static void paint(void) {
-  uint8_t *own = __builtin_frame_address(0);
-  memset(bottom, PAINT, (size_t)(own - MARGIN - bottom));
-}
-
 /* The bytes of stack that a prediction takes; negative: an error. */
 __attribute__((noinline)) static int stack_bytes(void) {
-  const uint8_t *own = __builtin_frame_address(0), *deepest = bottom;
-  paint();
+  paint_stack();
 #if ENSEMBLE_HAS_CASCADE
   int members = ensemble_predict_adaptive(arena, image, MEMBERS, outputs);
 #else
   int members = ensemble_predict(arena, image, MEMBERS, outputs);
 #endif
-  if (members < 0) return members;
-  while (*deepest == PAINT) deepest++;
-  return (int)(own - deepest);
+  return members < 0 ? members : used_stack(__builtin_frame_address(0));
 }
 
 int main(int argc, char **argv) {

@@ -25,6 +25,10 @@
 
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 typedef struct {
   unsigned members;       /* at most so many run: M, or fewer; at least 1 */
   uint64_t begin_nj;      /* an image before its first member: camera, begin, sending the answer */
@@ -50,5 +54,9 @@ int power_policy_proceed(const power_policy *policy, uint64_t stored_nj);
  */
 uint64_t power_policy_stored_nj(uint32_t capacitance_uf, uint16_t voltage_mv,
                                 uint16_t brown_out_mv);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

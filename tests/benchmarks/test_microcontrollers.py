@@ -122,3 +122,14 @@ def test_tables() -> None:
     assert "| network | maps | processor | once an image | a member | M = 1 | M = 4 |" in text
     assert text.count("| resnet20 | float16 | Cortex-M4 | 2.0 | 3.0 | 5.0 | 14.0 |") == 1
     assert "| relu | 15 | 23 | 7.0 |" in text
+
+
+def test_the_short_table_has_the_smallest_format() -> None:
+    rows = [row(m, activations) for activations in ("float32", "float16") for m in (1, 4)]
+    larger = [{**each, "heads": "float32", "bytes": 9000} for each in rows]
+    text = microcontrollers.short_table({"ensembles": [*larger, *rows], "cpus": ["cortex-m4"]})
+    _, _, *lines = text.splitlines()
+    assert lines == [
+        "| resnet20 | 1 | 1,100 | 5,010 | 3,010 | 5.0 |",
+        "| resnet20 | 4 | 4,100 | 5,010 | 3,010 | 14.0 |",
+    ]

@@ -13,9 +13,10 @@ import pytest
 from larq_ensemble.runtime.cascade import Cascade
 from larq_ensemble.runtime.power import PowerPolicy
 
+from ..c_compiler import compile_c
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "microcontroller"
-STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
 MEMBERS, IMAGES, CLASSES = 4, 7, 3
 
 # An ensemble that reads its prediction from the image: after each member the likeliest class, and
@@ -56,21 +57,15 @@ def benchmarks():
         yield SimpleNamespace(harvesting=harvesting, intermittent=intermittent, traces=traces)
 
 
-def built(compiler: str, folder: Path, header: str) -> Path:
+def built(folder: Path, header: str) -> Path:
     for name, text in (("ensemble.h", HEADER), ("ensemble.c", SOURCE), ("scenario.h", header)):
         (folder / name).write_text(text)
     sources = [FOLDER / f"{name}.c" for name in ("main", "device", "power_policy")]
-    program = folder / "firmware"
-    command = [compiler, *STRICT, f"-I{FOLDER}", f"-I{folder}", *sources, folder / "ensemble.c"]
-    subprocess.run([*command, "-lm", "-o", program], check=True)
-    return program
+    return compile_c(folder, *sources, "ensemble.c", f"-I{FOLDER}", "-lm")
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_firmware_counts_what_is_simulated(benchmarks, tmp_path, seed: int) -> None:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
     draw = np.random.default_rng(seed)
     best = draw.integers(CLASSES, size=(IMAGES, MEMBERS))
     percent = 2 * draw.integers(20, 50, size=(IMAGES, MEMBERS))
@@ -115,6 +110,34 @@ def test_firmware_counts_what_is_simulated(benchmarks, tmp_path, seed: int) -> N
     assert found.answers > 10  # or this tests nothing
     assert found.brown_outs or seed < 4
     said = subprocess.run(
-        [built(compiler, tmp_path, header)], capture_output=True, text=True, check=True
+        [built(tmp_path, header)], capture_output=True, text=True, check=True
     ).stdout
     assert said == found.line() + "\n"
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_the_policy_in_cpp(tmp_path) -> None:
+    """Links, so the header says that its functions are C's."""
+    (tmp_path / "main.cc").write_text(
+        '#include "power_policy.h"\nint main() { return (int)power_policy_stored_nj(1, 1, 2); }\n'
+    )
+    policy = compile_c(tmp_path, "-c", FOLDER / "power_policy.c", target="power_policy.o")
+    program = [f"-I{FOLDER}", tmp_path / "main.cc", policy, "-o", tmp_path / "main"]
+    subprocess.run(["c++", *program], check=True)
+    subprocess.run([tmp_path / "main"], check=True)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_another_network_is_exported_anew(tmp_path) -> None:
+    """Also where the one of an earlier `make run` is there."""
+    (tmp_path / "ensemble.c").touch()
+    command = ["make", "--dry-run", "run", f"BUILD={tmp_path}", "NETWORK=other"]
+    done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=True)
+    assert "export other" in done.stdout
+
+
+def test_firmware_counts_days(benchmarks) -> None:
+    day = 24 * 3600 * 1000
+    trace = benchmarks.traces.Trace("long", [day, 50 * day], [1, 1])
+    with pytest.raises(ValueError, match=r"`firmware` .*'long' takes more than 49 days"):
+        benchmarks.harvesting.write_scenario("scenario.h", None, trace, None, 1)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert import emulation
+from larq_ensemble.convert.export import export_file
 
 from .programs import FILES, SHIPPED, Program, assert_same, digits, photos
 
@@ -113,6 +114,18 @@ def test_the_stack_is_bounded(name: str, tmp_path: Path) -> None:
     assert 0 < bound <= 1024
     # And what libm takes, which the call graph doesn't know.
     assert program.report.costs["cortex-m4"].stack_bytes <= bound + 512
+
+
+@needs_boards
+def test_what_an_export_counts(tmp_path: Path) -> None:
+    cost = export_file(FILES["indexed"], tmp_path, cpus=["cortex-m4"]).costs["cortex-m4"]
+    again = export_file(FILES["indexed"], tmp_path, members=1, cpus=["cortex-m4"]).costs[
+        "cortex-m4"
+    ]
+    # What the one member of a file of one does for each image, both files do.
+    assert 0.9 < again.image + again.member < 1.1 * (cost.image + cost.member)
+    assert 1000 < cost.code_bytes < 30_000
+    assert 0 < cost.stack_bytes < 2000
 
 
 @needs_boards

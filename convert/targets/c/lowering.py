@@ -469,7 +469,8 @@ def _whole_numbers(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     scales = np.where(np.isfinite(smallest), smallest, 1).astype(np.float32)
     if (scales == 1).all():
         return filters, None
-    divided = filters / scales[:, :, np.newaxis, np.newaxis, np.newaxis]
+    with np.errstate(over="ignore"):  # by a subnormal weight
+        divided = filters / scales[:, :, np.newaxis, np.newaxis, np.newaxis]
     whole = np.rint(divided)
     if np.abs(whole).max() > _LARGEST_WEIGHT or (np.abs(divided - whole) > _ROUNDING).any():
         return filters, None

@@ -41,6 +41,11 @@ class MemberGraph:
         complete = [graphs[part.index] for part in file.graphs]
         self.members = metadata.members
         self.graph = complete[0]
+        if len(self.graph.outputs) != 1:
+            raise EnsembleError(
+                f"The file is damaged: its graph has {len(self.graph.outputs)} outputs, not only "
+                "the logits. Copy or convert it again."
+            )
         self.of_image = self.graph.of_image()
         #: For each member, its graph and the values known in it.
         self._known: list[tuple[Graph, dict[Tensor, np.ndarray]]] = []

@@ -21,7 +21,12 @@ from larq_ensemble.runtime.metadata import EnsembleMetadata
 _ALIGNMENT = 8  # of the arena, in bytes
 _STATE_BYTES = 8 + 4 + 4 + 4  # of `State` in kernels/api.h, without its sums
 _COMBINATIONS = (mean_of_logits, sum_of_logits, mean_of_softmaxes, share_of_votes)
-_TAKEN = ("float", "math", "stddef", "stdint", "string")  # names of C's own headers
+#: C's own headers up to C23, which a file of the same name would hide.
+_HEADERS = re.compile(
+    "assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|math|setjmp|signal|"
+    "std(align|arg|atomic|bit|bool|ckdint|def|int|io|lib|noreturn)|string|tgmath|threads|time|"
+    "uchar|wchar|wctype"
+)
 _INCLUDE = re.compile(r'#include "(\w+)\.h"\n')
 _SYSTEM_INCLUDE = re.compile(r"#include <\w+\.h>\n")
 
@@ -43,10 +48,10 @@ def c_sources(plan: Plan, metadata: EnsembleMetadata, name: str = "ensemble") ->
         EnsembleError: if `name` can't begin a name in C, or for what the kernels can't do; it
             names the layer.
     """
-    if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) or name.lower() in _TAKEN:
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) or _HEADERS.fullmatch(name.lower()):
         raise EnsembleError(
-            f"`name` must be letters, digits and _, begin with a letter, and not be a header of C "
-            f"({', '.join(_TAKEN)}). Received: {name!r}."
+            "`name` must be letters, digits and _, begin with a letter, and not be the name of one "
+            f"of C's headers, as `stdio` is. Received: {name!r}."
         )
     program = program_of(plan)
     texts = {"h": _header(plan, metadata, program), "c": _source(plan, metadata, program, name)}
@@ -110,7 +115,8 @@ def _source(plan: Plan, metadata: EnsembleMetadata, program: Program, name: str)
         f"/* See {name}.h. Written by larq-ensemble; don't edit. */\n"
         f'#include "{name}.h"\n\n'
         "#include <math.h>\n#include <stddef.h>\n#include <string.h>",
-        "/* With -std=c99, gcc rounds products by itself. */\n"
+        "/* Products are rounded before they are added, as in the file that this was made of. gcc\n"
+        " * does so with -std=c99; with -std=gnu99 it needs -ffp-contract=off. */\n"
         "#if defined(__clang__)\n#pragma STDC FP_CONTRACT OFF\n#endif",
         _section("constants"),
         constants.definitions(),
@@ -119,8 +125,8 @@ def _source(plan: Plan, metadata: EnsembleMetadata, program: Program, name: str)
         _section("steps"),
         program.function_definitions(),
         *program.structs,
-        _calls("run_shared", "", program.shared),
-        _calls("run_member", ", size_t member", program.member),
+        _calls("shared_steps", "", program.shared),
+        _calls("member_steps", ", size_t member", program.member),
         _section("what firmware calls"),
         macros,
         _kernel("api"),

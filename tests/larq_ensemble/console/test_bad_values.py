@@ -103,7 +103,7 @@ def test_every_output_is_checked_while_the_command_line_is_read(refused, tmp_pat
     outputs = options_of(lambda kind: isinstance(kind, (OutputFile, OutputFolder)))
     assert {name for name, _ in outputs} == {
         *("demo", "pretrained", "pretrain", "train", "evaluate", "convert", "calibrate"),
-        *("reproduce", "frontier", "tune", "web"),
+        *("reproduce", "frontier", "tune", "web", "export"),
     }
     for name, option in outputs:
         code, line = refused(name, option.opts[0], "file/new")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,8 @@ from hypothesis import strategies as st
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.power import PowerPolicy, stored_energy_nj
+
+from ...c_compiler import library_of
 
 ENERGIES = st.integers(0, 2000)
 POLICIES = st.builds(
@@ -134,14 +134,8 @@ class InC(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def in_c(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
     source = Path(__file__).parents[3] / "examples" / "microcontroller" / "power_policy.c"
-    library = tmp_path_factory.mktemp("power") / "power_policy.so"
-    strict = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
-    subprocess.run([compiler, *strict, "-shared", "-fPIC", "-o", library, source], check=True)
-    loaded = ctypes.CDLL(str(library))
+    loaded = library_of(tmp_path_factory.mktemp("power"), source)
     loaded.power_policy_start.argtypes = (ctypes.POINTER(InC), ctypes.c_uint64)
     loaded.power_policy_start.restype = ctypes.c_uint
     loaded.power_policy_proceed.argtypes = (ctypes.POINTER(InC), ctypes.c_uint64)

@@ -21,11 +21,11 @@ static int check(void *arena) {
 
 int ensemble_begin(void *arena, const uint8_t *image) {
   if (check(arena) == ENSEMBLE_BAD_ARENA) return ENSEMBLE_BAD_ARENA;
-  if (image == NULL) return ENSEMBLE_BAD_ARGUMENT;
   State *state = state_of(arena);
-  memset(state, 0, sizeof *state);
+  memset(state, 0, sizeof *state); /* first, so that no member runs on the image before */
+  if (image == NULL) return ENSEMBLE_BAD_ARGUMENT;
   state->image.pointer = image;
-  run_shared(arena, image);
+  shared_steps(arena, image);
   state->begun = kBegun;
   return ENSEMBLE_OK;
 }
@@ -34,7 +34,7 @@ int ensemble_member(void *arena, unsigned member, float *logits) {
   const int error = check(arena);
   if (error != ENSEMBLE_OK) return error;
   if (member >= ENSEMBLE_MEMBERS || logits == NULL) return ENSEMBLE_BAD_ARGUMENT;
-  run_member(arena, state_of(arena)->image.pointer, member);
+  member_steps(arena, state_of(arena)->image.pointer, member);
   memcpy(logits, at(arena, LOGITS_OFFSET), ENSEMBLE_CLASSES * sizeof *logits);
   return ENSEMBLE_OK;
 }
@@ -46,9 +46,9 @@ int ensemble_next(void *arena, float *probabilities) {
   State *state = state_of(arena);
   const uint32_t member = state->members;
   if (member >= ENSEMBLE_MEMBERS) return ENSEMBLE_NO_MEMBER_LEFT;
-  run_member(arena, state->image.pointer, member);
+  member_steps(arena, state->image.pointer, member);
   const float *logits = at(arena, LOGITS_OFFSET);
-  add_member(state->sums, logits, WEIGHT_OF(member), ENSEMBLE_CLASSES, probabilities);
+  add_logits(state->sums, logits, WEIGHT_OF(member), ENSEMBLE_CLASSES, probabilities);
   state->weights += WEIGHT_OF(member);
   state->members++;
   combine(state->sums, state->weights, ENSEMBLE_CLASSES, probabilities);

@@ -295,8 +295,9 @@ static size_t list_outside(const BinaryConvolution *c, const BinaryScratch *s, T
   return (size_t)(list - s->set);
 }
 
+/* `ky` first: where it is NO_ROW, the others were never written. */
 static inline int same_taps(const Taps *a, const Taps *b) {
-  return a->kx == b->kx && a->kx_end == b->kx_end && a->ky == b->ky && a->ky_end == b->ky_end;
+  return a->ky == b->ky && a->ky_end == b->ky_end && a->kx == b->kx && a->kx_end == b->kx_end;
 }
 
 /* How counters start where these taps are inside the map, [groups, lane words, plane words]. */

@@ -31,10 +31,10 @@ extern "C" {
 /* What the functions return: 0 or a number of members, or one of these. */
 enum {
   ENSEMBLE_OK = 0,
-  ENSEMBLE_BAD_ARENA = -1,      /* NULL, or not aligned to ENSEMBLE_ARENA_ALIGNMENT */
-  ENSEMBLE_BAD_ARGUMENT = -2,   /* another pointer is NULL, or a number is out of range */
-  ENSEMBLE_NOT_BEGUN = -3,      /* call ensemble_begin with this arena first */
-  ENSEMBLE_NO_MEMBER_LEFT = -4, /* ensemble_next has run all members */
+  ENSEMBLE_BAD_ARENA = -1,     /* NULL, or not aligned to ENSEMBLE_ARENA_ALIGNMENT */
+  ENSEMBLE_BAD_ARGUMENT = -2,  /* another pointer is NULL, or a number is out of range */
+  ENSEMBLE_NOT_BEGUN = -3,     /* call ensemble_begin with this arena first */
+  ENSEMBLE_NO_MEMBER_LEFT = -4 /* ensemble_next has run all members */
 };
 
 /* Computes what the members share.
@@ -42,9 +42,9 @@ enum {
  * arena: ENSEMBLE_ARENA_BYTES of memory, aligned to ENSEMBLE_ARENA_ALIGNMENT. It holds all there is
  *     to know about this image until the next call with it; what it held before doesn't matter.
  * image: ENSEMBLE_HEIGHT x ENSEMBLE_WIDTH pixels from 0 to 255, in the order [row, column,
- * channel]. With ENSEMBLE_KEEPS_IMAGE it must stay as it is until the last member has run.
+ *     channel]. With ENSEMBLE_KEEPS_IMAGE it must stay as it is until the last member has run.
  *
- * Returns ENSEMBLE_OK, ENSEMBLE_BAD_ARENA or ENSEMBLE_BAD_ARGUMENT. */
+ * Returns ENSEMBLE_OK, ENSEMBLE_BAD_ARENA or ENSEMBLE_BAD_ARGUMENT: then no member runs. */
 int ensemble_begin(void *arena, const uint8_t *image);
 
 /* Runs one member, after ensemble_begin, in any order and as often as you like. It doesn't count

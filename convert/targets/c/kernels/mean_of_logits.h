@@ -1,6 +1,6 @@
 #include "softmax.h"
 
-static void add_member(float *sums, const float *logits, float weight, size_t classes,
+static void add_logits(float *sums, const float *logits, float weight, size_t classes,
                        float *room) {
   (void)room;
   for (size_t k = 0; k < classes; k++) sums[k] += weight * logits[k];

@@ -1,6 +1,6 @@
 #include <stddef.h>
 
-static void add_member(float *sums, const float *logits, float weight, size_t classes,
+static void add_logits(float *sums, const float *logits, float weight, size_t classes,
                        float *room) {
   size_t vote = 0;
   (void)room;

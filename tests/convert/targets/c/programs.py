@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from larq_ensemble.convert.targets.c.plan import Plan
 from larq_ensemble.convert.targets.c.source import c_sources
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 
-#: What firmware projects compile with, and all of it is an error.
-STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
+from ....c_compiler import library_of
+
 _GUARD = 0xA5
-
-
-def compiler(name: str = "cc") -> str:
-    """The path of a C compiler; skips the test where it is missing."""
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"{name} isn't installed")
-    return path
-
-
-def compile_c(folder: Path, sources: list[str], *flags: str, name: str = "cc") -> None:
-    """Compiles sources of a folder with all warnings as errors."""
-    command = [compiler(name), *STRICT, *flags, *sources]
-    subprocess.run(command, check=True, cwd=folder)
 
 
 class Program:
@@ -45,8 +28,7 @@ class Program:
     def __init__(self, folder: Path, plan: Plan, metadata: EnsembleMetadata) -> None:
         for name, text in c_sources(plan, metadata).items():
             (folder / name).write_text(text)
-        compile_c(folder, ["ensemble.c"], "-O1", "-shared", "-fPIC", "-o", "ensemble.so", "-lm")
-        self.library = ctypes.CDLL(str(folder / "ensemble.so"))
+        self.library = library_of(folder, "ensemble.c", "-O1")
         self.classes = metadata.classes
         self.macros = macros(folder / "ensemble.h")
         size = int(self.macros["ENSEMBLE_ARENA_BYTES"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,8 @@ import pytest
 from larq_ensemble.convert.targets.c import binary_filters
 from larq_ensemble.convert.targets.c.plan import BinaryConvolution, Map, Value, Window
 from larq_ensemble.errors import EnsembleError
+
+from ....c_compiler import library_of
 
 KERNELS = Path(binary_filters.__file__).parent / "kernels"
 GUARD = 0xA5A5A5A5
@@ -30,22 +30,15 @@ void sums(const uint16_t *geometry, const uint32_t *filters, const uint32_t *inp
       memcpy(out, binary_sums(&c, filters, input, y, x, scratch), c.channels * sizeof *out);
 }
 """
-FLAGS = ["-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wpedantic", "-Werror"]
-
 Sums = Callable[[BinaryConvolution, np.ndarray], np.ndarray]
 
 
 @pytest.fixture(scope="module")
 def kernel_sums(tmp_path_factory: pytest.TempPathFactory) -> Sums:
     """The sums of the C kernel, `[height, width, channels]`, of signs `[y, x, channel]`."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
     folder = tmp_path_factory.mktemp("kernel")
     (folder / "sums.c").write_text(PROGRAM)
-    command = [compiler, *FLAGS, "-O1", f"-I{KERNELS}", "-shared", "-fPIC", "-o", "sums.so"]
-    subprocess.run([*command, "sums.c"], check=True, cwd=folder)
-    program = ctypes.CDLL(str(folder / "sums.so"))
+    program = library_of(folder, "sums.c", "-O1", f"-I{KERNELS}")
 
     def sums(step: BinaryConvolution, signs: np.ndarray) -> np.ndarray:
         geometry = np.array(list(binary_filters.geometry(step).values()), np.int16)

@@ -11,7 +11,7 @@ import pytest
 
 from larq_ensemble.convert.targets.c import source
 
-from .programs import compile_c
+from ....c_compiler import library_of
 
 KERNELS = Path(source.__file__).parent / "kernels"
 PROGRAM = """
@@ -34,8 +34,7 @@ def conversions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Convert, Conv
     """Conversions to float32 and from it."""
     folder = tmp_path_factory.mktemp("float16")
     (folder / "float16.c").write_text(PROGRAM)
-    compile_c(folder, ["float16.c"], f"-I{KERNELS}", "-shared", "-fPIC", "-o", "float16.so")
-    library = ctypes.CDLL(str(folder / "float16.so"))
+    library = library_of(folder, "float16.c", f"-I{KERNELS}")
 
     def convert(function: str, kind: type) -> Convert:
         def call(numbers: np.ndarray) -> np.ndarray:

@@ -128,6 +128,18 @@ def test_members_of_different_operators_are_refused(monkeypatch: pytest.MonkeyPa
         plan_ensemble(read_ensemble(DATA / "subgraphs.tflite"))
 
 
+def test_a_second_output_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_two(data: bytes) -> Module:
+        module = read(data)
+        for graph in module.graphs:
+            graph.outputs *= 2
+        return module
+
+    monkeypatch.setattr(members, "read", with_two)
+    with pytest.raises(EnsembleError, match="its graph has 2 outputs"):
+        plan_ensemble(read_ensemble(DATA / "indexed.tflite"))
+
+
 def test_unknown_activations(nested: EnsembleFile) -> None:
     with pytest.raises(EnsembleError, match="Unknown activations 'int16'"):
         plan_ensemble(nested, activations="int16")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,8 +23,9 @@ from larq_ensemble.runtime.cascade import Cascade, calibrated_prediction, run_ca
 from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 
+from ....c_compiler import SANITIZERS, compile_c
 from .execution import Execution
-from .programs import Program, compile_c, compiler
+from .programs import Program
 
 MEMBERS, CLASSES = 4, 5
 OK, BAD_ARENA, BAD_ARGUMENT, NOT_BEGUN, NO_MEMBER_LEFT = 0, -1, -2, -3, -4
@@ -130,6 +133,9 @@ def test_wrong_calls_are_errors(tmp_path: Path) -> None:
     assert program.call("next", got) == NOT_BEGUN
     assert program.call("begin", None) == BAD_ARGUMENT
     assert program.call("begin", image) == OK
+    assert program.call("begin", None) == BAD_ARGUMENT
+    assert program.call("next", got) == NOT_BEGUN  # and not a member on the image before
+    assert program.call("begin", image) == OK
     assert program.call("member", MEMBERS, got) == BAD_ARGUMENT
     assert program.call("member", 0, None) == BAD_ARGUMENT
     assert program.call("next", None) == BAD_ARGUMENT
@@ -159,15 +165,36 @@ def test_names_reach_c_as_they_are(tmp_path: Path) -> None:
         "  for (int k = 0; k < MY_NET_CLASSES; k++) puts(names[k]);\n"
         "  return my_net_begin(arena, image);\n}\n"
     )
-    compile_c(tmp_path, ["main.c", "my_net.c", "-lm"], "-o", "main")
-    output = subprocess.run([tmp_path / "main"], check=True, capture_output=True).stdout
+    program = compile_c(tmp_path, "main.c", "my_net.c", "-lm")
+    output = subprocess.run([program], check=True, capture_output=True).stdout
     assert output.decode().splitlines() == list(names)
 
 
-@pytest.mark.parametrize("name", ["", "2nd", "my-net", "a b", "math", "String", "_net"])
+@pytest.mark.parametrize("name", ["", "2nd", "my-net", "a b", "math", "String", "errno", "_net"])
 def test_names_that_c_cannot_have_are_refused(name: str) -> None:
     with pytest.raises(EnsembleError, match="`name` must be"):
         c_sources(tiny_plan(), metadata(), name)
+
+
+def test_no_function_of_its_own_can_have_the_name_of_one_for_firmware() -> None:
+    """As `run_member` would in `--name run`."""
+    file = read_ensemble(tflite_path("cifar100-deploynet9-nested8"))
+    text = c_sources(plan_ensemble(file), file.metadata)["ensemble.c"]
+    functions = re.findall(r"^(?:static|HELPER) [^;={]*?(\w+)\(", text, re.MULTILINE)
+    assert "softmax" in functions
+    suffixes = ("_begin", "_member", "_next", "_predict", "_predict_adaptive")
+    assert not [function for function in functions if function.endswith(suffixes)]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_old_cpp_takes_the_header(tmp_path: Path) -> None:
+    files = c_sources(tiny_plan(), metadata(class_names=tuple("abcde")))
+    (tmp_path / "ensemble.h").write_text(files["ensemble.h"])
+    (tmp_path / "main.cc").write_text(
+        '#include "ensemble.h"\nconst char *const names[] = ENSEMBLE_CLASS_NAMES;\n'
+    )
+    strict = ["-std=c++98", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"]
+    subprocess.run(["c++", *strict, tmp_path / "main.cc"], check=True)
 
 
 @pytest.mark.parametrize("activations", ["float32", "float16"])
@@ -204,6 +231,12 @@ def sample_images() -> np.ndarray:
     return np.ascontiguousarray(tiles.swapaxes(1, 2).reshape(-1, 32, 32, 3)[:8])
 
 
+def test_lines_are_short() -> None:
+    file = read_ensemble(tflite_path("cifar100-deploynet9-nested8"))
+    texts = c_sources(plan_ensemble(file), file.metadata)
+    assert max(len(line) for text in texts.values() for line in text.splitlines()) <= 100
+
+
 SANITIZED = """
 #include <stdlib.h>
 #include "ensemble.h"
@@ -227,11 +260,9 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """Nothing is read or written outside the arena, a block of its own."""
     from .test_steps import MEMBERS, plan_of_everything
 
-    compiler("cc")
     about = EnsembleMetadata(scheme="fusion", members=MEMBERS, classes=4, input_shape=(6, 5, 3))
     for name, text in c_sources(plan_of_everything(), about).items():
         (tmp_path / name).write_text(text)
     (tmp_path / "main.c").write_text(SANITIZED)
-    flags = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    compile_c(tmp_path, ["main.c", "ensemble.c", "-lm"], *flags, "-o", "main")
-    subprocess.run([tmp_path / "main"], check=True)
+    program = compile_c(tmp_path, "main.c", "ensemble.c", "-O0", *SANITIZERS, "-lm")
+    subprocess.run([program], check=True)

@@ -34,8 +34,9 @@ from larq_ensemble.convert.targets.c.source import c_sources, flash_bytes
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 
+from ....c_compiler import compile_c
 from .execution import Execution
-from .programs import Program, compile_c
+from .programs import Program
 
 MEMBERS = 3
 
@@ -295,7 +296,7 @@ def test_clang_has_no_warnings_either(tmp_path: Path) -> None:
     )
     for name, text in c_sources(plan, metadata).items():
         (tmp_path / name).write_text(text)
-    compile_c(tmp_path, ["ensemble.c"], "-c", "-fsyntax-only", name="clang")
+    compile_c(tmp_path, "ensemble.c", "-fsyntax-only", name="clang")
 
 
 def test_equal_constants_are_stored_once() -> None:

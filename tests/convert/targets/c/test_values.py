@@ -60,6 +60,14 @@ def test_scaled_whole_numbers_are_found() -> None:
     np.testing.assert_allclose(factors, scales, rtol=1e-6)
 
 
+def test_a_subnormal_weight_is_no_scale() -> None:
+    filters = normal(1, 1, 1, 1, 2)
+    filters[0, 0, 0, 0, 0] = 1e-40
+    with np.errstate(all="raise"):
+        _, factors = _whole_numbers(filters)
+    assert factors is None
+
+
 def test_other_filters_stay_as_they_are() -> None:
     filters = normal(1, 4, 3, 3, 2)
     found, factors = _whole_numbers(filters)

@@ -1,8 +1,10 @@
-"""`larq-ensemble export`: the files it writes, and its report."""
+"""`larq-ensemble export`: the files it writes, its report, and that they answer as the runtime."""
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ from larq_ensemble.convert import emulation
 from larq_ensemble.convert.export import Macs, export_file
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 
-from .programs import FILES, ROOT
+from ..c_compiler import SANITIZERS, compile_c
+from ..mcu.programs import FILES, ROOT, SHIPPED, Program, assert_same, digits
 
 INDEXED = FILES["indexed"]
 
@@ -24,7 +27,7 @@ def run(*arguments: object) -> Result:
 
 def test_only_its_own_two_files_are_replaced(tmp_path: Path) -> None:
     (tmp_path / "main.c").write_text("mine")
-    (tmp_path / "ensemble.h").write_text("old")
+    export_file(INDEXED, tmp_path, members=1)
     report = export_file(INDEXED, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "ensemble.c",
@@ -35,6 +38,20 @@ def test_only_its_own_two_files_are_replaced(tmp_path: Path) -> None:
     assert list(report.files) == [str(tmp_path / "ensemble.h"), str(tmp_path / "ensemble.c")]
     header = (tmp_path / "ensemble.h").read_text()
     assert f"#define ENSEMBLE_ARENA_BYTES {report.arena_bytes}\n" in header.replace(" /*", "\n/*")
+
+
+def test_what_no_export_wrote_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "main.c").write_text("int main(void) { return 0; }\n")
+    with pytest.raises(EnsembleError, match=r"`out` has a file 'main\.c' that no export wrote"):
+        export_file(INDEXED, tmp_path, name="main")
+    assert [path.name for path in tmp_path.iterdir()] == ["main.c"]
+    assert (tmp_path / "main.c").read_text() == "int main(void) { return 0; }\n"
+
+
+@pytest.mark.parametrize("name", ["ensemble.c", "ensemble.h"])
+def test_a_file_is_no_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(EnsembleError, match="is the name of a file"):
+        export_file(INDEXED, tmp_path / name)
 
 
 def test_names_begin_with_the_name(tmp_path: Path) -> None:
@@ -55,6 +72,11 @@ def test_multiply_accumulates_are_those_of_the_network(tmp_path: Path) -> None:
     total = macs["image"].binary + macs["member"].binary, macs["image"].real + macs["member"].real
     assert sum(total) == stem + binary + shortcuts + head
     assert macs["image"] == Macs(0, stem)
+
+
+def test_a_network_of_the_package_has_a_name(tmp_path: Path) -> None:
+    named = export_file(SHIPPED.stem, tmp_path / "named")
+    assert named.bytes == export_file(SHIPPED, tmp_path / "path").bytes
 
 
 def test_a_file_of_fewer_members_is_smaller(tmp_path: Path) -> None:
@@ -114,11 +136,23 @@ def test_no_count_and_a_processor_contradict(tmp_path: Path) -> None:
     assert "--no-count" in done.output
 
 
-@pytest.mark.skipif(bool(emulation.missing_packages()), reason="no emulated boards")
-def test_counts(tmp_path: Path) -> None:
-    cost = export_file(INDEXED, tmp_path, cpus=["cortex-m4"]).costs["cortex-m4"]
-    again = export_file(INDEXED, tmp_path, members=1, cpus=["cortex-m4"]).costs["cortex-m4"]
-    # What the one member of a file of one does for each image, both files do.
-    assert 0.9 < again.image + again.member < 1.1 * (cost.image + cost.member)
-    assert 1000 < cost.code_bytes < 30_000
-    assert 0 < cost.stack_bytes < 2000
+@pytest.mark.parametrize("name", ["compact", "subgraphs", "weighted"])
+def test_the_program_answers_as_the_runtime(name: str, tmp_path: Path) -> None:
+    program = Program(FILES[name], tmp_path, digits(FILES[name], 10))
+    compiled = compile_c(tmp_path, *program.sources, "-O0", *SANITIZERS, "-lm")
+    subprocess.run([compiled, *program.words], check=True, cwd=tmp_path)
+    assert_same(program.answers(), program.expected())
+
+
+def test_the_c_of_the_guide_compiles(tmp_path: Path) -> None:
+    export_file(SHIPPED, tmp_path)
+    guide = (ROOT / "docs" / "microcontrollers.md").read_text(encoding="utf-8")
+    program, arena, policy = re.findall("```c\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "program.c").write_text(program)
+    (tmp_path / "policy.c").write_text(
+        '#include "ensemble.h"\n#include "power_policy.h"\nuint16_t volts_mv(void);\n'
+        f"{arena}unsigned members_now(void);\nunsigned members_now(void) {{\n{policy}"
+        "  (void)arena;\n  return members;\n}\n"
+    )
+    include = f"-I{ROOT / 'examples' / 'microcontroller'}"
+    compile_c(tmp_path, "program.c", "policy.c", "-fsyntax-only", include)
