@@ -15,7 +15,7 @@ import numpy as np
 from larq_ensemble.convert import emulation
 from larq_ensemble.convert.comparison import some_images
 from larq_ensemble.convert.cutting import cut
-from larq_ensemble.convert.targets.c.plan import BinaryConvolution, Convolution, Plan
+from larq_ensemble.convert.targets.c.plan import BinaryConvolution, FilterStep, Plan
 from larq_ensemble.convert.targets.c.planning import plan_ensemble
 from larq_ensemble.convert.targets.c.source import arena_bytes, c_sources, flash_bytes
 from larq_ensemble.errors import EnsembleError
@@ -124,7 +124,8 @@ def export_file(
     Needs neither TensorFlow nor LCE. Other files in the folder stay as they are.
 
     # Arguments
-        path: a file that `convert` wrote for LCE, in the layout `"indexed"` or `"subgraphs"`.
+        path: a file that `convert` wrote for LCE, in the layout `"indexed"` or `"subgraphs"`, or
+            the name of a network that comes with the package.
         out: the folder of `NAME.h` and `NAME.c`, which are replaced only on success, and only if
             an export wrote them.
         name: of the files, and what the names of functions and macros begin with.
@@ -228,7 +229,7 @@ def _cost(folder: Path, cpu: str, flags: Sequence[str]) -> Cost:
 def _macs(plan: Plan, *, shared: bool) -> Macs:
     binary = real = 0
     for step in plan.steps:
-        if step.shared != shared or not isinstance(step, BinaryConvolution | Convolution):
+        if step.shared != shared or not isinstance(step, FilterStep):
             continue
         products = step.window.height * step.window.width * step.input.channels // step.groups
         macs = step.height * step.width * step.channels * products

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.pretrained.catalog import names
+from larq_ensemble.pretrained.catalog import names, tflite_path
 from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
 from larq_ensemble.tflite.flatbuffer import (
     ALIGNMENT,
@@ -100,13 +100,13 @@ class EnsembleFile:
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Reads any `.tflite` file.
+    """Reads any `.tflite` file, by its path or by the name of a network of the package.
 
     # Raises
         EnsembleError: if the file is missing, can't be read, or is no TFLite flatbuffer.
     """
     try:
-        data = Path(path).read_bytes()
+        data = Path(tflite_path(path)).read_bytes()
     except OSError as error:
         raise EnsembleError(
             f"Can't read the model {str(path)!r}: {error.strerror}. Give the path of a file that "

@@ -25,7 +25,6 @@ import warnings
 import numpy as np
 
 from larq_ensemble.errors import EnsembleError, check_whole
-from larq_ensemble.pretrained.catalog import tflite_path
 from larq_ensemble.progress import tracked
 from larq_ensemble.runtime.budget import check_latency, members_for_latency, members_for_power
 from larq_ensemble.runtime.cascade import (
@@ -77,7 +76,7 @@ class EnsembleInterpreter:
         kernel: str | None = None,
     ) -> None:
         threads = bounded_threads(threads)
-        file = read_ensemble(tflite_path(path))
+        file = read_ensemble(path)
         self._metadata = file.metadata
         self._interpreter = open_interpreter(file, threads, backend, kernel)
         self.set_budget(members=members, max_latency_ms=max_latency_ms, power_mode=power_mode)

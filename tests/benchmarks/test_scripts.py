@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -42,3 +43,17 @@ def test_help_and_numbers_that_are_none(name, monkeypatch) -> None:
             done = CliRunner().invoke(main, [option.opts[0], "nan"])
             assert done.exit_code == 2
             assert f"Invalid value for '{option.opts[0]}'" in done.output
+
+
+def test_pages_have_a_place_for_what_scripts_write() -> None:
+    found = []
+    for script in (ROOT / "benchmarks").glob("*.py"):
+        text = script.read_text("utf-8")
+        for page in set(re.findall(r"--write (docs/\S+\.md)", text)):
+            if page == "docs/reports/trust.md":
+                continue  # not written yet
+            markers = re.findall('"(<!-- [^"]+ -->)"', text)
+            kept = (ROOT / page).read_text("utf-8")
+            assert all(marker in kept for marker in markers), (script.name, page)
+            found += markers
+    assert len(found) >= 10

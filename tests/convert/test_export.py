@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from larq_ensemble.convert.export import Macs, export_file
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 
 from ..c_compiler import SANITIZERS, compile_c
-from ..mcu.programs import FILES, ROOT, Program, assert_same, digits
+from ..mcu.programs import FILES, ROOT, SHIPPED, Program, assert_same, digits
 
 INDEXED = FILES["indexed"]
 
@@ -71,6 +72,11 @@ def test_multiply_accumulates_are_those_of_the_network(tmp_path: Path) -> None:
     total = macs["image"].binary + macs["member"].binary, macs["image"].real + macs["member"].real
     assert sum(total) == stem + binary + shortcuts + head
     assert macs["image"] == Macs(0, stem)
+
+
+def test_a_network_of_the_package_has_a_name(tmp_path: Path) -> None:
+    named = export_file(SHIPPED.stem, tmp_path / "named")
+    assert named.bytes == export_file(SHIPPED, tmp_path / "path").bytes
 
 
 def test_a_file_of_fewer_members_is_smaller(tmp_path: Path) -> None:
@@ -156,3 +162,17 @@ def test_the_program_answers_as_the_runtime(name: str, tmp_path: Path) -> None:
     compiled = compile_c(tmp_path, *program.sources, "-O0", *SANITIZERS, "-lm")
     subprocess.run([compiled, *program.words], check=True, cwd=tmp_path)
     assert_same(program.answers(), program.expected())
+
+
+def test_the_c_of_the_guide_compiles(tmp_path: Path) -> None:
+    export_file(SHIPPED, tmp_path)
+    guide = (ROOT / "docs" / "microcontrollers.md").read_text(encoding="utf-8")
+    program, arena, policy = re.findall("```c\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "program.c").write_text(program)
+    (tmp_path / "policy.c").write_text(
+        '#include "ensemble.h"\n#include "power_policy.h"\nuint16_t volts_mv(void);\n'
+        f"{arena}unsigned members_now(void);\nunsigned members_now(void) {{\n{policy}"
+        "  (void)arena;\n  return members;\n}\n"
+    )
+    include = f"-I{ROOT / 'examples' / 'microcontroller'}"
+    compile_c(tmp_path, "program.c", "policy.c", "-fsyntax-only", include)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from larq_ensemble.convert.targets.c.parts import window_members
 from larq_ensemble.convert.targets.c.plan import BinaryConvolution
 from larq_ensemble.errors import EnsembleError
 
@@ -66,7 +67,6 @@ def scratch_bytes(step: BinaryConvolution) -> int:
 
 def geometry(step: BinaryConvolution) -> dict[str, int]:
     """The members of the C struct `BinaryConvolution`."""
-    window = step.window
     return {
         "in_height": step.input.height,
         "in_width": step.input.width,
@@ -74,14 +74,7 @@ def geometry(step: BinaryConvolution) -> dict[str, int]:
         "group_channels": step.input.channels // step.groups,
         "channels": step.channels,
         "groups": step.groups,
-        "window_height": window.height,
-        "window_width": window.width,
-        "stride_y": window.stride_y,
-        "stride_x": window.stride_x,
-        "top": window.top,
-        "left": window.left,
-        "dilation_y": window.dilation_y,
-        "dilation_x": window.dilation_x,
+        **window_members(step.window),
         "pads_with_ones": int(step.pads_with_ones),
         "planes": _planes(_bits(step)),
     }

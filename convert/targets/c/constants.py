@@ -20,7 +20,8 @@ C_TYPES: dict[ValueFormat, str] = {
     "int16": "int16_t",
     "signs": "uint32_t",
 }
-_WIDTH = 100
+#: Of a line.
+WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def wrapped(items: Iterable[str], indent: str) -> list[str]:
     """Lines of items, each with a comma, that aren't too long."""
     lines, line = [], indent
     for item in items:
-        if len(line) + len(item) + 2 > _WIDTH:
+        if len(line) + len(item) + 2 > WIDTH:
             lines.append(line)
             line = indent
         line += f" {item},"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from larq_ensemble.convert.targets.c.constants import Array, Constants, wrapped
-from larq_ensemble.convert.targets.c.plan import Map, Numbers, Step, ValueFormat
+from larq_ensemble.convert.targets.c.plan import Map, Numbers, Step, ValueFormat, Window
 from larq_ensemble.errors import EnsembleError
 
 #: The C type of a map's elements.
@@ -39,10 +39,10 @@ class Parts:
         # Arguments
             first: the element that it points to.
         """
-        if map_.offset is None:
-            raise AssertionError(f"{map_.name or name!r} has no place in the arena")
-        sizes = {"float": 4, "uint16_t": 2, "uint8_t": 1, "uint32_t": 4}
-        place = map_.offset + first * sizes[MAP_TYPES[map_.format]]
+        assert map_.offset is not None  # since `arena.place`
+        if map_.format == "signs" and first:
+            raise self.unsupported("a part of a map of signs")
+        place = map_.offset + first * map_.number_bits // 8
         self.fields.append(("uint32_t", name, str(place)))
         self.setup.append(f"{type_} *{name} = at(arena, step->{name});")
 
@@ -94,6 +94,20 @@ class Parts:
         return EnsembleError(
             f"Layer {self.step.layer!r} needs {what}, for which there is no kernel in C."
         )
+
+
+def window_members(window: Window) -> dict[str, int]:
+    """The members that describe a window, of the structs of the kernels."""
+    return {
+        "window_height": window.height,
+        "window_width": window.width,
+        "stride_y": window.stride_y,
+        "stride_x": window.stride_x,
+        "top": window.top,
+        "left": window.left,
+        "dilation_y": window.dilation_y,
+        "dilation_x": window.dilation_x,
+    }
 
 
 def element(array: str, format_: str, index: str) -> str:

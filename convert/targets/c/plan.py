@@ -12,7 +12,7 @@ the order of the graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,6 +25,16 @@ Function = Literal["abs", "logistic", "round", "tanh"]
 #: How a value is stored in flash. "signs": a bit each, set for -1. "int4": odd integers from -15 to
 #: 15, as (x + 15) / 2, two a byte, the first in the low bits.
 ValueFormat = Literal["float32", "float16", "int8", "int4", "int16", "signs"]
+#: Bits that a number takes.
+BITS: Mapping[MapFormat | ValueFormat, int] = {
+    "float32": 32,
+    "float16": 16,
+    "int16": 16,
+    "int8": 8,
+    "uint8": 8,
+    "int4": 4,
+    "signs": 1,
+}
 
 
 @dataclass(eq=False)
@@ -62,7 +72,7 @@ class Map:
     @property
     def number_bits(self) -> int:
         """Bits of a number."""
-        return {"float32": 32, "float16": 16, "uint8": 8, "signs": 1}[self.format]
+        return BITS[self.format]
 
     @property
     def bytes(self) -> int:
@@ -96,8 +106,7 @@ class Value:
     @property
     def bytes(self) -> int:
         """Its size in flash, without padding between rows."""
-        bits = {"float32": 32, "float16": 16, "int8": 8, "int4": 4, "int16": 16, "signs": 1}
-        return -(-self.data.size * bits[self.format] // 8)
+        return -(-self.data.size * BITS[self.format] // 8)
 
 
 #: A number a channel: in flash, or what a `Vector` computed.
@@ -262,7 +271,32 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BinaryConvolution(Step):
+class MapStep(Step):
+    """A step whose sums are computed from one map, `input`."""
+
+    input: Map
+
+    @property
+    def inputs(self) -> tuple[Map, ...]:
+        return (self.input,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterStep(MapStep):
+    """A step whose sums are of products with filters: `x = sum of a * w` over a window."""
+
+    filters: Value
+    window: Window
+    groups: int = 1
+
+    @property
+    def values(self) -> Iterator[Value]:
+        yield self.filters
+        yield from super().values
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryConvolution(FilterStep):
     """`x = sum of a * w` over the window, of signs: an integer.
 
     # Arguments
@@ -272,24 +306,11 @@ class BinaryConvolution(Step):
         groups: input and output channels are split into as many parts.
     """
 
-    input: Map
-    filters: Value
-    window: Window
     pads_with_ones: bool = False
-    groups: int = 1
-
-    @property
-    def inputs(self) -> tuple[Map, ...]:
-        return (self.input,)
-
-    @property
-    def values(self) -> Iterator[Value]:
-        yield self.filters
-        yield from super().values
 
 
 @dataclass(frozen=True, kw_only=True)
-class Convolution(Step):
+class Convolution(FilterStep):
     """`x = sum of a * w` over the window, of floats; outside the map a is 0.
 
     A linear layer is a convolution of a map of one pixel. If `groups` is the number of input
@@ -300,40 +321,21 @@ class Convolution(Step):
         filters: `[channels, window.height, window.width, input.channels / groups]`, in any format.
     """
 
-    input: Map
-    filters: Value
-    window: Window
-    groups: int = 1
-
-    @property
-    def inputs(self) -> tuple[Map, ...]:
-        return (self.input,)
-
-    @property
-    def values(self) -> Iterator[Value]:
-        yield self.filters
-        yield from super().values
-
 
 @dataclass(frozen=True, kw_only=True)
-class Pooling(Step):
+class Pooling(MapStep):
     """The mean or the largest of the numbers of a channel in the window, without those outside.
 
     # Arguments
         input: floats, or for "max" signs: -1 if all are.
     """
 
-    input: Map
     window: Window
     kind: Literal["mean", "max"]
 
-    @property
-    def inputs(self) -> tuple[Map, ...]:
-        return (self.input,)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Elementwise(Step):
+class Elementwise(MapStep):
     """`x = input[p, c]`: floats, signs as +1 and -1, or pixels from 0 to 255.
 
     # Arguments
@@ -342,16 +344,11 @@ class Elementwise(Step):
         stride_y, stride_x: pixels of the input from one to the next.
     """
 
-    input: Map
     channel: int = 0
     top: int = 0
     left: int = 0
     stride_y: int = 1
     stride_x: int = 1
-
-    @property
-    def inputs(self) -> tuple[Map, ...]:
-        return (self.input,)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,8 @@ def _source(plan: Plan, metadata: EnsembleMetadata, program: Program, name: str)
         f"/* See {name}.h. Written by larq-ensemble; don't edit. */\n"
         f'#include "{name}.h"\n\n'
         "#include <math.h>\n#include <stddef.h>\n#include <string.h>",
-        "/* With -std=c99, gcc rounds products by itself. */\n"
+        "/* Products are rounded before they are added, as in the file that this was made of. gcc\n"
+        " * does so with -std=c99; with -std=gnu99 it needs -ffp-contract=off. */\n"
         "#if defined(__clang__)\n#pragma STDC FP_CONTRACT OFF\n#endif",
         _section("constants"),
         constants.definitions(),

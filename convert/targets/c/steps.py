@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from larq_ensemble.convert.targets.c import binary_filters
-from larq_ensemble.convert.targets.c.constants import Constants, wrapped
+from larq_ensemble.convert.targets.c.constants import WIDTH, Constants, wrapped
 from larq_ensemble.convert.targets.c.epilogues import epilogue
-from larq_ensemble.convert.targets.c.parts import MAP_TYPES, Parts
+from larq_ensemble.convert.targets.c.parts import MAP_TYPES, Parts, window_members
 from larq_ensemble.convert.targets.c.plan import (
     BinaryConvolution,
     Convolution,
@@ -101,7 +101,7 @@ def _add_step(program: Program, plan: Plan, step: Step, scratch: int, number: in
             *(f"  {kind_of_field} {name};".replace("* ", "*") for kind_of_field, name, _ in fields),
             f"}} {type_};",
             "",
-            f"static void {kind}_@({', '.join(parameters.values())}) {{",
+            *_signature(f"{kind}_@", [*parameters.values()]),
             *("  " + line for line in writer.parts.setup + loops),
             "}",
         ]
@@ -119,6 +119,15 @@ def _add_step(program: Program, plan: Plan, step: Step, scratch: int, number: in
     )
     calls = program.shared if step.shared else program.member
     calls.append(f"{kind}_{function}({', '.join(parameters)});")
+
+
+def _signature(name: str, parameters: list[str]) -> list[str]:
+    """The first line of a function, or two if one is too long."""
+    joined = ", ".join(parameters)
+    line = f"static void {name}({joined}) {{"
+    if len(line) + 2 * line.count("@") <= WIDTH:  # numbers have up to three digits
+        return [line]
+    return [f"static void {name}(", f"    {joined}) {{"]
 
 
 def _order_of_fields(item: tuple[str, str, str]) -> int:
@@ -234,14 +243,7 @@ class _StepFunction:
             "in_width": source.width,
             "in_channels": source.channels,
             "channels": self.parts.step.channels,
-            "window_height": window.height,
-            "window_width": window.width,
-            "stride_y": window.stride_y,
-            "stride_x": window.stride_x,
-            "top": window.top,
-            "left": window.left,
-            "dilation_y": window.dilation_y,
-            "dilation_x": window.dilation_x,
+            **window_members(window),
             "groups": groups,
             "first_channel": first_channel,
         }

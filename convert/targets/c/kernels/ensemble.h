@@ -42,7 +42,7 @@ enum {
  * arena: ENSEMBLE_ARENA_BYTES of memory, aligned to ENSEMBLE_ARENA_ALIGNMENT. It holds all there is
  *     to know about this image until the next call with it; what it held before doesn't matter.
  * image: ENSEMBLE_HEIGHT x ENSEMBLE_WIDTH pixels from 0 to 255, in the order [row, column,
- * channel]. With ENSEMBLE_KEEPS_IMAGE it must stay as it is until the last member has run.
+ *     channel]. With ENSEMBLE_KEEPS_IMAGE it must stay as it is until the last member has run.
  *
  * Returns ENSEMBLE_OK, ENSEMBLE_BAD_ARENA or ENSEMBLE_BAD_ARGUMENT: then no member runs. */
 int ensemble_begin(void *arena, const uint8_t *image);

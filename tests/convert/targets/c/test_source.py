@@ -231,6 +231,12 @@ def sample_images() -> np.ndarray:
     return np.ascontiguousarray(tiles.swapaxes(1, 2).reshape(-1, 32, 32, 3)[:8])
 
 
+def test_lines_are_short() -> None:
+    file = read_ensemble(tflite_path("cifar100-deploynet9-nested8"))
+    texts = c_sources(plan_ensemble(file), file.metadata)
+    assert max(len(line) for text in texts.values() for line in text.splitlines()) <= 100
+
+
 SANITIZED = """
 #include <stdlib.h>
 #include "ensemble.h"
