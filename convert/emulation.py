@@ -205,7 +205,7 @@ def run(
             long.
     """
     elf = Path(elf).resolve()
-    words = ",".join(f"arg={word.replace(',', ',,')}" for word in (elf.stem, *arguments))
+    words = ",".join(f"arg={_option(word)}" for word in (elf.stem, *arguments))
     # With -kernel, QEMU takes the first word of the command line from its file.
     command = [QEMU, "-M", BOARDS[checked_cpu(cpu)].machine, "-display", "none", "-monitor", "none"]
     command += ["-serial", "none", "-semihosting-config", f"enable=on,target=native,{words}"]
@@ -243,10 +243,15 @@ def count(
         raise EmulationError(f"{os.fspath(elf)!r} has no function `mark`: nothing can be counted.")
     with tempfile.TemporaryDirectory() as temporary:
         counter, counts = build_counter(temporary, QEMU), Path(temporary, "counts")
-        plugin = f"file={counter},out={counts},mark=0x{address[1]}"
+        plugin = f"file={_option(counter)},out={_option(counts)},mark=0x{address[1]}"
         output = run(elf, cpu, arguments, folder=folder, plugin=plugin)
         marks, *intervals = map(int, counts.read_text().split())
     return output, [interval - marks for interval in intervals]
+
+
+def _option(value: str | os.PathLike[str]) -> str:
+    """A value in a list of QEMU's, where a comma is two."""
+    return os.fspath(value).replace(",", ",,")
 
 
 def build_counter(folder: str | os.PathLike[str], qemu: str) -> Path:

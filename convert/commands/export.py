@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from larq_ensemble.console.options import TFLITE, CommaSeparated, OutputFolder
 from larq_ensemble.console.reporting import Report, json_option, reporting
-from larq_ensemble.convert.emulation import BOARDS, COUNTED, missing_packages
+from larq_ensemble.convert.emulation import BOARDS, COUNTED, EmulationError, missing_packages
 
 if TYPE_CHECKING:
     from larq_ensemble.convert.export import ExportReport
@@ -84,16 +85,22 @@ def command(
         raise click.UsageError("--cpu names processors to count on: leave --no-count out.")
     missing = [] if no_count or cpus else missing_packages()
     counted = () if no_count or missing else cpus or COUNTED
+    reason = f"that needs the Debian packages {' '.join(missing)}." if missing else ""
     with reporting(json_target) as report:
-        exported = export_file(
-            tflite, out, name=name, members=members, activations=activations, cpus=counted
+        export = partial(
+            export_file, tflite, out, name=name, members=members, activations=activations
         )
+        try:
+            exported = export(cpus=counted)
+        except EmulationError as error:
+            if cpus:
+                raise
+            # Nobody asked for it: as where the tools are missing.
+            exported, reason = export(), str(error)
         report.result = exported.to_dict()
         _print(report, exported)
-        if missing:
-            report.line(
-                f"No instructions are counted: that needs the Debian packages {' '.join(missing)}."
-            )
+        if reason:
+            report.line(f"No instructions are counted: {reason}")
 
 
 def _print(report: Report, exported: ExportReport) -> None:

@@ -130,6 +130,26 @@ def test_without_tools_it_says_what_to_install(
     assert not (tmp_path / "d").exists()
 
 
+def test_tools_that_fail_keep_nobody_from_exporting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it was asked for counts."""
+
+    def fails(*_: object, **__: object) -> str:
+        raise emulation.EmulationError("QEMU has no plugins")
+
+    monkeypatch.setattr("larq_ensemble.convert.commands.export.missing_packages", list)
+    monkeypatch.setattr(emulation, "check_tools", lambda **_: None)
+    monkeypatch.setattr(emulation, "_call", fails)
+    done = run(INDEXED, "--out", tmp_path / "c")
+    assert done.exit_code == 0
+    assert "No instructions are counted: QEMU has no plugins" in done.output
+    assert (tmp_path / "c" / "ensemble.c").exists()
+    asked = run(INDEXED, "--out", tmp_path / "d", "--cpu", "cortex-m4")
+    assert asked.exit_code == 1
+    assert not (tmp_path / "d").exists()
+
+
 def test_no_count_and_a_processor_contradict(tmp_path: Path) -> None:
     done = run(INDEXED, "--out", tmp_path / "c", "--cpu", "cortex-m4", "--no-count")
     assert done.exit_code == 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,11 @@ def test_what_an_export_counts(tmp_path: Path) -> None:
 
 
 @needs_boards
-def test_instructions_are_counted_exactly(tmp_path: Path) -> None:
+def test_instructions_are_counted_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in a folder with a comma, which ends a value for QEMU."""
+    tmp_path = tmp_path / "a, b"
+    tmp_path.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     source = tmp_path / "loops.c"
     source.write_text(
         """
