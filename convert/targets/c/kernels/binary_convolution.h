@@ -47,8 +47,8 @@ typedef struct {
 /* Where all is in scratch memory. */
 typedef struct {
   int32_t *row_in_slot; /* [slots] the input row that is listed there */
-  Taps *borders;        /* [BORDERS] for which taps ... */
-  uint32_t *counters;   /* [BORDERS, lane words, plane words] ... counters start so */
+  uint32_t *counters;   /* [BORDERS, lane words, plane words] how counters start ... */
+  Taps *borders;        /* [BORDERS] ... for these taps */
   int16_t *sums;        /* [lane words * 32] */
   uint16_t *set;        /* of the window: [bits + ADDED_AT_ONCE] */
   uint16_t *rows;       /* [slots, row_size] */
@@ -68,9 +68,9 @@ static BinaryScratch binary_scratch(const BinaryConvolution *c, uint32_t *scratc
   s.slots = (size_t)(c->window_height - 1) * c->dilation_y + 1;
   s.row_size = (size_t)c->groups * (c->in_width + 1u + (size_t)c->in_width * c->group_channels) + 4;
   s.row_in_slot = (int32_t *)scratch;
-  s.borders = (Taps *)(s.row_in_slot + s.slots);
-  s.counters = (uint32_t *)(s.borders + BORDERS);
-  s.sums = (int16_t *)(s.counters + BORDERS * c->groups * s.lane_words * s.plane_words);
+  s.counters = (uint32_t *)(s.row_in_slot + s.slots);
+  s.borders = (Taps *)(s.counters + BORDERS * c->groups * s.lane_words * s.plane_words);
+  s.sums = (int16_t *)(s.borders + BORDERS);
   s.set = (uint16_t *)(s.sums + c->channels + 32);
   s.rows = s.set + s.bits + ADDED_AT_ONCE;
   return s;

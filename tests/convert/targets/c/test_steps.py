@@ -296,7 +296,8 @@ def test_clang_has_no_warnings_either(tmp_path: Path) -> None:
     )
     for name, text in c_sources(plan, metadata).items():
         (tmp_path / name).write_text(text)
-    compile_c(tmp_path, "ensemble.c", "-fsyntax-only", name="clang")
+    more = ["-Wcast-align", "-Wcast-qual", "-Wshadow", "-Wundef", "-Wdouble-promotion"]
+    compile_c(tmp_path, "ensemble.c", "-fsyntax-only", *more, name="clang")
 
 
 def test_equal_constants_are_stored_once() -> None:
