@@ -72,9 +72,10 @@ def arena_bytes(plan: Plan) -> int:
     return _state_offset(plan) + _state_bytes(plan)
 
 
-def _header(plan: Plan, metadata: EnsembleMetadata, program: Program) -> str:
+def _sizes(plan: Plan, metadata: EnsembleMetadata, program: Program) -> dict[str, tuple[int, str]]:
+    """Values and remarks of the macros in the header, by name."""
     height, width, channels = metadata.input_shape
-    sizes = {
+    return {
         "MEMBERS": (plan.members, ""),
         "CLASSES": (plan.logits.channels, ""),
         "HEIGHT": (height, "of an image, in pixels"),
@@ -85,9 +86,12 @@ def _header(plan: Plan, metadata: EnsembleMetadata, program: Program) -> str:
         "HAS_CASCADE": (int(metadata.cascade is not None), "1: there is ensemble_predict_adaptive"),
         "KEEPS_IMAGE": (int(program.reads_image), "1: members read the image, too"),
     }
+
+
+def _header(plan: Plan, metadata: EnsembleMetadata, program: Program) -> str:
     lines = [
         f"#define ENSEMBLE_{macro} {value}" + (f" /* {remark} */" if remark else "")
-        for macro, (value, remark) in sizes.items()
+        for macro, (value, remark) in _sizes(plan, metadata, program).items()
     ]
     if metadata.class_names:
         lines += ["", "/* const char *const names[] = ENSEMBLE_CLASS_NAMES; */"]
@@ -115,6 +119,7 @@ def _source(plan: Plan, metadata: EnsembleMetadata, program: Program, name: str)
         f"/* See {name}.h. Written by larq-ensemble; don't edit. */\n"
         f'#include "{name}.h"\n\n'
         "#include <math.h>\n#include <stddef.h>\n#include <string.h>",
+        _check_of_header(_sizes(plan, metadata, program), name),
         "/* Products are rounded before they are added, as in the file that this was made of. gcc\n"
         " * does so with -std=c99; with -std=gnu99 it needs -ffp-contract=off. */\n"
         "#if defined(__clang__)\n#pragma STDC FP_CONTRACT OFF\n#endif",
@@ -132,6 +137,17 @@ def _source(plan: Plan, metadata: EnsembleMetadata, program: Program, name: str)
         _kernel("api"),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _check_of_header(sizes: dict[str, tuple[int, str]], name: str) -> str:
+    """Stops the compiler where only one of the two files was copied: the arena may be too small."""
+    differs = " || \\\n    ".join(
+        f"ENSEMBLE_{macro} != {value}" for macro, (value, _) in sizes.items()
+    )
+    return (
+        f"#if {differs}\n"
+        f'#error "{name}.h is of another export than {name}.c: copy both files"\n#endif'
+    )
 
 
 def _macros(plan: Plan, metadata: EnsembleMetadata, constants: Constants) -> str:

@@ -186,6 +186,17 @@ def test_no_function_of_its_own_can_have_the_name_of_one_for_firmware() -> None:
     assert not [function for function in functions if function.endswith(suffixes)]
 
 
+def test_a_header_of_another_export_is_an_error(tmp_path: Path) -> None:
+    """Else an arena may be too small."""
+    for name, text in c_sources(tiny_plan(), metadata(), "my_net").items():
+        (tmp_path / name).write_text(text)
+    compile_c(tmp_path, "my_net.c", "-fsyntax-only")
+    header = tmp_path / "my_net.h"
+    header.write_text(re.sub(r"(#define MY_NET_ARENA_BYTES) \d+", r"\1 8", header.read_text()))
+    with pytest.raises(subprocess.CalledProcessError):
+        compile_c(tmp_path, "my_net.c", "-fsyntax-only")
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 def test_old_cpp_takes_the_header(tmp_path: Path) -> None:
     files = c_sources(tiny_plan(), metadata(class_names=tuple("abcde")))
