@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -35,6 +36,16 @@ def compile_c(
 
 
 def library_of(folder: Path, *words: str | os.PathLike[str]) -> ctypes.CDLL:
-    """Compiles sources to a library, and loads it."""
+    """Compiles sources to a library, and loads it; skips the test where `cc` is a cross compiler.
+
+    So it is where Python is emulated: the compiler is the host's.
+    """
+    if compiler := shutil.which("cc"):
+        answer = subprocess.run(
+            [compiler, "-dumpmachine"], check=True, capture_output=True, text=True
+        )
+        machine = answer.stdout.split("-")[0]
+        if machine != platform.machine():
+            pytest.skip(f"cc compiles for {machine}, and this is {platform.machine()}")
     path = compile_c(folder, *words, "-lm", "-shared", "-fPIC", target="library.so")
     return ctypes.CDLL(str(path))
