@@ -19,8 +19,8 @@ finished is not trained again, what was interrupted goes on, and `--only` takes 
 
 Then each is converted and the *file* is measured, as `measure` does with runs of other origin:
 accuracy by number of members, bytes, the memory of its tensors (an estimate), multiply-accumulates,
-and with `--cpu` instructions on emulated arm64 cores (see arm_cost.py). DIR/points.json has all
-that were ever measured in DIR on this split, for `larq-ensemble frontier`:
+and with `--cpu` instructions on emulated cores (see file_points.py). DIR/points.json has all that
+were ever measured in DIR on this split, for `larq-ensemble frontier`:
 
     larq-ensemble frontier alternatives/points.json --out frontier
 
@@ -34,18 +34,15 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import datetime
 import functools
-import json
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-from arm_cost import litert_row
+from file_points import VARIANTS, Measuring
 from page import made_by, write_between, write_option
 
 from larq_ensemble.cli import run_command
@@ -60,12 +57,10 @@ from larq_ensemble.console.options import (
 )
 from larq_ensemble.console.reporting import Report, json_option, reporting
 from larq_ensemble.errors import EnsembleError, UnknownNameError
-from larq_ensemble.files import read_json, write_text
 from larq_ensemble.network.architectures import MODELS, trace_model
 from larq_ensemble.network.compute import count_macs
 from larq_ensemble.network.graph import Content, LayerGraph, Role
 from larq_ensemble.network.storage import account
-from larq_ensemble.training.plots import TITLES
 from larq_ensemble.training.points import FrontierPoint, costs_of, read_points
 
 #: Multiply-accumulates of a forward pass that a training does in a second on two cores; measured
@@ -73,12 +68,8 @@ from larq_ensemble.training.points import FrontierPoint, costs_of, read_points
 MACS_PER_SECOND = 2e10
 #: Bytes of a quantized file besides its values, for each convolution.
 _GRAPH_BYTES = 800
-#: How the files of binarized networks store what members own; without a visible loss
-#: (docs/reports/deployment.md).
-_FORMAT: dict[str, Any] = {"heads": "int8", "precision": "compact"}
-_VARIANTS = {"real": "twin", "relu": "with ReLU"}
-#: Budgets of the page: thousand bytes, and million instructions on each core.
-_KILOBYTES, _MILLIONS = (60, 110, 200, 300), (3, 5, 10, 20)
+#: Budgets of the page: thousand bytes, and million instructions on a Cortex-A or Cortex-M.
+_KILOBYTES, _MILLIONS = (60, 110, 200, 300), {"a": (3, 5, 10, 20), "m": (15, 30, 50, 100)}
 #: The generated part of the page is between these two lines.
 BEGIN, END = "<!-- alternatives: by benchmarks/alternatives.py -->", "<!-- end of alternatives -->"
 
@@ -274,164 +265,6 @@ def train(
     )[0]
 
 
-@dataclass(frozen=True)
-class Measuring:
-    """How files are measured.
-
-    # Arguments
-        folder: for files and points.
-        split, data_dir, limit: of the images.
-        cores: to count instructions on.
-        delegate: the library for aarch64, or `None`: that of the wheel in the userland.
-    """
-
-    folder: Path
-    split: str
-    data_dir: str | None
-    limit: int | None
-    cores: tuple[str, ...]
-    delegate: str | None
-
-    def points(self, run: Any) -> list[dict[str, Any]]:
-        """Points of a run; those of before if nothing has changed."""
-        limit = [] if self.limit is None else [str(self.limit)]
-        known = [run.digest[:16], self.split, *limit, *self.cores]
-        path = self.folder / "points" / f"{'-'.join(known)}.json"
-        if path.is_file():
-            return read_json(path, "delete it")["points"]
-        points = [*self._measured(run)]
-        write_text(path, json.dumps({"points": points}, indent=2) + "\n")
-        return points
-
-    def _measured(self, run: Any) -> Iterator[dict[str, Any]]:
-        from larq_ensemble.convert.conversion import convert_run
-        from larq_ensemble.convert.quantization import float_logits, quantize_run
-
-        network = run.config.model
-        name, width = network["name"], network.get("width", 1.0)
-        epochs = run.config.recipe.get("epochs")
-        model = f"{name}, width {width:g}, {epochs} epochs"
-        common = {"model": model, "seed": run.config.seed}
-        path = self.folder / "files" / f"{run.path.name}-{run.digest[:8]}.tflite"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kind = kind_of(run.config)
-        images, labels = self._images(run)
-        if kind != "float":
-            convert_run(run, path, **_FORMAT)
-            yield from (
-                {"name": series(name, width, kind), "kind": kind, **common, **point}
-                for point in self._file(path, images, labels, run)
-            )
-            return
-        classes = float_logits(run.model, run.normalization, images).argmax(-1)
-        in_floats = {"float_top1": 100 * float((classes == labels).mean())}
-        for weights in ("int8", "int4"):
-            file = path.with_suffix(f".{weights}.tflite")
-            quantize_run(run, file, weights=weights, data_dir=self.data_dir)
-            for point in self._file(file, images, labels, run):
-                yield {
-                    "name": series(name, width, weights), "kind": weights, **common, **in_floats,
-                    **point,
-                }  # fmt: skip
-
-    def _images(self, run: Any) -> tuple[Any, Any]:
-        import numpy as np
-
-        from larq_ensemble.training.subject import subject_of
-
-        data = subject_of(run, data_dir=self.data_dir).split(self.split).first(self.limit)
-        return np.asarray(data.images), data.labels
-
-    def _file(self, path: Path, images: Any, labels: Any, run: Any) -> Iterator[dict[str, Any]]:
-        """A file cut to its first members, for each number of them."""
-        from larq_ensemble.convert.cutting import cut_file
-        from larq_ensemble.convert.memory import arenas_bytes
-        from larq_ensemble.models import layer_graph
-        from larq_ensemble.runtime import EnsembleInterpreter
-        from larq_ensemble.runtime.combination import combine
-
-        ensemble = EnsembleInterpreter(path)
-        logits = ensemble.predict_logits(images)
-        counts = {core: self._count(path, core, run.config) for core in self.cores}
-        macs = count_macs(layer_graph(run.model if run.config.kind == "backbone"
-                                      else run.model.member(0))).total  # fmt: skip
-        with tempfile.TemporaryDirectory() as folder:
-            for m in range(1, ensemble.max_members + 1):
-                cut = Path(folder, f"{m}.tflite")
-                classes = combine(logits[:m], ensemble.scheme, ensemble.weights).argmax(-1)
-                yield {
-                    "members": m,
-                    "trained_members": ensemble.max_members,
-                    "top1": 100 * float((classes == labels).mean()),
-                    "samples": len(labels),
-                    "bytes": cut_file(path, cut, m).bytes,
-                    "ram_bytes": arenas_bytes(cut),
-                    "macs": m * macs,
-                    "instructions": {
-                        core: once + m * member for core, (once, member) in counts.items()
-                    },
-                }
-
-    def _count(self, path: Path, core: str, config: Any) -> tuple[int, int]:
-        kernel = "builtin" if kind_of(config) == "float" else "delegate"
-        row = litert_row(str(path), core, kernel, self.delegate if kernel == "delegate" else None)
-        return row["instructions_once"], row["instructions_member"]
-
-    def write(self, dataset: str, points: Sequence[dict[str, Any]]) -> Path:
-        """Adds points to those of the folder, in place of the same ones of before."""
-        path = self.folder / "points.json"
-        before = read_json(path, "delete it") if path.is_file() else {}
-        if before and (before["dataset"], before["split"]) != (dataset, self.split):
-            raise EnsembleError(
-                f"{str(path)!r} is of the {before['split']} split of {before['dataset']}: choose "
-                "another folder for other images."
-            )
-
-        def key(point: dict[str, Any]) -> tuple[Any, ...]:
-            names = ("name", "model", "members", "trained_members", "seed")
-            return tuple(point[name] for name in names)
-
-        kept = {key(point): point for point in [*before.get("points", []), *points]}
-        content = {
-            "dataset": dataset,
-            "split": self.split,
-            "made_by": "benchmarks/alternatives.py",
-            "date": str(datetime.date.today()),
-            "points": [*kept.values()],
-        }
-        write_text(path, json.dumps(content, indent=2) + "\n")
-        return path
-
-
-def kind_of(config: Any) -> str:
-    """What the network of a run is, a kind of `larq_ensemble.training.points.KINDS`."""
-    name, width = config.model["name"], config.model.get("width", 1.0)
-    if config.kind == "ensemble":
-        if config.ensemble["sharing"] != "none":
-            return "shared"
-        return "benn" if config.ensemble.get("initial") == "random" else "separate"
-    if not MODELS[name].binary:
-        return "float"
-    return "wider" if width > 1 else "single"
-
-
-def series(model: str, width: float, kind: str) -> str:
-    """The name of the curve that a network's points are on."""
-    base, _, variant = model.partition("_")
-    title = TITLES.get(base, base)
-    if variant:
-        return f"{title} {_VARIANTS[variant]}, {kind}"
-    wide = "" if width == 1 else f" x {width:g}"
-    ending = {
-        "shared": ", shared filters",
-        "separate": ", separate members",
-        "benn": ", BENN",
-        "single": "",
-        "wider": "",
-    }
-    return f"{title}{wide}{ending[kind]}"
-
-
 def budgets(paths: Sequence[str | os.PathLike[str]]) -> str:
     """A table of the best network within each budget: shared filters, and anything else.
 
@@ -449,7 +282,7 @@ def budgets(paths: Sequence[str | os.PathLike[str]]) -> str:
         elif core:
             rows += [
                 _row(points, cost, 1e6 * count, f"{count} million instructions, {core.title()}")
-                for count in _MILLIONS
+                for count in _MILLIONS["m" if core.startswith("cortex-m") else "a"]
             ]
     first = points[0]
     images = "" if first.samples is None else f"{first.samples:,} "
@@ -521,11 +354,12 @@ def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
         limit_test: int | None,
         cores: tuple[str, ...],
         delegate: str | None,
+        cmsis_nn: str | None,
         out: str,
         data_dir: str | None,
         **others: Any,
     ) -> Any:
-        measuring = Measuring(Path(out), split, data_dir, limit_test, cores, delegate)
+        measuring = Measuring(Path(out), split, data_dir, limit_test, cores, delegate, cmsis_nn)
         return command(measuring=measuring, **others)
 
     for option in reversed(
@@ -535,9 +369,11 @@ def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--limit-test", type=click.IntRange(1), metavar="N",
                          help="Only the first N images of the split."),
             click.option("--cpu", "cores", multiple=True, metavar="CORE",
-                         help="Count instructions on it, such as cortex-a72; repeatable."),
+                         help="Count instructions on it, for example cortex-m4; repeatable."),
             click.option("--delegate", type=INPUT, metavar="LIBRARY",
                          help="For aarch64  [default: the wheel's that `make test-arm` installs]"),
+            click.option("--cmsis-nn", type=INPUT, metavar="DIR",
+                         help="A clone, to count int8 networks on Cortex-M."),
             click.option("--out", type=OutputFolder(), required=True, metavar="DIR",
                          help="For runs, files and points.json."),
             data_dir_option,
@@ -563,8 +399,8 @@ def _planned(given: dict[str, Any]) -> tuple[list[Step], Data]:
         if name not in MODELS or not MODELS[name].binary:
             raise UnknownNameError("model", name, [n for n, m in MODELS.items() if m.binary])
     for variant in given["variants"]:
-        if variant not in _VARIANTS:
-            raise UnknownNameError("variants", variant, _VARIANTS)
+        if variant not in VARIANTS:
+            raise UnknownNameError("variants", variant, VARIANTS)
     steps = plan(
         [*given["models"]],
         [*given["variants"]],
@@ -683,7 +519,7 @@ def _finish(
                 f"{point['name']} ({point['model']})", point["members"], point["top1"],
                 point.get("float_top1", ""),
                 point["bytes"], point["ram_bytes"], point["macs"],
-                *(point["instructions"][core] for core in measuring.cores),
+                *(point["instructions"].get(core, "") for core in measuring.cores),
             ]
             for point in points
         ],

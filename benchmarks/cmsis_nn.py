@@ -93,6 +93,10 @@ int int8_network(int8_t *arena, void *scratch, int32_t scratch_bytes, const uint
 """
 
 
+class NoKernelError(EnsembleError):
+    """A network with something that CMSIS-NN doesn't compute, or that isn't written for it."""
+
+
 def kernel_sources(clone: Path) -> list[Path]:
     """The sources of CMSIS-NN's int8 kernels.
 
@@ -143,7 +147,8 @@ def program(data: bytes) -> Program:
         data: of a `.tflite` file.
 
     # Raises
-        EnsembleError: if CMSIS-NN has no kernel for an operator, or the file isn't int8.
+        NoKernelError: if CMSIS-NN has no kernel for an operator.
+        EnsembleError: if the file isn't int8.
     """
     network = _Network.of(read(data).graphs[0])
     writer = _Writer(network)
@@ -297,7 +302,7 @@ def _pixel_table(graph: Graph, quantize: Operator) -> np.ndarray:
     values = np.tile(np.arange(256, dtype=np.float32)[:, np.newaxis], image.shape[-1])
     for op in graph.operators[: graph.operators.index(quantize)]:
         if op.name not in ("MUL", "ADD"):
-            raise EnsembleError(f"{op.name} can't stand before the network is quantized.")
+            raise NoKernelError(f"{op.name} can't stand before the network is quantized.")
         (constant,) = (tensor.values for tensor in op.operands if tensor.data is not None)
         values = values * constant if op.name == "MUL" else values + constant
     scaled = values / np.float32(_scale(image))
@@ -360,7 +365,7 @@ class _Writer:
         }.get(op.name)
         (y,) = op.outputs
         if write is None or y.dtype != "int8":
-            raise EnsembleError(f"{op.name} of {y.dtype} can't be written for CMSIS-NN.")
+            raise NoKernelError(f"{op.name} of {y.dtype} can't be written for CMSIS-NN.")
         return write(op)
 
     def pixels(self) -> str:
@@ -477,7 +482,7 @@ class _Writer:
         x, axes = op.operands
         (y,) = op.outputs
         if [*axes.values] != [1, 2]:
-            raise EnsembleError(f"MEAN over the axes {[*axes.values]} can't be written.")
+            raise NoKernelError(f"MEAN over the axes {[*axes.values]} can't be written.")
         pixels, channels = x.shape[1] * x.shape[2], x.shape[3]
         multiplier, shift = quantized_multiplier(_scale(x) / _scale(y) / pixels)
         return (
@@ -546,7 +551,7 @@ def _range(op: Operator) -> str:
     bounds = {"NONE": (-math.inf, math.inf), "RELU": (0, math.inf), "RELU6": (0, 6)}
     known = {enum("ActivationFunctionType")[name]: pair for name, pair in bounds.items()}
     if op.activation not in known:
-        raise EnsembleError(f"The activation of {op.name} can't be written for CMSIS-NN.")
+        raise NoKernelError(f"The activation of {op.name} can't be written for CMSIS-NN.")
     low, high = (bound / _scale(y) + _zero(y) for bound in known[op.activation])
     return f"{{{round(max(low, -128))}, {round(min(high, 127))}}}"
 

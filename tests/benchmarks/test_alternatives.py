@@ -9,8 +9,6 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner
 
-from larq_ensemble.runs import RunConfig
-
 from .conftest import ROOT, load
 
 
@@ -95,7 +93,7 @@ def test_the_best_within_a_budget(alternatives, tmp_path) -> None:
             "members": m,
             "top1": 48 + 2 * m,
             "bytes": 50_000 + 9000 * m,
-            "instructions": {"cortex-a72": 2e6 * m},
+            "instructions": {"cortex-a72": 2e6 * m, "cortex-m4": 10e6 * m},
         }
         for m in (1, 2, 4)
     ]
@@ -117,6 +115,10 @@ def test_the_best_within_a_budget(alternatives, tmp_path) -> None:
         ["5 million instructions, Cortex-A72", "52.0, ours, m = 2", "-", "-"],
         ["10 million instructions, Cortex-A72", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
         ["20 million instructions, Cortex-A72", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
+        ["15 million instructions, Cortex-M4", "50.0, ours, m = 1", "-", "-"],
+        ["30 million instructions, Cortex-M4", "52.0, ours, m = 2", "-", "-"],
+        ["50 million instructions, Cortex-M4", "56.0, ours, m = 4", "-", "-"],
+        ["100 million instructions, Cortex-M4", "56.0, ours, m = 4", "-", "-"],
     ]
     page = tmp_path / "page.md"
     page.write_text(f"before\n{alternatives.BEGIN}\nold\n{alternatives.END}\nafter\n")
@@ -126,24 +128,3 @@ def test_the_best_within_a_budget(alternatives, tmp_path) -> None:
     assert "old" not in written
     assert written.startswith("before\n")
     assert written.endswith("\nafter\n")
-
-
-def config(kind: str = "ensemble", name: str = "resnet20", width: float = 1.0, **ensemble: str):
-    return RunConfig(kind, {"name": name, "width": width}, {}, {}, 0, ensemble=ensemble)
-
-
-@pytest.mark.parametrize(
-    ("run", "kind", "name"),
-    [
-        (config(sharing="fusion"), "shared", "ResNet-20, shared filters"),
-        (config(sharing="none"), "separate", "ResNet-20, separate members"),
-        (config(sharing="none", initial="random"), "benn", "ResNet-20, BENN"),
-        (config("backbone"), "single", "ResNet-20"),
-        (config("backbone", width=1.5), "wider", "ResNet-20 x 1.5"),
-        (config("backbone", "resnet20_relu", 0.5), "float", "ResNet-20 with ReLU, float"),
-    ],
-)
-def test_what_a_run_is(alternatives, run, kind, name) -> None:
-    assert alternatives.kind_of(run) == kind
-    model = run.model
-    assert alternatives.series(model["name"], model["width"], kind) == name

@@ -1,0 +1,244 @@
+"""Points of the frontier: what the file of a run gets right, and what it costs.
+
+Binarized networks are converted with int8 heads and compact vectors, real-valued ones to int8 and
+to 4-bit filters. Instructions of an image are counted on emulated cores, by the fastest way that
+this project knows to run the file there:
+
+- Cortex-A: LiteRT (tools/arm/count.py), for binarized networks with the delegate;
+- Cortex-M: the C of `larq-ensemble export`, or for int8 CMSIS-NN (cmsis_nn.py). A network with an
+  operator that CMSIS-NN has no kernel for, and one with 4-bit filters, has no count there.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arm_cost import litert_row
+from cmsis_nn import Kernels, NoKernelError
+from microcontrollers import int8_row
+
+from larq_ensemble.convert import emulation
+from larq_ensemble.convert.export import export_file
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import read_json, write_text
+from larq_ensemble.network.architectures import MODELS
+from larq_ensemble.network.compute import count_macs
+from larq_ensemble.training.plots import TITLES
+
+#: How the files of binarized networks store what members own; without a visible loss
+#: (docs/reports/deployment.md).
+_FORMAT: dict[str, Any] = {"heads": "int8", "precision": "compact"}
+#: Real-valued networks by the end of their names.
+VARIANTS = {"real": "twin", "relu": "with ReLU"}
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How files are measured.
+
+    # Arguments
+        folder: for files and points.
+        split, data_dir, limit: of the images.
+        cores: to count instructions on, such as `"cortex-a72"` and `"cortex-m4"`.
+        delegate: the library for aarch64, or `None`: that of the wheel in the userland.
+        cmsis_nn: the folder of a clone; needed with a Cortex-M.
+
+    # Raises
+        EnsembleError: if something is missing that counts instructions.
+    """
+
+    folder: Path
+    split: str
+    data_dir: str | None
+    limit: int | None
+    cores: tuple[str, ...]
+    delegate: str | None
+    cmsis_nn: str | None
+
+    def __post_init__(self) -> None:
+        if not self._boards:
+            return
+        if self.cmsis_nn is None:
+            raise EnsembleError(
+                f"`cmsis_nn` is missing: int8 networks on a {self._boards[0]} need the folder of a "
+                "clone, git clone https://github.com/ARM-software/CMSIS-NN"
+            )
+        emulation.check_tools()
+
+    @property
+    def _boards(self) -> list[str]:
+        return [core for core in self.cores if core in emulation.BOARDS]
+
+    def points(self, run: Any) -> list[dict[str, Any]]:
+        """Points of a run; those of before if nothing has changed."""
+        limit = [] if self.limit is None else [str(self.limit)]
+        known = [run.digest[:16], self.split, *limit, *self.cores]
+        path = self.folder / "points" / f"{'-'.join(known)}.json"
+        if path.is_file():
+            return read_json(path, "delete it")["points"]
+        points = [*self._measured(run)]
+        write_text(path, json.dumps({"points": points}, indent=2) + "\n")
+        return points
+
+    def _measured(self, run: Any) -> Iterator[dict[str, Any]]:
+        from larq_ensemble.convert.conversion import convert_run
+        from larq_ensemble.convert.quantization import float_logits, quantize_run
+
+        network = run.config.model
+        name, width = network["name"], network.get("width", 1.0)
+        epochs = run.config.recipe.get("epochs")
+        model = f"{name}, width {width:g}, {epochs} epochs"
+        common = {"model": model, "seed": run.config.seed}
+        path = self.folder / "files" / f"{run.path.name}-{run.digest[:8]}.tflite"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind = kind_of(run.config)
+        images, labels = self._images(run)
+        if kind != "float":
+            convert_run(run, path, **_FORMAT)
+            yield from (
+                {"name": series(name, width, kind), "kind": kind, **common, **point}
+                for point in self._file(path, images, labels, run)
+            )
+            return
+        classes = float_logits(run.model, run.normalization, images).argmax(-1)
+        in_floats = {"float_top1": 100 * float((classes == labels).mean())}
+        for weights in ("int8", "int4"):
+            file = path.with_suffix(f".{weights}.tflite")
+            quantize_run(run, file, weights=weights, data_dir=self.data_dir)
+            for point in self._file(file, images, labels, run, weights):
+                yield {
+                    "name": series(name, width, weights), "kind": weights, **common, **in_floats,
+                    **point,
+                }  # fmt: skip
+
+    def _images(self, run: Any) -> tuple[Any, Any]:
+        import numpy as np
+
+        from larq_ensemble.training.subject import subject_of
+
+        data = subject_of(run, data_dir=self.data_dir).split(self.split).first(self.limit)
+        return np.asarray(data.images), data.labels
+
+    def _file(
+        self, path: Path, images: Any, labels: Any, run: Any, weights: str | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """A file cut to its first members, for each number of them.
+
+        # Arguments
+            weights: of a real-valued network, `"int8"` or `"int4"`.
+        """
+        from larq_ensemble.convert.cutting import cut_file
+        from larq_ensemble.convert.memory import arenas_bytes
+        from larq_ensemble.models import layer_graph
+        from larq_ensemble.runtime import EnsembleInterpreter
+        from larq_ensemble.runtime.combination import combine
+
+        ensemble = EnsembleInterpreter(path)
+        logits = ensemble.predict_logits(images)
+        counts = self._counts(path, weights)
+        macs = count_macs(layer_graph(run.model if run.config.kind == "backbone"
+                                      else run.model.member(0))).total  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            for m in range(1, ensemble.max_members + 1):
+                cut = Path(folder, f"{m}.tflite")
+                classes = combine(logits[:m], ensemble.scheme, ensemble.weights).argmax(-1)
+                yield {
+                    "members": m,
+                    "trained_members": ensemble.max_members,
+                    "top1": 100 * float((classes == labels).mean()),
+                    "samples": len(labels),
+                    "bytes": cut_file(path, cut, m).bytes,
+                    "ram_bytes": arenas_bytes(cut),
+                    "macs": m * macs,
+                    "instructions": {
+                        core: once + m * member for core, (once, member) in counts.items()
+                    },
+                }
+
+    def _counts(self, path: Path, weights: str | None) -> dict[str, tuple[int, int]]:
+        """By core the instructions of an image: once, and of a member after that."""
+        counts = {}
+        for core in self.cores:
+            if core not in emulation.BOARDS:
+                kernel = "builtin" if weights else "delegate"
+                row = litert_row(str(path), core, kernel, None if weights else self.delegate)
+                counts[core] = row["instructions_once"], row["instructions_member"]
+        boards = self._boards
+        with tempfile.TemporaryDirectory() as folder:
+            if boards and weights is None:
+                costs = export_file(path, folder, cpus=boards).costs
+                counts |= {cpu: (cost.image, cost.member) for cpu, cost in costs.items()}
+            elif boards and weights == "int8":
+                counts |= self._counts_by_cmsis_nn(path, boards, folder)
+        return counts
+
+    def _counts_by_cmsis_nn(
+        self, path: Path, boards: Sequence[str], folder: str
+    ) -> dict[str, tuple[int, int]]:
+        assert self.cmsis_nn is not None
+        kernels = Kernels(Path(self.cmsis_nn), Path(folder))
+        try:
+            costs = int8_row(str(path), kernels, boards)["costs"]
+        except NoKernelError:
+            return {}
+        return {cpu: (0, cost["instructions"]) for cpu, cost in costs.items()}
+
+    def write(self, dataset: str, points: Sequence[dict[str, Any]]) -> Path:
+        """Adds points to those of the folder, in place of the same ones of before."""
+        path = self.folder / "points.json"
+        before = read_json(path, "delete it") if path.is_file() else {}
+        if before and (before["dataset"], before["split"]) != (dataset, self.split):
+            raise EnsembleError(
+                f"{str(path)!r} is of the {before['split']} split of {before['dataset']}: choose "
+                "another folder for other images."
+            )
+
+        def key(point: dict[str, Any]) -> tuple[Any, ...]:
+            names = ("name", "model", "members", "trained_members", "seed")
+            return tuple(point[name] for name in names)
+
+        kept = {key(point): point for point in [*before.get("points", []), *points]}
+        content = {
+            "dataset": dataset,
+            "split": self.split,
+            "made_by": "benchmarks/alternatives.py",
+            "date": str(datetime.date.today()),
+            "points": [*kept.values()],
+        }
+        write_text(path, json.dumps(content, indent=2) + "\n")
+        return path
+
+
+def kind_of(config: Any) -> str:
+    """What the network of a run is, a kind of `larq_ensemble.training.points.KINDS`."""
+    name, width = config.model["name"], config.model.get("width", 1.0)
+    if config.kind == "ensemble":
+        if config.ensemble["sharing"] != "none":
+            return "shared"
+        return "benn" if config.ensemble.get("initial") == "random" else "separate"
+    if not MODELS[name].binary:
+        return "float"
+    return "wider" if width > 1 else "single"
+
+
+def series(model: str, width: float, kind: str) -> str:
+    """The name of the curve that a network's points are on."""
+    base, _, variant = model.partition("_")
+    title = TITLES.get(base, base)
+    if variant:
+        return f"{title} {VARIANTS[variant]}, {kind}"
+    wide = "" if width == 1 else f" x {width:g}"
+    ending = {
+        "shared": ", shared filters",
+        "separate": ", separate members",
+        "benn": ", BENN",
+        "single": "",
+        "wider": "",
+    }
+    return f"{title}{wide}{ending[kind]}"
