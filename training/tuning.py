@@ -17,6 +17,7 @@ from typing import Any
 
 from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DataOptions, Dataset
+from larq_ensemble.ensembles.building import check_keeps_pretrained
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import read_json, write_text
@@ -48,6 +49,7 @@ class Search:
         members: M.
         epochs_max: the most epochs of a trial.
         schemes, sharing: names to choose from.
+        keep_pretrained: as for `larq_ensemble.ensembles.build_ensemble`.
         data: of every trial; the validation share must be the backbone's.
         recipe: name of the recipes for all that is not searched.
         batch_size: in place of the recipe's.
@@ -62,6 +64,7 @@ class Search:
     recipe: str = "paper"
     batch_size: int | None = None
     seed: int = 0
+    keep_pretrained: bool = False
 
     def space(self, *, dropout: bool = True) -> kt.HyperParameters:
         """The hyperparameters that a trial is drawn from.
@@ -216,6 +219,8 @@ def tune(
     opened = data_of(backbone, dataset, search.data.data_dir)
     _check_validation(search, backbone, opened)
     settings = {**asdict(search), "data": search.data.to_json(), "backbone": backbone.digest}
+    if not search.keep_pretrained:  # searches that began before there was a choice go on
+        del settings["keep_pretrained"]
     with (
         saying_what_is_saved(Path(out)),
         resumable(
@@ -268,6 +273,7 @@ def _search(
         tuned={
             "pretrained": str(backbone.path),
             "members": search.members,
+            "keep_pretrained": search.keep_pretrained,
             "trials": len(done),
             "trial": best.number,
             OBJECTIVE: best.validation_top1,
@@ -307,6 +313,7 @@ class _Training:
             members=search.members,
             scheme=values["scheme"],
             sharing=values["sharing"],
+            keep_pretrained=search.keep_pretrained,
             recipe=_recipe(search, self.backbone, self.out, values),
             seed=search.seed,
             dataset=self.dataset,
@@ -354,8 +361,9 @@ def _has_dropout(backbone: Trained) -> bool:
 
 
 def _check_names(search: Search) -> None:
-    for scheme in search.schemes:
-        _ = SCHEMES[scheme]
+    for scheme in map(SCHEMES.__getitem__, search.schemes):
+        if search.keep_pretrained:
+            check_keeps_pretrained(search.members, "pretrained", scheme)
     for policy in search.sharing:
         _ = POLICIES[policy]
 

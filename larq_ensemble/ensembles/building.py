@@ -142,7 +142,7 @@ def build_ensemble(
             "the same batch: leave it out."
         )
     if keep_pretrained:
-        _check_keeps_pretrained(members, initial, SCHEMES[scheme])
+        check_keeps_pretrained(members, initial, SCHEMES[scheme])
     branches = _build_branches(
         backbone,
         range(members),
@@ -471,7 +471,10 @@ def checked_weights(weights: object, members: int) -> tuple[float, ...]:
     return checked
 
 
-def _check_keeps_pretrained(members: int, initial: str, scheme: Scheme) -> None:
+def check_keeps_pretrained(members: int, initial: str, scheme: Scheme) -> None:
+    """# Raises
+    EnsembleError: if member 0 can't be the pretrained network, untouched.
+    """
     scheme.check(keep_pretrained=True)
     if members < 2:
         raise EnsembleError(

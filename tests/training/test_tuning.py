@@ -103,6 +103,33 @@ def test_the_best_trial_becomes_the_recipe(backbone, search, trainings, tmp_path
     assert TunedRecipe.read(tmp_path / "recipe.json") == best
 
 
+def test_every_trial_keeps_the_pretrained_network(backbone, search, trainings, tmp_path):
+    asked = []
+    kept = replace(search, schemes=("nested_fusion",), keep_pretrained=True)
+    with pytest.MonkeyPatch.context() as patch:
+        train = tuning.train_ensemble
+        patch.setattr(
+            tuning,
+            "train_ensemble",
+            lambda *run, **named: asked.append(named) or train(*run, **named),
+        )
+        best, _ = tune(backbone, tmp_path / "kept", kept, trials=2)
+        tune(backbone, tmp_path / "not", search, trials=1)
+    assert [training["keep_pretrained"] for training in asked] == [True, True, False]
+    assert best.tuned["keep_pretrained"] is True
+    for impossible in (replace(kept, schemes=("boosting",)), replace(kept, members=1)):
+        with pytest.raises(EnsembleError, match="`keep_pretrained`"):
+            tune(backbone, tmp_path / "new", impossible, trials=1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_search_of_before_keep_pretrained_goes_on(backbone, search, trainings, tmp_path):
+    tune(backbone, tmp_path, search, trials=1)
+    assert "keep_pretrained" not in json.loads((tmp_path / "search.json").read_text())
+    with pytest.raises(EnsembleError, match="`keep_pretrained`"):
+        tune(backbone, tmp_path, replace(search, keep_pretrained=True), trials=2, resume=True)
+
+
 def test_seeds_decide_what_is_tried(backbone, search, trainings, tmp_path):
     settings = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):

@@ -61,6 +61,11 @@ from larq_ensemble.training.commands.options import batch_size_option
     help="Sharing policies to choose from: those whose storage the device can afford.",
 )
 @click.option(
+    "--keep-pretrained",
+    is_flag=True,
+    help="Member 0 of every ensemble is the pretrained network, untouched, as in `train`.",
+)
+@click.option(
     "--recipe",
     "recipe_name",
     help="paper, short or small: for all that is not searched, such as the batch size.  "
@@ -90,6 +95,7 @@ def command(
     epochs_max: int,
     schemes: tuple[str, ...],
     sharing: tuple[str, ...],
+    keep_pretrained: bool,
     recipe_name: str | None,
     batch_size: int | None,
     dataset: str | None,
@@ -112,6 +118,8 @@ def command(
       larq-ensemble tune --pretrained runs/backbone --schemes fusion --sharing fusion,c2 \\
           --recipe short --limit-train 10000 --out tuned
       larq-ensemble train --pretrained runs/backbone --recipe tuned/recipe.json --out runs/best
+      larq-ensemble tune --pretrained runs/backbone --members 8 --schemes nested_fusion \\
+          --sharing fusion --keep-pretrained --out tuned-nested
     """
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.trained import open_trained
@@ -136,6 +144,7 @@ def command(
                 recipe=recipe_name or default_recipe(backbone.config.dataset),
                 batch_size=batch_size,
                 seed=seed,
+                keep_pretrained=keep_pretrained,
                 data=DataOptions(data_dir, validation, limit_train, limit_test=0),
             ),
             trials=trials,
@@ -160,11 +169,11 @@ def command(
         for trial in done:
             if trial.validation_top1 is None:
                 report.line(f"Trial {trial.number} failed: {trial.failure}")
-        folder = Path(out)
+        folder, kept = Path(out), " --keep-pretrained" if keep_pretrained else ""
         write_csv(folder / "trials.csv", done)
         report.line(
             f"* The best, in {folder / 'recipe.json'}: larq-ensemble train --pretrained "
-            f"{pretrained} --members {members} --recipe {folder / 'recipe.json'} --out RUN"
+            f"{pretrained} --members {members} --recipe {folder / 'recipe.json'}{kept} --out RUN"
         )
         report.result = {
             "recipe": str(folder / "recipe.json"),
