@@ -22,8 +22,9 @@ class Shipped:
     """A network of the package.
 
     # Arguments
-        name: such as `"cifar100-resnet20-fusion10"`: data, network, and of an ensemble the scheme
-            and the number of members. Without the last it is a single network, a backbone.
+        name: such as `"cifar100-resnet20-fusion10"` or `"cifar100-deploynet9-nested8"`: data,
+            network, and of an ensemble the scheme and the number of members. Without the last it
+            is a single network, a backbone.
         folder: the folder of its files.
     """
 

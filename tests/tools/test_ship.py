@@ -39,7 +39,7 @@ def test_the_trainings_that_led_to_a_run_come_in_order(ship, tmp_path):
         ensemble={"members": 8, "scheme": "nested_fusion", "backbone": backbone.digest},
     )
     assert ship._stages(ensemble, [backbone, twin]) == [twin, backbone, ensemble]
-    assert ship._name(ensemble) == "x-deploynet9-nested_fusion8"
+    assert ship._name(ensemble) == "x-deploynet9-nested8"
     with pytest.raises(EnsembleError, match=f"builds on a run .* {twin.digest}"):
         ship._stages(ensemble, [backbone])
     other = finished(tmp_path / "other", width=2.0)

@@ -169,7 +169,7 @@ def main(
 def _name(run: Run) -> str:
     model, ensemble = run.config.model, run.config.ensemble
     width = "" if model["width"] == 1 else f"-w{model['width']:g}"
-    kind = f"-{ensemble['scheme']}{ensemble['members']}" if ensemble else ""
+    kind = f"-{ensemble['scheme'].removesuffix('_fusion')}{ensemble['members']}" if ensemble else ""
     return f"{run.config.dataset['name']}-{model['name']}{width}{kind}"
 
 
