@@ -58,7 +58,7 @@ class Settings:
     # Arguments
         lr: multiplies the recipe's learning rate.
         warmup: share of the epochs in which the rate rises.
-        label_smoothing: as in a recipe.
+        label_smoothing, weight_decay: as in a recipe.
         augment, estimator: as for `pretrain`; `None`: as by default.
         teacher: share of the teacher in the loss; 0: there is none.
         from_real: whether the first training starts from the real-valued twin.
@@ -68,6 +68,7 @@ class Settings:
     lr: float = 1.0
     warmup: float = 0.0
     label_smoothing: float = 0.0
+    weight_decay: float = 0.0
     augment: str | None = None
     estimator: str | None = None
     teacher: float = 0.0
@@ -86,6 +87,8 @@ INGREDIENTS: dict[str, tuple[str, Any]] = {
     "lr_half": ("lr", 0.5),
     "warmup": ("warmup", 0.05),
     "label_smoothing": ("label_smoothing", 0.1),
+    "weight_decay": ("weight_decay", 0.05),
+    "weight_decay_fourfold": ("weight_decay", 0.2),
     "augment_rand": ("augment", "rand"),
     "augment_mix": ("augment", "mix"),
 }
@@ -187,6 +190,7 @@ class Search:
             lr=self.recipe.lr * settings.lr,
             warmup_epochs=settings.warmup * epochs,
             label_smoothing=settings.label_smoothing,
+            weight_decay=settings.weight_decay,
         )
         free_networks()
         return pretrain(

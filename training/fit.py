@@ -33,7 +33,7 @@ LearningRate = Callable[
 def adam(
     recipe: Recipe, steps_per_epoch: int, *, learning_rate: LearningRate | None = None
 ) -> keras.optimizers.Optimizer:
-    """Adam without weight decay, with a learning rate schedule over all steps of the recipe.
+    """Adam or, with weight decay, AdamW, with a learning rate schedule over the recipe's steps.
 
     As `recipe` says, the rate falls at every step or only between epochs, after a warm-up.
 
@@ -52,7 +52,13 @@ def adam(
             constant_steps=steps_per_epoch if recipe.decay == "epoch" else 1,
         )
         rate = WarmUp(rate, rising) if rising else rate
-    return OneOperatorAdam(rate, beta_1=recipe.beta_1, beta_2=recipe.beta_2, epsilon=recipe.epsilon)
+    return OneOperatorAdam(
+        rate,
+        beta_1=recipe.beta_1,
+        beta_2=recipe.beta_2,
+        epsilon=recipe.epsilon,
+        weight_decay=recipe.weight_decay or None,
+    )
 
 
 @keras.utils.register_keras_serializable("larq_ensemble")

@@ -34,9 +34,23 @@ class OneOperatorAdam(keras.optimizers.Adam):
     w = w - \eta \frac{\sqrt{1 - \beta_2^t}}{1 - \beta_1^t} \frac{m}{\sqrt{v} + \epsilon}
     \\]
 
+    `weight_decay`, as in Keras, is decoupled (AdamW), but is for real-valued filters and matrices
+    only: before that update each becomes w (1 - eta lambda). Norms, slopes and biases don't decay.
+    Nor do latent weights of binary filters: their size is not in the network, and the nearer to 0
+    they are, the more of their signs flip (Martinez et al. 2020, section 4.1).
+
     # References
         - Kingma and Ba 2015, [Adam](https://arxiv.org/abs/1412.6980), the end of section 2.
+        - Loshchilov and Hutter 2019,
+          [Decoupled weight decay regularization](https://arxiv.org/abs/1711.05101).
+        - Martinez et al. 2020,
+          [Training binary neural networks with real-to-binary convolutions](https://arxiv.org/abs/2003.11535).
     """
+
+    def _use_weight_decay(self, variable: tf.Variable) -> bool:
+        is_kernel = variable.name.rpartition("/")[2].split(":")[0].endswith("kernel")
+        is_real = getattr(variable, "quantizer", None) is None
+        return is_kernel and is_real and super()._use_weight_decay(variable)
 
     def apply_gradients(self, grads_and_vars: Any, *args: Any, **kwargs: Any) -> Any:
         self._powers: tuple[tf.Tensor, tf.Tensor] | None = None

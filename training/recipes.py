@@ -18,7 +18,7 @@ DECAYS = ("step", "epoch")
 #: Values that recipes did not have at first. No option of a command sets them.
 LATER = ("epsilon", "decay", "drop_remainder")
 #: Values that are not recorded if they are the default, because older runs lack them.
-_OMITTED = (*LATER, "label_smoothing", "warmup_epochs")
+_OMITTED = (*LATER, "label_smoothing", "warmup_epochs", "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Recipe:
             al. 2016).
         warmup_epochs: in so many epochs, which may be a fraction, the rate rises linearly to `lr`
             (Goyal et al. 2017). It falls in the others.
+        weight_decay: lambda of AdamW, for real-valued filters and matrices, see
+            `larq_ensemble.training.optimizer` (Loshchilov and Hutter 2019).
         source: where the values come from.
 
     # Raises
@@ -62,6 +64,7 @@ class Recipe:
     drop_remainder: bool = True
     label_smoothing: float = 0.0
     warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         bounds = {
@@ -76,6 +79,7 @@ class Recipe:
             "epsilon": (0, None),
             "label_smoothing": (0, 1),
             "warmup_epochs": (0, self.epochs or None),
+            "weight_decay": (0, None),
         }
         if self.decay not in DECAYS:
             raise UnknownNameError("decay", self.decay, DECAYS)

@@ -75,3 +75,54 @@ def test_quantized_weights() -> None:
         results.append(layer.get_weights())
     for expected, actual in zip(*results, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_weight_decay_is_for_real_valued_filters_only(compiled) -> None:
+    """By hand: with gradients of 0 each of their weights becomes w (1 - 0.1 * 0.5)."""
+    binary = lq.layers.QuantConv2D(
+        2, 3, input_quantizer="ste_sign", kernel_quantizer="ste_sign", use_bias=False
+    )
+    network = keras.Sequential(
+        [
+            keras.layers.Conv2D(4, 3, input_shape=(8, 8, 3), bias_initializer="ones"),
+            keras.layers.BatchNormalization(),
+            keras.layers.PReLU(shared_axes=[1, 2], alpha_initializer="ones"),
+            lq.layers.QuantDepthwiseConv2D(3),
+            binary,
+            keras.layers.Flatten(),
+            keras.layers.Dense(5, bias_initializer="ones"),
+        ]
+    )
+    before = {weight.name: weight.numpy() for weight in network.weights}
+    optimizer = OneOperatorAdam(0.1, weight_decay=0.5)
+    optimizer.build(network.trainable_variables)
+
+    def step() -> None:
+        weights = network.trainable_variables
+        optimizer.apply_gradients([(tf.zeros_like(weight), weight) for weight in weights])
+
+    (tf.function(step) if compiled else step)()
+    changed = []
+    for weight in network.weights:
+        if not np.array_equal(weight.numpy(), before[weight.name]):
+            changed.append(weight.name)
+            np.testing.assert_allclose(weight.numpy(), 0.95 * before[weight.name], rtol=1e-6)
+    kernels = [
+        name for name in before if "kernel" in name and not name.startswith(f"{binary.name}/")
+    ]
+    assert changed == kernels
+    assert len(kernels) == 3
+
+
+def test_weight_decay_is_that_of_keras() -> None:
+    """`keras.optimizers.AdamW` on a kernel, by the same schedule of the rate."""
+    found = []
+    for adam in (keras.optimizers.AdamW, OneOperatorAdam):
+        kernel = tf.Variable(np.full((4, 3), 0.5, np.float32), name="conv/kernel")
+        rate = keras.optimizers.schedules.PolynomialDecay(0.03, 5, 0.01)
+        optimizer = adam(rate, weight_decay=0.2)
+        for gradient in GRADIENTS:
+            optimizer.apply_gradients([(tf.constant(gradient), kernel)])
+        found.append(kernel.numpy())
+    np.testing.assert_allclose(found[1], found[0], rtol=2e-4, atol=1e-6)

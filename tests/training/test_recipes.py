@@ -247,6 +247,7 @@ def test_adam_decays_linearly_over_all_steps():
         assert float(rate(step)) == pytest.approx(0.1 * (1 - share) + 0.02 * share, rel=1e-5)
     assert (optimizer.beta_1, optimizer.beta_2) == (0.8, 0.99)
     assert not optimizer.weight_decay
+    assert adam(recipe.override(weight_decay=0.05), 20).weight_decay == 0.05
 
 
 def test_the_rate_rises_before_it_falls():
@@ -264,9 +265,10 @@ def test_the_rate_rises_before_it_falls():
 
 def test_what_older_runs_lack_is_recorded_if_it_is_used():
     recipe = Recipe(epochs=2, batch_size=1, lr=0.4, dropout=0.0, source="")
-    assert not {"label_smoothing", "warmup_epochs"} & recipe.to_json().keys()
-    used = recipe.override(label_smoothing=0.1, warmup_epochs=0.5)
-    assert used.to_json().items() >= {"label_smoothing": 0.1, "warmup_epochs": 0.5}.items()
+    assert not {"label_smoothing", "warmup_epochs", "weight_decay"} & recipe.to_json().keys()
+    used = recipe.override(label_smoothing=0.1, warmup_epochs=0.5, weight_decay=0.05)
+    values = {"label_smoothing": 0.1, "warmup_epochs": 0.5, "weight_decay": 0.05}
+    assert used.to_json().items() >= values.items()
     # A run that began without can't be resumed with it: that is an error, not a silent change.
     assert used.as_begun(recipe.to_json()).label_smoothing == 0.1
     with pytest.raises(EnsembleError, match="`warmup_epochs` must be at least 0 and below 2, got"):

@@ -149,6 +149,13 @@ recipe_options = _all(
         metavar="E",
         help="The learning rate rises to --lr in so many epochs, such as 0.5  [default: 0]",
     ),
+    click.option(
+        "--weight-decay",
+        type=NOT_NEGATIVE,
+        metavar="W",
+        help="A step makes real-valued filters smaller by the W-th part of the learning rate, such "
+        "as 0.05; the latent weights of binary ones stay (AdamW)  [default: 0]",
+    ),
 )
 
 run_options = _all(

@@ -150,6 +150,7 @@ def command(
     dropout: float | None,
     label_smoothing: float | None,
     warmup_epochs: float | None,
+    weight_decay: float | None,
     width: float,
     pad_values: str | None,
     estimator: str | None,
@@ -235,6 +236,7 @@ def command(
         recipe = recipes.pretrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
             label_smoothing=label_smoothing, warmup_epochs=warmup_epochs,
+            weight_decay=weight_decay,
         )  # fmt: skip
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:

@@ -168,6 +168,7 @@ def command(
     dropout: float | None,
     label_smoothing: float | None,
     warmup_epochs: float | None,
+    weight_decay: float | None,
     teacher: str | None,
     distill_weight: float | None,
     temperature: float | None,
@@ -229,6 +230,7 @@ def command(
         recipe = recipe.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
             jitter=jitter, label_smoothing=label_smoothing, warmup_epochs=warmup_epochs,
+            weight_decay=weight_decay,
         )  # fmt: skip
         recipe = as_begun(recipe, out, resume=resume)
         if not recipe.epochs:
