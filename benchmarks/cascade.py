@@ -7,6 +7,7 @@ members, or the mean number of members. `--shift N` scores the same thresholds o
 images under each corruption of CIFAR-C (`larq_ensemble.data.corruptions`), by severity.
 
 The logits of all members are kept in `--logits`, so the next call computes none. All else is NumPy.
+A page may have a part for each data set, between two lines that name it.
 
     python benchmarks/cascade.py ensemble.tflite --logits logits --data-dir DATA
     python benchmarks/cascade.py ensemble.tflite --logits logits --data-dir DATA --shift 500 \\
@@ -71,8 +72,8 @@ from larq_ensemble.runtime.combination import combine
 from larq_ensemble.runtime.commands.options import backend_option
 from larq_ensemble.training.subject import Subject, subject_of
 
-#: The generated part of a page is between these two lines.
-BEGIN, END = "<!-- rules: by benchmarks/cascade.py -->", "<!-- end of rules -->"
+#: The generated part of a page is between these two lines, which have the data set.
+BEGIN, END = "<!-- rules on {}: by benchmarks/cascade.py -->", "<!-- end of rules on {} -->"
 #: Of all members: the mean number of members of the last column.
 SHARE = 0.35
 STEPS = (1, 2, 4, 8)
@@ -517,7 +518,8 @@ def main(
             draw(ways, test, by_severity, limits[0], title, out)
         if page is not None:
             text.append(made_by("benchmarks/cascade.py"))
-            write_between(page, BEGIN, END, "\n\n".join(text))
+            begin, end = (line.format(metadata.dataset) for line in (BEGIN, END))
+            write_between(page, begin, end, "\n\n".join(text))
 
 
 def _two(value: float) -> str:

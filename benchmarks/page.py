@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_text
 
 write_option = click.option(
@@ -38,7 +39,16 @@ def made_by(script: str) -> str:
 
 
 def write_between(path: Path, begin: str, end: str, text: str) -> None:
-    """Replaces what is between two lines of a page, which are comments."""
-    before, rest = path.read_text(encoding="utf-8").split(begin)
+    """Replaces what is between two lines of a page, which are comments.
+
+    # Raises
+        EnsembleError: if the page doesn't have each of them once, in this order.
+    """
+    page = path.read_text(encoding="utf-8")
+    if not (page.count(begin) == page.count(end) == 1 and page.index(begin) < page.index(end)):
+        raise EnsembleError(
+            f"`write` {str(path)!r} needs these two lines, once, to write between:\n{begin}\n{end}"
+        )
+    before, rest = page.split(begin)
     _, after = rest.split(end)
     write_text(path, f"{before}{begin}\n\n{text}\n\n{end}{after}")

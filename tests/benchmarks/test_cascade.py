@@ -85,7 +85,9 @@ def test_tables_figure_and_numbers(cascade, tmp_path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(cascade, "RULES", {name: cascade.RULES[name] for name in few})
     file, page = tmp_path / "made.tflite", tmp_path / "page.md"
     file.touch()
-    page.write_text(f"before\n{cascade.BEGIN}\nstale\n{cascade.END}\nafter\n")
+    other = f"{cascade.BEGIN.format('cifar10')}\nkept\n{cascade.END.format('cifar10')}"
+    begin, end = cascade.BEGIN.format("noise"), cascade.END.format("noise")
+    page.write_text(f"{other}\nbefore\n{begin}\nstale\n{end}\nafter\n")
     arguments = [file, "--accuracy-loss", "1", "--shift", "50", "--write", page]
     arguments += ["--out", tmp_path / "rules", "--json", tmp_path / "rules.json"]
     done = CliRunner().invoke(cascade.main, [*map(str, arguments)], catch_exceptions=False)
@@ -111,7 +113,7 @@ def test_tables_figure_and_numbers(cascade, tmp_path, monkeypatch: pytest.Monkey
     for rule in result["rules"].values():
         assert rule["test"][limit]["members"] < 0.35 * M + 0.2
     text = page.read_text()
-    assert text.startswith("before\n")
+    assert text.startswith(f"{other}\nbefore\n")
     assert text.endswith("after\n")
     assert "stale" not in text
     assert all(f"| {name} |" in text for name in few)

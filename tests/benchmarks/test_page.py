@@ -6,6 +6,8 @@ import datetime
 
 import pytest
 
+from larq_ensemble.errors import EnsembleError
+
 from .conftest import load
 
 page = load("page")
@@ -31,3 +33,14 @@ def test_a_part_of_a_page(tmp_path) -> None:
     path.write_text("before\n<!-- a -->\nold\n<!-- b -->\nafter\n")
     page.write_between(path, "<!-- a -->", "<!-- b -->", "new")
     assert path.read_text() == "before\n<!-- a -->\n\nnew\n\n<!-- b -->\nafter\n"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "<!-- b -->\n<!-- a -->\n", "<!-- a -->\n" * 2 + "<!-- b -->"]
+)
+def test_a_page_without_its_two_lines_stays_as_it_is(tmp_path, text) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(text)
+    with pytest.raises(EnsembleError, match=r"`write` .*page\.md' needs these two lines, once"):
+        page.write_between(path, "<!-- a -->", "<!-- b -->", "new")
+    assert path.read_text() == text
