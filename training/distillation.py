@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from larq_ensemble.data.normalization import Normalization
-from larq_ensemble.ensembles import Ensemble, as_ensemble
+from larq_ensemble.ensembles import Ensemble, as_ensemble, fused_network
+from larq_ensemble.ensembles.fused_models import FusedNetwork
 from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.ensembles.schemes import Scheme
 from larq_ensemble.errors import EnsembleError
@@ -176,7 +177,7 @@ def _logits_behind(probabilities: tf.Tensor) -> tf.Tensor:
     return tf.math.log(tf.maximum(probabilities, keras.backend.epsilon()))
 
 
-class Student(keras.Model):
+class Student(FusedNetwork):
     """A functional classifier that `fit` trains with `DistillationLoss`.
 
     It has the layers of the given network. The teacher is not part of it, so neither checkpoints
@@ -185,10 +186,12 @@ class Student(keras.Model):
     # Arguments
         student: the network to train: image -> logits.
         teacher: see `teacher_logits`.
+        bfloat16: as for `larq_ensemble.ensembles.fused_network`.
     """
 
-    def __init__(self, student: keras.Model, teacher: Teacher) -> None:
+    def __init__(self, student: keras.Model, teacher: Teacher, *, bfloat16: bool = False) -> None:
         super().__init__(student.inputs, student.outputs, name=student.name)
+        self.bfloat16 = bfloat16
         self._teacher = teacher
 
     def compute_loss(
@@ -233,12 +236,17 @@ def _with_labels(labels: tf.Tensor, taught: tf.Tensor) -> tf.Tensor:
     return tf.concat([tf.cast(tf.reshape(labels, [-1, 1]), taught.dtype), taught], 1)
 
 
-def teacher_logits(model: keras.Model) -> Teacher:
+def teacher_logits(model: keras.Model, *, bfloat16: bool = False) -> Teacher:
     """A function from images to the logits [n, classes] of a backbone or of an ensemble.
 
     For an ensemble they are the logarithms of its combined probabilities.
+
+    # Arguments
+        bfloat16: as for `larq_ensemble.ensembles.fused_network`.
     """
-    if len(model.outputs) == 1:
-        return lambda images: model(images, training=False)
-    combined = keras.Model(model.inputs, as_ensemble(model).outputs[-1])
-    return lambda images: tf.math.log(combined(images, training=False) + keras.backend.epsilon())
+    is_backbone = len(model.outputs) == 1
+    outputs = model.outputs if is_backbone else as_ensemble(model).outputs[-1]
+    network = fused_network(keras.Model(model.inputs, outputs), bfloat16=bfloat16)
+    if is_backbone:
+        return lambda images: network(images, training=False)
+    return lambda images: tf.math.log(network(images, training=False) + keras.backend.epsilon())

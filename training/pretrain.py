@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,9 +11,9 @@ from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
 from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.data.opening import open_dataset
-from larq_ensemble.ensembles.fused_activations import fused_network
+from larq_ensemble.ensembles.bfloat16 import check_bfloat16
+from larq_ensemble.ensembles.fused_models import fused_network
 from larq_ensemble.ensembles.labels import CrossEntropy
-from larq_ensemble.ensembles.traced import check_computes_bfloat16
 from larq_ensemble.errors import EnsembleError, check_seed
 from larq_ensemble.keras import keras
 from larq_ensemble.models import Binarize, PReLUGradient
@@ -36,7 +35,6 @@ from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.networks import Variant, network_for
 from larq_ensemble.training.pipeline import evaluation_batches
-from larq_ensemble.training.precision import bfloat16_graphs
 from larq_ensemble.training.recipes import Recipe
 from larq_ensemble.training.renaming import formerly
 from larq_ensemble.training.transfer import Sources
@@ -109,7 +107,7 @@ def pretrain(
             same images; `None`: that of the runs that it learns from, else `seed`.
         distribute: `None`, `"mirrored"` or `"multiworker"`, see
             `larq_ensemble.training.distribution`.
-        bfloat16: train in mixed precision, see `larq_ensemble.training.precision`.
+        bfloat16: train with convolutions in bfloat16, see `larq_ensemble.ensembles.bfloat16`.
         resume: go on after the last epoch of the run in `out`, or return it if it has finished.
         verbose: Keras's verbosity.
         on_data: called with the data before the training.
@@ -126,8 +124,6 @@ def pretrain(
             directory that holds another run or other files.
     """
     distribution = Distribution(distribute)
-    if bfloat16:
-        check_computes_bfloat16()
     if distillation is not None:
         distillation.check_smoothing(recipe.label_smoothing)
     sources = Sources(from_real, from_backbone, distillation)
@@ -140,6 +136,8 @@ def pretrain(
     set_seed(seed, recipe.dropout)
     variant = Variant(width, pad_values, estimator, binarize, prelu_gradient)
     network, record = network_for(model, dataset, recipe, variant, started)
+    if bfloat16:
+        check_bfloat16(network)
     dataset = replace(dataset, normalization=_normalization(network, model, normalization, dataset))
     sources.check(record)
     if distillation is not None:
@@ -212,19 +210,18 @@ class _Training:
     verbose: int | str
 
     def __call__(self, run: Run, splits: Splits) -> tuple[keras.Model, dict[str, Any]]:
-        with bfloat16_graphs() if self.bfloat16 else contextlib.nullcontext():
-            speed = fit_images(
-                self.network,
-                splits,
-                self.dataset,
-                run=run,
-                recipe=self.recipe,
-                objective=self._objective,
-                seed=self.seed,
-                distribution=self.distribution,
-                verbose=self.verbose,
-                class_weights=self.weighting.by_class(splits.train.labels),
-            )
+        speed = fit_images(
+            self.network,
+            splits,
+            self.dataset,
+            run=run,
+            recipe=self.recipe,
+            objective=self._objective,
+            seed=self.seed,
+            distribution=self.distribution,
+            verbose=self.verbose,
+            class_weights=self.weighting.by_class(splits.train.labels),
+        )
         figures: dict[str, Any] = {
             "images_per_second": speed,
             "test_top1": backbone_top1(self.network, splits.test, self.dataset),
@@ -239,18 +236,18 @@ class _Training:
         return self.network, figures
 
     def _objective(self, network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
-        if not self.bfloat16:
-            network = fused_network(network)
+        fused: keras.Model = fused_network(network, bfloat16=self.bfloat16)
         smoothing = self.recipe.label_smoothing
         loss: keras.losses.Loss = CrossEntropy(from_logits=True, label_smoothing=smoothing)
         if self.distillation is not None:
             teacher = self.distribution.replicate(self.distillation.teacher.model)
-            network = Student(network, teacher_logits(teacher))
+            taught = teacher_logits(teacher, bfloat16=self.bfloat16)
+            fused = Student(network, taught, bfloat16=self.bfloat16)
             loss = DistillationLoss(
                 self.distillation.weight, self.distillation.temperature, label_smoothing=smoothing
             )
         accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-        return network, {"loss": loss, "metrics": [accuracy]}
+        return fused, {"loss": loss, "metrics": [accuracy]}
 
 
 def _training_top1(run: Run) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from larq_ensemble.ensembles.building import build_ensemble, build_member, copy_weights
 from larq_ensemble.ensembles.ensemble import Ensemble, as_ensemble
 from larq_ensemble.ensembles.existing import ensemble_of
-from larq_ensemble.ensembles.fused_activations import fused_network
+from larq_ensemble.ensembles.fused_models import fused_network
 from larq_ensemble.ensembles.saving import load_ensemble
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.ensembles.sequential import fit_members

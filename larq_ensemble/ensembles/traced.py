@@ -21,7 +21,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from larq_ensemble.ensembles import fused_activations
-from larq_ensemble.ensembles.fused_activations import fused_prelu, fused_sign, given
+from larq_ensemble.ensembles.bfloat16 import check_computes_bfloat16
+from larq_ensemble.ensembles.fused_activations import cropped, fused_prelu, fused_sign, given
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.recomputation import has_losses_of_images
 from larq_ensemble.errors import EnsembleError
@@ -212,6 +213,8 @@ class _AlikeMembers:
                 scale = unscaled.get(args[0].ref(), tf.ones(()))
                 return prelu(args[0], values["alpha"], scale)
             args = tf.nest.map_structure(scaled, args)
+            if trains and (crop := cropped(layer)) is not None:
+                return crop(args[0])
             if trains and isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
                 outputs, statistics[layer.name] = _normalized(layer, args[0], values)
                 return outputs
@@ -249,20 +252,6 @@ def check_bfloat16(traced: TracedMembers) -> None:
             "has none: leave it out."
         )
     check_computes_bfloat16()
-
-
-def check_computes_bfloat16() -> None:
-    """# Raises
-    EnsembleError: if TensorFlow can't compute convolutions in bfloat16 on this machine.
-    """
-    try:
-        one = tf.ones([1, 4, 4, 32], tf.bfloat16)
-        tf.nn.conv2d(one, tf.ones([3, 3, 32, 32], tf.bfloat16), 1, "SAME")
-    except tf.errors.OpError as error:
-        raise EnsembleError(
-            f"TensorFlow can't compute convolutions in bfloat16 here ({error.message}): leave "
-            "`bfloat16` out."
-        ) from error
 
 
 def _is_plain_binary_conv(layer: keras.layers.Layer) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from larq_ensemble.ensembles.fused_activations import FusedNetwork
+from larq_ensemble.ensembles.fused_models import FusedNetwork
 from larq_ensemble.ensembles.loss_scaling import scaled_loss, unscaled_gradients
 from larq_ensemble.ensembles.schemes.base import Scheme, Stage
 from larq_ensemble.errors import EnsembleError

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from larq_ensemble.ensembles.fused_activations import fused_network
+from larq_ensemble.ensembles.fused_models import fused_network
 from larq_ensemble.ensembles.labels import Accuracy, CrossEntropy
 from larq_ensemble.ensembles.names import ENSEMBLE_OUTPUT, member_output
 from larq_ensemble.errors import EnsembleError

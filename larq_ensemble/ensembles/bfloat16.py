@@ -1,0 +1,76 @@
+"""Convolutions in bfloat16, for training on CPUs that are faster in it (AVX512_BF16, AMX).
+
+Operands and results are rounded to 8 bits, sums within a convolution are not. So are the gradients
+of both. Signs are exact. Variables, their gradients' use and all that is between convolutions stay
+float32.
+"""
+
+from __future__ import annotations
+
+from larq_ensemble.ensembles.fused_activations import given
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.models.functional import has_input_quantizer
+
+#: With fewer input channels, such as the three of an image, there is nothing to gain.
+_LEAST_CHANNELS = 16
+
+
+def check_computes_bfloat16() -> None:
+    """# Raises
+    EnsembleError: if TensorFlow can't compute convolutions in bfloat16 on this machine.
+    """
+    try:
+        one = tf.ones([1, 4, 4, 32], tf.bfloat16)
+        tf.nn.conv2d(one, tf.ones([3, 3, 32, 32], tf.bfloat16), 1, "SAME")
+    except tf.errors.OpError as error:
+        raise EnsembleError(
+            f"TensorFlow can't compute convolutions in bfloat16 here ({error.message}): leave "
+            "`bfloat16` out."
+        ) from error
+
+
+def check_bfloat16(network: keras.Model) -> None:
+    """# Raises
+    EnsembleError: if no layer of a single network can compute in bfloat16, or this machine can't.
+    """
+    check_computes_bfloat16()
+    if not any(map(is_for_bfloat16, network.layers)):
+        raise EnsembleError(
+            f"`bfloat16` is for convolutions of at least {_LEAST_CHANNELS} input channels, without "
+            "groups and activation, and this network has none: leave it out."
+        )
+
+
+def is_for_bfloat16(layer: keras.layers.Layer) -> bool:
+    """Whether `convolved` can stand for a layer and may be faster."""
+    return (
+        type(layer) in (keras.layers.Conv2D, lq.layers.QuantConv2D)
+        and layer.compute_dtype == "float32"
+        and layer.data_format == "channels_last"
+        and layer.groups == 1
+        and layer.activation is keras.activations.linear
+        and layer.activity_regularizer is None
+        and not getattr(layer, "_metrics", ())
+        and layer.input_shape[-1] >= _LEAST_CHANNELS
+    )
+
+
+def convolved(layer: keras.layers.Layer, x: tf.Tensor) -> tf.Tensor:
+    """What the layer makes of its input, computed in bfloat16.
+
+    # Arguments
+        layer: see `is_for_bfloat16`.
+        x: [n, height, width, channels], after the layer's input quantizer.
+
+    # Returns
+        float32.
+    """
+    kernel, quantizer = tf.convert_to_tensor(layer.kernel), getattr(layer.kernel, "quantizer", None)
+    kernel = kernel if quantizer is None else quantizer(kernel)
+    plain = {"kernel": tf.cast(kernel, tf.bfloat16), "use_bias": False}
+    if has_input_quantizer(layer):
+        plain["input_quantizer"] = None
+    with given(layer, plain):
+        outputs = tf.cast(layer.call(tf.cast(x, tf.bfloat16)), tf.float32)
+    return outputs if layer.bias is None else tf.nn.bias_add(outputs, layer.bias)
