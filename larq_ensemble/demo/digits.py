@@ -52,11 +52,15 @@ def run_demo(report: Report, folder: str, seed: int) -> dict[str, Any]:
         resume=True,
         verbose=KERAS_VERBOSITY,
     )
-    report.line(f"2/6  Training {MEMBERS} members that share its frozen filters")
+    report.line(
+        f"2/6  Training {MEMBERS} members that share its frozen filters; the first is the backbone"
+    )
     run, _ = train_ensemble(
         backbone,
-        out / "fusion",
+        out / "ensemble",
         members=MEMBERS,
+        scheme="nested_fusion",
+        keep_pretrained=True,
         recipe=recipes.retrain.override(epochs=RETRAIN_EPOCHS, batch_size=BATCH_SIZE),
         seed=seed,
         data=data,
@@ -111,7 +115,7 @@ def run_demo(report: Report, folder: str, seed: int) -> dict[str, Any]:
 def _check_folder(out: Path) -> None:
     """Raises if `out` holds files of the demo's names that the demo did not write."""
     if not (out / "backbone").exists():
-        for name in ("fusion", "ensemble.tflite", "single.tflite", "images"):
+        for name in ("ensemble", "ensemble.tflite", "single.tflite", "images"):
             if (out / name).exists():
                 raise EnsembleError(
                     f"`out` {str(out)!r} holds {name}, which is not of a demo: give a new folder."

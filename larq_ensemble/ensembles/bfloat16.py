@@ -52,7 +52,7 @@ def is_for_bfloat16(layer: keras.layers.Layer) -> bool:
         and layer.activation is keras.activations.linear
         and layer.activity_regularizer is None
         and not getattr(layer, "_metrics", ())
-        and layer.input_shape[-1] >= _LEAST_CHANNELS
+        and layer.kernel.shape[-2] >= _LEAST_CHANNELS
     )
 
 

@@ -72,6 +72,12 @@ def test_layers_that_compute_in_it(layer, expected) -> None:
     assert is_for_bfloat16(built(layer)) == expected
 
 
+def test_a_layer_of_images_of_two_sizes() -> None:
+    layer = built(keras.layers.Conv2D(4, 3))
+    layer(keras.Input((12, 12, SHAPE[-1])))
+    assert is_for_bfloat16(layer)
+
+
 def test_images_are_not_rounded() -> None:
     layer = keras.layers.Conv2D(4, 3)
     layer(keras.Input((8, 8, 3)))
