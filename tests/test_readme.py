@@ -73,7 +73,7 @@ def test_the_examples_go_on_from_the_demo(demo_folder):
 
     both, first = (np.array(re.findall(r"\d+", line), int) for line in predicted.splitlines())
     images = sorted((demo_folder / "runs/demo/images").iterdir())
-    expected = keras_classes(demo_folder / "runs/demo/fusion", images)
+    expected = keras_classes(demo_folder / "runs/demo/ensemble", images)
     # A sign that float rounding flips may change a class.
     assert np.sum(both == expected["ensemble"]) >= len(images) - 1
     assert np.sum(first == expected["member_0"]) >= len(images) - 1

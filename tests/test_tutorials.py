@@ -56,7 +56,7 @@ def test_photos(run_line, monkeypatch, tmp_path, capsys):
     few = {
         "make_photos": ["--images", "40"],
         "pretrain": ["--epochs", "6", "--batch-size", "8", "--json", "backbone.json"],
-        "train": ["--epochs", "1", "--batch-size", "8"],
+        "train": ["--epochs", "1", "--batch-size", "8", "--prefix-weights", "1,16"],
         "evaluate": ["--json", "ensemble.json"],
     }
     small = Architecture(

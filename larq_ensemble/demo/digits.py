@@ -61,6 +61,7 @@ def run_demo(report: Report, folder: str, seed: int) -> dict[str, Any]:
         members=MEMBERS,
         scheme="nested_fusion",
         keep_pretrained=True,
+        prefix_weights=[m**4 for m in range(1, MEMBERS + 1)],
         recipe=recipes.retrain.override(epochs=RETRAIN_EPOCHS, batch_size=BATCH_SIZE),
         seed=seed,
         data=data,
