@@ -121,8 +121,8 @@ if TYPE_CHECKING:
 @click.option(
     "--bfloat16",
     is_flag=True,
-    help="Train in mixed precision, for CPUs with AVX512_BF16 or AMX, where it is 1.2 (resnet20) "
-    "to 1.6 times (deploynet9) as fast.",
+    help="Compute convolutions of 16 channels and more in bfloat16, for CPUs with AVX512_BF16 or "
+    "AMX, where it is 1.1 (resnet20) to 1.3 times (deploynet9) as fast.",
 )
 @jax_option
 @seed_option
