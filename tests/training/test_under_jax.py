@@ -213,7 +213,10 @@ def test_a_refused_export_leaves_no_run(pretrain, tmp_path):
     """So that the corrected command isn't refused, because its directory holds a run."""
     out = tmp_path / "run"
     with pytest.raises(click.ClickException, match="--bfloat16 is for CPUs"):
-        pretrain("refused", "--bfloat16", "--jax", str(tmp_path / "step"), "--out", str(out))
+        pretrain(
+            *("refused", "--bfloat16", "--width", "4", "--out", str(out)),
+            *("--jax", str(tmp_path / "step")),
+        )
     assert not [*out.iterdir()]
 
 
