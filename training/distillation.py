@@ -245,8 +245,13 @@ def teacher_logits(model: keras.Model, *, bfloat16: bool = False) -> Teacher:
         bfloat16: as for `larq_ensemble.ensembles.fused_network`.
     """
     is_backbone = len(model.outputs) == 1
-    outputs = model.outputs if is_backbone else as_ensemble(model).outputs[-1]
-    network = fused_network(keras.Model(model.inputs, outputs), bfloat16=bfloat16)
-    if is_backbone:
-        return lambda images: network(images, training=False)
-    return lambda images: tf.math.log(network(images, training=False) + keras.backend.epsilon())
+    if not is_backbone:
+        model = keras.Model(model.inputs, as_ensemble(model).outputs[-1])
+    if bfloat16:
+        model = fused_network(model, bfloat16=True)
+
+    def logits(images: tf.Tensor) -> tf.Tensor:
+        outputs = model(images, training=False)
+        return outputs if is_backbone else tf.math.log(outputs + keras.backend.epsilon())
+
+    return logits

@@ -37,7 +37,7 @@ class OneOperatorAdam(keras.optimizers.Adam):
     `weight_decay`, as in Keras, is decoupled (AdamW), but is for real-valued filters and matrices
     only: before that update each becomes w (1 - eta lambda). Norms, slopes and biases don't decay.
     Nor do latent weights of binary filters: their size is not in the network, and the nearer to 0
-    they are, the more of their signs flip (Martinez et al. 2020, section 4.1).
+    they are, the more of their signs flip (Martinez et al. 2020).
 
     # References
         - Kingma and Ba 2015, [Adam](https://arxiv.org/abs/1412.6980), the end of section 2.

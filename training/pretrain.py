@@ -236,10 +236,13 @@ class _Training:
         return self.network, figures
 
     def _objective(self, network: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
-        fused: keras.Model = fused_network(network, bfloat16=self.bfloat16)
         smoothing = self.recipe.label_smoothing
-        loss: keras.losses.Loss = CrossEntropy(from_logits=True, label_smoothing=smoothing)
-        if self.distillation is not None:
+        fused: keras.Model
+        loss: keras.losses.Loss
+        if self.distillation is None:
+            fused = fused_network(network, bfloat16=self.bfloat16)
+            loss = CrossEntropy(from_logits=True, label_smoothing=smoothing)
+        else:
             teacher = self.distribution.replicate(self.distillation.teacher.model)
             taught = teacher_logits(teacher, bfloat16=self.bfloat16)
             fused = Student(network, taught, bfloat16=self.bfloat16)

@@ -338,12 +338,14 @@ class TunedRecipe:
         scheme, sharing: names.
         retrain: the recipe.
         tuned: the search: its backbone, members, trials and the best trial.
+        keep_pretrained: whether its ensembles kept the pretrained network.
     """
 
     scheme: str
     sharing: str
     retrain: Recipe
     tuned: dict[str, Any] = field(default_factory=dict)
+    keep_pretrained: bool = False
 
     def write(self, path: str | os.PathLike[str]) -> None:
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")
@@ -358,7 +360,8 @@ class TunedRecipe:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             scheme, sharing, retrain = values["scheme"], values["sharing"], values["retrain"]
-            return cls(scheme, sharing, Recipe.from_json(retrain), values.get("tuned", {}))
+            tuned, kept = values.get("tuned", {}), values.get("keep_pretrained", False)
+            return cls(scheme, sharing, Recipe.from_json(retrain), tuned, bool(kept))
         except OSError as error:
             raise EnsembleError(
                 f"The recipe file {str(path)!r} can't be read ({error.strerror}): give paper, "

@@ -273,11 +273,11 @@ def _search(
         tuned={
             "pretrained": str(backbone.path),
             "members": search.members,
-            "keep_pretrained": search.keep_pretrained,
             "trials": len(done),
             "trial": best.number,
             OBJECTIVE: best.validation_top1,
         },
+        keep_pretrained=search.keep_pretrained,
     )
     tuned.write(out / "recipe.json")
     return tuned, done

@@ -116,7 +116,8 @@ def test_every_trial_keeps_the_pretrained_network(backbone, search, trainings, t
         best, _ = tune(backbone, tmp_path / "kept", kept, trials=2)
         tune(backbone, tmp_path / "not", search, trials=1)
     assert [training["keep_pretrained"] for training in asked] == [True, True, False]
-    assert best.tuned["keep_pretrained"] is True
+    assert TunedRecipe.read(tmp_path / "kept" / "recipe.json") == best
+    assert best.keep_pretrained
     for impossible in (replace(kept, schemes=("boosting",)), replace(kept, members=1)):
         with pytest.raises(EnsembleError, match="`keep_pretrained`"):
             tune(backbone, tmp_path / "new", impossible, trials=1)

@@ -89,7 +89,8 @@ if TYPE_CHECKING:
     "--keep-pretrained",
     is_flag=True,
     help="Member 0 is the pretrained network, untouched, so one member is never worse than it; the "
-    "others are trained to go with it. For a number of members that changes at run time.",
+    "others are trained to go with it. For a number of members that changes at run time  [default: "
+    "what a recipe file says]",
 )
 @click.option(
     "--shrinkage",
@@ -224,9 +225,10 @@ def command(
         def images() -> int:
             return data.training_images(backbone.dataset(dataset, data_dir))
 
-        scheme, sharing, recipe = _chosen(
+        scheme, sharing, recipe, kept = _chosen(
             scheme, sharing, recipe_name, backbone.config, images if epochs is None else None
         )
+        keep_pretrained = keep_pretrained or kept
         recipe = recipe.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
             jitter=jitter, label_smoothing=label_smoothing, warmup_epochs=warmup_epochs,
@@ -289,18 +291,23 @@ def _chosen(
     recipe_name: str | None,
     backbone: RunConfig,
     images: Callable[[], int] | None,
-) -> tuple[str, str, Recipe]:
-    """Scheme, sharing and recipe: as the options say, else a recipe file, else the defaults.
+) -> tuple[str, str, Recipe, bool]:
+    """Scheme, sharing, recipe: as the options say, else a recipe file, else the defaults.
 
     # Arguments
         backbone: the configuration of the pretrained run.
         images: as for `larq_ensemble.training.recipes.recipes_for`.
+
+    # Returns
+        These, and whether the ensembles that a recipe file was found with kept the pretrained
+        network.
     """
     from larq_ensemble.training.recipes import TunedRecipe, recipes_for
 
     if recipe_name is not None and recipe_name.endswith(".json"):
         tuned = TunedRecipe.read(recipe_name)
-        return scheme or tuned.scheme, sharing or tuned.sharing, tuned.retrain
+        kept = tuned.keep_pretrained
+        return scheme or tuned.scheme, sharing or tuned.sharing, tuned.retrain, kept
     scheme = scheme or "fusion"
     recipes = recipes_for(
         backbone.dataset,
@@ -309,4 +316,4 @@ def _chosen(
         scheme=scheme,
         images=images,
     )
-    return scheme, sharing or "fusion", recipes.retrain
+    return scheme, sharing or "fusion", recipes.retrain, False

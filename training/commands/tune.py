@@ -169,11 +169,11 @@ def command(
         for trial in done:
             if trial.validation_top1 is None:
                 report.line(f"Trial {trial.number} failed: {trial.failure}")
-        folder, kept = Path(out), " --keep-pretrained" if keep_pretrained else ""
+        folder = Path(out)
         write_csv(folder / "trials.csv", done)
         report.line(
             f"* The best, in {folder / 'recipe.json'}: larq-ensemble train --pretrained "
-            f"{pretrained} --members {members} --recipe {folder / 'recipe.json'}{kept} --out RUN"
+            f"{pretrained} --members {members} --recipe {folder / 'recipe.json'} --out RUN"
         )
         report.result = {
             "recipe": str(folder / "recipe.json"),
