@@ -86,6 +86,24 @@ def locked(folder: Path, argument: str = "out") -> Iterator[None]:
                 path.unlink()
 
 
+@contextlib.contextmanager
+def taken_over(folder: Path) -> Iterator[bool]:
+    """Holds the lock that a process left in a folder when it was killed.
+
+    # Returns
+        Whether there is one. A lock that its holder releases meanwhile is none, and no new one is
+        made: the folder may be about to move.
+    """
+    with contextlib.ExitStack() as stack:
+        is_left = False
+        with contextlib.suppress(OSError):  # no lock, or it is held
+            file = stack.enter_context(open(folder / LOCK, "r+", encoding="utf-8"))
+            if file.read():  # its holder has acquired it before
+                _acquire(file)
+                is_left = os.fstat(file.fileno()).st_nlink > 0
+        yield is_left
+
+
 def check_unlocked(folder: Path, argument: str = "out") -> None:
     """Checks that nobody holds the lock of a folder.
 

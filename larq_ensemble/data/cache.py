@@ -22,7 +22,7 @@ from larq_ensemble import files
 from larq_ensemble.data.digests import fingerprint
 from larq_ensemble.data.splits import ImageArray
 from larq_ensemble.errors import EnsembleError, first_line
-from larq_ensemble.locks import LOCK, locked
+from larq_ensemble.locks import locked, taken_over
 
 _IMAGES, _COLUMNS = "images.raw", "columns.npz"
 #: Of what is written: it changes with the files' layout and with what decoding gives.
@@ -203,11 +203,9 @@ def _put(temporary: Path, path: Path, key: str) -> Cached | None:
 
 def _remove_leftovers(folder: Path, name: str) -> None:
     for path in folder.glob(f".{name}-*"):
-        # A running process is about to lock or to move a folder without, or with an empty lock.
-        with contextlib.suppress(EnsembleError, OSError):
-            if (path / LOCK).stat().st_size:
-                with locked(path):  # of no running process
-                    shutil.rmtree(path)
+        with taken_over(path) as is_left:
+            if is_left:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _check_room(folder: Path, size: int) -> None:

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from larq_ensemble import locks
 from larq_ensemble.data import encoded
 from larq_ensemble.data.cache import NoRoomError, cached, entry_name
 from larq_ensemble.data.opening import open_dataset
@@ -89,6 +90,24 @@ cached("set", "key", 0, chunks)
 
     assert np.array_equal(cached("set", "key", 0, other_process).images, IMAGES)
     assert [path.name for path in folder.iterdir()] == ["set"]
+
+
+def test_what_a_process_is_about_to_move_stays(folder, monkeypatch):
+    """It releases its lock just when another process, which saw the lock, looks for leftovers."""
+    written = folder / ".set-written"
+    written.mkdir(parents=True)
+    (written / "images.raw").write_bytes(b"images")
+    acquire, holding = locks._acquire, locks.locked(written)
+    holding.__enter__()
+
+    def released_meanwhile(file):
+        monkeypatch.setattr(locks, "_acquire", acquire)
+        holding.__exit__(None, None, None)
+        acquire(file)
+
+    monkeypatch.setattr(locks, "_acquire", released_meanwhile)
+    cached("set", "key", 0, chunks)
+    assert sorted(path.name for path in written.iterdir()) == ["images.raw"]
 
 
 def test_processes_that_write_one_entry_at_once(folder):
