@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from arm_cost import litert_row
-from cmsis_nn import Kernels, NoKernelError
+from cmsis_nn import Kernels, NoKernelError, kernel_sources
 from microcontrollers import int8_row
 
 from larq_ensemble.convert import emulation
@@ -69,6 +69,7 @@ class Measuring:
                 f"`cmsis_nn` is missing: int8 networks on a {self._boards[0]} need the folder of a "
                 "clone, git clone https://github.com/ARM-software/CMSIS-NN"
             )
+        kernel_sources(Path(self.cmsis_nn))
         emulation.check_tools()
 
     @property

@@ -53,6 +53,7 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(file_points, "export_file", lambda *_, **__: exported)
     monkeypatch.setattr(file_points, "int8_row", lambda *_: int8)
     monkeypatch.setattr(file_points.emulation, "check_tools", lambda: None)
+    monkeypatch.setattr(file_points, "kernel_sources", lambda clone: [])
 
     cores = ("cortex-m4", "cortex-a72", "cortex-m55")
     return file_points.Measuring(Path(), "test", None, None, cores, None, "clone")
@@ -83,6 +84,9 @@ def test_what_is_missing_is_said_before_anything_is_measured(monkeypatch) -> Non
     rest = (Path(), "test", None, None)
     with pytest.raises(EnsembleError, match=r"`cmsis_nn` is missing.*cortex-m4.*git clone"):
         file_points.Measuring(*rest, ("cortex-m4",), None, None)
+    with pytest.raises(EnsembleError, match="'clone', which holds no CMSIS-NN"):
+        file_points.Measuring(*rest, ("cortex-m4",), None, "clone")
+    monkeypatch.setattr(file_points, "kernel_sources", lambda clone: [])
     with pytest.raises(EnsembleError, match="qemu"):
         file_points.Measuring(*rest, ("cortex-m4",), None, "clone")
     file_points.Measuring(*rest, ("cortex-a72",), None, None)
