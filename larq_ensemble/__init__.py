@@ -2,7 +2,8 @@
 
 Names are imported when they are first used, so that `larq_ensemble.runtime`, which needs no
 TensorFlow, stays light. Importing the package makes `tf.keras` Keras 2, which Larq needs, unless
-the environment has TF_USE_LEGACY_KERAS=0.
+the environment has TF_USE_LEGACY_KERAS=0, and has TensorFlow compute with oneDNN, unless it is
+imported before or the environment has TF_ENABLE_ONEDNN_OPTS=0.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from larq_ensemble.legacy_keras import choose_keras_2, is_undecided
+from larq_ensemble.tensorflow_start import choose_keras_2, is_undecided, prefer_onednn
 
 __version__ = "0.1.0"
 
 if is_undecided():
     choose_keras_2()
+prefer_onednn()
 
 if TYPE_CHECKING:
     from larq_ensemble.data.datasets import Dataset

@@ -19,15 +19,15 @@ import os
 import warnings
 from typing import Any
 
-from larq_ensemble import legacy_keras
+from larq_ensemble import tensorflow_start
 from larq_ensemble.errors import EnsembleError, install_command
 
-_asked = os.environ.get(legacy_keras.VARIABLE)
-legacy_keras.choose_keras_2()
+_asked = os.environ.get(tensorflow_start.KERAS_2)
+tensorflow_start.choose_keras_2()
 
 
 try:
-    with legacy_keras.quiet_start():
+    with tensorflow_start.quiet_start():
         import tensorflow as tf
         import tf_keras as keras
 
@@ -41,7 +41,7 @@ except ImportError as error:
 #: What the environment says against Keras 2.
 _refused = ""
 if _asked not in (None, "", "1", "true", "True"):
-    _refused = f"{legacy_keras.VARIABLE}={_asked}"
+    _refused = f"{tensorflow_start.KERAS_2}={_asked}"
 
 if not _is_keras_2:
     raise ImportError(

@@ -20,7 +20,7 @@ from larq_ensemble.data.encoded import Encoded, EncodedImages
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import PARTS, Found, Read, check_size, needs_size, resolved, shown
 from larq_ensemble.errors import EnsembleError, first_line, install_command
-from larq_ensemble.legacy_keras import quiet_start
+from larq_ensemble.tensorflow_start import quiet_start
 
 #: Answers where the internet can be reached.
 _SITE = "https://www.tensorflow.org/datasets"

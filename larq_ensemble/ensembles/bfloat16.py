@@ -7,6 +7,9 @@ float32.
 
 from __future__ import annotations
 
+import time
+import warnings
+
 from larq_ensemble.ensembles.fused_activations import given
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
@@ -14,20 +17,50 @@ from larq_ensemble.models.functional import has_input_quantizer
 
 #: With fewer input channels, such as the three of an image, there is nothing to gain.
 _LEAST_CHANNELS = 16
+#: Where gradients in bfloat16 are emulated it is above 10, where they aren't it is below 1.
+_MOST_SLOWDOWN = 3
 
 
 def check_computes_bfloat16() -> None:
-    """# Raises
-    EnsembleError: if TensorFlow can't compute convolutions in bfloat16 on this machine.
+    """Warns if bfloat16 is slow on this machine.
+
+    # Raises
+        EnsembleError: if TensorFlow can't compute convolutions in bfloat16 on this machine.
     """
     try:
-        one = tf.ones([1, 4, 4, 32], tf.bfloat16)
-        tf.nn.conv2d(one, tf.ones([3, 3, 32, 32], tf.bfloat16), 1, "SAME")
+        slower = slowdown()
     except tf.errors.OpError as error:
         raise EnsembleError(
             f"TensorFlow can't compute convolutions in bfloat16 here ({error.message}): leave "
             "`bfloat16` out."
         ) from error
+    if slower > _MOST_SLOWDOWN:
+        warnings.warn(
+            f"This machine takes {slower:.0f} times as long for convolutions in bfloat16 as in "
+            "float32, as CPUs without AVX512_BF16 and AMX do: leave `bfloat16` out.",
+            stacklevel=1,  # at one place, so that it is shown once
+        )
+
+
+def slowdown() -> float:
+    """The time of a convolution and its gradients in bfloat16, divided by that in float32.
+
+    Measured in some 0.3 s. Without instructions for it, the gradients are what is slow.
+    """
+    seconds = {}
+    for dtype in (tf.float32, tf.bfloat16):
+        x, kernel = tf.ones([8, 16, 16, 32], dtype), tf.ones([3, 3, 32, 32], dtype)
+        times = []
+        for _ in range(4):  # the first one also prepares the operators
+            start = time.perf_counter()
+            with tf.GradientTape() as tape:
+                tape.watch([x, kernel])
+                y = tf.nn.conv2d(x, kernel, 1, "SAME")
+            for gradient in tape.gradient(y, [x, kernel]):
+                gradient.numpy()
+            times.append(time.perf_counter() - start)
+        seconds[dtype] = min(times)
+    return seconds[tf.bfloat16] / seconds[tf.float32]
 
 
 def check_bfloat16(network: keras.Model) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.keras import keras
-from larq_ensemble.legacy_keras import quiet_start
+from larq_ensemble.tensorflow_start import quiet_start
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.network.architectures.reactnet import react_block
 from larq_ensemble.network.architectures.resnet import resnet
@@ -20,7 +21,8 @@ from larq_ensemble.network.architectures.resnet import resnet
 def run(
     program: str, *, folder: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess:
-    inherited = {name: v for name, v in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
+    ours = ("TF_USE_LEGACY_KERAS", "TF_ENABLE_ONEDNN_OPTS")
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
@@ -58,6 +60,17 @@ def test_importing_the_package_before_tensorflow_chooses_keras_2() -> None:
     done = run("import os, larq_ensemble; print(os.environ['TF_USE_LEGACY_KERAS'])")
     assert done.stdout == "1\n", done.stderr
     assert keras.Model.__module__.startswith("tf_keras.")
+
+
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="measured on no other"
+)
+def test_onednn_is_asked_for_unless_it_is_decided() -> None:
+    asks = "import os, larq_ensemble; print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
+    assert run(asks).stdout == "1\n"
+    assert run(asks, TF_ENABLE_ONEDNN_OPTS="0").stdout == "0\n"
+    imported = f"import sys; sys.modules['tensorflow'] = sys; {asks}"
+    assert run(imported, TF_USE_LEGACY_KERAS="1").stdout == "None\n"
 
 
 def test_tensorflow_and_keras_3_may_be_imported_first(tmp_path) -> None:

@@ -19,7 +19,7 @@ PACKAGE = Path(larq_ensemble.__file__).parent
 #: Packages and modules below the TensorFlow line.
 BELOW = (
     *("network", "pretrained", "runtime", "tflite", "console"),
-    *("errors.py", "files.py", "legacy_keras.py", "locks.py", "progress.py", "registry.py"),
+    *("errors.py", "files.py", "tensorflow_start.py", "locks.py", "progress.py", "registry.py"),
 )
 #: Others that import TensorFlow in functions only.
 LAZY = ("data", "runs.py", "cli.py", "demo")
