@@ -1,9 +1,9 @@
 """What TensorFlow reads while it starts: which Keras it has, how it computes and what it prints.
 
 Nothing here imports TensorFlow. Larq needs Keras 2, but TensorFlow 2.16 and later take Keras 3 for
-`tf.keras` unless TF_USE_LEGACY_KERAS is 1. They read the variable twice: while they are imported, to
-put a folder with `keras` in front of the path of the package `tensorflow`, and when `tf.keras` is
-first used. So as long as nothing has used it, both can still be changed.
+`tf.keras` unless TF_USE_LEGACY_KERAS is 1. They read the variable twice: while they are imported,
+to put a folder with `keras` in front of the path of the package `tensorflow`, and when `tf.keras`
+is first used. So as long as nothing has used it, both can still be changed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 def prefer_onednn() -> None:
     """Makes TensorFlow compute with oneDNN, if it isn't imported and the environment is silent.
 
-    By itself it does so only on CPUs with instructions for neural networks, such as AVX512_VNNI. On
-    one with AVX2 our training is 1.15 to 1.9 times as fast with it (docs/reports/performance.md). On
-    Linux on x86_64, where that was measured; elsewhere nothing is changed.
+    By itself it does so only on CPUs with instructions for neural networks, such as AVX512_VNNI.
+    With AVX2 our training is 1.15 to 1.9 times as fast with it (docs/reports/performance.md). That
+    was measured on Linux on x86_64; elsewhere nothing is changed.
     """
-    if (sys.platform, platform.machine()) == ("linux", "x86_64") and "tensorflow" not in sys.modules:
+    measured = sys.platform == "linux" and platform.machine() == "x86_64"
+    if measured and "tensorflow" not in sys.modules:
         os.environ.setdefault(ONEDNN, "1")
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.keras import keras
-from larq_ensemble.tensorflow_start import quiet_start
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.network.architectures.reactnet import react_block
 from larq_ensemble.network.architectures.resnet import resnet
+from larq_ensemble.tensorflow_start import quiet_start
 
 
 def run(
