@@ -8,7 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from larq_ensemble import EnsembleError
+from larq_ensemble import EnsembleError, pretrained
 from larq_ensemble.runs import Run, RunConfig, create_run
 
 ROOT = Path(__file__).parents[2]
@@ -25,8 +25,10 @@ def ship(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def finished(path: Path, kind: str = "backbone", **config) -> Run:
     """A run directory whose model is no more than its name."""
     model = {"name": "deploynet9", "width": config.pop("width", 1.0)}
-    run = create_run(path, RunConfig(kind, model, {"name": "x"}, {}, seed=0, **config))
+    data = {"name": "x", "augmentation": {}}
+    run = create_run(path, RunConfig(kind, model, data, {}, seed=0, **config))
     run.model_path.write_text(path.name)
+    run.result_path.write_text('{"test_top1": 50.0}')
     return run
 
 
@@ -38,7 +40,11 @@ def test_the_trainings_that_led_to_a_run_come_in_order(ship, tmp_path):
         "ensemble",
         ensemble={"members": 8, "scheme": "nested_fusion", "backbone": backbone.digest},
     )
-    assert ship._stages(ensemble, [backbone, twin]) == [twin, backbone, ensemble]
+    stages = ship._stages(ensemble, [backbone, twin])
+    assert [stage["digest"] for stage in stages] == [
+        run.digest for run in (twin, backbone, ensemble)
+    ]
+    assert stages[0]["result"] == {"test_top1": 50.0}
     assert ship._name(ensemble) == "x-deploynet9-nested8"
     with pytest.raises(EnsembleError, match=f"builds on a run .* {twin.digest}"):
         ship._stages(ensemble, [backbone])
@@ -46,6 +52,14 @@ def test_the_trainings_that_led_to_a_run_come_in_order(ship, tmp_path):
     assert ship._name(other) == "x-deploynet9-w2"
     with pytest.raises(EnsembleError, match=r"doesn't build on .*other"):
         ship._stages(ensemble, [backbone, twin, other])
+
+
+def test_the_trainings_of_a_shipped_network_are_on_its_card(ship, tmp_path):
+    teacher = pretrained.shipped("cifar100-deploynet9").card
+    run = finished(tmp_path / "run", transfer={"teacher": teacher["run_hash"]})
+    *taught, own = ship._stages(run, [])
+    assert taught == teacher["training"]
+    assert own["digest"] == run.digest
 
 
 def test_results_that_are_there_are_not_computed_again(ship, tmp_path, monkeypatch):

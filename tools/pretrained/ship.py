@@ -173,37 +173,45 @@ def _name(run: Run) -> str:
     return f"{run.config.dataset['name']}-{model['name']}{width}{kind}"
 
 
-def _stages(run: Run, sources: Sequence[Run]) -> list[Run]:
-    """The runs that led to this one, in order, and it.
+def _stages(run: Run, sources: Sequence[Run]) -> list[dict[str, Any]]:
+    """What the card says of the trainings that led to this run, in order, and of it.
+
+    Those of networks that are shipped already are on their cards, so `sources` needs not have them.
 
     # Raises
-        EnsembleError: if one is missing, or one is not among them.
+        EnsembleError: if one is missing, or `sources` has one that is not among them.
     """
     by_digest = {source.digest: source for source in sources}
-    stages: list[Run] = []
+    cards = [pretrained.shipped(name).card for name in pretrained.names()]
+    on_cards = {card["run_hash"]: card["training"] for card in cards}
+    stages: dict[str, dict[str, Any]] = {}
 
     def add(stage: Run) -> None:
         built_on = json.dumps([stage.config.transfer, stage.config.ensemble.get("backbone")])
         for digest in re.findall(r"[0-9a-f]{64}", built_on):
-            if digest not in by_digest:
+            if digest in stages:
+                continue
+            if digest in by_digest:
+                add(by_digest[digest])
+            elif digest in on_cards:
+                stages.update({each["digest"]: each for each in on_cards[digest]})
+            else:
                 raise EnsembleError(
                     f"{str(stage.path)!r} builds on a run whose model has the digest {digest}: "
                     "give that run as `sources`."
                 )
-            if by_digest[digest] not in stages:
-                add(by_digest[digest])
-        stages.append(stage)
+        stages[stage.digest] = _stage(stage)
 
     add(run)
-    if unused := [str(source.path) for source in sources if source not in stages]:
+    if unused := [str(source.path) for source in sources if source.digest not in stages]:
         raise EnsembleError(f"{str(run.path)!r} doesn't build on {', '.join(unused)}.")
-    return stages
+    return [*stages.values()]
 
 
 def _card(
     network: Shipped,
     run: Run,
-    stages: Sequence[Run],
+    stages: list[dict[str, Any]],
     results: Results,
     data: list[str],
     limit_test: int | None,
@@ -248,7 +256,7 @@ def _card(
             "validation": config.validation,
             "origin": ORIGINS.get(config.dataset["name"], ""),
         },
-        "training": [_stage(stage) for stage in stages],
+        "training": stages,
         "accuracy": _accuracy(found, seeds),
         "files": _files(network, found["inspect"]),
         "instructions": {
