@@ -433,7 +433,7 @@ def plan_command(json_target: str | None, **given: Any) -> None:
             ["step", "width", "members", "epochs", "after", "about h"],
             [
                 [*(row[key] for key in ("name", "width", "members", "epochs")), row["after"] or "",
-                 round(row["hours"], 2)]
+                 f"{row['hours']:.2f}"]
                 for row in rows
             ],
         )  # fmt: skip
