@@ -125,8 +125,11 @@ def original_weights(model: keras.Model) -> Weights:
 
 @pytest.fixture
 def float64():
+    """Of inputs and of layers: once another test has set a policy, these don't follow `floatx`."""
     keras.backend.set_floatx("float64")
+    keras.mixed_precision.set_global_policy("float64")
     yield
+    keras.mixed_precision.set_global_policy("float32")
     keras.backend.set_floatx("float32")
 
 
