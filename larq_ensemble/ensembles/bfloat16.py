@@ -7,6 +7,7 @@ float32.
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 
@@ -17,28 +18,34 @@ from larq_ensemble.models.functional import has_input_quantizer
 
 #: With fewer input channels, such as the three of an image, there is nothing to gain.
 _LEAST_CHANNELS = 16
-#: Where gradients in bfloat16 are emulated it is above 10, where they aren't it is below 1.
+#: Where gradients in bfloat16 are emulated it is above 4, where they aren't about 1 or less.
 _MOST_SLOWDOWN = 3
 
 
 def check_computes_bfloat16() -> None:
-    """Warns if bfloat16 is slow on this machine.
+    """Warns once if bfloat16 is slow on this machine.
 
     # Raises
         EnsembleError: if TensorFlow can't compute convolutions in bfloat16 on this machine.
     """
     try:
-        slower = slowdown()
+        warn_where_slow()
     except tf.errors.OpError as error:
         raise EnsembleError(
             f"TensorFlow can't compute convolutions in bfloat16 here ({error.message}): leave "
             "`bfloat16` out."
         ) from error
+
+
+@functools.cache
+def warn_where_slow() -> None:
+    """Warns if `slowdown` is large; once in a process."""
+    slower = slowdown()
     if slower > _MOST_SLOWDOWN:
         warnings.warn(
             f"This machine takes {slower:.0f} times as long for convolutions in bfloat16 as in "
             "float32, as CPUs without AVX512_BF16 and AMX do: leave `bfloat16` out.",
-            stacklevel=1,  # at one place, so that it is shown once
+            stacklevel=3,
         )
 
 
@@ -49,9 +56,9 @@ def slowdown() -> float:
     """
     seconds = {}
     for dtype in (tf.float32, tf.bfloat16):
-        x, kernel = tf.ones([8, 16, 16, 32], dtype), tf.ones([3, 3, 32, 32], dtype)
+        x, kernel = tf.ones([32, 16, 16, 32], dtype), tf.ones([3, 3, 32, 32], dtype)
         times = []
-        for _ in range(4):  # the first one also prepares the operators
+        for _ in range(3):  # the first one also prepares the operators
             start = time.perf_counter()
             with tf.GradientTape() as tape:
                 tape.watch([x, kernel])

@@ -7,6 +7,7 @@ import pytest
 from larq_ensemble.data.augmentation import Augmentation
 from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.ensembles import as_ensemble
+from larq_ensemble.ensembles.bfloat16 import warn_where_slow
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import load_run
@@ -251,6 +252,7 @@ def test_a_machine_without_bfloat16(train, tmp_path, monkeypatch) -> None:
         raise tf.errors.UnimplementedError(None, None, "no kernel")
 
     monkeypatch.setattr(tf.nn, "conv2d", conv2d)
+    warn_where_slow.cache_clear()
     with pytest.raises(EnsembleError, match=r"bfloat16 here \(no kernel\): leave `bfloat16` out"):
         train(bfloat16=True)
     assert not any(tmp_path.iterdir())

@@ -145,6 +145,7 @@ def test_a_machine_without_bfloat16(monkeypatch) -> None:
         raise tf.errors.UnimplementedError(None, None, "no kernel")
 
     monkeypatch.setattr(tf.nn, "conv2d", no_kernel)
+    bfloat16.warn_where_slow.cache_clear()
     with pytest.raises(EnsembleError, match=r"no kernel\): leave `bfloat16` out"):
         fused_network(tiny_backbone(), bfloat16=True)
 
@@ -152,7 +153,9 @@ def test_a_machine_without_bfloat16(monkeypatch) -> None:
 @pytest.mark.parametrize(("factor", "warns"), [(25.3, True), (0.6, False)])
 def test_a_machine_where_bfloat16_is_slow(factor, warns, monkeypatch, recwarn) -> None:
     monkeypatch.setattr(bfloat16, "slowdown", lambda: factor)
-    fused_network(tiny_backbone(), bfloat16=True)
+    bfloat16.warn_where_slow.cache_clear()
+    for _ in range(2):  # it is told once
+        fused_network(tiny_backbone(), bfloat16=True)
     told = [str(each.message) for each in recwarn if "bfloat16" in str(each.message)]
     assert [message.startswith("This machine takes 25 times as long") for message in told] == (
         [True] if warns else []
