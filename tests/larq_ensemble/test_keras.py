@@ -7,15 +7,17 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from larq_ensemble import tensorflow_start
 from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.keras import keras
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.network.architectures.reactnet import react_block
 from larq_ensemble.network.architectures.resnet import resnet
-from larq_ensemble.tensorflow_start import quiet_start
+from larq_ensemble.tensorflow_start import ONEDNN, quiet_start
 
 
 def run(
@@ -62,15 +64,30 @@ def test_importing_the_package_before_tensorflow_chooses_keras_2() -> None:
     assert keras.Model.__module__.startswith("tf_keras.")
 
 
-@pytest.mark.skipif(
-    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="measured on no other"
+@pytest.mark.parametrize(
+    ("system", "machine", "environment", "modules", "expected"),
+    [
+        ("linux", "x86_64", {}, {}, "1"),
+        ("linux", "x86_64", {ONEDNN: "0"}, {}, "0"),
+        ("linux", "x86_64", {}, {"tensorflow": None}, None),
+        ("linux", "aarch64", {}, {}, None),
+        ("win32", "x86_64", {}, {}, None),
+    ],
 )
-def test_onednn_is_asked_for_unless_it_is_decided() -> None:
-    asks = "import os, larq_ensemble; print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
-    assert run(asks).stdout == "1\n"
-    assert run(asks, TF_ENABLE_ONEDNN_OPTS="0").stdout == "0\n"
-    imported = f"import sys; sys.modules['tensorflow'] = sys; {asks}"
-    assert run(imported, TF_USE_LEGACY_KERAS="1").stdout == "None\n"
+def test_onednn_is_asked_for_unless_it_is_decided(
+    system, machine, environment, modules, expected, monkeypatch
+) -> None:
+    monkeypatch.setattr(tensorflow_start, "sys", SimpleNamespace(platform=system, modules=modules))
+    monkeypatch.setattr(tensorflow_start.platform, "machine", lambda: machine)
+    monkeypatch.setattr(tensorflow_start.os, "environ", environment)
+    tensorflow_start.prefer_onednn()
+    assert environment.get(ONEDNN) == expected
+
+
+def test_importing_the_package_asks_for_onednn() -> None:
+    done = run("import os, larq_ensemble; print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))")
+    measured = (sys.platform, platform.machine()) == ("linux", "x86_64")
+    assert done.stdout == ("1\n" if measured else "None\n"), done.stderr
 
 
 def test_tensorflow_and_keras_3_may_be_imported_first(tmp_path) -> None:
