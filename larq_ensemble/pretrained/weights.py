@@ -1,11 +1,15 @@
 """The file of a shipped network's weights: an `.npz` of NumPy. Reading it needs no TensorFlow.
 
-    header                  JSON: `format`, `config` (that of the run), `run_hash`, `own`, `shapes`,
-                            `member_weights`
-    LAYER/WEIGHT            float32; of a layer that members own [members, ...]
-    LAYER/WEIGHT:bits       uint8, the signs of binary filters, 8 a byte (`numpy.packbits`)
-    LAYER/WEIGHT:magnitudes float32, the mean magnitude of the latent weights of each filter,
-                            [channels] or [members, channels]
+    header  JSON: `format`, `config` (that of the run), `run_hash`, `own`, `member_weights`, and the
+            shapes of what the other two hold, in their order, by LAYER/WEIGHT: `values` and
+            `shapes`
+    values  float32, all weights but the signs, one after the other: of a layer that members own
+            [members, ...]; as LAYER/WEIGHT:magnitudes the mean magnitude of the latent weights of
+            each binary filter, [channels] or [members, channels]
+    bits    uint8, the signs of binary filters, 8 a byte (`numpy.packbits`); each kernel begins a
+            new byte
+
+Three arrays, because an archive takes some 250 bytes for each.
 
 Layers have the names of the backbone. A layer that members share is there once. A device computes
 with the signs of latent weights and, of magnitude-aware filters, with their mean magnitude, so the
@@ -19,7 +23,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +32,8 @@ import numpy as np
 from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.files import replacing
 
-FORMAT = 1
-_BITS, _MAGNITUDES = ":bits", ":magnitudes"
-_HEADER = "header"
+FORMAT = 2
+_MAGNITUDES = ":magnitudes"
 #: What zip, zlib, NumPy and the header raise if the file is missing or damaged. RuntimeError: it
 #: seems to be encrypted, or its JSON to be endless; MemoryError: an array to be huge.
 _UNREADABLE = (
@@ -112,22 +115,23 @@ def write_weights(path: str | os.PathLike[str], stored: StoredWeights) -> None:
     # Raises
         EnsembleError: if it can't be written.
     """
+    signs = {name: each for name, each in stored.arrays.items() if isinstance(each, Signs)}
+    values = {name: each for name, each in stored.arrays.items() if not isinstance(each, Signs)}
+    values |= {name + _MAGNITUDES: each.magnitudes for name, each in signs.items()}
     header = {
         "format": FORMAT,
         "config": stored.config,
         "run_hash": stored.run_hash,
         "own": sorted(stored.own),
         "member_weights": stored.member_weights,
-        "shapes": {
-            name: array.shape for name, array in stored.arrays.items() if isinstance(array, Signs)
-        },
+        "values": {name: array.shape for name, array in values.items()},
+        "shapes": {name: each.shape for name, each in signs.items()},
     }
-    arrays = {_HEADER: np.frombuffer(json.dumps(header).encode(), np.uint8)}
-    for name, array in stored.arrays.items():
-        if isinstance(array, Signs):
-            arrays |= {name + _BITS: array.bits, name + _MAGNITUDES: array.magnitudes}
-        else:
-            arrays[name] = array
+    arrays = {
+        "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
+        "values": _joined(values.values(), np.float32),
+        "bits": _joined((each.bits for each in signs.values()), np.uint8),
+    }
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
@@ -141,21 +145,24 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = dict(archive)
-        header = json.loads(arrays.pop(_HEADER).tobytes())
+        header = json.loads(arrays["header"].tobytes())
         if header["format"] != FORMAT:
             raise EnsembleError(
                 f"{str(path)!r} has weights of format {header['format']!r}, but this version of "
                 f"larq-ensemble reads format {FORMAT}: install the version that it came with."
             )
+        values = _split(arrays["values"], np.float32, header["values"])
+        shapes = {name: tuple(shape) for name, shape in header["shapes"].items()}
+        packed = {name: (-(-math.prod(shape) // 8),) for name, shape in shapes.items()}
         signs = {
-            name: _signs(arrays.pop(name + _BITS), arrays.pop(name + _MAGNITUDES), tuple(shape))
-            for name, shape in header["shapes"].items()
+            name: _signs(bits, values.pop(name + _MAGNITUDES), shapes[name])
+            for name, bits in _split(arrays["bits"], np.uint8, packed).items()
         }
         weights = header["member_weights"]
         return StoredWeights(
             config=header["config"],
             run_hash=header["run_hash"],
-            arrays={**arrays, **signs},
+            arrays={**values, **signs},
             own=frozenset(header["own"]),
             member_weights=None if weights is None else tuple(weights),
         )
@@ -168,19 +175,32 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
         ) from error
 
 
+def _joined(arrays: Iterable[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
+    """All numbers one after the other; of another dtype only if none changes."""
+    flat = (array.ravel().astype(dtype, casting="safe") for array in arrays)
+    return np.concatenate([np.empty(0, dtype), *flat])
+
+
+def _split(
+    joined: np.ndarray, dtype: type[np.generic], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """Takes `_joined` apart.
+
+    # Raises
+        ValueError: if it isn't of this dtype or doesn't hold just as many numbers.
+    """
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    if joined.dtype != dtype or joined.shape != (sum(sizes),):
+        raise ValueError(f"{joined.shape} of {joined.dtype} for arrays of {shapes}")
+    parts = np.split(joined, np.cumsum(sizes)[:-1])
+    return {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts)}
+
+
 def _signs(bits: np.ndarray, magnitudes: np.ndarray, shape: tuple[int, ...]) -> Signs:
     """# Raises
-    ValueError: if they don't fit each other: NumPy would take missing bits for zeros.
+    ValueError: if the magnitudes don't fit the shape.
     """
     leading = magnitudes.ndim - 1
-    fit = (
-        bits.dtype == np.uint8
-        and bits.shape == (-(-math.prod(shape) // 8),)
-        and 0 <= leading < len(shape)
-        and magnitudes.shape == (*shape[:leading], shape[-1])
-    )
-    if not fit:
-        raise ValueError(
-            f"{bits.size} bytes of signs and {magnitudes.shape} magnitudes of filters {shape}"
-        )
+    if not 0 <= leading < len(shape) or magnitudes.shape != (*shape[:leading], shape[-1]):
+        raise ValueError(f"{magnitudes.shape} magnitudes of filters {shape}")
     return Signs(bits, magnitudes, shape)

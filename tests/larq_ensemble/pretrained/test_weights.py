@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -75,7 +76,34 @@ def test_what_is_written_is_read(tmp_path) -> None:
         assert getattr(after, name) == getattr(before, name)
     assert after.arrays.keys() == before.arrays.keys()
     # One bit a weight: 36,864 weights, 64 magnitudes, 256 other numbers, and the archive.
-    assert path.stat().st_size < 36_864 / 8 + 4 * (64 + 256) + 2500
+    assert path.stat().st_size < 36_864 / 8 + 4 * (64 + 256) + 1200
+
+
+def test_an_archive_grows_by_what_a_weight_takes(tmp_path) -> None:
+    """Not by an entry of its own, which took 160 kB of the networks of the package."""
+    sizes = []
+    for layers in (1, 101):
+        arrays = {f"norm{i}/gamma": np.float32([i]) for i in range(layers)}
+        write_weights(tmp_path / "network.npz", dataclasses.replace(stored(), arrays=arrays))
+        sizes.append((tmp_path / "network.npz").stat().st_size)
+        assert read_weights(tmp_path / "network.npz").arrays == arrays  # one number each
+    assert sizes[1] - sizes[0] < 100 * 50
+
+
+def test_weights_that_float32_would_change_are_not_written(tmp_path) -> None:
+    arrays = {"norm/gamma": np.array([1 + 1e-12])}
+    with pytest.raises(TypeError, match="float32"):
+        write_weights(tmp_path / "network.npz", dataclasses.replace(stored(), arrays=arrays))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("values", [{}, {"conv/kernel:magnitudes": [64], "norm/gamma": [4, 63]}])
+def test_values_have_to_be_as_many_as_their_shapes_say(values, tmp_path) -> None:
+    path = tmp_path / "network.npz"
+    write_weights(path, stored())
+    rewritten(path, values=values)
+    with pytest.raises(EnsembleError, match="missing or damaged"):
+        read_weights(path)
 
 
 def rewritten(path, **changes) -> None:
@@ -101,8 +129,8 @@ def test_files_that_are_not_whole(tmp_path) -> None:
     rewritten(path, shapes={"gone/kernel": [1, 1]})
     with pytest.raises(EnsembleError, match="missing or damaged"):
         read_weights(path)
-    rewritten(path, format=2)
-    with pytest.raises(EnsembleError, match=r"format 2.*reads format 1"):
+    rewritten(path, format=1)
+    with pytest.raises(EnsembleError, match=r"format 1.*reads format 2"):
         read_weights(path)
 
 
