@@ -1,8 +1,7 @@
 """The file of a shipped network's weights: an `.npz` of NumPy. Reading it needs no TensorFlow.
 
     header  JSON: `format`, `config` (that of the run), `run_hash`, `own`, `member_weights`, and the
-            shapes of what the other two hold, in their order, by LAYER/WEIGHT: `values` and
-            `shapes`
+            shapes of what the other two hold, in their order, by LAYER/WEIGHT: `values` and `bits`
     values  float32, all weights but the signs, one after the other: of a layer that members own
             [members, ...]; as LAYER/WEIGHT:magnitudes the mean magnitude of the latent weights of
             each binary filter, [channels] or [members, channels]
@@ -125,7 +124,7 @@ def write_weights(path: str | os.PathLike[str], stored: StoredWeights) -> None:
         "own": sorted(stored.own),
         "member_weights": stored.member_weights,
         "values": {name: array.shape for name, array in values.items()},
-        "shapes": {name: each.shape for name, each in signs.items()},
+        "bits": {name: each.shape for name, each in signs.items()},
     }
     arrays = {
         "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
@@ -152,7 +151,7 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
                 f"larq-ensemble reads format {FORMAT}: install the version that it came with."
             )
         values = _split(arrays["values"], np.float32, header["values"])
-        shapes = {name: tuple(shape) for name, shape in header["shapes"].items()}
+        shapes = {name: tuple(shape) for name, shape in header["bits"].items()}
         packed = {name: (-(-math.prod(shape) // 8),) for name, shape in shapes.items()}
         signs = {
             name: _signs(bits, values.pop(name + _MAGNITUDES), shapes[name])

@@ -126,7 +126,7 @@ def test_files_that_are_not_whole(tmp_path) -> None:
         with pytest.raises(EnsembleError, match="missing or damaged"):
             read_weights(path)
     path.write_bytes(whole)
-    rewritten(path, shapes={"gone/kernel": [1, 1]})
+    rewritten(path, bits={"gone/kernel": [1, 1]})
     with pytest.raises(EnsembleError, match="missing or damaged"):
         read_weights(path)
     rewritten(path, format=1)
@@ -157,7 +157,7 @@ def test_signs_have_to_fit_their_shape(shapes, tmp_path) -> None:
     """Half of the bits too few, for example, would be taken for zeros."""
     path = tmp_path / "network.npz"
     write_weights(path, stored())
-    rewritten(path, shapes=shapes)
+    rewritten(path, bits=shapes)
     with pytest.raises(EnsembleError, match="missing or damaged"):
         read_weights(path)
 
