@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DATASETS, DataOptions
+from larq_ensemble.ensembles.names import member_output
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import read_json
 from larq_ensemble.network.architectures import REVISION
@@ -55,7 +59,8 @@ class RunLibrary:
 
     The ensembles of a backbone are beside it: `{model}-{dataset}-{epochs}epochs-seed{seed}/` holds
     `backbone/` and `{scheme}-{sharing}-m{M}-{epochs}epochs/`, with `-owndata` where members iterate
-    over the data by themselves. So figures with the same folder share their runs.
+    over the data by themselves. So figures with the same folder share their runs. Members that are
+    trained one after the other are trained once, for all M: the first m do not depend on it.
 
     # Arguments
         folder: where the run directories are.
@@ -123,10 +128,7 @@ class RunLibrary:
         settings = self._settings
         dataset = backbone.config.dataset["name"]
         recipe = settings.recipes(curve.model, dataset, curve.scheme).retrain
-        path = backbone.path.parent / (
-            f"{curve.scheme}-{curve.sharing}-m{members}-{recipe.epochs}epochs"
-            f"{'-owndata' if curve.own_data else ''}"
-        )
+        path = backbone.path.parent / _folder_name(curve, members, recipe)
 
         def train() -> tuple[Run, dict[str, Any]]:
             from larq_ensemble.training.ensemble import train_ensemble
@@ -148,7 +150,42 @@ class RunLibrary:
         def same_origin(config: RunConfig) -> bool:
             return config.ensemble["backbone"] == backbone.digest
 
-        return self._get(path, recipe, what, train, same_origin, epochs=recipe.epochs * members)
+        taken = 0
+        if curve.own_data and not path.exists():
+            folders = path.parent.glob(_folder_name(curve, "*", recipe))
+            finished = [self._finished(folder, recipe, same_origin) for folder in folders]
+            taken = self._take_over([run for run, _ in filter(None, finished)], path, members)
+            self._work.total -= taken * recipe.epochs
+        return self._get(
+            path, recipe, what, train, same_origin, epochs=recipe.epochs * (members - taken)
+        )
+
+    def _take_over(self, others: Sequence[Run], path: Path, members: int) -> int:
+        """Begins a run with the first members of a finished one that differs from it only in M.
+
+        Where members are trained one after the other, the first m do not depend on M. The run then
+        looks as if it had been interrupted after them.
+
+        # Arguments
+            others: the finished runs.
+            path: of the run.
+            members: its M.
+
+        # Returns
+            How many members were taken over.
+        """
+        if not others:
+            return 0
+        other = max(others, key=lambda run: run.config.ensemble["members"])
+        config = replace(other.config, ensemble={**other.config.ensemble, "members": members})
+        taken = min(members, other.config.ensemble["members"])
+        self._progress(f"{path}: the first {counted(taken, 'member')} of {other.path}")
+        Run(path, config).save_config()
+        for member in map(member_output, range(taken)):
+            with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
+                copy = shutil.copytree(other.path / member, Path(temporary) / member)
+                os.replace(copy, path / member)
+        return taken
 
     def _get(
         self,
@@ -198,6 +235,14 @@ class RunLibrary:
             return run, read_json(run.result_path, "resume the training")
         except EnsembleError:  # damaged: resuming writes it again
             return None
+
+
+def _folder_name(curve: Curve, members: int | str, recipe: Recipe) -> str:
+    """Of the run of an ensemble."""
+    return (
+        f"{curve.scheme}-{curve.sharing}-m{members}-{recipe.epochs}epochs"
+        f"{'-owndata' if curve.own_data else ''}"
+    )
 
 
 def _check_network(run: Run) -> None:

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import shutil
 
+import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError
@@ -86,6 +88,44 @@ def test_what_is_finished_is_not_trained_again(
     config_path.write_text(json.dumps(config))
     with pytest.raises(EnsembleError, match=r"started with ensemble\.backbone = '000"):
         trained_points("one", tmp_path, longer, **arguments)
+
+
+@pytest.mark.parametrize(("scheme", "counts"), [("batch_bagging", [2, 1]), ("boosting", [1, 2])])
+def test_members_that_are_trained_in_turn_are_trained_once_for_all_m(
+    scheme, counts, small, tmp_path, monkeypatch, epochs_begun
+):
+    curve = Curve(scheme, "resnet20", "cifar100", scheme=scheme, own_data=True)
+    monkeypatch.setitem(FIGURES._entries, "one", AccuracyFigure("One", (curve,)))
+    group = "resnet20-cifar100-1epochs-seed0"
+    told = []
+
+    def train(out, counts):
+        arguments = {"members": counts, "progress": told.append, "verbose": 0}
+        points = trained_points("one", tmp_path / out, small, **arguments)
+        return points, tmp_path / out / "runs" / group
+
+    points, folder = train("together", counts)
+    assert len(epochs_begun) == 1 + 2
+    first, second = (folder / f"{scheme}-fusion-m{m}-1epochs-owndata" for m in counts)
+    what = f"{scheme} of {counts[1]} resnet20 on cifar100, sharing fusion, 1 epoch"
+    assert told[2:] == [
+        f"{second}: the first 1 member of {first}",
+        f"3 of 3: {what}: going on, {second}",
+    ]
+    assert train("together", counts)[0] == points
+    assert len(epochs_begun) == 1 + 2
+
+    # Trained by itself the second is the same, bit for bit.
+    shutil.copytree(folder / "backbone", tmp_path / "alone" / "runs" / group / "backbone")
+    epochs_begun.clear()
+    _, folder = train("alone", counts[1:])
+    assert len(epochs_begun) == counts[1]
+    taken, alone = load_run(second), load_run(folder / second.name)
+    assert taken.config == alone.config
+    for ours, theirs in zip(taken.model.weights, alone.model.weights, strict=True):
+        np.testing.assert_array_equal(ours, theirs, ours.name)
+    ours, theirs = (json.loads(run.result_path.read_text()) for run in (taken, alone))
+    assert {**ours, "images_per_second": None} == {**theirs, "images_per_second": None}
 
 
 def test_a_recipe_that_starts_from_the_real_valued_network(

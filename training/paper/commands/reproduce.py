@@ -98,8 +98,9 @@ def command(
 
     Schemes are fusion, voting and bagging, as the paper's library trained them: members of voting
     and bagging iterate over the data by themselves, and bagging is our batch_bagging. Missing runs
-    are trained. The same command resumes a run that was interrupted. Finished runs are used again,
-    by other figures with the same --out too.
+    are trained, members that train one after the other once for all M. The same command resumes a
+    run that was interrupted. Finished runs are used again, by other figures with the same --out
+    too.
 
     \b
     Examples:
