@@ -70,7 +70,7 @@ def data_of_file(
         )
     constants = constants_of(metadata)
     try:
-        dataset = reopen(constants, spec=spec, data_dir=data_dir)
+        dataset = reopen(constants, spec=spec, data_dir=data_dir, network=name)
     except (TypeError, KeyError) as error:  # options that a later version may know
         raise EnsembleError(
             f"The file's metadata say of its images what this version can't read ({error}): "

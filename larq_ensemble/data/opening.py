@@ -44,7 +44,11 @@ def open_dataset(
 
 
 def reopen(
-    constants: Mapping[str, Any], *, spec: str | None = None, data_dir: str | None = None
+    constants: Mapping[str, Any],
+    *,
+    spec: str | None = None,
+    data_dir: str | None = None,
+    network: str = "the run",
 ) -> Dataset:
     """Opens the data set of a run, with the run's classes, normalization and size of images.
 
@@ -56,6 +60,7 @@ def reopen(
         spec: where the data are now, or other data of the same classes, see `Dataset.has_data_of`;
             `None`: where they were.
         data_dir: the folder of TensorFlow Datasets, see `DataOptions`.
+        network: what an error calls the run.
 
     # Raises
         EnsembleError: if `spec` is unknown or has other classes.
@@ -63,7 +68,7 @@ def reopen(
     recorded = constants.get("source")
     if spec in DATASETS or (spec is None and recorded is None):
         dataset = DATASETS[spec or constants["name"]]
-        check_fits(dataset, constants)
+        check_fits(dataset, constants, network)
         return _as_in_run(dataset, constants)
     origin = None if recorded is None else Origin.from_json(recorded)
     shape = tuple(constants["input_shape"])
@@ -71,7 +76,7 @@ def reopen(
     if spec is not None:
         names = constants.get("class_names")  # which old runs lack
         found = _find(spec, images, data_dir, None if names is None else tuple(names))
-        check_fits(found, constants)
+        check_fits(found, constants, network)
         return _as_in_run(_unread(found), constants)
     assert origin is not None
     return _as_in_run(_recorded(origin, images, data_dir, constants), constants)

@@ -411,6 +411,10 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
             "evaluate fusion --dataset cifar100",
             "--dataset 'cifar100' has other classes than the run, which was trained on 10",
         ),
+        (
+            "evaluate ensemble.tflite --dataset cifar100",
+            "--dataset 'cifar100' has other classes than the file, which was trained on 10",
+        ),
         ("evaluate fusion --members 3", "--members must be from 1 to 2"),
         (
             "predict ensemble.tflite image.png --members 3",
