@@ -1,11 +1,12 @@
 """Whether the probabilities of runs can be trusted: the tables of `docs/reports/trust.md`.
 
-Evaluates runs of one kind, such as three seeds, as `larq-ensemble evaluate --trust --ood --shift`
+Evaluates networks of one kind, such as runs of three seeds, as `larq-ensemble evaluate --trust --ood --shift`
 does, and writes the mean over them, with the standard deviation if there are several. The corrupted
 images may be fewer than the others, because there are as many times more of them as there are kinds
-and severities. Results are kept in OUT: what is there is not evaluated again.
+and severities. Results are kept in OUT: what is there is not evaluated again. A page may have a part
+for each data set, between two lines that name it; the figure is put beside it.
 
-    python benchmarks/trust_report.py runs/flagship --ood cifar10,noise --out trust
+    python benchmarks/trust_report.py cifar100-deploynet9-nested8 --ood cifar10,noise --out trust
     python benchmarks/trust_report.py runs/s0 runs/s1 runs/s2 --ood cifar10,noise \
         --shift-images 2000 --out trust --write docs/reports/trust.md
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from page import made_by, mean_and_spread, write_between
+from page import made_by, mean_and_spread, write_between, write_option
 
 from larq_ensemble.cli import run_command
 from larq_ensemble.console.markdown import markdown_table
@@ -31,18 +32,8 @@ from larq_ensemble.console.options import INPUT, OutputFolder, data_dir_option, 
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.files import read_json, write_text
 
-#: The generated part of the page is between these two lines.
-BEGIN, END = "<!-- trust: by benchmarks/trust_report.py -->", "<!-- end of trust -->"
-PAGE = f"""# Trust
-
-What the probabilities of an ensemble are worth, by the number of members m, in the terms of
-[the guide](../guides/trust.md). Temperatures and thresholds are fitted on images that training held
-out and measured on the test split.
-
-{BEGIN}
-
-{END}
-"""
+#: The generated part of a page is between these two lines, which have the data set.
+BEGIN, END = "<!-- trust on {}: by benchmarks/trust_report.py -->", "<!-- end of trust on {} -->"
 
 Result = dict[str, Any]
 
@@ -218,7 +209,7 @@ def evaluated(run: str, folder: Path, **options: Any) -> Result:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=INPUT, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, type=INPUT, metavar="RUN|NAME...")
 @click.option("--ood", type=names, default="noise", show_default=True, help="As for `evaluate`.")
 @click.option("--shift", type=names, default="all", show_default=True, help="As for `evaluate`.")
 @click.option(
@@ -227,9 +218,7 @@ def evaluated(run: str, folder: Path, **options: Any) -> Result:
 @click.option("--limit-test", type=click.IntRange(1), help="For a try: only N test images.")
 @data_dir_option
 @click.option("--out", type=OutputFolder(), required=True, metavar="DIR", help="For the results.")
-@click.option(
-    "--write", "page", type=click.Path(path_type=Path), help="The tables into a page, or a new one."
-)
+@write_option
 @json_option
 def main(
     runs: tuple[str, ...],
@@ -261,14 +250,14 @@ def main(
         text = "\n\n".join(tables(results, shifts))
         for line in text.splitlines():
             report.line(line)
-        stem = folder / "trust" if page is None else page.with_suffix("")
+        dataset = results[0]["dataset"]
+        stem = (folder if page is None else page.parent) / f"trust_{dataset}"
         save(draw_trust(results[0], shifts[0]), stem)
         report.result = {"results": results, "shifts": shifts}
         if page is not None:
-            if not page.exists():
-                write_text(page, PAGE)
+            begin, end = (line.format(dataset) for line in (BEGIN, END))
             made = made_by("benchmarks/trust_report.py")
-            write_between(page, BEGIN, END, f"![Trust]({stem.name}.png)\n\n{text}\n\n{made}")
+            write_between(page, begin, end, f"![Trust]({stem.name}.png)\n\n{text}\n\n{made}")
 
 
 if __name__ == "__main__":
