@@ -1,10 +1,11 @@
 """Whether the probabilities of runs can be trusted: the tables of `docs/reports/trust.md`.
 
-Evaluates networks of one kind, such as runs of three seeds, as `larq-ensemble evaluate --trust --ood --shift`
-does, and writes the mean over them, with the standard deviation if there are several. The corrupted
-images may be fewer than the others, because there are as many times more of them as there are kinds
-and severities. Results are kept in OUT: what is there is not evaluated again. A page may have a part
-for each data set, between two lines that name it; the figure is put beside it.
+Evaluates networks of one kind, such as runs of three seeds, as `larq-ensemble evaluate --trust
+--ood --shift` does, and writes the mean over them, with the standard deviation if there are
+several. The corrupted images may be fewer than the others, because there are as many times more of
+them as there are kinds and severities. Results are kept in OUT: what is there is not evaluated
+again. A page may have a part for each data set, between two lines that name it; the figure is put
+beside the page.
 
     python benchmarks/trust_report.py cifar100-deploynet9-nested8 --ood cifar10,noise --out trust
     python benchmarks/trust_report.py runs/s0 runs/s1 runs/s2 --ood cifar10,noise \
