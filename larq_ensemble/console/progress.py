@@ -40,14 +40,13 @@ def showing_progress() -> Iterator[None]:
 
 @dataclass
 class _Start:
-    """When a piece of work had done its first part, and how far it was then.
+    """When a piece of work began, when it had done its first part, and how much that was.
 
     The first part is not like the others: it traces graphs, packs filters, fills caches.
     """
 
     began: float
     time: float = 0.0
-    share: float | None = None
     done: int = 0
 
 
@@ -63,14 +62,9 @@ class Estimates:
         if work.ended:
             self._starts.pop(work, None)
             return
-        self._starts.setdefault(work, _Start(self._clock()))
-        part: Work | None = work if work.done else None
-        while part is not None:
-            start = self._starts.get(part)
-            if start is not None and start.share is None:
-                start.time, start.share = self._clock(), self.share(work, of=part)
-                start.done = part.done
-            part = part.outer
+        start = self._starts.setdefault(work, _Start(self._clock()))
+        if work.done and not start.done:
+            start.time, start.done = self._clock(), work.done
 
     def elapsed(self, work: Work) -> float:
         """Seconds since the work began."""
@@ -80,28 +74,35 @@ class Estimates:
         """Units a second; `None`: not known yet."""
         start = self._starts[work]
         seconds = self._clock() - start.time
-        if start.share is None or work.done <= start.done or seconds <= 0:
+        if work.done <= start.done or seconds <= 0:
             return None
         return (work.done - start.done) / seconds
 
     def left(self, work: Work, *, of: Work) -> float | None:
-        """Seconds until `of` ends, which is `work` or has it as a part; `None`: not known yet."""
-        start = self._starts.get(of)
-        if start is None or start.share is None:
-            return None
-        share = self.share(work, of=of)
-        gained = share - start.share
-        return (1 - share) * (self._clock() - start.time) / gained if gained > 0 else None
+        """Seconds until `of` ends, which is `work` or has it as a part; `None`: not known yet.
 
-    @staticmethod
-    def share(work: Work, *, of: Work) -> float:
-        """How much of `of` is done, 0 to 1, given that `work` is the part of it that runs now."""
-        share = work.done / max(work.total, 1)
+        A part may consist of works of other kinds, one after the other, such as building, training
+        and evaluating. So what `of` takes for a unit is told by the time since it began and what
+        is left of `work`, not by how much of `work` is done.
+        """
+        rate = self.rate(work)
+        if rate is None:
+            return None
+        left = (work.total - work.done) / rate
         while work is not of:
             assert work.outer is not None
             work = work.outer
-            share = (work.done + work.next * share) / max(work.total, 1)
-        return min(share, 1.0)
+            if work not in self._starts:  # it began before anybody listened
+                return None
+            through = work.done + work.next
+            a_unit = (self.elapsed(work) + left) / through
+            left += max(work.total - through, 0) * a_unit
+        return left
+
+    def share(self, work: Work, *, of: Work) -> float | None:
+        """How much of the time that `of` takes has passed, 0 to 1; `None`: not known yet."""
+        left = self.left(work, of=of)
+        return None if left is None else self.elapsed(of) / (self.elapsed(of) + left)
 
 
 def outermost(work: Work) -> Work:

@@ -99,6 +99,25 @@ def test_unequal_parts_count_by_their_weight(lines, clock):
     assert shown(lines)[0].endswith("about 6 s left for all")
 
 
+def test_a_part_may_be_built_before_it_is_trained(lines, clock):
+    """Three networks of 20 s to build, 60 to train and 10 to evaluate: 270 s for all."""
+    kinds = {"building": 2, "training": 6, "evaluating": 1}
+    with listening(lines), working("fig5a", 3, unit="network") as work:
+        for _ in range(3):
+            for what, seconds in kinds.items():
+                for _ in tracked(range(10), what, unit="step"):
+                    clock.now += seconds
+            work.advance(1)
+    told = [line for line in shown(lines) if line.startswith("training")]
+    first = next(line for line in told if "fig5a 1 of 3" in line)
+    last = next(line for line in told if "fig5a 3 of 3" in line)
+    steps, of_last = (int(line.split()[1]) for line in (first, last))
+    assert 1 < steps < 6
+    # What comes after the training is not known yet: 3 x 80 s, of which 20 + 6 n have passed.
+    assert first.endswith(f", about {duration(240 - 20 - 6 * steps)} left for all")
+    assert last.endswith(f", about {duration(60 - 6 * of_last)} left for all")
+
+
 def test_slow_work_is_told_in_time(lines, clock):
     with listening(lines):
         for _ in tracked(range(4), "conversion", unit="member"):
