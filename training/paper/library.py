@@ -12,7 +12,6 @@ from typing import Any
 
 from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DATASETS, DataOptions
-from larq_ensemble.ensembles.names import member_output
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import read_json
 from larq_ensemble.network.architectures import REVISION
@@ -176,6 +175,8 @@ class RunLibrary:
         """
         if not others:
             return 0
+        from larq_ensemble.ensembles.names import member_output  # with TensorFlow
+
         other = max(others, key=lambda run: run.config.ensemble["members"])
         config = replace(other.config, ensemble={**other.config.ensemble, "members": members})
         taken = min(members, other.config.ensemble["members"])
