@@ -43,11 +43,16 @@ class _Start:
     """When a piece of work began, when it had done its first part, and how much that was.
 
     The first part is not like the others: it traces graphs, packs filters, fills caches.
+
+    # Arguments
+        before: how many units were done when the first work within it began, such as those of an
+            earlier process; `None`: no work within it has begun.
     """
 
     began: float
     time: float = 0.0
     done: int = 0
+    before: int | None = None
 
 
 class Estimates:
@@ -65,6 +70,9 @@ class Estimates:
         start = self._starts.setdefault(work, _Start(self._clock()))
         if work.done and not start.done:
             start.time, start.done = self._clock(), work.done
+        whole = None if work.outer is None else self._starts.get(work.outer)
+        if work.outer is not None and whole is not None and whole.before is None:
+            whole.before = work.outer.done
 
     def elapsed(self, work: Work) -> float:
         """Seconds since the work began."""
@@ -92,10 +100,11 @@ class Estimates:
         while work is not of:
             assert work.outer is not None
             work = work.outer
-            if work not in self._starts:  # it began before anybody listened
+            start = self._starts.get(work)
+            if start is None:  # it began before anybody listened
                 return None
             through = work.done + work.next
-            a_unit = (self.elapsed(work) + left) / through
+            a_unit = (self.elapsed(work) + left) / (through - (start.before or 0))
             left += max(work.total - through, 0) * a_unit
         return left
 

@@ -118,6 +118,18 @@ def test_a_part_may_be_built_before_it_is_trained(lines, clock):
     assert last.endswith(f", about {duration(60 - 6 * of_last)} left for all")
 
 
+def test_what_an_earlier_process_did_took_no_time(lines, clock):
+    """Of 30 trials 20 are there: 9 of 60 s are left after this one."""
+    with listening(lines), working("trial", 30, unit="trial") as work:
+        work.done = 20
+        for _ in tracked(range(10), "training", unit="step"):
+            clock.now += 6
+    assert shown(lines)[0] == (
+        "training: 2 of 10 steps, 0.2 steps/s, about 48 s left, trial 21 of 30, "
+        f"about {duration(48 + 9 * 60)} left for all"
+    )
+
+
 def test_slow_work_is_told_in_time(lines, clock):
     with listening(lines):
         for _ in tracked(range(4), "conversion", unit="member"):

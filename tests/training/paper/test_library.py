@@ -127,6 +127,12 @@ def test_members_that_are_trained_in_turn_are_trained_once_for_all_m(
     ours, theirs = (json.loads(run.result_path.read_text()) for run in (taken, alone))
     assert {**ours, "images_per_second": None} == {**theirs, "images_per_second": None}
 
+    # Where somebody deleted the members to make room, they are trained again.
+    shutil.rmtree(second / "member_0")
+    library = RunLibrary(folder.parent, small, 1, told.append, 0, Work("test", "epoch", 1))
+    assert library._take_over([taken], folder / "new", 1) == 0
+    assert not (folder / "new").exists()
+
 
 def test_a_recipe_that_starts_from_the_real_valued_network(
     small, one_block, tmp_path, epochs_begun, monkeypatch
