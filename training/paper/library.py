@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -179,14 +180,18 @@ class RunLibrary:
 
         other = max(others, key=lambda run: run.config.ensemble["members"])
         config = replace(other.config, ensemble={**other.config.ensemble, "members": members})
-        taken = min(members, other.config.ensemble["members"])
-        self._progress(f"{path}: the first {counted(taken, 'member')} of {other.path}")
+        first = map(member_output, range(min(members, other.config.ensemble["members"])))
+        # Whoever needs room may have deleted the others.
+        taken = list(takewhile(lambda member: (other.path / member).is_dir(), first))
+        if not taken:
+            return 0
+        self._progress(f"{path}: the first {counted(len(taken), 'member')} of {other.path}")
         Run(path, config).save_config()
-        for member in map(member_output, range(taken)):
+        for member in taken:
             with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
                 copy = shutil.copytree(other.path / member, Path(temporary) / member)
                 os.replace(copy, path / member)
-        return taken
+        return len(taken)
 
     def _get(
         self,
