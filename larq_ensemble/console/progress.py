@@ -133,7 +133,7 @@ def described(work: Work, estimates: Estimates) -> str:
         parts.append(f"about {duration(left)} left")
     whole = outermost(work)
     if whole is not work:
-        if whole.next == 1:  # else its units mean nothing to a reader
+        if whole.what == whole.unit:  # else its units mean nothing to a reader
             parts.append(f"{whole.what} {min(whole.done + 1, whole.total):,} of {whole.total:,}")
         all_left = estimates.left(work, of=whole)
         if all_left is not None:

@@ -99,18 +99,28 @@ def test_unequal_parts_count_by_their_weight(lines, clock):
     assert shown(lines)[0].endswith("about 6 s left for all")
 
 
+def test_the_part_is_told_only_of_a_whole_that_is_counted_in_parts(lines, clock):
+    """A figure of 12 epochs says nothing of a part, also where that is a single epoch."""
+    with listening(lines), working("fig5a", 12, unit="epoch"):
+        for _ in tracked(range(10), "training", unit="step"):
+            clock.now += 1
+    assert shown(lines)[0] == (
+        f"training: 3 of 10 steps, 1.0 steps/s, about 7 s left, about {duration(117)} left for all"
+    )
+
+
 def test_a_part_may_be_built_before_it_is_trained(lines, clock):
     """Three networks of 20 s to build, 60 to train and 10 to evaluate: 270 s for all."""
     kinds = {"building": 2, "training": 6, "evaluating": 1}
-    with listening(lines), working("fig5a", 3, unit="network") as work:
+    with listening(lines), working("network", 3, unit="network") as work:
         for _ in range(3):
             for what, seconds in kinds.items():
                 for _ in tracked(range(10), what, unit="step"):
                     clock.now += seconds
             work.advance(1)
     told = [line for line in shown(lines) if line.startswith("training")]
-    first = next(line for line in told if "fig5a 1 of 3" in line)
-    last = next(line for line in told if "fig5a 3 of 3" in line)
+    first = next(line for line in told if "network 1 of 3" in line)
+    last = next(line for line in told if "network 3 of 3" in line)
     steps, of_last = (int(line.split()[1]) for line in (first, last))
     assert 1 < steps < 6
     # What comes after the training is not known yet: 3 x 80 s, of which 20 + 6 n have passed.
