@@ -47,6 +47,7 @@ class KerasLayers:
     Cropping2D = keras.layers.Cropping2D
     Activation = keras.layers.Activation
     Add = keras.layers.Add
+    Concatenate = keras.layers.Concatenate
     AveragePooling2D = partial(keras.layers.AveragePooling2D, padding="same")
     GlobalAveragePooling2D = keras.layers.GlobalAveragePooling2D
     Dropout = keras.layers.Dropout

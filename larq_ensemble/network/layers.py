@@ -85,6 +85,9 @@ class Layers(Protocol[Value]):
     def Add(self, *, name: str) -> Callable[[Sequence[Value]], Value]:
         """`keras.layers.Add`."""
 
+    def Concatenate(self, *, name: str) -> Callable[[Sequence[Value]], Value]:
+        """`keras.layers.Concatenate`, of channels."""
+
     def AveragePooling2D(self, pool_size: int, *, name: str) -> Layer[Value]:
         """`keras.layers.AveragePooling2D`; windows are padded, and a padded value doesn't count."""
 

@@ -141,6 +141,11 @@ class TracedLayers:
         return self._record(name, Kind.MERGE, inputs, inputs[0].shape)
 
     @keras_layer
+    def Concatenate(self, inputs: Sequence[TracedTensor], *, name: str) -> TracedTensor:
+        shape = (*inputs[0].shape[:-1], sum(x.shape[-1] for x in inputs))
+        return self._record(name, Kind.MERGE, inputs, shape)
+
+    @keras_layer
     def AveragePooling2D(self, x: TracedTensor, pool_size: int, *, name: str) -> TracedTensor:
         return self._record(name, Kind.OTHER, (x,), _strided(x, pool_size, x.shape[-1]))
 

@@ -91,6 +91,8 @@ class Architecture:
 
 _WIDE = (64, 128, 256, 512)
 _NARROW = (16, 32, 64)
+_DEPLOY8 = (64, 128), (2, 4)
+_DEPLOY9 = (64, 64), (3, 4)
 
 MODELS: Registry[Architecture] = Registry("model")
 
@@ -108,8 +110,11 @@ for _name, _architecture in {
         estimators=("approx_sign",),  # RSign has no other gradient
         stem=norm_stem,
     ),
+    "deploynet8": Architecture(
+        deploy_block, *_DEPLOY8, stem=norm_stem, stem_conv=(4, 2), pad_values=1.0
+    ),
     "deploynet9": Architecture(
-        deploy_block, (64, 64), (3, 4), stem=norm_stem, stem_conv=(4, 2), pad_values=1.0
+        deploy_block, *_DEPLOY9, stem=norm_stem, stem_conv=(4, 2), pad_values=1.0
     ),
 }.items():
     MODELS.register(_name, _architecture)
@@ -119,10 +124,10 @@ for _name, _architecture in {
 MODELS.register(
     "resnet20_relu", Architecture(plain_block, _NARROW, (3, 3, 3), stem=relu_stem, binary=False)
 )
-MODELS.register(
-    "deploynet9_relu",
-    Architecture(plain_layer, (64, 64), (3, 4), stem=relu_stem, stem_conv=(4, 2), binary=False),
-)
+for _name, _layers in {"deploynet8_relu": _DEPLOY8, "deploynet9_relu": _DEPLOY9}.items():
+    MODELS.register(
+        _name, Architecture(plain_layer, *_layers, stem=relu_stem, stem_conv=(4, 2), binary=False)
+    )
 
 #: The current revision of the networks. Revision 1, before networks had the ReLU and the shortcuts
 #: of the original, is kept for the runs that were trained with it.

@@ -12,6 +12,7 @@ than a twin of the same convolutions, and is the stronger rival.
 
 from __future__ import annotations
 
+from larq_ensemble.network.architectures.deploynet import free_shortcut
 from larq_ensemble.network.layers import Layers, Value
 
 
@@ -35,15 +36,9 @@ def plain_block(layers: Layers[Value], x: Value, filters: int, *, strides: int, 
 
 
 def plain_layer(layers: Layers[Value], x: Value, filters: int, *, strides: int, name: str) -> Value:
-    """3x3 conv, BN, plus shortcut, ReLU: DeployNet's layer without what binarization asks for.
-
-    The shortcut is the identity, or the mean of each `strides` x `strides` window. `x` has
-    `filters` channels.
-    """
-    shortcut = x
+    """3x3 conv, BN, plus `free_shortcut`, ReLU: DeployNet's without what binarization asks for."""
+    shortcut = free_shortcut(layers, x, filters, strides=strides, name=name)
     x = layers.Conv2D(filters, 3, strides=strides, name=f"{name}_conv")(x)
     x = layers.BatchNormalization(name=f"{name}_bn")(x)
-    if strides > 1:
-        shortcut = layers.AveragePooling2D(strides, name=f"{name}_shortcut_pool")(shortcut)
     x = layers.Add(name=f"{name}_add")([x, shortcut])
     return layers.Activation("relu", name=f"{name}_relu")(x)
