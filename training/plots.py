@@ -70,6 +70,7 @@ TITLES = {
     "resnet20": "ResNet-20",
     "birealnet18": "Bi-Real-Net-18",
     "reactnet10": "ReActNet-10",
+    "deploynet8": "DeployNet-8",
     "deploynet9": "DeployNet-9",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",

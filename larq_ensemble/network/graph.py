@@ -78,7 +78,7 @@ class LayerNode:
     # Arguments
         name: unique in the network; the part before the first underscore names its block.
         kind: what it does.
-        inputs: names of its input layers.
+        inputs: names of its input layers, each once.
         stored: the values that a device stores for it.
         kernel_size: of a convolution, else empty.
         macs: multiply-accumulates of a convolution or dense layer for one image, over all its

@@ -198,7 +198,7 @@ class TracedLayers:
         kernel_size: tuple[int, ...] = (),
         macs: int = 0,
     ) -> TracedTensor:
-        sources = tuple(x.layer for x in inputs)
+        sources = tuple(dict.fromkeys(x.layer for x in inputs))
         self._layers.append(LayerNode(name, kind, sources, stored, kernel_size, macs))
         return TracedTensor(name, shape)
 

@@ -1,6 +1,8 @@
-"""The network for deployment in an ensemble's file: what its constraint is for."""
+"""Networks for deployment in an ensemble's file: what their constraint is for."""
 
 from __future__ import annotations
+
+import pytest
 
 from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.ensembles.building import build_ensemble
@@ -9,8 +11,16 @@ from larq_ensemble.models import build_model
 from .conftest import assert_members_agree, converted, pixels, randomized
 
 
-def test_norms_before_signs_are_thresholds(tmp_path) -> None:
-    backbone = build_model("deploynet9", input_shape=(16, 16, 3), classes=5, width=0.5)
+@pytest.mark.parametrize(
+    ("name", "norms"),
+    [
+        # One value a channel of the norm before a sign, two of the others.
+        ("deploynet8", 32 + 32 + 32 + 64 * 3 + 2 * (32 + 2 * 32 + 4 * 64)),
+        ("deploynet9", 7 * 32 + 2 * (32 + 7 * 32)),
+    ],
+)
+def test_norms_before_signs_are_thresholds(name: str, norms: int, tmp_path) -> None:
+    backbone = build_model(name, input_shape=(16, 16, 3), classes=5, width=0.5)
     model = randomized(build_ensemble(backbone, 2))
     for layer in model.layers:
         for weight in layer.trainable_weights:
@@ -21,7 +31,5 @@ def test_norms_before_signs_are_thresholds(tmp_path) -> None:
     report = inspect_file(case.path)
     assert case.report.layout == "indexed"
     assert report.binary_filter_copies == 1
-    assert report.ops["LceBconv2d"] == 7
-    # One value a channel of the norm before a sign, two of the others.
-    norms = 7 * 32 + 2 * (32 + 7 * 32)
+    assert report.ops["LceBconv2d"] == int(name[-1]) - 2
     assert report.categories["batch_norm"] <= 2 * 4 * norms < report.lower_bound["batch_norm"]

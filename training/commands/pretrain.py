@@ -80,7 +80,7 @@ if TYPE_CHECKING:
 @click.option(
     "--pad-values",
     type=click.Choice(["0", "1"]),
-    help="Padding of binary convolutions  [default: 0, as the paper; 1 in deploynet9]",
+    help="Padding of binary convolutions  [default: 0, as the paper; 1 in DeployNets]",
 )
 @click.option(
     "--estimator",

@@ -189,10 +189,15 @@ def test_react_block(binary: bool, strides: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("binary", [True, False])
-@pytest.mark.parametrize(("strides", "size"), [(1, 4), (2, 6), (2, 5)])
-def test_deploy_block(binary: bool, strides: int, size: int) -> None:
-    """BN, sign, binary conv padded with ones, PReLU with a slope per channel, BN, plus shortcut."""
-    model = block_model(deploy_block, size, 3, strides, binary=binary, pad_values=1.0)
+@pytest.mark.parametrize(
+    ("strides", "size", "filters"), [(1, 4, 3), (2, 6, 3), (2, 5, 3), (2, 6, 6), (1, 4, 9)]
+)
+def test_deploy_block(binary: bool, strides: int, size: int, filters: int) -> None:
+    """BN, sign, binary conv padded with ones, PReLU with a slope per channel, BN, plus shortcut.
+
+    The shortcut has the three channels as often as it takes.
+    """
+    model = block_model(deploy_block, size, filters, strides, binary=binary, pad_values=1.0)
     x = halves((2, size, size, 3), 2)
 
     def weights(name: str) -> list[np.ndarray]:
@@ -202,9 +207,19 @@ def test_deploy_block(binary: bool, strides: int, size: int) -> None:
     (kernel,) = weights("conv")
     y = binary_conv(y, kernel, strides, 1.0) if binary else conv(y, kernel, strides, 0.0)
     y = norm(prelu(y, *weights("prelu")), *weights("bn2"))
-    expected = y + (pool(x) if strides == 2 else x)
+    expected = y + np.tile(pool(x) if strides == 2 else x, filters // 3)
     np.testing.assert_allclose(model(x).numpy(), expected, rtol=1e-4, atol=1e-4)
-    assert model.get_layer("b_prelu").alpha.shape == (1, 1, 3)
+    assert model.get_layer("b_prelu").alpha.shape == (1, 1, filters)
+
+
+@pytest.mark.parametrize("name", ["deploynet8", "deploynet8_relu"])
+def test_a_shortcut_repeats_whole_channels_only(name: str) -> None:
+    """At width 0.51 the stages have 33 and 65 channels."""
+    message = "can't repeat 33 channels to 65: give a `width`"
+    with pytest.raises(EnsembleError, match=message):
+        build_model(name, input_shape=(8, 8, 3), classes=3, width=0.51)
+    with pytest.raises(EnsembleError, match=message):
+        trace_model(name, classes=3, width=0.51)
 
 
 def test_deploynet_pads_with_ones() -> None:
@@ -247,6 +262,7 @@ def test_the_estimator_is_the_gradient_of_the_sign(resnet20) -> None:
         ("birealnet18", (4, 4, 4, 4), 3),
         ("birealnet34", (6, 8, 12, 6), 3),
         ("reactnet10", (2, 2, 2, 2), 3),
+        ("deploynet8", (2, 4), 0),
         ("deploynet9", (3, 4), 0),
     ],
 )
@@ -443,9 +459,9 @@ def test_sizes_of_numpy() -> None:
 
 def test_unknown_models_list_the_known_ones() -> None:
     families = ["resnet18", "resnet20", "resnet32", "resnet34"]
-    families += ["birealnet18", "birealnet34", "reactnet10", "deploynet9"]
+    families += ["birealnet18", "birealnet34", "reactnet10", "deploynet8", "deploynet9"]
     twins = [f"{name}_real" for name in families]
-    known = {*families, *twins, "resnet20_relu", "deploynet9_relu"}
+    known = {*families, *twins, "resnet20_relu", "deploynet8_relu", "deploynet9_relu"}
     assert set(MODELS) - {"tiny"} == known  # tests of training add it, in the same process
     for build in (
         lambda: build_model("resnet", input_shape=(8, 8, 3), classes=3),

@@ -218,7 +218,7 @@ def test_quantized_layers_that_are_no_convolutions() -> None:
 
 # Real-valued ones; the twins of deeper networks repeat the same blocks.
 REAL_VALUED = {"resnet20_real", "birealnet18_real", "reactnet10_real", "deploynet9_real"}
-REAL_VALUED |= {"resnet20_relu", "deploynet9_relu"}
+REAL_VALUED |= {"resnet20_relu", "deploynet8_relu", "deploynet9_relu"}
 
 
 NAMES = [name for name, model in MODELS.items() if model.binary or name in REAL_VALUED]

@@ -146,6 +146,13 @@ PAPER_BITS = {
         wide_block(256, 512, 2, 1),
         32 * 512 * 10,
     ),
+    # A 4x4 stem; the first convolution of the second stage has 64 input channels.
+    "deploynet8": (
+        32 * 48 * 64,
+        2 * 9 * 64 * 64,
+        9 * 64 * 128 + 3 * 9 * 128 * 128,
+        32 * 128 * 10,
+    ),
     # A 4x4 stem, two stages of one width.
     "deploynet9": (32 * 48 * 64, 3 * 9 * 64 * 64, 4 * 9 * 64 * 64, 32 * 64 * 10),
 }
@@ -186,6 +193,7 @@ OWN_VALUES = {
         128 + 256 + 512,
     ),
     # Two norms per convolution, and a slope per channel.
+    "deploynet8": (64 + 2 * 2 * 64 + (64 + 128) + 3 * 2 * 128, 2 * 64 + 4 * 128, 0, 0),
     "deploynet9": (64 + 7 * 2 * 64, 7 * 64, 0, 0),
 }
 
@@ -193,7 +201,7 @@ OWN_VALUES = {
 @pytest.mark.parametrize("name", OWN_VALUES)
 def test_device_bits_of_other_networks(name: str) -> None:
     norm_channels, activation, filters, scales = OWN_VALUES[name]
-    features = 64 if name in ("resnet32", "deploynet9") else 512
+    features = {"resnet32": 64, "deploynet8": 128, "deploynet9": 64}.get(name, 512)
     linear = features * 100 + 100
     report = account(trace_model(name, classes=100), members=4)
     own = 32 * (2 * norm_channels + activation + scales + linear) + filters
