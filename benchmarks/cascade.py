@@ -205,11 +205,11 @@ class Logits:
         )
 
     def under(self, kind: str, severity: int, images: int) -> np.ndarray:
-        """Logits of the first test images, corrupted."""
+        """Logits of some test images, corrupted."""
 
         def computed() -> np.ndarray:
-            first = np.asarray(self._subject.split("test").images[:images])
-            return self.ensemble.predict_logits(corrupt(first, kind, severity, self._seed))
+            some = np.asarray(self._subject.split("test", images).images)
+            return self.ensemble.predict_logits(corrupt(some, kind, severity, self._seed))
 
         return self._kept(f"{kind}-{severity}-{images}", computed)
 

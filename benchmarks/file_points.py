@@ -25,6 +25,7 @@ from microcontrollers import int8_row
 
 from larq_ensemble.convert import emulation
 from larq_ensemble.convert.export import export_file
+from larq_ensemble.data.datasets import limit_key
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import read_json, write_text
 from larq_ensemble.network.architectures import MODELS
@@ -78,7 +79,7 @@ class Measuring:
 
     def points(self, run: Any) -> list[dict[str, Any]]:
         """Points of a run; those of before if nothing has changed."""
-        limit = [] if self.limit is None else [str(self.limit)]
+        limit = [] if self.limit is None else [str(limit_key(run.config.dataset, self.limit))]
         known = [run.digest[:16], self.split, *limit, *self.cores]
         path = self.folder / "points" / f"{'-'.join(known)}.json"
         if path.is_file():
@@ -123,7 +124,7 @@ class Measuring:
 
         from larq_ensemble.training.subject import subject_of
 
-        data = subject_of(run, data_dir=self.data_dir).split(self.split).first(self.limit)
+        data = subject_of(run, data_dir=self.data_dir).split(self.split, self.limit)
         return np.asarray(data.images), data.labels
 
     def _file(

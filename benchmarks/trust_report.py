@@ -29,8 +29,9 @@ from page import made_by, mean_and_spread, write_between, write_option
 
 from larq_ensemble.cli import run_command
 from larq_ensemble.console.markdown import markdown_table
-from larq_ensemble.console.options import INPUT, OutputFolder, data_dir_option, names
+from larq_ensemble.console.options import INPUT, LIMITED, OutputFolder, data_dir_option, names
 from larq_ensemble.console.reporting import json_option, reporting
+from larq_ensemble.data.datasets import limit_key
 from larq_ensemble.files import read_json, write_text
 
 #: The generated part of a page is between these two lines, which have the data set.
@@ -202,7 +203,10 @@ def evaluated(run: str, folder: Path, **options: Any) -> Result:
     from larq_ensemble.training.evaluation import evaluate
 
     network = open_trained(run)
-    asked = json.dumps([network.digest, {**options, "data_dir": None}], sort_keys=True)
+    limit = limit_key(network.config.dataset, options["limit"])
+    asked = json.dumps(
+        [network.digest, {**options, "data_dir": None, "limit": limit}], sort_keys=True
+    )
     path = folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
     if not path.is_file():
         write_text(path, json.dumps(evaluate(network, **options), indent=2) + "\n")
@@ -214,9 +218,14 @@ def evaluated(run: str, folder: Path, **options: Any) -> Result:
 @click.option("--ood", type=names, default="noise", show_default=True, help="As for `evaluate`.")
 @click.option("--shift", type=names, default="all", show_default=True, help="As for `evaluate`.")
 @click.option(
-    "--shift-images", type=click.IntRange(1), help="The first N test images.  [default: all]"
+    "--shift-images",
+    type=click.IntRange(1),
+    metavar="N",
+    help=f"Of the test images {LIMITED}.  [default: all]",
 )
-@click.option("--limit-test", type=click.IntRange(1), help="For a try: only N test images.")
+@click.option(
+    "--limit-test", type=click.IntRange(1), metavar="N", help=f"For a try: only {LIMITED}."
+)
 @data_dir_option
 @click.option("--out", type=OutputFolder(), required=True, metavar="DIR", help="For the results.")
 @write_option

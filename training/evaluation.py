@@ -82,7 +82,8 @@ def evaluate(
             a data set or what `open_dataset` takes; `None`: the run's.
         split: `"test"`, or `"validation"`: the examples that its training held out.
         data_dir: as for `DataOptions`.
-        limit: how many examples, the first of the split; `None`: all.
+        limit: how many examples, the first of the split, or of data of one's own a random sample
+            that is always the same; `None`: all.
         trust: also calibration, conformal sets and risk-coverage. They are fitted on the images
             that the training held out, and measured on those of `split`. Where it is not known
             which these were, or if they are the split, the split is cut in two, one half to fit on
@@ -123,7 +124,7 @@ def evaluate(
         spec: _other_images(subject, spec, data_dir, limit, seed) for spec in ood if spec != "noise"
     }  # read first: what isn't there is told before the work
     counts = range(1, subject.members + 1) if members is None else [members]
-    data = subject.split(split).first(limit)
+    data = subject.split(split, limit)
     logits = subject.logits(data)
     by_members = metrics_by_members(subject, logits, data.labels, counts)
     result: dict[str, Any] = {

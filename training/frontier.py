@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from larq_ensemble.data.datasets import limit_key
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import check_output_folder, read_json, write_text
 from larq_ensemble.network.architectures import trace_model
@@ -120,7 +121,7 @@ def _evaluation(
 ) -> dict[str, Any]:
     """Metrics by members and the costs of a member; from the folder, if they are there."""
     parts = [run.digest[:16], split]
-    parts += [] if limit is None else [str(limit)]
+    parts += [] if limit is None else [str(limit_key(run.config.dataset, limit))]
     parts += [] if dataset is None else [hashlib.sha256(dataset.encode()).hexdigest()[:8]]
     path = folder / f"{'-'.join(parts)}.json"
     if path.is_file():

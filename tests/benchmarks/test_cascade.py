@@ -134,7 +134,8 @@ def test_logits_are_computed_once(cascade, tmp_path, monkeypatch: pytest.MonkeyP
     fake = SimpleNamespace(predict_logits=predict_logits, metadata=None)
     monkeypatch.setattr(cascade, "EnsembleInterpreter", lambda *args, **options: fake)
     split = SimpleNamespace(images=images, labels=labels)
-    subject = SimpleNamespace(split=lambda name: split)
+    few = SimpleNamespace(images=images[:7])
+    subject = SimpleNamespace(split=lambda name, limit=None: split if limit is None else few)
     monkeypatch.setattr(cascade, "subject_of", lambda *args, **options: subject)
     for _ in range(2):
         kept = cascade.Logits(str(file), str(tmp_path), None, None, 0)
