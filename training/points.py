@@ -37,7 +37,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -177,13 +177,21 @@ def read_points(paths: Iterable[str | os.PathLike[str]]) -> list[FrontierPoint]:
         EnsembleError: if a file can't be read, or a value is missing or out of range; the message
             names it.
     """
-    found: dict[tuple[Any, ...], dict[Any, FrontierPoint]] = {}
+    found: dict[tuple[Any, ...], dict[_Training, FrontierPoint]] = {}
     for path in paths:
-        for point, seed in _read(os.fspath(path)):
-            key = *point.curve, point.members, point.model, point.bytes if seed is None else None
+        for point, training in _read(os.fspath(path)):
+            size = point.bytes if training.seed is None else None
+            key = *point.curve, point.members, point.model, training.settings, size
             # The same point in two files counts once.
-            found.setdefault(key, {})[seed] = point
-    return _named_apart([_average([*points.values()]) for points in found.values()])
+            found.setdefault(key, {})[training] = point
+    points: list[FrontierPoint] = []
+    for alike in found.values():
+        seeds = {(training.seed, training.split_seed) for training in alike}
+        if len(seeds) == len(alike):
+            points.append(_average([*alike.values()]))
+        else:  # they differ by more than seeds, such as a teacher or the number of images
+            points += alike.values()
+    return _named_apart(points)
 
 
 def _named_apart(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
@@ -203,8 +211,24 @@ def _named_apart(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
     return named
 
 
-def _read(path: str) -> Iterator[tuple[FrontierPoint, int | None]]:
-    """The points of a file, each with its seed."""
+class _Training(NamedTuple):
+    """What network a point is of.
+
+    # Arguments
+        run, settings: digests, any text; empty: not told.
+        seed, split_seed: of the training, and of its validation split.
+        samples: images that the accuracy is of, if the run is told.
+    """
+
+    run: str
+    settings: str
+    seed: int | None
+    split_seed: int | None
+    samples: int | None
+
+
+def _read(path: str) -> Iterator[tuple[FrontierPoint, _Training]]:
+    """The points of a file, each with its training."""
     content = read_json(
         path, "give runs, or result files as benchmarks/alternatives.py writes them"
     )
@@ -256,7 +280,15 @@ def _read(path: str) -> Iterator[tuple[FrontierPoint, int | None]]:
             ram_bytes=value.count("ram_bytes"),
             instructions=dict(instructions),
         )
-        yield with_interval(point), value.checked("seed", _is_seed, "a whole number")
+        run = str(values.get("run", ""))
+        training = _Training(
+            run=run,
+            settings=str(values.get("settings", "")),
+            seed=value.checked("seed", _is_seed, "a whole number"),
+            split_seed=value.checked("split_seed", _is_seed, "a whole number"),
+            samples=point.samples if run else None,
+        )
+        yield with_interval(point), training
 
 
 @dataclass(frozen=True)
