@@ -49,6 +49,7 @@ from larq_ensemble.cli import run_command
 from larq_ensemble.console.markdown import markdown_table
 from larq_ensemble.console.options import (
     INPUT,
+    LIMITED,
     POSITIVE,
     CommaSeparated,
     OutputFolder,
@@ -367,7 +368,7 @@ def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--split", type=click.Choice(["validation", "test"]),
                          default="validation", show_default=True, help="test for final figures."),
             click.option("--limit-test", type=click.IntRange(1), metavar="N",
-                         help="Only the first N images of the split."),
+                         help=f"Only some images of the split: {LIMITED}."),
             click.option("--cpu", "cores", multiple=True, metavar="CORE",
                          help="Count instructions on it, for example cortex-m4; repeatable."),
             click.option("--delegate", type=INPUT, metavar="LIBRARY",

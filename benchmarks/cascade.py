@@ -205,11 +205,11 @@ class Logits:
         )
 
     def under(self, kind: str, severity: int, images: int) -> np.ndarray:
-        """Logits of the first test images, corrupted."""
+        """Logits of some test images, corrupted."""
 
         def computed() -> np.ndarray:
-            first = np.asarray(self._subject.split("test").images[:images])
-            return self.ensemble.predict_logits(corrupt(first, kind, severity, self._seed))
+            some = np.asarray(self._subject.split("test", images).images)
+            return self.ensemble.predict_logits(corrupt(some, kind, severity, self._seed))
 
         return self._kept(f"{kind}-{severity}-{images}", computed)
 
@@ -228,7 +228,7 @@ class Scored(NamedTuple):
     # Arguments
         members: that run for an image, on average.
         lost: points of top-1 against all members.
-        error: the standard error of `lost`.
+        error: the standard error of `lost`, for the draw of the images.
         expected: the loss that the calibrated prediction of all members expects, in points.
     """
 
@@ -245,11 +245,13 @@ class Images(NamedTuple):
         right: whether the first m members are, bool `[M, n]`.
         losses: of `expected_losses`, `[M, n]`.
         confidences: of each rule after m members, `[M - 1, n]`.
+        versions: of each image, first all in one version, then all in the next.
     """
 
     right: np.ndarray
     losses: np.ndarray
     confidences: dict[str, np.ndarray]
+    versions: int = 1
 
     def score(self, rule: str, thresholds: Sequence[float | None]) -> Scored:
         """What a rule does with thresholds."""
@@ -257,7 +259,9 @@ class Images(NamedTuple):
         last = members[np.newaxis] - 1
         lost = self.right[-1].astype(int) - np.take_along_axis(self.right, last, axis=0)[0]
         expected = np.take_along_axis(self.losses, last, axis=0).mean()
-        points = (lost.mean(), lost.std() / np.sqrt(len(lost)), expected)
+        # Versions of one image are not independent.
+        of_image = lost.reshape(self.versions, -1).mean(axis=0)
+        points = (lost.mean(), of_image.std() / np.sqrt(len(of_image)), expected)
         return Scored(float(members.mean()), *(100 * float(each) for each in points))
 
     def top1(self) -> np.ndarray:
@@ -289,7 +293,7 @@ class Calibrated:
         second, first = np.sort(logits, axis=-1)[..., -2:].T
         self._spread = float((first - second).std(axis=-1, ddof=1).mean())
 
-    def images(self, logits: np.ndarray, labels: np.ndarray) -> Images:
+    def images(self, logits: np.ndarray, labels: np.ndarray, versions: int = 1) -> Images:
         """These or other images."""
         seen = range(1, len(logits) + 1)
         predictions = np.stack(
@@ -305,7 +309,10 @@ class Calibrated:
             for name, rule in RULES.items()
         }
         return Images(
-            predictions.argmax(axis=-1) == labels, expected_losses(predictions), confidences
+            predictions.argmax(axis=-1) == labels,
+            expected_losses(predictions),
+            confidences,
+            versions,
         )
 
 
@@ -503,12 +510,13 @@ def main(
         thresholds = ways[rule].thresholds(limits[0])
         shown = ", ".join("none" if each is None else _two(each) for each in thresholds)
         text.append(f"Thresholds of the {rule} for {limits[0]}, for m = 1, 2, ...: {shown}.")
-        by_severity = {} if shift is None else shifted(calibrated, logits, shift, test)
+        by_severity = {} if shift is None else shifted(calibrated, logits, shift)
         if by_severity:
+            count = by_severity[0].right.shape[1]
             columns = ["members: points lost", "no corruption", *map(str, SEVERITIES)]
             table = list(shift_rows(ways, by_severity, limits[0]))
             what = (
-                f"The thresholds for {limits[0]} on {shift:,} test images under each of "
+                f"The thresholds for {limits[0]} on {count:,} test images under each of "
                 f"{len([*CORRUPTIONS])} corruptions, by severity"
             )
             report.table(what, columns, table)
@@ -526,18 +534,18 @@ def _two(value: float) -> str:
     return f"{value:.2f}"
 
 
-def shifted(calibrated: Calibrated, logits: Logits, count: int, test: Images) -> dict[int, Images]:
+def shifted(calibrated: Calibrated, logits: Logits, count: int) -> dict[int, Images]:
     """The first test images under all kinds of corruption, by severity; 0: as they are."""
-    labels = logits.labels("test")
-    count = min(count, len(labels))
-    found = {0: test}
+    labels = logits.labels("test")[:count]
+    count = len(labels)
+    found = {0: calibrated.images(logits.of("test")[:, :count], labels)}
     todo = [(severity, kind) for severity in SEVERITIES for kind in CORRUPTIONS]
     of: dict[int, list[np.ndarray]] = {severity: [] for severity in SEVERITIES}
     for severity, kind in tracked(todo, "corrupted images", unit="corruption"):
         of[severity].append(logits.under(kind, severity, count))
     for severity, each in of.items():
         together = np.concatenate(each, axis=1)
-        found[severity] = calibrated.images(together, np.tile(labels[:count], len(each)))
+        found[severity] = calibrated.images(together, np.tile(labels, len(each)), len(each))
     return found
 
 

@@ -61,9 +61,8 @@ def main(
     """Compare the accuracy of exported C source with that of the file it was made of."""
     with reporting(json_target) as report:
         subject = subject_of(EnsembleInterpreter(tflite), data_dir=data_dir)
-        data = subject.split("test")
-        count = min(len(data), limit_test or len(data))
-        images, labels = np.asarray(data.images[:count]), data.labels[:count]
+        data = subject.split("test", limit_test)
+        images, labels = np.asarray(data.images), data.labels
         runtime = EnsembleInterpreter(tflite).predict_logits(images)
         rows = []
         for activations in ACTIVATIONS:
@@ -73,8 +72,8 @@ def main(
         report.markdown(table)
         if page is not None:
             said = made_by("benchmarks/exported_accuracy.py")
-            write_between(page, BEGIN, END, f"{table}\n\n({count:,} test images. {said})")
-        report.result = {"images": count, "rows": rows}
+            write_between(page, BEGIN, END, f"{table}\n\n({len(data):,} test images. {said})")
+        report.result = {"images": len(data), "rows": rows}
 
 
 def exported_logits(tflite: str, images: np.ndarray, activations: str) -> np.ndarray:

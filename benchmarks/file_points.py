@@ -12,21 +12,23 @@ this project knows to run the file there:
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arm_cost import litert_row
+from arm_cost import WHEELS_DELEGATE, litert_row
 from cmsis_nn import Kernels, NoKernelError, kernel_sources
 from microcontrollers import int8_row
 
 from larq_ensemble.convert import emulation
 from larq_ensemble.convert.export import export_file
+from larq_ensemble.data.datasets import limit_key
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import read_json, write_text
+from larq_ensemble.files import file_digest, read_json, write_text
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.network.compute import count_macs
 from larq_ensemble.training.plots import TITLES
@@ -76,16 +78,29 @@ class Measuring:
     def _boards(self) -> list[str]:
         return [core for core in self.cores if core in emulation.BOARDS]
 
+    def _tools(self) -> list[str]:
+        """A digest of the delegate and of CMSIS-NN, as far as they count."""
+        if not self.cores:
+            return []
+        files = []
+        if len(self._boards) < len(self.cores):
+            files.append(Path(self.delegate or WHEELS_DELEGATE))
+        if self._boards and self.cmsis_nn is not None:
+            clone = Path(self.cmsis_nn)
+            files += [*kernel_sources(clone), *sorted((clone / "Include").glob("*.h"))]
+        digests = [file_digest(file) for file in files if file.is_file()]
+        return [hashlib.sha256(" ".join(digests).encode()).hexdigest()[:8]]
+
     def points(self, run: Any) -> list[dict[str, Any]]:
         """Points of a run; those of before if nothing has changed."""
-        limit = [] if self.limit is None else [str(self.limit)]
-        known = [run.digest[:16], self.split, *limit, *self.cores]
+        limit = limit_key(self.limit, is_own="source" in run.config.dataset)
+        limited = [] if limit is None else [str(limit)]
+        known = [run.digest[:16], self.split, *limited, *self.cores, *self._tools()]
         path = self.folder / "points" / f"{'-'.join(known)}.json"
-        if path.is_file():
-            return read_json(path, "delete it")["points"]
-        points = [*self._measured(run)]
-        write_text(path, json.dumps({"points": points}, indent=2) + "\n")
-        return points
+        if not path.is_file():
+            write_text(path, json.dumps({"points": [*self._measured(run)]}, indent=2) + "\n")
+        points = read_json(path, "delete it")["points"]
+        return [{**point, **training_of(run)} for point in points]
 
     def _measured(self, run: Any) -> Iterator[dict[str, Any]]:
         from larq_ensemble.convert.conversion import convert_run
@@ -123,7 +138,7 @@ class Measuring:
 
         from larq_ensemble.training.subject import subject_of
 
-        data = subject_of(run, data_dir=self.data_dir).split(self.split).first(self.limit)
+        data = subject_of(run, data_dir=self.data_dir).split(self.split, self.limit)
         return np.asarray(data.images), data.labels
 
     def _file(
@@ -200,11 +215,18 @@ class Measuring:
                 "another folder for other images."
             )
 
-        def key(point: dict[str, Any]) -> tuple[Any, ...]:
-            names = ("name", "model", "members", "trained_members", "seed")
-            return tuple(point[name] for name in names)
+        def values(point: dict[str, Any], *names: str) -> tuple[Any, ...]:
+            return tuple(point.get(name) for name in names)
 
-        kept = {key(point): point for point in [*before.get("points", []), *points]}
+        # Points of earlier versions don't name their run; other networks may be called the same.
+        named = ("run", "kind", "members", "samples")
+        unnamed = ("name", "model", "members", "trained_members", "seed", "samples", "top1")
+        again = {values(point, *unnamed) for point in points}
+        kept = {
+            values(point, *(named if "run" in point else unnamed)): point
+            for point in [*before.get("points", []), *points]
+            if "run" in point or values(point, *unnamed) not in again
+        }
         content = {
             "dataset": dataset,
             "split": self.split,
@@ -214,6 +236,44 @@ class Measuring:
         }
         write_text(path, json.dumps(content, indent=2) + "\n")
         return path
+
+
+def training_of(run: Any) -> dict[str, Any]:
+    """What tells a run from others whose points are called the same.
+
+    # Returns
+        `run`, its digest; `settings`, a digest of how it was trained, but for seeds and for the
+        runs that it builds on, whose digests change with their seeds; `split_seed`; of an ensemble
+        `scheme` and `sharing`, if they are not `fusion`.
+    """
+    config = run.config
+    of_ensemble = ("scheme", "sharing")
+    settings = {
+        "recipe": _without(config.recipe, "source"),
+        "data": _without(config.data, "split_seed", "limit_test"),
+        "ensemble": _without(config.ensemble, "backbone", "members", "shared_layers", *of_ensemble),
+        "transfer": {
+            name: None if isinstance(value, str) else value
+            for name, value in config.transfer.items()
+        },
+        "augmentation": config.dataset.get("augmentation"),
+        "precision": config.precision,
+    }
+    text = json.dumps(settings, sort_keys=True)
+    return {
+        "run": run.digest[:16],
+        "settings": hashlib.sha256(text.encode()).hexdigest()[:8],
+        "split_seed": config.split_seed,
+        **{
+            name: config.ensemble[name]
+            for name in of_ensemble
+            if config.ensemble.get(name, "fusion") != "fusion"
+        },
+    }
+
+
+def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def kind_of(config: Any) -> str:

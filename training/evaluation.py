@@ -10,17 +10,17 @@ import numpy as np
 
 from larq_ensemble.data.corruptions import SEVERITIES, kinds_named
 from larq_ensemble.data.datasets import Dataset, Split
-from larq_ensemble.data.opening import images_as_input
+from larq_ensemble.data.opening import identity, images_as_input, reads_tfds
 from larq_ensemble.data.splits import ImageArray, rows
 from larq_ensemble.errors import EnsembleError, check_whole
+from larq_ensemble.runtime.interpreter import EnsembleInterpreter
 from larq_ensemble.training import trust as trusting
-from larq_ensemble.training.file_data import halves
+from larq_ensemble.training.file_data import constants_of, halves
 from larq_ensemble.training.renaming import formerly
 from larq_ensemble.training.subject import Subject, finite, metrics_by_members, subject_of
 
 if TYPE_CHECKING:
     from larq_ensemble.keras import keras
-    from larq_ensemble.runtime import EnsembleInterpreter
     from larq_ensemble.trained import Trained
 
 
@@ -81,8 +81,9 @@ def evaluate(
         dataset: where the run's data are now, or other data of the same classes and image shape,
             a data set or what `open_dataset` takes; `None`: the run's.
         split: `"test"`, or `"validation"`: the examples that its training held out.
-        data_dir: as for `DataOptions`.
-        limit: how many examples, the first of the split; `None`: all.
+        data_dir: as for `DataOptions`, for the data and for those of `ood`.
+        limit: how many examples, the first of the split, or of data of one's own a random sample
+            that is always the same; `None`: all.
         trust: also calibration, conformal sets and risk-coverage. They are fitted on the images
             that the training held out, and measured on those of `split`. Where it is not known
             which these were, or if they are the split, the split is cut in two, one half to fit on
@@ -114,7 +115,7 @@ def evaluate(
         raise EnsembleError("`severities` is empty: give some of 1 to 5.")
     for severity in severities:
         check_whole("severities", severity, SEVERITIES[0], SEVERITIES[-1])
-    subject = subject_of(run, dataset, data_dir)
+    subject = subject_of(run, dataset, dir_of_own(_spec(run, dataset), data_dir, ood))
     if members is not None and not 1 <= members <= subject.members:
         raise EnsembleError(
             f"`members` must be from 1 to {subject.members} for {subject.name}, got {members}."
@@ -123,7 +124,7 @@ def evaluate(
         spec: _other_images(subject, spec, data_dir, limit, seed) for spec in ood if spec != "noise"
     }  # read first: what isn't there is told before the work
     counts = range(1, subject.members + 1) if members is None else [members]
-    data = subject.split(split).first(limit)
+    data = subject.split(split, limit)
     logits = subject.logits(data)
     by_members = metrics_by_members(subject, logits, data.labels, counts)
     result: dict[str, Any] = {
@@ -182,16 +183,42 @@ def _trust(
     }
 
 
+def dir_of_own(spec: str | None, data_dir: str | None, ood: Sequence[str]) -> str | None:
+    """`data_dir` for the data to evaluate on; `None` if it is for those of `ood` only.
+
+    # Arguments
+        spec: where the data are, as for `open_dataset`; `None`: nobody knows.
+        data_dir, ood: as for `evaluate`.
+    """
+    is_for_others = any(map(reads_tfds, ood)) and not (spec is not None and reads_tfds(spec))
+    return None if is_for_others else data_dir  # without effect it is an error
+
+
+def _spec(run: Trained | EnsembleInterpreter, dataset: str | Dataset | None) -> str | None:
+    """Where the data to evaluate on are; `None` if nobody knows."""
+    if isinstance(dataset, str):
+        return dataset
+    if dataset is not None:
+        constants = dataset.constants()
+    elif isinstance(run, EnsembleInterpreter):
+        constants = constants_of(run.metadata)
+    else:
+        constants = run.config.dataset
+    return constants["source"]["spec"] if "source" in constants else constants.get("name")
+
+
 def _other_images(
     subject: Subject, spec: str, data_dir: str | None, limit: int | None, seed: int
 ) -> tuple[str, ImageArray]:
     """The name and the images of other data, as many as the limit, drawn by the seed."""
-    if spec == subject.dataset.name:
+    own, folder = subject.dataset, data_dir if reads_tfds(spec) else None
+    name, fingerprint = identity(spec, own.input_shape, data_dir=folder)
+    is_own = name == own.name if own.origin is None else fingerprint == own.origin.fingerprint
+    if is_own:
         raise EnsembleError(
             f"`ood` {spec!r} is what the network is evaluated on: give data of another kind."
         )
-    own_dir = None if spec.startswith(("folder:", "npz:")) else data_dir
-    name, images = images_as_input(spec, subject.dataset.input_shape, data_dir=own_dir)
+    name, images = images_as_input(spec, own.input_shape, data_dir=folder)
     if limit is not None and limit < len(images):
         drawn = np.random.default_rng(seed).permutation(len(images))[:limit]
         images = rows(images, np.sort(drawn))

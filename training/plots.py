@@ -25,7 +25,7 @@ from matplotlib.ticker import LogLocator
 from larq_ensemble.console.wording import counted
 from larq_ensemble.files import replacing
 from larq_ensemble.runtime.calibration import Score
-from larq_ensemble.training.points import FrontierPoint, costs_of
+from larq_ensemble.training.points import Curve, FrontierPoint, costs_of
 
 BLUE, GREEN, VERMILION, PINK = "#0072B2", "#009E73", "#D55E00", "#CC79A7"
 SKY, ORANGE, BLACK, GREY = "#56B4E9", "#E69F00", "#000000", "#6E6E6E"
@@ -191,11 +191,11 @@ _RING: dict[str, Any] = {
 }
 
 
-def _styles(points: Sequence[FrontierPoint]) -> dict[tuple[str, str], dict[str, Any]]:
+def _styles(points: Sequence[FrontierPoint]) -> dict[Curve, dict[str, Any]]:
     """The style of each curve, with its label."""
     several_models = len({point.model for point in points if not point.name}) > 1
     first_points = {point.curve: point for point in reversed(points)}
-    styles: dict[tuple[str, str], dict[str, Any]] = {}
+    styles: dict[Curve, dict[str, Any]] = {}
     looks: list[tuple[str, str]] = []
     for curve in dict.fromkeys(point.curve for point in points):
         first = first_points[curve]

@@ -25,8 +25,9 @@ on converted files or elsewhere. A result file is a JSON object:
 ```
 
 `name`, `kind` and `top1` (in percent) are needed, everything else may be left out, and other keys
-are ignored. Points of one name are one curve. Points of several seeds with the same name, `model`
-(any text, such as a width) and number of members are averaged.
+are ignored. Points of one name are one curve, of ensembles one for each `trained_members` (M),
+`scheme` and `sharing`. Points of several seeds with the same curve, `model` (any text, such as a
+width) and number of members are averaged.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -55,13 +56,17 @@ _MEASURED = ("bytes", "ram_bytes")
 _INSTRUCTIONS = "instructions."
 
 
+#: What points of one curve have in common.
+Curve = tuple[str | int | None, ...]
+
+
 @dataclass(frozen=True)
 class FrontierPoint:
     """Accuracy and cost of the first m members of a network; what is unknown is `None`.
 
     # Arguments
         run: the directory, or the result file.
-        trained_members: M of the run.
+        trained_members: M of the run; `None`: a result file doesn't say it.
         members: m.
         top1: in percent, on the `samples` images of `split`.
         bytes: storage of m members, all that a device keeps; of a result file, that of the file.
@@ -69,7 +74,8 @@ class FrontierPoint:
         paper_energy_mj: m times 1.92 mJ, the paper's model (XNOR-Net on ImageNet).
         best_by: the costs, separated by spaces, on whose Pareto front the point is: no other point
             is as good and cheaper, or as cheap and better.
-        name: of its curve; empty for a run.
+        name: of its curve, with M, scheme and sharing if curves of a result file share their name;
+            empty for a run.
         kind: one of `KINDS`; empty for a run.
         seeds: number of trainings that `top1` is the mean of.
         top1_low, top1_high: of several seeds the mean less and plus the standard deviation; of one
@@ -83,7 +89,7 @@ class FrontierPoint:
     dataset: str
     scheme: str
     sharing: str
-    trained_members: int
+    trained_members: int | None
     members: int
     top1: float
     split: str
@@ -113,9 +119,11 @@ class FrontierPoint:
         return f"{self.scheme}{policy}, M = {self.trained_members}"
 
     @property
-    def curve(self) -> tuple[str, str]:
+    def curve(self) -> Curve:
         """What points of one curve have in common."""
-        return (self.name, self.kind) if self.name else (self.run, "")
+        if not self.name:
+            return (self.run,)
+        return self.name, self.kind, self.trained_members, self.scheme, self.sharing
 
     def cost(self, name: str) -> float | None:
         """One of `costs_of`."""
@@ -169,17 +177,58 @@ def read_points(paths: Iterable[str | os.PathLike[str]]) -> list[FrontierPoint]:
         EnsembleError: if a file can't be read, or a value is missing or out of range; the message
             names it.
     """
-    found: dict[tuple[Any, ...], dict[Any, FrontierPoint]] = {}
+    found: dict[tuple[Any, ...], dict[_Training, FrontierPoint]] = {}
     for path in paths:
-        for point, seed in _read(os.fspath(path)):
-            key = *point.curve, point.members, point.model, point.bytes if seed is None else None
+        for point, training in _read(os.fspath(path)):
+            size = point.bytes if training.seed is None else None
+            key = *point.curve, point.members, point.model, training.settings, size
             # The same point in two files counts once.
-            found.setdefault(key, {})[seed] = point
-    return [_average([*points.values()]) for points in found.values()]
+            found.setdefault(key, {})[training] = point
+    points: list[FrontierPoint] = []
+    for alike in found.values():
+        seeds = {(training.seed, training.split_seed) for training in alike}
+        if len(seeds) == len(alike):
+            points.append(_average([*alike.values()]))
+        else:  # they differ by more than seeds, such as a teacher or the number of images
+            points += alike.values()
+    return _named_apart(points)
 
 
-def _read(path: str) -> Iterator[tuple[FrontierPoint, int | None]]:
-    """The points of a file, each with its seed."""
+def _named_apart(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
+    """The points; the names of curves that share one say what they differ in."""
+    curves = {point.curve for point in points}
+    named = []
+    for point in points:
+        alike = [curve for curve in curves if curve[:2] == point.curve[:2]]
+        differing = [len({*values}) > 1 for values in zip(*alike, strict=True)][2:]
+        told = (
+            point.trained_members and f"M = {point.trained_members}",
+            point.scheme,
+            point.sharing and f"sharing {point.sharing}",
+        )
+        parts = [part for part, differs in zip(told, differing, strict=True) if differs and part]
+        named.append(replace(point, name=", ".join([point.name, *parts])))
+    return named
+
+
+class _Training(NamedTuple):
+    """What network a point is of.
+
+    # Arguments
+        run, settings: digests, any text; empty: not told.
+        seed, split_seed: of the training, and of its validation split.
+        samples: images that the accuracy is of, if the run is told.
+    """
+
+    run: str
+    settings: str
+    seed: int | None
+    split_seed: int | None
+    samples: int | None
+
+
+def _read(path: str) -> Iterator[tuple[FrontierPoint, _Training]]:
+    """The points of a file, each with its training."""
     content = read_json(
         path, "give runs, or result files as benchmarks/alternatives.py writes them"
     )
@@ -204,8 +253,8 @@ def _read(path: str) -> Iterator[tuple[FrontierPoint, int | None]]:
                 f"{instructions!r}."
             )
         members = value.count("members") or 1
-        trained_members = value.count("trained_members") or members
-        if members > trained_members:
+        trained_members = value.count("trained_members")
+        if trained_members is not None and members > trained_members:
             raise EnsembleError(
                 f"{value.place}: 'members' must be at most 'trained_members', "
                 f"{trained_members}, got {members}."
@@ -231,7 +280,15 @@ def _read(path: str) -> Iterator[tuple[FrontierPoint, int | None]]:
             ram_bytes=value.count("ram_bytes"),
             instructions=dict(instructions),
         )
-        yield with_interval(point), value.checked("seed", _is_seed, "a whole number")
+        run = str(values.get("run", ""))
+        training = _Training(
+            run=run,
+            settings=str(values.get("settings", "")),
+            seed=value.checked("seed", _is_seed, "a whole number"),
+            split_seed=value.checked("split_seed", _is_seed, "a whole number"),
+            samples=point.samples if run else None,
+        )
+        yield with_interval(point), training
 
 
 @dataclass(frozen=True)

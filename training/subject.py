@@ -65,8 +65,12 @@ class Subject:
         """
         return calibrated_prediction(logits, self.scheme, self.weights, self.temperatures)
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str, limit: int | None = None) -> Split:
         """The split `"test"` or `"validation"`.
+
+        # Arguments
+            name: of the split.
+            limit: how many examples, as for `Dataset.limited`; `None`: all.
 
         # Raises
             EnsembleError: if there is none.
@@ -83,7 +87,7 @@ class Subject:
                 if name == "test"
                 else f"The run {self.name} held out no validation data."
             )
-        return data
+        return self.dataset.limited(data, limit)
 
 
 def subject_of(

@@ -6,6 +6,7 @@ import click
 
 from larq_ensemble.console.options import (
     INPUT,
+    LIMITED,
     TFLITE,
     data_dir_option,
     dataset_option,
@@ -25,7 +26,10 @@ from larq_ensemble.runtime.commands.options import compared_backends_option
     help="The run, or the Keras file, that the file comes from.",
 )
 @click.option(
-    "--samples", type=click.IntRange(1), metavar="N", help="The first N test images  [default: all]"
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help=f"Of the test images {LIMITED}  [default: all]",
 )
 @click.option(
     "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the interpreter."

@@ -194,6 +194,12 @@ data_dir_option = click.option(
     "[default: TFDS_DATA_DIR or ~/tensorflow_datasets, with a download if need be]",
 )
 
+#: What a limit of images keeps, for `--help`.
+LIMITED = "the first N, or of data of your own N that are drawn, always the same"
+
 limit_test_option = click.option(
-    "--limit-test", type=click.IntRange(1), metavar="N", help="Only the first N test images."
+    "--limit-test",
+    type=click.IntRange(1),
+    metavar="N",
+    help=f"Only some test images: {LIMITED}.",
 )

@@ -169,6 +169,21 @@ class Dataset:
             **({} if self.origin is None else {"source": self.origin.to_json()}),
         }
 
+    def limited(self, split: Split, limit: int | None) -> Split:
+        """Some examples of its test or validation split.
+
+        They are the first ones, or of data of one's own a random sample that is always the same:
+        the first ones of a folder are all of the first class.
+
+        # Arguments
+            split: the split.
+            limit: how many; `None`: all.
+        """
+        if limit is None or self.origin is None:
+            return split.first(limit)
+        random = np.random.default_rng(self.origin.images.split_seed)
+        return split.take(np.sort(random.permutation(len(split))[:limit]))
+
     def has_data_of(self, constants: Mapping[str, Any]) -> bool:
         """Whether these are the data of a run, and not others of the same classes.
 
@@ -178,6 +193,18 @@ class Dataset:
         if self.origin is None or "source" not in constants:
             return self.name == constants["name"]
         return self.origin.fingerprint == constants["source"]["fingerprint"]
+
+
+def limit_key(limit: int | None, *, is_own: bool) -> str | int | None:
+    """What keys of kept results call a limit, see `Dataset.limited`.
+
+    Earlier versions kept results of the first images, also of data of one's own.
+
+    # Arguments
+        limit: how many examples; `None`: all.
+        is_own: whether the data are one's own, not built in.
+    """
+    return f"{limit}drawn" if limit is not None and is_own else limit
 
 
 @dataclass(frozen=True)
@@ -247,7 +274,7 @@ class DataOptions:
         return Splits(
             train=train.take(training),
             validation=held_out.take(validation),
-            test=self._limited_test(dataset, test),
+            test=dataset.limited(test, self.limit_test),
         )
 
     def training_images(self, dataset: Dataset) -> int:
@@ -259,13 +286,6 @@ class DataOptions:
         train, _, *own = dataset.read(self.data_dir)
         images = min(len(train), self.limit_train or len(train))
         return images if own else images - round(images * self.validation)
-
-    def _limited_test(self, dataset: Dataset, test: Split) -> Split:
-        if self.limit_test is None or dataset.origin is None:
-            return test.first(self.limit_test)
-        # The first ones of a folder are all of the first class.
-        random = np.random.default_rng(dataset.origin.images.split_seed)
-        return test.take(np.sort(random.permutation(len(test))[: self.limit_test]))
 
     def to_json(self) -> dict[str, Any]:
         """All but `data_dir`, which may differ when a run is resumed on another machine."""

@@ -105,11 +105,43 @@ def images_as_input(
         name, parts = spec, DATASETS[spec].read(data_dir)
         images = parts[1].images
     else:
-        found = _find(spec, sized(ImageOptions(test_share=1.0), input_shape), data_dir)
+        found = _find_as_input(spec, input_shape, data_dir)
         name, images = found.name, found.read(data_dir).parts["test"].images
     if not len(images):
         raise EnsembleError(f"The data {name!r} have no test images: give others.")
     return name, fitted(images, input_shape)
+
+
+def identity(
+    spec: str, input_shape: tuple[int, int, int], *, data_dir: str | None = None
+) -> tuple[str, str]:
+    """The name and the fingerprint of any data set, whose images are not read.
+
+    Built-in data have no fingerprint: the name says what they are.
+
+    # Arguments
+        spec, input_shape, data_dir: as for `images_as_input`.
+
+    # Raises
+        EnsembleError: for an unknown data set, or one that can't be read.
+    """
+    if spec in DATASETS:
+        return spec, ""
+    found = _find_as_input(spec, input_shape, data_dir)
+    return found.name, found.origin.fingerprint
+
+
+def _find_as_input(spec: str, input_shape: tuple[int, int, int], data_dir: str | None) -> Found:
+    return _find(spec, sized(ImageOptions(test_share=1.0), input_shape), data_dir)
+
+
+def reads_tfds(spec: str) -> bool:
+    """Whether a data set is read from the folder of TensorFlow Datasets, `data_dir`.
+
+    # Arguments
+        spec: as for `open_dataset`.
+    """
+    return spec.startswith("tfds:") or (spec in DATASETS and spec != "digits")
 
 
 def _recorded(

@@ -94,6 +94,7 @@ def test_tables_figure_and_numbers(cascade, tmp_path, monkeypatch: pytest.Monkey
     assert done.exit_code == 0, done.output
     result = json.loads(Path(tmp_path, "rules.json").read_text())
     assert len(result["rules"]) == len(few) + 2
+    calibrated = cascade.Calibrated(*data["validation"], "fusion")
     # The log margin is what `calibrate` writes into the file.
     with pytest.warns(UserWarning, match="few"):
         calibration = fit(*data["validation"], "fusion", mean_members=0.35 * M)
@@ -104,7 +105,17 @@ def test_tables_figure_and_numbers(cascade, tmp_path, monkeypatch: pytest.Monkey
     found = ours["test"][limit]
     assert found["members"] == pytest.approx(score.mean_members)
     assert found["lost"] == pytest.approx(full.top1 - score.top1)
-    assert ours["by_severity"]["0"] == ours["test"]
+    assert "on 50 test images under each of 15" in page.read_text()
+    assert ours["by_severity"]["0"] != ours["test"]  # of all images
+    # Corruptions of one image fall alike here: fifteen of them tell no more than one.
+    once = calibrated.images(data["test"][0][:, :50] / 5, data["test"][1][:50])
+    assert ours["by_severity"]["5"][limit] == pytest.approx(
+        once.score("log margin", ours["thresholds"][limit])._asdict()
+    )
+    as_they_are = calibrated.images(data["test"][0][:, :50], data["test"][1][:50])
+    assert ours["by_severity"]["0"][limit] == pytest.approx(
+        as_they_are.score("log margin", ours["thresholds"][limit])._asdict()
+    )
     assert ours["by_severity"]["5"][limit]["members"] > found["members"]
     # After three members no image stops if only 1, 2 and 4 are looked at.
     assert result["rules"]["log margin, after 1, 2, 4, 8 only"]["thresholds"]["1 points"][2] is None
@@ -134,7 +145,8 @@ def test_logits_are_computed_once(cascade, tmp_path, monkeypatch: pytest.MonkeyP
     fake = SimpleNamespace(predict_logits=predict_logits, metadata=None)
     monkeypatch.setattr(cascade, "EnsembleInterpreter", lambda *args, **options: fake)
     split = SimpleNamespace(images=images, labels=labels)
-    subject = SimpleNamespace(split=lambda name: split)
+    few = SimpleNamespace(images=images[:7])
+    subject = SimpleNamespace(split=lambda name, limit=None: split if limit is None else few)
     monkeypatch.setattr(cascade, "subject_of", lambda *args, **options: subject)
     for _ in range(2):
         kept = cascade.Logits(str(file), str(tmp_path), None, None, 0)

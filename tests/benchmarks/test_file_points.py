@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runs import RunConfig
+from larq_ensemble.training.points import read_points
 
 from .conftest import load
 
@@ -36,6 +38,73 @@ def test_what_a_run_is(run, kind, name) -> None:
     assert file_points.kind_of(run) == kind
     model = run.model
     assert file_points.series(model["name"], model["width"], kind) == name
+
+
+def run_of(name: str, recipe: dict[str, Any] | None = None, seed: int = 0, **ensemble: str) -> Any:
+    """A run of two members; its digest is its name."""
+    settings = {"members": 2, "scheme": "fusion", "sharing": "fusion", **ensemble}
+    model = {"name": "resnet20", "width": 1.0}
+    data = {"split_seed": seed}
+    config = RunConfig("ensemble", model, {}, recipe or {}, 0, data=data, ensemble=settings)
+    return SimpleNamespace(path=Path(name), digest=name * 16, config=config)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Points of runs as if measured, written and read again; the n-th has n % right."""
+    calls: list[int] = []
+
+    def one(self: Any, run: Any) -> Any:
+        calls.append(1)
+        values = {"model": "resnet20", "seed": run.config.seed, "samples": self.limit or 100}
+        yield {
+            "name": "ResNet-20, shared filters", "kind": "shared", "members": 2,
+            "trained_members": 2, "top1": float(len(calls)), **values,
+        }  # fmt: skip
+
+    monkeypatch.setattr(file_points.Measuring, "_measured", one)
+
+    def points(*runs: Any, limit: int | None = None) -> dict[str, list[tuple[float, int]]]:
+        measuring = file_points.Measuring(tmp_path, "test", None, limit, (), None, None)
+        path = measuring.write("cifar100", [p for run in runs for p in measuring.points(run)])
+        found: dict[str, list[tuple[float, int]]] = {}
+        for point in read_points([path]):
+            found.setdefault(point.label, []).append((point.top1, point.seeds))
+        return found
+
+    return points
+
+
+def test_ensembles_that_are_called_the_same_keep_their_points(measured) -> None:
+    ours, nested = run_of("a"), run_of("b", scheme="nested_fusion")
+    name = "ResNet-20, shared filters"
+    expected = {name: [(1, 1)], f"{name}, nested_fusion": [(2, 1)]}
+    assert measured(ours, nested) == expected
+    assert measured(ours) == expected
+    # With few images the same run is another point.
+    assert measured(ours, limit=10) == {**expected, name: [(1, 1), (3, 1)]}
+
+
+def test_backbones_of_several_seeds_are_averaged_and_other_settings_are_not(measured) -> None:
+    name = "ResNet-20, shared filters"
+    seeds = [run_of(digest, seed=seed, backbone=digest) for seed, digest in enumerate("abc")]
+    assert measured(*seeds) == {name: [(2, 3)]}
+    assert measured(run_of("d", {"lr": 1.0}, seed=1)) == {name: [(2, 3), (4, 1)]}
+    # Of another teacher or of a longer pretraining a run doesn't say more than that it is another.
+    assert measured(run_of("e", {"lr": 1.0}, seed=1)) == {name: [(2, 3), (4, 1), (5, 1)]}
+
+
+def test_points_of_before_are_replaced_by_those_of_the_same_network(measured, tmp_path) -> None:
+    measured(run_of("a"), run_of("b"))
+    path = tmp_path / "points.json"
+    content = json.loads(path.read_text())
+    for point in content["points"]:
+        for name in ("run", "settings", "split_seed"):
+            del point[name]
+    path.write_text(json.dumps(content))
+    measured(run_of("a"))
+    points = json.loads(path.read_text())["points"]
+    assert [(point["top1"], point.get("run")) for point in points] == [(2, None), (1, "a" * 16)]
 
 
 @pytest.fixture
@@ -66,6 +135,35 @@ def test_each_core_has_its_counter(measuring) -> None:
     int8 = {"cortex-m4": (0, 4), "cortex-m55": (0, 5)}
     assert measuring._counts(FILE, "int8") == a72 | int8
     assert measuring._counts(FILE, "int4") == a72
+
+
+def test_counts_are_taken_again_by_another_delegate_or_clone(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(file_points.emulation, "check_tools", lambda: None)
+    library, clone = tmp_path / "delegate.so", tmp_path / "clone"
+    source = clone / "Source/ConvolutionFunctions/arm_convolve_s8.c"
+    header = clone / "Include/arm_nnsupportfunctions.h"
+    for file in (library, source, header):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1")
+    calls: list[int] = []
+    monkeypatch.setattr(
+        file_points.Measuring, "_measured", lambda self, run: calls.append(1) or [{}]
+    )
+
+    def measured(*cores: str) -> int:
+        """How many measurements there were, when all is measured that has to be."""
+        file_points.Measuring(
+            tmp_path, "test", None, None, cores, str(library), str(clone)
+        ).points(run_of("a"))
+        return len(calls)
+
+    assert [measured(), measured("cortex-a72"), measured("cortex-m4")] == [1, 2, 3]
+    library.write_text("2")
+    assert [measured(), measured("cortex-m4"), measured("cortex-a72")] == [3, 3, 4]
+    for before, file in ((4, source), (5, header)):
+        file.write_text("2")
+        found = [measured(), measured("cortex-a72"), measured("cortex-m4")]
+        assert found == [before, before, before + 1]
 
 
 def test_what_cmsis_nn_has_no_kernel_for_has_no_count(measuring, monkeypatch) -> None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
+import pytest
+
+from larq_ensemble import trained
+from larq_ensemble.training import evaluation
 
 from .conftest import load
 
@@ -86,6 +95,39 @@ def test_one_run_has_no_deviation_and_two_have() -> None:
     with_two = cells(next(report.tables([one, two], [one, two])))
     # Of 41 and 41.5 the standard deviation is 0.5 / sqrt(2).
     assert with_two[0][1] == "41.25 ± 0.35"
+
+
+def test_what_was_kept_of_the_first_images_of_ones_own_is_not_used(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a built-in data set a limit takes the same images as ever."""
+    asked = []
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, limit: asked.append(limit) or {})
+    for constants, expected in (({}, "first"), ({"source": {}}, "drawn")):
+        network = SimpleNamespace(digest="ab", config=SimpleNamespace(dataset=constants))
+        monkeypatch.setattr(trained, "open_trained", lambda run, network=network: network)
+        before = json.dumps(["ab", {"data_dir": None, "limit": 7}], sort_keys=True)
+        kept = tmp_path / f"{hashlib.sha256(before.encode()).hexdigest()[:16]}.json"
+        kept.write_text('{"of": "first"}')
+        found = report.evaluated("run", tmp_path, limit=7)
+        assert found == ({"of": "first"} if expected == "first" else {})
+    assert asked == [7]
+
+
+def test_other_images_that_have_changed_are_evaluated_again(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = SimpleNamespace(dataset={"input_shape": [8, 8, 1]})
+    network = SimpleNamespace(digest="ab", config=constants)
+    asked: list[int] = []
+    monkeypatch.setattr(trained, "open_trained", lambda run: network)
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: asked.append(1) or {})
+    ood = ["cifar10", "noise", f"npz:{tmp_path / 'other.npz'}"]
+    for value, times in ((0, 1), (0, 1), (1, 2)):
+        images = np.full((4, 8, 8), value, np.uint8)
+        np.savez(tmp_path / "other.npz", images=images, labels=[0, 1, 0, 1])
+        report.evaluated("run", tmp_path, ood=ood, limit=None, data_dir="tfds")
+        assert len(asked) == times
 
 
 def test_few_of_many_members_are_shown() -> None:

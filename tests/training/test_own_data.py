@@ -200,6 +200,47 @@ def test_evaluate_takes_the_data_from_the_run_or_says_that_they_are_others(capsy
         assert evaluate(load_run("ensemble"), dataset=dataset)["samples"] == 12
 
 
+def test_a_limit_draws_from_all_classes(tmp_path):
+    """The first test images of a folder are all of the first class."""
+    images, labels = arrays()
+    order = np.argsort(labels, kind="stable")
+    in_order = images[order], labels[order]
+    run = load_run("ensemble")
+    dataset = Dataset.from_arrays(*in_order, test=in_order, class_names=NAMES)
+    drawn = DataOptions(limit_test=12).load(dataset, 0).test
+    assert set(drawn.labels) == {0, 1, 2}
+    pair = np.asarray(drawn.images), drawn.labels
+    few = Dataset.from_arrays(*in_order, test=pair, class_names=NAMES)
+    with pytest.warns(UserWarning, match="is not what"):
+        limited, expected = (
+            evaluate(run, dataset=each, limit=limit) for each, limit in ((dataset, 12), (few, None))
+        )
+    assert limited == expected
+    # What earlier versions kept is of the first ones.
+    kept = tmp_path / "evaluations" / f"{run.digest[:16]}-test-4.json"
+    kept.parent.mkdir()
+    kept.write_text('{"first": "ones"}')
+    points = frontier([run], tmp_path, limit=4, progress=lambda line: None)
+    assert [point.samples for point in points] == [4, 4]
+
+
+def test_the_frontier_evaluates_again_when_the_data_have_changed(tmp_path):
+    images, labels = arrays()
+    run, spec = load_run("ensemble"), f"npz:{tmp_path / 'new.npz'}"
+
+    def top1(number: int) -> list[float]:
+        np.savez(tmp_path / "new.npz", images=images, labels=labels, class_names=NAMES)
+        points = frontier([run], tmp_path, dataset=spec, progress=lambda line: None)
+        assert len([*(tmp_path / "evaluations").iterdir()]) == number
+        return [point.top1 for point in points]
+
+    with pytest.warns(UserWarning, match="is not what"):
+        before = top1(1)
+        assert top1(1) == before
+        images = 255 - images
+        assert top1(2) == [point["top1"] for point in evaluate(run, dataset=spec)["by_members"]]
+
+
 def test_a_converted_file_finds_its_data_again_without_a_path(capsys, tmp_path):
     metadata = EnsembleInterpreter("ensemble.tflite").metadata
     assert metadata.class_names == (*NAMES,)

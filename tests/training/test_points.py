@@ -48,6 +48,34 @@ def test_seeds_and_intervals(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_ensembles_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """By M, scheme and sharing; of several M the seeds are no seeds of one ensemble."""
+    path = written(
+        tmp_path / "points.json",
+        point("ours", 55, kind="shared", members=4, trained_members=4, seed=0, bytes=9),
+        point("ours", 48, kind="shared", members=4, trained_members=10, seed=0, bytes=9),
+        point("ours", 49, kind="shared", members=1, trained_members=10, seed=1, bytes=5),
+        *(
+            point("other", 50, members=2, trained_members=2, bytes=7, **values)
+            for values in ({}, {"scheme": "voting"}, {"scheme": "voting", "sharing": "c2"})
+        ),
+        *(point("unknown", 50 + m, members=m, bytes=m) for m in (1, 2)),
+    )
+    points = frontier([], tmp_path / "out", results=[path])
+    assert [(point.label, point.top1, point.seeds) for point in points] == [
+        ("ours, M = 4", 55, 1),
+        ("ours, M = 10", 48, 1),
+        ("ours, M = 10", 49, 1),
+        ("other", 50, 1),
+        ("other, voting", 50, 1),
+        ("other, voting, sharing c2", 50, 1),
+        ("unknown", 51, 1),
+        ("unknown", 52, 1),
+    ]
+    legend = {text.get_text() for text in draw_frontier(points).legends[0].get_texts()}
+    assert legend == {*(point.label for point in points), "Pareto front"}
+
+
 def test_fronts_by_each_cost(tmp_path: Path) -> None:
     """Without runs no data are read, and points without a cost are left out of its front."""
     cores = [{"cortex-m4": 9.0, "cortex-a76": 1.0}, {"cortex-a76": 2.0}, {}]

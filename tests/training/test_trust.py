@@ -21,7 +21,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.combination import combine, softmax
 from larq_ensemble.runtime.metrics import expected_calibration_error, top_k_accuracy
-from larq_ensemble.training import trust
+from larq_ensemble.training import evaluation, trust
 from larq_ensemble.training.evaluation import evaluate
 from larq_ensemble.training.subject import Subject
 
@@ -186,14 +186,14 @@ def test_a_file_is_evaluated_without_tensorflow(tmp_path):
     wrong = np.arange(len(images)) % 2
     labels = (answered + wrong) % 5
     every = np.arange(10)
-    np.savez(
-        tmp_path / "set.npz",
-        train_images=np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), np.uint8),
-        train_labels=every % 5,
-        test_images=images,
-        test_labels=labels,
-    )
-    shutil.copy(tmp_path / "set.npz", tmp_path / "same.npz")
+    for name, seed in (("set", 0), ("same", 1)):  # of the same test images
+        np.savez(
+            tmp_path / f"{name}.npz",
+            train_images=np.random.default_rng(seed).integers(0, 256, (10, 8, 8, 3), np.uint8),
+            train_labels=every % 5,
+            test_images=images,
+            test_labels=labels,
+        )
     program = """
 import sys
 missing = "tensorflow tf_keras keras larq larq_compute_engine tensorflow_datasets"
@@ -242,6 +242,44 @@ def test_mistakes_are_told_before_the_work(
         main([*run, *arguments])
     assert ended.value.code == status
     assert message in capsys.readouterr().err
+
+
+def test_the_folder_of_tfds_is_for_the_data_that_are_read_from_it(tmp_path, monkeypatch):
+    """Whether these are its own or others, and whatever the rest is read from."""
+    images = np.zeros((5, 8, 8, 3), np.uint8)
+    set_of = {"x_train": images, "y_train": range(5), "x_test": images, "y_test": range(5)}
+    monkeypatch.chdir(tmp_path)
+    np.savez("set.npz", **set_of)
+    folders = {}
+
+    def images_as_input(spec, input_shape, *, data_dir):
+        folders[spec] = data_dir
+        return spec, images
+
+    monkeypatch.setattr(evaluation, "images_as_input", images_as_input)
+    network = EnsembleInterpreter(ROOT / "tests/data/compact.tflite")
+    ood = ["digits", "cifar10", "noise"]
+    result = evaluate(network, dataset="npz:set.npz", data_dir="tfds", ood=ood)
+    assert [each["dataset"] for each in result["ood"]] == ood
+    assert folders == {"digits": None, "cifar10": "tfds"}
+    with pytest.raises(EnsembleError, match="`data_dir` 'tfds' has no effect"):
+        evaluate(network, dataset="npz:set.npz", data_dir="tfds", ood=["digits"])
+
+
+def test_data_of_another_kind_are_told_by_what_they_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = np.zeros((5, 8, 8, 3), np.uint8)
+    set_of = {"x_train": images, "y_train": range(5), "x_test": images, "y_test": range(5)}
+    np.savez("set.npz", **set_of)
+    shutil.copy("set.npz", "copy.npz")
+    Path("other").mkdir()
+    np.savez("other/set.npz", **{**set_of, "x_test": images + 1})
+    network = EnsembleInterpreter(ROOT / "tests/data/compact.tflite")
+    for same in ("npz:copy.npz", f"npz:{tmp_path / 'set.npz'}"):
+        with pytest.raises(EnsembleError, match="is what the network is evaluated on"):
+            evaluate(network, dataset="npz:set.npz", ood=[same])
+    result = evaluate(network, dataset="npz:set.npz", ood=["npz:other/set.npz"])
+    assert result["ood"][0]["dataset"] == "npz:set.npz"
 
 
 def test_severities_that_there_are_not():

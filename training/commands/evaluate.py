@@ -119,9 +119,10 @@ def command(
     with reporting(json_target) as report:
         if plot is not None:  # fails before the work if matplotlib is missing
             from larq_ensemble.training.plots import draw_trust, save
-        opened = _opened(run, dataset, data_dir, normalization)
-        from larq_ensemble.training.evaluation import evaluate
+        from larq_ensemble.training.evaluation import dir_of_own, evaluate
 
+        own_dir = data_dir if dataset is None else dir_of_own(dataset, data_dir, ood)
+        opened = _opened(run, dataset, own_dir, normalization)
         report.result = evaluate(
             opened,
             members=members,

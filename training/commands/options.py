@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from larq_ensemble.console.messages import in_options
 from larq_ensemble.console.options import (
     INPUT,
+    LIMITED,
     NOT_NEGATIVE,
     POSITIVE,
     SHARE,
@@ -90,7 +91,7 @@ split_options = _all(
         "--limit-test",
         type=click.IntRange(1),
         metavar="N",
-        help="Only the first N images of the split.",
+        help=f"Only some images of the split: {LIMITED}.",
     ),
 )
 
