@@ -131,6 +131,7 @@ def resumable(
     way_out: str,
     argument: str = "out",
     resume: bool = True,
+    newer: Collection[str] = (),
 ) -> Iterator[Path]:
     """Holds the lock of the folder of work that can be interrupted and resumed.
 
@@ -146,6 +147,8 @@ def resumable(
         way_out: what to do if the file of settings is damaged.
         argument: that gave the folder.
         resume: whether work that has begun may be gone on with.
+        newer: the settings that earlier versions did not write. Work that began without one of them
+            goes on with any.
 
     # Returns
         The folder, with a leading `~` expanded.
@@ -165,11 +168,15 @@ def resumable(
                 )
             started = read_json(path / file, way_out)
             for key, value in settings.items():
-                if started.get(key) != value:
+                if key in newer and key not in started:
+                    continue
+                difference = first_difference(key, started.get(key), value)
+                if difference is not None:
+                    setting, old, new = difference
                     raise EnsembleError(
-                        f"The {what} in {name!r} can't be resumed: it was started with `{key}` "
-                        f"= {started.get(key)}, not {value}. Repeat the arguments that it was "
-                        f"started with, or choose another `{argument}`."
+                        f"The {what} in {name!r} can't be resumed: it was started with `{setting}` "
+                        f"= {old}, not {new}. Repeat the arguments that it was started with, or "
+                        f"choose another `{argument}`."
                     )
         elif holds_other_files(path, files):
             raise EnsembleError(
@@ -181,6 +188,22 @@ def resumable(
         for place in (path, *filter(Path.is_dir, path.rglob("*"))):
             remove_leftovers(place, files)
         yield path
+
+
+def first_difference(name: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:
+    """What differs between two values of a setting: its name and both values; `None`: nothing.
+
+    Of two objects of JSON it is one key, such as `dataset.mean`. A key that earlier versions did
+    not write is `None`.
+    """
+    if old == new:
+        return None
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return name, old, new
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            return f"{name}.{key}", old.get(key), new.get(key)
+    return None
 
 
 def _in_use(folder: Path, path: Path, argument: str) -> EnsembleError:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,7 @@ from larq_ensemble.files import (
     replacing,
     write_text,
 )
-from larq_ensemble.locks import check_unlocked, holds_other_files, locked
+from larq_ensemble.locks import check_unlocked, first_difference, holds_other_files, locked
 from larq_ensemble.pretrained.catalog import names
 
 if TYPE_CHECKING:
@@ -441,34 +441,38 @@ def _check_same(old: RunConfig, new: RunConfig, path: Path) -> None:
     if "requested_members" in old.ensemble:  # it ended early, with fewer members
         started["ensemble"] = dict(started["ensemble"])
         started["ensemble"]["members"] = started["ensemble"].pop("requested_members")
-    for name, value in started.items():
-        other = wanted[name]
-        if value == other:
-            continue
-        if isinstance(value, dict):
-            differing = [
-                key for key in value.keys() | other.keys() if value.get(key) != other.get(key)
-            ]
-            if not differing:  # a value that earlier versions did not write is `None`
-                continue
-            key = sorted(differing)[0]
-            name, value, other = f"{name}.{key}", value.get(key), other.get(key)
-        raise EnsembleError(
-            f"The run {str(path)!r} can't be resumed: it was started with {name} = {value!r}, not "
-            f"{other!r}. Repeat the arguments that it was started with, or choose another `out`."
-        )
+    for section, value in started.items():
+        difference = first_difference(section, value, wanted[section])
+        if difference is not None:
+            name, value, other = difference
+            raise EnsembleError(
+                f"The run {str(path)!r} can't be resumed: it was started with {name} = {value!r}, "
+                f"not {other!r}. Repeat the arguments that it was started with, or choose another "
+                "`out`."
+            )
 
 
 def _compared(config: RunConfig) -> dict[str, Any]:
     """What has to be the same when a run is resumed; not where things are or come from."""
     values = json.loads(json.dumps(config.to_json()))
     del values["versions"]
-    model, dataset = values["model"], values["dataset"]
+    model = values["model"]
     if "digest" in model:  # which says more than a name
         values["model"] = {key: model[key] for key in model.keys() - {"name", "source"}}
-    if "source" in dataset:
-        of_files = {key: dataset["source"][key] for key in ("fingerprint", "images")}
-        values["dataset"] = {**dataset, **of_files}
-        del values["dataset"]["name"], values["dataset"]["source"]
+    values["dataset"] = compared_data(values["dataset"])
     values["recipe"].pop("source", None)
+    return values
+
+
+def compared_data(constants: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be the same of data when work on them is resumed, as values of JSON.
+
+    # Arguments
+        constants: as `Dataset.constants` returns them. Of files it doesn't matter where they are.
+    """
+    values: dict[str, Any] = json.loads(json.dumps({**constants}))
+    if "source" in values:
+        source = values.pop("source")
+        del values["name"]
+        values |= {key: source[key] for key in ("fingerprint", "images")}
     return values

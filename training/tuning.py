@@ -25,7 +25,7 @@ from larq_ensemble.keras import keras
 from larq_ensemble.locks import resumable
 from larq_ensemble.network.sharing import POLICIES
 from larq_ensemble.progress import Work, working
-from larq_ensemble.runs import load_run
+from larq_ensemble.runs import compared_data, load_run
 from larq_ensemble.trained import Trained, data_of
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.job import saying_what_is_saved
@@ -212,13 +212,18 @@ def tune(
         The best settings, and all trials in their order.
 
     # Raises
-        EnsembleError: for unusable values, a directory that holds another search or other files,
-            or if every trial failed.
+        EnsembleError: for unusable values, a directory that holds a search with other settings or
+            data, or other files, or if every trial failed.
     """
     _check_names(search)
     opened = data_of(backbone, dataset, search.data.data_dir)
     _check_validation(search, backbone, opened)
-    settings = {**asdict(search), "data": search.data.to_json(), "backbone": backbone.digest}
+    settings = {
+        **asdict(search),
+        "data": search.data.to_json(),
+        "backbone": backbone.digest,
+        "dataset": compared_data(opened.constants()),
+    }
     if not search.keep_pretrained:  # searches that began before there was a choice go on
         del settings["keep_pretrained"]
     with (
@@ -231,6 +236,7 @@ def tune(
             files=_FILES,
             way_out=_DAMAGED,
             resume=resume,
+            newer=("dataset",),
         ) as folder,
     ):
         of_trials = None if dataset is None else opened

@@ -105,6 +105,15 @@ def test_resumable_work(tmp_path):
             pass
     with pytest.raises(EnsembleError, match="`size` = 1, not 2"), work(size=2):
         pass
+    with work(size=1, newer=("size",)):
+        pass
+    with pytest.raises(EnsembleError, match="`size` = 1, not 2"), work(size=2, newer=("size",)):
+        pass
+    (folder / "job.json").write_text("{}")  # as a version wrote it that had no size
+    with work(size=2, newer=("size",)):
+        pass
+    with pytest.raises(EnsembleError, match="`size` = None, not 2"), work(size=2):
+        pass
     with pytest.raises(EnsembleError, match="holds a job already"), work(resume=False):
         pass
     (folder / "job.json").unlink()

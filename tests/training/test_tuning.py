@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from larq_ensemble.data.datasets import DataOptions
+from larq_ensemble.data.datasets import DATASETS, DataOptions, Origin
+from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_text
 from larq_ensemble.locks import locked
@@ -192,6 +193,44 @@ def test_searches_do_not_mix(backbone, search, trainings, tmp_path):
     with pytest.raises(EnsembleError, match="held out no validation data"):
         tune(backbone, tmp_path / "new", nothing, trials=1)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_search_goes_on_with_its_data_and_normalization_only(
+    backbone, search, trainings, tmp_path
+):
+    def photos(fingerprint, spec="folder:photos"):
+        origin = Origin(spec, ImageOptions(), fingerprint)
+        return replace(DATASETS["digits"], origin=origin)
+
+    def scaled(mean):
+        constants = {**backbone.config.dataset, "mean": [mean]}
+        return replace(backbone, config=replace(backbone.config, dataset=constants))
+
+    def resume(out, trained=backbone, **options):
+        tune(trained, tmp_path / out, search, trials=2, resume=True, **options)
+
+    tune(scaled(0.0), tmp_path / "scaled", search, trials=1)
+    with pytest.raises(EnsembleError, match=r"started with `dataset.mean` = \[0.0\], not \[0.5\]"):
+        resume("scaled", scaled(0.5))
+    resume("scaled", scaled(0.0))
+    tune(backbone, tmp_path / "photos", search, trials=1, dataset=photos("a"))
+    with pytest.raises(EnsembleError, match=r"with `dataset.fingerprint` = a, not b"):
+        resume("photos", dataset=photos("b"))
+    with pytest.raises(EnsembleError, match=r"with `dataset.fingerprint` = a, not None"):
+        resume("photos")
+    resume("photos", dataset=photos("a", "folder:moved"))
+    assert len(trainings) == 4
+
+
+def test_a_search_of_before_its_data_were_written_down_goes_on(
+    backbone, search, trainings, tmp_path
+):
+    tune(backbone, tmp_path, search, trials=1)
+    written = json.loads((tmp_path / "search.json").read_text())
+    del written["dataset"]
+    (tmp_path / "search.json").write_text(json.dumps(written))
+    tune(backbone, tmp_path, search, trials=2, resume=True)
+    assert len(trainings) == 2
 
 
 def test_too_few_images_to_hold_any_out_is_what_the_error_says(backbone, search, tmp_path):

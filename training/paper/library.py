@@ -44,6 +44,23 @@ class Settings:
     width: float = 1.0
     seed: int = 0
 
+    @property
+    def suffix(self) -> str:
+        """Of the names of a figure's files: the settings that are not the default."""
+        data = self.data
+        parts = (
+            (self.dataset, self.dataset is not None),
+            (self.recipe, self.recipe != Settings.recipe),
+            (f"pretrain{self.pretrain_epochs}", self.pretrain_epochs is not None),
+            (f"{self.epochs}epochs", self.epochs is not None),
+            (f"width{self.width:g}", self.width != Settings.width),
+            (f"train{data.limit_train}", data.limit_train is not None),
+            (f"test{data.limit_test}", data.limit_test is not None),
+            (f"validation{data.validation:g}", data.validation > 0),
+            (f"seed{self.seed}", self.seed != Settings.seed),
+        )
+        return "".join(f"-{part}" for part, is_named in parts if is_named)
+
     def recipes(self, model: str, dataset: str, scheme: str = "fusion") -> Recipes:
         """The recipes for a network on a data set, with the epochs asked for."""
         recipes = RECIPES[self.recipe](DATASETS[dataset].classes, model, scheme)

@@ -6,9 +6,11 @@ of the other figures come from trainings (`larq_ensemble.training.paper.library`
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from larq_ensemble.data.datasets import DATASETS
@@ -67,6 +69,51 @@ class Point:
     seed: int | None = None
     limit_train: int | None = None
     limit_test: int | None = None
+
+
+def read_points(path: str | os.PathLike[str]) -> list[Point] | None:
+    """The points of a CSV, of this version or an earlier one; `None` if it holds anything else."""
+    texts = {field.name for field in fields(Point) if str(field.type).startswith("str")}
+
+    def value(column: str, cell: str) -> Any:
+        return cell if column in texts and cell else json.loads(cell or "null")
+
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [*csv.DictReader(file)]
+        return [Point(**{key: value(key, cell) for key, cell in row.items()}) for row in rows]
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error):
+        return None
+
+
+def with_other_members(points: Sequence[Point], there: Sequence[Point]) -> list[Point] | None:
+    """Points and those of the same experiment with other M, curve by curve.
+
+    # Arguments
+        points: of a table or figure.
+        there: what was written of it before.
+
+    # Returns
+        `None` if ours of before are of another experiment: a curve that was trained otherwise or
+        isn't there, or the same training with another value.
+    """
+
+    def of_curve(point: Point) -> Point:
+        return replace(point, members=None, value=0.0, source="")
+
+    def key(point: Point) -> tuple[Any, ...]:
+        return point.origin, point.model, point.label, point.members
+
+    curves, new = {of_curve(point) for point in points}, {key(point): point for point in points}
+    for point in there:
+        same = new.get(key(point), point)
+        if point.origin == OURS and (of_curve(point) not in curves or point.value != same.value):
+            return None
+    order = [*dict.fromkeys(key(point)[:3] for point in (*points, *there))]
+    return sorted(
+        ({key(point): point for point in there} | new).values(),
+        key=lambda point: (order.index(key(point)[:3]), point.members or 0),
+    )
 
 
 def counted_points(name: str, members: Sequence[int] | None = None) -> list[Point]:

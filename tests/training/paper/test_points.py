@@ -218,3 +218,75 @@ def test_the_table_says_that_ours_is_of_another_data_set(tmp_path, monkeypatch, 
         main(["reproduce", "fig6", "--dataset", "digits", "--out", str(tmp_path)])
     assert not end.value.code
     assert "ResNet-20 on CIFAR-10 (here on digits)\n" in capsys.readouterr().out
+
+
+@pytest.fixture
+def reproduce(tmp_path, asked, capsys):
+    """A function that runs `reproduce fig7a` and returns what it says; nothing is trained."""
+
+    def reproduce(*options):
+        with pytest.raises(SystemExit) as end:
+            main(["reproduce", "fig7a", "--out", str(tmp_path), *options])
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    return reproduce
+
+
+def test_figures_of_other_settings_stay(reproduce, tmp_path):
+    experiments = {
+        "fig7a": (),
+        "fig7a-short": ("--recipe", "short"),
+        "fig7a-digits-short": ("--recipe", "short", "--dataset", "digits"),
+        "fig7a-seed1": ("--seed", "1"),
+        "fig7a-pretrain20-1epochs": ("--epochs", "1", "--pretrain-epochs", "20"),
+        "fig7a-width0.5-train99-test9-validation0.1": (
+            *("--width", "0.5", "--validation", "0.1"),
+            *("--limit-train", "99", "--limit-test", "9"),
+        ),
+    }
+    for name, options in experiments.items():
+        output = reproduce("--members", "2", *options)
+        assert f"Wrote {tmp_path / name}.csv, .png and .svg." in output
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}{suffix}" for name in experiments for suffix in (".csv", ".png", ".svg")
+    }
+    assert {row["seed"] for row in read_csv(tmp_path / "fig7a-seed1.csv")} == {"1", ""}
+
+
+def test_points_of_other_members_stay_in_the_figure(reproduce, tmp_path):
+    reproduce("--members", "2,6")
+    before = read_csv(tmp_path / "fig7a.csv")
+    reproduce("--members", "4")
+    both = read_csv(tmp_path / "fig7a.csv")
+    assert [row for row in both if row["origin"] == "paper" or row["members"] != "4"] == before
+    of_fusion = [r["members"] for r in both if (r["origin"], r["label"]) == ("ours", "fusion")]
+    assert of_fusion == ["2", "4", "6"]
+    reproduce("--members", "2,4,6")
+    assert read_csv(tmp_path / "fig7a.csv") == both
+    assert len([*tmp_path.iterdir()]) == 3
+
+
+def test_a_figure_of_another_experiment_gets_another_name(reproduce, tmp_path):
+    """Such as one of an earlier version, whose names had no settings in them."""
+    path = tmp_path / "fig7a.csv"
+    for number, (options, change) in enumerate(
+        [
+            (("--seed", "1"), ("", "")),
+            ((), (",50.0,", ",49.0,")),  # the same settings, trained otherwise
+            ((), ("ours,", "theirs,,")),  # no such CSV
+        ],
+        start=1,
+    ):
+        reproduce("--members", "2", *options)
+        seeds = tmp_path / "fig7a-seed1.csv"
+        text = (seeds if options else path).read_text().replace(*change)
+        path.write_text(text)
+        path.with_suffix(".png").write_text(f"plot {number}")
+        output = reproduce("--members", "4")
+        moved = tmp_path / f"fig7a-before{number}.csv"
+        assert f"{path} was of another experiment: it is {moved} now." in output
+        assert moved.read_text() == text
+        assert moved.with_suffix(".png").read_text() == f"plot {number}"
+        ours = {row["members"] for row in read_csv(path) if row["origin"] == "ours"}
+        assert ours == {"1", "4"}

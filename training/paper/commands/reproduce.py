@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +23,7 @@ from larq_ensemble.console.reporting import KERAS_VERBOSITY, Report, json_option
 from larq_ensemble.training.commands.options import data_options
 
 if TYPE_CHECKING:
+    from larq_ensemble.training.paper.figures import Figure
     from larq_ensemble.training.paper.points import Point
 
 
@@ -31,7 +34,8 @@ if TYPE_CHECKING:
     type=OutputFolder(),
     required=True,
     metavar="DIR",
-    help="For NAME.csv, NAME.png, NAME.svg, and runs/, where what was trained before is found.",
+    help="For NAME.csv, NAME.png, NAME.svg, with the settings that are not the default in their "
+    "names, and runs/, where what was trained before is found.",
 )
 @click.option(
     "--members",
@@ -100,7 +104,7 @@ def command(
     and bagging iterate over the data by themselves, and bagging is our batch_bagging. Missing runs
     are trained, members that train one after the other once for all M. The same command resumes a
     run that was interrupted. Finished runs are used again, by other figures with the same --out
-    too.
+    too. Points of other M that are there already stay in the CSV and in the figure.
 
     \b
     Examples:
@@ -109,33 +113,28 @@ def command(
       larq-ensemble reproduce fig7a --recipe short --members 2,4 --out figures
     """
     from larq_ensemble.data.datasets import DataOptions
-    from larq_ensemble.files import write_csv
     from larq_ensemble.training.paper.figures import FIGURES, AccuracyFigure, BlockTable
     from larq_ensemble.training.paper.library import Settings
     from larq_ensemble.training.paper.points import counted_points, trained_points
 
     with reporting(json_target) as report:
-        figure, folder = FIGURES[name], Path(out)
+        figure, stem = FIGURES[name], Path(out) / name
         # Before the work, because matplotlib may be missing.
-        from larq_ensemble.training.paper.plots import draw
-        from larq_ensemble.training.plots import save
+        import larq_ensemble.training.paper.plots  # noqa: F401
 
         if isinstance(figure, AccuracyFigure):
+            settings = Settings(
+                recipe=recipe_name,
+                epochs=epochs,
+                pretrain_epochs=pretrain_epochs,
+                dataset=dataset_name,
+                data=DataOptions(data_dir, validation, limit_train, limit_test),
+                width=width,
+                seed=seed,
+            )
+            stem = Path(f"{stem}{settings.suffix}")
             points = trained_points(
-                name,
-                out,
-                Settings(
-                    recipe=recipe_name,
-                    epochs=epochs,
-                    pretrain_epochs=pretrain_epochs,
-                    dataset=dataset_name,
-                    data=DataOptions(data_dir, validation, limit_train, limit_test),
-                    width=width,
-                    seed=seed,
-                ),
-                members=members,
-                progress=report.line,
-                verbose=KERAS_VERBOSITY,
+                name, out, settings, members=members, progress=report.line, verbose=KERAS_VERBOSITY
             )
             here = "" if dataset_name is None else f" (here on {dataset_name})"
             _accuracy_table(report, figure.title + here, points)
@@ -145,16 +144,42 @@ def command(
             report.result["equal"] = _bits_table(report, figure.title, points)
             if isinstance(figure, BlockTable):
                 report.line(figure.note)
-        write_csv(folder / f"{name}.csv", points)
-        png, svg = save(draw(figure, points), folder / name)
-        report.line(f"Wrote {folder / name}.csv, .png and .svg.")
-        report.result |= {
-            "name": name,
-            "points": [asdict(point) for point in points],
-            "csv": str(folder / f"{name}.csv"),
-            "png": str(png),
-            "svg": str(svg),
-        }
+        _write(report, figure, points, stem)
+        report.result |= {"name": name, "points": [asdict(point) for point in points]}
+
+
+def _write(report: Report, figure: Figure, points: Sequence[Point], stem: Path) -> None:
+    """Writes the CSV and the plots, with what the CSV has of other M.
+
+    What is there of another experiment, such as one of an earlier version, gets another name.
+    """
+    from larq_ensemble.files import write_csv
+    from larq_ensemble.training.paper.plots import draw
+    from larq_ensemble.training.paper.points import read_points, with_other_members
+    from larq_ensemble.training.plots import save
+
+    csv = Path(f"{stem}.csv")
+    if csv.exists():
+        there = read_points(csv)
+        merged = None if there is None else with_other_members(points, there)
+        if merged is None:
+            report.line(f"{csv} was of another experiment: it is {_renamed(stem)}.csv now.")
+        else:
+            points = merged
+    write_csv(csv, points)
+    png, svg = save(draw(figure, points), stem)
+    report.line(f"Wrote {stem}.csv, .png and .svg.")
+    report.result |= {"csv": str(csv), "png": str(png), "svg": str(svg)}
+
+
+def _renamed(stem: Path) -> Path:
+    """Gives a CSV and its plots a new name, and returns it without their endings."""
+    names = (Path(f"{stem}-before{number}") for number in itertools.count(1))
+    new = next(name for name in names if not Path(f"{name}.csv").exists())
+    for suffix in (".png", ".svg", ".csv"):  # the CSV last, for whoever is interrupted
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{stem}{suffix}").rename(f"{new}{suffix}")
+    return new
 
 
 def _refuse_options_of_training(name: str, *, has_members: bool) -> None:
