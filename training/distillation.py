@@ -13,7 +13,7 @@ from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.ensembles.schemes import Scheme
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.trained import Trained
+from larq_ensemble.trained import KerasFile, Trained
 
 Teacher = Callable[[tf.Tensor], tf.Tensor]
 
@@ -23,10 +23,14 @@ class Distillation:
     """A teacher, and the hyperparameters of `DistillationLoss`.
 
     # Arguments
-        teacher: any trained run for the same classes and images; an ensemble teaches by its
-            combined probabilities.
+        teacher: any trained run for the same classes and images, or a network of the package; an
+            ensemble teaches by its combined probabilities.
         weight: w in `DistillationLoss`, from 0 (labels only) to 1 (teacher only).
         temperature: T in `DistillationLoss`, above 0.
+
+    # Raises
+        EnsembleError: for a value out of range, or a Keras file as teacher: nobody knows which
+            images it saw.
     """
 
     teacher: Trained
@@ -34,6 +38,12 @@ class Distillation:
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.teacher, KerasFile):
+            file = str(self.teacher.path)
+            raise EnsembleError(
+                f"`teacher` {file!r} must be a run: make one by `larq-ensemble pretrain --model "
+                f"{file} --normalization ... --epochs 0 --out RUN`."
+            )
         if not 0 <= self.weight <= 1:
             raise EnsembleError(f"`weight` must be from 0 to 1, got {self.weight}.")
         if not 0 < self.temperature < float("inf"):

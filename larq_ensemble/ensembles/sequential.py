@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -333,20 +335,38 @@ def fit_members(
         "shrinkage": shrinkage,
         **weighting.to_json(),
     }
+    newer = {  # what folders of before don't say
+        "backbone": _weights_digest(backbone),
+        "data": training.data.fingerprint,
+        "optimizer": keras.optimizers.serialize(keras.optimizers.get(optimizer)),
+        "end_learning_rate": end_learning_rate,
+        "pixel_range": np.asarray(pixel_range).tolist(),
+    }
     with (
         resumable(
             folder,
-            {name: str(value) for name, value in settings.items()},
+            {name: str(value) for name, value in (settings | newer).items()},
             what="training",
             file=_FILES[0],
             files=_FILES,
             way_out="train again with another `folder`",
             argument="folder",
+            newer=newer,
         ) as place,
         reading(),
     ):
         training.folder = place.absolute()
         return training.train()[0]
+
+
+def _weights_digest(model: keras.Model) -> str:
+    """Of the shapes and values of all weights, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        value = np.ascontiguousarray(weight.numpy())
+        digest.update(str(value.shape).encode())
+        digest.update(value)
+    return digest.hexdigest()[:16]
 
 
 def _weighting(class_weights: ClassWeights | None, y: Any, classes: int) -> ClassWeighting:
@@ -609,12 +629,26 @@ class _Reweighting:
         return weights
 
 
+#: How many images, evenly spread, the fingerprint of arrays reads.
+_FINGERPRINTED = 64
+
+
+def _fingerprint(x: Any, y: Any) -> str:
+    """The number of examples, and a checksum of all labels and of some images."""
+    crc = zlib.crc32(np.ascontiguousarray(y))
+    for place in np.linspace(0, len(x) - 1, min(len(x), _FINGERPRINTED)).astype(int).tolist():
+        crc = zlib.crc32(np.ascontiguousarray(x[place]), crc)
+    return f"{len(x)} examples, {crc:08x}"
+
+
 class _Data:
     """Training data: numbered examples of arrays, or a stream of batches.
 
     # Attributes
         examples: how many there are; `None`: a stream.
         steps: batches per epoch; `None`: unknown.
+        fingerprint: of arrays their sizes, all labels and some images; of a stream what it is made
+            of, because its elements may be others each time.
     """
 
     def __init__(self, x: Any, y: Any, batch_size: int) -> None:
@@ -629,6 +663,7 @@ class _Data:
             self._batches = x
             size = int(x.cardinality())
             self.steps = size if size >= 0 else None
+            self.fingerprint = f"a tf.data.Dataset of {x.element_spec}"
             return
         self.examples = len(x)
         if len(y) != self.examples:
@@ -636,6 +671,7 @@ class _Data:
                 f"`x` and `y` must be of one length, got {self.examples} and {len(y)}."
             )
         self.steps = -(-self.examples // batch_size)
+        self.fingerprint = _fingerprint(x, y)
         numbers = np.arange(self.examples, dtype=np.int32)
         self._images_at = gatherer(x) if is_on_disk(x) else None
         self._examples = tf.data.Dataset.from_tensor_slices(

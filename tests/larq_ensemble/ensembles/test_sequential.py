@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -191,6 +193,36 @@ def test_it_goes_on_where_it_was_interrupted(backbone, tmp_path) -> None:
         fitted(backbone, "adaboost", epochs=3, folder=tmp_path / "run", seed=1)
     with pytest.raises(EnsembleError, match="holds other files"):
         fitted(backbone, "adaboost", folder=tmp_path)
+
+
+def test_a_folder_is_of_one_backbone_and_of_one_training(backbone, tmp_path) -> None:
+    """Members that were trained on other filters, images or labels are not taken for finished."""
+    folder = tmp_path / "run"
+
+    def run(model=backbone, *data, **options):
+        return fitted(model, "boosting", *data, members=1, folder=folder, **options)
+
+    expected = run()
+    other = keras.models.clone_model(backbone)
+    other.set_weights([weight + 0.01 for weight in backbone.get_weights()])
+    labels = Y.copy()
+    labels[0] = (labels[0] + 1) % (labels.max() + 1)
+    for key, train in {
+        "backbone": lambda: run(other),
+        "data": lambda: run(backbone, X, labels),
+        "optimizer": lambda: run(optimizer=keras.optimizers.Adam(0.5)),
+    }.items():
+        with pytest.raises(EnsembleError, match=f"can't be resumed: .* with `{key}`"):
+            train()
+    with pytest.raises(EnsembleError, match="was started with `data` = 12 examples"):
+        run(backbone, X + 0.5, Y)
+    # A folder of before doesn't say it.
+    (file,) = folder.glob("*.json")
+    settings = json.loads(file.read_text())
+    for key in ("backbone", "data", "optimizer", "end_learning_rate", "pixel_range"):
+        del settings[key]
+    file.write_text(json.dumps(settings))
+    assert_close(own(run(), 0), own(expected, 0))
 
 
 @pytest.mark.parametrize(
