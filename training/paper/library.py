@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -14,13 +13,16 @@ from typing import Any
 from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import read_json
+from larq_ensemble.files import read_json, replacing
 from larq_ensemble.network.architectures import REVISION
 from larq_ensemble.network.sharing import has_own_head_bias
 from larq_ensemble.progress import Work
-from larq_ensemble.runs import Run, RunConfig, load_run
+from larq_ensemble.runs import Run, RunConfig, create_run, load_run
 from larq_ensemble.training.paper.figures import Curve
 from larq_ensemble.training.recipes import RECIPES, Recipe, Recipes
+
+#: What a member has when it is trained.
+_MEMBER_RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ class RunLibrary:
             return config.ensemble["backbone"] == backbone.digest
 
         taken = 0
-        if curve.own_data and not path.exists():
+        if curve.own_data and not (path / "result.json").exists():
             folders = path.parent.glob(_folder_name(curve, "*", recipe))
             finished = [self._finished(folder, recipe, same_origin) for folder in folders]
             taken = self._take_over([run for run, _ in filter(None, finished)], path, members)
@@ -181,7 +183,7 @@ class RunLibrary:
         """Begins a run with the first members of a finished one that differs from it only in M.
 
         Where members are trained one after the other, the first m do not depend on M. The run then
-        looks as if it had been interrupted after them.
+        looks as if it had been interrupted after them. So it may also go on after a kill.
 
         # Arguments
             others: the finished runs.
@@ -189,7 +191,10 @@ class RunLibrary:
             members: its M.
 
         # Returns
-            How many members were taken over.
+            How many members it has.
+
+        # Raises
+            EnsembleError: if another process trains the run, or it can't be written.
         """
         if not others:
             return 0
@@ -198,17 +203,18 @@ class RunLibrary:
         other = max(others, key=lambda run: run.config.ensemble["members"])
         config = replace(other.config, ensemble={**other.config.ensemble, "members": members})
         first = map(member_output, range(min(members, other.config.ensemble["members"])))
-        # Whoever needs room may have deleted the others.
-        taken = list(takewhile(lambda member: (other.path / member).is_dir(), first))
-        if not taken:
+        # Whoever needs room may have deleted the others, or their networks.
+        there = list(takewhile(lambda member: _is_finished(other.path / member), first))
+        if not there:
             return 0
-        self._progress(f"{path}: the first {counted(len(taken), 'member')} of {other.path}")
-        Run(path, config).save_config()
-        for member in taken:
-            with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
-                copy = shutil.copytree(other.path / member, Path(temporary) / member)
-                os.replace(copy, path / member)
-        return len(taken)
+        with contextlib.ExitStack() as until:
+            create_run(path, config, resume=True, until=until)
+            missing = [member for member in there if not _is_finished(path / member)]
+            if missing:
+                self._progress(f"{path}: {counted(len(missing), 'member')} of {other.path}")
+            for member in missing:
+                _copy_member(other.path / member, path / member)
+        return len(there)
 
     def _get(
         self,
@@ -258,6 +264,29 @@ class RunLibrary:
             return run, read_json(run.result_path, "resume the training")
         except EnsembleError:  # damaged: resuming writes it again
             return None
+
+
+def _is_finished(member: Path) -> bool:
+    """Whether a folder holds a trained member."""
+    return all((member / name).is_file() for name in (_MEMBER_RESULT, "model.keras"))
+
+
+def _copy_member(source: Path, target: Path) -> None:
+    """Copies a trained member; it is finished with its result, which is the last file.
+
+    # Raises
+        EnsembleError: if a file can't be read or written.
+    """
+    try:
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(_MEMBER_RESULT))
+        with replacing(target / _MEMBER_RESULT) as temporary:
+            shutil.copyfile(source / _MEMBER_RESULT, temporary)
+    except OSError as error:
+        raise EnsembleError(
+            f"The member {str(source)!r} can't be copied to {str(target)!r} ({error}): make room, "
+            "or delete the second folder to have it trained there."
+        ) from error
 
 
 def _folder_name(curve: Curve, members: int | str, recipe: Recipe) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.locks import locked
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.progress import Work
 from larq_ensemble.runs import load_run
@@ -109,7 +110,7 @@ def test_members_that_are_trained_in_turn_are_trained_once_for_all_m(
     first, second = (folder / f"{scheme}-fusion-m{m}-1epochs-owndata" for m in counts)
     what = f"{scheme} of {counts[1]} resnet20 on cifar100, sharing fusion, 1 epoch"
     assert told[2:] == [
-        f"{second}: the first 1 member of {first}",
+        f"{second}: 1 member of {first}",
         f"3 of 3: {what}: going on, {second}",
     ]
     assert train("together", counts)[0] == points
@@ -127,11 +128,22 @@ def test_members_that_are_trained_in_turn_are_trained_once_for_all_m(
     ours, theirs = (json.loads(run.result_path.read_text()) for run in (taken, alone))
     assert {**ours, "images_per_second": None} == {**theirs, "images_per_second": None}
 
-    # Where somebody deleted the members to make room, they are trained again.
-    shutil.rmtree(second / "member_0")
+    # A kill while members are copied: the result, which is the last file, is not there.
     library = RunLibrary(folder.parent, small, 1, told.append, 0, Work("test", "epoch", 1))
-    assert library._take_over([taken], folder / "new", 1) == 0
-    assert not (folder / "new").exists()
+    member = folder / "new" / "member_0"
+    assert library._take_over([taken], folder / "new", 1) == 1
+    (member / "result.json").unlink()
+    (member / "model.keras").write_text("half")
+    assert library._take_over([taken], folder / "new", 1) == 1
+    for name in ("result.json", "model.keras"):
+        assert (member / name).read_bytes() == (second / "member_0" / name).read_bytes()
+    with locked(folder / "new"), pytest.raises(EnsembleError, match="is being written by"):
+        library._take_over([taken], folder / "new", 1)
+
+    # Where somebody deleted the networks to make room, they are trained again.
+    (second / "member_0" / "model.keras").unlink()
+    assert library._take_over([taken], folder / "newer", 1) == 0
+    assert not (folder / "newer").exists()
 
 
 def test_a_recipe_that_starts_from_the_real_valued_network(
