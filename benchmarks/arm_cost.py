@@ -86,6 +86,10 @@ COLUMNS = (
     ("ratio", "ratio"),
 )
 COUNT = Path(__file__).parents[1] / "tools" / "arm" / "count.py"
+#: The delegate that it takes by default, of the wheel that `make test-arm` installs.
+WHEELS_DELEGATE = (
+    Path(__file__).parents[1] / ".arm/project/larq_ensemble/runtime/liblarq_ensemble_delegate.so"
+)
 
 
 @click.command()

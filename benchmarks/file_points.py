@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from arm_cost import litert_row
+from arm_cost import WHEELS_DELEGATE, litert_row
 from cmsis_nn import Kernels, NoKernelError, kernel_sources
 from microcontrollers import int8_row
 
@@ -28,7 +28,7 @@ from larq_ensemble.convert import emulation
 from larq_ensemble.convert.export import export_file
 from larq_ensemble.data.datasets import limit_key
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import read_json, write_text
+from larq_ensemble.files import file_digest, read_json, write_text
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.network.compute import count_macs
 from larq_ensemble.training.plots import TITLES
@@ -78,10 +78,24 @@ class Measuring:
     def _boards(self) -> list[str]:
         return [core for core in self.cores if core in emulation.BOARDS]
 
+    def _tools(self) -> list[str]:
+        """A digest of the delegate and of CMSIS-NN, as far as they count."""
+        if not self.cores:
+            return []
+        files = []
+        if len(self._boards) < len(self.cores):
+            files.append(Path(self.delegate or WHEELS_DELEGATE))
+        if self._boards and self.cmsis_nn is not None:
+            clone = Path(self.cmsis_nn)
+            files += [*kernel_sources(clone), *sorted((clone / "Include").glob("*.h"))]
+        digests = [file_digest(file) for file in files if file.is_file()]
+        return [hashlib.sha256(" ".join(digests).encode()).hexdigest()[:8]]
+
     def points(self, run: Any) -> list[dict[str, Any]]:
         """Points of a run; those of before if nothing has changed."""
-        limit = [] if self.limit is None else [str(limit_key(run.config.dataset, self.limit))]
-        known = [run.digest[:16], self.split, *limit, *self.cores]
+        limit = limit_key(self.limit, is_own="source" in run.config.dataset)
+        limited = [] if limit is None else [str(limit)]
+        known = [run.digest[:16], self.split, *limited, *self.cores, *self._tools()]
         path = self.folder / "points" / f"{'-'.join(known)}.json"
         if not path.is_file():
             write_text(path, json.dumps({"points": [*self._measured(run)]}, indent=2) + "\n")

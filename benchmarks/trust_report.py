@@ -32,6 +32,7 @@ from larq_ensemble.console.markdown import markdown_table
 from larq_ensemble.console.options import INPUT, LIMITED, OutputFolder, data_dir_option, names
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.data.datasets import limit_key
+from larq_ensemble.data.opening import identity, reads_tfds
 from larq_ensemble.files import read_json, write_text
 
 #: The generated part of a page is between these two lines, which have the data set.
@@ -203,14 +204,25 @@ def evaluated(run: str, folder: Path, **options: Any) -> Result:
     from larq_ensemble.training.evaluation import evaluate
 
     network = open_trained(run)
-    limit = limit_key(network.config.dataset, options["limit"])
-    asked = json.dumps(
-        [network.digest, {**options, "data_dir": None, "limit": limit}], sort_keys=True
-    )
+    constants = network.config.dataset
+    changed: dict[str, Any] = {"data_dir": None}
+    changed["limit"] = limit_key(options["limit"], is_own="source" in constants)
+    if "ood" in options:  # of data of one's own also what they hold
+        shape, data_dir = tuple(constants["input_shape"]), options["data_dir"]
+        changed["ood"] = [_asked(spec, shape, data_dir) for spec in options["ood"]]
+    asked = json.dumps([network.digest, {**options, **changed}], sort_keys=True)
     path = folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
     if not path.is_file():
         write_text(path, json.dumps(evaluate(network, **options), indent=2) + "\n")
     return read_json(path, "delete it")
+
+
+def _asked(spec: str, input_shape: tuple[int, int, int], data_dir: str | None) -> str:
+    if spec == "noise":
+        return spec
+    folder = data_dir if reads_tfds(spec) else None
+    fingerprint = identity(spec, input_shape, data_dir=folder)[1]
+    return f"{spec} {fingerprint}" if fingerprint else spec
 
 
 @click.command()

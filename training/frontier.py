@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from larq_ensemble.data.datasets import limit_key
+from larq_ensemble.data.opening import identity
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import check_output_folder, read_json, write_text
 from larq_ensemble.network.architectures import trace_model
@@ -120,9 +121,16 @@ def _evaluation(
     limit: int | None,
 ) -> dict[str, Any]:
     """Metrics by members and the costs of a member; from the folder, if they are there."""
+    constants, other = run.config.dataset, []
+    is_own = "source" in constants
+    if dataset is not None:
+        name, fingerprint = identity(dataset, tuple(constants["input_shape"]), data_dir=data_dir)
+        is_own = fingerprint != ""
+        held = f"{name} {fingerprint}" if is_own else name
+        other = [hashlib.sha256(held.encode()).hexdigest()[:8]]
     parts = [run.digest[:16], split]
-    parts += [] if limit is None else [str(limit_key(run.config.dataset, limit))]
-    parts += [] if dataset is None else [hashlib.sha256(dataset.encode()).hexdigest()[:8]]
+    parts += [] if limit is None else [str(limit_key(limit, is_own=is_own))]
+    parts += other
     path = folder / f"{'-'.join(parts)}.json"
     if path.is_file():
         with contextlib.suppress(EnsembleError):  # damaged: evaluate again

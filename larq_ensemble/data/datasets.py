@@ -195,16 +195,16 @@ class Dataset:
         return self.origin.fingerprint == constants["source"]["fingerprint"]
 
 
-def limit_key(constants: Mapping[str, Any], limit: int | None) -> str | int | None:
+def limit_key(limit: int | None, *, is_own: bool) -> str | int | None:
     """What keys of kept results call a limit, see `Dataset.limited`.
 
     Earlier versions kept results of the first images, also of data of one's own.
 
     # Arguments
-        constants: of the data, as `Dataset.constants` returns them.
         limit: how many examples; `None`: all.
+        is_own: whether the data are one's own, not built in.
     """
-    return f"{limit}drawn" if limit is not None and "source" in constants else limit
+    return f"{limit}drawn" if limit is not None and is_own else limit
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,34 @@ def test_each_core_has_its_counter(measuring) -> None:
     assert measuring._counts(FILE, "int4") == a72
 
 
+def test_counts_are_taken_again_by_another_delegate_or_clone(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(file_points.emulation, "check_tools", lambda: None)
+    library, clone = tmp_path / "delegate.so", tmp_path / "clone"
+    source = clone / "Source/ConvolutionFunctions/arm_convolve_s8.c"
+    header = clone / "Include/arm_nnsupportfunctions.h"
+    for file in (library, source, header):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1")
+    calls: list[int] = []
+    monkeypatch.setattr(
+        file_points.Measuring, "_measured", lambda self, run: calls.append(1) or [{}]
+    )
+
+    def measured(*cores: str) -> int:
+        """How many measurements there were, when all is measured that has to be."""
+        tools = str(library), str(clone)
+        file_points.Measuring(tmp_path, "test", None, None, cores, *tools).points(run_of("a"))
+        return len(calls)
+
+    assert [measured(), measured("cortex-a72"), measured("cortex-m4")] == [1, 2, 3]
+    library.write_text("2")
+    assert [measured(), measured("cortex-m4"), measured("cortex-a72")] == [3, 3, 4]
+    for before, file in ((4, source), (5, header)):
+        file.write_text("2")
+        found = [measured(), measured("cortex-a72"), measured("cortex-m4")]
+        assert found == [before, before, before + 1]
+
+
 def test_what_cmsis_nn_has_no_kernel_for_has_no_count(measuring, monkeypatch) -> None:
     def refused(*_: Any) -> None:
         raise file_points.NoKernelError("PRELU of int8 can't be written for CMSIS-NN.")

@@ -7,6 +7,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from larq_ensemble import trained
@@ -111,6 +112,22 @@ def test_what_was_kept_of_the_first_images_of_ones_own_is_not_used(
         found = report.evaluated("run", tmp_path, limit=7)
         assert found == ({"of": "first"} if expected == "first" else {})
     assert asked == [7]
+
+
+def test_other_images_that_have_changed_are_evaluated_again(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = SimpleNamespace(dataset={"input_shape": [8, 8, 1]})
+    network = SimpleNamespace(digest="ab", config=constants)
+    asked: list[int] = []
+    monkeypatch.setattr(trained, "open_trained", lambda run: network)
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_, **__: asked.append(1) or {})
+    ood = ["cifar10", "noise", f"npz:{tmp_path / 'other.npz'}"]
+    for value, times in ((0, 1), (0, 1), (1, 2)):
+        images = np.full((4, 8, 8), value, np.uint8)
+        np.savez(tmp_path / "other.npz", images=images, labels=[0, 1, 0, 1])
+        report.evaluated("run", tmp_path, ood=ood, limit=None, data_dir="tfds")
+        assert len(asked) == times
 
 
 def test_few_of_many_members_are_shown() -> None:
