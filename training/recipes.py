@@ -96,7 +96,7 @@ class Recipe:
         given = {name: value for name, value in values.items() if value is not None}
         if not given:
             return self
-        source = f"{self.source}; overridden: {', '.join(sorted(given))}"
+        source = f"{self.source}{_OVERRIDDEN}{', '.join(sorted(given))}"
         return replace(self, **given, source=source)
 
     def to_json(self) -> dict[str, Any]:
@@ -112,9 +112,16 @@ class Recipe:
         }
 
     def as_begun(self, begun: dict[str, Any]) -> Recipe:
-        """This recipe with those values of `LATER` with which a run began, by its configuration."""
+        """This recipe with those values of `LATER` with which a run began, by its configuration.
+
+        Also with its epochs, if the recipe `small` counts both: earlier versions counted the
+        training images otherwise.
+        """
         before = Recipe.from_json(begun)
-        return replace(self, **{name: getattr(before, name) for name in LATER})
+        given = self.source.partition(_OVERRIDDEN)[2].split(", ")
+        is_counted = self.source.startswith(_SMALL) and "epochs" not in given
+        epochs = before.epochs if is_counted and before.source == self.source else self.epochs
+        return replace(self, epochs=epochs, **{name: getattr(before, name) for name in LATER})
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Recipe:
@@ -193,6 +200,7 @@ _RESEMBLES = {"resnet34": "resnet18", "birealnet34": "birealnet18"}
 _PAPER = "Kim et al. 2022, Experimental results, and the authors' code and training logs"
 _SHORT = "ours, for 2 CPU cores: so short a schedule leaves the network underfitted, so no dropout"
 _SMALL = "ours, for few images; found by trying, see docs/reports/small-sets.md"
+_OVERRIDDEN = "; overridden: "
 _SMALL_BATCH = 32
 
 

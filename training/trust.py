@@ -120,7 +120,8 @@ def conformal(
     """Fits sets of classes for each m, see `larq_ensemble.runtime.conformal`.
 
     The probabilities are those that the network gives, not those of `calibration`, which saw the
-    same images: so the promise is exact.
+    same images: so the promise is exact. Not quite so of a calibrated `.tflite` file, whose own
+    temperatures were fitted on the validation images, too; they are few numbers on many images.
 
     # Arguments
         subject, fitted_on, test, counts: as for `calibration`.

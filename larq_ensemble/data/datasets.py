@@ -249,16 +249,37 @@ class DataOptions:
             EnsembleError: if the data can't be read or downloaded, or none are left to train on.
         """
         train, test, *own = dataset.read(self.data_dir)
+        held_out = own[0] if own else train
+        training, validation = self._drawn(dataset, train, own, seed)
+        return Splits(
+            train=train.take(training),
+            validation=held_out.take(validation),
+            test=dataset.limited(test, self.limit_test),
+        )
+
+    def training_images(self, dataset: Dataset) -> int:
+        """The number of images that `load` leaves for the training split.
+
+        # Raises
+            EnsembleError: as `load`.
+        """
+        train, _, *own = dataset.read(self.data_dir)
+        training, _ = self._drawn(dataset, train, own, seed=0)  # any seed draws as many
+        return len(training)
+
+    def _drawn(
+        self, dataset: Dataset, train: Split, own: Sequence[Split], seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Indices of the training and the validation split, these in `own` if it holds a split."""
         random = np.random.default_rng(seed)
         # Split before the limit, so that no limit moves an image to the other split.
         if own:
-            held_out, training = own[0], random.permutation(len(train))
-            validation = random.permutation(len(held_out))
+            training = random.permutation(len(train))
+            validation = random.permutation(len(own[0]))
         elif dataset.origin is not None:
-            held_out = train
             validation, training = stratified(train.labels, self.validation, random)
         else:
-            held_out, order = train, random.permutation(len(train))
+            order = random.permutation(len(train))
             validation, training = np.split(order, [round(len(order) * self.validation)])
         if not self.validation:
             validation = validation[:0]
@@ -271,21 +292,7 @@ class DataOptions:
                 f"No training data is left: {self.limit_train or len(train)} examples with a "
                 f"validation share of {self.validation}. Raise the limit or lower the share."
             )
-        return Splits(
-            train=train.take(training),
-            validation=held_out.take(validation),
-            test=dataset.limited(test, self.limit_test),
-        )
-
-    def training_images(self, dataset: Dataset) -> int:
-        """The number of images that `load` leaves for the training split.
-
-        # Raises
-            EnsembleError: if the data can't be read or downloaded.
-        """
-        train, _, *own = dataset.read(self.data_dir)
-        images = min(len(train), self.limit_train or len(train))
-        return images if own else images - round(images * self.validation)
+        return training, validation
 
     def to_json(self) -> dict[str, Any]:
         """All but `data_dir`, which may differ when a run is resumed on another machine."""

@@ -152,9 +152,8 @@ def test_counts_are_taken_again_by_another_delegate_or_clone(tmp_path, monkeypat
 
     def measured(*cores: str) -> int:
         """How many measurements there were, when all is measured that has to be."""
-        file_points.Measuring(
-            tmp_path, "test", None, None, cores, str(library), str(clone)
-        ).points(run_of("a"))
+        tools = str(library), str(clone)
+        file_points.Measuring(tmp_path, "test", None, None, cores, *tools).points(run_of("a"))
         return len(calls)
 
     assert [measured(), measured("cortex-a72"), measured("cortex-m4")] == [1, 2, 3]

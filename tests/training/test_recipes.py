@@ -176,6 +176,32 @@ def test_data_of_ones_own_take_the_recipe_for_few_images():
     assert recipes_for(constants, "short", images=None) == RECIPES["short"](5)
 
 
+def test_images_are_counted_as_they_are_loaded():
+    images, labels = np.zeros((60, 2, 2), np.uint8), np.arange(60) % 3
+    images[0] = 1
+    held_out = Dataset.from_arrays(images, labels, validation=(images, labels))
+    rare = Dataset.from_arrays(images, np.minimum(np.arange(60), 40))  # 40 of one image each
+    for dataset in (held_out, rare):
+        for limit in (None, 20, 100):
+            options = DataOptions(validation=0.5, limit_train=limit)
+            counted = options.training_images(dataset)
+            for seed in (0, 1):
+                assert counted == len(options.load(dataset, seed).train)
+    with pytest.raises(EnsembleError, match="No training data is left: 2 examples"):
+        DataOptions(validation=0.9, limit_train=2).training_images(held_out)
+
+
+def test_a_run_goes_on_for_the_epochs_that_an_earlier_version_counted():
+    before, now = (RECIPES["small"](3, images=images).pretrain for images in (100, 90))
+    assert (before.epochs, now.epochs) == (384, 427)
+    assert now.as_begun(before.to_json()) == before
+    slower = now.override(lr=1e-4)
+    assert slower.as_begun(before.override(lr=1e-3).to_json()).epochs == 384
+    # What somebody asked for is compared as ever.
+    assert now.override(epochs=7).as_begun(before.override(epochs=8).to_json()).epochs == 7
+    assert now.as_begun(before.override(epochs=8).to_json()) == now
+
+
 def test_built_in_data_keep_the_papers_and_are_not_counted():
     def images():
         raise AssertionError("The data were read.")
