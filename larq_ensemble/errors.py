@@ -18,6 +18,13 @@ class EnsembleError(ValueError):
     """
 
 
+class SettingsError(EnsembleError):
+    """Settings of a training that make it impossible, such as a rate at which it diverges.
+
+    With other settings the same network may be trained on the same data.
+    """
+
+
 class UnknownNameError(EnsembleError):
     """A name that is in no registry.
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from larq_ensemble.checkpoints import Checkpoints, writing
 from larq_ensemble.data.streams import reading
-from larq_ensemble.errors import EnsembleError, check_seed
+from larq_ensemble.errors import EnsembleError, SettingsError, check_seed
 from larq_ensemble.files import write_text
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.progress import Work, working
@@ -245,7 +245,7 @@ class StopWhenDiverged(keras.callbacks.Callback):
 
     def _fail(self, reason: str) -> None:
         rate = float(keras.backend.get_value(self.model.optimizer.learning_rate))
-        raise EnsembleError(
+        raise SettingsError(
             f"Training has diverged: {reason}, at a learning rate of {rate:.3g}. "
             "Train again with a lower `lr` and another `out`."
         )

@@ -8,6 +8,7 @@ apart in print.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,7 @@ def _styles(points: Sequence[FrontierPoint]) -> dict[Curve, dict[str, Any]]:
     """The style of each curve, with its label."""
     several_models = len({point.model for point in points if not point.name}) > 1
     first_points = {point.curve: point for point in reversed(points)}
+    lengths = Counter(point.curve for point in points)
     styles: dict[Curve, dict[str, Any]] = {}
     looks: list[tuple[str, str]] = []
     for curve in dict.fromkeys(point.curve for point in points):
@@ -202,13 +204,16 @@ def _styles(points: Sequence[FrontierPoint]) -> dict[Curve, dict[str, Any]]:
         color, marker = _look_of(first)
         has_model = several_models and not first.name
         name = f"{TITLES.get(first.model, first.model)}, " if has_model else ""
-        # Curves of the same look, for example of several M, differ by their line styles.
-        lines = ("-", "--", ":", "-.")
+        # Curves of the same look, for example of several M, differ by their line styles, and by what
+        # of the marker is filled: a curve may be one point.
+        lines, fills = ("-", "--", ":", "-."), ("full", "none", "left", "bottom")
+        same = looks.count((color, marker)) % len(lines)
         styles[curve] = {
             "color": color,
             "marker": marker or "*",
-            "markersize": 5 if marker else 9,
-            "linestyle": lines[looks.count((color, marker)) % len(lines)],
+            "markersize": (5 if lengths[curve] > 1 else 7) if marker else 9,
+            "linestyle": lines[same],
+            "fillstyle": fills[same],
             "label": f"{name}{first.label}",
         }
         looks.append((color, marker))

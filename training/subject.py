@@ -11,7 +11,7 @@ import numpy as np
 
 from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
 from larq_ensemble.data.opening import check_fits
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, SettingsError
 from larq_ensemble.runtime import metrics
 from larq_ensemble.runtime.cascade import calibrated_prediction
 from larq_ensemble.runtime.interpreter import EnsembleInterpreter
@@ -176,7 +176,7 @@ def finite(logits: np.ndarray) -> np.ndarray:
     """
     if not np.isfinite(logits).all():
         member = int(np.argmin(np.isfinite(logits).all(axis=(1, 2))))
-        raise EnsembleError(
+        raise SettingsError(
             f"The logits of member {member} are not all finite: its training has diverged. Train "
             "again with a lower `lr`, or go back to an earlier checkpoint."
         )

@@ -19,7 +19,7 @@ from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.ensembles.building import check_keeps_pretrained
 from larq_ensemble.ensembles.schemes import SCHEMES
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, SettingsError
 from larq_ensemble.files import read_json, write_text
 from larq_ensemble.keras import keras
 from larq_ensemble.locks import resumable
@@ -47,7 +47,8 @@ class Search:
 
     # Arguments
         members: M.
-        epochs_max: the most epochs of a trial.
+        epochs_max: the most epochs of a trial. Schemes that split them among the members get
+            multiples of M.
         schemes, sharing: names to choose from.
         keep_pretrained: as for `larq_ensemble.ensembles.build_ensemble`.
         data: of every trial; the validation share must be the backbone's.
@@ -81,6 +82,14 @@ class Search:
             space.Float("dropout", *DROPOUTS, step=0.1)
         space.Float("jitter", *JITTERS, sampling="log")
         return space
+
+    def settled(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values of a trial as it is trained: three digits, epochs that the scheme takes."""
+        epochs = SCHEMES[values["scheme"]].possible_epochs(values["epochs"], self.members)
+        return {
+            name: float(f"{value:.3g}") if isinstance(value, float) else value
+            for name, value in {**values, "epochs": epochs}.items()
+        }
 
     def recipe_for(self, backbone: Trained, values: dict[str, Any]) -> Recipe:
         """The recipe of a trial with these values."""
@@ -178,7 +187,7 @@ class EnsembleTuner(kt.Tuner):
     def run_trial(self, trial: Any) -> dict[str, float]:
         try:
             return {OBJECTIVE: self._train(trial.trial_id, trial.hyperparameters.values)}
-        except EnsembleError as error:  # such as a learning rate at which training diverges
+        except SettingsError as error:  # such as a learning rate at which training diverges
             raise kt.errors.FailedTrialError(str(error)) from error
         except Exception as error:
             raise kt.errors.FatalError(str(error)) from error
@@ -213,9 +222,12 @@ def tune(
 
     # Raises
         EnsembleError: for unusable values, a directory that holds a search with other settings or
-            data, or other files, or if every trial failed.
+            data, or other files, for what would end any trial, such as a full disk, or if every
+            trial failed by its own settings.
     """
     _check_names(search)
+    if not resume:  # a search that began with less goes on
+        _check_epochs(search)
     opened = data_of(backbone, dataset, search.data.data_dir)
     _check_validation(search, backbone, opened)
     settings = {
@@ -267,7 +279,7 @@ def _search(
             EnsembleTuner(oracle, training, out).search()
     except kt.errors.FatalError as error:
         raise error.__cause__ or error from None
-    done = _trials(oracle, out)
+    done = _trials(oracle, out, search)
     completed = [trial for trial in done if trial.validation_top1 is not None]
     if not completed:
         raise EnsembleError(f"Every trial failed, the last with {done[-1].failure!r}.")
@@ -303,7 +315,8 @@ class _Training:
     work: Work
 
     def __call__(self, trial_id: str, values: dict[str, Any]) -> float:
-        values, search = _rounded(values), self.search
+        search = self.search
+        values = search.settled(values)
         head = f"{int(trial_id) + 1} of {self.trials}:"
         self.progress(
             f"{head} {values['scheme']}, sharing {values['sharing']}, lr {values['lr']:g}, "
@@ -338,22 +351,14 @@ def _recipe(search: Search, backbone: Trained, out: Path, values: dict[str, Any]
     return recipe.as_begun(load_run(begun[0].parent).config.recipe) if begun else recipe
 
 
-def _rounded(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a trial, floats rounded to three digits."""
-    return {
-        name: float(f"{value:.3g}") if isinstance(value, float) else value
-        for name, value in values.items()
-    }
-
-
-def _trials(oracle: kt.Oracle, out: Path) -> list[Trial]:
+def _trials(oracle: kt.Oracle, out: Path, search: Search) -> list[Trial]:
     return [
         Trial(
             number=int(trial_id) + 1,
             validation_top1=trial.score if trial.status == "COMPLETED" else None,
             failure=(trial.message or "").strip().rpartition("\n")[2],
             run=str(out / "trials" / trial_id),
-            **{"dropout": None, **_rounded(trial.hyperparameters.values)},
+            **{"dropout": None, **search.settled(trial.hyperparameters.values)},
         )
         for trial_id, trial in sorted(oracle.trials.items(), key=lambda item: int(item[0]))
     ]
@@ -372,6 +377,16 @@ def _check_names(search: Search) -> None:
             check_keeps_pretrained(search.members, "pretrained", scheme)
     for policy in search.sharing:
         _ = POLICIES[policy]
+
+
+def _check_epochs(search: Search) -> None:
+    for scheme in search.schemes:
+        least = SCHEMES[scheme].possible_epochs(1, search.members)
+        if least > search.epochs_max:
+            raise EnsembleError(
+                f"`epochs_max` {search.epochs_max} is too few for the scheme {scheme!r}, which "
+                f"splits the epochs among the {search.members} members: give {least} or more."
+            )
 
 
 def _check_validation(search: Search, backbone: Trained, dataset: Dataset) -> None:

@@ -32,7 +32,7 @@ from larq_ensemble.ensembles.combine import Combine
 from larq_ensemble.ensembles.ensemble import Ensemble, own_layers
 from larq_ensemble.ensembles.names import kept_name, member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
-from larq_ensemble.errors import EnsembleError, check_seed, check_whole, is_number
+from larq_ensemble.errors import EnsembleError, SettingsError, check_seed, check_whole, is_number
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.classifier import (
     classifier,
@@ -263,7 +263,7 @@ def _build_branches(
         shared -= binary_layers(graph)
     own = {layer.name for layer in backbone.layers if layer.weights} - shared
     if not own:
-        raise EnsembleError(
+        raise SettingsError(
             "`sharing` leaves the members nothing of their own, so all would be equal: share "
             "less, for example with the policy 'all_frozen'."
         )
@@ -288,7 +288,7 @@ def _build_branches(
         branches.set_own_weights(member, start)
         members_own = own_layers(branches.network, member)
         if not any(layer.trainable_weights for layer in members_own):
-            raise EnsembleError(
+            raise SettingsError(
                 "`sharing` leaves the members nothing to train: their own layers "
                 f"({', '.join(sorted(own))}) have no trainable weights. Share less."
             )
@@ -532,7 +532,7 @@ def _trunk(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
 
 def _check_dropout(rate: float, backbone: keras.Model) -> None:
     if not any(type(layer) is keras.layers.Dropout for layer in backbone.layers):
-        raise EnsembleError(
+        raise SettingsError(
             f"`dropout` {rate} has no effect: the backbone has no Dropout layer. Leave it out, or "
             "give the backbone one."
         )

@@ -6,16 +6,18 @@ At most six trials: from the seventh on, each proposal costs KerasTuner many sec
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Origin
 from larq_ensemble.data.options import ImageOptions
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, SettingsError
 from larq_ensemble.files import write_text
 from larq_ensemble.locks import locked
 from larq_ensemble.training import tuning
+from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.recipes import Recipe, TunedRecipe
 from larq_ensemble.training.tuning import Search, tune
 
@@ -144,7 +146,7 @@ def test_a_trial_that_diverges_fails_alone(backbone, search, monkeypatch, tmp_pa
     def train(backbone, out, **arguments):
         if out.name == "1":
             return None, {"validation_top1": 30.0}
-        raise EnsembleError("Training has diverged: the loss is nan.")
+        raise SettingsError("Training has diverged: the loss is nan.")
 
     monkeypatch.setattr(tuning, "free_networks", lambda: None)
     monkeypatch.setattr(tuning, "train_ensemble", train)
@@ -159,13 +161,53 @@ def test_a_trial_that_diverges_fails_alone(backbone, search, monkeypatch, tmp_pa
         tune(backbone, tmp_path / "none", search, trials=2)
 
 
-def test_other_errors_end_the_search(backbone, search, monkeypatch, tmp_path):
-    def train(*arguments, **named):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    "error", [EnsembleError("Can't write (No space left)."), OSError(28, "No space left on device")]
+)
+def test_other_errors_end_the_search_and_their_trial_is_repeated(
+    backbone, search, trainings, monkeypatch, tmp_path, error
+):
+    train = tuning.train_ensemble
 
+    def fail(*arguments, **named):
+        raise error
+
+    tune(backbone, tmp_path, search, trials=1)
+    monkeypatch.setattr(tuning, "train_ensemble", fail)
+    with pytest.raises(type(error), match="No space left"):
+        tune(backbone, tmp_path, search, trials=3, resume=True)
+    trainings.freed -= 1  # before the one that failed
     monkeypatch.setattr(tuning, "train_ensemble", train)
-    with pytest.raises(OSError, match="No space left"):
-        tune(backbone, tmp_path, search, trials=2)
+    _, done = tune(backbone, tmp_path, search, trials=3, resume=True)
+    assert [training["out"] for training in trainings] == ["0", "1", "2"]
+    assert all(trial.validation_top1 is not None for trial in done)
+
+
+def test_a_training_that_diverges_or_has_nothing_to_train_says_that_its_settings_do_it(
+    backbone, search, tmp_path, recipe
+):
+    for options in (
+        {"recipe": recipe.override(lr=1e30)},
+        {"sharing": "re:.*"},
+        {"scheme": "snapshot", "members": 2, "recipe": recipe.override(epochs=3)},
+    ):
+        arguments = {"members": 1, "recipe": recipe, "data": search.data, **options}
+        with pytest.raises(SettingsError):
+            train_ensemble(backbone, tmp_path / "run", **arguments, verbose=0)
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def test_schemes_that_split_their_epochs_get_multiples_of_m(backbone, search, trainings, tmp_path):
+    split = replace(search, members=3, schemes=("snapshot", "fast_geometric"), epochs_max=8)
+    best, trials = tune(backbone, tmp_path / "split", split, trials=6)
+    asked = [training["recipe"].epochs for training in trainings]
+    assert {*asked} == {3, 6}
+    assert [trial.epochs for trial in trials] == asked
+    assert best.retrain.epochs in asked
+    short = replace(split, epochs_max=2)
+    with pytest.raises(EnsembleError, match=r"`epochs_max` 2 is too few .* 3 members: give 3 or"):
+        tune(backbone, tmp_path / "short", short, trials=1)
+    assert not (tmp_path / "short").exists()
 
 
 def test_searches_do_not_mix(backbone, search, trainings, tmp_path):

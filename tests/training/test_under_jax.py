@@ -149,6 +149,27 @@ def test_an_export_ends_the_command_with_a_run_to_resume(exported):
     assert (step / "run.py").read_text() == Path(run.__file__).read_text()
 
 
+def test_an_export_replaces_nothing_but_itself(exported, pretrain, tmp_path):
+    def contents(folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    step, out, result = exported
+    before = contents(step)
+    with pytest.raises(click.ClickException, match=r"step' holds another training: repeat"):
+        pretrain("seed1", "--seed", "1", "--jax", str(step))
+    assert contents(step) == before
+    assert pretrain("exported", "--resume", "--jax", str(step))[0] == result
+
+    (tmp_path / "run.py").write_text("mine")
+    with pytest.raises(click.ClickException, match=r"--jax .* holds other files: choose a new"):
+        pretrain("mine", "--jax", str(tmp_path))
+    assert contents(tmp_path) == {"run.py": b"mine"}
+    (tmp_path / "manifest.json").write_text('{"name": "an app"}')
+    with pytest.raises(click.ClickException, match="holds another training"):
+        pretrain("mine", "--jax", str(tmp_path))
+    assert not [*(out.parent / "mine").iterdir()]  # no run either
+
+
 def finished(step, fitting):
     """Puts into a folder what `run.py` would have made, from a training by Keras."""
     _, trained = fitting

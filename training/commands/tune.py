@@ -42,7 +42,7 @@ from larq_ensemble.training.commands.options import batch_size_option
     type=click.IntRange(1),
     default=10,
     show_default=True,
-    help="The most epochs of a trial.",
+    help="The most epochs of a trial; snapshot and fast_geometric take multiples of M.",
 )
 @click.option(
     "--schemes",

@@ -1,6 +1,7 @@
 """Writes an epoch of a training as a StableHLO module, for `larq_ensemble.training.under_jax.run`.
 
-manifest.json    what the module takes and returns, epochs, seed, configuration of the run
+manifest.json    what the module takes and returns, epochs, seed, configuration of the run; the
+                 first file, by which a folder is known to be an export's
 epoch.mlir       the module, as MLIR bytecode
 values.npz       the initial state, and what stays as it is
 data-*.npz       the images and labels, named by their digest
@@ -21,8 +22,15 @@ import numpy as np
 
 from larq_ensemble.data.datasets import Split
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import check_output_folder, replacing, write_bytes, write_text
+from larq_ensemble.files import (
+    check_output_folder,
+    read_json,
+    replacing,
+    write_bytes,
+    write_text,
+)
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.locks import holds_other_files
 from larq_ensemble.runs import RunConfig
 from larq_ensemble.training.fit import create_variables, training_state
 from larq_ensemble.training.job import Fitting
@@ -33,6 +41,7 @@ from larq_ensemble.training.pipeline import (
 )
 from larq_ensemble.training.under_jax import run
 
+MANIFEST = "manifest.json"
 #: Images of a step of the evaluation.
 _EVALUATED = 250
 
@@ -46,10 +55,12 @@ def export(fitting: Fitting, folder: Path) -> None:
 
     # Raises
         EnsembleError: for a training that XLA can't compile, or that runs on several devices, in
-            bfloat16 or member by member; and if the folder can't be written.
+            bfloat16 or member by member; and if the folder can't be written, or holds another
+            training or other files.
     """
     check_exportable(fitting)
     check_output_folder(folder, "jax")
+    _check_takes(folder, fitting.run.config)
     create_variables(fitting.model)
     data = data_of(fitting)
     state = state_of(fitting.model)
@@ -69,12 +80,6 @@ def export(fitting: Fitting, folder: Path) -> None:
         raise not_compiled(str(error)) from error
     figures, _ = concrete.structured_outputs
     data_name = f"data-{_digest(data)}.npz"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not run.data_file(folder, data_name).is_file():
-        save_arrays(folder / data_name, data)
-    save_arrays(folder / "values.npz", {**values, **fixed})
-    write_bytes(folder / "epoch.mlir", module)
-    shutil.copyfile(run.__file__, folder / "run.py")
     manifest = {
         "format": run.FORMAT,
         "training": _digest({"module": np.frombuffer(module, np.uint8), **values}),
@@ -89,7 +94,37 @@ def export(fitting: Fitting, folder: Path) -> None:
         "figures": {name: each.dtype.name for name, each in figures.items()},
         "state": [*state],
     }
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    if not run.data_file(folder, data_name).is_file():
+        save_arrays(folder / data_name, data)
+    save_arrays(folder / "values.npz", {**values, **fixed})
+    write_bytes(folder / "epoch.mlir", module)
+    shutil.copyfile(run.__file__, folder / "run.py")
+
+
+def manifest_of(folder: Path, config: RunConfig) -> dict[str, Any]:
+    """The manifest of a training that was exported.
+
+    # Raises
+        EnsembleError: if it can't be read, or is of another training than that of `config`.
+    """
+    manifest = read_json(folder / MANIFEST, "choose another folder, to export the training anew")
+    if manifest.get("config") != comparable(config):
+        raise EnsembleError(
+            f"`jax` {str(folder)!r} holds another training: repeat the arguments that it was "
+            "written with, or choose another folder."
+        )
+    return manifest
+
+
+def _check_takes(folder: Path, config: RunConfig) -> None:
+    if (folder / MANIFEST).exists():
+        manifest_of(folder, config)
+    elif folder.is_dir() and holds_other_files(folder, (MANIFEST,)):
+        raise EnsembleError(
+            f"`jax` {str(folder)!r} holds other files: choose a new or an empty folder."
+        )
 
 
 def not_compiled(said: str) -> EnsembleError:

@@ -12,11 +12,11 @@ from typing import Any
 
 from larq_ensemble.checkpoints import Checkpoints
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import read_json, write_text
+from larq_ensemble.files import write_text
 from larq_ensemble.runs import Run
 from larq_ensemble.training.fit import create_variables, training_state
 from larq_ensemble.training.job import Fitting
-from larq_ensemble.training.under_jax.export import comparable, state_of
+from larq_ensemble.training.under_jax.export import manifest_of, state_of
 from larq_ensemble.training.under_jax.run import CHECKPOINT, Progress
 
 #: What NumPy, zip, zlib and JSON raise for a damaged file.
@@ -38,7 +38,8 @@ def finish(fitting: Fitting, folder: Path) -> float | None:
     # Raises
         EnsembleError: for a result that is damaged, of another training, or lacks epochs.
     """
-    progress = _checked(fitting, folder)
+    manifest = manifest_of(folder, fitting.run.config)
+    progress = _checked(manifest, folder)
     run, model = fitting.run, fitting.model
     create_variables(model)
     variables = state_of(model)
@@ -57,22 +58,11 @@ def finish(fitting: Fitting, folder: Path) -> float | None:
     fitting.by_keras()  # no epoch is left: it restores the checkpoint
     if not progress.timed:
         return None
-    manifest = _manifest(folder)
     return progress.timed * manifest["steps"] / progress.seconds
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "manifest.json", "export the training again")
-
-
-def _checked(fitting: Fitting, folder: Path) -> Progress:
+def _checked(manifest: dict[str, Any], folder: Path) -> Progress:
     path = folder / CHECKPOINT
-    manifest = _manifest(folder)
-    if manifest["config"] != comparable(fitting.run.config):
-        raise EnsembleError(
-            f"`jax` {str(folder)!r} holds another training: repeat the arguments that it was "
-            "written with, or choose another folder."
-        )
     try:
         progress = Progress.load(path)
     except _UNREADABLE as error:

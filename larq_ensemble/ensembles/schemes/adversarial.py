@@ -9,7 +9,7 @@ import numpy as np
 from larq_ensemble.ensembles.fused_models import FusedNetwork
 from larq_ensemble.ensembles.loss_scaling import scaled_loss, unscaled_gradients
 from larq_ensemble.ensembles.schemes.base import Scheme, Stage
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import SettingsError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.functional import input_list
 
@@ -39,7 +39,7 @@ class Adversarial(Scheme):
     def objective(self, network: keras.Model, stage: Stage) -> tuple[keras.Model, dict[str, Any]]:
         (image,) = network.inputs
         if not image.dtype.is_floating:
-            raise EnsembleError(
+            raise SettingsError(
                 f"The scheme {self.name!r} changes images by fractions, but the backbone's input "
                 f"is {image.dtype.name}: build it with an input of float32."
             )

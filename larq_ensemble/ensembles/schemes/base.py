@@ -11,7 +11,7 @@ import numpy as np
 from larq_ensemble.ensembles.fused_models import fused_network
 from larq_ensemble.ensembles.labels import Accuracy, CrossEntropy
 from larq_ensemble.ensembles.names import ENSEMBLE_OUTPUT, member_output
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import EnsembleError, SettingsError
 from larq_ensemble.keras import keras, tf
 
 #: (indices int32 [batch], seed int64 [2]) -> float32 [rows, batch], a row for each loss.
@@ -131,7 +131,7 @@ class Scheme:
             unsupported |= UNSUPPORTED_SEQUENTIALLY
         for name, value in {"in_turn": in_turn, **options}.items():
             if value is not None and value is not False and name in unsupported:
-                raise EnsembleError(
+                raise SettingsError(
                     f"`{name}` does not go with the scheme {self.name!r}"
                     f"{', trained sequentially' if self.sequential or in_turn else ''}: "
                     f"{unsupported[name]}. Leave it out."
@@ -221,6 +221,10 @@ class Scheme:
 
     def member_epochs(self, epochs: int, members: int) -> int:
         """The epochs of each member, where `epochs` are asked for."""
+        return epochs
+
+    def possible_epochs(self, epochs: int, members: int) -> int:
+        """The number that `member_epochs` takes at or below `epochs`, or the least above."""
         return epochs
 
     def learning_rate(

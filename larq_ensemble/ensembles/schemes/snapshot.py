@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.schemes.base import Scheme
-from larq_ensemble.errors import EnsembleError
+from larq_ensemble.errors import SettingsError
 from larq_ensemble.keras import keras, tf
 
 _ONE_TRAINING = "one training runs through all members"
@@ -38,15 +38,18 @@ class Snapshot(Scheme):
 
     def member_epochs(self, epochs: int, members: int) -> int:
         """# Raises
-        EnsembleError: if the epochs can't be split evenly.
+        SettingsError: if the epochs can't be split evenly.
         """
         if epochs % members:
-            raise EnsembleError(
+            raise SettingsError(
                 f"The scheme {self.name!r} splits its epochs evenly among the members, and "
                 f"`epochs` {epochs} is no multiple of {members}: use "
                 f"{-(-epochs // members) * members}."
             )
         return epochs // members
+
+    def possible_epochs(self, epochs: int, members: int) -> int:
+        return max(epochs // members, 1) * members
 
     def learning_rate(
         self, highest: float, lowest: float, steps: int
