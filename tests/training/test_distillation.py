@@ -49,7 +49,7 @@ def packed(labels, teacher):
 
 
 def test_a_keras_file_is_no_teacher(tmp_path):
-    """Nobody knows which images it was trained on, so what the student holds out may be among them."""
+    """Nobody knows its training images: what the student holds out may be among them."""
     image = keras.Input((8, 8, 1))
     network = keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(image)))
     network.save(tmp_path / "big.keras")

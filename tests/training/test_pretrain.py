@@ -123,7 +123,8 @@ def test_a_trained_run_whose_log_is_lost_can_be_finished(tiny, recipe, tmp_path,
     run.model_path.unlink()
     run.log_path.unlink() if log is None else run.log_path.write_text(log)
     _, result = pretrain(tiny, "digits", run.path, recipe=recipe, resume=True, verbose=0)
-    assert result["training_top1"] is None and "advice" not in result
+    assert result["training_top1"] is None
+    assert "advice" not in result
     assert result["test_top1"] == first["test_top1"]
 
 
