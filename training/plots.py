@@ -203,8 +203,8 @@ def _styles(points: Sequence[FrontierPoint]) -> dict[tuple[str, str], dict[str, 
         color, marker = _look_of(first)
         has_model = several_models and not first.name
         name = f"{TITLES.get(first.model, first.model)}, " if has_model else ""
-        # Curves of the same look, for example of several M, differ by their line styles, and by what
-        # of the marker is filled: a curve may be one point.
+        # Curves of the same look, for example of several M, differ by their line styles, and by
+        # what of the marker is filled: a curve may be one point.
         lines, fills = ("-", "--", ":", "-."), ("full", "none", "left", "bottom")
         same = looks.count((color, marker)) % len(lines)
         styles[curve] = {
