@@ -39,10 +39,10 @@ class Distillation:
 
     def __post_init__(self) -> None:
         if isinstance(self.teacher, KerasFile):
-            file = str(self.teacher.path)
             raise EnsembleError(
-                f"`teacher` {file!r} must be a run: make one by `larq-ensemble pretrain --model "
-                f"{file} --normalization ... --epochs 0 --out RUN`."
+                f"`teacher` {str(self.teacher.path)!r} must be a run, because nobody knows which "
+                "images the training of a Keras file held out: pretrain the file for 0 epochs, and "
+                "give that run."
             )
         if not 0 <= self.weight <= 1:
             raise EnsembleError(f"`weight` must be from 0 to 1, got {self.weight}.")
