@@ -53,7 +53,7 @@ def test_a_keras_file_is_no_teacher(tmp_path):
     image = keras.Input((8, 8, 1))
     network = keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(image)))
     network.save(tmp_path / "big.keras")
-    with pytest.raises(EnsembleError, match="big.keras' must be a run, because nobody"):
+    with pytest.raises(EnsembleError, match=r"big\.keras' must be a run, because nobody"):
         Distillation(open_trained(tmp_path / "big.keras", normalization="0..1"))
 
 
