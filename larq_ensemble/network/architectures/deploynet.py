@@ -3,8 +3,8 @@
 DeployNet-9 takes as much storage as XNOR-ResNet-20 and has nine layers: the stem, seven binary 3x3
 convolutions (three at half and four at a quarter of the image's resolution) and the linear layer.
 DeployNet-8 has one convolution less at half the resolution and twice the channels at a quarter:
-2.3 times the bits, where they cost least time, and twice the features for the linear layer. What makes both
-cheap:
+2.3 times the bits, where they cost least time, and twice the features for the linear layer. What
+makes both cheap:
 
 - Widths are multiples of 32, which fill bit-packed words; the 16 channels of ResNet-20's first
   stage fill half of one. A few wide layers at a low resolution take fewer instructions than many
