@@ -19,18 +19,24 @@ import pytest
 
 from larq_ensemble.checkpoints import Checkpoints
 from larq_ensemble.cli import cli
-from larq_ensemble.data.datasets import DATASETS, Augmentation
+from larq_ensemble.data.datasets import DATASETS, Augmentation, DataOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import tf
-from larq_ensemble.network.architectures import MODELS
+from larq_ensemble.network.architectures import MODELS, Architecture
+from larq_ensemble.network.architectures.resnet import residual_block
 from larq_ensemble.runs import load_run
 from larq_ensemble.training import job
+from larq_ensemble.training.distillation import Distillation
+from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.fit import create_variables, read_log, training_state
+from larq_ensemble.training.pretrain import pretrain as pretrain_run
+from larq_ensemble.training.recipes import Recipe
 from larq_ensemble.training.under_jax import run
 from larq_ensemble.training.under_jax.export import (
     check_exportable,
     data_of,
     epoch_of,
+    export,
     not_compiled,
     state_of,
     value_of,
@@ -103,10 +109,11 @@ def fitting(pretrain):
     return handed
 
 
-def order(epoch):
+def order(epoch, images=IMAGES):
     """The order of `larq_ensemble.training.pipeline.training_batches`, by TensorFlow."""
-    seed = tf.constant([0, 3 * epoch], tf.int64)
-    shuffled = tf.random.experimental.stateless_shuffle(tf.range(IMAGES), seed)
+    steps = -(-images // ARGUMENTS["batch-size"])
+    seed = tf.constant([0, steps * epoch], tf.int64)
+    shuffled = tf.random.experimental.stateless_shuffle(tf.range(images), seed)
     return shuffled.numpy()[np.newaxis].astype(np.int32)
 
 
@@ -349,6 +356,8 @@ orders = numpy.load(sys.argv[1] + "/orders.npy")
 run.order_of = lambda seed, epoch, inputs, images: orders[epoch]
 sys.exit(run.main([sys.argv[1], "--out", sys.argv[1]]))
 """
+#: Flags of XLA for a quarter less time.
+QUICKLY_COMPILED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def python_with_jax():
@@ -357,19 +366,71 @@ def python_with_jax():
     return sys.executable if importlib.util.find_spec("jax") else None
 
 
-@pytest.mark.skipif(python_with_jax() is None, reason="no JAX here: name a Python in JAX_PYTHON")
-def test_jax_trains_as_keras(exported, fitting):
-    step, expected = exported[0], log_of(fitting[1].run.path)
-    np.save(step / "orders.npy", [order(epoch) for epoch in range(EPOCHS)])
+def train_under_jax(step):
+    """What `run.py` makes of an exported training, on the images in Keras's order."""
+    manifest = json.loads((step / "manifest.json").read_text())
+    orders = [order(epoch, manifest["images"]) for epoch in range(manifest["epochs"])]
+    np.save(step / "orders.npy", orders)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
         [python_with_jax(), "-c", PROGRAM, str(step)],
-        env={**environment, "JAX_PLATFORMS": "cpu"},
+        env={**environment, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICKLY_COMPILED},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    progress = run.Progress.load(step / "step.npz")
+    return run.Progress.load(step / f"{step.name}.npz")
+
+
+needs_jax = pytest.mark.skipif(
+    python_with_jax() is None, reason="no JAX here: name a Python in JAX_PYTHON"
+)
+
+
+@needs_jax
+def test_jax_trains_as_keras(exported, fitting):
+    step, expected = exported[0], log_of(fitting[1].run.path)
+    progress = train_under_jax(step)
     assert [pytest.approx(row, 1e-4) for row in expected] == progress.rows
     for key, value in finished(step, fitting)[0].state.items():
+        np.testing.assert_allclose(progress.state[key], value, rtol=1e-3, atol=1e-6)
+
+
+@needs_jax
+def test_jax_trains_a_taught_ensemble_of_signs_as_keras(fitting, tmp_path, monkeypatch):
+    """In one step: in more of them signs would amplify what is rounded otherwise.
+
+    So would PReLU, where a sum of signs is 0: here each has an odd number of terms. And so would
+    Adam with a smaller epsilon, whose first step is hardly smaller for a tiny gradient.
+    """
+    odd = Architecture(residual_block, (3, 5), (0, 1))
+    monkeypatch.setitem(MODELS._entries, "odd", odd)
+    data = DataOptions(validation=0.0, limit_train=28, limit_test=0)
+    recipe = Recipe(1, 28, lr=1e-2, epsilon=1e-3, dropout=0.0, source="test")
+    untrained = {"recipe": recipe.override(epochs=0), "data": data, "verbose": 0}
+    backbone, _ = pretrain_run("odd", "digits", tmp_path / "backbone", pad_values=1.0, **untrained)
+    teacher, states = load_run(fitting[1].run.path), []
+
+    def train(fitting):
+        create_variables(fitting.model)
+        state = state_of(fitting.model)
+        states.append({key: value_of(each) for key, each in state.items()})
+        export(fitting, tmp_path / "step")
+        fitting.model.run_eagerly = True  # a graph of one step costs more than it saves
+        speed = fitting.by_keras()
+        states.append({key: value_of(each) for key, each in state.items()})
+        return speed
+
+    with job.fitted_by(train):
+        trained, _ = train_ensemble(
+            backbone, tmp_path / "run", members=2, recipe=recipe, data=data, verbose=0,
+            distillation=Distillation(teacher),
+        )  # fmt: skip
+    progress = train_under_jax(tmp_path / "step")
+    (row,), (header, logged) = progress.rows, read_log(trained.log_path)
+    assert {name: float(logged[header.index(name)]) for name in row} == pytest.approx(row, 1e-4)
+    initial, expected = states
+    changed = [not np.array_equal(initial[key], value) for key, value in expected.items()]
+    assert sum(changed) > len(expected) / 2
+    for key, value in expected.items():
         np.testing.assert_allclose(progress.state[key], value, rtol=1e-3, atol=1e-6)
