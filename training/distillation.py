@@ -13,7 +13,7 @@ from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.ensembles.schemes import Scheme
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.trained import KerasFile, Trained
+from larq_ensemble.trained import Trained
 
 Teacher = Callable[[tf.Tensor], tf.Tensor]
 
@@ -23,14 +23,10 @@ class Distillation:
     """A teacher, and the hyperparameters of `DistillationLoss`.
 
     # Arguments
-        teacher: any trained run for the same classes and images, or a network of the package; an
-            ensemble teaches by its combined probabilities.
+        teacher: any trained run for the same classes and images; an ensemble teaches by its
+            combined probabilities.
         weight: w in `DistillationLoss`, from 0 (labels only) to 1 (teacher only).
         temperature: T in `DistillationLoss`, above 0.
-
-    # Raises
-        EnsembleError: for a value out of range, or a Keras file as teacher: nobody knows which
-            images it saw.
     """
 
     teacher: Trained
@@ -38,12 +34,6 @@ class Distillation:
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.teacher, KerasFile):
-            raise EnsembleError(
-                f"`teacher` {str(self.teacher.path)!r} must be a run, because nobody knows which "
-                "images the training of a Keras file held out: pretrain the file for 0 epochs, and "
-                "give that run."
-            )
         if not 0 <= self.weight <= 1:
             raise EnsembleError(f"`weight` must be from 0 to 1, got {self.weight}.")
         if not 0 < self.temperature < float("inf"):

@@ -230,8 +230,8 @@ class _Training:
         }
         held_out = "validation" if len(splits.validation) else "test"
         if (top1 := figures[f"{held_out}_top1"]) is not None:
-            labels, training_top1 = getattr(splits, held_out).labels, figures["training_top1"]
-            if training_top1 is not None and (said := advice(training_top1, top1, labels)):
+            labels = getattr(splits, held_out).labels
+            if said := advice(figures["training_top1"], top1, labels):
                 figures["advice"] = said
         return self.network, figures
 
@@ -253,10 +253,10 @@ class _Training:
         return fused, {"loss": loss, "metrics": [accuracy]}
 
 
-def _training_top1(run: Run) -> float | None:
-    """Accuracy during the last epoch, on augmented images, in percent; `None`: the log is lost."""
-    header, *rows = read_log(run.log_path) or [[]]
-    return 100 * float(rows[-1][header.index("accuracy")]) if rows else None
+def _training_top1(run: Run) -> float:
+    """Accuracy during the last epoch, on augmented images, in percent."""
+    header, *rows = read_log(run.log_path)
+    return 100 * float(rows[-1][header.index("accuracy")])
 
 
 def backbone_top1(model: keras.Model, data: Split, dataset: Dataset) -> float | None:

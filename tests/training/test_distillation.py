@@ -9,7 +9,6 @@ from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import load_run
-from larq_ensemble.trained import open_trained
 from larq_ensemble.training.distillation import (
     Distillation,
     DistillationLoss,
@@ -46,15 +45,6 @@ def logits():
 
 def packed(labels, teacher):
     return np.concatenate([labels[:, np.newaxis], teacher], axis=1).astype(np.float32)
-
-
-def test_a_keras_file_is_no_teacher(tmp_path):
-    """Nobody knows its training images: what the student holds out may be among them."""
-    image = keras.Input((8, 8, 1))
-    network = keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(image)))
-    network.save(tmp_path / "big.keras")
-    with pytest.raises(EnsembleError, match=r"big\.keras' must be a run, because nobody"):
-        Distillation(open_trained(tmp_path / "big.keras", normalization="0..1"))
 
 
 @pytest.mark.parametrize(

@@ -115,19 +115,6 @@ def test_the_estimator_reaches_the_network_and_its_configuration(tiny, recipe, t
         pretrain(tiny, "digits", run.path, recipe=recipe, resume=True, verbose=0)
 
 
-@pytest.mark.parametrize("log", [None, "", "epoch,accuracy\n"])
-def test_a_trained_run_whose_log_is_lost_can_be_finished(tiny, recipe, tmp_path, log, recwarn):
-    """A kill between the last checkpoint and the network, and a disk that lost the log."""
-    run, first = pretrain(tiny, "digits", tmp_path / "run", recipe=recipe, verbose=0)
-    (run.path / "result.json").unlink()
-    run.model_path.unlink()
-    run.log_path.unlink() if log is None else run.log_path.write_text(log)
-    _, result = pretrain(tiny, "digits", run.path, recipe=recipe, resume=True, verbose=0)
-    assert result["training_top1"] is None
-    assert "advice" not in result
-    assert result["test_top1"] == first["test_top1"]
-
-
 def test_a_run_from_before_there_were_estimators_resumes(tiny, recipe, tmp_path):
     recipe = recipe.override(epochs=0)
     run, expected = pretrain(tiny, "digits", tmp_path / "run", recipe=recipe, verbose=0)
