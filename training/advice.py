@@ -12,7 +12,7 @@ _STANDARD_ERRORS = 2.0
 _GAP = 20.0
 
 
-def advice(training_top1: float, held_out_top1: float, labels: np.ndarray) -> str | None:
+def advice(training_top1: float | None, held_out_top1: float, labels: np.ndarray) -> str | None:
     r"""What to try if a training ended near chance, or learned its training images only.
 
     Chance is the accuracy p of always naming the most frequent class. An accuracy on n images is
@@ -21,7 +21,7 @@ def advice(training_top1: float, held_out_top1: float, labels: np.ndarray) -> st
     \\( p + 2 \sqrt{p (1 - p) / n} \\).
 
     # Arguments
-        training_top1: accuracy in the last epoch, in percent.
+        training_top1: accuracy in the last epoch, in percent; `None`: not known.
         held_out_top1: of images that the network was not trained on, in percent.
         labels: theirs, int [n].
 
@@ -41,7 +41,8 @@ def advice(training_top1: float, held_out_top1: float, labels: np.ndarray) -> st
             "backbone of many images (`from_backbone`), or train its real-valued twin to see "
             "whether the data can be learned."
         )
-    if training_top1 - held_out_top1 > max(_GAP, 100 * _STANDARD_ERRORS * error):
+    gap = 0.0 if training_top1 is None else training_top1 - held_out_top1
+    if gap > max(_GAP, 100 * _STANDARD_ERRORS * error):
         return (
             f"The network gets {training_top1:.1f} % of its training images right, but "
             f"{held_out_top1:.1f} % of the held-out ones: more images would help most, then more "

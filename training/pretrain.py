@@ -116,8 +116,9 @@ def pretrain(
         The run and `{"test_top1", "validation_top1", "epochs", "images_per_second"}`. Accuracies
         are in percent, and `None` where nothing was evaluated (`epochs=0`). With `from_real` also
         `"from_real"`: `{"copied", "not_copied"}`, names of layers; so with `from_backbone`. After
-        a training also `"training_top1"`, the accuracy in its last epoch, on augmented images, and
-        `"advice"` if there is any, see `larq_ensemble.training.advice`.
+        a training also `"training_top1"`, the accuracy in its last epoch, on augmented images
+        (`None` if `log.csv` has lost it), and `"advice"` if there is any, see
+        `larq_ensemble.training.advice`.
 
     # Raises
         EnsembleError: for unknown names, unusable values, missing data, runs that do not fit, or a
@@ -253,10 +254,18 @@ class _Training:
         return fused, {"loss": loss, "metrics": [accuracy]}
 
 
-def _training_top1(run: Run) -> float:
-    """Accuracy during the last epoch, on augmented images, in percent."""
-    header, *rows = read_log(run.log_path)
-    return 100 * float(rows[-1][header.index("accuracy")])
+def _training_top1(run: Run) -> float | None:
+    """Accuracy during the last epoch, on augmented images, in percent; `None` if the log lacks it.
+
+    A log may be lost or damaged after the last checkpoint was saved.
+    """
+    header, *rows = read_log(run.log_path) or [[]]
+    last = str(run.config.recipe["epochs"] - 1)
+    logged = next((dict(zip(header, row)) for row in rows if row[0] == last), {})
+    try:
+        return 100 * float(logged["accuracy"])
+    except (KeyError, ValueError):
+        return None
 
 
 def backbone_top1(model: keras.Model, data: Split, dataset: Dataset) -> float | None:

@@ -17,6 +17,8 @@ LABELS = np.repeat([0, 1, 2], [50, 30, 20])
         (85.0, 65.0, None),
         (85.1, 65.0, "gets 85.1 % of its training images right, but 65.0 %"),
         (60.0, 90.0, None),
+        (None, 60.0, "learned next to nothing"),
+        (None, 60.1, None),
     ],
 )
 def test_what_is_said(training, held_out, said):

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import re
 import resource
@@ -18,7 +19,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import Run, RunConfig, load_run
 from larq_ensemble.training import fit
-from larq_ensemble.training.pretrain import pretrain
+from larq_ensemble.training.pretrain import _training_top1, pretrain
 from larq_ensemble.training.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -275,6 +276,36 @@ def test_a_damaged_log_is_mended_as_far_as_it_goes(tmp_path, recwarn, damaged, k
     lacking = [str(warning.message) for warning in recwarn]
     assert len(lacking) == (kept < 3)
     assert all(f"lacks {3 - kept} of the 3 epochs" in message for message in lacking)
+
+
+def test_a_training_without_its_log_is_finished_without_what_only_the_log_had(
+    unfinished, backbone, resume, epochs_begun
+):
+    (unfinished / "log.csv").unlink()
+    with pytest.warns(UserWarning, match="lacks 3 of the 3 epochs"):
+        actual, result = resume(unfinished)
+    assert not epochs_begun
+    assert np.array_equal(actual.model.get_weights()[0], backbone.model.get_weights()[0])
+    expected = {"training_top1": None, "images_per_second": None}
+    assert result == {**json.loads(backbone.result_path.read_text()), **expected}
+
+
+@pytest.mark.parametrize(
+    ("log", "top1"),
+    [
+        ("epoch,accuracy,loss\n0,0.5,2\n1,0.75,1\n", 75.0),
+        ("epoch,accuracy,loss\n0,0.5,2\n1,0.75,", None),  # the last epoch is cut off
+        ("epoch,accuracy,loss\n0,0.5,2\n1,0.7x,1\n", None),
+        ("epoch,accuracy,loss\n", None),
+        ("epoch,accur?cy,loss\n0,0.5,2\n1,0.75,1\n", None),
+        ("ep?ch,accuracy,loss\n0,0.5,2\n1,0.75,1\n", None),
+        ("", None),
+    ],
+)
+def test_the_accuracy_of_the_last_epoch_is_that_of_the_log(tmp_path, log, top1):
+    run = Run(tmp_path, RunConfig("backbone", {}, {}, {"epochs": 2}, 0))
+    run.log_path.write_text(log)
+    assert _training_top1(run) == top1
 
 
 def test_a_finished_run_is_returned_as_it_is(backbone, resume, no_data, epochs_begun, tmp_path):
