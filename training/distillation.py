@@ -24,7 +24,8 @@ class Distillation:
 
     # Arguments
         teacher: any trained run for the same classes and images; an ensemble teaches by its
-            combined probabilities.
+            combined probabilities. Nobody knows what the training of a Keras file held out, so it
+            teaches on its data only if nothing is held out.
         weight: w in `DistillationLoss`, from 0 (labels only) to 1 (teacher only).
         temperature: T in `DistillationLoss`, above 0.
     """

@@ -11,7 +11,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.models import layer_graph
 from larq_ensemble.network.graph import Role
-from larq_ensemble.trained import Trained
+from larq_ensemble.trained import Trained, is_own
 from larq_ensemble.training.distillation import Distillation
 
 
@@ -84,21 +84,31 @@ def split_seed(sources: Iterable[Trained], dataset: Dataset, data: DataOptions, 
         The split seed of the sources on the same data set; without any, `seed`.
 
     # Raises
-        EnsembleError: if a source was trained on what the new run would hold out.
+        EnsembleError: if a source was trained on what the new run would hold out, or may have been,
+            as a Keras file.
     """
-    same = [run for run in sources if dataset.has_data_of(run.config.dataset)]
-    seeds = {run.config.split_seed for run in same}
+    same = [run for run in sources if is_own(run, dataset)]
+    known = [run for run in same if run.config.data]
+    seeds = {run.config.split_seed for run in known}
     if len(seeds) > 1:
         raise EnsembleError(
             "The runs that this one starts and learns from held out different images for "
             "validation: pretrain them with the same `seed`."
         )
-    for run in same:
+    for run in known:
         if data.validation > (held_out := run.config.data["validation"]):
             raise EnsembleError(
                 f"`validation` {data.validation} would hold out images that the run "
                 f"{str(run.path)!r} was trained on: at most {held_out}, what it held out."
             )
+    if data.validation and len(known) < len(same):
+        path = next(str(run.path) for run in same if not run.config.data)
+        raise EnsembleError(
+            f"`validation` {data.validation} may hold out images that {path!r} was trained on: "
+            "nobody knows what the training of a Keras file held out. Give `validation` 0. Or, if "
+            f"it never saw these images, make a run of it by `pretrain` with `model` {path!r}, its "
+            "`normalization` and 0 `epochs`, and give that."
+        )
     return seeds.pop() if seeds else seed
 
 

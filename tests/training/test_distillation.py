@@ -3,12 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.runs import load_run
+from larq_ensemble.trained import open_trained
 from larq_ensemble.training.distillation import (
     Distillation,
     DistillationLoss,
@@ -18,6 +20,7 @@ from larq_ensemble.training.distillation import (
 )
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.pretrain import pretrain
+from larq_ensemble.training.transfer import split_seed
 
 
 def softmax(logits):
@@ -237,6 +240,32 @@ def test_a_teacher_that_saw_what_is_held_out(backbone, recipe, few, tmp_path):
             backbone, tmp_path / "run", members=2, recipe=recipe, data=few,
             distillation=Distillation(other),
         )  # fmt: skip
+
+
+def test_nobody_knows_what_a_keras_file_held_out(backbone, recipe, few, tiny, tmp_path):
+    ((mean,), (std,)) = backbone.normalization.mean, backbone.normalization.std
+    untrained = {"recipe": recipe.override(epochs=0), "verbose": 0}
+    for dataset in (None, "digits"):
+        file = open_trained(backbone.model_path, dataset=dataset, normalization=f"{mean!r}/{std!r}")
+        for train in (
+            lambda **options: pretrain(tiny, "digits", tmp_path / "run", **untrained, **options),
+            lambda **options: train_ensemble(
+                backbone, tmp_path / "run", members=2, **untrained, **options
+            ),
+        ):
+            with pytest.raises(EnsembleError, match=r"`validation` 0.1 may .*model.keras.*0 `epo"):
+                train(distillation=Distillation(file), data=few)
+    assert not (tmp_path / "run").exists()
+    nothing = dataclasses.replace(few, validation=0.0)
+    taught = {**untrained, "data": nothing, "distillation": Distillation(file)}
+    run, _ = pretrain(tiny, "digits", tmp_path / "run", seed=5, **taught)
+    assert run.config.transfer["teacher"] == backbone.digest
+    assert run.config.split_seed == 5
+    # So a network to start from, if it goes by the name of the file.
+    of_file = dataclasses.replace(file, path=tmp_path / "other.keras")
+    assert split_seed([of_file], DATASETS["cifar10"], few, 3) == 3
+    with pytest.raises(EnsembleError, match=r"'.*other.keras' was trained on: nobody knows"):
+        split_seed([of_file], DATASETS["digits"], few, 3)
 
 
 @pytest.mark.parametrize(
