@@ -17,8 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +263,8 @@ def fit_members(
             in `x`, a number or one per channel.
         normalization: as for `build_ensemble`. `x` is normalized already.
         folder: where trained members are stored. The same call resumes an interrupted training, at
-            the member and epoch where it stopped.
+            the member and epoch where it stopped. Another backbone, optimizer or array is refused:
+            of arrays all labels and 64 images are compared, of a `tf.data.Dataset` its shapes.
         seed: of the jitter, the order of arrays and the samples. Dropout follows the seed of
             Keras (`keras.utils.set_random_seed`).
         verbose: as for `keras.Model.fit`.
@@ -336,9 +336,9 @@ def fit_members(
         **weighting.to_json(),
     }
     newer = {  # what folders of before don't say
-        "backbone": _weights_digest(backbone),
+        "backbone": _digest(backbone.get_weights()),
         "data": training.data.fingerprint,
-        "optimizer": keras.optimizers.serialize(keras.optimizers.get(optimizer)),
+        "optimizer": _steps_of(keras.optimizers.get(optimizer)),
         "end_learning_rate": end_learning_rate,
         "pixel_range": np.asarray(pixel_range).tolist(),
     }
@@ -359,14 +359,21 @@ def fit_members(
         return training.train()[0]
 
 
-def _weights_digest(model: keras.Model) -> str:
-    """Of the shapes and values of all weights, 16 hexadecimal digits."""
+def _digest(arrays: Iterable[Any]) -> str:
+    """Of types, shapes and values, 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    for weight in model.weights:
-        value = weight.numpy()
-        digest.update(str(value.shape).encode())
-        digest.update(value.tobytes())
+    for array in map(np.asarray, arrays):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _steps_of(optimizer: Any) -> dict[str, Any]:
+    """What of an optimizer its steps depend on; how it is compiled depends on the machine."""
+    config = optimizer.get_config()
+    for name in ("name", "jit_compile", "is_legacy_optimizer"):
+        config.pop(name, None)
+    return {"class": type(optimizer).__name__, **config}
 
 
 def _weighting(class_weights: ClassWeights | None, y: Any, classes: int) -> ClassWeighting:
@@ -634,11 +641,9 @@ _FINGERPRINTED = 64
 
 
 def _fingerprint(x: Any, y: Any) -> str:
-    """The number of examples, and a checksum of all labels and of some images."""
-    crc = zlib.crc32(np.asarray(y).tobytes())
-    for place in np.linspace(0, len(x) - 1, min(len(x), _FINGERPRINTED)).astype(int).tolist():
-        crc = zlib.crc32(np.asarray(x[place]).tobytes(), crc)
-    return f"{len(x)} examples, {crc:08x}"
+    """The number of examples, and a digest of all labels and of some images."""
+    places = np.linspace(0, len(x) - 1, min(len(x), _FINGERPRINTED)).astype(int).tolist()
+    return f"{len(x)} examples, {_digest([y, *(x[place] for place in places)])}"
 
 
 class _Data:
@@ -647,8 +652,8 @@ class _Data:
     # Attributes
         examples: how many there are; `None`: a stream.
         steps: batches per epoch; `None`: unknown.
-        fingerprint: of arrays their sizes, all labels and some images; of a stream what it is made
-            of, because its elements may be others each time.
+        fingerprint: of arrays their number, all labels and some images; of a stream its shapes,
+            because its elements may be others each time.
     """
 
     def __init__(self, x: Any, y: Any, batch_size: int) -> None:

@@ -183,7 +183,7 @@ class RunLibrary:
         """Begins a run with the first members of a finished one that differs from it only in M.
 
         Where members are trained one after the other, the first m do not depend on M. The run then
-        looks as if it had been interrupted after them. So it may also go on after a kill.
+        looks as if it had been interrupted after them. After a kill the same call goes on.
 
         # Arguments
             others: the finished runs.
