@@ -176,10 +176,8 @@ def _built_on(stage: Card, numbers: Mapping[str, int]) -> str:
     if ensemble:
         kept = ", which is member 0, untouched" if ensemble.get("keep_pretrained") else ""
         parts.append(f"shares the filters of {numbers[ensemble['backbone']]}{kept}")
-        if ensemble["scheme"] == "nested_fusion":
-            given = ensemble.get("prefix_weights")
-            weights = "m^2, the default" if given is None else ", ".join(map(_short, given))
-            parts.append(f"prefix weights {weights}")
+        if (weights := ensemble.get("prefix_weights")) is not None:
+            parts.append(f"prefix weights {', '.join(map(_short, weights))}")
     if transfer.get("teacher") in numbers:
         parts.append(
             f"learns from {numbers[transfer['teacher']]} (weight {transfer['weight']:g}, "

@@ -8,16 +8,15 @@ def test_what_a_stage_builds_on_is_told_by_its_number() -> None:
     assert _built_on({"transfer": {**taught, "from_real": "a"}, "ensemble": {}}, numbers) == (
         "Starts from 1; learns from 1 (weight 0.9, temperature 4). "
     )
-    members = {"scheme": "fusion", "backbone": "b", "keep_pretrained": True}
+    members = {"backbone": "b", "keep_pretrained": True}
     assert _built_on({"transfer": taught, "ensemble": members}, numbers) == (
         "Shares the filters of 2, which is member 0, untouched; learns from 1 (weight 0.9, "
         "temperature 4). "
     )
-    nested = {"scheme": "nested_fusion", "backbone": "a", "prefix_weights": None}
-    assert _built_on({"transfer": {}, "ensemble": nested}, numbers) == (
-        "Shares the filters of 1; prefix weights m^2, the default. "
+    assert _built_on({"transfer": {}, "ensemble": {"backbone": "a"}}, numbers) == (
+        "Shares the filters of 1. "
     )
-    nested["prefix_weights"] = [1.0, 16.0]
+    nested = {"backbone": "a", "prefix_weights": [1.0, 16.0]}
     assert _built_on({"transfer": {}, "ensemble": nested}, numbers) == (
         "Shares the filters of 1; prefix weights 1, 16. "
     )
