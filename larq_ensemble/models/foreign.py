@@ -232,9 +232,11 @@ def _is_known(layer: keras.layers.Layer) -> bool:
 def architecture_digest(model: keras.Model) -> str:
     """SHA-256 of a model's layers and their calls, whatever the layers are called.
 
-    Keras numbers the names of layers within a process.
+    Keras numbers the names of layers within a process. Its own version is left out, so that a run
+    can be resumed with another.
     """
     config = json.loads(model.to_json())
+    config.pop("keras_version", None)
     numbers = {name: f"#{number}" for number, name in enumerate(dict.fromkeys(_names(config)))}
     text = json.dumps(_renamed(config, numbers), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Networks that are not ours: from a function, a Keras file or a Keras model."""
 
+import json
 import sys
 
 import pytest
@@ -98,6 +99,15 @@ def test_the_digest_is_that_of_the_architecture_whatever_layers_are_called():
         foreign_module.fitting((4, 4, 1), 3, slope=0.2),
     ]
     assert len({architecture_digest(model) for model in [first, *others]}) == 4
+
+
+def test_the_digest_does_not_depend_on_the_version_of_keras(monkeypatch):
+    model = keras.Sequential([keras.layers.Dense(2, input_shape=(3,))])
+    digest, text = architecture_digest(model), json.loads(model.to_json())
+    assert text["keras_version"] == keras.__version__
+    other = json.dumps({**text, "keras_version": "2.99.0"})
+    monkeypatch.setattr(model, "to_json", lambda: other)
+    assert architecture_digest(model) == digest
 
 
 def test_a_file_is_told_from_another_by_its_content(tmp_path):
