@@ -38,6 +38,8 @@ class Architecture:
         stem_conv: kernel size and stride of the first convolution.
         pad_values: default padding value of binary convolutions.
         binary: `False` for a real-valued twin, or a network that is no twin.
+        repeating: whether shortcuts repeat channels, so that those of each stage are a multiple of
+            those of the first at any width.
     """
 
     block: Block
@@ -48,6 +50,7 @@ class Architecture:
     stem_conv: tuple[int, int] = (3, 1)
     pad_values: float = 0.0
     binary: bool = True
+    repeating: bool = False
 
     def apply(
         self, layers: Layers[Value], x: Value, *, classes: int, dropout: float, width: float
@@ -59,7 +62,8 @@ class Architecture:
             x: the image.
             classes: number of logits, at least 2.
             dropout: rate before the linear layer.
-            width: multiplies the channels of every stage.
+            width: multiplies the channels of every stage. With `repeating` it multiplies those of
+                the first, and the others keep their ratio to it.
 
         # Returns
             The logits.
@@ -70,7 +74,11 @@ class Architecture:
         classes = check_whole("classes", classes, 2)
         if not is_number(width) or width <= 0:
             raise EnsembleError(f"`width` must be a number above 0, got {width!r}.")
-        stages = tuple(round(channels * width) for channels in self.stages)
+        first = round(self.stages[0] * width)
+        stages = tuple(
+            first * (channels // self.stages[0]) if self.repeating else round(channels * width)
+            for channels in self.stages
+        )
         if min(stages) < 1:
             raise EnsembleError(
                 f"`width` {width} leaves a stage without channels (at width 1 they are "
@@ -111,10 +119,10 @@ for _name, _architecture in {
         stem=norm_stem,
     ),
     "deploynet8": Architecture(
-        deploy_block, *_DEPLOY8, stem=norm_stem, stem_conv=(4, 2), pad_values=1.0
+        deploy_block, *_DEPLOY8, stem=norm_stem, stem_conv=(4, 2), pad_values=1.0, repeating=True
     ),
     "deploynet9": Architecture(
-        deploy_block, *_DEPLOY9, stem=norm_stem, stem_conv=(4, 2), pad_values=1.0
+        deploy_block, *_DEPLOY9, stem=norm_stem, stem_conv=(4, 2), pad_values=1.0, repeating=True
     ),
 }.items():
     MODELS.register(_name, _architecture)
@@ -126,7 +134,10 @@ MODELS.register(
 )
 for _name, _layers in {"deploynet8_relu": _DEPLOY8, "deploynet9_relu": _DEPLOY9}.items():
     MODELS.register(
-        _name, Architecture(plain_layer, *_layers, stem=relu_stem, stem_conv=(4, 2), binary=False)
+        _name,
+        Architecture(
+            plain_layer, *_layers, stem=relu_stem, stem_conv=(4, 2), binary=False, repeating=True
+        ),
     )
 
 #: The current revision of the networks. Revision 1, before networks had the ReLU and the shortcuts

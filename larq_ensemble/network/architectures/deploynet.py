@@ -63,7 +63,7 @@ def free_shortcut(
     copies, rest = divmod(filters, x.shape[-1])
     if rest or not copies:
         raise EnsembleError(
-            f"A shortcut can't repeat {x.shape[-1]} channels to {filters}: give a `width` with "
-            "which the channels of each stage are a multiple of those before it, such as 0.5."
+            f"A shortcut can't repeat {x.shape[-1]} channels to {filters}: `filters` must be a "
+            "multiple of them."
         )
     return layers.Concatenate(name=f"{name}_shortcut_repeat")([x] * copies) if copies > 1 else x

@@ -212,14 +212,18 @@ def test_deploy_block(binary: bool, strides: int, size: int, filters: int) -> No
     assert model.get_layer("b_prelu").alpha.shape == (1, 1, filters)
 
 
-@pytest.mark.parametrize("name", ["deploynet8", "deploynet8_relu"])
-def test_a_shortcut_repeats_whole_channels_only(name: str) -> None:
-    """At width 0.51 the stages have 33 and 65 channels."""
-    message = "can't repeat 33 channels to 65: give a `width`"
-    with pytest.raises(EnsembleError, match=message):
-        build_model(name, input_shape=(8, 8, 3), classes=3, width=0.51)
-    with pytest.raises(EnsembleError, match=message):
-        trace_model(name, classes=3, width=0.51)
+@pytest.mark.parametrize("name", ["deploynet8", "deploynet8_real", "deploynet8_relu"])
+def test_at_any_width_shortcuts_repeat_whole_channels(name: str) -> None:
+    """Of 64 and 128 channels: at width 0.51 the first stage has 33, so the second has 66."""
+    model = build_model(name, input_shape=(8, 8, 3), classes=3, width=0.51)
+    filters = [layer.filters for layer in model.layers if hasattr(layer, "filters")]
+    assert set(filters) == {33, 66}
+    assert model.layers[-1].get_weights()[0].shape == (66, 3)
+
+
+def test_a_shortcut_repeats_whole_channels_only() -> None:
+    with pytest.raises(EnsembleError, match="can't repeat 3 channels to 4: `filters` must be"):
+        block_model(deploy_block, 4, 4, 1, binary=True, pad_values=1.0)
 
 
 def test_deploynet_pads_with_ones() -> None:
