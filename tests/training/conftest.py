@@ -1,4 +1,4 @@
-"""A network and runs so small that tracing them, not training them, is what a test costs."""
+"""Networks and runs so small that tracing them, not training them, is what a test costs."""
 
 import contextlib
 import csv
@@ -24,6 +24,18 @@ def tiny():
     del MODELS._entries["tiny"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def stem():
+    """The architecture `stem`: a convolution, a batch norm and a linear layer.
+
+    For what has nothing to do with binarization: it is quicker to trace than `tiny`, and rounding
+    changes no sign, so that losses can be compared closely.
+    """
+    MODELS._entries["stem"] = Architecture(residual_block, (4,), (0,), binary=False)
+    yield "stem"
+    del MODELS._entries["stem"]
+
+
 @pytest.fixture(scope="session")
 def few():
     """80 training images, of which 8 are held out, and 64 test images."""
@@ -41,6 +53,13 @@ def backbone(tiny, few, recipe, tmp_path_factory):
     """A backbone pretrained by `recipe` on `few` digits."""
     out = tmp_path_factory.mktemp("runs") / "backbone"
     return pretrain(tiny, "digits", out, recipe=recipe, data=few, verbose=0)[0]
+
+
+@pytest.fixture(scope="session")
+def stem_backbone(stem, few, recipe, tmp_path_factory):
+    """The same of the network `stem`."""
+    out = tmp_path_factory.mktemp("runs") / "stem"
+    return pretrain(stem, "digits", out, recipe=recipe, data=few, verbose=0)[0]
 
 
 @pytest.fixture

@@ -193,28 +193,32 @@ def test_each_mean_of_nested_fusion_is_taught():
     assert np.abs(ensemble(images)[0].numpy() - first).max() > 1e-4
 
 
-def test_a_taught_ensemble_around_its_backbone(backbone, recipe, few, tmp_path):
+def test_a_taught_ensemble_around_its_backbone(stem_backbone, recipe, few, tmp_path):
     """A run: what it recorded, and that the kept member is the backbone."""
     run, result = train_ensemble(
-        backbone,
+        stem_backbone,
         tmp_path / "run",
         members=2,
         scheme="nested_fusion",
         keep_pretrained=True,
-        distillation=Distillation(backbone, temperature=2.0),
+        distillation=Distillation(stem_backbone, temperature=2.0),
         recipe=recipe.override(epochs=1),
         data=few,
         verbose=0,
     )
-    assert run.config.transfer == {"teacher": backbone.digest, "weight": 0.9, "temperature": 2.0}
+    assert run.config.transfer == {
+        "teacher": stem_backbone.digest,
+        "weight": 0.9,
+        "temperature": 2.0,
+    }
     assert run.config.ensemble["keep_pretrained"] is True
     assert result["member_top1"][0] == result["backbone_top1"]
     ensemble = run.model
     for layer in ensemble.own_layers(0):
-        original = backbone.model.get_layer(layer.name.removeprefix("member_0_"))
+        original = stem_backbone.model.get_layer(layer.name.removeprefix("member_0_"))
         for weight, expected in zip(layer.get_weights(), original.get_weights(), strict=True):
             np.testing.assert_array_equal(weight, expected)
-    head, start = ensemble.get_layer("member_1_linear"), backbone.model.get_layer("linear")
+    head, start = ensemble.get_layer("member_1_linear"), stem_backbone.model.get_layer("linear")
     assert (head.get_weights()[0] != start.get_weights()[0]).any()
 
 
@@ -302,13 +306,13 @@ def test_a_teacher_of_another_normalization_is_refused(backbone):
 
 
 def test_a_distillation_that_was_killed_goes_on_as_if_nothing_had_happened(
-    backbone, recipe, few, tiny, tmp_path, copy_at_step, epochs_begun, assert_same_training,
+    stem_backbone, recipe, few, stem, tmp_path, copy_at_step, epochs_begun, assert_same_training,
     read_log,
 ):  # fmt: skip
     def taught(name, **arguments):
         named = {"recipe": recipe.override(epochs=2), "data": few, "verbose": 0, "resume": True}
-        named["distillation"] = Distillation(backbone)
-        return pretrain(tiny, "digits", tmp_path / name, **{**named, **arguments})[0]
+        named["distillation"] = Distillation(stem_backbone)
+        return pretrain(stem, "digits", tmp_path / name, **{**named, **arguments})[0]
 
     with copy_at_step(4, tmp_path / "expected", tmp_path / "run"):
         expected = taught("expected")
@@ -316,16 +320,16 @@ def test_a_distillation_that_was_killed_goes_on_as_if_nothing_had_happened(
     assert epochs_begun == [0, 1, 1]
     assert_same_training(run, expected)
     # Not the training of the backbone, which differs by its teacher alone.
-    assert read_log(run)[0]["loss"] != pytest.approx(read_log(backbone)[0]["loss"], rel=0.01)
+    assert read_log(run)[0]["loss"] != pytest.approx(read_log(stem_backbone)[0]["loss"], rel=0.01)
 
     # What is left is a network like any other, without its teacher.
     model = keras.models.load_model(run.path / "model.keras")
-    assert type(model) is type(backbone.model)
-    assert [w.name for w in model.weights] == [w.name for w in backbone.model.weights]
+    assert type(model) is type(stem_backbone.model)
+    assert [w.name for w in model.weights] == [w.name for w in stem_backbone.model.weights]
     config = load_run(run.path).config
-    assert config.transfer == {"teacher": backbone.digest, "weight": 0.9, "temperature": 4.0}
+    assert config.transfer == {"teacher": stem_backbone.digest, "weight": 0.9, "temperature": 4.0}
     with pytest.raises(EnsembleError, match=r"started with transfer.weight = 0.9, not 0.5"):
-        taught("run", distillation=Distillation(backbone, weight=0.5))
+        taught("run", distillation=Distillation(stem_backbone, weight=0.5))
     with pytest.raises(EnsembleError, match=r"started with transfer.teacher = .*, not None"):
         taught("run", distillation=None)
     old = dataclasses.replace(config, transfer={}).to_json()

@@ -12,8 +12,6 @@ import pytest
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 from larq_ensemble.keras import tf
-from larq_ensemble.network.architectures import MODELS, Architecture
-from larq_ensemble.network.architectures.resnet import residual_block
 from larq_ensemble.runs import load_run
 from larq_ensemble.training import distribution
 from larq_ensemble.training.distillation import Distillation
@@ -25,9 +23,7 @@ from larq_ensemble.training.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
 
-# A convolution, a batch norm and a linear layer: what matters here, and quick to trace. With
-# nothing binarized rounding changes no sign, so losses can be compared closely.
-STEM = Architecture(residual_block, (4,), (0,), binary=False)
+# Those of `conftest.py`, which the processes take, too.
 RECIPE = Recipe(epochs=3, batch_size=24, lr=1e-2, dropout=0.0, source="test")
 DATA = DataOptions(limit_train=80, limit_test=64)
 
@@ -78,20 +74,6 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
-
-
-@pytest.fixture(scope="module")
-def stem():
-    MODELS._entries["stem"] = STEM
-    yield "stem"
-    del MODELS._entries["stem"]
-
-
-@pytest.fixture(scope="module")
-def one_device(stem, tmp_path_factory):
-    """A run on one device."""
-    out = tmp_path_factory.mktemp("runs") / "one"
-    return pretrain(stem, "digits", out, recipe=RECIPE, data=DATA, verbose=0)[0]
 
 
 def assert_same(actual, expected):
@@ -149,7 +131,7 @@ def free_addresses(count):
             listener.close()
 
 
-def test_two_hosts_train_as_one(one_device, tmp_path):
+def test_two_hosts_train_as_one(stem_backbone, tmp_path):
     cluster = {"worker": free_addresses(2)}
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -169,12 +151,12 @@ def test_two_hosts_train_as_one(one_device, tmp_path):
     )
     assert all("Waiting for all 2 hosts." in output for output in outputs)
     run = load_run(tmp_path / "run")
-    assert_same(run, one_device)
+    assert_same(run, stem_backbone)
     assert {path.name for path in run.path.iterdir()} == {
-        path.name for path in one_device.path.iterdir()
+        path.name for path in stem_backbone.path.iterdir()
     }
     assert json.loads(run.result_path.read_text()).keys() == {
-        *json.loads(one_device.result_path.read_text())
+        *json.loads(stem_backbone.result_path.read_text())
     }
     # The second host logged nothing and kept nothing.
     assert len(list(run.path.glob("tensorboard/train/events*"))) == 1
@@ -182,7 +164,7 @@ def test_two_hosts_train_as_one(one_device, tmp_path):
 
 
 def test_two_devices_train_as_one_and_take_turns_with_it(
-    one_device, stem, tmp_path, copy_at_step, epochs_begun
+    stem_backbone, stem, tmp_path, copy_at_step, epochs_begun
 ):
     def taught(name):
         return pretrain(
@@ -191,7 +173,7 @@ def test_two_devices_train_as_one_and_take_turns_with_it(
             tmp_path / name,
             recipe=RECIPE,
             data=DATA,
-            distillation=Distillation(one_device),
+            distillation=Distillation(stem_backbone),
             class_weights={3: 2.0},
             resume=True,
             verbose=0,
@@ -199,13 +181,13 @@ def test_two_devices_train_as_one_and_take_turns_with_it(
 
     with copy_at_step(4, tmp_path / "expected", tmp_path / "run"):
         expected = taught("expected")  # The first epoch on one device,
-    (output,) = finish(start(TWO_DEVICES, one_device.path, tmp_path / "run", folder=tmp_path))
+    (output,) = finish(start(TWO_DEVICES, stem_backbone.path, tmp_path / "run", folder=tmp_path))
     assert output.endswith("interrupted\n")  # the second on two,
     assert_same(taught("run"), expected)  # and the third on one.
     assert epochs_begun == [0, 1, 2, 2]
 
     bagging, _ = train_ensemble(
-        one_device,
+        stem_backbone,
         tmp_path / "expected_bagging",
         members=2,
         scheme="bagging",
@@ -226,10 +208,10 @@ def test_batches_that_can_not_be_divided():
         devices.split(Batches(stream, 2, 5, 5))
 
 
-def test_one_device_changes_nothing(one_device, stem, tmp_path):
+def test_one_device_changes_nothing(stem_backbone, stem, tmp_path):
     """`mirrored` finds one CPU here."""
     devices = Distribution("mirrored")
-    assert devices.replicate(one_device.model) is one_device.model
+    assert devices.replicate(stem_backbone.model) is stem_backbone.model
     stream = tf.data.Dataset.range(10).batch(5)
     assert devices.split(Batches(stream, 2, 5, 5)) is stream
     assert devices.shard(stream) is stream

@@ -26,12 +26,12 @@ ROOT = Path(__file__).parents[2]
 
 DROPOUT_STATE = "dropout/dropout/_generator/_state_var/.ATTRIBUTES/VARIABLE_VALUE"
 
-# The command line, with the network of `conftest.py` among its models.
+# The command line, with the network `stem` of `conftest.py` among its models.
 COMMAND_LINE = """
 from larq_ensemble.cli import main
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
-MODELS.register("tiny", Architecture(residual_block, (4, 8), (0, 1)))
+MODELS.register("stem", Architecture(residual_block, (4,), (0,), binary=False))
 main()
 """
 
@@ -45,20 +45,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def unfinished(backbone, tmp_path):
+def unfinished(stem_backbone, tmp_path):
     """A copy of the backbone's run as if it had been killed after its last checkpoint."""
     path = tmp_path / "run"
-    shutil.copytree(backbone.path, path)
+    shutil.copytree(stem_backbone.path, path)
     (path / "model.keras").unlink()
     (path / "result.json").unlink()
     return path
 
 
 @pytest.fixture
-def resume(tiny, few, recipe):
+def resume(stem, few, recipe):
     def run(path, **arguments):
         return pretrain(
-            tiny,
+            stem,
             "digits",
             path,
             **{"recipe": recipe, "data": few, "resume": True, "verbose": 0, **arguments},
@@ -120,13 +120,13 @@ def test_an_interrupted_training_with_dropout_goes_on_as_if_nothing_had_happened
     assert not np.array_equal(*states[0])
 
 
-def test_dropout_is_in_effect(recipe, resume, backbone, tmp_path):
+def test_dropout_is_in_effect(recipe, resume, stem_backbone, tmp_path):
     """Or the test above would say nothing about the state of dropout."""
     recipe = dataclasses.replace(recipe, epochs=0, dropout=0.4)
     model = resume(tmp_path / "run", recipe=recipe)[0].model
     images = np.random.default_rng(0).normal(size=(8, 8, 8, 1)).astype(np.float32)
     # Loaded anew, because calls in training mode change what batch norm keeps.
-    without = load_run(backbone.path).model
+    without = load_run(stem_backbone.path).model
     for network, rate in ((model, 0.4), (without, 0.0)):
         assert network.get_layer("dropout").rate == rate
         first, second = (network(images, training=True).numpy() for _ in range(2))
@@ -138,12 +138,12 @@ def test_dropout_is_in_effect(recipe, resume, backbone, tmp_path):
 
 
 def test_a_command_killed_in_mid_epoch_loses_at_most_that_epoch(
-    tiny, tmp_path, capsys, monkeypatch, assert_same_training
+    stem, tmp_path, capsys, monkeypatch, assert_same_training
 ):
     out = tmp_path / "run"
     settings = {"epochs": 10, "batch-size": 8, "lr": 0.01, "dropout": 0.3}
     options = [str(item) for name, value in settings.items() for item in (f"--{name}", value)]
-    command = ["pretrain", "--model", tiny, *options, "--recipe", "short"]
+    command = ["pretrain", "--model", stem, *options, "--recipe", "short"]
     command += ["--limit-train", "160", "--limit-test", "32", "--out", str(out), "--resume"]
     process = subprocess.Popen(
         [sys.executable, "-c", COMMAND_LINE, *command],
@@ -180,7 +180,7 @@ def test_a_command_killed_in_mid_epoch_loses_at_most_that_epoch(
     recipe = Recipe(epochs=10, batch_size=8, lr=0.01, dropout=0.3, source="test")
     data = DataOptions(limit_train=160, limit_test=32)
     expected, _ = pretrain(
-        tiny, "digits", tmp_path / "expected", recipe=recipe, data=data, verbose=0
+        stem, "digits", tmp_path / "expected", recipe=recipe, data=data, verbose=0
     )
     assert_same_training(load_run(out), expected)
 
@@ -223,12 +223,12 @@ def damage(path: Path, how: str) -> None:
 
 
 def test_a_damaged_checkpoint_costs_one_more_epoch(
-    unfinished, backbone, resume, epochs_begun, assert_same_training
+    unfinished, stem_backbone, resume, epochs_begun, assert_same_training
 ):
     damage(unfinished / "checkpoints" / "ckpt-3.data-00000-of-00001", "truncated")
     actual, _ = resume(unfinished)
     assert epochs_begun == [2]
-    assert_same_training(actual, backbone)
+    assert_same_training(actual, stem_backbone)
 
 
 def test_no_readable_checkpoint_is_one_clear_error(unfinished, resume):
@@ -240,13 +240,13 @@ def test_no_readable_checkpoint_is_one_clear_error(unfinished, resume):
     assert contents(unfinished) == before
 
 
-def test_the_index_file_is_not_needed(unfinished, backbone, resume, epochs_begun):
+def test_the_index_file_is_not_needed(unfinished, stem_backbone, resume, epochs_begun):
     damage(unfinished / "checkpoints" / "checkpoint", "truncated")
     log = (unfinished / "log.csv").read_text()
     actual, _ = resume(unfinished)
     assert not epochs_begun  # all three are in the newest checkpoint
     assert (unfinished / "log.csv").read_text() == log
-    assert np.array_equal(actual.model.get_weights()[0], backbone.model.get_weights()[0])
+    assert np.array_equal(actual.model.get_weights()[0], stem_backbone.model.get_weights()[0])
 
 
 def test_without_checkpoints_a_training_does_not_begin_anew(unfinished, resume, epochs_begun):
@@ -279,15 +279,15 @@ def test_a_damaged_log_is_mended_as_far_as_it_goes(tmp_path, recwarn, damaged, k
 
 
 def test_a_training_without_its_log_is_finished_without_what_only_the_log_had(
-    unfinished, backbone, resume, epochs_begun
+    unfinished, stem_backbone, resume, epochs_begun
 ):
     (unfinished / "log.csv").unlink()
     with pytest.warns(UserWarning, match="lacks 3 of the 3 epochs"):
         actual, result = resume(unfinished)
     assert not epochs_begun
-    assert np.array_equal(actual.model.get_weights()[0], backbone.model.get_weights()[0])
+    assert np.array_equal(actual.model.get_weights()[0], stem_backbone.model.get_weights()[0])
     expected = {"training_top1": None, "images_per_second": None}
-    assert result == {**json.loads(backbone.result_path.read_text()), **expected}
+    assert result == {**json.loads(stem_backbone.result_path.read_text()), **expected}
 
 
 @pytest.mark.parametrize(
@@ -308,28 +308,30 @@ def test_the_accuracy_of_the_last_epoch_is_that_of_the_log(tmp_path, log, top1):
     assert _training_top1(run) == top1
 
 
-def test_a_finished_run_is_returned_as_it_is(backbone, resume, no_data, epochs_begun, tmp_path):
+def test_a_finished_run_is_returned_as_it_is(
+    stem_backbone, resume, no_data, epochs_begun, tmp_path
+):
     path = tmp_path / "run"
-    shutil.copytree(backbone.path, path)
+    shutil.copytree(stem_backbone.path, path)
     before = contents(path)
     run, result = resume(path)
     assert not epochs_begun
     assert contents(path) == before
     assert result["epochs"] == 3
     assert result["images_per_second"] > 0
-    for weight, expected in zip(run.model.get_weights(), backbone.model.get_weights()):
+    for weight, expected in zip(run.model.get_weights(), stem_backbone.model.get_weights()):
         assert np.array_equal(weight, expected)
 
 
-def test_resuming_mends_a_damaged_model_file(backbone, resume, epochs_begun, tmp_path):
+def test_resuming_mends_a_damaged_model_file(stem_backbone, resume, epochs_begun, tmp_path):
     path = tmp_path / "run"
-    shutil.copytree(backbone.path, path)
+    shutil.copytree(stem_backbone.path, path)
     damage(path / "model.keras", "truncated")
     with pytest.raises(EnsembleError, match=r"model.keras' can't be read .*Resume its training"):
         _ = load_run(path).model
     run, _ = resume(path)
     assert not epochs_begun
-    for weight, expected in zip(run.model.get_weights(), backbone.model.get_weights()):
+    for weight, expected in zip(run.model.get_weights(), stem_backbone.model.get_weights()):
         assert np.array_equal(weight, expected)
 
 
@@ -364,20 +366,20 @@ def test_weights_that_are_no_numbers_reach_no_checkpoint():
         ({"epochs": 9}, "recipe.epochs = 3, not 9"),
     ],
 )
-def test_resuming_with_other_arguments(backbone, resume, recipe, change, message):
-    before = contents(backbone.path)
+def test_resuming_with_other_arguments(stem_backbone, resume, recipe, change, message):
+    before = contents(stem_backbone.path)
     with pytest.raises(EnsembleError, match=f"was started with {message}"):
-        resume(backbone.path, recipe=dataclasses.replace(recipe, **change))
+        resume(stem_backbone.path, recipe=dataclasses.replace(recipe, **change))
     with pytest.raises(EnsembleError, match="started with seed = 0, not 1"):
-        resume(backbone.path, seed=1)
-    assert contents(backbone.path) == before
+        resume(stem_backbone.path, seed=1)
+    assert contents(stem_backbone.path) == before
 
 
-def test_a_taken_directory_is_left_alone(backbone, resume, tmp_path):
-    before = contents(backbone.path)
+def test_a_taken_directory_is_left_alone(stem_backbone, resume, tmp_path):
+    before = contents(stem_backbone.path)
     with pytest.raises(EnsembleError, match="holds a run already"):
-        resume(backbone.path, resume=False)
-    assert contents(backbone.path) == before
+        resume(stem_backbone.path, resume=False)
+    assert contents(stem_backbone.path) == before
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(EnsembleError, match="holds other files"):
         resume(tmp_path)

@@ -27,24 +27,24 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def train(backbone, recipe, folder):
-    """Trains two members from `backbone` for one epoch of three steps each."""
+def train(stem_backbone, recipe, folder):
+    """Trains two members from `stem_backbone` for one epoch of three steps each."""
 
-    def run(name, **arguments):
+    def run(name, *, pretrained=stem_backbone, **arguments):
         defaults = {
             "members": 2,
             "recipe": recipe.override(epochs=1),
             "data": UNVALIDATED,
             "verbose": 0,
         }
-        return train_ensemble(backbone, folder / name, **{**defaults, **arguments})
+        return train_ensemble(pretrained, folder / name, **{**defaults, **arguments})
 
     return run
 
 
 @pytest.fixture(scope="module")
-def splits(backbone, few):
-    return few.load(DATASETS["digits"], backbone.config.seed)
+def splits(stem_backbone, few):
+    return few.load(DATASETS["digits"], stem_backbone.config.seed)
 
 
 def logits_of(run, split):
@@ -110,7 +110,7 @@ def earlier_alive(monkeypatch):
 
 
 def test_sequential_bagging_is_joint_bagging_but_for_memory(
-    train, backbone, read_log, earlier_alive
+    train, stem_backbone, read_log, earlier_alive
 ):  # fmt: skip
     """Members with losses of their own do not touch each other, so the order changes nothing."""
     arguments = {"scheme": "bagging", "class_weights": "balanced"}
@@ -121,7 +121,7 @@ def test_sequential_bagging_is_joint_bagging_but_for_memory(
     for weight, expected in pairs:
         np.testing.assert_allclose(weight, expected, rtol=1e-3, atol=1e-4)
     assert differ(run.model, 0, 1)
-    assert_shared_is_the_backbone_s(run, backbone)
+    assert_shared_is_the_backbone_s(run, stem_backbone)
     assert run.config.ensemble["in_turn"]
     assert result["images_per_second"] > 0
     assert result["members"] == len(result["member_top1"]) == 2
@@ -132,7 +132,7 @@ def test_sequential_bagging_is_joint_bagging_but_for_memory(
 
 
 def test_boosting_fits_residuals_and_goes_on_after_a_kill(
-    train, recipe, few, folder, splits, backbone, read_log, epochs_begun, copy_at_step,
+    train, recipe, few, folder, splits, stem_backbone, read_log, epochs_begun, copy_at_step,
     assert_same_training,
 ):  # fmt: skip
     arguments = {
@@ -160,7 +160,7 @@ def test_boosting_fits_residuals_and_goes_on_after_a_kill(
     images = DATASETS["digits"].normalization(splits.validation.images)
     probabilities = expected.model(images)[-1]
     np.testing.assert_allclose(probabilities, softmax(0.5 * (first + second)), rtol=1e-4)
-    assert_shared_is_the_backbone_s(expected, backbone)
+    assert_shared_is_the_backbone_s(expected, stem_backbone)
 
     # The first member is there and not trained again.
     epochs_begun.clear()
@@ -193,18 +193,18 @@ def test_boosting_ends_early(train, recipe, few, capsys):
 
 
 def test_snapshots_are_the_minima_of_a_cyclic_learning_rate(
-    train, recipe, read_log, backbone, splits, monkeypatch
+    train, recipe, read_log, stem_backbone, splits, monkeypatch
 ):  # fmt: skip
     recipe = dataclasses.replace(recipe, epochs=4, lr=0.02)
     run, _ = train("snapshot", scheme="snapshot", recipe=recipe)
-    assert_shared_is_the_backbone_s(run, backbone)
+    assert_shared_is_the_backbone_s(run, stem_backbone)
     assert differ(run.model, 0, 1)
     # Two cycles of two epochs of three steps; a row has the rate of its epoch's last step.
     rates = [0.01 * (np.cos(np.pi * (step % 6) / 6) + 1) for step in (2, 5, 8, 11)]
     assert [row["learning_rate"] for row in read_log(run)] == pytest.approx(rates, rel=1e-5)
     # The second cycle goes on where the first has ended, and not with its images again.
     training = RunTraining(
-        backbone.model,
+        stem_backbone.model,
         2,
         {"sharing": "fusion", "scheme": "snapshot", "seed": 0},
         run=run,
@@ -238,7 +238,7 @@ def test_snapshots_are_the_minima_of_a_cyclic_learning_rate(
     ],
 )
 def test_rates_of_members(
-    train, recipe, backbone, read_log, epochs_begun, interrupt_in_epoch,
+    train, recipe, stem_backbone, read_log, epochs_begun, interrupt_in_epoch,
     scheme, members, epochs, rates,
 ):  # fmt: skip
     """A row has the rate of its epoch's third step, though the second member is interrupted."""
@@ -254,11 +254,11 @@ def test_rates_of_members(
     rows = [(row["member"], row["learning_rate"], row["step"]) for row in read_log(run)]
     expected = list(zip((0, 0, 1, 1)[: 2 * members], rates, (3, 6, 3, 6)))
     np.testing.assert_allclose(rows, expected, rtol=1e-5)
-    assert_shared_is_the_backbone_s(run, backbone)
+    assert_shared_is_the_backbone_s(run, stem_backbone)
     assert all(differ(run.model, 0, member) for member in range(1, members))
 
 
-def test_adaboost_of_independent_members(train, backbone, digits, recipe):
+def test_adaboost_of_independent_members(train, stem_backbone, digits, recipe):
     """BENN: members from scratch, their weights recomputed from their errors in NumPy.
 
     Class weights are the examples' weights in the training of the first member.
@@ -269,7 +269,7 @@ def test_adaboost_of_independent_members(train, backbone, digits, recipe):
         class_weights={7: 3.0},
     )  # fmt: skip
     assert run.config.ensemble["shared_layers"] == []
-    train_split = UNVALIDATED.load(DATASETS["digits"], backbone.config.seed).train
+    train_split = UNVALIDATED.load(DATASETS["digits"], stem_backbone.config.seed).train
     labels = train_split.labels
     examples = np.where(labels == 7, 3.0, 1.0)
     examples /= examples.sum()
@@ -296,7 +296,7 @@ def test_adaboost_of_independent_members(train, backbone, digits, recipe):
 
 
 def test_stochastic_rounding_freezes_what_it_draws(train, backbone):
-    run, _ = train("rounded", scheme="stochastic_rounding")
+    run, _ = train("rounded", pretrained=backbone, scheme="stochastic_rounding")
     assert_shared_is_the_backbone_s(run, backbone)
     drawn = []
     for member in range(2):

@@ -28,9 +28,9 @@ def by_origin():
 
 
 @pytest.fixture
-def small(one_block, monkeypatch):
-    """ResNet-20 becomes one block and CIFAR-100 the digits; settings of one epoch each."""
-    monkeypatch.setitem(MODELS._entries, "resnet20", one_block)
+def small(stem, monkeypatch):
+    """ResNet-20 becomes `stem` and CIFAR-100 the digits; settings of one epoch each."""
+    monkeypatch.setitem(MODELS._entries, "resnet20", MODELS[stem])
     stand_in = dataclasses.replace(DATASETS["digits"], name="cifar100")
     monkeypatch.setitem(DATASETS._entries, "cifar100", stand_in)
     data = DataOptions(validation=0.0, limit_train=64, limit_test=40)

@@ -1,4 +1,4 @@
-"""Trainings of figures on a network of one block: each is done once."""
+"""Trainings of figures on a very small network: each is done once."""
 
 import dataclasses
 import json
@@ -149,6 +149,7 @@ def test_members_that_are_trained_in_turn_are_trained_once_for_all_m(
 def test_a_recipe_that_starts_from_the_real_valued_network(
     small, one_block, tmp_path, epochs_begun, monkeypatch
 ):
+    monkeypatch.setitem(MODELS._entries, "resnet20", one_block)
     twin = dataclasses.replace(one_block, binary=False)
     monkeypatch.setitem(MODELS._entries, "resnet20_real", twin)
 
