@@ -128,18 +128,48 @@ def job(tmp_path_factory):
     return folder, done
 
 
+def copied(job, to: Path) -> Path:
+    """A copy of that folder with some damaged files."""
+    shutil.copytree(job[0], to, dirs_exist_ok=True)
+    shutil.copytree(to / "fusion", to / "truncated")
+    os.truncate(to / "truncated" / "model.keras", 5000)
+    shutil.copytree(to / "fusion", to / "truncated_config")
+    os.truncate(to / "truncated_config" / "config.json", 100)
+    (to / "empty").mkdir()
+    (to / "text.txt").write_text("neither an image nor a model")
+    return to
+
+
 @pytest.fixture
 def folder(job, tmp_path, monkeypatch):
-    """A copy of that folder, as the working directory, with some damaged files."""
-    shutil.copytree(job[0], tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree("fusion", "truncated")
-    os.truncate("truncated/model.keras", 5000)
-    shutil.copytree("fusion", "truncated_config")
-    os.truncate("truncated_config/config.json", 100)
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text.txt").write_text("neither an image nor a model")
+    """Such a copy, as the working directory."""
+    monkeypatch.chdir(copied(job, tmp_path))
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def shared_copy():
+    """The path and the contents of the copy that tests share; empty where there is none."""
+    return {}
+
+
+@pytest.fixture
+def untouched(job, shared_copy, tmp_path_factory, monkeypatch):
+    """Such a copy, as the working directory, that fails a test which changes anything in it.
+
+    Tests share it, because to make it takes longer than most of them. After a change the next test
+    gets a new one.
+    """
+    if not shared_copy:
+        path = copied(job, tmp_path_factory.mktemp("untouched"))
+        shared_copy.update(path=path, contents=contents(path))
+    path, before = shared_copy["path"], shared_copy["contents"]
+    monkeypatch.chdir(path)
+    yield
+    after = contents(path)
+    if after != before:
+        shared_copy.clear()
+    assert after == before
 
 
 @pytest.fixture
@@ -331,15 +361,13 @@ def test_help_names_everything_that_is_registered(call):
         ("reproduce fig7b --out new --members 2,x", "'2,x' is not a list of whole numbers"),
     ],
 )
-def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, message):
-    before = contents(folder)
+def test_usage_errors_are_one_line_and_exit_with_2(call, untouched, arguments, message):
     status, out, err = call(*arguments.split())
     assert (status, out) == (2, "")
     assert err.startswith("larq-ensemble: error: ")
     assert err.count("\n") == 1
     assert message in err
     assert "--help" in err
-    assert contents(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -474,14 +502,12 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, folder, arguments, mess
         ("evaluate fusion --json empty", "--json 'empty' can't be written"),
     ],
 )
-def test_other_errors_are_one_line_and_exit_with_1(call, folder, arguments, message):
-    before = contents(folder)
+def test_other_errors_are_one_line_and_exit_with_1(call, untouched, arguments, message):
     status, out, err = call(*arguments.split())
     assert (status, out) == (1, "")
     assert err.startswith("larq-ensemble: error: ")
     assert err.count("\n") == 1, err
     assert message in err
-    assert contents(folder) == before
 
 
 def test_a_warning_is_one_line_and_names_the_option(call, folder):
