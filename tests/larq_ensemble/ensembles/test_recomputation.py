@@ -20,19 +20,19 @@ def repeatable():
     keras.backend.experimental.disable_tf_random_generator()
 
 
-def weights_for(scheme: str) -> dict[str, np.ndarray] | None:
+def weights_for(scheme: str, members: int) -> dict[str, np.ndarray] | None:
     """Sample weights as in bagging, for schemes with a loss for each member."""
     if scheme != "voting":
         return None
-    counts = np.random.default_rng(5).poisson(1, (3, 12)).astype(np.float32)
-    return {f"member_{member}": counts[member] for member in range(3)}
+    counts = np.random.default_rng(5).poisson(1, (members, 12)).astype(np.float32)
+    return {f"member_{member}": counts[member] for member in range(members)}
 
 
-def trained(scheme: str, *, recompute: bool, eagerly: bool, **arguments):
+def trained(members: int, scheme: str, *, recompute: bool, eagerly: bool, **arguments):
     """An ensemble with dropout after two steps, its weights before, and the logs of the second."""
     keras.utils.set_random_seed(3)
     backbone = tiny_backbone(dropout=0.5)
-    ensemble = model = build_ensemble(backbone, 3, scheme=scheme, **arguments)
+    ensemble = model = build_ensemble(backbone, members, scheme=scheme, **arguments)
     model.compile(
         keras.optimizers.SGD(0.1),
         execution="auto" if recompute else "plain",
@@ -42,27 +42,28 @@ def trained(scheme: str, *, recompute: bool, eagerly: bool, **arguments):
     untrained = [layer.get_weights() for layer in model.layers]
     inputs = len(model.inputs)
     x = [images(seed=stream) for stream in range(inputs)] if inputs > 1 else images()
+    weights = weights_for(scheme, members)
     for _ in range(2):
-        logs = model.train_on_batch(
-            x, labels(), sample_weight=weights_for(scheme), return_dict=True
-        )
+        logs = model.train_on_batch(x, labels(), sample_weight=weights, return_dict=True)
     return ensemble, untrained, logs
 
 
 @pytest.mark.parametrize(
-    ("scheme", "eagerly", "arguments"),
+    ("members", "scheme", "eagerly", "arguments"),
     [
-        ("fusion", True, {}),
-        ("nested_fusion", False, {}),
-        ("voting", True, {"independent_inputs": True, "sharing": "none"}),
-        ("voting", True, {}),
-        ("soft_boosting", True, {}),
+        (3, "fusion", True, {}),
+        (2, "nested_fusion", False, {}),
+        (2, "voting", True, {"independent_inputs": True, "sharing": "none"}),
+        (2, "voting", True, {}),
+        (3, "soft_boosting", True, {}),
     ],
 )
-def test_a_step_is_the_plain_one(scheme, eagerly, arguments, repeatable) -> None:
+def test_a_step_is_the_plain_one(members, scheme, eagerly, arguments, repeatable) -> None:
     """Dropout is on and batch norm's statistics move, so an extra draw or update would show."""
-    plain, start, expected_logs = trained(scheme, recompute=False, eagerly=eagerly, **arguments)
-    again, _, logs = trained(scheme, recompute=True, eagerly=eagerly, **arguments)
+    plain, start, expected_logs = trained(
+        members, scheme, recompute=False, eagerly=eagerly, **arguments
+    )
+    again, _, logs = trained(members, scheme, recompute=True, eagerly=eagerly, **arguments)
     assert logs == pytest.approx(expected_logs, rel=1e-5)
     for layer, untrained in zip(plain.layers, start, strict=True):
         actual = again.get_layer(layer.name)
