@@ -112,8 +112,20 @@ def small_backbone(
     return keras.Model(inputs, outputs)
 
 
+@functools.cache
+def _made_once(**options: Any) -> keras.Model:
+    return small_backbone(**options)
+
+
+def shared_backbone(**options: Any) -> keras.Model:
+    """`small_backbone`, each made once; not to be changed, as by building ensembles it isn't."""
+    backbone = _made_once(**options)
+    keras.utils.set_random_seed(0)  # what follows draws the same, whoever made the backbone
+    return backbone
+
+
 def small_ensemble(members: int, **options: Any) -> keras.Model:
-    return randomized(build_ensemble(small_backbone(), members, **options))
+    return randomized(build_ensemble(shared_backbone(), members, **options))
 
 
 def foreign_backbone() -> keras.Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -238,14 +239,16 @@ def test_another_member_count(folder: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_another_training_of_the_same_network(folder: Path, tmp_path: Path, capsys) -> None:
-    run = saved_run(tmp_path / "again", "ensemble")
+    shutil.copytree(folder / "run", tmp_path / "again")
+    run = load_run(tmp_path / "again")
     run.save_model(randomized(run.model, seed=1))
     assert called("verify", folder / "ensemble.tflite", "--run", run.path) == 1
     assert "was converted from another ensemble: training" in capsys.readouterr().err
 
 
 def test_truncated_weights(folder: Path, tmp_path: Path, capsys) -> None:
-    run = saved_run(tmp_path / "run", "ensemble")
+    shutil.copytree(folder / "run", tmp_path / "run")
+    run = load_run(tmp_path / "run")
     run.model_path.write_bytes(run.model_path.read_bytes()[:2000])
     out = tmp_path / "precious.tflite"
     out.write_bytes(b"precious")

@@ -34,6 +34,7 @@ from .conftest import (
     pixels,
     quicknet_backbone,
     randomized,
+    shared_backbone,
     small_backbone,
 )
 
@@ -155,7 +156,7 @@ def test_own_binary_filters_by_lookup(small_case: SmallCase) -> None:
     ],
 )
 def test_schemes_with_own_filters(options: dict[str, Any], tmp_path: Path) -> None:
-    model = build_ensemble(small_backbone(), 2, **options)
+    model = build_ensemble(shared_backbone(), 2, **options)
     draw = np.random.default_rng(0)
     for layer in model.layers:  # norms that differ, filters as they were drawn
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -169,7 +170,7 @@ def test_schemes_with_own_filters(options: dict[str, Any], tmp_path: Path) -> No
 
 
 def test_equal_filters_of_members_are_stored_once(tmp_path: Path) -> None:
-    case = converted(build_ensemble(small_backbone(), 3, sharing="c3"), tmp_path)
+    case = converted(build_ensemble(shared_backbone(), 2, sharing="c3"), tmp_path)
     report = inspect_file(case.path)
     assert (len(report.binary_filters), report.binary_filter_copies) == (4, 1)
 

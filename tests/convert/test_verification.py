@@ -17,7 +17,16 @@ from larq_ensemble.progress import listening
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.backends import BACKENDS
 
-from .conftest import MEAN, STD, Converted, converted, pixels, small_backbone, small_ensemble
+from .conftest import (
+    MEAN,
+    STD,
+    Converted,
+    converted,
+    pixels,
+    randomized,
+    shared_backbone,
+    small_ensemble,
+)
 
 
 def test_agreement(fusion: Converted) -> None:
@@ -129,10 +138,10 @@ def test_a_file_of_the_first_members(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("model", "what"),
     [
-        (lambda: build_ensemble(small_backbone(), 2), "members 3 in the file, 2 in"),
+        (lambda: build_ensemble(shared_backbone(), 2), "members 3 in the file, 2 in"),
         (other_classes, "classes 7 in the file, 5 in"),
-        (lambda: build_ensemble(small_backbone(), 3, scheme="voting"), "scheme 'fusion'"),
-        (lambda: build_ensemble(small_backbone(size=20), 3), "input shape"),
+        (lambda: build_ensemble(shared_backbone(), 3, scheme="voting"), "scheme 'fusion'"),
+        (lambda: build_ensemble(shared_backbone(size=20), 3), "input shape"),
     ],
 )
 def test_another_ensemble(fusion: Converted, model, what: str) -> None:
@@ -147,7 +156,8 @@ def test_no_images(fusion: Converted) -> None:
 
 @pytest.mark.parametrize("scheme", ["nested_fusion", "voting", "hard_voting", "batch_bagging"])
 def test_schemes_combine_as_keras_does(scheme: str, tmp_path) -> None:
-    case = converted(small_ensemble(3, scheme=scheme), tmp_path)
+    model = randomized(build_ensemble(shared_backbone(widths=(8,)), 3, scheme=scheme))
+    case = converted(model, tmp_path)
     images = pixels(40, (16, 16, 3))
     report = verify(case.model, case.path, images, mean=MEAN, std=STD)
     assert report.ensemble_argmax_agreement >= 0.95

@@ -22,7 +22,7 @@ from ..conftest import (
     converted,
     pixels,
     randomized,
-    small_backbone,
+    shared_backbone,
     small_ensemble,
 )
 
@@ -144,7 +144,7 @@ def norms_and_scales(case: Converted) -> tuple[int, int]:
 
 def test_norms_before_signs_have_no_scale(tmp_path: Path) -> None:
     """Two of the three norms of a block feed only a binary convolution's sign."""
-    model = randomized(build_ensemble(small_backbone(), 2))
+    model = randomized(build_ensemble(shared_backbone(), 2))
     for weight in model.weights:
         if "gamma" in weight.name:
             weight.assign(np.abs(weight.numpy()) + 0.1)

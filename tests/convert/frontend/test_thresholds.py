@@ -10,10 +10,9 @@ import pytest
 
 from larq_ensemble.convert.frontend.thresholds import LARGEST_THRESHOLD, comparison
 from larq_ensemble.convert.inspection import inspect_file
-from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.keras import keras
 
-from ..conftest import assert_members_agree, converted, pixels, randomized, small_backbone
+from ..conftest import assert_members_agree, converted, pixels, small_ensemble
 
 
 def original(x: np.ndarray, scale: float, offset: float, slope: float) -> np.ndarray:
@@ -55,6 +54,21 @@ def test_random_values() -> None:
     assert (np.abs(x + direction * summand)[~same] < 1e-5 * np.maximum(np.abs(x[~same]), 1)).all()
 
 
+@pytest.fixture(scope="module")
+def built() -> tuple[keras.Model, list[np.ndarray]]:
+    """Two members, and the weights that they have."""
+    model = small_ensemble(2)
+    return model, model.get_weights()
+
+
+@pytest.fixture
+def model(built: tuple[keras.Model, list[np.ndarray]]) -> keras.Model:
+    """Two members, whose weights a test may change."""
+    model, weights = built
+    model.set_weights(weights)
+    return model
+
+
 def with_slopes(model: keras.Model, slope) -> keras.Model:
     for layer in model.layers:
         if isinstance(layer, keras.layers.PReLU):
@@ -65,8 +79,7 @@ def with_slopes(model: keras.Model, slope) -> keras.Model:
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.3])
-def test_a_prelu_goes_into_the_threshold(slope: float, tmp_path: Path) -> None:
-    model = randomized(build_ensemble(small_backbone(), 2))
+def test_a_prelu_goes_into_the_threshold(slope: float, model: keras.Model, tmp_path: Path) -> None:
     case = converted(with_slopes(model, lambda name: slope), tmp_path)
     assert_members_agree(case, pixels(40, (16, 16, 3)))
     report = inspect_file(case.path)
@@ -76,9 +89,8 @@ def test_a_prelu_goes_into_the_threshold(slope: float, tmp_path: Path) -> None:
     assert report.metadata["rewrites"]["threshold_prelus"] == 2
 
 
-def test_falling_slopes_stay(tmp_path: Path) -> None:
+def test_falling_slopes_stay(model: keras.Model, tmp_path: Path) -> None:
     """One member's slope is negative in one block: that PReLU is computed as before."""
-    model = randomized(build_ensemble(small_backbone(), 2))
     with_slopes(model, lambda name: -0.2 if name == "member_1_layer1_0_prelu1" else 0.2)
     case = converted(model, tmp_path)
     assert_members_agree(case, pixels(40, (16, 16, 3)))
@@ -87,8 +99,7 @@ def test_falling_slopes_stay(tmp_path: Path) -> None:
     assert report.metadata["rewrites"]["threshold_prelus"] == 1
 
 
-def test_negative_scales_turn_the_comparison(tmp_path: Path) -> None:
-    model = randomized(build_ensemble(small_backbone(), 2))
+def test_negative_scales_turn_the_comparison(model: keras.Model, tmp_path: Path) -> None:
     with_slopes(model, lambda name: 0.2)
     for member in range(2):
         gamma = model.get_layer(f"member_{member}_layer1_0_bn2").gamma
@@ -100,8 +111,7 @@ def test_negative_scales_turn_the_comparison(tmp_path: Path) -> None:
     assert report.metadata["rewrites"]["threshold_prelus"] == 2
 
 
-def test_compact_values_keep_the_prelu(tmp_path: Path) -> None:
+def test_compact_values_keep_the_prelu(model: keras.Model, tmp_path: Path) -> None:
     """Thresholds of members lie too far apart there for a few bits per value."""
-    model = with_slopes(randomized(build_ensemble(small_backbone(), 2)), lambda name: 0.2)
-    case = converted(model, tmp_path, precision="compact")
+    case = converted(with_slopes(model, lambda name: 0.2), tmp_path, precision="compact")
     assert inspect_file(case.path).ops["PRELU"] == 3 * 2

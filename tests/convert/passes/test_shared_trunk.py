@@ -35,7 +35,7 @@ from ..conftest import (
     pixels,
     quicknet_backbone,
     randomized,
-    small_backbone,
+    shared_backbone,
 )
 
 BOTH = pytest.mark.parametrize("layout", ["indexed", "subgraphs"])
@@ -158,7 +158,7 @@ def test_a_deeper_trunk(layout: str, tmp_path: Path) -> None:
 
 def test_trunks_of_any_size_run(tmp_path: Path) -> None:
     """LCE's Python binding crashes for a trunk of some size if nothing is done about it."""
-    fusion = converted(randomized(build_ensemble(small_backbone(size=8), 3)), tmp_path)
+    fusion = converted(randomized(build_ensemble(shared_backbone(size=8), 3)), tmp_path)
     images, path = pixels(2, (8, 8, 3)), tmp_path / "moved.tflite"
     expected = EnsembleInterpreter(fusion.path).predict_logits(images)
     for count in range(108, 132):
