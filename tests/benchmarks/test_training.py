@@ -160,8 +160,8 @@ def test_profile_by_part(tmp_path, monkeypatch) -> None:
     profile = load("train_profile")
     monkeypatch.setattr(profile, "matmul_rate", partial(profile.matmul_rate, 256))
     monkeypatch.setattr(profile, "memory_rate", partial(profile.memory_rate, 2**16))
-    two_blocks = Architecture(residual_block, (8, 16), (1, 1))
-    monkeypatch.setitem(MODELS._entries, "resnet20", two_blocks)
+    one_block = Architecture(residual_block, (8, 16), (0, 1))
+    monkeypatch.setitem(MODELS._entries, "resnet20", one_block)
     out = tmp_path / "result.json"
     options = ["--batch", "4", "--steps", "1", "--json", str(out)]
     profile.main.main(options, standalone_mode=False)

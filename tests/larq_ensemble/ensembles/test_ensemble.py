@@ -294,7 +294,7 @@ def test_a_run_directory_and_its_plain_model_load(fitted, tmp_path) -> None:
         assert isinstance(loaded, Ensemble)
         assert_same(loaded, fitted)
     ensemble = as_ensemble(plain)
-    ensemble.compile("adam")
+    ensemble.compile("adam", run_eagerly=True)
     ensemble.fit(X, Y, verbose=0)
     assert_same(plain, ensemble)  # on the same layers
     assert as_ensemble(ensemble) is ensemble
