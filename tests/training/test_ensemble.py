@@ -161,9 +161,11 @@ def test_the_bias_of_a_shared_head(train, recipe, tmp_path):
 
 
 def test_an_ensemble_that_was_killed_goes_on_as_if_nothing_had_happened(
-    train, recipe, epochs_begun, copy_at_step, assert_same_training, tmp_path
+    train, backbone, recipe, epochs_begun, copy_at_step, assert_same_training, tmp_path
 ):
+    """A binarized one, whose weights are clipped, in networks that draw for themselves."""
     arguments = {
+        "pretrained": backbone,
         "scheme": "batch_bagging",
         "independent_data": True,
         "recipe": dataclasses.replace(recipe, epochs=3, dropout=0.3),
