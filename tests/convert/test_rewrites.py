@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.layers import RPReLU, RSign
 from larq_ensemble.models import build_model
-from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.runtime import EnsembleInterpreter
 
 from .conftest import (
@@ -27,7 +25,6 @@ from .conftest import (
     converted,
     pixels,
     randomized,
-    shared_backbone,
     small_backbone,
 )
 
@@ -64,7 +61,7 @@ def test_long_rows_change_no_bit(
 
 
 def test_small_maps_keep_their_rows(tmp_path: Path) -> None:
-    case = converted(randomized(build_ensemble(shared_backbone(size=8), 2)), tmp_path)
+    case = converted(randomized(build_ensemble(small_backbone(size=8), 2)), tmp_path)
     assert not {"long_rows", "narrow_signs"} & applied(case).keys()
     assert not {"TILE", "BITCAST"} & inspect_file(case.path).ops.keys()
 
@@ -108,8 +105,8 @@ def ops_on_maps(case: Converted) -> list[str]:
 def test_norm_behind_a_binary_convolution(use_bias: bool, pad_values: int, tmp_path: Path) -> None:
     """Where a member's values are constants it is the convolution's multiplier and bias."""
     backbone = network(norm("n"), binary("a", pad_values, use_bias=use_bias), norm("out"))
-    model = randomized(build_ensemble(backbone, 2))
-    for member in range(2):  # so that the norm before the sign needs no product
+    model = randomized(build_ensemble(backbone, 3))
+    for member in range(3):  # so that the norm before the sign needs no product
         gamma = model.get_layer(f"member_{member}_n").gamma
         gamma.assign(np.abs(gamma.numpy()))
     images = pixels(40, (8, 8, 3))
@@ -180,13 +177,8 @@ def test_offsets_meet(layout: str, tmp_path: Path) -> None:
         assert ops.count("ADD") <= (3 + 3 + 1) * (2 if layout == "branches" else 1) + 1
 
 
-def test_deployment_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Widths of 32, one-padding, positive scales: all norms before signs are comparisons.
-
-    With three blocks of its seven; one of them halves the maps.
-    """
-    shallow = dataclasses.replace(MODELS["deploynet9"], blocks=(2, 1))
-    monkeypatch.setitem(MODELS._entries, "deploynet9", shallow)
+def test_deployment_network(tmp_path: Path) -> None:
+    """Widths of 32, one-padding, positive scales: all norms before signs are comparisons."""
     backbone = build_model("deploynet9", input_shape=(16, 16, 3), classes=5, width=0.5)
     model = randomized(build_ensemble(backbone, 2))
     for layer in model.layers:
@@ -196,5 +188,5 @@ def test_deployment_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for layout in ("indexed", "subgraphs", "branches"):
         case = converted(model, tmp_path / layout, layout=layout)
         assert_members_agree(case, pixels(30, (16, 16, 3)))
-        assert applied(case)["threshold_norms"] == 3
+        assert applied(case)["threshold_norms"] == 7
         assert "threshold_prelus" not in applied(case)

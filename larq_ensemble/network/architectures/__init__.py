@@ -76,7 +76,7 @@ class Architecture:
             raise EnsembleError(f"`width` must be a number above 0, got {width!r}.")
         first = round(self.stages[0] * width)
         stages = tuple(
-            first * (channels // self.stages[0]) if self.repeating else round(channels * width)
+            round((first / self.stages[0] if self.repeating else width) * channels)
             for channels in self.stages
         )
         if min(stages) < 1:

@@ -79,7 +79,7 @@ def test_each_execution_is_that_of_keras() -> None:
     for name, options in {
         "plain": {"execution": "plain", "run_eagerly": True},
         "traced": {"execution": "traced"},
-        "recomputed": {"recompute": True, "run_eagerly": True},
+        "recomputed": {"recompute": True},
     }.items():
         ensembles[name] = build_ensemble(
             backbone, MEMBERS, scheme="voting", jitter=0, sharing=["conv", "again"]

@@ -182,10 +182,10 @@ def test_sampled_nested_fusion_trains_one_m_a_step() -> None:
         ]
         drawn.append(sum(changed))
         assert changed == [member < drawn[-1] for member in range(3)]
+        logs = ensemble.evaluate(X, Y, verbose=0, return_dict=True)  # the plain weighted sum
+        expected = np.mean([logs[f"{name}_loss"] for name in ("first_1", "first_2", "ensemble")])
+        assert logs["loss"] == pytest.approx(expected, rel=1e-5)
     assert set(drawn) == {1, 2, 3}
-    logs = ensemble.evaluate(X, Y, verbose=0, return_dict=True)  # the plain weighted sum
-    expected = np.mean([logs[f"{name}_loss"] for name in ("first_1", "first_2", "ensemble")])
-    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("scheme", ["bagging", "batch_bagging", "sampled_nested_fusion"])

@@ -213,7 +213,7 @@ def test_what_cannot_be_traced_runs_plain(backbone, why) -> None:
         assert model.tracing_obstacle is not None
         assert re.search(why, model.tracing_obstacle), model.tracing_obstacle
         keras.utils.set_random_seed(2)
-        model.compile(keras.optimizers.SGD(0.1), execution=execution, run_eagerly=True)
+        model.compile(keras.optimizers.SGD(0.1), execution=execution)
         assert not model.is_traced
         model.train_on_batch(images(), labels())
         results.append(ensemble.get_weights())
