@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -46,6 +49,24 @@ def tiny_backbone(*, dropout: float = 0.0, seed: int = 0, **options):
     x = layers.Dropout(dropout, name="dropout")(x)
     x = layers.Dense(CLASSES, name="linear")(x)
     return randomize(keras.Model(image, x, name="tiny"), seed)
+
+
+@contextmanager
+def drawn_from_variables() -> Iterator[None]:
+    """Dropout of layers built here draws from variables, so that a step can be repeated."""
+    from larq_ensemble.keras import keras
+
+    keras.backend.experimental.enable_tf_random_generator()
+    try:
+        yield
+    finally:
+        keras.backend.experimental.disable_tf_random_generator()
+
+
+@pytest.fixture
+def repeatable() -> Iterator[None]:
+    with drawn_from_variables():
+        yield
 
 
 @pytest.fixture(scope="session")

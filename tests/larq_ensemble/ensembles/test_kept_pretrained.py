@@ -12,7 +12,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.runtime import EnsembleInterpreter
 
-from ..conftest import images, labels, tiny_backbone
+from ..conftest import drawn_from_variables, images, labels, tiny_backbone
 
 MEMBERS = 2
 
@@ -25,10 +25,9 @@ def backbone():
 
 @pytest.fixture(scope="module", autouse=True)
 def repeatable():
-    """Dropout that draws from variables, so that it can be traced."""
-    keras.backend.experimental.enable_tf_random_generator()
-    yield
-    keras.backend.experimental.disable_tf_random_generator()
+    """Also for `kept`, which the tests share."""
+    with drawn_from_variables():
+        yield
 
 
 def trained(backbone, **compiled):

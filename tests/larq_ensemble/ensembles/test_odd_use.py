@@ -166,8 +166,7 @@ def test_images_of_whole_numbers_in_a_stream(scheme: str) -> None:
     assert_same_weights(traced, plain, atol=1e-4)
 
 
-def test_dropout_of_images_of_any_size_is_not_traced() -> None:
-    keras.backend.experimental.enable_tf_random_generator()
+def test_dropout_of_images_of_any_size_is_not_traced(repeatable) -> None:
     image = keras.Input((None, None, SHAPE[-1]))
     x = keras.layers.Dropout(0.5)(keras.layers.Conv2D(4, 3)(image))
     x = keras.layers.Dense(CLASSES)(keras.layers.GlobalAveragePooling2D()(x))

@@ -12,14 +12,6 @@ from larq_ensemble.keras import keras, lq, tf
 from ..conftest import CLASSES, SHAPE, images, labels, tiny_backbone
 
 
-@pytest.fixture
-def repeatable():
-    """Dropout that draws from variables."""
-    keras.backend.experimental.enable_tf_random_generator()
-    yield
-    keras.backend.experimental.disable_tf_random_generator()
-
-
 def weights_for(scheme: str, members: int) -> dict[str, np.ndarray] | None:
     """Sample weights as in bagging, for schemes with a loss for each member."""
     if scheme != "voting":

@@ -17,14 +17,6 @@ from larq_ensemble.network.architectures.resnet import resnet
 from ..conftest import CLASSES, SHAPE, images, labels, randomize, tiny_backbone
 
 
-@pytest.fixture
-def repeatable():
-    """Dropout that draws from variables."""
-    keras.backend.experimental.enable_tf_random_generator()
-    yield
-    keras.backend.experimental.disable_tf_random_generator()
-
-
 def trained(backbone, members: int, scheme: str, *, execution: str, steps: int = 3, **arguments):
     """An ensemble after some steps, its weights before, their losses, and what it gives then."""
     ensemble = model = build_ensemble(backbone, members, scheme=scheme, **arguments)
