@@ -312,7 +312,9 @@ def _named(point: FrontierPoint | None) -> str:
         return "-"
     members = f", m = {point.members}" if point.members > 1 or point.kind == "shared" else ""
     spread = f" ± {point.top1_high - point.top1:.1f}" if point.seeds > 1 and point.top1_high else ""
-    return f"{point.top1:.1f}{spread}, {point.name}{members}"
+    # Networks of several widths have one name: their bytes say which.
+    size = "" if point.bytes is None else f", {point.bytes / 1e3:.0f} kB"
+    return f"{point.top1:.1f}{spread}, {point.name}{members}{size}"
 
 
 names = CommaSeparated("NAME,...", click.STRING, "names such as resnet20,deploynet9", dict.fromkeys)

@@ -107,18 +107,28 @@ def test_the_best_within_a_budget(alternatives, tmp_path) -> None:
         if "kB" in line or "mill" in line
     ]
     assert rows == [
-        ["60 kB", "50.0, ours, m = 1", "-", "-"],
-        ["110 kB", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
-        ["200 kB", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
-        ["300 kB", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
-        ["3 million instructions, Cortex-A72", "50.0, ours, m = 1", "-", "-"],
-        ["5 million instructions, Cortex-A72", "52.0, ours, m = 2", "-", "-"],
-        ["10 million instructions, Cortex-A72", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
-        ["20 million instructions, Cortex-A72", "56.0, ours, m = 4", "53.0, int8", "+3.0"],
-        ["15 million instructions, Cortex-M4", "50.0, ours, m = 1", "-", "-"],
-        ["30 million instructions, Cortex-M4", "52.0, ours, m = 2", "-", "-"],
-        ["50 million instructions, Cortex-M4", "56.0, ours, m = 4", "-", "-"],
-        ["100 million instructions, Cortex-M4", "56.0, ours, m = 4", "-", "-"],
+        ["60 kB", "50.0, ours, m = 1, 59 kB", "-", "-"],
+        ["110 kB", "56.0, ours, m = 4, 86 kB", "53.0, int8, 90 kB", "+3.0"],
+        ["200 kB", "56.0, ours, m = 4, 86 kB", "53.0, int8, 90 kB", "+3.0"],
+        ["300 kB", "56.0, ours, m = 4, 86 kB", "53.0, int8, 90 kB", "+3.0"],
+        ["3 million instructions, Cortex-A72", "50.0, ours, m = 1, 59 kB", "-", "-"],
+        ["5 million instructions, Cortex-A72", "52.0, ours, m = 2, 68 kB", "-", "-"],
+        [
+            "10 million instructions, Cortex-A72",
+            "56.0, ours, m = 4, 86 kB",
+            "53.0, int8, 90 kB",
+            "+3.0",
+        ],
+        [
+            "20 million instructions, Cortex-A72",
+            "56.0, ours, m = 4, 86 kB",
+            "53.0, int8, 90 kB",
+            "+3.0",
+        ],
+        ["15 million instructions, Cortex-M4", "50.0, ours, m = 1, 59 kB", "-", "-"],
+        ["30 million instructions, Cortex-M4", "52.0, ours, m = 2, 68 kB", "-", "-"],
+        ["50 million instructions, Cortex-M4", "56.0, ours, m = 4, 86 kB", "-", "-"],
+        ["100 million instructions, Cortex-M4", "56.0, ours, m = 4, 86 kB", "-", "-"],
     ]
     page = tmp_path / "page.md"
     page.write_text(f"before\n{alternatives.BEGIN}\nold\n{alternatives.END}\nafter\n")
