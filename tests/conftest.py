@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,21 @@ def cache_of_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     return folder / "larq-ensemble"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def settings_stay() -> Iterator[None]:
+    """No module leaves a global setting changed, which tests after it would fail or pass by."""
+    folder = Path.cwd()
+    yield
+    assert Path.cwd() == folder
+    if "tf_keras" in sys.modules:
+        from larq_ensemble.keras import keras, tf
+
+        assert not keras.backend.experimental.is_tf_random_generator_enabled()
+        assert keras.mixed_precision.global_policy().name == "float32"
+        assert keras.backend.floatx() == "float32"
+        assert not tf.config.functions_run_eagerly()
 
 
 @pytest.fixture

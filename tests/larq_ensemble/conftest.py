@@ -65,6 +65,7 @@ def drawn_from_variables() -> Iterator[None]:
 
 @pytest.fixture
 def repeatable() -> Iterator[None]:
+    """`drawn_from_variables` while a test runs."""
     with drawn_from_variables():
         yield
 
