@@ -37,7 +37,7 @@ from larq_ensemble.training.distillation import (
 )
 from larq_ensemble.training.distribution import Distribution
 from larq_ensemble.training.evaluation import member_logits
-from larq_ensemble.training.fit import set_seed
+from larq_ensemble.training.fit import generators_as_before, set_seed
 from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.pretrain import backbone_top1
@@ -47,6 +47,7 @@ from larq_ensemble.training.transfer import split_seed
 
 
 @temporary_graphs()
+@generators_as_before()
 def train_ensemble(
     backbone: Trained,
     out: str | os.PathLike[str],

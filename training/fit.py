@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,21 +104,38 @@ class WarmUp(keras.optimizers.schedules.LearningRateSchedule):
         return cls(schedule, config["steps"])
 
 
+@contextlib.contextmanager
+def generators_as_before() -> Iterator[None]:
+    """Gives Keras's setting that `set_seed` changes back its value at the end of the block.
+
+    The setting holds for the whole program: without this, a training would change how layers draw
+    that the caller builds after it.
+    """
+    was_enabled = keras.backend.experimental.is_tf_random_generator_enabled()
+    try:
+        yield
+    finally:
+        _enable_generators(was_enabled)
+
+
+def _enable_generators(on: bool) -> None:
+    settings = keras.backend.experimental
+    (settings.enable_tf_random_generator if on else settings.disable_tf_random_generator)()
+
+
 def set_seed(seed: int, dropout: float | None) -> None:
     """Seeds the initializers and dropout; call it before building the network.
 
     Keras then keeps the random state of dropout in a variable, which a checkpoint can hold. By
-    default that state is in the graph, and a resumed training could not restore it.
+    default that state is in the graph, and a resumed training could not restore it. Call it within
+    `generators_as_before`.
 
     # Arguments
         seed: the seed.
         dropout: the rate; 0: no layer drops anything; `None`: as the network has it.
     """
     keras.utils.set_random_seed(check_seed(seed))
-    if dropout is None or dropout:
-        keras.backend.experimental.enable_tf_random_generator()
-    else:
-        keras.backend.experimental.disable_tf_random_generator()
+    _enable_generators(dropout is None or dropout > 0)
 
 
 def fit(

@@ -30,7 +30,7 @@ from larq_ensemble.training.distillation import (
     teacher_logits,
 )
 from larq_ensemble.training.distribution import Distribution
-from larq_ensemble.training.fit import read_log, set_seed
+from larq_ensemble.training.fit import generators_as_before, read_log, set_seed
 from larq_ensemble.training.job import fit_images, load_splits, train_run
 from larq_ensemble.training.memory import temporary_graphs
 from larq_ensemble.training.networks import Variant, network_for
@@ -43,6 +43,7 @@ from larq_ensemble.training.transfer import split_seed as split_seed_of
 
 @formerly(model_name="model", dataset_name="dataset")
 @temporary_graphs()
+@generators_as_before()
 def pretrain(
     model: str | keras.Model,
     dataset: str | Dataset,

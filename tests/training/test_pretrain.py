@@ -200,3 +200,20 @@ def test_bfloat16(tiny, tmp_path, recipe, few, bfloat16) -> None:
         )
     assert not (tmp_path / "narrow").exists()
     assert again(bfloat16=True, resume=True)[1] == first
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_how_the_caller_s_layers_draw_stays(enabled, dropout, stem, recipe, tmp_path):
+    """Training sets how layers draw, which Keras keeps for the whole program."""
+    settings = keras.backend.experimental
+    untrained = recipe.override(epochs=0, dropout=dropout)
+    if enabled:
+        settings.enable_tf_random_generator()
+    try:
+        run, _ = pretrain(stem, "digits", tmp_path / "backbone", recipe=untrained, verbose=0)
+        assert settings.is_tf_random_generator_enabled() == enabled
+        train_ensemble(run, tmp_path / "ensemble", members=2, recipe=untrained, verbose=0)
+        assert settings.is_tf_random_generator_enabled() == enabled
+    finally:
+        settings.disable_tf_random_generator()
