@@ -88,6 +88,44 @@ class Bias(keras.layers.Layer):
         return inputs + self.bias
 
 
+def _in_order(shape: Any, dtype: Any = None, **_: Any) -> tf.Tensor:
+    return tf.range(shape[0], dtype=dtype)
+
+
+@keras.utils.register_keras_serializable("larq_ensemble")
+class Mirror(keras.layers.Layer):
+    r"""Takes the columns of images in another order: those of a mirrored image, or all as they are.
+
+    \\[ y_{n, i, j, c} = x_{n, i, p_j, c} \\]
+
+    Members of an ensemble that differ in what they see have one graph, because the order is a
+    weight: 0 to width - 1 for the image as it is, and width - 1 to 0 for the mirrored one. See
+    `mirror` of `larq_ensemble.build_ensemble`.
+
+    # Weights
+        columns: p, int32 [width], initially 0 to width - 1; not trained.
+
+    # Input shape
+        [n, height, width, channels], with a known width.
+
+    # Output shape
+        As the input, of the same numbers.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        self.columns = self.add_weight(
+            name="columns",
+            shape=input_shape[2:3],
+            dtype=tf.int32,
+            initializer=_in_order,
+            trainable=False,
+        )
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return tf.gather(inputs, self.columns, axis=2)
+
+
 @keras.utils.register_keras_serializable("larq_ensemble")
 class TwoLogits(keras.layers.Layer):
     r"""The logits of two classes from the one of a sigmoid.

@@ -66,6 +66,7 @@ def train_ensemble(
     in_turn: bool = False,
     initial: Initial = "pretrained",
     keep_pretrained: bool = False,
+    mirror: bool = False,
     distillation: Distillation | None = None,
     shrinkage: float | None = None,
     patience: int | None = None,
@@ -94,7 +95,7 @@ def train_ensemble(
         in_turn: train the members of voting or bagging sequentially, in the memory of one. Other
             schemes always train so, see `larq_ensemble.ensembles.schemes`. The recipe's epochs are
             for each member; for `snapshot` and `fast_geometric` they are for all together.
-        initial, keep_pretrained: as for `build_ensemble`.
+        initial, keep_pretrained, mirror: as for `build_ensemble`.
         distillation: a teacher of the members together, see
             `larq_ensemble.training.distillation.Distillation.losses`.
         shrinkage: for `boosting` and `soft_boosting`, the weight of each member; `None`: 1.
@@ -122,6 +123,7 @@ def train_ensemble(
         in_turn=in_turn,
         initial=initial,
         keep_pretrained=keep_pretrained,
+        mirror=mirror,
         distillation=distillation,
         shrinkage=shrinkage,
         patience=patience,
@@ -153,6 +155,7 @@ def train_ensemble(
             "jitter": recipe.jitter,
             "dropout": recipe.dropout,
             "initial": initial,
+            "mirror": mirror,
             "seed": seed,
         },
         scheme=chosen,
@@ -219,6 +222,7 @@ class _Options:
     in_turn: bool
     initial: Initial
     keep_pretrained: bool
+    mirror: bool
     distillation: Distillation | None
     shrinkage: float | None
     patience: int | None
@@ -270,6 +274,7 @@ class _Options:
             **({"in_turn": True} if self.in_turn or scheme.sequential else {}),
             **({"initial": self.initial} if self.initial != "pretrained" else {}),
             **({"keep_pretrained": True} if self.keep_pretrained else {}),
+            **({"mirror": True} if self.mirror else {}),
             **({"shrinkage": self.shrinkage} if self.shrinkage is not None else {}),
             **({"patience": self.patience} if self.patience is not None else {}),
             **({"bfloat16": True} if self.bfloat16 else {}),

@@ -26,7 +26,6 @@ from typing import Any, Literal
 import numpy as np
 
 from larq_ensemble import constraints as _constraints  # noqa: F401 (so that Keras can load them)
-from larq_ensemble import layers as _layers  # noqa: F401
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.combine import Combine
 from larq_ensemble.ensembles.ensemble import Ensemble, own_layers
@@ -34,10 +33,12 @@ from larq_ensemble.ensembles.names import kept_name, member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.errors import EnsembleError, SettingsError, check_seed, check_whole, is_number
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.layers import Mirror
 from larq_ensemble.models.classifier import (
     classifier,
     last_with_weights,
     with_head_bias_apart,
+    with_mirror,
 )
 from larq_ensemble.models.copying import Change, copied_layer, copied_network
 from larq_ensemble.models.functional import (
@@ -75,6 +76,7 @@ def build_ensemble(
     dropout: float | None = None,
     initial: Initial = "pretrained",
     keep_pretrained: bool = False,
+    mirror: bool = False,
     independent_inputs: bool = False,
     weights: Sequence[float] | None = None,
     normalization: Normalization | None = None,
@@ -116,6 +118,11 @@ def build_ensemble(
             its Dropout drops nothing. The others are trained to go with it. One member alone is
             then as good as the backbone, for devices that change the number of members as they
             run. For schemes that train members together.
+        mirror: every second member, those of odd numbers, sees the image mirrored, in training and
+            after it. Such members err less alike, and take no bytes but the order of the columns.
+            It is for images whose class doesn't change when they are mirrored, and for backbones
+            that were trained with mirrored ones. There is no shared trunk then: each member
+            computes the first layers too.
         independent_inputs: one input per member, for members that see different batches.
         weights: the positive weight of each member in the combination; `None`: all equal.
         normalization: from pixels to the backbone's input, see `Ensemble.normalization`. The
@@ -151,6 +158,7 @@ def build_ensemble(
         jitter=jitter,
         dropout=dropout,
         initial=initial,
+        mirror=mirror,
         independent_inputs=independent_inputs,
         seed=seed,
         untouched=frozenset({0}) if keep_pretrained else frozenset(),
@@ -191,6 +199,7 @@ def build_member(
     jitter: float | None = None,
     dropout: float | None = None,
     initial: Initial = "pretrained",
+    mirror: bool = False,
     seed: int = 0,
 ) -> keras.Model:
     """Builds the network of one member alone, with the initial weights of `build_ensemble`.
@@ -199,7 +208,7 @@ def build_member(
 
     # Arguments
         member: its number, from 0 on.
-        backbone, sharing, scheme, jitter, dropout, initial, seed: as for `build_ensemble`.
+        backbone, sharing, scheme, jitter, dropout, initial, mirror, seed: as for `build_ensemble`.
 
     # Returns
         A functional Keras model: image -> logits [n, classes], the output `member_{i}`.
@@ -215,6 +224,7 @@ def build_member(
         jitter=jitter,
         dropout=dropout,
         initial=initial,
+        mirror=mirror,
         independent_inputs=False,
         seed=seed,
     )
@@ -241,6 +251,7 @@ def _build_branches(
     jitter: float | None,
     dropout: float | None,
     initial: Initial,
+    mirror: bool,
     independent_inputs: bool,
     seed: int,
     untouched: frozenset[int] = frozenset(),
@@ -273,6 +284,8 @@ def _build_branches(
     _check_initial(initial, shared, scheme)
     if dropout:
         _check_dropout(dropout, backbone)
+    if mirror:
+        backbone = with_mirror(backbone)
     branches = Branches.of(
         backbone,
         members,
@@ -287,6 +300,8 @@ def _build_branches(
         start = backbone if initial == "pretrained" else _reinitialized(backbone, seed, member)
         branches.set_own_weights(member, start)
         members_own = own_layers(branches.network, member)
+        if mirror and member % 2:
+            _reverse_columns(members_own)
         if not any(layer.trainable_weights for layer in members_own):
             raise SettingsError(
                 "`sharing` leaves the members nothing to train: their own layers "
@@ -561,6 +576,12 @@ def _add_jitter(
             value = weight.numpy()
             noise = generator.standard_normal(value.shape)
             _assign(weight, value + jitter * (value.std() or 1.0) * noise)
+
+
+def _reverse_columns(own: Sequence[keras.layers.Layer]) -> None:
+    """Lets a member see the mirrored image."""
+    (mirror,) = (layer for layer in own if isinstance(layer, Mirror))
+    mirror.columns.assign(mirror.columns.numpy()[::-1])
 
 
 def _assign(weight: tf.Variable, value: np.ndarray) -> None:

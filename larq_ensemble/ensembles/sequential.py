@@ -213,6 +213,7 @@ def fit_members(
     jitter: float | None = None,
     dropout: float | None = None,
     initial: Initial = "pretrained",
+    mirror: bool = False,
     optimizer: Any = "adam",
     end_learning_rate: float = 0.0,
     epochs: int = 1,
@@ -238,7 +239,8 @@ def fit_members(
     batch, from the predictions of the members before.
 
     # Arguments
-        backbone, members, sharing, scheme, jitter, dropout, initial: as for `build_ensemble`.
+        backbone, members, sharing, scheme, jitter, dropout, initial, mirror: as for
+            `build_ensemble`.
         x, y: images and labels as arrays, or as `x` a `tf.data.Dataset` of batches (images,
             labels), which is read once per epoch. Labels are class numbers [n] or distributions
             [n, classes], such as one-hot labels. Images of a memory-mapped array are read batch by
@@ -295,6 +297,7 @@ def fit_members(
         "dropout": dropout,
         "initial": initial,
         "seed": seed,
+        **({"mirror": True} if mirror else {}),  # folders of before don't say it
     }
     if end_learning_rate and chosen.learning_rate(1.0, 0.0, 1) is None:
         raise EnsembleError(

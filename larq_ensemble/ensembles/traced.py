@@ -27,6 +27,7 @@ from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.recomputation import has_losses_of_images
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.layers import Mirror
 from larq_ensemble.models.copying import behaviour
 from larq_ensemble.models.functional import (
     boundary,
@@ -284,7 +285,8 @@ def _check(layer: keras.layers.Layer, *, own: bool) -> None:
         refuse("is shared, but not frozen")
     if len(_attributes(layer)) != len(layer.weights):
         refuse("holds weights that are none of its attributes")
-    if not norm and any(not weight.trainable for weight in layer.weights):
+    changes = not norm and not isinstance(layer, Mirror)
+    if changes and any(not weight.trainable for weight in layer.weights):
         refuse("has a state")
     if norm and layer.trainable and not _is_fused(layer):
         refuse("does not compute fused batch normalization")

@@ -87,6 +87,7 @@ def rewired(
     model: keras.Model,
     call: Callable[[keras.layers.Layer, Any, Any, Call], Any],
     names: Mapping[int, str] | None = None,
+    first: Callable[[Any], Any] | None = None,
 ) -> keras.Model:
     """The same network on copies of its layers, where other layers may stand in for some.
 
@@ -95,6 +96,7 @@ def rewired(
         call: `call(layer, args, kwargs, copy)` is what stands for a call of a layer; where it
             stays as it is, `copy(layer, args, kwargs)`.
         names: of the copies, by the `id` of the layer; `None`: as they are.
+        first: a layer that the image goes through before all others; `None`: there is none.
     """
     copies: dict[int, keras.layers.Layer] = {}
 
@@ -108,7 +110,8 @@ def rewired(
         return copied(layer)(*args, **kwargs)
 
     (image,) = model.inputs
-    known = {image.ref(): copied(image.node.layer).output}
+    given = copied(image.node.layer).output
+    known = {image.ref(): given if first is None else first(given)}
     outputs = run_functional(
         model.layers,
         known,
@@ -119,7 +122,7 @@ def rewired(
     for key, new in copies.items():
         if new.weights:
             new.set_weights(originals[key].get_weights())
-    return keras.Model([*known.values()], outputs, name=model.name)
+    return keras.Model(given, outputs, name=model.name)
 
 
 def _flat_names(model: keras.Model) -> dict[int, str]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.layers import Bias, TwoLogits
+from larq_ensemble.layers import Bias, Mirror, TwoLogits
 from larq_ensemble.models.backbone import Call, functional_model, rewired
 from larq_ensemble.models.copying import copied_layer
 from larq_ensemble.models.graph import layer_graph
@@ -105,6 +105,30 @@ def with_head_bias_apart(model: keras.Model) -> keras.Model:
     without.set_weights(weights)
     behind.set_weights([bias])
     return apart
+
+
+def with_mirror(model: keras.Model) -> keras.Model:
+    """The same classifier with a `Mirror` before its first layer, which leaves images as they are.
+
+    # Arguments
+        model: of `classifier`.
+
+    # Returns
+        A functional model on copies of the layers, with their weights.
+
+    # Raises
+        EnsembleError: if its inputs are no images of a known width.
+    """
+    (image,) = model.inputs
+    if len(image.shape) != 4 or image.shape[2] is None:
+        raise EnsembleError(
+            "`mirror` is for images [n, height, width, channels] of a known width, and the model "
+            f"{model.name!r} takes {tuple(image.shape)}: leave it out, or give the input a width."
+        )
+    taken = {layer.name for layer in model.layers}
+    names = ("mirror", *(f"mirror_{number}" for number in range(1, len(taken) + 1)))
+    mirror = Mirror(name=next(name for name in names if name not in taken))
+    return rewired(model, lambda layer, args, kwargs, copy: copy(layer, args, kwargs), first=mirror)
 
 
 def last_with_weights(model: keras.Model) -> str | None:

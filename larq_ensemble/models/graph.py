@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.keras import keras, lq, tf
-from larq_ensemble.layers import Bias
+from larq_ensemble.layers import Bias, Mirror
 from larq_ensemble.models.backbone import functional_model
 from larq_ensemble.models.functional import is_operator
 from larq_ensemble.network import sharing as policies
@@ -161,6 +161,8 @@ def _kind(layer: keras.layers.Layer) -> Kind:
         return Kind.BIAS
     if isinstance(layer, _NORMS):
         return Kind.NORM
+    if isinstance(layer, Mirror):
+        return Kind.OTHER
     merges = (keras.layers.Add, keras.layers.Concatenate)
     if isinstance(layer, merges) or is_operator(layer, *_MERGES):
         return Kind.MERGE

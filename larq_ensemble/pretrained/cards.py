@@ -176,6 +176,8 @@ def _built_on(stage: Card, numbers: Mapping[str, int]) -> str:
     if ensemble:
         kept = ", which is member 0, untouched" if ensemble.get("keep_pretrained") else ""
         parts.append(f"shares the filters of {numbers[ensemble['backbone']]}{kept}")
+        if ensemble.get("mirror"):
+            parts.append("every second member sees the image mirrored")
         if (weights := ensemble.get("prefix_weights")) is not None:
             parts.append(f"prefix weights {', '.join(map(_short, weights))}")
     if transfer.get("teacher") in numbers:

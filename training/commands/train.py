@@ -93,6 +93,13 @@ if TYPE_CHECKING:
     "what a recipe file says]",
 )
 @click.option(
+    "--mirror",
+    is_flag=True,
+    help="Every second member sees the image mirrored, so members err less alike. For images whose "
+    "class it doesn't change, and backbones that --augment flip or crop has shown both. Each "
+    "member then computes the first layers too.",
+)
+@click.option(
     "--shrinkage",
     type=POSITIVE,
     help="For boosting and soft_boosting: the factor of each member in the sum  [default: 1]",
@@ -148,6 +155,7 @@ def command(
     in_turn: bool,
     initial: Initial,
     keep_pretrained: bool,
+    mirror: bool,
     shrinkage: float | None,
     patience: int | None,
     prefix_weights: tuple[float, ...] | None,
@@ -197,6 +205,8 @@ def command(
       larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --out runs/nested
       larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --keep-pretrained \\
           --out runs/kept
+      larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --mirror \\
+          --out runs/mirrored
       larq-ensemble train --pretrained runs/backbone --scheme bagging --in-turn --members 10 \\
           --out runs/bagging10
       larq-ensemble train --pretrained runs/backbone --scheme boosting --patience 2 --out runs/gb
@@ -255,6 +265,7 @@ def command(
             in_turn=in_turn,
             initial=initial,
             keep_pretrained=keep_pretrained,
+            mirror=mirror,
             distillation=distillation_by(teacher, distill_weight, temperature),
             shrinkage=shrinkage,
             patience=patience,
