@@ -203,4 +203,6 @@ def _storage(config: RunConfig, metrics: dict[str, Any]) -> tuple[int, int]:
         sharing=parse_sharing(sharing, own_head_bias=config.own_head_bias),
         own_filters=bool(scheme) and SCHEMES[scheme].rounded,
     ).size
-    return size.shared_bits, size.member_bits
+    # Of ensembles that see mirrored images, the order of the columns is a member's own too.
+    columns = model["input_shape"][1] if config.ensemble.get("mirror") else 0
+    return size.shared_bits, size.member_bits + 32 * columns

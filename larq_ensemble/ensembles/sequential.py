@@ -297,7 +297,6 @@ def fit_members(
         "dropout": dropout,
         "initial": initial,
         "seed": seed,
-        **({"mirror": True} if mirror else {}),  # folders of before don't say it
     }
     if end_learning_rate and chosen.learning_rate(1.0, 0.0, 1) is None:
         raise EnsembleError(
@@ -307,7 +306,7 @@ def fit_members(
     training = _KerasTraining(
         backbone,
         members,
-        arguments,
+        {**arguments, "mirror": mirror},
         shrinkage=1.0 if shrinkage is None else shrinkage,
         patience=patience,
         pixel_range=np.asarray(pixel_range, np.float32),
@@ -348,7 +347,10 @@ def fit_members(
     with (
         resumable(
             folder,
-            {name: str(value) for name, value in (settings | newer).items()},
+            {
+                **{name: str(value) for name, value in (settings | newer).items()},
+                "mirror": mirror or None,  # of a folder of before, which doesn't say it, too
+            },
             what="training",
             file=_FILES[0],
             files=_FILES,

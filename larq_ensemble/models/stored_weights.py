@@ -69,7 +69,7 @@ def restore(layers: Layers, stored: StoredWeights) -> None:
                     values = values[member]
                 if values.shape != tuple(variable.shape):
                     raise _other_layers(key)
-                variable.assign(values)
+                variable.assign(values.astype(variable.dtype.as_numpy_dtype))
                 missing.discard(key)
     if missing:
         raise _other_layers(min(missing))

@@ -2,9 +2,9 @@
 
     header  JSON: `format`, `config` (that of the run), `run_hash`, `own`, `member_weights`, and the
             shapes of what the other two hold, in their order, by LAYER/WEIGHT: `values` and `bits`
-    values  float32, all weights but the signs, one after the other: of a layer that members own
-            [members, ...]; as LAYER/WEIGHT:magnitudes the mean magnitude of the latent weights of
-            each binary filter, [channels] or [members, channels]
+    values  float32, all weights but the signs, also whole numbers, one after the other: of a layer
+            that members own [members, ...]; as LAYER/WEIGHT:magnitudes the mean magnitude of the
+            latent weights of each binary filter, [channels] or [members, channels]
     bits    uint8, the signs of binary filters, 8 a byte (`numpy.packbits`); each kernel begins a
             new byte
 
@@ -175,9 +175,17 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
 
 
 def _joined(arrays: Iterable[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
-    """All numbers one after the other; of another dtype only if none changes."""
-    flat = (array.ravel().astype(dtype, casting="safe") for array in arrays)
-    return np.concatenate([np.empty(0, dtype), *flat])
+    """All numbers one after the other; of another dtype only if none changes.
+
+    # Raises
+        TypeError: if one would.
+    """
+    joined = [np.empty(0, dtype)]
+    for array in arrays:
+        joined.append(array.ravel().astype(dtype))
+        if not np.array_equal(joined[-1], array.ravel(), equal_nan=True):
+            raise TypeError(f"{array.dtype} {array.shape} changes in {np.dtype(dtype)}")
+    return np.concatenate(joined)
 
 
 def _split(

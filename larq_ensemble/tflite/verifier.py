@@ -254,12 +254,12 @@ class _Lookups:
 
 
 #: Operator name -> how many inputs decide about the range of the output.
-_RANGES = {"RESHAPE": 1, "CAST": 1, "MINIMUM": 2, "MAXIMUM": 2, "ADD": 2, "MUL": 2}
+_RANGES = {"RESHAPE": 1, "CAST": 1, "GATHER": 1, "MINIMUM": 2, "MAXIMUM": 2, "ADD": 2, "MUL": 2}
 
 
 def _range_of(name: str, ranges: Sequence[Range]) -> Range:
     (low, high), *others = ranges
-    if name in ("RESHAPE", "CAST"):
+    if name in ("RESHAPE", "CAST", "GATHER"):
         return low, high
     ((other_low, other_high),) = others
     if name == "MINIMUM":

@@ -86,7 +86,7 @@ def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
             kind = weight.name.split("/")[-1].split(":")[0]
             if kind in value:
                 weight.assign(value[kind](weight.shape))
-            elif layer.name.startswith("member_"):
+            elif layer.name.startswith("member_") and weight.dtype.is_floating:
                 weight.assign(draw.normal(0, 0.3, weight.shape))
     return model
 

@@ -1,4 +1,4 @@
-"""RSign and RPReLU against their formulas in NumPy."""
+"""Layers against their formulas in NumPy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.layers import Bias, PReLU, RPReLU, RSign
+from larq_ensemble.layers import Bias, Mirror, PReLU, RPReLU, RSign
 
 X = np.random.default_rng(0).normal(0, 1.5, (3, 4, 5, 2)).astype(np.float32)
 THRESHOLD = np.array([0.5, -0.25], np.float32)
@@ -52,6 +52,15 @@ def test_rprelu(x: np.ndarray) -> None:
     shifted = x - SHIFT
     expected = np.where(shifted > 0, shifted, SLOPE * shifted) + OFFSET
     np.testing.assert_allclose(layer(x), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_mirror() -> None:
+    """As it is at first; with the columns turned round, as NumPy flips it."""
+    layer = Mirror()
+    np.testing.assert_array_equal(layer(X), X)
+    assert not layer.trainable_weights
+    layer.set_weights([np.arange(5)[::-1]])
+    np.testing.assert_array_equal(layer(X), np.flip(X, 2))
 
 
 def test_bias() -> None:

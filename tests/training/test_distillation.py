@@ -201,6 +201,7 @@ def test_a_taught_ensemble_around_its_backbone(stem_backbone, recipe, few, tmp_p
         members=2,
         scheme="nested_fusion",
         keep_pretrained=True,
+        mirror=True,
         distillation=Distillation(stem_backbone, temperature=2.0),
         recipe=recipe.override(epochs=1),
         data=few,
@@ -212,9 +213,12 @@ def test_a_taught_ensemble_around_its_backbone(stem_backbone, recipe, few, tmp_p
         "temperature": 2.0,
     }
     assert run.config.ensemble["keep_pretrained"] is True
+    assert run.config.ensemble["mirror"] is True
     assert result["member_top1"][0] == result["backbone_top1"]
     ensemble = run.model
     for layer in ensemble.own_layers(0):
+        if layer.name == "member_0_mirror":
+            continue
         original = stem_backbone.model.get_layer(layer.name.removeprefix("member_0_"))
         for weight, expected in zip(layer.get_weights(), original.get_weights(), strict=True):
             np.testing.assert_array_equal(weight, expected)

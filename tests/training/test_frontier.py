@@ -98,6 +98,16 @@ def test_members_with_a_bias_of_their_own_in_a_shared_head(backbone, ensemble, t
         )
 
 
+def test_members_that_see_mirrored_images_store_an_order_of_columns(backbone, ensemble, tmp_path):
+    (tmp_path / "mirrored").mkdir()
+    (tmp_path / "mirrored" / "model.keras").write_bytes(ensemble.model_path.read_bytes())
+    settings = {**ensemble.config.ensemble, "mirror": True}
+    config = dataclasses.replace(ensemble.config, ensemble=settings)
+    two = frontier([Run(tmp_path / "mirrored", config)], tmp_path, limit=20)[-1]
+    columns = ensemble.config.model["input_shape"][1]
+    assert two.bytes == SHARED_BYTES + 2 * (MEMBER_BYTES + 4 * columns)
+
+
 def test_rounded_members_store_binary_filters_of_their_own(backbone, ensemble, tmp_path):
     (tmp_path / "rounded").mkdir()
     (tmp_path / "rounded" / "model.keras").write_bytes(ensemble.model_path.read_bytes())

@@ -24,6 +24,7 @@ from larq_ensemble.convert.targets.c.plan import (
     Action,
     BinaryConvolution,
     Clamp,
+    Columns,
     Convolution,
     Elementwise,
     Map,
@@ -248,6 +249,16 @@ class Lowering:
     ) -> Map:
         """Adds an `Elementwise` step and the map that it computes."""
         return self._add(Elementwise, size, actions, format, input=map, **place)
+
+    def pick_columns(self, map: Map, columns: np.ndarray) -> Map:
+        """Adds a `Columns` step and the map that it computes.
+
+        # Arguments
+            columns: of the map, `[rows, width]`.
+        """
+        value = self.values.columns(columns, self._name)
+        size = map.height, columns.shape[1], map.channels
+        return self._add(Columns, size, [], "float32", input=map, columns=value)
 
     def pool(self, map: Map, size: Size, window: Window, kind: str) -> Map:
         """Adds a `Pooling` step and the map that it computes."""

@@ -9,6 +9,7 @@
 | ADD, SUB, MUL, DIV, NEG, PRELU, RELU and its kin, LOGISTIC and others, MINIMUM | actions |
 | PAD, PADV2 | the margin of a convolution, or an `Elementwise` |
 | SLICE, STRIDED_SLICE, SPLIT, SPLIT_V, CONCATENATION | an `Elementwise` |
+| GATHER of columns | a `Columns` |
 | RESHAPE, EXPAND_DIMS, SQUEEZE, BITCAST, CAST of words, LceDequantize | nothing |
 
 Exact but for DIV, which multiplies by the inverse, and SUM, which multiplies the mean.
@@ -419,6 +420,16 @@ def _slice(lowering: Lowering, op: Operator) -> None:
     lowering.define(op.outputs[0], output)
 
 
+def _gather(lowering: Lowering, op: Operator) -> None:
+    """GATHER of columns, as of a mirrored image."""
+    x, columns = op.operands
+    axis, batch = (op.options.axis, op.options.batchDims) if op.options else (0, 0)
+    if (len(x.shape), axis, batch, len(columns.shape)) != (4, 2, 0, 1):
+        lowering.refuse("C source looks up columns of maps only")
+    rows = lowering.rows(columns)
+    lowering.define(op.outputs[0], lowering.pick_columns(lowering.shaped(x), rows))
+
+
 def _split(lowering: Lowering, op: Operator) -> None:
     """SPLIT and SPLIT_V of channels."""
     axis, x = op.operands if op.name == "SPLIT" else (op.operands[2], op.operands[0])
@@ -466,6 +477,7 @@ PATTERNS: Mapping[str, Pattern] = {
     "PRELU": _prelu,
     "LEAKY_RELU": _leaky_relu,
     "NEG": _negate,
+    "GATHER": _gather,
     "FULLY_CONNECTED": _linear,
     "CONCATENATION": _concatenate,
     "LceQuantize": _quantize,

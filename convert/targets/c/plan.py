@@ -89,7 +89,8 @@ class Value:
 
     # Arguments
         data: `[...]`, or if `by_member`, `[members, ...]`. float32, also if it is stored as
-            float16, int8 or int4 (then whole numbers); int16 for thresholds; signs as +1, -1.
+            float16, int8 or int4 (then whole numbers); int16 for thresholds and columns; signs as
+            +1, -1.
         format: how it is stored.
         purpose: what the report counts it as: "binary filters", "stem", "shortcuts", "batch norm",
             "activations", "head" and so on.
@@ -349,6 +350,23 @@ class Elementwise(MapStep):
     left: int = 0
     stride_y: int = 1
     stride_x: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns(MapStep):
+    """`x = input[y, columns[x], c]`: columns of a map in another order.
+
+    # Arguments
+        input: as for `Elementwise`.
+        columns: int16 `[width]`.
+    """
+
+    columns: Value
+
+    @property
+    def values(self) -> Iterator[Value]:
+        yield self.columns
+        yield from super().values
 
 
 @dataclass(frozen=True)

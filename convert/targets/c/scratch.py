@@ -5,6 +5,7 @@ from __future__ import annotations
 from larq_ensemble.convert.targets.c import binary_filters
 from larq_ensemble.convert.targets.c.plan import (
     BinaryConvolution,
+    Columns,
     Convolution,
     Elementwise,
     Pooling,
@@ -26,7 +27,7 @@ def scratch_bytes(step: Step) -> int:
         return sums + _FLOAT * _patch(step)
     if isinstance(step, Pooling):
         return sums + (0 if step.input.format == "float32" else sums)
-    return sums if isinstance(step, Elementwise) else 0
+    return sums if isinstance(step, Elementwise | Columns) else 0
 
 
 def _patch(step: Convolution) -> int:

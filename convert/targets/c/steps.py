@@ -19,6 +19,7 @@ from larq_ensemble.convert.targets.c.epilogues import epilogue
 from larq_ensemble.convert.targets.c.parts import MAP_TYPES, Parts, window_members
 from larq_ensemble.convert.targets.c.plan import (
     BinaryConvolution,
+    Columns,
     Convolution,
     Elementwise,
     Map,
@@ -159,6 +160,8 @@ class _StepFunction:
             lines = self._sign_pooling(step) if pools_signs(step) else self._pooling(step)
         elif isinstance(step, Elementwise):
             self.kind, lines = "elementwise", self._elementwise(step)
+        elif isinstance(step, Columns):
+            self.kind, lines = "columns", self._columns(step)
         elif isinstance(step, Vector):
             self.kind, lines = "vector", self._vector(step)
         else:
@@ -227,6 +230,19 @@ class _StepFunction:
             "const float *sums =",
             f"    padded_channels(g, {_FORMATS[step.input.format]}, input, row_of_tap(g, y, 0),",
             "                    column_of_tap(g, x, 0), g->first_channel, channels, room);",
+        ]
+
+    def _columns(self, step: Columns) -> list[str]:
+        self._need("maps")
+        self._geometry(Window(1, 1), 1)
+        self._input(step.input)
+        array, by_member = self.program.constants.add_value(step.columns), step.columns.by_member
+        self.parts.array("columns", array, by_member=by_member, row="step->width")
+        self._scratch("float *room = at(arena, step->scratch);")
+        return [
+            "const float *sums =",
+            f"    channels_at(g, {_FORMATS[step.input.format]}, input, y, columns[x], 0, channels,",
+            "                room);",
         ]
 
     def _vector(self, step: Vector) -> list[str]:

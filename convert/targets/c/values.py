@@ -65,6 +65,10 @@ class Values:
         """Limits of sums, int16 `[rows, channels]`."""
         return self._value(rows, "int16", "batch norm", name)
 
+    def columns(self, rows: np.ndarray, name: str = "") -> Value:
+        """Places in the width of a map, `[rows, width]`."""
+        return self._value(rows.astype(np.int16), "int16", "columns", name)
+
     def signs(self, rows: np.ndarray, purpose: str, name: str = "") -> Value:
         """Signs +1 and -1, `[rows, channels]`."""
         return self._value(rows, "signs", purpose, name)

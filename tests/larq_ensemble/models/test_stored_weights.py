@@ -36,6 +36,8 @@ QUANTIZERS = {
 def randomized(model: keras.Model) -> keras.Model:
     draw = np.random.default_rng(0)
     for weight in model.weights:
+        if not weight.dtype.is_floating:
+            continue
         low = 0.5 if "variance" in weight.name else -1.0
         weight.assign(draw.uniform(low, 1.5, weight.shape))
     return model
@@ -111,7 +113,8 @@ def through_a_file(model, settings, path) -> keras.Model:
     return stored_network(read_weights(path))
 
 
-def test_an_ensemble_computes_the_same(tiny_backbone, tmp_path):
+@pytest.mark.parametrize("mirror", [False, True])
+def test_an_ensemble_computes_the_same(tiny_backbone, tmp_path, mirror):
     sharing, scheme, weights = "c3", "voting", [3.0, 2.0]
     ensemble = randomized(
         build_ensemble(
@@ -121,9 +124,10 @@ def test_an_ensemble_computes_the_same(tiny_backbone, tmp_path):
             scheme=scheme,
             weights=weights,
             normalization=NORMALIZATION,
+            mirror=mirror,
         )
     )
-    settings = config("ensemble", members=2, sharing=sharing, scheme=scheme)
+    settings = config("ensemble", members=2, sharing=sharing, scheme=scheme, mirror=mirror)
     path = tmp_path / "network.npz"
     restored = through_a_file(ensemble, settings, path)
     images = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flatbuffers import flexbuffers
 
-from larq_ensemble.ir.graph import Tensor
+from larq_ensemble.ir.graph import Module, Tensor
 from larq_ensemble.ir.schema import options
 from larq_ensemble.tflite.model import Operator
 from larq_ensemble.tflite.rules import RULES, InvalidGraphError, UncheckedError
@@ -295,6 +295,20 @@ def test_members_are_looked_up_in_their_table() -> None:
     (problem,) = graph_problems(graph, None)
     assert isinstance(problem, UncheckedError)
     assert "nothing bounds the index" in str(problem)
+
+
+def test_values_that_were_looked_up_may_be_places_themselves() -> None:
+    """As the columns of a mirrored image are."""
+
+    def mirrored(build: Builder, *columns: list[int]) -> Module:
+        order = build.lookup(columns, build.member(), "int32")
+        x = build.op("GATHER", build.input("image", 1, 3), order, shape=(1, 3), axis=1)
+        return build.module(members=2, logits=x)
+
+    graph = mirrored(Builder(), [0, 1, 2], [2, 1, 0]).graph
+    assert not [*graph_problems(graph, 2)]
+    with pytest.raises(InvalidGraphError, match="it looks up 0 to 3 of 3 values"):
+        mirrored(Builder(), [0, 1, 2], [3, 1, 0])
 
 
 def test_tensors_together_must_fit() -> None:

@@ -16,6 +16,7 @@ from larq_ensemble.convert.targets.c.plan import (
     Apply,
     BinaryConvolution,
     Clamp,
+    Columns,
     Convolution,
     Elementwise,
     Map,
@@ -176,6 +177,8 @@ class Execution:
         x = self._read(input)
         if isinstance(step, Elementwise):
             return _moved(x, step)
+        if isinstance(step, Columns):
+            return x[:, _of_member(step.columns, member)]
         shape = step.height, step.width
         if isinstance(step, Pooling):
             patches = np.stack([*_taps(x, step.window, shape, np.nan)])

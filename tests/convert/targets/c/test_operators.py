@@ -228,6 +228,12 @@ def _padded(build: Builder, image: Tensor) -> Tensor:
     return flat(build, build.op("PAD", x, channels, shape=(1, 5, 8, 16)))
 
 
+def _columns(build: Builder, image: Tensor) -> Tensor:
+    order = build.constant([6, 5, 4, 2, 2], "int32")
+    x = centered(build, image)
+    return flat(build, build.op("GATHER", x, order, shape=(1, HEIGHT, 5, 3), axis=2))
+
+
 NETWORKS: dict[str, Network] = {
     "zeros": _binary((1, HEIGHT, WIDTH, 8), padding=SAME),
     "ones": _binary((1, HEIGHT, WIDTH, 8), padding=SAME, pad_values=1),
@@ -245,6 +251,7 @@ NETWORKS: dict[str, Network] = {
     "mean": _pooled("AVERAGE_POOL_2D"),
     "sliced": _sliced,
     "padded": _padded,
+    "columns": _columns,
 }
 
 
@@ -282,6 +289,19 @@ def test_an_operator_without_a_form_in_c_is_named_with_its_place() -> None:
         EnsembleError,
         match=r"COS, operator 4 of 9 of a member, from \[1, 6, 7, 32\] to \[1, 6, 7, 32\]: C",
     ):
+        planned(network)
+
+
+@pytest.mark.parametrize("axis", [1, 3])
+def test_other_lookups_are_refused(axis: int) -> None:
+    def network(build: Builder, image: Tensor) -> Tensor:
+        index = build.constant([0], "int32")
+        shape = [1, HEIGHT, WIDTH, 3]
+        shape[axis] = 1
+        x = build.op("GATHER", centered(build, image), index, shape=shape, axis=axis)
+        return flat(build, x)
+
+    with pytest.raises(EnsembleError, match=r"GATHER.*C source looks up columns of maps only"):
         planned(network)
 
 

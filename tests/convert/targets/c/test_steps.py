@@ -13,6 +13,7 @@ from larq_ensemble.convert.targets.c.plan import (
     AddMap,
     BinaryConvolution,
     Clamp,
+    Columns,
     Convolution,
     Elementwise,
     Map,
@@ -112,6 +113,7 @@ def plan_of_everything() -> Plan:
     for shared in (True, False):
         _binary(build, sources[2], shared)
     _concatenation(build, sources[0])
+    _columns(build, sources)
     _vectors(build)
     return build.finished()
 
@@ -236,6 +238,17 @@ def _concatenation(build: Builder, source: Map) -> None:
     for channel, channels in ((0, 8), (8, 12)):
         store = Store(floats, channel)
         build.add(Elementwise, None, store, input=source, channels=channels, channel=12 - channels)
+
+
+def _columns(build: Builder, sources: list[Map]) -> None:
+    orders = np.array([[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 2, 0, 4, 1]], np.int16)
+    of_member = Value(orders, "int16", "columns", by_member=True)
+    of_all = Value(orders[1, :3], "int16", "columns")
+    for source in (build.plan.image, *sources):
+        output = build.map(6, 5, source.channels, "float32", False)
+        build.add(Columns, output, input=source, columns=of_member)
+        output = build.map(6, 3, source.channels, "float16", True)
+        build.add(Columns, output, input=source, columns=of_all)
 
 
 def _vectors(build: Builder) -> None:
