@@ -7,13 +7,12 @@ import pytest
 
 from larq_ensemble.convert.cutting import cut_file
 from larq_ensemble.convert.targets.c.planning import plan_ensemble
-from larq_ensemble.convert.targets.c.scratch import scratch_bytes
 from larq_ensemble.keras import keras
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.file import read_ensemble
 
 from .conftest import Converted, assert_members_agree, converted, pixels, small_ensemble
-from .targets.c.execution import Execution
+from .targets.c.programs import Program
 
 IMAGES = pixels(20, (16, 16, 3))
 
@@ -54,11 +53,11 @@ def test_the_first_members_of_a_file(indexed, tmp_path) -> None:
     np.testing.assert_array_equal(cut, whole[:2])
 
 
-def test_the_plan_of_c_source(indexed) -> None:
+def test_c_source(indexed, tmp_path) -> None:
+    file = read_ensemble(indexed.path)
     expected = EnsembleInterpreter(indexed.path).predict_logits(IMAGES[:3])
-    execution = Execution(plan_ensemble(read_ensemble(indexed.path)), scratch_bytes)
+    program = Program(tmp_path, plan_ensemble(file), file.metadata)
     for number, image in enumerate(IMAGES[:3]):
-        execution.begin(image)
         for member in (2, 1, 0):
-            logits = execution.member(member)
+            logits = program.logits(image, member)
             np.testing.assert_allclose(logits, expected[member, number], rtol=1e-3, atol=1e-3)

@@ -161,7 +161,7 @@ class _StepFunction:
         elif isinstance(step, Elementwise):
             self.kind, lines = "elementwise", self._elementwise(step)
         elif isinstance(step, Columns):
-            self.kind, lines = "columns", self._columns(step)
+            self.kind, lines = "column_order", self._columns(step)
         elif isinstance(step, Vector):
             self.kind, lines = "vector", self._vector(step)
         else:
