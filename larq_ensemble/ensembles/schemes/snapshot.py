@@ -9,6 +9,7 @@ from larq_ensemble.ensembles.names import own_name
 from larq_ensemble.ensembles.schemes.base import Scheme
 from larq_ensemble.errors import SettingsError
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.layers import Mirror
 
 _ONE_TRAINING = "one training runs through all members"
 
@@ -61,6 +62,8 @@ class Snapshot(Scheme):
     def start(self, network: keras.Model, member: int, previous: keras.Model) -> None:
         prefix, previous_prefix = own_name(member, ""), own_name(member - 1, "")
         for layer in network.layers:
+            if isinstance(layer, Mirror):
+                continue  # what a member sees is not learned
             if layer.name.startswith(prefix) and layer.weights:
                 source = previous_prefix + layer.name.removeprefix(prefix)
                 layer.set_weights(previous.get_layer(source).get_weights())

@@ -16,7 +16,6 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.layers import Mirror
 from larq_ensemble.models import layer_graph
-from larq_ensemble.network.sharing import POLICIES
 
 from ..conftest import CLASSES, images, labels, tiny_backbone
 
@@ -37,7 +36,7 @@ def columns(ensemble) -> list[np.ndarray]:
     return [layer.columns.numpy() for layer in layers]
 
 
-@pytest.mark.parametrize("sharing", [*POLICIES])
+@pytest.mark.parametrize("sharing", ["fusion", "all_frozen", "none"])
 def test_members_of_odd_numbers_see_the_mirrored_image(backbone, sharing):
     ensemble = build_ensemble(backbone, MEMBERS, sharing=sharing, jitter=0, mirror=True)
     x = images()
@@ -89,8 +88,10 @@ def test_a_member_alone_is_that_of_the_ensemble(backbone):
     np.testing.assert_allclose(member(images()), ensemble(images())[1], rtol=1e-5, atol=1e-6)
 
 
-def test_members_that_are_trained_in_turn(backbone, tmp_path):
-    options = {"scheme": "voting", "mirror": True, "epochs": 1, "verbose": 0, "seed": 2}
+@pytest.mark.parametrize("scheme", ["voting", "snapshot"])
+def test_members_that_are_trained_in_turn(backbone, tmp_path, scheme):
+    """Also if a member starts from the weights of the one before."""
+    options = {"scheme": scheme, "mirror": True, "epochs": 2, "verbose": 0, "seed": 2}
     ensemble = fit_members(backbone, images(), labels(), members=2, folder=tmp_path, **options)
     np.testing.assert_array_equal(columns(ensemble), [np.arange(8), np.arange(8)[::-1]])
     with pytest.raises(EnsembleError, match="folder"):
