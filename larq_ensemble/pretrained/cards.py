@@ -35,9 +35,10 @@ def heading(card: Card) -> str:
     if card["members"] == 1:
         return f"One binarized network, {network}: a backbone to build ensembles from."
     ensemble = card["ensemble"]
+    mirrored = " Every second member sees the image mirrored." if ensemble.get("mirror") else ""
     return (
         f"An ensemble of {card['members']} members ({ensemble['scheme']}, sharing "
-        f"{ensemble['sharing']}) that share the binary filters of one {network}."
+        f"{ensemble['sharing']}) that share the binary filters of one {network}.{mirrored}"
     )
 
 

@@ -246,9 +246,11 @@ def _card(
         "members": config.ensemble.get("members", 1),
         "run_hash": run.digest,
         "model": config.model,
-        "ensemble": _picked(config.ensemble, "scheme", "sharing", "backbone")
-        if config.ensemble
-        else {},
+        "ensemble": {
+            key: config.ensemble[key]
+            for key in ("scheme", "sharing", "backbone", "mirror")
+            if key in config.ensemble
+        },
         "data": {
             **_picked(
                 config.dataset, "name", "classes", "class_names", "input_shape", "mean", "std"

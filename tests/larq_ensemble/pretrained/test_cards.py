@@ -8,10 +8,10 @@ def test_what_a_stage_builds_on_is_told_by_its_number() -> None:
     assert _built_on({"transfer": {**taught, "from_real": "a"}, "ensemble": {}}, numbers) == (
         "Starts from 1; learns from 1 (weight 0.9, temperature 4). "
     )
-    members = {"backbone": "b", "keep_pretrained": True}
+    members = {"backbone": "b", "keep_pretrained": True, "mirror": True}
     assert _built_on({"transfer": taught, "ensemble": members}, numbers) == (
-        "Shares the filters of 2, which is member 0, untouched; learns from 1 (weight 0.9, "
-        "temperature 4). "
+        "Shares the filters of 2, which is member 0, untouched; every second member sees the image "
+        "mirrored; learns from 1 (weight 0.9, temperature 4). "
     )
     assert _built_on({"transfer": {}, "ensemble": {"backbone": "a"}}, numbers) == (
         "Shares the filters of 1. "
