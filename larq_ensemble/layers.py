@@ -102,6 +102,8 @@ class Mirror(keras.layers.Layer):
     weight: 0 to width - 1 for the image as it is, and width - 1 to 0 for the mirrored one. See
     `mirror` of `larq_ensemble.build_ensemble`.
 
+    Its numbers are copied as they are, whatever the dtype policy.
+
     # Weights
         columns: p, int32 [width], initially 0 to width - 1; not trained.
 
@@ -111,6 +113,9 @@ class Mirror(keras.layers.Layer):
     # Output shape
         As the input, of the same numbers.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
 
     def build(self, input_shape: Any) -> None:
         self.columns = self.add_weight(

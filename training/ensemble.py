@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ import numpy as np
 from larq_ensemble.data.class_weights import ClassWeighting, ClassWeights
 from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
 from larq_ensemble.ensembles import Ensemble, build_ensemble, build_member, copy_weights
-from larq_ensemble.ensembles.building import Initial
+from larq_ensemble.ensembles.building import Initial, check_mirrors
 from larq_ensemble.ensembles.ensemble import own_layers
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.errors import EnsembleError, check_whole
@@ -133,6 +134,9 @@ def train_ensemble(
     )
     chosen = options.checked(SCHEMES[scheme], distribution, data, recipe)
     members = check_whole("members", members, 1)
+    if mirror:
+        check_mirrors(members)
+        _warn_of_unmirrored(backbone)
     chosen.member_epochs(recipe.epochs, members)
     opened = data_of(backbone, dataset, data.data_dir).augmented(augment)
     if distillation is not None:
@@ -309,6 +313,16 @@ def _recorded(
     if augment is None:
         return constants
     return {**constants, "augmentation": dataset.augmentation.to_json()}
+
+
+def _warn_of_unmirrored(backbone: Trained) -> None:
+    """Warns if the backbone was trained without mirrored images, as far as that is known."""
+    if backbone.config.dataset.get("augmentation", {}).get("flip") is False:
+        warnings.warn(
+            f"`mirror` shows every second member mirrored images, and {str(backbone.path)!r} was "
+            "trained without: pretrain with `augment` 'flip', 'rand' or 'mix'.",
+            stacklevel=3,
+        )
 
 
 def _check_teacher(

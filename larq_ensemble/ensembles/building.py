@@ -503,6 +503,17 @@ def check_keeps_pretrained(members: int, initial: str, scheme: Scheme) -> None:
         )
 
 
+def check_mirrors(members: int) -> None:
+    """# Raises
+    EnsembleError: if no member would see a mirrored image.
+    """
+    if members < 2:
+        raise EnsembleError(
+            "`mirror` shows every second member the mirrored image, and there is one member: give "
+            "more `members`, or leave it out."
+        )
+
+
 def _check_initial(initial: str, shared: Collection[str], scheme: Scheme) -> None:
     if initial not in ("pretrained", "random"):
         raise EnsembleError(f"`initial` must be 'pretrained' or 'random', got {initial!r}.")

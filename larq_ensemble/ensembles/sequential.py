@@ -32,6 +32,7 @@ from larq_ensemble.ensembles.building import (
     Initial,
     build_ensemble,
     build_member,
+    check_mirrors,
     copy_weights,
 )
 from larq_ensemble.ensembles.ensemble import Ensemble
@@ -288,6 +289,8 @@ def fit_members(
             f"{chosen.unsupported['in_turn']}. Use `build_ensemble` and `Ensemble.fit`."
         )
     chosen.check(shrinkage=shrinkage, patience=patience)
+    if mirror:
+        check_mirrors(members)
     if patience is not None and validation_data is None:
         raise EnsembleError("`patience` watches the validation accuracy: give `validation_data`.")
     arguments = {
@@ -349,7 +352,7 @@ def fit_members(
             folder,
             {
                 **{name: str(value) for name, value in (settings | newer).items()},
-                "mirror": mirror or None,  # of a folder of before, which doesn't say it, too
+                "mirror": bool(mirror) or None,  # of a folder of before, which doesn't say it, too
             },
             what="training",
             file=_FILES[0],

@@ -91,6 +91,8 @@ def rewired(
 ) -> keras.Model:
     """The same network on copies of its layers, where other layers may stand in for some.
 
+    A layer without weights that can't be copied is called itself.
+
     # Arguments
         model: functional, with one input and one output.
         call: `call(layer, args, kwargs, copy)` is what stands for a call of a layer; where it
@@ -103,7 +105,12 @@ def rewired(
     def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
         if id(layer) not in copies:
             name = layer.name if names is None else names[id(layer)]
-            copies[id(layer)] = copied_layer(layer, name=name)
+            try:
+                copies[id(layer)] = copied_layer(layer, name=name)
+            except EnsembleError:
+                if layer.weights or name != layer.name:
+                    raise
+                copies[id(layer)] = layer
         return copies[id(layer)]
 
     def copy(layer: keras.layers.Layer, args: Any, kwargs: Any) -> Any:

@@ -117,8 +117,19 @@ def with_mirror(model: keras.Model) -> keras.Model:
         A functional model on copies of the layers, with their weights.
 
     # Raises
-        EnsembleError: if its inputs are no images of a known width.
+        EnsembleError: if its inputs are no images of a known width, channels last, or it has a
+            `Mirror` already.
     """
+    if any(isinstance(layer, Mirror) for layer in model.layers):
+        raise EnsembleError(
+            f"The model {model.name!r} has a Mirror layer already, as a member of an ensemble with "
+            "`mirror` has: leave `mirror` out, or take the backbone of that ensemble."
+        )
+    if any(getattr(layer, "data_format", "") == "channels_first" for layer in model.layers):
+        raise EnsembleError(
+            f"`mirror` is for images [n, height, width, channels], and layers of {model.name!r} "
+            "have the channels first: leave it out."
+        )
     (image,) = model.inputs
     if len(image.shape) != 4 or image.shape[2] is None:
         raise EnsembleError(

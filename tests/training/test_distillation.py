@@ -195,18 +195,19 @@ def test_each_mean_of_nested_fusion_is_taught():
 
 def test_a_taught_ensemble_around_its_backbone(stem_backbone, recipe, few, tmp_path):
     """A run: what it recorded, and that the kept member is the backbone."""
-    run, result = train_ensemble(
-        stem_backbone,
-        tmp_path / "run",
-        members=2,
-        scheme="nested_fusion",
-        keep_pretrained=True,
-        mirror=True,
-        distillation=Distillation(stem_backbone, temperature=2.0),
-        recipe=recipe.override(epochs=1),
-        data=few,
-        verbose=0,
-    )
+    with pytest.warns(UserWarning, match=r"`mirror` shows .* was trained without"):
+        run, result = train_ensemble(
+            stem_backbone,
+            tmp_path / "run",
+            members=2,
+            scheme="nested_fusion",
+            keep_pretrained=True,
+            mirror=True,
+            distillation=Distillation(stem_backbone, temperature=2.0),
+            recipe=recipe.override(epochs=1),
+            data=few,
+            verbose=0,
+        )
     assert run.config.transfer == {
         "teacher": stem_backbone.digest,
         "weight": 0.9,

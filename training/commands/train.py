@@ -96,7 +96,7 @@ if TYPE_CHECKING:
     "--mirror",
     is_flag=True,
     help="Every second member sees the image mirrored, so members err less alike. For images whose "
-    "class it doesn't change, and backbones that --augment flip or crop has shown both. Each "
+    "class it doesn't change, and backbones that --augment flip, rand or mix has shown both. Each "
     "member then computes the first layers too.",
 )
 @click.option(

@@ -137,3 +137,46 @@ def test_other_inputs_are_refused(shape):
     backbone = keras.Model(image, keras.layers.Dense(CLASSES)(x))
     with pytest.raises(EnsembleError, match=r"`mirror` is for images.* of a known width"):
         build_ensemble(backbone, 2, mirror=True)
+
+
+def test_what_would_mirror_wrong_is_refused(backbone):
+    member = build_ensemble(backbone, 2, mirror=True).member(1)
+    with pytest.raises(EnsembleError, match="has a Mirror layer already"):
+        build_ensemble(member, 2, mirror=True)
+    image = keras.Input((3, 8, 6))
+    x = keras.layers.GlobalAveragePooling2D(data_format="channels_first")(image)
+    first = keras.Model(image, keras.layers.Dense(CLASSES)(x))
+    with pytest.raises(EnsembleError, match="have the channels first"):
+        build_ensemble(first, 2, mirror=True)
+    with pytest.raises(EnsembleError, match="there is one member"):
+        fit_members(backbone, images(), labels(), members=1, scheme="voting", mirror=True)
+
+
+class NoConfig(keras.layers.Layer):
+    """Can't be copied."""
+
+    def get_config(self):
+        raise NotImplementedError
+
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.mark.parametrize("options", [{"mirror": True}, {"sharing": "all_frozen"}])
+def test_a_layer_that_cannot_be_copied_is_called_by_all(options):
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(2, 3)(NoConfig(name="as_it_is")(image))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
+    backbone = keras.Model(image, keras.layers.Dense(CLASSES)(x))
+    ensemble = build_ensemble(backbone, 2, jitter=0, **options)
+    np.testing.assert_allclose(ensemble(images())[0], backbone(images()), rtol=1e-5, atol=1e-6)
+
+
+def test_images_keep_their_precision():
+    """Under a policy of half precision, too, if the first layer takes float32."""
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        layer = Mirror()
+        np.testing.assert_array_equal(layer(images()), images())
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
