@@ -118,7 +118,12 @@ class Measuring:
         if kind != "float":
             convert_run(run, path, **_FORMAT)
             yield from (
-                {"name": series(name, width, kind), "kind": kind, **common, **point}
+                {
+                    "name": series(name, width, kind) + views(run.config),
+                    "kind": kind,
+                    **common,
+                    **point,
+                }
                 for point in self._file(path, images, labels, run)
             )
             return
@@ -286,6 +291,13 @@ def kind_of(config: Any) -> str:
     if not MODELS[name].binary:
         return "float"
     return "wider" if width > 1 else "single"
+
+
+def views(config: Any) -> str:
+    """What the name of an ensemble's curve says of the images that its members see."""
+    if not config.ensemble.get("mirror"):
+        return ""
+    return ", mirrored" if config.recipe.get("epochs") else ", mirrored, untrained"
 
 
 def series(model: str, width: float, kind: str) -> str:

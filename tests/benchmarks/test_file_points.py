@@ -19,7 +19,7 @@ file_points = load("file_points")
 FILE = Path("network.tflite")
 
 
-def config(kind: str = "ensemble", name: str = "resnet20", width: float = 1.0, **ensemble: str):
+def config(kind: str = "ensemble", name: str = "resnet20", width: float = 1.0, **ensemble: Any):
     return RunConfig(kind, {"name": name, "width": width}, {}, {}, 0, ensemble=ensemble)
 
 
@@ -38,6 +38,14 @@ def test_what_a_run_is(run, kind, name) -> None:
     assert file_points.kind_of(run) == kind
     model = run.model
     assert file_points.series(model["name"], model["width"], kind) == name
+
+
+def test_members_that_see_the_image_mirrored() -> None:
+    """Without training they are one network on both images."""
+    trained, untrained, plain = config(mirror=True), config(mirror=True), config()
+    trained.recipe["epochs"], untrained.recipe["epochs"] = 3, 0
+    found = [file_points.views(run) for run in (trained, untrained, plain)]
+    assert found == [", mirrored", ", mirrored, untrained", ""]
 
 
 def run_of(name: str, recipe: dict[str, Any] | None = None, seed: int = 0, **ensemble: str) -> Any:
