@@ -76,7 +76,12 @@ def test_the_weights_are_those_of_the_network_each_shared_one_once(name):
         assert isinstance(array, Signs)
         copies = network.card["members"] if layer in stored.own else 1
         assert np.prod(array.shape) == count * copies
-    assert stored.own <= set(graph.layers)
+    mirror = {"mirror"} if network.card["ensemble"].get("mirror") else set()
+    assert stored.own <= set(graph.layers) | mirror
+    for layer in mirror:  # every second member sees the mirrored image
+        columns = np.tile(np.arange(model["input_shape"][1]), (network.card["members"], 1))
+        columns[1::2] = columns[1::2, ::-1]
+        np.testing.assert_array_equal(stored.arrays[f"{layer}/columns"], columns)
     for key, array in stored.arrays.items():
         if key.partition("/")[0] in stored.own:
             assert array.shape[0] == network.card["members"]
