@@ -102,7 +102,7 @@ def _add_step(program: Program, plan: Plan, step: Step, scratch: int, number: in
             *(f"  {kind_of_field} {name};".replace("* ", "*") for kind_of_field, name, _ in fields),
             f"}} {type_};",
             "",
-            *_signature(f"{kind}_@", [*parameters.values()]),
+            *_signature(f"run_{kind}_@", [*parameters.values()]),
             *("  " + line for line in writer.parts.setup + loops),
             "}",
         ]
@@ -119,7 +119,7 @@ def _add_step(program: Program, plan: Plan, step: Step, scratch: int, number: in
         )
     )
     calls = program.shared if step.shared else program.member
-    calls.append(f"{kind}_{function}({', '.join(parameters)});")
+    calls.append(f"run_{kind}_{function}({', '.join(parameters)});")
 
 
 def _signature(name: str, parameters: list[str]) -> list[str]:
@@ -140,7 +140,8 @@ class _StepFunction:
     """The text of a step's function.
 
     # Arguments
-        kind: the name of the function.
+        kind: what the step does, in the name of the function. `run_` before it keeps it apart from
+            arrays, which have the names of their purposes.
         parts: its fields and what stands before the loops.
         loops: the rest.
     """
@@ -161,7 +162,7 @@ class _StepFunction:
         elif isinstance(step, Elementwise):
             self.kind, lines = "elementwise", self._elementwise(step)
         elif isinstance(step, Columns):
-            self.kind, lines = "column_order", self._columns(step)
+            self.kind, lines = "columns", self._columns(step)
         elif isinstance(step, Vector):
             self.kind, lines = "vector", self._vector(step)
         else:

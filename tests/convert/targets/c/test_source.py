@@ -49,6 +49,22 @@ def tiny_plan() -> Plan:
     return Plan(MEMBERS, image, logits, [step], [24], 24 + scratch_bytes(step))
 
 
+def test_arrays_and_functions_have_names_of_their_own(tmp_path: Path) -> None:
+    """Arrays are named after purposes, which may be called as steps are."""
+    plan = tiny_plan()
+    multiply, store = plan.steps[0].epilogue
+    values = [
+        dataclasses.replace(multiply.value, data=data, purpose="elementwise")
+        for data in (FACTORS, FACTORS[::-1])
+    ]
+    epilogue = (*map(Multiply, values), store)
+    plan.steps = [dataclasses.replace(plan.steps[0], epilogue=epilogue)]
+    program = Program(tmp_path, plan, metadata())
+    image = np.arange(1, CLASSES + 1, dtype=np.uint8)
+    expected = image * FACTORS[1] * FACTORS[::-1][1]
+    np.testing.assert_allclose(program.logits(image, 1), expected, rtol=1e-5)
+
+
 def metadata(**fields: object) -> EnsembleMetadata:
     values = {
         "scheme": "fusion",
