@@ -6,7 +6,8 @@ layers of a model inside take its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from larq_ensemble.errors import EnsembleError
@@ -152,11 +153,7 @@ def _flat_names(model: keras.Model) -> dict[int, str]:
             if _is_model(layer):
                 add(layer, f"{prefix}{layer.name}_")
             elif id(layer) not in names and not isinstance(layer, keras.layers.InputLayer):
-                wanted = name = f"{prefix}{layer.name}"
-                count = 0
-                while name in taken:
-                    count += 1
-                    name = f"{wanted}_{count}"
+                name = free_name(f"{prefix}{layer.name}", taken)
                 names[id(layer)] = name
                 taken.add(name)
 
@@ -164,6 +161,12 @@ def _flat_names(model: keras.Model) -> dict[int, str]:
         if _is_model(layer):
             add(layer, f"{layer.name}_")
     return names
+
+
+def free_name(wanted: str, taken: Collection[str]) -> str:
+    """A name that no layer has: as wanted, or with the first number behind it that is free."""
+    numbered = (f"{wanted}_{number}" for number in itertools.count(1))
+    return next(name for name in itertools.chain([wanted], numbered) if name not in taken)
 
 
 def _all_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:

@@ -15,7 +15,7 @@ import numpy as np
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.layers import Bias, Mirror, TwoLogits
-from larq_ensemble.models.backbone import Call, functional_model, rewired
+from larq_ensemble.models.backbone import Call, free_name, functional_model, rewired
 from larq_ensemble.models.copying import copied_layer
 from larq_ensemble.models.graph import layer_graph
 from larq_ensemble.network.graph import Role, bias_name
@@ -136,9 +136,7 @@ def with_mirror(model: keras.Model) -> keras.Model:
             "`mirror` is for images [n, height, width, channels] of a known width, and the model "
             f"{model.name!r} takes {tuple(image.shape)}: leave it out, or give the input a width."
         )
-    taken = {layer.name for layer in model.layers}
-    names = ("mirror", *(f"mirror_{number}" for number in range(1, len(taken) + 1)))
-    mirror = Mirror(name=next(name for name in names if name not in taken))
+    mirror = Mirror(name=free_name("mirror", {layer.name for layer in model.layers}))
     return rewired(model, lambda layer, args, kwargs, copy: copy(layer, args, kwargs), first=mirror)
 
 
