@@ -9,39 +9,47 @@ DEV_STAMP = .venv/.installed-dev
 DEPENDENCIES = setup.cfg setup.py pyproject.toml constraints.txt
 DELEGATE_SOURCES = $(wildcard delegate/src/*)
 UV = uv
+TRAINING_TESTS = tests/benchmarks tests/training tests/test_readme.py tests/test_tutorials.py
+# Each of the two processes takes a half, and then from the other's rest: so nearly all fixtures are
+# made once.
+pytest = $(BIN)/python -m pytest -n 2 --dist worksteal
 MCU_PACKAGES = gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm
 
 # Exits 0 in Python 3.10 to 3.12 only: larq-compute-engine, which converts, has wheels for no other.
 SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help demo test test-arm test-web test-android test-mcu lint docs serve notebooks wheels constraints clean
+.PHONY: help demo test test-training test-arm test-web test-android test-mcu lint docs serve notebooks wheels constraints clean
 .DEFAULT_GOAL = help
 
 help:
-	@echo 'make demo         the whole idea on real data, in a few minutes: writes runs/demo'
-	@echo 'make test         the tests, two at a time; ARGS="-k storage -n 0" goes on to pytest'
-	@echo 'make test-arm     the runtime on emulated ARM cores (Linux, QEMU): builds .arm'
-	@echo 'make test-web     the page of `larq-ensemble web` in a headless Chromium, which root gets by apt'
-	@echo 'make test-android the Kotlin of examples/android on the JVM, with a compiler that root gets by apt'
-	@echo 'make test-mcu     exported C on emulated Cortex-M chips, with a compiler and QEMU that root gets by apt'
-	@echo 'make lint         ruff, mypy, the import contracts, vulture'
-	@echo 'make docs         the documentation as a site, strict: writes site/'
-	@echo 'make serve        the same on http://127.0.0.1:8000, anew after each change'
-	@echo 'make notebooks    docs/tutorials/*.ipynb from the pages beside them'
-	@echo 'make wheels       wheels for Linux on x86_64 and aarch64, with the delegate: writes dist/'
-	@echo 'make constraints  pins the versions of setup.cfg anew (needs uv; ARGS=--upgrade: the newest)'
-	@echo 'make clean        removes .venv, .arm and caches, never runs/'
+	@echo 'make demo          the whole idea on real data, in a few minutes: writes runs/demo'
+	@echo 'make test          the tests, two at a time; ARGS="-k storage -n 0" goes on to pytest'
+	@echo 'make test-training those that train: training, benchmarks, README, tutorials'
+	@echo 'make test-arm      the runtime on emulated ARM cores (Linux, QEMU): builds .arm'
+	@echo 'make test-web      the page of `larq-ensemble web` in a headless Chromium, which root gets by apt'
+	@echo 'make test-android  the Kotlin of examples/android on the JVM, with a compiler that root gets by apt'
+	@echo 'make test-mcu      exported C on emulated Cortex-M chips, with a compiler and QEMU that root gets by apt'
+	@echo 'make lint          ruff, mypy, the import contracts, vulture'
+	@echo 'make docs          the documentation as a site, strict: writes site/'
+	@echo 'make serve         the same on http://127.0.0.1:8000, anew after each change'
+	@echo 'make notebooks     docs/tutorials/*.ipynb from the pages beside them'
+	@echo 'make wheels        wheels for Linux on x86_64 and aarch64, with the delegate: writes dist/'
+	@echo 'make constraints   pins the versions of setup.cfg anew (needs uv; ARGS=--upgrade: the newest)'
+	@echo 'make clean         removes .venv, .arm and caches, never runs/'
 	@echo
 	@echo 'The first run builds .venv with a Python 3.10 to 3.12; PYTHON=/path/to/python names one.'
 
 demo: $(STAMP)
 	@$(BIN)/larq-ensemble demo --out runs/demo $(ARGS)
 
-# But for what test-arm, test-web, test-android and test-mcu run, which takes tools of its own. Each of
-# the two processes takes a half, and then from the other's rest: so nearly all fixtures are made once.
+# But for what test-training runs, which takes minutes, and test-arm, test-web, test-android and
+# test-mcu, which take tools of their own.
 test: $(STAMP)
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/arm --ignore=tests/convert/web/test_browser.py \
+	@$(pytest) $(TRAINING_TESTS:%=--ignore=%) --ignore=tests/arm --ignore=tests/convert/web/test_browser.py \
 	  --ignore=tests/examples/android --ignore=tests/mcu $(ARGS)
+
+test-training: $(STAMP)
+	@$(pytest) $(TRAINING_TESTS) $(ARGS)
 
 test-arm: $(DEV_STAMP)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
