@@ -1,8 +1,9 @@
 """Points of the frontier: what the file of a run gets right, and what it costs.
 
 Binarized networks are converted with int8 heads and compact vectors, real-valued ones to int8 and
-to 4-bit filters. Instructions of an image are counted on emulated cores, by the fastest way that
-this project knows to run the file there:
+to 4-bit filters. If those saw mirrored images in training, they also run on both images, as
+binarized ones do by `train --members 2 --mirror --epochs 0`. Instructions of an image are counted
+on emulated cores, by the fastest way that this project knows to run the file there:
 
 - Cortex-A: LiteRT (tools/arm/count.py), for binarized networks with the delegate;
 - Cortex-M: the C of `larq-ensemble export`, or for int8 CMSIS-NN (cmsis_nn.py). A network with an
@@ -36,6 +37,8 @@ from larq_ensemble.training.plots import TITLES
 #: How the files of binarized networks store what members own; without a visible loss
 #: (docs/reports/deployment.md).
 _FORMAT: dict[str, Any] = {"heads": "int8", "precision": "compact"}
+#: What the name of a curve says of one network that runs on the image and on the mirrored one.
+BOTH_IMAGES = ", mirrored, untrained"
 #: Real-valued networks by the end of their names.
 VARIANTS = {"real": "twin", "relu": "with ReLU"}
 
@@ -132,11 +135,12 @@ class Measuring:
         for weights in ("int8", "int4"):
             file = path.with_suffix(f".{weights}.tflite")
             quantize_run(run, file, weights=weights, data_dir=self.data_dir)
+            found = {"kind": weights, **common, **in_floats}
             for point in self._file(file, images, labels, run, weights):
-                yield {
-                    "name": series(name, width, weights), "kind": weights, **common, **in_floats,
-                    **point,
-                }  # fmt: skip
+                yield {"name": series(name, width, weights), **found, **point}
+                if run.config.dataset.get("augmentation", {}).get("flip"):
+                    both = self._on_both_images(file, images, labels, point)
+                    yield {"name": series(name, width, weights) + BOTH_IMAGES, **found, **both}
 
     def _images(self, run: Any) -> tuple[Any, Any]:
         import numpy as np
@@ -181,6 +185,30 @@ class Measuring:
                         core: once + m * member for core, (once, member) in counts.items()
                     },
                 }
+
+    def _on_both_images(
+        self, path: Path, images: Any, labels: Any, point: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The same file run twice: on the image as it is and mirrored, by the mean of the logits.
+
+        For twice the work and no more bytes, as two members with the same weights have it that see
+        one image each.
+
+        # Arguments
+            point: of one run.
+        """
+        from larq_ensemble.runtime import EnsembleInterpreter
+
+        file = EnsembleInterpreter(path)
+        logits = file.predict_logits(images) + file.predict_logits(images[:, :, ::-1])
+        return {
+            **point,
+            "members": 2,
+            "trained_members": 2,
+            "top1": 100 * float((logits[0].argmax(-1) == labels).mean()),
+            "macs": 2 * point["macs"],
+            "instructions": {core: 2 * count for core, count in point["instructions"].items()},
+        }
 
     def _counts(self, path: Path, weights: str | None) -> dict[str, tuple[int, int]]:
         """By core the instructions of an image: once, and of a member after that."""
@@ -297,7 +325,7 @@ def views(config: Any) -> str:
     """What the name of an ensemble's curve says of the images that its members see."""
     if not config.ensemble.get("mirror"):
         return ""
-    return ", mirrored" if config.recipe.get("epochs") else ", mirrored, untrained"
+    return ", mirrored" if config.recipe.get("epochs") else BOTH_IMAGES
 
 
 def series(model: str, width: float, kind: str) -> str:
