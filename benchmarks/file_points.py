@@ -38,7 +38,7 @@ from larq_ensemble.training.plots import TITLES
 #: (docs/reports/deployment.md).
 _FORMAT: dict[str, Any] = {"heads": "int8", "precision": "compact"}
 #: What the name of a curve says of one network that runs on the image and on the mirrored one.
-BOTH_IMAGES = ", mirrored, untrained"
+BOTH_IMAGES = ", both images"
 #: Real-valued networks by the end of their names.
 VARIANTS = {"real": "twin", "relu": "with ReLU"}
 
@@ -135,9 +135,9 @@ class Measuring:
         for weights in ("int8", "int4"):
             file = path.with_suffix(f".{weights}.tflite")
             quantize_run(run, file, weights=weights, data_dir=self.data_dir)
-            found = {"kind": weights, **common, **in_floats}
+            found = {"kind": weights, **common}
             for point in self._file(file, images, labels, run, weights):
-                yield {"name": series(name, width, weights), **found, **point}
+                yield {"name": series(name, width, weights), **found, **in_floats, **point}
                 if run.config.dataset.get("augmentation", {}).get("flip"):
                     both = self._on_both_images(file, images, labels, point)
                     yield {"name": series(name, width, weights) + BOTH_IMAGES, **found, **both}

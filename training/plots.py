@@ -191,6 +191,10 @@ _RING: dict[str, Any] = {
     "markeredgewidth": 0.8,
 }
 
+#: Of curves of the same colour and marker, in their order.
+_LINES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_FILLS = ("full", "none", "left", "bottom", "right", "top")
+
 
 def _styles(points: Sequence[FrontierPoint]) -> dict[Curve, dict[str, Any]]:
     """The style of each curve, with its label."""
@@ -206,14 +210,13 @@ def _styles(points: Sequence[FrontierPoint]) -> dict[Curve, dict[str, Any]]:
         name = f"{TITLES.get(first.model, first.model)}, " if has_model else ""
         # Curves of the same look, for example of several M, differ by their line styles, and by
         # what of the marker is filled: a curve may be one point.
-        lines, fills = ("-", "--", ":", "-."), ("full", "none", "left", "bottom")
-        same = looks.count((color, marker)) % len(lines)
+        same = looks.count((color, marker)) % len(_FILLS)
         styles[curve] = {
             "color": color,
             "marker": marker or "*",
             "markersize": (5 if lengths[curve] > 1 else 7) if marker else 9,
-            "linestyle": lines[same],
-            "fillstyle": fills[same],
+            "linestyle": _LINES[same],
+            "fillstyle": _FILLS[same],
             "label": f"{name}{first.label}",
         }
         looks.append((color, marker))

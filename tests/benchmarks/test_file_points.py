@@ -47,7 +47,7 @@ def test_members_that_see_the_image_mirrored() -> None:
     trained, untrained, plain = config(mirror=True), config(mirror=True), config()
     trained.recipe["epochs"], untrained.recipe["epochs"] = 3, 0
     found = [file_points.views(run) for run in (trained, untrained, plain)]
-    assert found == [", mirrored", ", mirrored, untrained", ""]
+    assert found == [", mirrored", ", both images", ""]
 
 
 class FirstColumn:

@@ -124,11 +124,11 @@ def test_all_kinds_are_told_apart(tmp_path: Path) -> None:
 def test_points_of_one_kind_are_told_apart(tmp_path: Path) -> None:
     """A curve of one point shows no line style."""
     path = written(
-        tmp_path / "points.json", *(point(str(m), 50 + m, bytes=100 * m) for m in range(1, 4))
+        tmp_path / "points.json", *(point(str(m), 50 + m, bytes=100 * m) for m in range(1, 7))
     )
     (storage,) = draw_frontier(frontier([], tmp_path / "out", results=[path])).axes
     drawn = [line for line in storage.lines if line.get_marker() == "D"]
-    assert len({line.get_fillstyle() for line in drawn}) == 3
+    assert len({line.get_fillstyle() for line in drawn}) == 6
 
 
 @pytest.mark.parametrize(
