@@ -108,6 +108,7 @@ class Measuring:
     def _measured(self, run: Any) -> Iterator[dict[str, Any]]:
         from larq_ensemble.convert.conversion import convert_run
         from larq_ensemble.convert.quantization import float_logits, quantize_run
+        from larq_ensemble.runtime import EnsembleInterpreter
 
         network = run.config.model
         name, width = network["name"], network.get("width", 1.0)
@@ -120,6 +121,7 @@ class Measuring:
         images, labels = self._images(run)
         if kind != "float":
             convert_run(run, path, **_FORMAT)
+            logits = EnsembleInterpreter(path).predict_logits(images)
             yield from (
                 {
                     "name": series(name, width, kind) + views(run.config),
@@ -127,7 +129,7 @@ class Measuring:
                     **common,
                     **point,
                 }
-                for point in self._file(path, images, labels, run)
+                for point in self._file(path, logits, labels, run)
             )
             return
         classes = float_logits(run.model, run.normalization, images).argmax(-1)
@@ -136,11 +138,13 @@ class Measuring:
             file = path.with_suffix(f".{weights}.tflite")
             quantize_run(run, file, weights=weights, data_dir=self.data_dir)
             found = {"kind": weights, **common}
-            for point in self._file(file, images, labels, run, weights):
-                yield {"name": series(name, width, weights), **found, **in_floats, **point}
-                if run.config.dataset.get("augmentation", {}).get("flip"):
-                    both = self._on_both_images(file, images, labels, point)
-                    yield {"name": series(name, width, weights) + BOTH_IMAGES, **found, **both}
+            interpreter = EnsembleInterpreter(file)
+            logits = interpreter.predict_logits(images)
+            (point,) = self._file(file, logits, labels, run, weights)
+            yield {"name": series(name, width, weights), **found, **in_floats, **point}
+            if run.config.dataset.get("augmentation", {}).get("flip"):
+                both = on_both_images(point, logits, interpreter, images, labels)
+                yield {"name": series(name, width, weights) + BOTH_IMAGES, **found, **both}
 
     def _images(self, run: Any) -> tuple[Any, Any]:
         import numpy as np
@@ -151,11 +155,12 @@ class Measuring:
         return np.asarray(data.images), data.labels
 
     def _file(
-        self, path: Path, images: Any, labels: Any, run: Any, weights: str | None = None
+        self, path: Path, logits: Any, labels: Any, run: Any, weights: str | None = None
     ) -> Iterator[dict[str, Any]]:
         """A file cut to its first members, for each number of them.
 
         # Arguments
+            logits: of all members.
             weights: of a real-valued network, `"int8"` or `"int4"`.
         """
         from larq_ensemble.convert.cutting import cut_file
@@ -165,7 +170,6 @@ class Measuring:
         from larq_ensemble.runtime.combination import combine
 
         ensemble = EnsembleInterpreter(path)
-        logits = ensemble.predict_logits(images)
         counts = self._counts(path, weights)
         macs = count_macs(layer_graph(run.model if run.config.kind == "backbone"
                                       else run.model.member(0))).total  # fmt: skip
@@ -185,30 +189,6 @@ class Measuring:
                         core: once + m * member for core, (once, member) in counts.items()
                     },
                 }
-
-    def _on_both_images(
-        self, path: Path, images: Any, labels: Any, point: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """The same file run twice: on the image as it is and mirrored, by the mean of the logits.
-
-        For twice the work and no more bytes, as two members with the same weights have it that see
-        one image each.
-
-        # Arguments
-            point: of one run.
-        """
-        from larq_ensemble.runtime import EnsembleInterpreter
-
-        file = EnsembleInterpreter(path)
-        logits = file.predict_logits(images) + file.predict_logits(images[:, :, ::-1])
-        return {
-            **point,
-            "members": 2,
-            "trained_members": 2,
-            "top1": 100 * float((logits[0].argmax(-1) == labels).mean()),
-            "macs": 2 * point["macs"],
-            "instructions": {core: 2 * count for core, count in point["instructions"].items()},
-        }
 
     def _counts(self, path: Path, weights: str | None) -> dict[str, tuple[int, int]]:
         """By core the instructions of an image: once, and of a member after that."""
@@ -269,6 +249,30 @@ class Measuring:
         }
         write_text(path, json.dumps(content, indent=2) + "\n")
         return path
+
+
+def on_both_images(
+    point: Mapping[str, Any], logits: Any, interpreter: Any, images: Any, labels: Any
+) -> dict[str, Any]:
+    """The point of a file that runs on the image as it is and on the mirrored one.
+
+    For twice the work and no more bytes, like two members with the same weights.
+
+    # Arguments
+        point, logits: of the images as they are; logits [1, n, classes].
+        interpreter: of the file.
+        images: uint8 [n, height, width, channels].
+        labels: [n].
+    """
+    both = logits + interpreter.predict_logits(images[:, :, ::-1])
+    return {
+        **point,
+        "members": 2,
+        "trained_members": 2,
+        "top1": 100 * float((both[0].argmax(-1) == labels).mean()),
+        "macs": 2 * point["macs"],
+        "instructions": {core: 2 * count for core, count in point["instructions"].items()},
+    }
 
 
 def training_of(run: Any) -> dict[str, Any]:

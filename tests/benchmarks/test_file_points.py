@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from larq_ensemble import runtime
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runs import RunConfig
 from larq_ensemble.training.points import read_points
@@ -53,16 +52,13 @@ def test_members_that_see_the_image_mirrored() -> None:
 class FirstColumn:
     """In place of a file of one member: logits are the three channels of the first pixel."""
 
-    def __init__(self, path: Path) -> None:
-        assert path == FILE
-
     def predict_logits(self, images: np.ndarray) -> np.ndarray:
         return images[None, :, 0, 0, :]
 
 
-def test_one_file_on_both_images(measuring, monkeypatch) -> None:
+def test_one_file_on_both_images() -> None:
     """By hand: of three images of two pixels, two are right by the sum of the pixels' channels."""
-    monkeypatch.setattr(runtime, "EnsembleInterpreter", FirstColumn)
+    file = FirstColumn()
     images = np.array(
         [[[[1, 0, 0], [0, 0, 3]]], [[[0, 2, 0], [0, 0, 1]]], [[[5, 0, 0], [0, 4, 0]]]]
     )
@@ -70,7 +66,8 @@ def test_one_file_on_both_images(measuring, monkeypatch) -> None:
         "members": 1, "trained_members": 1, "top1": 0.0, "bytes": 1000, "macs": 7,
         "instructions": {"cortex-a72": 110},
     }  # fmt: skip
-    both = measuring._on_both_images(FILE, images, np.array([2, 1, 1]), point)
+    logits = file.predict_logits(images)
+    both = file_points.on_both_images(point, logits, file, images, np.array([2, 1, 1]))
     assert both == {
         "members": 2, "trained_members": 2, "top1": pytest.approx(200 / 3), "bytes": 1000,
         "macs": 14, "instructions": {"cortex-a72": 220},
