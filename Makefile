@@ -9,7 +9,8 @@ DEV_STAMP = .venv/.installed-dev
 DEPENDENCIES = setup.cfg setup.py pyproject.toml constraints.txt
 DELEGATE_SOURCES = $(wildcard delegate/src/*)
 UV = uv
-TRAINING_TESTS = tests/benchmarks tests/training tests/test_readme.py tests/test_tutorials.py
+TRAINING_TESTS = tests/benchmarks tests/training tests/test_readme.py tests/test_tutorials.py \
+  $(patsubst %,tests/larq_ensemble/ensembles/test_%.py,recomputation sequential traced)
 # Each of the two processes takes a half, and then from the other's rest: so nearly all fixtures are
 # made once.
 pytest = $(BIN)/python -m pytest -n 2 --dist worksteal
@@ -24,7 +25,7 @@ SUPPORTED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 help:
 	@echo 'make demo          the whole idea on real data, in a few minutes: writes runs/demo'
 	@echo 'make test          the tests, two at a time; ARGS="-k storage -n 0" goes on to pytest'
-	@echo 'make test-training those that train: training, benchmarks, README, tutorials'
+	@echo 'make test-training those that train: training, its steps, benchmarks, README, tutorials'
 	@echo 'make test-arm      the runtime on emulated ARM cores (Linux, QEMU): builds .arm'
 	@echo 'make test-web      the page of `larq-ensemble web` in a headless Chromium, which root gets by apt'
 	@echo 'make test-android  the Kotlin of examples/android on the JVM, with a compiler that root gets by apt'
