@@ -39,6 +39,8 @@ from larq_ensemble.training.plots import TITLES
 _FORMAT: dict[str, Any] = {"heads": "int8", "precision": "compact"}
 #: What the name of a curve says of one network that runs on the image and on the mirrored one.
 BOTH_IMAGES = ", both images"
+#: Which points a run has; another name where they change, so that those of before aren't taken.
+_POINTS = "both"
 #: Real-valued networks by the end of their names.
 VARIANTS = {"real": "twin", "relu": "with ReLU"}
 
@@ -98,7 +100,7 @@ class Measuring:
         """Points of a run; those of before if nothing has changed."""
         limit = limit_key(self.limit, is_own="source" in run.config.dataset)
         limited = [] if limit is None else [str(limit)]
-        known = [run.digest[:16], self.split, *limited, *self.cores, *self._tools()]
+        known = [_POINTS, run.digest[:16], self.split, *limited, *self.cores, *self._tools()]
         path = self.folder / "points" / f"{'-'.join(known)}.json"
         if not path.is_file():
             write_text(path, json.dumps({"points": [*self._measured(run)]}, indent=2) + "\n")
