@@ -18,6 +18,7 @@ from larq_ensemble.data.streams import reading
 from larq_ensemble.errors import EnsembleError, SettingsError, check_seed
 from larq_ensemble.files import write_text
 from larq_ensemble.keras import keras, tf
+from larq_ensemble.models.functional import drawing_layers
 from larq_ensemble.progress import Work, working
 from larq_ensemble.runs import Run
 from larq_ensemble.training.distribution import Distribution
@@ -138,6 +139,15 @@ def set_seed(seed: int, dropout: float | None) -> None:
     _enable_generators(dropout is None or dropout > 0)
 
 
+def keep_random_states(model: keras.Model) -> None:
+    """Gives layers that were built before `set_seed` generators whose state is in a variable, too."""
+    for layer in drawing_layers(model):
+        generator = layer._random_generator
+        if getattr(generator, "_rng_type", None) == "legacy_stateful":
+            layer._random_generator = type(generator)(generator._seed, rng_type="stateful")
+            layer._random_generator._maybe_init()
+
+
 def fit(
     model: keras.Model,
     batches_from: Callable[[int], Batches],
@@ -152,7 +162,7 @@ def fit(
     """Trains a compiled model to `epochs`, from the last checkpoint of `run` if it has one.
 
     After each epoch a checkpoint saves the weights, the optimizer with its step count, and the
-    random states of the dropout layers. A killed training loses at most the epoch in progress, and
+    random states of dropout, noise and other layers that draw by Keras's generators. A killed training loses at most the epoch in progress, and
     resuming it gives the same result as no interruption.
 
     # Arguments
@@ -224,17 +234,14 @@ def fit(
 
 def training_state(model: keras.Model) -> dict[str, Any]:
     """What a checkpoint of a training holds: the model, its optimizer, the number of finished
-    epochs, and the random states of its dropout layers by name, which Keras does not track.
+    epochs, and the random states of its layers, which Keras does not track.
     """
     return {
         "model": model,
         "optimizer": model.optimizer,
         "epoch": tf.Variable(0, dtype=tf.int64, trainable=False),
-        "dropout": {
-            layer.name: layer._random_generator
-            for layer in model.layers
-            if getattr(layer, "rate", 0)
-        },
+        # By number: Keras gives a network that is built again in a program other names.
+        "dropout": [layer._random_generator for layer in drawing_layers(model)],
     }
 
 

@@ -11,6 +11,7 @@ from larq_ensemble.keras import keras
 from larq_ensemble.models import PRELU_GRADIENT, Binarize, PReLUGradient, build_model
 from larq_ensemble.models.foreign import foreign_network, is_foreign
 from larq_ensemble.network.architectures import MODELS, REVISION
+from larq_ensemble.training.fit import keep_random_states
 from larq_ensemble.training.recipes import Recipe
 
 
@@ -56,6 +57,7 @@ def network_for(
         network, input_shape=dataset.input_shape, classes=dataset.classes
     )
     _set_dropout(model, recipe.dropout)
+    keep_random_states(model)
     if recipe.epochs and not model.trainable_weights:
         raise EnsembleError(
             f"`model` {model.name!r} has nothing to train, because all of its layers have "

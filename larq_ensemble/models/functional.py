@@ -113,9 +113,23 @@ def call_arguments(layer: keras.layers.Layer) -> list[dict[str, Any]]:
 
 def draws(layer: keras.layers.Layer) -> bool:
     """Whether a layer draws random numbers, in training at least."""
-    if not hasattr(layer, "_random_generator") or not getattr(layer, "rate", 1):
+    if not _can_draw(layer):
         return False
     return not all(call.get("training") is False for call in call_arguments(layer))
+
+
+def drawing_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The layers that draw random numbers, and those within other layers, in the model's order."""
+    return [
+        found
+        for layer in model.layers
+        for found in layer._flatten_layers()
+        if (draws(layer) if found is layer else _can_draw(found))
+    ]
+
+
+def _can_draw(layer: keras.layers.Layer) -> bool:
+    return hasattr(layer, "_random_generator") and bool(getattr(layer, "rate", 1))
 
 
 def run_functional(

@@ -24,7 +24,7 @@ from larq_ensemble.training.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
 
-DROPOUT_STATE = "dropout/dropout/_generator/_state_var/.ATTRIBUTES/VARIABLE_VALUE"
+DROPOUT_STATE = "dropout/0/_generator/_state_var/.ATTRIBUTES/VARIABLE_VALUE"
 
 # The command line, with the network `stem` of `conftest.py` among its models.
 COMMAND_LINE = """
@@ -118,6 +118,42 @@ def test_an_interrupted_training_with_dropout_goes_on_as_if_nothing_had_happened
     ]
     assert np.array_equal(*states)
     assert not np.array_equal(*states[0])
+
+
+@keras.utils.register_keras_serializable("test_fit")
+class Widened(keras.layers.Layer):
+    """Has a `rate` and draws nothing; the Dropout within it does."""
+
+    def __init__(self, rate=1, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.inner = keras.layers.Dropout(0.4)
+
+    def call(self, inputs, training=None):
+        return self.inner(self.rate * inputs, training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "rate": self.rate}
+
+
+def test_a_network_built_before_with_noise_and_layers_in_layers_resumes_as_if_nothing_had_happened(
+    few, recipe, tmp_path, copy_at_step, epochs_begun, assert_same_training
+):
+    def network():
+        keras.utils.set_random_seed(1)  # of the weights
+        image = keras.Input((8, 8, 1))
+        x = Widened(name="widened")(keras.layers.GaussianNoise(1.0)(image))
+        return keras.Model(image, keras.layers.Dense(10)(keras.layers.Flatten()(x)))
+
+    def trained(path, **arguments):
+        arguments = {"recipe": dataclasses.replace(recipe, dropout=None), "data": few, **arguments}
+        return pretrain(network(), "digits", path, verbose=0, **arguments)[0]
+
+    with copy_at_step(4, tmp_path / "expected", tmp_path / "run"):
+        expected = trained(tmp_path / "expected")
+    epochs_begun.clear()
+    assert_same_training(trained(tmp_path / "run", resume=True), expected)
+    assert epochs_begun == [1, 2]
 
 
 def test_dropout_is_in_effect(recipe, resume, stem_backbone, tmp_path):
