@@ -466,7 +466,7 @@ def _members_own(member: int, dropout: float | None) -> Change:
             config["trainable"] = True
         if config.get("seed") is not None:  # else all members would draw the same
             config["seed"] += member
-        if dropout is not None and type(layer) is keras.layers.Dropout:
+        if dropout is not None and isinstance(layer, keras.layers.Dropout):
             config["rate"] = dropout
         return config
 
@@ -557,7 +557,7 @@ def _trunk(backbone: keras.Model, shared: frozenset[str]) -> frozenset[str]:
 
 
 def _check_dropout(rate: float, backbone: keras.Model) -> None:
-    if not any(type(layer) is keras.layers.Dropout for layer in backbone.layers):
+    if not any(isinstance(layer, keras.layers.Dropout) for layer in backbone.layers):
         raise SettingsError(
             f"`dropout` {rate} has no effect: the backbone has no Dropout layer. Leave it out, or "
             "give the backbone one."

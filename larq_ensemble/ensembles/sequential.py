@@ -44,6 +44,7 @@ from larq_ensemble.files import read_json, replacing, write_text
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.locks import resumable
 from larq_ensemble.models.backbone import functional_model
+from larq_ensemble.models.classifier import classifier
 from larq_ensemble.models.graph import Sharing, shared_layers
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import has_own_head_bias
@@ -317,7 +318,7 @@ def fit_members(
         say=(lambda text: print(text, flush=True)) if verbose else lambda text: None,
     )
     training.data = _Data(x, y, batch_size)
-    weighting = _weighting(class_weights, y, int(backbone.outputs[0].shape[-1]))
+    weighting = _weighting(class_weights, y, int(classifier(backbone).outputs[0].shape[-1]))
     numbers = [] if y is None else class_numbers(y).numpy()
     training.class_weights = weighting.by_class(np.asarray(numbers, int))
     training.validation = None if validation_data is None else _validation_batches(validation_data)

@@ -582,6 +582,16 @@ def test_dropout_of_the_members(tiny) -> None:
     assert tiny.get_layer("dropout").rate == 0
 
 
+def test_dropout_of_whole_maps_is_the_members_own_too() -> None:
+    """`pretrain` and `tune` count it as Dropout."""
+    image = keras.Input((4, 4, 3))
+    x = keras.layers.SpatialDropout2D(0.1, name="maps")(image)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    backbone = keras.Model(image, keras.layers.Dense(2)(x))
+    ensemble = build_ensemble(backbone, 2, dropout=0.25)
+    assert [ensemble.get_layer(own_name(m, "maps")).rate for m in range(2)] == [0.25, 0.25]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -101,6 +101,21 @@ def test_adaboost_weighs_what_the_members_before_got_wrong(data, backbone) -> No
     assert ensemble.member_weights == pytest.approx(alphas, rel=1e-4)
 
 
+@pytest.mark.parametrize("weights", [{0: 0.5, 1: 3.0}, [0.5, 3.0], "balanced"], ids=str)
+def test_class_weights_of_a_backbone_with_one_unit(weights) -> None:
+    image = keras.Input(SHAPE)
+    x = keras.layers.Flatten(name="flat")(image)
+    single = keras.Model(image, keras.layers.Dense(1, "sigmoid", name="linear")(x))
+    of_one = Y == 1
+    ensemble = fitted(single, "voting", X, of_one.astype(int), class_weights=weights)
+    of_classes = 6 / np.bincount(of_one) if weights == "balanced" else np.array([0.5, 3.0])
+    for member in range(2):
+        before = start(single, member, "voting")
+        errors = 1 / (1 + np.exp(-logits_of(before)[:, 0])) - of_one
+        expected = step(before, (of_classes[of_one.astype(int)] * errors)[:, None] / 12)
+        assert_close(own(ensemble, member), expected)
+
+
 def test_bagging_on_arrays_is_the_sample_of_joint_bagging(backbone, tmp_path) -> None:
     """Of images on disk; class weights multiply its counts."""
     X.tofile(tmp_path / "images")
