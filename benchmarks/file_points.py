@@ -237,11 +237,12 @@ class Measuring:
         named = ("run", "kind", "members", "samples")
         unnamed = ("name", "model", "members", "trained_members", "seed", "samples", "top1")
         again = {values(point, *unnamed) for point in points}
-        kept = {
-            values(point, *(named if "run" in point else unnamed)): point
-            for point in [*before.get("points", []), *points]
-            if "run" in point or values(point, *unnamed) not in again
-        }
+        kept: dict[tuple[Any, ...], dict[str, Any]] = {}
+        for point in [*before.get("points", []), *points]:
+            if "run" in point or values(point, *unnamed) not in again:
+                key = values(point, *(named if "run" in point else unnamed))
+                counted = kept.get(key, {}).get("instructions", {})  # on other cores
+                kept[key] = {**point, "instructions": {**counted, **point.get("instructions", {})}}
         content = {
             "dataset": dataset,
             "split": self.split,

@@ -135,7 +135,7 @@ class FrontierPoint:
 def costs_of(points: Sequence[FrontierPoint]) -> list[str]:
     """The costs to compare: what was measured on files, if it was, else what runs have."""
     cores = dict.fromkeys(core for point in points for core in sorted(point.instructions))
-    if not cores and all(point.macs is not None for point in points):
+    if not cores and all(point.cost(name) is not None for point in points for name in COSTS):
         return [*COSTS]
     known = [name for name in _MEASURED if any(point.cost(name) is not None for point in points)]
     # Application processors first, then microcontrollers, which may run a millionth of them.

@@ -141,6 +141,19 @@ def test_points_of_before_are_replaced_by_those_of_the_same_network(measured, tm
     assert [(point["top1"], point.get("run")) for point in points] == [(2, None), (1, "a" * 16)]
 
 
+def test_counts_of_other_cores_stay(tmp_path) -> None:
+    def written(**counts: int) -> dict[str, int]:
+        measuring = file_points.Measuring(tmp_path, "test", None, None, (), None, None)
+        point = {"name": "a", "kind": "int8", "run": "a", "top1": 5, "instructions": counts}
+        (point,) = json.loads(measuring.write("cifar100", [point]).read_text())["points"]
+        return point["instructions"]
+
+    assert written(a72=7) == {"a72": 7}
+    assert written(m4=8) == {"a72": 7, "m4": 8}
+    assert written() == {"a72": 7, "m4": 8}
+    assert written(a72=6) == {"a72": 6, "m4": 8}
+
+
 @pytest.fixture
 def measuring(monkeypatch: pytest.MonkeyPatch) -> Any:
     """On an A72 and two microcontrollers, with counts of this test in place of the emulators'."""

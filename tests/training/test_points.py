@@ -101,6 +101,15 @@ def test_fronts_by_each_cost(tmp_path: Path) -> None:
         frontier([], tmp_path, results=[path, written(tmp_path / "test.json", point("x", 1))])
 
 
+def test_files_without_counts_of_a_core_are_compared_by_bytes_and_memory(tmp_path: Path) -> None:
+    """Their points have multiply-accumulates as runs have, but not the paper's energy."""
+    costs = {"bytes": 30, "ram_bytes": 5, "macs": 7}
+    path = written(tmp_path / "points.json", point("one", 50, **costs), point("two", 40, **costs))
+    points = frontier([], tmp_path / "out", results=[path])
+    assert costs_of(points) == ["bytes", "ram_bytes"]
+    assert all(file.stat().st_size for file in save(draw_frontier(points), tmp_path / "frontier"))
+
+
 def test_all_kinds_are_told_apart(tmp_path: Path) -> None:
     path = written(
         tmp_path / "points.json",
