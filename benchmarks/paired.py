@@ -5,7 +5,7 @@ images: with d = 1 where only the other network is right, -1 where only the firs
 elsewhere, the difference is the mean of d, and its standard error the standard deviation of d over
 the root of the number of images. It is for the draw of the images, not for the seed of a training.
 
-A NETWORK is a run, a Keras file, a .tflite file or the name of a trained network.
+A NETWORK is a run, a .tflite file or the name of a trained network.
 
     python benchmarks/paired.py runs/plain runs/taught --split validation --data-dir DATA
     python benchmarks/paired.py runs/backbone ensemble.tflite --members 1

@@ -212,7 +212,7 @@ def open_trained(
             },
             recipe={},
             seed=0,
-            ensemble={"members": members, "scheme": model.scheme.name} if members > 1 else {},
+            ensemble=_of_ensemble(model) if members > 1 else {},
         ),
         model,
         dataset,
@@ -304,6 +304,15 @@ def _model_in(file: Path) -> keras.Model:
 
     model = load_keras_file(file)
     return classifier(model) if len(model.outputs) == 1 else as_ensemble(model)
+
+
+def _of_ensemble(ensemble: Any) -> dict[str, Any]:
+    """What a run records of its ensemble, as far as the ensemble itself says it."""
+    return {
+        "members": ensemble.members,
+        "scheme": ensemble.scheme.name,
+        "shared_layers": [layer.name for layer in ensemble.shared_layers()],
+    }
 
 
 def _opened(spec: str, constants: Mapping[str, Any], file: Path, data_dir: str | None) -> Dataset:

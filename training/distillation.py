@@ -251,8 +251,10 @@ def teacher_logits(model: keras.Model, *, bfloat16: bool = False) -> Teacher:
     if bfloat16:
         model = fused_network(model, bfloat16=True)
 
+    inputs = len(model.inputs)
+
     def logits(images: tf.Tensor) -> tf.Tensor:
-        outputs = model(images, training=False)
+        outputs = model([images] * inputs if inputs > 1 else images, training=False)
         return outputs if is_backbone else tf.math.log(outputs + keras.backend.epsilon())
 
     return logits

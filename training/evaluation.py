@@ -37,7 +37,7 @@ def logits_function(model: keras.Model, dataset: Dataset) -> Callable[[Split], n
     """A function from images to the members' logits, float32 `[members, n, classes]`.
 
     # Arguments
-        model: an ensemble with one input, or a classifier, which counts as an ensemble of one.
+        model: an ensemble, or a classifier, which counts as an ensemble of one.
         dataset: whose normalization the images get.
     """
     from larq_ensemble.ensembles import as_ensemble
@@ -50,7 +50,7 @@ def logits_function(model: keras.Model, dataset: Dataset) -> Callable[[Split], n
     predict = BatchPredictor(model)
 
     def logits(data: Split) -> np.ndarray:
-        batches = evaluation_batches(data, dataset)
+        batches = evaluation_batches(data, dataset, inputs=len(model.inputs))
         return np.stack(predict(batches, images=len(data), what="evaluating"))
 
     return logits

@@ -140,7 +140,7 @@ def set_seed(seed: int, dropout: float | None) -> None:
 
 
 def keep_random_states(model: keras.Model) -> None:
-    """Gives layers that were built before `set_seed` generators whose state is in a variable, too."""
+    """Has layers that were built before `set_seed` keep their random state in a variable, too."""
     for layer in drawing_layers(model):
         generator = layer._random_generator
         if getattr(generator, "_rng_type", None) == "legacy_stateful":
@@ -162,8 +162,9 @@ def fit(
     """Trains a compiled model to `epochs`, from the last checkpoint of `run` if it has one.
 
     After each epoch a checkpoint saves the weights, the optimizer with its step count, and the
-    random states of dropout, noise and other layers that draw by Keras's generators. A killed training loses at most the epoch in progress, and
-    resuming it gives the same result as no interruption.
+    random states of dropout, noise and other layers that draw by Keras's generators. A killed
+    training loses at most the epoch in progress, and resuming it gives the same result as no
+    interruption.
 
     # Arguments
         model: built after `set_seed`.

@@ -154,7 +154,8 @@ def _evaluation(
 
 def _points(run: Trained, metrics: dict[str, Any]) -> list[FrontierPoint]:
     model, ensemble = run.config.model, run.config.ensemble
-    sharing, scheme = ensemble.get("sharing", "none"), ensemble.get("scheme", "")
+    scheme = ensemble.get("scheme", "")
+    sharing = ensemble.get("sharing", "" if scheme else "none")  # a Keras file doesn't say it
     shared_bits, member_bits = _storage(run.config, metrics)
     points = []
     for row in metrics["by_members"]:

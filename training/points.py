@@ -115,7 +115,7 @@ class FrontierPoint:
             return self.name
         if not self.scheme:
             return "single network"
-        policy = "" if self.sharing == "fusion" else f", sharing {self.sharing}"
+        policy = "" if self.sharing in ("", "fusion") else f", sharing {self.sharing}"
         return f"{self.scheme}{policy}, M = {self.trained_members}"
 
     @property

@@ -76,6 +76,19 @@ def test_results_that_are_there_are_not_computed_again(ship, tmp_path, monkeypat
     assert calls == [["verify", "runs/fusion", "--json", str(tmp_path / "verify.json")]]
 
 
+def test_results_of_another_run_or_of_other_options_are_refused(ship, tmp_path):
+    results = ship.Results(tmp_path, {})
+    for _ in range(2):
+        results.check_of(run="a" * 8, heads="int8")
+    with pytest.raises(EnsembleError, match=r"has results of .*'aaaaaaaa'.*would be of .*'bbbb"):
+        results.check_of(run="b" * 8, heads="int8")
+    with pytest.raises(EnsembleError, match=r"'heads': 'float32'.*name another folder"):
+        results.check_of(run="a" * 8, heads="float32")
+    (tmp_path / "made_of.json").rename(tmp_path / "verify.json")
+    with pytest.raises(EnsembleError, match="has results of an unknown run"):
+        results.check_of(run="a" * 8, heads="int8")
+
+
 def test_a_row_of_the_table(ship):
     row = {"members": 2, "top1": 75.0, "ece": 0.2, "nll": 0.7}
     found = {

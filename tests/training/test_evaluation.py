@@ -5,12 +5,18 @@ import numpy as np
 import pytest
 
 from larq_ensemble.data.datasets import DATASETS
+from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras
+from larq_ensemble.keras import keras, tf
+from larq_ensemble.models import layer_graph
+from larq_ensemble.network.storage import account
 from larq_ensemble.progress import listening
 from larq_ensemble.runs import load_run
+from larq_ensemble.trained import open_trained
+from larq_ensemble.training.distillation import teacher_logits
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.evaluation import evaluate, member_logits
+from larq_ensemble.training.frontier import frontier
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +89,33 @@ def test_metrics_for_each_number_of_members(ensemble, logits, digits):
     assert result["by_members"][2].items() <= result.items()
     # Members that all say the same would prove little.
     assert result["disagreement"] > 0.05
+
+
+def test_members_with_inputs_of_their_own_see_the_same_images(stem_backbone, digits, tmp_path):
+    """As a Keras file, which is no run but says what members share."""
+    dataset = DATASETS["digits"]
+    one, many = (
+        build_ensemble(
+            *(stem_backbone.model, 2), scheme="voting", jitter=0.4,
+            independent_inputs=independent, normalization=dataset.normalization,
+        )
+        for independent in (False, True)
+    )  # fmt: skip
+    paths = [str(tmp_path / f"{name}.keras") for name in ("one", "many")]
+    results = []
+    for model, path in zip((one, many), paths):
+        model.save(path)
+        results.append(evaluate(open_trained(path, dataset="digits"), limit=50)["by_members"])
+    assert results[0] == [pytest.approx(row, abs=1e-4) for row in results[1]]
+
+    points = frontier([open_trained(paths[0], dataset="digits")], tmp_path / "out", limit=50)
+    size = account(layer_graph(stem_backbone.model), members=2)
+    assert points[1].bytes == -(-size.total_bits // 8) < 2 * points[0].bytes
+    assert points[1].label == "voting, M = 2"
+
+    images = dataset.normalization(digits[1].images[:5])
+    taught = tf.nn.softmax(teacher_logits(many)(images))
+    np.testing.assert_allclose(taught, one(images)[-1], atol=1e-5)
 
 
 def test_only_the_first_members_of_some_images(ensemble, logits, digits):

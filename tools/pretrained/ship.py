@@ -61,6 +61,19 @@ class Results:
     def tflite(self) -> Path:
         return self.folder / "F.tflite"
 
+    def check_of(self, **made_of: Any) -> None:
+        """# Raises
+        EnsembleError: if the folder has results of another run or of other options.
+        """
+        path, results = self.folder / "made_of.json", [*self.folder.glob("*.json")]
+        before = read_json(path, "delete the folder") if path in results else None
+        if before != made_of and results:
+            raise EnsembleError(
+                f"`results` {str(self.folder)!r} has results of {before or 'an unknown run'}, and "
+                f"these would be of {made_of}: name another folder, or delete it."
+            )
+        write_text(path, json.dumps(made_of) + "\n")
+
     def of(self, name: str, command: Sequence[str]) -> dict[str, Any]:
         """The result of a command of larq-ensemble, computed if it isn't there."""
         path = self.folder / f"{name}.json"
@@ -152,6 +165,13 @@ def main(
         places |= {"DIR": data_dir or "", "N": str(limit_test or "")}
         Path(results).mkdir(parents=True, exist_ok=True)
         found = Results(Path(results), places)
+        found.check_of(
+            run=trained.digest,
+            heads=heads,
+            precision=precision,
+            samples=samples,
+            limit_test=limit_test,
+        )
         data = ["--data-dir", "DIR"] if data_dir else []
         card = _card(
             *(network, trained, stages, found, data, limit_test),
