@@ -55,11 +55,13 @@ class _Source:
         sizes = [(part, info.splits[split].shard_lengths) for part, split in self.splits.items()]
         return fingerprint(info.full_name, sizes)
 
-    def class_names(self) -> tuple[str, ...]:
-        """What TFDS calls the classes; else the numbers up to the highest label there is."""
+    def class_names(self, of_run: Sequence[str] | None) -> tuple[str, ...]:
+        """What TFDS calls the classes; else a run, or the numbers up to the highest label."""
         feature = self.builder.info.features[self.label]
         if hasattr(feature, "names"):
             return tuple(feature.names)
+        if of_run is not None:
+            return tuple(of_run)
         labels = self.records("+".join(self.splits.values()), self.label)
         return tuple(map(str, range(1 + max(int(record[self.label]) for record in labels))))
 
@@ -87,7 +89,7 @@ def find_tfds(
         name: as TFDS writes it, such as `"mnist"` or `"imagenet_resized/32x32:0.1.0"`.
         options: size, channels, damaged images, test share.
         data_dir: the folder that holds it; `None`: TFDS' own.
-        class_names: of a run; `None`: those that TFDS says.
+        class_names: of a run, for a data set that has none; `None`: numbers.
 
     # Raises
         EnsembleError: if there is no such data set, it can't be downloaded, it isn't one of images
@@ -100,7 +102,7 @@ def find_tfds(
     try:
         splits, remarks = _splits(_Source(builder, image, label, _named_splits(name, info)))
         source = _Source(builder, image, label, splits)
-        names = tuple(class_names or source.class_names())
+        names = source.class_names(class_names)
     except EnsembleError:
         raise
     except Exception as error:

@@ -89,13 +89,42 @@ def test_class_names_of_other_data(tmp_path):
     with pytest.raises(EnsembleError, match=r"other classes than the run.*Differing: 'c', 'd'\."):
         reopen(constants, spec=f"npz:{others}")
     given = Dataset.from_arrays(images, np.arange(15) % 3, class_names="acb")
-    with pytest.raises(EnsembleError, match=r"than 'run', which was trained on 3\. Differing: 'a'"):
+    with pytest.raises(EnsembleError, match=r"of 'run' in another order: its label 1 is 'c', that"):
         check_fits(given, constants, "'run'")
     with pytest.raises(EnsembleError, match=r"than 'm\.keras', which was trained on 4, not 3\.$"):
         check_fits(given, {"classes": 4, "input_shape": [2, 2, 1]}, "'m.keras'")
     check_fits(given, {"classes": 3, "input_shape": [2, 2, 1]})
     unnamed = open_dataset(f"npz:{numbers}").constants()
     assert reopen(unnamed, spec=f"npz:{named}").classes == 3
+
+
+def test_folders_of_numbers_are_sorted_as_text(tmp_path, put):
+    """So labels that are the numbers themselves mean other classes."""
+    for number in range(11):
+        for name in "ab":
+            put(f"{number}/{name}.png")
+    images = np.random.default_rng(1).integers(0, 256, (22, 6, 5, 3), np.uint8)
+    labels = np.arange(22) % 11
+    in_order = list(map(str, range(11)))
+    as_text = sorted(in_order)
+    assert as_text[2] == "10"
+    for file, names in (("no", None), ("numbers", in_order), ("text", as_text)):
+        extra = {} if names is None else {"class_names": names}
+        np.savez(tmp_path / f"{file}.npz", images=images, labels=labels, **extra)
+    folder = f"folder:{tmp_path / 'photos'}"
+    of_folder = open_dataset(folder).constants()
+    for name in ("no", "numbers"):
+        spec = f"npz:{tmp_path / name}.npz"
+        with pytest.raises(EnsembleError, match="label 2 is '2', that of the run is '10'"):
+            reopen(of_folder, spec=spec)
+        with pytest.raises(EnsembleError, match="label 2 is '10', that of the run is '2'"):
+            reopen(open_dataset(spec).constants(), spec=folder)
+    assert reopen(of_folder, spec=f"npz:{tmp_path / 'text.npz'}").class_names == tuple(as_text)
+    check_fits(open_dataset(folder), {"classes": 11, "input_shape": [6, 5, 3]}, "a Keras file")
+    # From 1 on, too: no label is the number of its folder.
+    (tmp_path / "photos/0").rename(tmp_path / "photos/11")
+    with pytest.raises(EnsembleError, match="Differing: '0', '11'"):
+        reopen(open_dataset(folder).constants(), spec=f"npz:{tmp_path / 'no.npz'}")
 
 
 @pytest.mark.parametrize(

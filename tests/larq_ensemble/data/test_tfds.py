@@ -131,6 +131,19 @@ def test_numbers_are_classes_too_and_a_test_split_is_cut(data_dir):
     assert np.bincount(test.labels).tolist() == [1, 1, 1]
 
 
+def test_the_names_that_a_data_set_says_are_checked(data_dir, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), np.uint8)
+    labels = np.arange(8) % 2
+    np.savez(tmp_path / "a.npz", images=images, labels=labels, class_names=["rose", "tulip"])
+    constants = open_dataset(f"npz:{tmp_path / 'a.npz'}").constants()
+    with pytest.raises(EnsembleError, match=r"other classes than the run.* 'cat', 'dog', 'rose'"):
+        reopen(constants, spec="tfds:tiny_pets", data_dir=str(data_dir))
+    np.savez(tmp_path / "b.npz", images=images, labels=np.arange(8) % 3, class_names=[*"abc"])
+    constants = open_dataset(f"npz:{tmp_path / 'b.npz'}").constants()
+    numbers = reopen(constants, spec="tfds:tiny_numbers", data_dir=str(data_dir))
+    assert numbers.class_names == ("a", "b", "c")
+
+
 def test_images_of_several_sizes_need_one(data_dir):
     message = error_of("tiny_pets", data_dir, ImageOptions())
     assert "'tfds:tiny_pets' differ in size: give `image_size=(64, 64)`" in message
