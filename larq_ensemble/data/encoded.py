@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from larq_ensemble.data.cache import Chunk, NoRoomError, cached
+from larq_ensemble.data.cache import Chunk, NoRoomError, cached, discard
 from larq_ensemble.data.digests import image_digest
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import PARTS, Read, checked_class_names, leaks, with_test
@@ -105,8 +105,12 @@ class EncodedImages:
                     yield images, columns
                     work.advance(len(columns["labels"]))
 
+        size = self.count * int(np.prod(shape))
         try:
-            entry = cached(self.entry, self.key, self.count * int(np.prod(shape)), chunks)
+            entry = cached(self.entry, self.key, size, chunks)
+            if self._can_read_more(entry.columns["damage"], shape):
+                discard(self.entry)
+                entry = cached(self.entry, self.key, size, chunks)
             return _Table(entry.images, **entry.columns)
         except NoRoomError as error:
             if self.files is None:
@@ -116,6 +120,16 @@ class EncodedImages:
         columns = {name: np.concatenate([each[name] for each in every]) for name in every[0]}
         whole = [path for path, damage in zip(self.files, columns["damage"]) if not damage]
         return _Table(ImageFiles(whole, shape), **columns)
+
+    def _can_read_more(self, damage: np.ndarray, shape: tuple[int, int, int]) -> bool:
+        """Whether a damaged file can be read now.
+
+        A wrong permission or an error of the disk can end, and the file's size and time stay.
+        """
+        if self.files is None:
+            return False
+        damaged = (image for image, reason in zip(self.images(), damage) if reason)
+        return any(len(images) for images, _ in _decoded(damaged, shape))
 
     def _damage(self, table: _Table) -> str:
         indices = np.flatnonzero(table.damage != "")
