@@ -80,7 +80,8 @@ def test_another_split_seed_cuts_another_test_split(photos):
     everything = reopen(opened(photos, test_share=0).constants()).read(None)
     assert [len(split) for split in everything] == [20, 0]
     assert np.asarray(everything[1].images).shape == (0, 6, 5, 3)
-    assert "none is a training image of the class 'cat'" in error_of(photos, test_share=1)
+    assert "No training images are left" in (message := error_of(photos, test_share=1))
+    assert "lower `test_share`" in message
 
 
 @pytest.mark.parametrize(

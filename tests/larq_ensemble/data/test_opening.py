@@ -6,7 +6,7 @@ from larq_ensemble.data.datasets import DATASETS, Dataset
 from larq_ensemble.data.opening import check_fits, images_as_input, open_dataset, reopen
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime.images import fit_image
+from larq_ensemble.runtime.images import fit_image, read_image
 
 
 def test_built_in_data_by_name():
@@ -167,3 +167,13 @@ def test_images_of_any_classes_in_the_size_of_a_network(tmp_path):
     assert np.asarray(found).shape == (599, 16, 16, 3)
     with pytest.raises(EnsembleError, match="Unknown dataset 'svhn'"):
         images_as_input("svhn", (8, 8, 1))
+
+
+def test_a_folder_without_a_test_split_as_input(photos):
+    name, found = images_as_input(f"folder:{photos}", (8, 8, 3))
+    assert name == "folder:photos"
+    expected = [read_image(path, (8, 8, 3)) for path in sorted(photos.rglob("*.png"))]
+    np.testing.assert_array_equal(np.asarray(found), expected)
+    for path in photos.glob("dog/[1-9].png"):
+        path.unlink()
+    assert len(images_as_input(f"folder:{photos}", (8, 8, 3))[1]) == 11

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from larq_ensemble.data.opening import open_dataset, reopen
+from larq_ensemble.data.opening import images_as_input, open_dataset, reopen
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.tfds import _keys
 from larq_ensemble.errors import EnsembleError
@@ -129,6 +129,8 @@ def test_numbers_are_classes_too_and_a_test_split_is_cut(data_dir):
     train, test = dataset.read(None)
     assert np.bincount(train.labels).tolist() == [4, 4, 4]
     assert np.bincount(test.labels).tolist() == [1, 1, 1]
+    _, images = images_as_input("tfds:tiny_numbers", (4, 4, 3), data_dir=str(data_dir))
+    assert images.shape == (15, 4, 4, 3)
 
 
 def test_the_names_that_a_data_set_says_are_checked(data_dir, tmp_path):
