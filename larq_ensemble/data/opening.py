@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from larq_ensemble.data.arrays import fitted
@@ -14,6 +13,7 @@ from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import Found, Read, own_dataset, shown, sized
 from larq_ensemble.data.splits import ImageArray
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import user_path
 
 
 def open_dataset(
@@ -290,7 +290,7 @@ def _find(
             f"`data_dir` {data_dir!r} has no effect: {spec!r} says where its data are. Leave it "
             "out."
         )
-    path = Path(rest).expanduser().absolute()
+    path = user_path(rest).absolute()
     if kind == "npz":
         from larq_ensemble.data.npz import find_npz
 
@@ -308,7 +308,7 @@ _KINDS = {
 
 
 def _unknown(spec: str) -> EnsembleError:
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     is_npz = path.suffix == ".npz" and path.is_file()
     near = "npz" if is_npz else "folder" if spec and path.is_dir() else None
     advice = f" Did you mean `{near}:{spec}`?" if near else ""

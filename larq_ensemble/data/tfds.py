@@ -20,6 +20,7 @@ from larq_ensemble.data.encoded import Encoded, EncodedImages
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import PARTS, Found, Read, check_size, needs_size, resolved, shown
 from larq_ensemble.errors import EnsembleError, first_line, install_command
+from larq_ensemble.files import user_path
 from larq_ensemble.tensorflow_start import quiet_start
 
 #: Answers where the internet can be reached.
@@ -159,7 +160,7 @@ def prepared_builder(name: str, data_dir: str | None, url: str) -> Any:
     # Raises
         EnsembleError: if there is no such data set, and if it is not there and can't be downloaded.
     """
-    folder = None if data_dir is None else Path(data_dir).expanduser()
+    folder = None if data_dir is None else user_path(data_dir)
     first = name.partition("/")[0].partition(":")[0]
     if folder is not None and not folder.is_dir():
         raise EnsembleError(

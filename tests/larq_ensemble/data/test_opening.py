@@ -38,6 +38,19 @@ def test_files_have_no_data_dir(spec):
         open_dataset(spec, data_dir="d")
 
 
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("folder:~no-such-user/a", "The folder '.*/~no-such-user/a' can't be read"),
+        ("npz:~no-such-user/a", "There is no file '.*/~no-such-user/a'"),
+        ("~no-such-user/a", "Unknown dataset '~no-such-user/a'"),
+    ],
+)
+def test_the_home_of_nobody(spec, message):
+    with pytest.raises(EnsembleError, match=message):
+        open_dataset(spec)
+
+
 def test_a_relative_path_is_recorded_whole(photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
     dataset = open_dataset("folder:photos")

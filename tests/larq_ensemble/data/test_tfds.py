@@ -156,6 +156,7 @@ def test_names_that_do_not_exist(data_dir, tmp_path):
     assert "only: 1.0.0" in error_of("tiny_pets:2.0.0", data_dir)
     assert f"'{tmp_path}' does not hold tiny_pets" in error_of("tiny_pets", tmp_path)
     assert list(tmp_path.iterdir()) == []
+    assert "'~no-such-user' does not exist" in error_of("tiny_pets", "~no-such-user")
 
 
 def test_a_damaged_data_set(data_dir, tmp_path):
