@@ -29,6 +29,9 @@ POWER_SUPPLY = Path("/sys/class/power_supply")
 #: Battery level in percent from which on a power mode is used; charging or on mains, the first is.
 MODES = ((60, "performance"), (25, "balanced"), (0, "power-saver"))
 
+#: What tells that a system is on mains if no battery discharges. At a limit none charges.
+ON_MAINS = {"Mains", "Not charging", "Full"}
+
 
 def power_mode(level: float | None) -> str:
     """The power mode at a battery level in percent; `None`: no battery has to last."""
@@ -39,12 +42,17 @@ def power_mode(level: float | None) -> str:
 
 def battery_level(folder: Path = POWER_SUPPLY) -> float | None:
     """The lowest level of the system's batteries in percent; `None` on mains or without any."""
-    levels = []
+    levels, states = [], set()
     for supply in folder.glob("*"):
-        if _read(supply / "type") == "Battery" and _read(supply / "scope") != "Device":
-            if _read(supply / "status") == "Charging":
-                return None
+        kind = _read(supply / "type")
+        if kind == "Mains" and _read(supply / "online") == "1":
+            states.add(kind)
+        elif kind == "Battery" and _read(supply / "scope") != "Device":
+            states.add(_read(supply / "status"))
             levels.append(_read(supply / "capacity"))
+    # Beside a battery in use another may be full, and on a weak charger one may discharge.
+    if "Charging" in states or ("Discharging" not in states and states & ON_MAINS):
+        return None
     return min((float(level) for level in levels if level), default=None)
 
 

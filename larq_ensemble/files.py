@@ -93,6 +93,11 @@ def cache_folder() -> Path:
     return base / "larq-ensemble"
 
 
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """The path, with a leading `~` or `~user` expanded unless there is no such home."""
+    return Path(os.path.expanduser(path))
+
+
 def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -164,7 +169,7 @@ def check_output_folder(path: str | os.PathLike[str], argument: str = "out") -> 
     # Raises
         EnsembleError: if `path` is a file, the name of one, or in a place that can't be written.
     """
-    name, path = os.fspath(path), Path(path).expanduser()
+    name, path = os.fspath(path), user_path(path)
     if not name:
         raise EnsembleError(f"`{argument}` is empty: give the name of a folder.")
     try:

@@ -31,6 +31,7 @@ from larq_ensemble.files import (
     read_json,
     remove_leftovers,
     replacing,
+    user_path,
     write_text,
 )
 from larq_ensemble.locks import check_unlocked, first_difference, holds_other_files, locked
@@ -352,7 +353,7 @@ def create_run(
 
 
 def _checked(out: str | os.PathLike[str], config: RunConfig, resume: bool) -> Run:
-    run = Run(path := Path(out).expanduser(), config)
+    run = Run(path := user_path(out), config)
     check_takes_run(path, resume=resume)
     if is_run(path):
         _check_same(load_run(path).config, config, path)
@@ -365,7 +366,7 @@ def check_takes_run(out: str | os.PathLike[str], *, resume: bool) -> None:
     # Raises
         EnsembleError: if it holds other files, or a run and `resume` is false.
     """
-    path = Path(out).expanduser()
+    path = user_path(out)
     if is_run(path):
         if not resume:
             raise EnsembleError(
@@ -383,7 +384,7 @@ def check_takes_run(out: str | os.PathLike[str], *, resume: bool) -> None:
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Whether a directory holds the configuration of a run."""
     # `Path.is_file` raises for a name that is too long.
-    return os.path.isfile(Path(path).expanduser() / "config.json")
+    return os.path.isfile(user_path(path) / "config.json")
 
 
 def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
@@ -396,7 +397,7 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
     # Raises
         EnsembleError: if there is no run at `path`, or one of another kind or that can't be read.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     config_path = path / "config.json"
     try:
         is_there = config_path.is_file()

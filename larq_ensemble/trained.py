@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from larq_ensemble.data.normalization import NAMED, Normalization, normalization_named
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import file_digest
+from larq_ensemble.files import file_digest, user_path
 from larq_ensemble.pretrained.catalog import Shipped, found
 from larq_ensemble.runs import RunConfig, load_run
 
@@ -178,7 +178,7 @@ def open_trained(
         EnsembleError: if there is nothing such at `path`, it is of another kind or can't be read,
             it doesn't fit the data, or its normalization is not known.
     """
-    file = Path(path).expanduser()
+    file = user_path(path)
     if not is_keras_file(file):
         if normalization is not None:
             raise EnsembleError(

@@ -19,11 +19,11 @@ import os
 import sys
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from larq_ensemble.ensembles import copy_weights
 from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
+from larq_ensemble.files import user_path
 from larq_ensemble.keras import keras, tf
 from larq_ensemble.models.copying import copied_network
 from larq_ensemble.runs import Run, RunConfig, create_run, open_run
@@ -179,7 +179,7 @@ class Distribution:
             raise error or EnsembleError(
                 f"`out` {os.fspath(out)!r} can't be used: the first host says why."
             )
-        return Run(Path(out).expanduser(), config)
+        return Run(user_path(out), config)
 
     def agree(self, value: int, what: str) -> int:
         """Checks that a number below 2**28 is the same on every host, and returns it.

@@ -15,7 +15,7 @@ from PIL import Image
 from larq_ensemble.convert.file_conversion import convert_file
 from larq_ensemble.convert.web.litert_js import runtime_files
 from larq_ensemble.errors import EnsembleError, first_line
-from larq_ensemble.files import check_output_folder, write_bytes
+from larq_ensemble.files import check_output_folder, user_path, write_bytes
 from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.runtime.images import check_channels
 
@@ -134,7 +134,7 @@ def _samples(images: Iterable[str | os.PathLike[str]]) -> list[_Sample]:
     # Raises
         EnsembleError: for a path that isn't there, too many images, or one that no browser shows.
     """
-    paths = [path for given in images for path in _image_files(Path(given).expanduser())]
+    paths = [path for given in images for path in _image_files(user_path(given))]
     if len(paths) > _MOST_IMAGES:
         raise EnsembleError(
             f"`images` has {len(paths):,} images, and a page offers {_MOST_IMAGES} at most: choose "

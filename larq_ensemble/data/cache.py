@@ -112,6 +112,11 @@ def cached(name: str, key: str, size: int, chunks: Callable[[], Iterable[Chunk]]
     return found
 
 
+def discard(name: str) -> None:
+    """Removes an entry of the cache, which other processes may still have open."""
+    _discard(cache_folder() / name)
+
+
 def gathered(chunks: Iterable[np.ndarray]) -> np.ndarray:
     """Chunks of images as one array: in memory, or from a certain size on in a file without a name.
 
@@ -193,12 +198,16 @@ def _put(temporary: Path, path: Path, key: str) -> Cached | None:
         found = _read(path, key)
         if found is not None:
             return found
-        with (
-            contextlib.suppress(OSError),  # it is gone
-            tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as old,
-        ):
-            os.rename(path, Path(old) / "old")
+        _discard(path)
     return None
+
+
+def _discard(path: Path) -> None:
+    with (
+        contextlib.suppress(OSError),  # it is gone
+        tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as old,
+    ):
+        os.rename(path, Path(old) / "old")
 
 
 def _remove_leftovers(folder: Path, name: str) -> None:

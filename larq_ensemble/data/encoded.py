@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from larq_ensemble.data.cache import Chunk, NoRoomError, cached
+from larq_ensemble.data.cache import Chunk, NoRoomError, cached, discard
 from larq_ensemble.data.digests import image_digest
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import PARTS, Read, checked_class_names, leaks, with_test
@@ -73,7 +73,7 @@ class EncodedImages:
 
         # Raises
             EnsembleError: for damaged images, unless the options skip them, and for a class that
-                has no training image then.
+                has no training image then, unless all images are to be the test split.
         """
         table = self._table(shape)
         is_whole = table.damage == ""
@@ -89,7 +89,8 @@ class EncodedImages:
         checked_class_names(
             self.class_names, {part: table.labels[each] for part, each in rows.items()}
         )
-        self._check_has_all_classes(table.labels[rows["train"]], damage)
+        if options.test_share < 1:
+            self._check_has_all_classes(table.labels[rows["train"]], damage)
         remarks += leaks(rows, table.digests, self.name)
         image_at = np.cumsum(is_whole) - 1
         splits = {
@@ -105,8 +106,12 @@ class EncodedImages:
                     yield images, columns
                     work.advance(len(columns["labels"]))
 
+        size = self.count * int(np.prod(shape))
         try:
-            entry = cached(self.entry, self.key, self.count * int(np.prod(shape)), chunks)
+            entry = cached(self.entry, self.key, size, chunks)
+            if self._can_read_more(entry.columns["damage"], shape):
+                discard(self.entry)
+                entry = cached(self.entry, self.key, size, chunks)
             return _Table(entry.images, **entry.columns)
         except NoRoomError as error:
             if self.files is None:
@@ -116,6 +121,16 @@ class EncodedImages:
         columns = {name: np.concatenate([each[name] for each in every]) for name in every[0]}
         whole = [path for path, damage in zip(self.files, columns["damage"]) if not damage]
         return _Table(ImageFiles(whole, shape), **columns)
+
+    def _can_read_more(self, damage: np.ndarray, shape: tuple[int, int, int]) -> bool:
+        """Whether a damaged file can be read now.
+
+        A wrong permission or an error of the disk can end, and the file's size and time stay.
+        """
+        if self.files is None:
+            return False
+        damaged = (image for image, reason in zip(self.images(), damage) if reason)
+        return any(len(images) for images, _ in _decoded(damaged, shape))
 
     def _damage(self, table: _Table) -> str:
         indices = np.flatnonzero(table.damage != "")

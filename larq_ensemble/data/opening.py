@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from larq_ensemble.data.arrays import fitted
@@ -14,6 +13,7 @@ from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import Found, Read, own_dataset, shown, sized
 from larq_ensemble.data.splits import ImageArray
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import user_path
 
 
 def open_dataset(
@@ -74,8 +74,9 @@ def reopen(
     shape = tuple(constants["input_shape"])
     images = sized(ImageOptions() if origin is None else origin.images, shape)
     if spec is not None:
-        names = constants.get("class_names")  # which old runs lack
-        found = _find(spec, images, data_dir, None if names is None else tuple(names))
+        names = tuple(constants.get("class_names", ()))  # which old runs lack
+        may_lend = names and not _are_unsorted_numbers(names)
+        found = _find(spec, images, data_dir, names if may_lend else None)
         check_fits(found, constants, network)
         return _as_in_run(_unread(found), constants)
     assert origin is not None
@@ -214,7 +215,8 @@ def check_fits(
 ) -> None:
     """Checks that data can stand for those that a network was trained on.
 
-    Classes without names, which are called by their numbers, fit any of the same number.
+    Classes without names, which are called by their numbers, fit any of the same number, unless
+    these are called by numbers in another order: folders of numbers are sorted as text.
 
     # Arguments
         data: the data.
@@ -226,12 +228,19 @@ def check_fits(
         EnsembleError: for other classes, another order of them, or images of another size.
     """
     names = data.class_names
-    count = len(constants.get("class_names") or ()) or constants.get("classes", len(names))
-    numbers = tuple(map(str, range(count)))
-    expected = tuple(constants.get("class_names", numbers))
-    if names != expected and (len(names) != count or numbers not in (names, expected)):
-        differing = sorted(set(names) ^ set(expected)) or list(names)
-        told = f" Differing: {shown(differing)}." if "class_names" in constants else ""
+    expected = tuple(constants.get("class_names") or ())  # which Keras files don't say
+    count = len(expected) or constants.get("classes", len(names))
+    if names != expected and sorted(names) == sorted(expected):
+        label = next(label for label in range(count) if names[label] != expected[label])
+        raise EnsembleError(
+            f"`dataset` {data.name!r} has the classes of {network} in another order: its label "
+            f"{label} is {names[label]!r}, that of {network} is {expected[label]!r}. Number its "
+            "labels in that order and give `class_names`; to sort folders of numbers, begin their "
+            "names with zeros."
+        )
+    if len(names) != count or (expected and not _are_same_classes(names, expected)):
+        differing = sorted(set(names) ^ set(expected))
+        told = f" Differing: {shown(differing)}." if expected else ""
         raise EnsembleError(
             f"`dataset` {data.name!r} has other classes than {network}, which was trained on "
             f"{count}{f', not {len(names)}' if len(names) != count else ''}.{told}"
@@ -241,6 +250,21 @@ def check_fits(
             f"`dataset` {data.name!r} has images of {list(data.input_shape)}, but {network} takes "
             f"{list(constants['input_shape'])}."
         )
+
+
+def _are_same_classes(names: tuple[str, ...], expected: tuple[str, ...]) -> bool:
+    """Whether as many classes have the same names, or one side has only numbers."""
+    numbers = tuple(map(str, range(len(names))))
+    are_unsorted = _are_unsorted_numbers(names) or _are_unsorted_numbers(expected)
+    return names == expected or (numbers in (names, expected) and not are_unsorted)
+
+
+def _are_unsorted_numbers(names: Sequence[str]) -> bool:
+    """Whether classes are called by numbers that don't ascend, such as 0, 1, 10, 2."""
+    if not all(map(str.isdecimal, names)):
+        return False
+    numbers = list(map(int, names))
+    return numbers != sorted(numbers)
 
 
 def _find(
@@ -266,7 +290,7 @@ def _find(
             f"`data_dir` {data_dir!r} has no effect: {spec!r} says where its data are. Leave it "
             "out."
         )
-    path = Path(rest).expanduser().absolute()
+    path = user_path(rest).absolute()
     if kind == "npz":
         from larq_ensemble.data.npz import find_npz
 
@@ -284,7 +308,7 @@ _KINDS = {
 
 
 def _unknown(spec: str) -> EnsembleError:
-    path = Path(spec).expanduser()
+    path = user_path(spec)
     is_npz = path.suffix == ".npz" and path.is_file()
     near = "npz" if is_npz else "folder" if spec and path.is_dir() else None
     advice = f" Did you mean `{near}:{spec}`?" if near else ""

@@ -20,6 +20,7 @@ from larq_ensemble.data.encoded import Encoded, EncodedImages
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.own import PARTS, Found, Read, check_size, needs_size, resolved, shown
 from larq_ensemble.errors import EnsembleError, first_line, install_command
+from larq_ensemble.files import user_path
 from larq_ensemble.tensorflow_start import quiet_start
 
 #: Answers where the internet can be reached.
@@ -55,11 +56,13 @@ class _Source:
         sizes = [(part, info.splits[split].shard_lengths) for part, split in self.splits.items()]
         return fingerprint(info.full_name, sizes)
 
-    def class_names(self) -> tuple[str, ...]:
-        """What TFDS calls the classes; else the numbers up to the highest label there is."""
+    def class_names(self, of_run: Sequence[str] | None) -> tuple[str, ...]:
+        """What TFDS calls the classes; else a run, or the numbers up to the highest label."""
         feature = self.builder.info.features[self.label]
         if hasattr(feature, "names"):
             return tuple(feature.names)
+        if of_run is not None:
+            return tuple(of_run)
         labels = self.records("+".join(self.splits.values()), self.label)
         return tuple(map(str, range(1 + max(int(record[self.label]) for record in labels))))
 
@@ -87,7 +90,7 @@ def find_tfds(
         name: as TFDS writes it, such as `"mnist"` or `"imagenet_resized/32x32:0.1.0"`.
         options: size, channels, damaged images, test share.
         data_dir: the folder that holds it; `None`: TFDS' own.
-        class_names: of a run; `None`: those that TFDS says.
+        class_names: of a run, for a data set that has none; `None`: numbers.
 
     # Raises
         EnsembleError: if there is no such data set, it can't be downloaded, it isn't one of images
@@ -100,7 +103,7 @@ def find_tfds(
     try:
         splits, remarks = _splits(_Source(builder, image, label, _named_splits(name, info)))
         source = _Source(builder, image, label, splits)
-        names = tuple(class_names or source.class_names())
+        names = source.class_names(class_names)
     except EnsembleError:
         raise
     except Exception as error:
@@ -157,7 +160,7 @@ def prepared_builder(name: str, data_dir: str | None, url: str) -> Any:
     # Raises
         EnsembleError: if there is no such data set, and if it is not there and can't be downloaded.
     """
-    folder = None if data_dir is None else Path(data_dir).expanduser()
+    folder = None if data_dir is None else user_path(data_dir)
     first = name.partition("/")[0].partition(":")[0]
     if folder is not None and not folder.is_dir():
         raise EnsembleError(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
-from larq_ensemble.files import file_digest
+from larq_ensemble.files import file_digest, user_path
 from larq_ensemble.keras import check_keras_2, keras
 from larq_ensemble.models.classifier import classifier
 from larq_ensemble.models.keras_files import SUFFIXES, load_keras_file
@@ -83,7 +83,7 @@ def foreign_network(
             f"`model` must be a name, {', '.join(FORMS)} or a tf.keras model, got {network!r}."
         )
     elif is_file(network):
-        path = Path(network).expanduser()
+        path = user_path(network)
         if not path.is_file():
             raise EnsembleError(f"`model` {network!r} is no file: give one that Keras saved.")
         model, name, source = load_keras_file(path), path.stem, str(path.absolute())

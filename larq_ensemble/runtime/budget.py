@@ -48,7 +48,9 @@ def members_for_latency(
     check_latency(max_latency_ms)
     left = max_latency_ms - image_ms
     # Compared before dividing: `left` may be infinite, and `member_ms` 0 on a coarse clock.
-    return total if left >= total * member_ms else max(1, int(left // member_ms))
+    if left >= total * member_ms:
+        return total
+    return max(1, int(left // member_ms)) if left > 0 else 1
 
 
 def check_latency(max_latency_ms: Any) -> None:

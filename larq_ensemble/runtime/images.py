@@ -31,6 +31,7 @@ _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 #: Formats whose whole numbers of mode `I` have 16 bits; Pillow scales those of PGM to 16.
 _FORMATS_OF_16_BITS = ("PNG", "PPM")
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 
 
 def read_image(
@@ -92,6 +93,8 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int, int]:
     """
     with Image.open(path) as file:
         width, height = file.size
+        if file.format == "TIFF":  # Pillow from 11 on gives its size turned
+            width, height = file.tag_v2[_TIFF_WIDTH], file.tag_v2[_TIFF_HEIGHT]
         is_turned = width != height and (_orientation(file) or 1) >= _FIRST_TURNED
         size = (width, height) if is_turned else (height, width)
         return *size, 1 if file.mode in _GREY else 3

@@ -233,7 +233,8 @@ def _same_values(op: Operator) -> None:
         (axis,) = _values(op.operands[1], "the axis")
         require(output.shape[_axis(axis, rank)] == 1, f"no new axis {axis}")
     else:
-        axes = [_axis(int(axis), len(x.shape)) for axis in op.options.squeezeDims or ()]
+        asked = () if op.options.squeezeDims is None else op.options.squeezeDims
+        axes = [_axis(int(axis), len(x.shape)) for axis in asked]
         require(all(x.shape[axis] == 1 for axis in axes), f"no axes {axes} of size 1")
 
 

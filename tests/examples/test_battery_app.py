@@ -67,6 +67,26 @@ def test_battery_level(app, tmp_path) -> None:
     assert app.battery_level(tmp_path) is None
 
 
+@pytest.mark.parametrize(
+    ("online", "states", "expected"),
+    [
+        (1, ["Not charging"], None),  # at a limit of charging
+        (1, ["Full"], None),
+        (1, ["Unknown"], None),  # so older kernels call it
+        (1, ["Discharging"], 20),  # the charger is too weak
+        (0, ["Full", "Discharging"], 20),  # one after the other
+        (0, ["Unknown"], 20),
+        (None, ["Not charging"], None),  # powered by USB
+    ],
+)
+def test_batteries_on_mains_that_do_not_charge(app, tmp_path, online, states, expected) -> None:
+    if online is not None:
+        supply(tmp_path, "AC", type="Mains", online=online)
+    for number, state in enumerate(states):
+        supply(tmp_path, f"BAT{number}", type="Battery", status=state, capacity=20 + number)
+    assert app.battery_level(tmp_path) == expected
+
+
 def test_a_level_is_a_percentage(app) -> None:
     assert app.percent("15") == 15
     for text in ("nan", "-1", "120"):

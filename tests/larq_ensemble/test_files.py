@@ -17,6 +17,7 @@ from larq_ensemble.files import (
     check_output_folder,
     is_same_file,
     replacing,
+    user_path,
     write_csv,
     write_text,
 )
@@ -230,6 +231,20 @@ def test_a_file_in_a_closed_folder_is_written_in_place(closed) -> None:
 def test_a_check_leaves_nothing(tmp_path, check) -> None:
     check(tmp_path / "new" / "a")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [("~", ""), ("~/a/", "a"), (Path("~/a"), "a"), ("~no-such-user/a", None), ("a/~", None)],
+)
+def test_the_home_in_a_path(tmp_path, monkeypatch, path, expected) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path(path) == (Path(path) if expected is None else tmp_path / expected)
+
+
+def test_an_output_folder_named_like_the_home_of_nobody(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert check_output_folder("~no-such-user/a") == Path("~no-such-user/a")
 
 
 def test_outputs_that_cannot_be(tmp_path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.pretrained import names
 from larq_ensemble.runs import RunConfig, create_run, load_run, open_run, package_versions
+from larq_ensemble.trained import open_trained
 
 from .conftest import images
 
@@ -254,6 +255,13 @@ def test_the_home_directory(tmp_path, monkeypatch) -> None:
     create_run("~/run", CONFIG)
     assert load_run("~/run").path == tmp_path / "run"
     assert not (tmp_path / "~").exists()
+    # Where there is no such home, it is a name like others.
+    for open_network in (load_run, open_trained):
+        with pytest.raises(EnsembleError, match="'~no-such-user'"):
+            open_network("~no-such-user")
+    create_run("~no-such-user", CONFIG)
+    assert (tmp_path / "~no-such-user/config.json").is_file()
+    assert load_run("~no-such-user").config.seed == 5
 
 
 def test_directories_that_can_not_be_used(tmp_path, monkeypatch) -> None:

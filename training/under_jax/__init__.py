@@ -21,9 +21,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import user_path
 from larq_ensemble.training.job import Fitting, fitted_by
 from larq_ensemble.training.under_jax.export import export
 from larq_ensemble.training.under_jax.finish import finish
@@ -48,7 +48,7 @@ def under_jax(folder: str | os.PathLike[str]) -> Iterator[None]:
         EnsembleError: for a training that can't be exported, which leaves no run, and for a result
             of another training or one that lacks epochs.
     """
-    path = Path(folder).expanduser()
+    path = user_path(folder)
 
     def fit(fitting: Fitting) -> float | None:
         if (path / CHECKPOINT).is_file():

@@ -114,20 +114,26 @@ def test_another_archive_is_refused(archives: Path) -> None:
     ("content", "message"),
     [
         ("nothing", "can't be read as an image"),
+        ("~no-such-user/a.png", "can't be read as an image"),
         ("text.png", "can't be read as an image"),
         ("photo.tiff", "format that browsers don't show"),
         ("empty", "is a folder without images"),
     ],
 )
 def test_images_that_cannot_be_shown_are_refused(
-    content: str, message: str, archives: Path, tmp_path: Path
+    content: str,
+    message: str,
+    archives: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "text.png").write_text("no image")
     Image.new("L", (3, 7)).save(tmp_path / "photo.tiff")
     (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / "page"
     with pytest.raises(EnsembleError, match=message):
-        write_page(DATA / "indexed.tflite", out, images=[tmp_path / content], runtime=archives)
+        write_page(DATA / "indexed.tflite", out, images=[content], runtime=archives)
     assert not out.exists()
 
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from larq_ensemble.data import encoded
 from larq_ensemble.data.datasets import DataOptions
 from larq_ensemble.data.opening import open_dataset, reopen
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runtime.images import read_image
 
 
 def opened(folder, **options):
@@ -78,7 +80,8 @@ def test_another_split_seed_cuts_another_test_split(photos):
     everything = reopen(opened(photos, test_share=0).constants()).read(None)
     assert [len(split) for split in everything] == [20, 0]
     assert np.asarray(everything[1].images).shape == (0, 6, 5, 3)
-    assert "none is a training image of the class 'cat'" in error_of(photos, test_share=1)
+    assert "No training images are left" in (message := error_of(photos, test_share=1))
+    assert "lower `test_share`" in message
 
 
 @pytest.mark.parametrize(
@@ -191,6 +194,31 @@ def test_damaged_files_are_refused_or_skipped(photos):
     assert [len(split) for split in reopen(dataset.constants()).read(None)] == [
         len(each - lost) for each in whole
     ]
+
+
+def test_a_file_that_can_be_read_again_is(photos, monkeypatch):
+    """Its size and time are the same, as after an error of the disk or a wrong permission."""
+    path = photos / "cat/1.png"
+    data, time = path.read_bytes(), path.stat().st_mtime_ns
+
+    def write(content):
+        path.write_bytes(content)
+        os.utime(path, ns=(time, time))
+
+    write(bytes(len(data)))
+    assert "1 of the 20 image files" in error_of(photos)
+    read = []
+    monkeypatch.setattr(
+        encoded, "read_image", lambda file, shape: read.append(file) or read_image(file, shape)
+    )
+    with pytest.warns(UserWarning, match="'cat/1.png'"):
+        opened(photos, damaged="skip")
+    assert read == [path]
+    write(data)
+    assert sum(map(len, opened(photos, damaged="skip").read(None))) == 20
+    read.clear()
+    opened(photos)
+    assert read == []
 
 
 def test_a_class_of_damaged_files(photos):

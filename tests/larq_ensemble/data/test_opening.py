@@ -6,7 +6,7 @@ from larq_ensemble.data.datasets import DATASETS, Dataset
 from larq_ensemble.data.opening import check_fits, images_as_input, open_dataset, reopen
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime.images import fit_image
+from larq_ensemble.runtime.images import fit_image, read_image
 
 
 def test_built_in_data_by_name():
@@ -36,6 +36,19 @@ def test_paths_without_their_kind(tmp_path, monkeypatch):
 def test_files_have_no_data_dir(spec):
     with pytest.raises(EnsembleError, match=r"`data_dir` 'd' has no effect"):
         open_dataset(spec, data_dir="d")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("folder:~no-such-user/a", "The folder '.*/~no-such-user/a' can't be read"),
+        ("npz:~no-such-user/a", "There is no file '.*/~no-such-user/a'"),
+        ("~no-such-user/a", "Unknown dataset '~no-such-user/a'"),
+    ],
+)
+def test_the_home_of_nobody(spec, message):
+    with pytest.raises(EnsembleError, match=message):
+        open_dataset(spec)
 
 
 def test_a_relative_path_is_recorded_whole(photos, monkeypatch):
@@ -89,13 +102,42 @@ def test_class_names_of_other_data(tmp_path):
     with pytest.raises(EnsembleError, match=r"other classes than the run.*Differing: 'c', 'd'\."):
         reopen(constants, spec=f"npz:{others}")
     given = Dataset.from_arrays(images, np.arange(15) % 3, class_names="acb")
-    with pytest.raises(EnsembleError, match=r"than 'run', which was trained on 3\. Differing: 'a'"):
+    with pytest.raises(EnsembleError, match=r"of 'run' in another order: its label 1 is 'c', that"):
         check_fits(given, constants, "'run'")
     with pytest.raises(EnsembleError, match=r"than 'm\.keras', which was trained on 4, not 3\.$"):
         check_fits(given, {"classes": 4, "input_shape": [2, 2, 1]}, "'m.keras'")
     check_fits(given, {"classes": 3, "input_shape": [2, 2, 1]})
     unnamed = open_dataset(f"npz:{numbers}").constants()
     assert reopen(unnamed, spec=f"npz:{named}").classes == 3
+
+
+def test_folders_of_numbers_are_sorted_as_text(tmp_path, put):
+    """So labels that are the numbers themselves mean other classes."""
+    for number in range(11):
+        for name in "ab":
+            put(f"{number}/{name}.png")
+    images = np.random.default_rng(1).integers(0, 256, (22, 6, 5, 3), np.uint8)
+    labels = np.arange(22) % 11
+    in_order = list(map(str, range(11)))
+    as_text = sorted(in_order)
+    assert as_text[2] == "10"
+    for file, names in (("no", None), ("numbers", in_order), ("text", as_text)):
+        extra = {} if names is None else {"class_names": names}
+        np.savez(tmp_path / f"{file}.npz", images=images, labels=labels, **extra)
+    folder = f"folder:{tmp_path / 'photos'}"
+    of_folder = open_dataset(folder).constants()
+    for name in ("no", "numbers"):
+        spec = f"npz:{tmp_path / name}.npz"
+        with pytest.raises(EnsembleError, match="label 2 is '2', that of the run is '10'"):
+            reopen(of_folder, spec=spec)
+        with pytest.raises(EnsembleError, match="label 2 is '10', that of the run is '2'"):
+            reopen(open_dataset(spec).constants(), spec=folder)
+    assert reopen(of_folder, spec=f"npz:{tmp_path / 'text.npz'}").class_names == tuple(as_text)
+    check_fits(open_dataset(folder), {"classes": 11, "input_shape": [6, 5, 3]}, "a Keras file")
+    # From 1 on, too: no label is the number of its folder.
+    (tmp_path / "photos/0").rename(tmp_path / "photos/11")
+    with pytest.raises(EnsembleError, match="Differing: '0', '11'"):
+        reopen(open_dataset(folder).constants(), spec=f"npz:{tmp_path / 'no.npz'}")
 
 
 @pytest.mark.parametrize(
@@ -138,3 +180,13 @@ def test_images_of_any_classes_in_the_size_of_a_network(tmp_path):
     assert np.asarray(found).shape == (599, 16, 16, 3)
     with pytest.raises(EnsembleError, match="Unknown dataset 'svhn'"):
         images_as_input("svhn", (8, 8, 1))
+
+
+def test_a_folder_without_a_test_split_as_input(photos):
+    name, found = images_as_input(f"folder:{photos}", (8, 8, 3))
+    assert name == "folder:photos"
+    expected = [read_image(path, (8, 8, 3)) for path in sorted(photos.rglob("*.png"))]
+    np.testing.assert_array_equal(np.asarray(found), expected)
+    for path in photos.glob("dog/[1-9].png"):
+        path.unlink()
+    assert len(images_as_input(f"folder:{photos}", (8, 8, 3))[1]) == 11

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from larq_ensemble.data.opening import open_dataset, reopen
+from larq_ensemble.data.opening import images_as_input, open_dataset, reopen
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.data.tfds import _keys
 from larq_ensemble.errors import EnsembleError
@@ -129,6 +129,21 @@ def test_numbers_are_classes_too_and_a_test_split_is_cut(data_dir):
     train, test = dataset.read(None)
     assert np.bincount(train.labels).tolist() == [4, 4, 4]
     assert np.bincount(test.labels).tolist() == [1, 1, 1]
+    _, images = images_as_input("tfds:tiny_numbers", (4, 4, 3), data_dir=str(data_dir))
+    assert images.shape == (15, 4, 4, 3)
+
+
+def test_the_names_that_a_data_set_says_are_checked(data_dir, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), np.uint8)
+    labels = np.arange(8) % 2
+    np.savez(tmp_path / "a.npz", images=images, labels=labels, class_names=["rose", "tulip"])
+    constants = open_dataset(f"npz:{tmp_path / 'a.npz'}").constants()
+    with pytest.raises(EnsembleError, match=r"other classes than the run.* 'cat', 'dog', 'rose'"):
+        reopen(constants, spec="tfds:tiny_pets", data_dir=str(data_dir))
+    np.savez(tmp_path / "b.npz", images=images, labels=np.arange(8) % 3, class_names=[*"abc"])
+    constants = open_dataset(f"npz:{tmp_path / 'b.npz'}").constants()
+    numbers = reopen(constants, spec="tfds:tiny_numbers", data_dir=str(data_dir))
+    assert numbers.class_names == ("a", "b", "c")
 
 
 def test_images_of_several_sizes_need_one(data_dir):
@@ -141,6 +156,7 @@ def test_names_that_do_not_exist(data_dir, tmp_path):
     assert "only: 1.0.0" in error_of("tiny_pets:2.0.0", data_dir)
     assert f"'{tmp_path}' does not hold tiny_pets" in error_of("tiny_pets", tmp_path)
     assert list(tmp_path.iterdir()) == []
+    assert "'~no-such-user' does not exist" in error_of("tiny_pets", "~no-such-user")
 
 
 def test_a_damaged_data_set(data_dir, tmp_path):

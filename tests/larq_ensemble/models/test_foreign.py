@@ -136,6 +136,7 @@ def test_a_file_is_told_from_another_by_its_content(tmp_path):
         ("foreign_module:plain", {"classes": 4}, "has 3 outputs, but the data set has 4 classes"),
         ("foreign_module:plain", {"input_shape": (8, 8, 1)}, r"of \(4, 4, 1\), but .* \(8, 8, 1\)"),
         ("missing.keras", {}, "`model` 'missing.keras' is no file"),
+        ("~no-such-user/a.keras", {}, "`model` '~no-such-user/a.keras' is no file"),
         (3, {}, "`model` must be a name, FILE.keras, FILE.h5, module:function or a tf.keras model"),
     ],
 )

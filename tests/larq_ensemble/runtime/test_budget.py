@@ -47,6 +47,8 @@ def test_a_budget_that_all_fit_in_allows_all(budget: float) -> None:
 
 def test_a_clock_too_coarse_for_a_member_allows_all() -> None:
     assert members_for_latency(1e-3, 0.0, 4) == 4
+    assert members_for_latency(5.0, 0.0, 4, image_ms=5.0) == 4
+    assert members_for_latency(1.0, 0.0, 4, image_ms=5.0) == 1  # the trunk alone takes longer
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runtime.images import fit_image, read_image, read_images
+from larq_ensemble.runtime.images import fit_image, image_size, read_image, read_images
 
 #: Pillow 12, the last for Python 3.10, can't read the first, and no orientation beside the other.
 FROM_PILLOW_13 = pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow < 13")
@@ -156,6 +156,17 @@ def test_the_orientation_as_pillow_turns_it(tmp_path: Path, orientation: int) ->
         with Image.open(tmp_path / name) as file:
             expected = np.asarray(ImageOps.exif_transpose(file))
         np.testing.assert_array_equal(read_image(tmp_path / name, (6, 6, 3)), expected)
+
+
+@pytest.mark.parametrize("name", ["a.tiff", "a.jpg", "a.png", "a.webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_of_a_turned_image(tmp_path: Path, name: str, orientation: int) -> None:
+    """Pillow gives that of a TIFF turned already, since version 11."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (30, 20)).save(tmp_path / name, exif=exif)
+    upright = (20, 30, 3) if orientation < 5 else (30, 20, 3)
+    assert image_size(tmp_path / name) == upright
 
 
 def jpeg_with_tag(path: Path, tag: int, kind: int, count: int, value: bytes) -> Path:

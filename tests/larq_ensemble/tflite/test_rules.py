@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from flatbuffers import flexbuffers
 
+from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.ir.graph import Module, Tensor
 from larq_ensemble.ir.schema import options
 from larq_ensemble.tflite.model import Operator
+from larq_ensemble.tflite.reader import read_model
 from larq_ensemble.tflite.rules import RULES, InvalidGraphError, UncheckedError
-from larq_ensemble.tflite.verifier import graph_problems
+from larq_ensemble.tflite.verifier import graph_problems, problems
 
 from ...builder import Builder, normal
 
@@ -284,6 +286,28 @@ def test_the_same_operators_without_the_fault() -> None:
     ):
         build = Builder()
         build.module(logits=build_graph(build))
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        (None, None),
+        ([], None),
+        ([1, -1], None),
+        ([0], "no axes [0] of size 1"),
+        ([1, 0], "no axes [1, 0] of size 1"),
+        ([1, 3], "no axis 3 of 3"),
+    ],
+)
+def test_the_axes_that_a_file_squeezes(axes: list[int] | None, message: str | None) -> None:
+    build = Builder()
+    x = build.input("image", 2, 1, 1)
+    module = build.module(logits=build.op("SQUEEZE", x, shape=(2,), squeezeDims=None))
+    if axes is not None:
+        module.graph.operators[0].options.squeezeDims = np.array(axes, np.int32)
+    found = list(map(str, problems(read_model(write(module)))))
+    assert len(found) == (message is not None)
+    assert message is None or message in found[0]
 
 
 def test_members_are_looked_up_in_their_table() -> None:
