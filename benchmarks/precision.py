@@ -53,14 +53,13 @@ def _evaluate(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Prints a line for each format and yields its name and, for each image, what it gains."""
     from larq_ensemble.convert.conversion import convert_run
-    from larq_ensemble.data.datasets import DATASETS, DataOptions
     from larq_ensemble.runs import load_run
     from larq_ensemble.runtime import EnsembleInterpreter
+    from larq_ensemble.trained import data_of, splits_as_trained
 
     run = load_run(path)
-    data = DataOptions(data_dir).load(DATASETS[run.config.dataset["name"]], run.config.seed)
-    images = getattr(data, split).images[:samples]
-    labels = getattr(data, split).labels[:samples]
+    data = getattr(splits_as_trained(run, data_of(run, None, data_dir), data_dir), split)
+    images, labels = np.asarray(data.images[:samples]), data.labels[:samples]
     reference = None
     with tempfile.TemporaryDirectory() as folder:
         for name, options in FORMATS.items():

@@ -167,10 +167,10 @@ def resumable(
                     "choose another directory."
                 )
             started = read_json(path / file, way_out)
-            for key, value in settings.items():
+            for key in {**settings, **started}:
                 if key in newer and key not in started:
                     continue
-                difference = first_difference(key, started.get(key), value)
+                difference = first_difference(key, started.get(key), settings.get(key))
                 if difference is not None:
                     setting, old, new = difference
                     raise EnsembleError(

@@ -28,8 +28,10 @@ def test_a_picture_of_two_runs(main, tmp_path) -> None:
     assert struct.unpack(">II", out.read_bytes()[16:24]) == (990, 396)  # 9 x 3.6 inches at 110 dpi
 
 
-@pytest.mark.parametrize("log", [None, "epoch,loss,val_accuracy\n"])
-def test_a_run_without_epochs(main, tmp_path, log, capsys) -> None:
+@pytest.mark.parametrize(
+    "log", [None, "epoch,loss,val_accuracy\n", "epoch,loss,accuracy\n0,2.0,0.5\n"]
+)
+def test_a_run_without_what_is_drawn(main, tmp_path, log, capsys) -> None:
     if log is not None:
         (tmp_path / "log.csv").write_text(log)
     with pytest.raises(SystemExit) as end:

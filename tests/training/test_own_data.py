@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import sys
 from pathlib import Path
@@ -259,6 +260,28 @@ def test_a_converted_file_finds_its_data_again_without_a_path(capsys, tmp_path):
     result = result_of("calibrate", "ensemble.tflite", "--dataset", spec)
     assert (result["validation_images"], result["test_images"]) == (6, 6)
     assert not result["held_out"]
+
+
+def test_all_images_may_be_for_training(capsys, tmp_path):
+    """`--test-share 0`: there is nothing to measure on, and nothing to score a calibration on."""
+    no_test = ["--pretrained", tmp_path / "backbone", "--members", 2, "--epochs", 1]
+    assert (
+        called(
+            *["pretrain", "--model", "networks_of_mine:small", "--dataset", "npz:set.npz"],
+            *["--test-share", 0, "--epochs", 0, "--out", tmp_path / "backbone", *RECIPE],
+        )
+        == 0
+    )
+    result = result_of("train", *no_test, "--out", tmp_path / "ensemble", *RECIPE)
+    assert (result["test_top1"], result["member_top1"]) == (None, None)
+    assert re.search(r"ensemble +│ +- ", capsys.readouterr().out)
+
+    file = tmp_path / "ensemble.tflite"
+    assert called("convert", tmp_path / "ensemble", "--out", file) == 0
+    before = file.read_bytes()
+    assert called("calibrate", file, "--dataset", "npz:set.npz") == 1
+    assert "have no test images to score the calibration on" in capsys.readouterr().err
+    assert file.read_bytes() == before
 
 
 def test_data_that_are_not_where_they_were(capsys, tmp_path):

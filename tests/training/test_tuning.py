@@ -132,6 +132,10 @@ def test_a_search_of_before_keep_pretrained_goes_on(backbone, search, trainings,
     assert "keep_pretrained" not in json.loads((tmp_path / "search.json").read_text())
     with pytest.raises(EnsembleError, match="`keep_pretrained`"):
         tune(backbone, tmp_path, replace(search, keep_pretrained=True), trials=2, resume=True)
+    path = tmp_path / "search.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "keep_pretrained": True}))
+    with pytest.raises(EnsembleError, match="with `keep_pretrained` = True, not None"):
+        tune(backbone, tmp_path, search, trials=2, resume=True)
 
 
 def test_seeds_decide_what_is_tried(backbone, search, trainings, tmp_path):

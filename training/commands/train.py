@@ -284,7 +284,7 @@ def command(
                 ["network", "top-1 %"],
                 [
                     ["backbone", result["backbone_top1"]],
-                    *([f"member {m}", top1] for m, top1 in enumerate(result["member_top1"])),
+                    *([f"member {m}", top1] for m, top1 in enumerate(result["member_top1"] or ())),
                     ["ensemble", result["test_top1"]],
                 ],
             )
