@@ -3,8 +3,12 @@
 //   classify ensemble.tflite [--members M] [--adaptive] [--threads T] [--delegate LIB.so] IMAGE...
 //
 // An image is a binary PPM or PGM, or raw pixels [height][width][channels] of a byte each, of the
-// size that the file takes (ImageMagick: convert photo.jpg -resize 32x32! photo.ppm). A line for
-// each: name, class, probability, members that ran.
+// size that the file takes. ImageMagick crops and resizes a photo as `larq-ensemble predict` does:
+//
+//   convert photo.jpg -auto-orient -alpha off -filter Triangle -resize '32x32^'
+//     -gravity center -extent 32x32 photo.ppm
+//
+// A line for each: name, class, probability, members that ran.
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -90,7 +94,8 @@ std::vector<float> ReadImage(const std::string& path, const Metadata& metadata) 
                width = static_cast<size_t>(metadata.width),
                channels = static_cast<size_t>(metadata.channels);
   size_t at = 0;
-  if (bytes.rfind("P6", 0) == 0 || bytes.rfind("P5", 0) == 0) {
+  const bool is_raw = bytes.size() == height * width * channels;
+  if (!is_raw && (bytes.rfind("P6", 0) == 0 || bytes.rfind("P5", 0) == 0)) {
     const size_t found_channels = bytes[1] == '6' ? 3 : 1;
     at = 2;
     const size_t found_width = HeaderNumber(bytes, &at), found_height = HeaderNumber(bytes, &at);
@@ -105,7 +110,7 @@ std::vector<float> ReadImage(const std::string& path, const Metadata& metadata) 
                                std::to_string(channels) + " up to 255");
     }
   }
-  if (at == 0 && bytes.size() != height * width * channels) {
+  if (at == 0 && !is_raw) {
     throw std::runtime_error(path + " is neither a binary PPM or PGM nor " + std::to_string(width) +
                              "x" + std::to_string(height) + "x" + std::to_string(channels) +
                              " bytes of pixels");

@@ -1,8 +1,11 @@
 // Just enough JSON to read the metadata of an ensemble file.
 #pragma once
 
-#include <cstdlib>
+#include <cstdio>
+#include <cstring>
+#include <locale>
 #include <map>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -114,13 +117,21 @@ class Parser {
         break;
       default: {
         value.kind = Json::kNumber;
-        char* behind;
-        value.number = std::strtod(at_, &behind);
-        if (behind == at_) Fail();
-        at_ = behind;
+        value.number = Number();
       }
     }
     return value;
+  }
+
+  // With a decimal point, whatever the program's locale has.
+  double Number() {
+    const char* first = at_;
+    while (at_ != end_ && std::strchr("+-.0123456789Ee", *at_)) ++at_;
+    std::istringstream text(std::string(first, at_));
+    text.imbue(std::locale::classic());
+    double number;
+    if (!(text >> number) || text.peek() != EOF) Fail();
+    return number;
   }
 
   std::string String() {

@@ -24,8 +24,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-#: EXIF orientations from this one on exchange height and width.
-_FIRST_TURNED = 5
+#: EXIF orientations that exchange height and width. Others than 1 to 8 are of no meaning.
+_TURNED = (5, 6, 7, 8)
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 
 #: Formats whose whole numbers of mode `I` have 16 bits; Pillow scales those of PGM to 16.
@@ -95,7 +95,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int, int]:
         width, height = file.size
         if file.format == "TIFF":  # Pillow from 11 on gives its size turned
             width, height = file.tag_v2[_TIFF_WIDTH], file.tag_v2[_TIFF_HEIGHT]
-        is_turned = width != height and (_orientation(file) or 1) >= _FIRST_TURNED
+        is_turned = width != height and _orientation(file) in _TURNED
         size = (width, height) if is_turned else (height, width)
         return *size, 1 if file.mode in _GREY else 3
 

@@ -13,7 +13,9 @@ from larq_ensemble.data.datasets import DATASETS, DataOptions
 from .conftest import load
 
 
-def test_the_validation_split_is_what_the_training_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_validation_split_is_what_the_training_held_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Cut by the backbone's seed, 0, not by the ensemble's."""
     precision = load("precision")
     digits, seen = DATASETS["digits"], []

@@ -93,8 +93,12 @@ def run(program: Program, *arguments: object) -> subprocess.CompletedProcess[str
 
 
 def images(name: str, folder: Path) -> tuple[np.ndarray, list[Path]]:
-    """The images of a file's recorded logits, as PPMs but for the first, which has pixels only."""
+    """The images of a file's recorded logits, as PPMs but for the first, which has pixels only.
+
+    Its pixels begin as a PPM does.
+    """
     pixels = np.load(DATA / f"{name}.npz")["images"].astype(np.uint8)
+    pixels[0].reshape(-1)[:2] = [*b"P6"]
     paths = []
     for number, image in enumerate(pixels):
         header = b"" if number == 0 else b"P6\n# a comment\n%d %d\n255\n" % image.shape[1::-1]
@@ -159,6 +163,43 @@ def test_every_scheme(program, delegate, tmp_path) -> None:
         assert [int(row[1]) for row in rows] == expected.argmax(axis=1).tolist()
         shown = [float(row[2]) for row in rows]
         np.testing.assert_allclose(shown, expected.max(axis=1), atol=2e-4, err_msg=scheme)
+
+
+NUMBERS_IN_GERMAN = """
+#include <clocale>
+#include <cstdio>
+#include "json.h"
+
+int main() {
+  if (!std::setlocale(LC_ALL, "de_DE.UTF-8") || *std::localeconv()->decimal_point != ',') return 77;
+  for (double number : Json::Parse("[0.5, -1e-3, 7]").numbers()) std::printf("%g ", number);
+  for (const char* wrong : {"[0,5", "[1.2.3]", "[-]", "[1e]"}) {
+    try {
+      Json::Parse(wrong);
+      std::puts(wrong);
+    } catch (const std::exception&) {
+    }
+  }
+}
+"""
+
+
+def test_numbers_have_a_decimal_point_in_every_locale(tmp_path) -> None:
+    """An app with a user interface takes the locale of its user."""
+    names = ["-i", "de_DE", "-f", "UTF-8", tmp_path / "de_DE.UTF-8"]
+    if (
+        not shutil.which("localedef")
+        or subprocess.run(["localedef", *names], check=False).returncode
+    ):
+        pytest.skip("no localedef with German")
+    source, built = tmp_path / "numbers.cc", tmp_path / "numbers"
+    source.write_text(NUMBERS_IN_GERMAN)
+    include = ["-I", ROOT / "examples" / "cpp"]
+    subprocess.run(["c++", "-std=c++17", *include, source, "-o", built], check=True)
+    done = subprocess.run(
+        [built], env={"LOCPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "0,5 -0,001 7 ")
 
 
 def test_what_it_says_to_bad_input(program, tmp_path) -> None:

@@ -60,7 +60,8 @@ export function softmax(row) {
  */
 export function predict(logits, { scheme, weights, temperatures }) {
   const combination = COMBINATIONS[scheme];
-  const probabilities = combination(logits, (weights ?? logits.map(() => 1)).slice(0, logits.length));
+  const each = (weights ?? logits.map(() => 1)).slice(0, logits.length);
+  const probabilities = combination(logits, each).map(Math.fround); // so ties are ties, too
   if (!temperatures) return probabilities;
   const temperature = temperatures[logits.length - 1];
   const score = combination === shareOfVotes ? (p) => p : (p) => Math.log(Math.max(p, TINY));

@@ -35,12 +35,13 @@ class Combination(
     fun predict(logits: List<FloatArray>): DoubleArray {
         val rows = logits.map { row -> DoubleArray(row.size) { row[it].toDouble() } }
         val each = weights ?: List(rows.size) { 1.0 }
-        val probabilities = when (scheme) {
+        val exact = when (scheme) {
             in MEAN_OF_LOGITS -> softmax(mean(rows, each))
             in SUM_OF_LOGITS -> softmax(weightedSum(rows, each))
             SHARE_OF_VOTES -> mean(rows.map(::vote), each)
             else -> mean(rows.map(::softmax), each)
         }
+        val probabilities = exact.map { it.toFloat().toDouble() }.toDoubleArray() // so ties are ties
         val temperature = temperatures?.get(rows.size - 1) ?: return probabilities
         return softmax(probabilities.map { score(it) / temperature }.toDoubleArray())
     }

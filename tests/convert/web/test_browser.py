@@ -17,7 +17,7 @@ from larq_ensemble.convert.web.page import write_page
 from larq_ensemble.convert.web.serving import serving
 from larq_ensemble.runtime import EnsembleInterpreter, read_image
 from larq_ensemble.runtime.cascade import calibrated_prediction, log_margin
-from larq_ensemble.runtime.combination import COMBINATIONS
+from larq_ensemble.runtime.combination import COMBINATIONS, combine
 from larq_ensemble.runtime.file import seal
 
 from . import browser as browsers
@@ -277,6 +277,16 @@ def test_every_scheme_combines_as_python_does(page: browsers.Browser) -> None:
         row = calibrated_prediction(logits[:, np.newaxis], scheme, weights, temperatures)
         np.testing.assert_allclose(found, row[0], rtol=1e-5)
         assert margin == pytest.approx(log_margin(row)[0], rel=1e-4, abs=1e-5)
+
+    # 0.1 + 0.2 and 0.3 are equal as float32 numbers; the first of equal ones is the class.
+    votes = np.eye(3, dtype=np.float32)[[2, 2, 0]]
+    metadata = {"scheme": "hard_voting", "weights": [0.1, 0.2, 0.3]}
+    tied = """
+        const {predict, argmax} = await import('./combination.js');
+        return argmax(predict(arguments[0], arguments[1]));
+        """
+    expected = combine(votes[:, np.newaxis], "hard_voting", metadata["weights"])
+    assert page.run(tied, votes.tolist(), metadata) == expected[0].argmax() == 0
 
 
 def test_files_of_newer_versions_are_not_known(page: browsers.Browser) -> None:
