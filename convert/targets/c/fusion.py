@@ -43,6 +43,7 @@ def absorb_slices(steps: Sequence[Step]) -> list[Step]:
         and step.channels == step.input.channels
         and step.input.format != "uint8"
         and isinstance(step.epilogue[0], Store)
+        and step.epilogue[0].map.format == "float32"
     }
     return [
         _with_strides(step, slices[step.input])

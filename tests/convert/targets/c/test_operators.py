@@ -178,6 +178,17 @@ def _binary_shortcut(build: Builder, image: Tensor) -> Tensor:
     return flat(build, y)
 
 
+def _real_shortcut(build: Builder, image: Tensor) -> Tensor:
+    x = numbers(build, signs(build, features(build, image)), 32)
+    return flat(build, convolution(build, x, 16, (1, HEIGHT, WIDTH, 16), size=1))
+
+
+def _dense_of_signs(build: Builder, image: Tensor) -> Tensor:
+    axes = build.constant([1, 2], "int32")
+    mean = build.op("MEAN", features(build, image), axes, shape=(1, 32))
+    return flat(build, numbers(build, signs(build, mean), 32))
+
+
 def _long_rows(build: Builder, image: Tensor) -> Tensor:
     x = features(build, image, 16)
     rows = build.op("RESHAPE", x, build.constant([1, 1, 21, 32], "int32"), shape=(1, 1, 21, 32))
@@ -245,6 +256,8 @@ NETWORKS: dict[str, Network] = {
     "packed": _packed,
     "pooled signs": _pooled_signs,
     "binary shortcut": _binary_shortcut,
+    "real shortcut of signs": _real_shortcut,
+    "dense layer of signs": _dense_of_signs,
     "long rows": _long_rows,
     "two maps": _two_maps,
     "largest": _pooled("MAX_POOL_2D"),
