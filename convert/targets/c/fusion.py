@@ -36,14 +36,10 @@ def absorb_slices(steps: Sequence[Step]) -> list[Step]:
     The slices are left for `without_dead_stores`.
     """
     slices = {
-        step.epilogue[0].map: step
+        map: step
         for step in steps
-        if isinstance(step, Elementwise)
-        and not step.channel
-        and step.channels == step.input.channels
-        and step.input.format != "uint8"
-        and isinstance(step.epilogue[0], Store)
-        and step.epilogue[0].map.format == "float32"
+        if isinstance(step, Elementwise) and _is_slice(step)
+        for map in step.writes
     }
     return [
         _with_strides(step, slices[step.input])
@@ -96,6 +92,17 @@ def is_pixel_by_pixel(step: Step) -> bool:
     places = step.channel, step.top, step.left, step.stride_y - 1, step.stride_x - 1
     shape = step.height, step.width, step.channels
     return not any(places) and shape == (map.height, map.width, map.channels)
+
+
+def _is_slice(step: Elementwise) -> bool:
+    """Whether a map is nothing but pixels of the input, with all their channels, as floats."""
+    (output,) = step.writes
+    return (
+        step.epilogue == (Store(output),)
+        and step.input.channels == step.channels == output.channels
+        and step.input.format != "uint8"
+        and output.format == "float32"
+    )
 
 
 def _with_strides(step: Convolution, slice: Elementwise) -> Convolution:

@@ -239,6 +239,16 @@ def _padded(build: Builder, image: Tensor) -> Tensor:
     return flat(build, build.op("PAD", x, channels, shape=(1, 5, 8, 16)))
 
 
+def _joined(build: Builder, *maps: Tensor) -> Tensor:
+    channels = sum(map.shape[3] for map in maps)
+    return build.op("CONCATENATION", *maps, shape=(*maps[0].shape[:3], channels), axis=3)
+
+
+def _bottleneck(build: Builder, image: Tensor) -> Tensor:
+    joined = _joined(build, features(build, image, 6), features(build, image, 8))
+    return flat(build, convolution(build, joined, 4, (1, HEIGHT, WIDTH, 4), size=1))
+
+
 def _columns(build: Builder, image: Tensor) -> Tensor:
     order = build.constant([6, 5, 4, 2, 2], "int32")
     x = centered(build, image)
@@ -264,6 +274,7 @@ NETWORKS: dict[str, Network] = {
     "mean": _pooled("AVERAGE_POOL_2D"),
     "sliced": _sliced,
     "padded": _padded,
+    "bottleneck": _bottleneck,
     "columns": _columns,
 }
 
