@@ -43,9 +43,7 @@ def absorb_slices(steps: Sequence[Step]) -> list[Step]:
     }
     return [
         _with_strides(step, slices[step.input])
-        if isinstance(step, Convolution)
-        and step.input in slices
-        and (step.window.height, step.window.width) == (1, 1)
+        if isinstance(step, Convolution) and step.input in slices and _reads_pixels(step)
         else step
         for step in steps
     ]
@@ -102,6 +100,17 @@ def _is_slice(step: Elementwise) -> bool:
         and step.input.channels == step.channels == output.channels
         and step.input.format != "uint8"
         and output.format == "float32"
+    )
+
+
+def _reads_pixels(step: Convolution) -> bool:
+    """Whether a convolution reads a pixel for each of its own, and no margin of zeros."""
+    window, map = step.window, step.input
+    last = (step.height - 1) * window.stride_y, (step.width - 1) * window.stride_x
+    return (
+        (window.height, window.width, window.top, window.left) == (1, 1, 0, 0)
+        and last[0] < map.height
+        and last[1] < map.width
     )
 
 

@@ -285,7 +285,7 @@ class Lowering:
             pad: what stands outside the input.
             purpose: of the filters; `None`: what they look like.
         """
-        map, filters, window = self._whole(x, filters, window)
+        map, filters, window = self._whole(x, filters, window, size)
         filters = filters.astype(np.float32, copy=False)
         if map.format == "uint8":
             map = self.floats(x)
@@ -398,13 +398,15 @@ class Lowering:
         return self._operator.outputs[0].name or ""
 
     def _whole(
-        self, x: Tensor, filters: np.ndarray, window: Window
+        self, x: Tensor, filters: np.ndarray, window: Window, size: Size
     ) -> tuple[Map, np.ndarray, Window]:
         """The map, filters and window of a layer that may read a whole map as one pixel."""
         map = self.map(x)
         rows, out, *_, channels = filters.shape
         is_one_pixel = x.size == channels and (window.height, window.width) == (1, 1)
-        if is_one_pixel and map.height * map.width * map.channels == channels:
+        has_margin = window.top or window.left or size[:2] != (1, 1)
+        numbers = map.height * map.width * map.channels
+        if is_one_pixel and not has_margin and numbers == channels:
             filters = filters.reshape(rows, out, map.height, map.width, map.channels)
             return map, filters, Window(map.height, map.width)
         return self.shaped(x), filters, window

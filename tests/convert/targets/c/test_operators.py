@@ -239,6 +239,33 @@ def _padded(build: Builder, image: Tensor) -> Tensor:
     return flat(build, build.op("PAD", x, channels, shape=(1, 5, 8, 16)))
 
 
+def _margin(build: Builder, x: Tensor, *amounts: Sequence[int]) -> Tensor:
+    """A map with rows above and below it, and columns on its left and right."""
+    (top, bottom), (left, right) = amounts
+    _, height, width, channels = x.shape
+    shape = (1, height + top + bottom, width + left + right, channels)
+    return build.op("PAD", x, build.constant([[0, 0], *amounts, [0, 0]], "int32"), shape=shape)
+
+
+def _cut_and_padded(build: Builder, image: Tensor) -> Tensor:
+    bounds = [build.constant(numbers, "int32") for numbers in ([0, 1, 2, 0], [1, 4, 4, 8])]
+    middle = build.op("SLICE", features(build, image, 8), *bounds, shape=(1, 4, 4, 8))
+    below = _margin(build, middle, (0, 1), (0, 0))
+    beside = _margin(build, middle, (0, 0), (1, 0))
+    return build.op(
+        "ADD",
+        flat(build, convolution(build, below, 4, (1, 5, 4, 4), size=1, padding=VALID)),
+        flat(build, convolution(build, beside, 4, (1, 4, 5, 4), size=1, padding=VALID)),
+    )
+
+
+def _padded_pixel(build: Builder, image: Tensor) -> Tensor:
+    axes = build.constant([1, 2], "int32")
+    x = build.op("MEAN", features(build, image, 8), axes, shape=(1, 1, 1, 8), keepDims=True)
+    x = _margin(build, x, (2, 0), (1, 0))
+    return flat(build, convolution(build, x, 4, (1, 3, 2, 4), size=1, padding=VALID))
+
+
 def _joined(build: Builder, *maps: Tensor) -> Tensor:
     channels = sum(map.shape[3] for map in maps)
     return build.op("CONCATENATION", *maps, shape=(*maps[0].shape[:3], channels), axis=3)
@@ -274,6 +301,8 @@ NETWORKS: dict[str, Network] = {
     "mean": _pooled("AVERAGE_POOL_2D"),
     "sliced": _sliced,
     "padded": _padded,
+    "cut and padded": _cut_and_padded,
+    "padded pixel": _padded_pixel,
     "bottleneck": _bottleneck,
     "columns": _columns,
 }
