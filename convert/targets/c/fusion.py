@@ -147,7 +147,7 @@ def _predecessor(steps: Sequence[Step], number: int) -> int | None:
     if len(writers) != 1:
         return None
     (place,) = writers
-    if steps[place].shared != step.shared:
+    if (steps[place].shared, steps[place].channels) != (step.shared, step.channels):
         return None
     for action in reversed(steps[place].epilogue):
         if not isinstance(action, Store):

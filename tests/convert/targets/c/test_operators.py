@@ -276,6 +276,11 @@ def _bottleneck(build: Builder, image: Tensor) -> Tensor:
     return flat(build, convolution(build, joined, 4, (1, HEIGHT, WIDTH, 4), size=1))
 
 
+def _joined_with_itself(build: Builder, image: Tensor) -> Tensor:
+    x = features(build, image, 16)
+    return flat(build, numbers(build, signs(build, _joined(build, x, x)), 32))
+
+
 def _columns(build: Builder, image: Tensor) -> Tensor:
     order = build.constant([6, 5, 4, 2, 2], "int32")
     x = centered(build, image)
@@ -304,6 +309,7 @@ NETWORKS: dict[str, Network] = {
     "cut and padded": _cut_and_padded,
     "padded pixel": _padded_pixel,
     "bottleneck": _bottleneck,
+    "joined with itself": _joined_with_itself,
     "columns": _columns,
 }
 
