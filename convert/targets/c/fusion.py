@@ -161,7 +161,8 @@ def _merge(steps: list[Step], first: int, second: int) -> bool:
     """Makes one step of two, if the maps that it reads are there where it stands."""
     earlier, later = steps[first], steps[second]
     fused = dataclasses.replace(earlier, epilogue=(*earlier.epilogue, *later.epilogue))
-    added = set(later.reads) - set(later.inputs)
+    # Its input comes first, and again if it is added to itself.
+    added = set([*later.reads][1:])
     if not added.isdisjoint(earlier.writes):
         return False
     if all(added.isdisjoint(step.writes) for step in steps[first:second]):

@@ -97,3 +97,9 @@ def test_what_reads_all_of_a_concatenation_is_another_step() -> None:
     )
     expected = [(Store(joined, 0), Store(joined, 1)), (RELU, Store(c))]
     assert epilogues(pooling(IMAGE, a), *parts, after) == expected
+
+
+def test_a_map_that_is_added_to_itself_is_stored_before() -> None:
+    a, b = map(floats, "ab")
+    found = epilogues(pooling(IMAGE, a), change(a, b, AddMap(a)))
+    assert found == [(Store(a),), (AddMap(a), Store(b))]

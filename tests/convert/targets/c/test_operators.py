@@ -213,6 +213,12 @@ def _two_maps(build: Builder, image: Tensor) -> Tensor:
     return flat(build, build.op("MUL", scaled, gate))
 
 
+def _with_itself(build: Builder, image: Tensor) -> Tensor:
+    x = features(build, image, 8)
+    square = build.op("MUL", x, x)
+    return flat(build, build.op("ADD", square, square))
+
+
 def _pooled(name: str) -> Network:
     def network(build: Builder, image: Tensor) -> Tensor:
         fields = {"filterHeight": 3, "filterWidth": 2, "strideH": 2, "strideW": 2}
@@ -302,6 +308,7 @@ NETWORKS: dict[str, Network] = {
     "dense layer of signs": _dense_of_signs,
     "long rows": _long_rows,
     "two maps": _two_maps,
+    "with itself": _with_itself,
     "largest": _pooled("MAX_POOL_2D"),
     "mean": _pooled("AVERAGE_POOL_2D"),
     "sliced": _sliced,
