@@ -112,10 +112,7 @@ class Lowering:
                 self.refuse("it doesn't compute one image")
             pattern(self, op)
         (output,) = graph.outputs
-        logits = self.floats(output)
-        if (logits.height, logits.width) != (1, 1) or not self._is_computed(logits):
-            logits = self.apply(logits, [])
-        return logits
+        return self.floats(output)
 
     def refuse(self, reason: str) -> NoReturn:
         """Raises the error for the operator that is being lowered."""
@@ -131,9 +128,6 @@ class Lowering:
 
     def _read(self, op: Operator) -> list[Tensor]:
         return [tensor for tensor in op.operands if tensor in self._graph.of_image]
-
-    def _is_computed(self, map: Map) -> bool:
-        return any(map in step.writes for step in self.steps)
 
     def is_map(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on the image."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ from larq_ensemble.runtime.metadata import EnsembleMetadata
 
 from ....builder import Builder, normal, of_member, run
 from .execution import Execution
+from .programs import Program
 
 HEIGHT, WIDTH, CLASSES = 6, 7, 5
 SAME, VALID = 0, 1
+PIXELS = np.random.default_rng(6).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 Network = Callable[[Builder, Tensor], Tensor]
 
 
@@ -100,35 +103,45 @@ def head(build: Builder, x: Tensor) -> Tensor:
     )
 
 
+def row(build: Builder, x: Tensor) -> Tensor:
+    """A map as one row of numbers."""
+    shape = (1, int(np.prod(x.shape)))
+    return build.op("RESHAPE", x, build.constant(shape, "int32"), shape=shape)
+
+
 def flat(build: Builder, x: Tensor) -> Tensor:
     """Logits of a whole map."""
-    size = int(np.prod(x.shape))
-    row = build.op("RESHAPE", x, build.constant([1, size], "int32"), shape=(1, size))
-    weights = build.constant(normal(CLASSES, size, seed=8))
+    numbers = row(build, x)
+    weights = build.constant(normal(CLASSES, numbers.shape[1], seed=8))
     return build.op(
-        *("FULLY_CONNECTED", row, weights, None), shape=(1, CLASSES), fusedActivationFunction=0
+        *("FULLY_CONNECTED", numbers, weights, None), shape=(1, CLASSES), fusedActivationFunction=0
     )
 
 
-def planned(network: Network, channels: int = 3) -> tuple[Plan, np.ndarray, np.ndarray]:
-    """The plan of a network, its logits of an image, and LCE's."""
+def about(classes: int = CLASSES) -> EnsembleMetadata:
+    shape = HEIGHT, WIDTH, 3
+    return EnsembleMetadata(scheme="fusion", members=2, classes=classes, input_shape=shape)
+
+
+def planned(network: Network) -> tuple[Plan, np.ndarray, np.ndarray]:
+    """The plan of a network, its logits of an image, and LCE's.
+
+    Members add numbers of their own to what the network computes, which then is flattened.
+    """
     build = Builder()
-    member, image = build.member(), build.input("image", 1, HEIGHT, WIDTH, channels)
-    logits = network(build, image)
-    logits = build.op("ADD", logits, build.lookup(normal(2, CLASSES, seed=7), member))
+    member, image = build.member(), build.input("image", 1, HEIGHT, WIDTH, 3)
+    x = network(build, image)
+    x = build.op("ADD", x, build.lookup(normal(2, x.shape[-1], seed=7), member))
+    logits = x if len(x.shape) == 2 else row(build, x)
     module = build.module(members=2, logits=logits)
-    metadata = EnsembleMetadata(
-        scheme="fusion", members=2, classes=CLASSES, input_shape=(HEIGHT, WIDTH, channels)
-    )
-    file = checked_ensemble(write_ensemble(module, metadata))
+    file = checked_ensemble(write_ensemble(module, about(logits.size)))
     plan = plan_ensemble(file)
-    pixels = np.random.default_rng(6).integers(0, 256, (HEIGHT, WIDTH, channels), np.uint8)
     execution = Execution(plan, scratch_bytes)
-    execution.begin(pixels)
+    execution.begin(PIXELS)
     got = np.stack([execution.member(member) for member in range(2)])
     if any(isinstance(step, BinaryConvolution) and step.groups > 1 for step in plan.steps):
         legalize(module)  # LCE's fast kernel has no groups
-    image_values = pixels[np.newaxis].astype(np.float32)
+    image_values = PIXELS[np.newaxis].astype(np.float32)
     expected = np.concatenate(
         [run(module, image=image_values, member=of_member(n))["logits"] for n in range(2)]
     )
@@ -326,6 +339,14 @@ def test_a_plan_computes_what_lce_computes(name: str) -> None:
     _, got, expected = planned(NETWORKS[name])
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
     assert np.abs(expected).min(axis=0).max() > 0
+
+
+def test_logits_may_be_a_flattened_map(tmp_path: Path) -> None:
+    plan, _, expected = planned(lambda build, image: features(build, image, 2))
+    program = Program(tmp_path, plan, about(HEIGHT * WIDTH * 2))
+    assert program.macros["ENSEMBLE_CLASSES"] == str(HEIGHT * WIDTH * 2)
+    for member in range(2):
+        np.testing.assert_allclose(program.logits(PIXELS, member), expected[member], rtol=1e-4)
 
 
 def test_signs_by_signs_are_a_binary_convolution() -> None:
