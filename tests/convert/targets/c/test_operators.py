@@ -300,6 +300,15 @@ def _joined_with_itself(build: Builder, image: Tensor) -> Tensor:
     return flat(build, numbers(build, signs(build, _joined(build, x, x)), 32))
 
 
+def _transposed_filters(build: Builder, image: Tensor) -> Tensor:
+    """As of a ternary kernel that members own: it is looked up in Keras's order."""
+    axes, ternary = build.constant([3, 0, 1, 2], "int32"), np.round(normal(3, 3, 8, 4) / 2)
+    filters = build.op("TRANSPOSE", build.constant(ternary), axes, shape=(4, 3, 3, 8))
+    strides = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1}
+    x, zeros = features(build, image, 8), build.constant(np.zeros(4))
+    return flat(build, build.op("CONV_2D", x, filters, zeros, shape=(1, 6, 7, 4), **strides))
+
+
 def _columns(build: Builder, image: Tensor) -> Tensor:
     order = build.constant([6, 5, 4, 2, 2], "int32")
     x = centered(build, image)
@@ -330,6 +339,7 @@ NETWORKS: dict[str, Network] = {
     "padded pixel": _padded_pixel,
     "bottleneck": _bottleneck,
     "joined with itself": _joined_with_itself,
+    "transposed filters": _transposed_filters,
     "columns": _columns,
 }
 
