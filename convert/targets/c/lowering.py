@@ -108,11 +108,15 @@ class Lowering:
             pattern = patterns.get(op.name)
             if pattern is None:
                 self.refuse("C source has no such operator")
-            if any(tensor.shape[:1] != (1,) for tensor in (*self._read(op), *op.outputs)):
+            if not all(map(_is_of_one_image, (*self._read(op), *op.outputs))):
                 self.refuse("it doesn't compute one image")
             pattern(self, op)
         (output,) = graph.outputs
-        return self.floats(output)
+        logits = self.floats(output)
+        height, width, channels = logits.height, logits.width, logits.channels
+        if height * width * channels != output.size:
+            self.refuse(f"its logits repeat a map of {height} x {width} x {channels}")
+        return logits
 
     def refuse(self, reason: str) -> NoReturn:
         """Raises the error for the operator that is being lowered."""
@@ -482,6 +486,11 @@ def _whole_numbers(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     if np.abs(whole).max() > _LARGEST_WEIGHT or (np.abs(divided - whole) > _ROUNDING).any():
         return filters, None
     return whole, scales
+
+
+def _is_of_one_image(tensor: Tensor) -> bool:
+    """Whether the first axis, of images, has one; a vector has no such axis."""
+    return len(tensor.shape) == 1 or tensor.shape[:1] == (1,)
 
 
 def size_of(tensor: Tensor) -> Size:

@@ -93,6 +93,12 @@ def binary(
     )
 
 
+def gate(build: Builder, x: Tensor) -> Tensor:
+    """The mean of a map as one pixel."""
+    axes, shape = build.constant([1, 2], "int32"), (1, 1, 1, x.shape[3])
+    return build.op("MEAN", x, axes, shape=shape, keepDims=True)
+
+
 def head(build: Builder, x: Tensor) -> Tensor:
     """Logits of a map: of the mean and of a corner, so that places count."""
     axes = build.constant([1, 2], "int32")
@@ -220,10 +226,17 @@ def _two_maps(build: Builder, image: Tensor) -> Tensor:
     one, other = features(build, image, 8), features(build, image, 8)
     shifted = build.op("SUB", build.op("RELU", one), build.op("LOGISTIC", other))
     scaled = build.op("MUL", shifted, build.op("TANH", one))
-    gate = build.op(
-        "MEAN", scaled, build.constant([1, 2], "int32"), shape=(1, 1, 1, 8), keepDims=True
-    )
-    return flat(build, build.op("MUL", scaled, gate))
+    return flat(build, build.op("MUL", scaled, gate(build, scaled)))
+
+
+def _squeeze_and_excitation(build: Builder, image: Tensor) -> Tensor:
+    """As the converter writes it: in rows of whole pixels, for which the gate is repeated."""
+    x = features(build, image, 8)
+    pixel = build.op("LOGISTIC", gate(build, x))
+    vector = build.op("RESHAPE", pixel, build.constant([8], "int32"), shape=(8,))
+    repeated = build.op("TILE", vector, build.constant([2], "int32"), shape=(16,))
+    rows = build.op("RESHAPE", x, build.constant([1, 1, 21, 16], "int32"), shape=(1, 1, 21, 16))
+    return flat(build, build.op("MUL", rows, repeated))
 
 
 def _with_itself(build: Builder, image: Tensor) -> Tensor:
@@ -279,9 +292,7 @@ def _cut_and_padded(build: Builder, image: Tensor) -> Tensor:
 
 
 def _padded_pixel(build: Builder, image: Tensor) -> Tensor:
-    axes = build.constant([1, 2], "int32")
-    x = build.op("MEAN", features(build, image, 8), axes, shape=(1, 1, 1, 8), keepDims=True)
-    x = _margin(build, x, (2, 0), (1, 0))
+    x = _margin(build, gate(build, features(build, image, 8)), (2, 0), (1, 0))
     return flat(build, convolution(build, x, 4, (1, 3, 2, 4), size=1, padding=VALID))
 
 
@@ -330,6 +341,7 @@ NETWORKS: dict[str, Network] = {
     "dense layer of signs": _dense_of_signs,
     "long rows": _long_rows,
     "two maps": _two_maps,
+    "squeeze and excitation": _squeeze_and_excitation,
     "with itself": _with_itself,
     "largest": _pooled("MAX_POOL_2D"),
     "mean": _pooled("AVERAGE_POOL_2D"),
@@ -399,6 +411,35 @@ def test_other_lookups_are_refused(axis: int) -> None:
         return flat(build, x)
 
     with pytest.raises(EnsembleError, match=r"GATHER.*C source looks up columns of maps only"):
+        planned(network)
+
+
+def test_repeated_numbers_are_no_further_channels() -> None:
+    def network(build: Builder, image: Tensor) -> Tensor:
+        times = build.constant([1, 1, 1, 2], "int32")
+        x = gate(build, features(build, image, 8))
+        return flat(build, build.op("TILE", x, times, shape=(1, 1, 1, 16)))
+
+    with pytest.raises(EnsembleError, match=r"it reads a map of 1 x 1 x 8 in another shape"):
+        planned(network)
+
+
+def test_repeated_numbers_are_no_further_classes() -> None:
+    def network(build: Builder, image: Tensor) -> Tensor:
+        ones = build.constant(np.ones((1, 2, 1, 8)))
+        x = gate(build, features(build, image, 8))
+        return build.op("ADD", x, ones, shape=ones.shape)
+
+    with pytest.raises(EnsembleError, match=r"RESHAPE.*its logits repeat a map of 1 x 1 x 8"):
+        planned(network)
+
+
+def test_maps_that_are_repeated_are_refused() -> None:
+    def network(build: Builder, image: Tensor) -> Tensor:
+        times = build.constant([1, 1, 1, 2], "int32")
+        return flat(build, build.op("TILE", image, times, shape=(1, HEIGHT, WIDTH, 6)))
+
+    with pytest.raises(EnsembleError, match=r"TILE.*C source repeats vectors only"):
         planned(network)
 
 
