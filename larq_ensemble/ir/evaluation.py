@@ -121,4 +121,5 @@ KERNELS: Mapping[str, Kernel] = {
     "SUB": _elementwise(np.subtract),
     "SUM": _sum,
     "TILE": lambda op, inputs: [np.tile(inputs[0], inputs[1].tolist())],
+    "TRANSPOSE": lambda op, inputs: [np.transpose(inputs[0], inputs[1].tolist())],
 }

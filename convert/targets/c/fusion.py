@@ -36,19 +36,14 @@ def absorb_slices(steps: Sequence[Step]) -> list[Step]:
     The slices are left for `without_dead_stores`.
     """
     slices = {
-        step.epilogue[0].map: step
+        map: step
         for step in steps
-        if isinstance(step, Elementwise)
-        and not step.channel
-        and step.channels == step.input.channels
-        and step.input.format != "uint8"
-        and isinstance(step.epilogue[0], Store)
+        if isinstance(step, Elementwise) and _is_slice(step)
+        for map in step.writes
     }
     return [
         _with_strides(step, slices[step.input])
-        if isinstance(step, Convolution)
-        and step.input in slices
-        and (step.window.height, step.window.width) == (1, 1)
+        if isinstance(step, Convolution) and step.input in slices and _reads_pixels(step)
         else step
         for step in steps
     ]
@@ -97,6 +92,28 @@ def is_pixel_by_pixel(step: Step) -> bool:
     return not any(places) and shape == (map.height, map.width, map.channels)
 
 
+def _is_slice(step: Elementwise) -> bool:
+    """Whether a map is nothing but pixels of the input, with all their channels, as floats."""
+    (output,) = step.writes
+    return (
+        step.epilogue == (Store(output),)
+        and step.input.channels == step.channels == output.channels
+        and step.input.format != "uint8"
+        and output.format == "float32"
+    )
+
+
+def _reads_pixels(step: Convolution) -> bool:
+    """Whether a convolution reads a pixel for each of its own, and no margin of zeros."""
+    window, map = step.window, step.input
+    last = (step.height - 1) * window.stride_y, (step.width - 1) * window.stride_x
+    return (
+        (window.height, window.width, window.top, window.left) == (1, 1, 0, 0)
+        and last[0] < map.height
+        and last[1] < map.width
+    )
+
+
 def _with_strides(step: Convolution, slice: Elementwise) -> Convolution:
     window = Window(
         1,
@@ -130,7 +147,7 @@ def _predecessor(steps: Sequence[Step], number: int) -> int | None:
     if len(writers) != 1:
         return None
     (place,) = writers
-    if steps[place].shared != step.shared:
+    if (steps[place].shared, steps[place].channels) != (step.shared, step.channels):
         return None
     for action in reversed(steps[place].epilogue):
         if not isinstance(action, Store):
@@ -144,7 +161,8 @@ def _merge(steps: list[Step], first: int, second: int) -> bool:
     """Makes one step of two, if the maps that it reads are there where it stands."""
     earlier, later = steps[first], steps[second]
     fused = dataclasses.replace(earlier, epilogue=(*earlier.epilogue, *later.epilogue))
-    added = set(later.reads) - set(later.inputs)
+    # Its input comes first, and again if it is added to itself.
+    added = set([*later.reads][1:])
     if not added.isdisjoint(earlier.writes):
         return False
     if all(added.isdisjoint(step.writes) for step in steps[first:second]):

@@ -108,13 +108,14 @@ class Lowering:
             pattern = patterns.get(op.name)
             if pattern is None:
                 self.refuse("C source has no such operator")
-            if any(tensor.shape[:1] != (1,) for tensor in (*self._read(op), *op.outputs)):
+            if not all(map(_is_of_one_image, (*self._read(op), *op.outputs))):
                 self.refuse("it doesn't compute one image")
             pattern(self, op)
         (output,) = graph.outputs
         logits = self.floats(output)
-        if (logits.height, logits.width) != (1, 1) or not self._is_computed(logits):
-            logits = self.apply(logits, [])
+        height, width, channels = logits.height, logits.width, logits.channels
+        if height * width * channels != output.size:
+            self.refuse(f"its logits repeat a map of {height} x {width} x {channels}")
         return logits
 
     def refuse(self, reason: str) -> NoReturn:
@@ -131,9 +132,6 @@ class Lowering:
 
     def _read(self, op: Operator) -> list[Tensor]:
         return [tensor for tensor in op.operands if tensor in self._graph.of_image]
-
-    def _is_computed(self, map: Map) -> bool:
-        return any(map in step.writes for step in self.steps)
 
     def is_map(self, tensor: Tensor) -> bool:
         """Whether a tensor depends on the image."""
@@ -285,7 +283,7 @@ class Lowering:
             pad: what stands outside the input.
             purpose: of the filters; `None`: what they look like.
         """
-        map, filters, window = self._whole(x, filters, window)
+        map, filters, window = self._whole(x, filters, window, size)
         filters = filters.astype(np.float32, copy=False)
         if map.format == "uint8":
             map = self.floats(x)
@@ -398,13 +396,15 @@ class Lowering:
         return self._operator.outputs[0].name or ""
 
     def _whole(
-        self, x: Tensor, filters: np.ndarray, window: Window
+        self, x: Tensor, filters: np.ndarray, window: Window, size: Size
     ) -> tuple[Map, np.ndarray, Window]:
         """The map, filters and window of a layer that may read a whole map as one pixel."""
         map = self.map(x)
         rows, out, *_, channels = filters.shape
         is_one_pixel = x.size == channels and (window.height, window.width) == (1, 1)
-        if is_one_pixel and map.height * map.width * map.channels == channels:
+        has_margin = window.top or window.left or size[:2] != (1, 1)
+        numbers = map.height * map.width * map.channels
+        if is_one_pixel and not has_margin and numbers == channels:
             filters = filters.reshape(rows, out, map.height, map.width, map.channels)
             return map, filters, Window(map.height, map.width)
         return self.shaped(x), filters, window
@@ -486,6 +486,11 @@ def _whole_numbers(filters: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     if np.abs(whole).max() > _LARGEST_WEIGHT or (np.abs(divided - whole) > _ROUNDING).any():
         return filters, None
     return whole, scales
+
+
+def _is_of_one_image(tensor: Tensor) -> bool:
+    """Whether the first axis, of images, has one; a vector has no such axis."""
+    return len(tensor.shape) == 1 or tensor.shape[:1] == (1,)
 
 
 def size_of(tensor: Tensor) -> Size:

@@ -10,7 +10,7 @@
 | PAD, PADV2 | the margin of a convolution, or an `Elementwise` |
 | SLICE, STRIDED_SLICE, SPLIT, SPLIT_V, CONCATENATION | an `Elementwise` |
 | GATHER of columns | a `Columns` |
-| RESHAPE, EXPAND_DIMS, SQUEEZE, BITCAST, CAST of words, LceDequantize | nothing |
+| RESHAPE, EXPAND_DIMS, SQUEEZE, BITCAST, CAST of words, TILE of a vector, LceDequantize | nothing |
 
 Exact but for DIV, which multiplies by the inverse, and SUM, which multiplies the mean.
 """
@@ -52,6 +52,15 @@ def _view(lowering: Lowering, op: Operator) -> None:
     if op.name == "CAST" and lowering.map(x).format != "signs":
         lowering.refuse("C source has no such operator")
     lowering.alias(output, x)
+
+
+def _tile(lowering: Lowering, op: Operator) -> None:
+    """TILE of a vector, for rows of several pixels."""
+    x, times = op.operands
+    map, (*others, _) = lowering.map(x), lowering.constant(times)
+    if (map.height, map.width, map.channels) != (1, 1, x.shape[-1]) or any(n > 1 for n in others):
+        lowering.refuse("C source repeats vectors only, along their numbers")
+    lowering.alias(op.outputs[0], x)
 
 
 def _quantize(lowering: Lowering, op: Operator) -> None:
@@ -478,6 +487,7 @@ PATTERNS: Mapping[str, Pattern] = {
     "LEAKY_RELU": _leaky_relu,
     "NEG": _negate,
     "GATHER": _gather,
+    "TILE": _tile,
     "FULLY_CONNECTED": _linear,
     "CONCATENATION": _concatenate,
     "LceQuantize": _quantize,

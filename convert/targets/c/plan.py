@@ -406,7 +406,7 @@ class Plan:
     # Arguments
         members: M.
         image: the pixels, uint8; they aren't in the arena but where the caller has them.
-        logits: the last map, float32 `[1, 1, classes]`. If it is shared, `begin` computes all, and
+        logits: the last map, float32, a number a class. If it is shared, `begin` computes all, and
             members only give its numbers: so it is with one member.
         steps: in order; those of `begin` come first.
         scratch: for each step, where in the arena its kernel's scratch memory begins; set when
@@ -420,6 +420,11 @@ class Plan:
     steps: list[Step] = field(default_factory=list)
     scratch: list[int] = field(default_factory=list)
     arena_bytes: int = 0
+
+    @property
+    def classes(self) -> int:
+        """The number of logits."""
+        return self.logits.height * self.logits.width * self.logits.channels
 
     @property
     def maps(self) -> list[Map]:

@@ -77,7 +77,7 @@ def _sizes(plan: Plan, metadata: EnsembleMetadata, program: Program) -> dict[str
     height, width, channels = metadata.input_shape
     return {
         "MEMBERS": (plan.members, ""),
-        "CLASSES": (plan.logits.channels, ""),
+        "CLASSES": (plan.classes, ""),
         "HEIGHT": (height, "of an image, in pixels"),
         "WIDTH": (width, ""),
         "CHANNELS": (channels, "of a pixel, a byte each"),
@@ -99,7 +99,7 @@ def _header(plan: Plan, metadata: EnsembleMetadata, program: Program) -> str:
     data = f", trained on {comment(metadata.dataset)}" if metadata.dataset else ""
     summary = (
         f"Members: {plan.members}, combined by {comment(metadata.scheme)}; "
-        f"classes: {plan.logits.channels}{data}."
+        f"classes: {plan.classes}{data}."
     )
     text = _kernel("ensemble").replace("@summary@", summary)
     return text.replace("/* @sizes@ */", "\n".join(lines))
@@ -190,7 +190,7 @@ def _state_offset(plan: Plan) -> int:
 
 
 def _state_bytes(plan: Plan) -> int:
-    return -(-(_STATE_BYTES + 4 * plan.logits.channels) // _ALIGNMENT) * _ALIGNMENT
+    return -(-(_STATE_BYTES + 4 * plan.classes) // _ALIGNMENT) * _ALIGNMENT
 
 
 def _section(title: str) -> str:

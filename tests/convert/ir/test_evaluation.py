@@ -37,6 +37,9 @@ CASES: dict[str, Callable[[Builder, Tensor], Tensor]] = {
     "SPLIT_V": lambda b, row: b.split(
         b.op("RESHAPE", row, b.constant([120], "int32"), shape=(120,)), 50, 70
     )[1],
+    "TRANSPOSE": lambda b, row: b.op(
+        "TRANSPOSE", row, b.constant([1, 0], "int32"), shape=(40, 3)
+    ),
     "TILE": lambda b, row: b.op("TILE", row, b.constant([2, 1], "int32"), shape=(6, 40)),
     "DEQUANTIZE": lambda b, row: b.op(
         "MUL", row, b.op("DEQUANTIZE", b.constant(normal(40), "float16"), dtype="float32")

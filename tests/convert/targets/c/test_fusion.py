@@ -83,3 +83,23 @@ def test_a_map_that_is_cut_is_another_step() -> None:
     a, b = floats("a"), Map(2, 4, 1, "float32", shared=False)
     cut = Elementwise(**{**FORM, "height": 2}, epilogue=(Store(b),), layer="", input=a, stride_y=2)
     assert epilogues(pooling(IMAGE, a), cut) == [(Store(a),), (Store(b),)]
+
+
+def test_what_reads_all_of_a_concatenation_is_another_step() -> None:
+    a = floats("a")
+    joined, c = (Map(4, 4, 2, "float32", shared=False) for _ in range(2))
+    parts = [
+        Elementwise(**FORM, epilogue=(Store(joined, channel),), layer="", input=a)
+        for channel in (0, 1)
+    ]
+    after = Elementwise(
+        **{**FORM, "channels": 2}, epilogue=(RELU, Store(c)), layer="", input=joined
+    )
+    expected = [(Store(joined, 0), Store(joined, 1)), (RELU, Store(c))]
+    assert epilogues(pooling(IMAGE, a), *parts, after) == expected
+
+
+def test_a_map_that_is_added_to_itself_is_stored_before() -> None:
+    a, b = map(floats, "ab")
+    found = epilogues(pooling(IMAGE, a), change(a, b, AddMap(a)))
+    assert found == [(Store(a),), (AddMap(a), Store(b))]

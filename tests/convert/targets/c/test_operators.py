@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +21,11 @@ from larq_ensemble.runtime.metadata import EnsembleMetadata
 
 from ....builder import Builder, normal, of_member, run
 from .execution import Execution
+from .programs import Program
 
 HEIGHT, WIDTH, CLASSES = 6, 7, 5
 SAME, VALID = 0, 1
+PIXELS = np.random.default_rng(6).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 Network = Callable[[Builder, Tensor], Tensor]
 
 
@@ -90,6 +93,12 @@ def binary(
     )
 
 
+def gate(build: Builder, x: Tensor) -> Tensor:
+    """The mean of a map as one pixel."""
+    axes, shape = build.constant([1, 2], "int32"), (1, 1, 1, x.shape[3])
+    return build.op("MEAN", x, axes, shape=shape, keepDims=True)
+
+
 def head(build: Builder, x: Tensor) -> Tensor:
     """Logits of a map: of the mean and of a corner, so that places count."""
     axes = build.constant([1, 2], "int32")
@@ -100,35 +109,45 @@ def head(build: Builder, x: Tensor) -> Tensor:
     )
 
 
+def row(build: Builder, x: Tensor) -> Tensor:
+    """A map as one row of numbers."""
+    shape = (1, int(np.prod(x.shape)))
+    return build.op("RESHAPE", x, build.constant(shape, "int32"), shape=shape)
+
+
 def flat(build: Builder, x: Tensor) -> Tensor:
     """Logits of a whole map."""
-    size = int(np.prod(x.shape))
-    row = build.op("RESHAPE", x, build.constant([1, size], "int32"), shape=(1, size))
-    weights = build.constant(normal(CLASSES, size, seed=8))
+    numbers = row(build, x)
+    weights = build.constant(normal(CLASSES, numbers.shape[1], seed=8))
     return build.op(
-        *("FULLY_CONNECTED", row, weights, None), shape=(1, CLASSES), fusedActivationFunction=0
+        *("FULLY_CONNECTED", numbers, weights, None), shape=(1, CLASSES), fusedActivationFunction=0
     )
 
 
-def planned(network: Network, channels: int = 3) -> tuple[Plan, np.ndarray, np.ndarray]:
-    """The plan of a network, its logits of an image, and LCE's."""
+def about(classes: int = CLASSES) -> EnsembleMetadata:
+    shape = HEIGHT, WIDTH, 3
+    return EnsembleMetadata(scheme="fusion", members=2, classes=classes, input_shape=shape)
+
+
+def planned(network: Network) -> tuple[Plan, np.ndarray, np.ndarray]:
+    """The plan of a network, its logits of an image, and LCE's.
+
+    Members add numbers of their own to what the network computes, which then is flattened.
+    """
     build = Builder()
-    member, image = build.member(), build.input("image", 1, HEIGHT, WIDTH, channels)
-    logits = network(build, image)
-    logits = build.op("ADD", logits, build.lookup(normal(2, CLASSES, seed=7), member))
+    member, image = build.member(), build.input("image", 1, HEIGHT, WIDTH, 3)
+    x = network(build, image)
+    x = build.op("ADD", x, build.lookup(normal(2, x.shape[-1], seed=7), member))
+    logits = x if len(x.shape) == 2 else row(build, x)
     module = build.module(members=2, logits=logits)
-    metadata = EnsembleMetadata(
-        scheme="fusion", members=2, classes=CLASSES, input_shape=(HEIGHT, WIDTH, channels)
-    )
-    file = checked_ensemble(write_ensemble(module, metadata))
+    file = checked_ensemble(write_ensemble(module, about(logits.size)))
     plan = plan_ensemble(file)
-    pixels = np.random.default_rng(6).integers(0, 256, (HEIGHT, WIDTH, channels), np.uint8)
     execution = Execution(plan, scratch_bytes)
-    execution.begin(pixels)
+    execution.begin(PIXELS)
     got = np.stack([execution.member(member) for member in range(2)])
     if any(isinstance(step, BinaryConvolution) and step.groups > 1 for step in plan.steps):
         legalize(module)  # LCE's fast kernel has no groups
-    image_values = pixels[np.newaxis].astype(np.float32)
+    image_values = PIXELS[np.newaxis].astype(np.float32)
     expected = np.concatenate(
         [run(module, image=image_values, member=of_member(n))["logits"] for n in range(2)]
     )
@@ -178,6 +197,17 @@ def _binary_shortcut(build: Builder, image: Tensor) -> Tensor:
     return flat(build, y)
 
 
+def _real_shortcut(build: Builder, image: Tensor) -> Tensor:
+    x = numbers(build, signs(build, features(build, image)), 32)
+    return flat(build, convolution(build, x, 16, (1, HEIGHT, WIDTH, 16), size=1))
+
+
+def _dense_of_signs(build: Builder, image: Tensor) -> Tensor:
+    axes = build.constant([1, 2], "int32")
+    mean = build.op("MEAN", features(build, image), axes, shape=(1, 32))
+    return flat(build, numbers(build, signs(build, mean), 32))
+
+
 def _long_rows(build: Builder, image: Tensor) -> Tensor:
     x = features(build, image, 16)
     rows = build.op("RESHAPE", x, build.constant([1, 1, 21, 32], "int32"), shape=(1, 1, 21, 32))
@@ -196,10 +226,23 @@ def _two_maps(build: Builder, image: Tensor) -> Tensor:
     one, other = features(build, image, 8), features(build, image, 8)
     shifted = build.op("SUB", build.op("RELU", one), build.op("LOGISTIC", other))
     scaled = build.op("MUL", shifted, build.op("TANH", one))
-    gate = build.op(
-        "MEAN", scaled, build.constant([1, 2], "int32"), shape=(1, 1, 1, 8), keepDims=True
-    )
-    return flat(build, build.op("MUL", scaled, gate))
+    return flat(build, build.op("MUL", scaled, gate(build, scaled)))
+
+
+def _squeeze_and_excitation(build: Builder, image: Tensor) -> Tensor:
+    """As the converter writes it: in rows of whole pixels, for which the gate is repeated."""
+    x = features(build, image, 8)
+    pixel = build.op("LOGISTIC", gate(build, x))
+    vector = build.op("RESHAPE", pixel, build.constant([8], "int32"), shape=(8,))
+    repeated = build.op("TILE", vector, build.constant([2], "int32"), shape=(16,))
+    rows = build.op("RESHAPE", x, build.constant([1, 1, 21, 16], "int32"), shape=(1, 1, 21, 16))
+    return flat(build, build.op("MUL", rows, repeated))
+
+
+def _with_itself(build: Builder, image: Tensor) -> Tensor:
+    x = features(build, image, 8)
+    square = build.op("MUL", x, x)
+    return flat(build, build.op("ADD", square, square))
 
 
 def _pooled(name: str) -> Network:
@@ -228,6 +271,55 @@ def _padded(build: Builder, image: Tensor) -> Tensor:
     return flat(build, build.op("PAD", x, channels, shape=(1, 5, 8, 16)))
 
 
+def _margin(build: Builder, x: Tensor, *amounts: Sequence[int]) -> Tensor:
+    """A map with rows above and below it, and columns on its left and right."""
+    (top, bottom), (left, right) = amounts
+    _, height, width, channels = x.shape
+    shape = (1, height + top + bottom, width + left + right, channels)
+    return build.op("PAD", x, build.constant([[0, 0], *amounts, [0, 0]], "int32"), shape=shape)
+
+
+def _cut_and_padded(build: Builder, image: Tensor) -> Tensor:
+    bounds = [build.constant(numbers, "int32") for numbers in ([0, 1, 2, 0], [1, 4, 4, 8])]
+    middle = build.op("SLICE", features(build, image, 8), *bounds, shape=(1, 4, 4, 8))
+    below = _margin(build, middle, (0, 1), (0, 0))
+    beside = _margin(build, middle, (0, 0), (1, 0))
+    return build.op(
+        "ADD",
+        flat(build, convolution(build, below, 4, (1, 5, 4, 4), size=1, padding=VALID)),
+        flat(build, convolution(build, beside, 4, (1, 4, 5, 4), size=1, padding=VALID)),
+    )
+
+
+def _padded_pixel(build: Builder, image: Tensor) -> Tensor:
+    x = _margin(build, gate(build, features(build, image, 8)), (2, 0), (1, 0))
+    return flat(build, convolution(build, x, 4, (1, 3, 2, 4), size=1, padding=VALID))
+
+
+def _joined(build: Builder, *maps: Tensor) -> Tensor:
+    channels = sum(map.shape[3] for map in maps)
+    return build.op("CONCATENATION", *maps, shape=(*maps[0].shape[:3], channels), axis=3)
+
+
+def _bottleneck(build: Builder, image: Tensor) -> Tensor:
+    joined = _joined(build, features(build, image, 6), features(build, image, 8))
+    return flat(build, convolution(build, joined, 4, (1, HEIGHT, WIDTH, 4), size=1))
+
+
+def _joined_with_itself(build: Builder, image: Tensor) -> Tensor:
+    x = features(build, image, 16)
+    return flat(build, numbers(build, signs(build, _joined(build, x, x)), 32))
+
+
+def _transposed_filters(build: Builder, image: Tensor) -> Tensor:
+    """As of a ternary kernel that members own: it is looked up in Keras's order."""
+    axes, ternary = build.constant([3, 0, 1, 2], "int32"), np.round(normal(3, 3, 8, 4) / 2)
+    filters = build.op("TRANSPOSE", build.constant(ternary), axes, shape=(4, 3, 3, 8))
+    strides = {"strideH": 1, "strideW": 1, "dilationHFactor": 1, "dilationWFactor": 1}
+    x, zeros = features(build, image, 8), build.constant(np.zeros(4))
+    return flat(build, build.op("CONV_2D", x, filters, zeros, shape=(1, 6, 7, 4), **strides))
+
+
 def _columns(build: Builder, image: Tensor) -> Tensor:
     order = build.constant([6, 5, 4, 2, 2], "int32")
     x = centered(build, image)
@@ -245,12 +337,21 @@ NETWORKS: dict[str, Network] = {
     "packed": _packed,
     "pooled signs": _pooled_signs,
     "binary shortcut": _binary_shortcut,
+    "real shortcut of signs": _real_shortcut,
+    "dense layer of signs": _dense_of_signs,
     "long rows": _long_rows,
     "two maps": _two_maps,
+    "squeeze and excitation": _squeeze_and_excitation,
+    "with itself": _with_itself,
     "largest": _pooled("MAX_POOL_2D"),
     "mean": _pooled("AVERAGE_POOL_2D"),
     "sliced": _sliced,
     "padded": _padded,
+    "cut and padded": _cut_and_padded,
+    "padded pixel": _padded_pixel,
+    "bottleneck": _bottleneck,
+    "joined with itself": _joined_with_itself,
+    "transposed filters": _transposed_filters,
     "columns": _columns,
 }
 
@@ -260,6 +361,14 @@ def test_a_plan_computes_what_lce_computes(name: str) -> None:
     _, got, expected = planned(NETWORKS[name])
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
     assert np.abs(expected).min(axis=0).max() > 0
+
+
+def test_logits_may_be_a_flattened_map(tmp_path: Path) -> None:
+    plan, _, expected = planned(lambda build, image: features(build, image, 2))
+    program = Program(tmp_path, plan, about(HEIGHT * WIDTH * 2))
+    assert program.macros["ENSEMBLE_CLASSES"] == str(HEIGHT * WIDTH * 2)
+    for member in range(2):
+        np.testing.assert_allclose(program.logits(PIXELS, member), expected[member], rtol=1e-4)
 
 
 def test_signs_by_signs_are_a_binary_convolution() -> None:
@@ -302,6 +411,35 @@ def test_other_lookups_are_refused(axis: int) -> None:
         return flat(build, x)
 
     with pytest.raises(EnsembleError, match=r"GATHER.*C source looks up columns of maps only"):
+        planned(network)
+
+
+def test_repeated_numbers_are_no_further_channels() -> None:
+    def network(build: Builder, image: Tensor) -> Tensor:
+        times = build.constant([1, 1, 1, 2], "int32")
+        x = gate(build, features(build, image, 8))
+        return flat(build, build.op("TILE", x, times, shape=(1, 1, 1, 16)))
+
+    with pytest.raises(EnsembleError, match=r"it reads a map of 1 x 1 x 8 in another shape"):
+        planned(network)
+
+
+def test_repeated_numbers_are_no_further_classes() -> None:
+    def network(build: Builder, image: Tensor) -> Tensor:
+        ones = build.constant(np.ones((1, 2, 1, 8)))
+        x = gate(build, features(build, image, 8))
+        return build.op("ADD", x, ones, shape=ones.shape)
+
+    with pytest.raises(EnsembleError, match=r"RESHAPE.*its logits repeat a map of 1 x 1 x 8"):
+        planned(network)
+
+
+def test_maps_that_are_repeated_are_refused() -> None:
+    def network(build: Builder, image: Tensor) -> Tensor:
+        times = build.constant([1, 1, 1, 2], "int32")
+        return flat(build, build.op("TILE", image, times, shape=(1, HEIGHT, WIDTH, 6)))
+
+    with pytest.raises(EnsembleError, match=r"TILE.*C source repeats vectors only"):
         planned(network)
 
 

@@ -28,7 +28,7 @@ NESTED = "cifar100-deploynet9-nested8"
 def logits_of(plan: Plan, images: np.ndarray) -> np.ndarray:
     """float32 `[members, images, classes]`, with the members in an order of their own."""
     execution = Execution(plan, scratch_bytes)
-    logits = np.zeros((plan.members, len(images), plan.logits.channels), np.float32)
+    logits = np.zeros((plan.members, len(images), plan.classes), np.float32)
     for number, image in enumerate(images):
         execution.begin(image)
         for member in [*range(plan.members)[::-1], 0]:
