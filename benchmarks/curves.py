@@ -43,8 +43,8 @@ def main(runs: tuple[str, ...], out: str) -> None:
         name = "val_ensemble_accuracy" if "val_ensemble_accuracy" in rows[0] else "val_accuracy"
         if name not in rows[0]:
             raise EnsembleError(
-                f"{str(log)!r} has no {name}: the run held out no validation images, or measured no "
-                "accuracy of the ensemble."
+                f"{str(log)!r} has no {name}: the run held out no validation images, or measured "
+                "no accuracy of the ensemble."
             )
         # Members trained each on their own loss: the mean of them, not Keras's sum.
         own = [key for key in rows[0] if re.fullmatch(r"member_\d+_loss", key)] or ["loss"]
