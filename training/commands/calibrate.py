@@ -173,8 +173,8 @@ def _splits(
         raise EnsembleError(f"The training of {tflite!r} held out no validation images.")
     if not len(splits.test):
         raise EnsembleError(
-            f"The data {dataset.name!r} have no test images to score the calibration on: give others "
-            "as `dataset`."
+            f"The data {dataset.name!r} have no test images to score the calibration on: give "
+            "others as `dataset`."
         )
     return splits.validation, splits.test, dataset, True
 
