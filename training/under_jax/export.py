@@ -177,11 +177,11 @@ def data_of(fitting: Fitting) -> dict[str, np.ndarray]:
 def state_of(model: keras.Model) -> dict[str, tf.Variable]:
     """The variables that a step changes, and the other weights of a compiled model, by key."""
     generators = training_state(model)["dropout"]
-    states = {name: generator._generator for name, generator in generators.items()}
+    states = {number: each._generator for number, each in enumerate(generators)}
     return {
         **{f"model.{i}": weight for i, weight in enumerate(model.weights)},
         **{f"optimizer.{i}": value for i, value in enumerate(model.optimizer.variables)},
-        **{f"dropout.{name}": each.state for name, each in states.items() if each is not None},
+        **{f"dropout.{number}": each.state for number, each in states.items() if each is not None},
     }
 
 
