@@ -1,7 +1,7 @@
 """Exported C source against the Python runtime, with maps of float32 and of float16.
 
-Exports a file with both formats of maps, compiles each for this machine, and runs all members on
-the test images of the file's training:
+Compiles the C of a file for this machine, with both formats of maps, and runs all members on the
+test images of the file's training:
 
     python benchmarks/exported_accuracy.py ensemble.tflite --data-dir DATA
     python benchmarks/exported_accuracy.py cifar100-deploynet9-nested8 --data-dir DATA \\
@@ -19,10 +19,6 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import ctypes
-import re
-import subprocess
-import tempfile
 from pathlib import Path
 
 import click
@@ -33,16 +29,16 @@ from larq_ensemble.cli import run_command
 from larq_ensemble.console.markdown import markdown_table
 from larq_ensemble.console.options import TFLITE, data_dir_option
 from larq_ensemble.console.reporting import json_option, reporting
-from larq_ensemble.convert.export import export_file
-from larq_ensemble.progress import tracked
+from larq_ensemble.convert.host import exported_logits
+from larq_ensemble.convert.targets.c.planning import plan_ensemble
+from larq_ensemble.convert.targets.c.source import c_sources
 from larq_ensemble.runtime import EnsembleInterpreter
+from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.training.subject import Subject, subject_of
 
 BEGIN = "<!-- exported accuracy: by benchmarks/exported_accuracy.py -->"
 END = "<!-- end of exported accuracy -->"
 ACTIVATIONS = ("float32", "float16")
-#: No `a * b + c` in one rounding: Cortex-M's FPUs are not given any by gcc in C99 either.
-FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fPIC", "-shared")
 
 
 @click.command()
@@ -65,8 +61,10 @@ def main(
         images, labels = np.asarray(data.images), data.labels
         runtime = EnsembleInterpreter(tflite).predict_logits(images)
         rows = []
+        file = read_ensemble(tflite)
         for activations in ACTIVATIONS:
-            logits = exported_logits(tflite, images, activations)
+            plan = plan_ensemble(file, activations=activations)
+            logits = exported_logits(c_sources(plan, file.metadata), file.metadata, images)
             rows += compared(subject, activations, logits, runtime, labels)
         table = markdown_table(list(rows[0]), [list(row.values()) for row in rows])
         report.markdown(table)
@@ -74,35 +72,6 @@ def main(
             said = made_by("benchmarks/exported_accuracy.py")
             write_between(page, BEGIN, END, f"{table}\n\n({len(data):,} test images. {said})")
         report.result = {"images": len(data), "rows": rows}
-
-
-def exported_logits(tflite: str, images: np.ndarray, activations: str) -> np.ndarray:
-    """The logits of all members by exported source on this machine, float32 `[M, n, classes]`."""
-    with tempfile.TemporaryDirectory() as folder:
-        export_file(tflite, folder, activations=activations)
-        library = Path(folder, "ensemble.so")
-        source = Path(folder, "ensemble.c")
-        subprocess.run(["cc", *FLAGS, str(source), "-o", str(library), "-lm"], check=True)
-        program = ctypes.CDLL(str(library))
-        metadata = EnsembleInterpreter(tflite).metadata
-        arena = np.zeros(_arena_bytes(source.with_suffix(".h")) // 8, np.uint64)
-        logits = np.empty((metadata.members, len(images), metadata.classes), np.float32)
-        for n in tracked(range(len(images)), f"{activations} maps", unit="image"):
-            image = np.ascontiguousarray(images[n])
-            assert program.ensemble_begin(_pointer(arena), _pointer(image)) == 0
-            for member, rows in enumerate(logits):
-                assert program.ensemble_member(_pointer(arena), member, _pointer(rows[n])) == 0
-        return logits
-
-
-def _arena_bytes(header: Path) -> int:
-    found = re.search(r"^#define ENSEMBLE_ARENA_BYTES (\d+)", header.read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1])
-
-
-def _pointer(array: np.ndarray) -> ctypes.c_void_p:
-    return array.ctypes.data_as(ctypes.c_void_p)
 
 
 def compared(

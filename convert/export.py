@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from larq_ensemble.convert import emulation
-from larq_ensemble.convert.comparison import some_images
+from larq_ensemble.convert.comparison import Agreement, some_images
 from larq_ensemble.convert.cutting import cut
+from larq_ensemble.convert.host import HostError, check_source
 from larq_ensemble.convert.targets.c.plan import BinaryConvolution, FilterStep, Plan
 from larq_ensemble.convert.targets.c.planning import plan_ensemble
 from larq_ensemble.convert.targets.c.source import arena_bytes, c_sources, flash_bytes
@@ -23,7 +24,7 @@ from larq_ensemble.files import check_output, check_output_folder, write_text
 from larq_ensemble.runtime.file import checked_ensemble, read_ensemble
 
 _MARK = "Written by larq-ensemble"  # in all that `c_sources` writes
-_NAME = "ensemble"  # of the program that is counted, which boards/counting.c includes
+_NAME = "ensemble"  # of the program that is compared and counted: boards/*.c include it
 _PIXELS = "image.bin"
 
 
@@ -72,6 +73,9 @@ class ExportReport:
         macs: `"image"`: once an image, `"member"`: of a member after that. Products with padding
             count.
         costs: by processor; empty: not counted.
+        agreement: how the source, compiled for this machine, compares with the runtime on a few
+            images; `None` if that can't be done here.
+        not_compared: why not; `None` if it was.
     """
 
     files: tuple[str, ...]
@@ -81,6 +85,8 @@ class ExportReport:
     arena_bytes: int
     macs: Mapping[str, Macs]
     costs: Mapping[str, Cost] = field(default_factory=dict)
+    agreement: Agreement | None = None
+    not_compared: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -107,6 +113,8 @@ class ExportReport:
                 cpu: {"image": cost.image, "member": cost.member}
                 for cpu, cost in self.costs.items()
             },
+            "agreement": None if self.agreement is None else self.agreement.to_dict(),
+            "not_compared": self.not_compared,
         }
 
 
@@ -123,6 +131,10 @@ def export_file(
 
     Needs neither TensorFlow nor LCE. Other files in the folder stay as they are.
 
+    Where there is a C compiler, `cc`, and a back end that runs the file, the source is compiled for
+    this machine before it is written, and its logits are compared with those of the file
+    (`larq_ensemble.convert.host`).
+
     # Arguments
         path: a file that `convert` wrote for LCE, in the layout `"indexed"` or `"subgraphs"`, or
             the name of a network that comes with the package.
@@ -138,7 +150,8 @@ def export_file(
 
     # Raises
         EnsembleError: if the file can't be read or has an operator that isn't supported, an
-            argument is out of range, or `out` can't be written.
+            argument is out of range, `out` can't be written, or the source computes something else
+            than the file.
         EmulationError: for `cpus` without these tools.
 
     # Example
@@ -159,10 +172,15 @@ def export_file(
     sources = c_sources(plan, file.metadata, name)
     for each in sources:
         _check_replaceable(folder / each)
+    program = sources if name == _NAME else c_sources(plan, file.metadata, _NAME)
+    agreement = not_compared = None
+    try:
+        agreement = check_source(program, file, activations)
+    except HostError as error:
+        not_compared = str(error)
     costs = {}
     if cpus:
-        image = some_images(file.metadata.input_shape)[0]
-        costs = count_costs(c_sources(plan, file.metadata, _NAME), cpus, image)
+        costs = count_costs(program, cpus, some_images(file.metadata.input_shape)[0])
     for each, text in sources.items():
         write_text(folder / each, text)
     return ExportReport(
@@ -173,6 +191,8 @@ def export_file(
         arena_bytes=arena_bytes(plan),
         macs={"image": _macs(plan, shared=True), "member": _macs(plan, shared=False)},
         costs=costs,
+        agreement=agreement,
+        not_compared=not_compared,
     )
 
 

@@ -70,8 +70,9 @@ def command(
     and values are constants, so they stay in flash; RAM is one arena, whose size the header says.
     The file must be one for Larq Compute Engine. Needs no TensorFlow.
 
-    With a cross compiler and QEMU, the instructions that an image and a member take are counted on
-    emulated boards.
+    With a C compiler (cc) the source is compiled for this machine first, and nothing is written if
+    it computes something else than the file. With a cross compiler and QEMU, the instructions that
+    an image and a member take are counted on emulated boards.
 
     \b
     Examples:
@@ -105,6 +106,15 @@ def command(
 
 def _print(report: Report, exported: ExportReport) -> None:
     report.line(f"Wrote {' and '.join(exported.files)}.")
+    if (agreement := exported.agreement) is not None:
+        passes = "" if agreement.limit is None else f" ({agreement.limit} passes)"
+        report.line(
+            "Compiled for this machine, members' logits differ from the runtime's by at most "
+            f"{max(agreement.deviation):.1g} of their length on {agreement.images} random "
+            f"images{passes}."
+        )
+    else:
+        report.line(f"Not compared with the runtime: {exported.not_compared}")
     report.table(
         "Flash: constants",
         ["purpose", "bytes", "%"],

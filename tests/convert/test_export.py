@@ -123,6 +123,8 @@ def test_without_tools_it_says_what_to_install(
     assert "gcc-arm-none-eabi" in done.output
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["instructions"] == {}
+    assert report["agreement"] is None
+    assert "There is no C compiler" in report["not_compared"]
     assert report["bytes"] == sum(report["flash"].values())
     asked = run(INDEXED, "--out", tmp_path / "d", "--cpu", "cortex-m4")
     assert asked.exit_code == 1

@@ -13,7 +13,7 @@ WITHOUT = [
         f"larq_ensemble.convert.{name}"
         for name in (
             *("benchmarking", "categories", "comparison", "cutting", "emulation", "export"),
-            "file_conversion",
+            *("file_conversion", "host"),
             *("inspection", "pipeline", "report"),
         )
     ),

@@ -14,7 +14,7 @@ from larq_ensemble.convert.targets.c.planning import plan_ensemble
 from larq_ensemble.convert.targets.c.scratch import scratch_bytes
 from larq_ensemble.convert.targets.lce import write_ensemble
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.ir.graph import Tensor
+from larq_ensemble.ir.graph import Module, Tensor
 from larq_ensemble.legalization.legalizing import legalize
 from larq_ensemble.runtime.file import checked_ensemble
 from larq_ensemble.runtime.metadata import EnsembleMetadata
@@ -129,10 +129,10 @@ def about(classes: int = CLASSES) -> EnsembleMetadata:
     return EnsembleMetadata(scheme="fusion", members=2, classes=classes, input_shape=shape)
 
 
-def planned(network: Network) -> tuple[Plan, np.ndarray, np.ndarray]:
-    """The plan of a network, its logits of an image, and LCE's.
+def ensemble(network: Network) -> tuple[Module, bytes]:
+    """Two members, and their file.
 
-    Members add numbers of their own to what the network computes, which then is flattened.
+    They add numbers of their own to what the network computes, which then is flattened.
     """
     build = Builder()
     member, image = build.member(), build.input("image", 1, HEIGHT, WIDTH, 3)
@@ -140,8 +140,13 @@ def planned(network: Network) -> tuple[Plan, np.ndarray, np.ndarray]:
     x = build.op("ADD", x, build.lookup(normal(2, x.shape[-1], seed=7), member))
     logits = x if len(x.shape) == 2 else row(build, x)
     module = build.module(members=2, logits=logits)
-    file = checked_ensemble(write_ensemble(module, about(logits.size)))
-    plan = plan_ensemble(file)
+    return module, write_ensemble(module, about(logits.size))
+
+
+def planned(network: Network) -> tuple[Plan, np.ndarray, np.ndarray]:
+    """The plan of an ensemble, its logits of an image, and LCE's."""
+    module, data = ensemble(network)
+    plan = plan_ensemble(checked_ensemble(data))
     execution = Execution(plan, scratch_bytes)
     execution.begin(PIXELS)
     got = np.stack([execution.member(member) for member in range(2)])
