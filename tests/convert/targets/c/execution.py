@@ -261,7 +261,7 @@ def _comes_behind(step: Step, written: Map, read: Map) -> bool:
         assert isinstance(step, Convolution | Pooling)
         window = step.window
     taps = np.stack([*_taps(numbers, window, (height, width), np.inf)])
-    first = taps.min(axis=0).reshape(-1) * _pixel_bits(read) // 8 + read.offset
+    first = np.floor(taps.min(axis=0).reshape(-1) * _pixel_bits(read) / 8) + read.offset
     for pixel in range(height * width - 1):
         end = written.offset + -(-(pixel + 1) * _pixel_bits(written) // 32) * 4
         if end > first[pixel + 1 :].min():

@@ -276,7 +276,7 @@ def _padded(build: Builder, image: Tensor) -> Tensor:
     return flat(build, build.op("PAD", x, channels, shape=(1, 5, 8, 16)))
 
 
-def _margin(build: Builder, x: Tensor, *amounts: Sequence[int]) -> Tensor:
+def margin(build: Builder, x: Tensor, *amounts: Sequence[int]) -> Tensor:
     """A map with rows above and below it, and columns on its left and right."""
     (top, bottom), (left, right) = amounts
     _, height, width, channels = x.shape
@@ -287,8 +287,8 @@ def _margin(build: Builder, x: Tensor, *amounts: Sequence[int]) -> Tensor:
 def _cut_and_padded(build: Builder, image: Tensor) -> Tensor:
     bounds = [build.constant(numbers, "int32") for numbers in ([0, 1, 2, 0], [1, 4, 4, 8])]
     middle = build.op("SLICE", features(build, image, 8), *bounds, shape=(1, 4, 4, 8))
-    below = _margin(build, middle, (0, 1), (0, 0))
-    beside = _margin(build, middle, (0, 0), (1, 0))
+    below = margin(build, middle, (0, 1), (0, 0))
+    beside = margin(build, middle, (0, 0), (1, 0))
     return build.op(
         "ADD",
         flat(build, convolution(build, below, 4, (1, 5, 4, 4), size=1, padding=VALID)),
@@ -297,23 +297,23 @@ def _cut_and_padded(build: Builder, image: Tensor) -> Tensor:
 
 
 def _padded_pixel(build: Builder, image: Tensor) -> Tensor:
-    x = _margin(build, gate(build, features(build, image, 8)), (2, 0), (1, 0))
+    x = margin(build, gate(build, features(build, image, 8)), (2, 0), (1, 0))
     return flat(build, convolution(build, x, 4, (1, 3, 2, 4), size=1, padding=VALID))
 
 
-def _joined(build: Builder, *maps: Tensor) -> Tensor:
+def joined(build: Builder, *maps: Tensor) -> Tensor:
     channels = sum(map.shape[3] for map in maps)
     return build.op("CONCATENATION", *maps, shape=(*maps[0].shape[:3], channels), axis=3)
 
 
 def _bottleneck(build: Builder, image: Tensor) -> Tensor:
-    joined = _joined(build, features(build, image, 6), features(build, image, 8))
-    return flat(build, convolution(build, joined, 4, (1, HEIGHT, WIDTH, 4), size=1))
+    both = joined(build, features(build, image, 6), features(build, image, 8))
+    return flat(build, convolution(build, both, 4, (1, HEIGHT, WIDTH, 4), size=1))
 
 
 def _joined_with_itself(build: Builder, image: Tensor) -> Tensor:
     x = features(build, image, 16)
-    return flat(build, numbers(build, signs(build, _joined(build, x, x)), 32))
+    return flat(build, numbers(build, signs(build, joined(build, x, x)), 32))
 
 
 def _transposed_filters(build: Builder, image: Tensor) -> Tensor:
