@@ -68,20 +68,20 @@ def check_agreement(
     agreement = Agreement.of(ours, expected, members, limit=limit)
     if is_untrained(ensemble):
         return agreement
-    if max(agreement.deviation) > limit:
+    if max(agreement.deviation) > agreement.limit:
         one_by_one = np.concatenate([_logits(network, x[np.newaxis]) for x in normalized], axis=1)
-        if max(map(deviation, ours, one_by_one)) <= limit:
+        if max(map(deviation, ours, one_by_one)) <= agreement.limit:
             raise EnsembleError(
                 "The network's logits of an image depend on the other images of the batch, so a "
                 "file, which gets one at a time, can't compute them: use no input quantizer that "
                 "averages over its input, such as magnitude_aware_sign."
             )
     for member, distance in zip(members, agreement.deviation):
-        if not distance <= limit:
+        if not distance <= agreement.limit:
             raise EnsembleError(
                 f"The converted file doesn't compute what Keras computes: the logits of member "
                 f"{member} differ by {distance:.2g} of their length on {len(images)} images, and "
-                f"a correct conversion stays below {limit}. Nothing was written. This is "
+                f"a correct conversion stays below {agreement.limit}. Nothing was written. This is "
                 "a fault of the converter: please report the network's layers."
             )
     return agreement

@@ -36,18 +36,18 @@ class Agreement:
         members: the numbers of the members compared: the first, the middle and the last one.
         argmax_agreement: for each of them the share (0..1) of images with the same class.
         deviation: for each of them, see this module.
-        limit: the deviation above which nothing is written; `None`: there is none.
+        limit: the deviation above which nothing is written.
     """
 
     images: int
     members: list[int]
     argmax_agreement: list[float]
     deviation: list[float]
-    limit: float | None
+    limit: float
 
     @classmethod
     def of(
-        cls, ours: np.ndarray, expected: np.ndarray, members: list[int], *, limit: float | None
+        cls, ours: np.ndarray, expected: np.ndarray, members: list[int], *, limit: float
     ) -> Agreement:
         """The agreement of two networks' logits, `[len(members), n, classes]`."""
         return cls(

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from larq_ensemble.convert.programs import ProgramError, run_program
 from larq_ensemble.errors import EnsembleError, UnknownNameError
 
 #: What is shipped for the boards, C and linker scripts; `instructions.c` is QEMU's plugin.
@@ -28,7 +27,6 @@ _PACKAGES = {COMPILER: "gcc-arm-none-eabi", QEMU: "qemu-system-arm", "cc": "gcc"
 _NEWLIB = "libnewlib-arm-none-eabi"
 #: As users would build it for such a chip.
 FLAGS = ("-std=c99", "-O2")
-_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -184,7 +182,7 @@ def run(
     arguments: Sequence[str] = (),
     *,
     folder: str | os.PathLike[str] | None = None,
-    seconds: float = _SECONDS,
+    seconds: float | None = None,
     plugin: str | None = None,
 ) -> str:
     """Runs a program on a board.
@@ -281,33 +279,17 @@ def _call(
     command: Sequence[str | os.PathLike[str]],
     *,
     folder: str | os.PathLike[str] | None = None,
-    seconds: float = _SECONDS,
+    seconds: float | None = None,
 ) -> str:
-    """Runs a program; what it wrote to standard output.
+    """As `run_program`.
 
     # Raises
-        EmulationError: if it fails, with what it said, or takes too long.
+        EmulationError: if it fails.
     """
-    words = [os.fspath(word) for word in command]
     try:
-        done = subprocess.run(
-            words,
-            check=False,
-            text=True,
-            errors="replace",
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            cwd=folder,
-            timeout=seconds,
-        )
-    except subprocess.TimeoutExpired:
-        raise EmulationError(f"{shlex.join(words)} took more than {seconds:g} seconds.") from None
-    except OSError as error:
-        raise EmulationError(f"{words[0]} can't be run ({error.strerror}).") from error
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip()
-        raise EmulationError(f"{shlex.join(words)} failed ({done.returncode}): {said}")
-    return done.stdout
+        return run_program(command, folder=folder, seconds=seconds)
+    except ProgramError as error:
+        raise EmulationError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -87,11 +87,11 @@ def _check_same_values(file: EnsembleFile, source: EnsembleFile) -> Agreement:
     members = compared_members(source.metadata.members)
     ours, expected = (member_logits(each, images, members) for each in (file, source))
     agreement = Agreement.of(ours, expected, members, limit=LIMIT)
-    if not all(found <= LIMIT for found in agreement.deviation):  # nan, too
+    if not all(found <= agreement.limit for found in agreement.deviation):  # nan, too
         raise EnsembleError(
             "The new file doesn't compute what the file for Larq Compute Engine computes: the "
             f"logits differ by {max(agreement.deviation):.2g} of their length, and those of a "
-            f"correct conversion by less than {LIMIT}. Nothing was written. This is a "
+            f"correct conversion by less than {agreement.limit}. Nothing was written. This is a "
             "fault of the converter: please report the network's layers."
         )
     return agreement

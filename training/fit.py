@@ -242,7 +242,7 @@ def training_state(model: keras.Model) -> dict[str, Any]:
         "optimizer": model.optimizer,
         "epoch": tf.Variable(0, dtype=tf.int64, trainable=False),
         # By number: Keras gives a network that is built again in a program other names.
-        "dropout": [layer._random_generator for layer in drawing_layers(model)],
+        "random": [layer._random_generator for layer in drawing_layers(model)],
     }
 
 

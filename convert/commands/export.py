@@ -107,11 +107,10 @@ def command(
 def _print(report: Report, exported: ExportReport) -> None:
     report.line(f"Wrote {' and '.join(exported.files)}.")
     if (agreement := exported.agreement) is not None:
-        passes = "" if agreement.limit is None else f" ({agreement.limit} passes)"
         report.line(
             "Compiled for this machine, members' logits differ from the runtime's by at most "
-            f"{max(agreement.deviation):.1g} of their length on {agreement.images} random "
-            f"images{passes}."
+            f"{max(agreement.deviation):.1g} of their length on {agreement.images} random images "
+            f"({agreement.limit:g} passes)."
         )
     else:
         report.line(f"Not compared with the runtime: {exported.not_compared}")

@@ -65,7 +65,7 @@ def test_the_deviation_is_reported(tmp_path: Path, activations: str) -> None:
         assert max(agreement["deviation"]) < 1e-5 < agreement["limit"]
     else:
         assert 1e-5 < max(agreement["deviation"]) < 0.1
-        assert agreement["limit"] is None
+        assert agreement["limit"] == 0.8
 
 
 def test_without_a_compiler_nothing_is_compared(
@@ -97,7 +97,7 @@ def test_what_fails(weighted: EnsembleFile) -> None:
     sources = c_sources(plan_ensemble(weighted), weighted.metadata)
     code = sources["ensemble.c"]
     broken = {**sources, "ensemble.c": f"#error no headers\n{code}"}
-    with pytest.raises(host.HostError, match=r"cc failed: .*no headers"):
+    with pytest.raises(host.HostError, match=r"cc .* failed \(1\): [\s\S]*no headers"):
         host.check_source(broken, weighted, "float32")
     fails = code.replace("state->begun = kBegun;", "")
     assert fails != code

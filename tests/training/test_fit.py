@@ -24,7 +24,7 @@ from larq_ensemble.training.recipes import Recipe
 
 ROOT = Path(__file__).parents[2]
 
-DROPOUT_STATE = "dropout/0/_generator/_state_var/.ATTRIBUTES/VARIABLE_VALUE"
+DROPOUT_STATE = "random/0/_generator/_state_var/.ATTRIBUTES/VARIABLE_VALUE"
 
 # The command line, with the network `stem` of `conftest.py` among its models.
 COMMAND_LINE = """

@@ -176,12 +176,12 @@ def data_of(fitting: Fitting) -> dict[str, np.ndarray]:
 
 def state_of(model: keras.Model) -> dict[str, tf.Variable]:
     """The variables that a step changes, and the other weights of a compiled model, by key."""
-    generators = training_state(model)["dropout"]
+    generators = training_state(model)["random"]
     states = {number: each._generator for number, each in enumerate(generators)}
     return {
         **{f"model.{i}": weight for i, weight in enumerate(model.weights)},
         **{f"optimizer.{i}": value for i, value in enumerate(model.optimizer.variables)},
-        **{f"dropout.{number}": each.state for number, each in states.items() if each is not None},
+        **{f"random.{number}": each.state for number, each in states.items() if each is not None},
     }
 
 
