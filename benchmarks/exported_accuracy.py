@@ -32,6 +32,7 @@ from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.convert.host import exported_logits
 from larq_ensemble.convert.targets.c.planning import plan_ensemble
 from larq_ensemble.convert.targets.c.source import c_sources
+from larq_ensemble.progress import tracked
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.file import read_ensemble
 from larq_ensemble.training.subject import Subject, subject_of
@@ -39,6 +40,7 @@ from larq_ensemble.training.subject import Subject, subject_of
 BEGIN = "<!-- exported accuracy: by benchmarks/exported_accuracy.py -->"
 END = "<!-- end of exported accuracy -->"
 ACTIVATIONS = ("float32", "float16")
+PART = 500  # images that a program runs at once; compiling it takes a second
 
 
 @click.command()
@@ -63,8 +65,17 @@ def main(
         rows = []
         file = read_ensemble(tflite)
         for activations in ACTIVATIONS:
-            plan = plan_ensemble(file, activations=activations)
-            logits = exported_logits(c_sources(plan, file.metadata), file.metadata, images)
+            sources = c_sources(plan_ensemble(file, activations=activations), file.metadata)
+            parts = [images[first : first + PART] for first in range(0, len(images), PART)]
+            logits = np.concatenate(
+                [
+                    exported_logits(sources, file.metadata, part)
+                    for part in tracked(
+                        parts, f"{activations} maps", unit="image", total=len(images), size=len
+                    )
+                ],
+                axis=1,
+            )
             rows += compared(subject, activations, logits, runtime, labels)
         table = markdown_table(list(rows[0]), [list(row.values()) for row in rows])
         report.markdown(table)
