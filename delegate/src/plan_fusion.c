@@ -23,15 +23,28 @@ static bool repeats(const float* values, int32_t length, int32_t period) {
   return memcmp(values, values + period, (size_t)(length - period) * sizeof(float)) == 0;
 }
 
-/** Finds one value a channel, or one for all, that lies in memory already. */
-static bool vector_place(const Builder* b, int tensor, int32_t channels, Place* place, bool* one) {
+/** Whether a task itself writes to a tensor or buffer: a 1x1 map, which looks like a vector. */
+static bool writes(const Task* task, Place place) {
+  for (int32_t i = 0; i < task->epilogue.step_count; i++) {
+    const Place other = task->places[i].place;
+    if (task->epilogue.steps[i].kind == kStepStore && other.tensor == place.tensor &&
+        other.buffer == place.buffer) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/** Finds one value a channel, or one for all, that lies in memory before the task runs. */
+static bool vector_place(const Builder* b, const Task* task, int tensor, Place* place, bool* one) {
+  const int32_t channels = task->epilogue.channels;
   const Vector vector = b->vectors[tensor];
   if (vector.length == 0) {
     return false;
   }
   *place = builder_place(b, vector.tensor);
   *one = vector.length == 1;
-  if (!is_place(*place)) {
+  if (!is_place(*place) || writes(task, *place)) {
     return false;
   }
   place->offset += (size_t)vector.offset * sizeof(float);
@@ -65,7 +78,7 @@ bool fusion_fits(const Builder* b, const Task* task, int i, int root, Fusion* fu
   fusion->kind = op->kind == kOperatorAdd        ? kStepAdd
                  : op->kind == kOperatorMultiply ? kStepMultiply
                                                  : kStepPrelu;
-  if (vector_place(b, other, task->epilogue.channels, &fusion->place, &fusion->one)) {
+  if (vector_place(b, task, other, &fusion->place, &fusion->one)) {
     return true;
   }
   fusion->kind = kStepAddMap;

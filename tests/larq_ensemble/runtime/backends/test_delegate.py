@@ -97,6 +97,16 @@ def test_fused_operators_are_those_that_stand_alone_and_batches_are_single_image
         np.testing.assert_array_equal(values, np.concatenate([one[name] for one in single]))
 
 
+def test_a_map_of_one_pixel_is_added_to_what_follows_from_it() -> None:
+    """It has the shape of a value a channel, but isn't there before the convolution runs."""
+    build, scale = Builder(), normal(40, seed=1)
+    y = convolved(build, build.input("x", 1, 1, 1, 40), seed=2)
+    sums = build.op("ADD", build.op("MUL", y, build.constant(scale)), y)
+    module = build.module(y=y, sums=sums, following=convolved(build, sums, seed=3))
+    outputs = opened(write(module)).get_signature_runner()(x=normal(1, 1, 1, 40))
+    np.testing.assert_array_equal(outputs["sums"], outputs["y"] * scale + outputs["y"])
+
+
 def test_shapes_that_do_not_fit_are_refused_and_others_run_afterwards() -> None:
     data, image = write(residual_block()), normal(1, 6, 5, 40, seed=6)
     expected = opened(data).get_signature_runner()(x=image)
