@@ -82,6 +82,8 @@ def command(
             tflite,
             np.asarray(test.images),
             test.labels,
+            mean=loaded.normalization.mean,
+            std=loaded.normalization.std,
             threads=threads,
             backend=backend,
             run_hash=loaded.digest,

@@ -93,8 +93,9 @@ def foreign_network(
         name = network.partition(":")[2]
     digest = file_digest(source) if is_file(source) else architecture_digest(model)
     logits = classifier(model)
-    _check_fits(logits, input_shape, classes)
-    _check_loads_again(logits, source)
+    given = network if isinstance(network, str) else name
+    _check_fits(logits, given, input_shape, classes)
+    _check_loads_again(logits, given, source)
     warn_of_limits(logits, stacklevel=2)
     record = {"name": name, "input_shape": list(input_shape), "classes": classes}
     return logits, {**record, "source": source, "digest": digest}
@@ -177,22 +178,24 @@ def _place(error: BaseException) -> str:
     return f" ({frame.filename}, line {frame.lineno})"
 
 
-def _check_fits(model: keras.Model, input_shape: tuple[int, int, int], classes: int) -> None:
+def _check_fits(
+    model: keras.Model, given: str, input_shape: tuple[int, int, int], classes: int
+) -> None:
     takes, gives = tuple(model.input_shape[1:]), model.output_shape[-1]
     if takes != tuple(input_shape):
         raise EnsembleError(
-            f"`model` {model.name!r} takes images of {takes}, but those of the data set are "
+            f"`model` {given!r} takes images of {takes}, but those of the data set are "
             f"{tuple(input_shape)} (height, width, channels): build it for these, or choose "
             "another `image_size`."
         )
     if gives != classes:
         raise EnsembleError(
-            f"`model` {model.name!r} has {gives} outputs, but the data set has {classes} classes: "
+            f"`model` {given!r} has {gives} outputs, but the data set has {classes} classes: "
             "give its last layer as many."
         )
 
 
-def _check_loads_again(model: keras.Model, source: str) -> None:
+def _check_loads_again(model: keras.Model, given: str, source: str) -> None:
     """Saves and loads it, because after the training would be too late to hear that this fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.keras")
@@ -209,7 +212,7 @@ def _check_loads_again(model: keras.Model, source: str) -> None:
                 first_line(error),
             )
             raise EnsembleError(
-                f"`model` {model.name!r} can't be loaded again from its run, because of "
+                f"`model` {given!r} can't be loaded again from its run, because of "
                 f"{reason.replace(str(path), 'its file')}: {CAN_BE_LOADED}."
             ) from error
 

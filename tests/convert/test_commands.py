@@ -134,6 +134,18 @@ def test_verify(folder: Path, tmp_path: Path) -> None:
     assert result["backends"].keys() == {"lce", "litert"}
 
 
+def test_verify_and_a_keras_file_without_a_normalization(folder: Path, tmp_path: Path) -> None:
+    """It is taken from the option, as `convert` takes it."""
+    ensemble = load_run(folder / "run").model
+    ensemble.normalization = None
+    source, file = tmp_path / "ensemble.keras", tmp_path / "ensemble.tflite"
+    ensemble.save(source)
+    scaled = ["--dataset", "digits", "--normalization", "0..1"]
+    assert called("convert", source, "--out", file, *scaled) == 0
+    result = result_of(tmp_path, "verify", file, "--run", source, "--samples", 50, *scaled)
+    assert result["ensemble_argmax_agreement"] >= 0.95
+
+
 def test_predict(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = folder / "digit.png"
     arguments = ["predict", folder / "ensemble.tflite", image, image, "--top", 3]
