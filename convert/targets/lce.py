@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from larq_ensemble.ir.flatbuffer import to_model
-from larq_ensemble.ir.graph import Module
+from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
 from larq_ensemble.ir.writer import packed
 from larq_ensemble.runtime.file import TRUNK, seal
 from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
+
+#: Operators whose result TFLite leaves where the operand lies.
+_VIEWS = ("RESHAPE", "EXPAND_DIMS", "SQUEEZE")
 
 #: The number of tensors for which TFLite reserves room.
 _RESERVED_TENSORS = 128
@@ -25,6 +30,8 @@ def write_ensemble(module: Module, metadata: EnsembleMetadata) -> bytes:
 
 def write(module: Module) -> bytes:
     """The bytes of a module; its constants are aligned for vector registers."""
+    for graph in module.graphs:
+        _read_views_twice(graph)
     model = to_model(module)
     for graph, table in zip(module.graphs, model.subgraphs, strict=True):
         if graph.signature is not None and graph.signature.key == TRUNK:
@@ -32,6 +39,39 @@ def write(module: Module) -> bytes:
     # The ensemble's metadata stand last: they can be replaced by longer ones
     # (`larq_ensemble.runtime.file.with_metadata`).
     return packed(model, last=module.metadata.get(ENTRY))
+
+
+def _read_views_twice(graph: Graph) -> None:
+    """Lets an unread RESHAPE read each view that TFLite would overwrite too early.
+
+    ```text
+    t = MUL(u, c)        in the place of u
+    r = RESHAPE(t)       in the same place
+    a = ADD(r, d)        in the same place, too: t is lost
+    o = RELU(t)
+    ```
+
+    This works around a fault of TFLite's memory planner, in LCE 0.16.0 and in LiteRT's kernels
+    without XNNPACK. An operator may overwrite an operand that nobody else reads. Of a view, the
+    planner counts the readers of the view and those of the first tensor in its place, here r and u,
+    but not those of t between them. A view with two readers isn't overwritten. A graph without such
+    a view stays as it is, and so does one that was written before.
+    """
+    for op in graph.operators:
+        view, viewed = op.outputs[0], op.operands[0]
+        if op.name not in _VIEWS or not view.shape or graph.uses(view) != 1:
+            continue
+        while graph.uses(viewed) == 1 and (before := graph.producer(viewed)) is not None:
+            if before.name not in _VIEWS:
+                break
+            viewed = before.operands[0]
+        if graph.uses(viewed) > 1 and any(
+            reader.name not in _VIEWS and reader.outputs[0].shape == view.shape
+            for reader in graph.consumers(view)
+        ):
+            shape = np.array([-1, *view.shape[1:]], np.int32)
+            operands = (view, graph.add(Tensor.constant(shape)))
+            graph.insert(Operator("RESHAPE", operands, (graph.add_like(view),)), after=op)
 
 
 def _with_room(graph: Any) -> list[Any]:

@@ -9,12 +9,13 @@ import pytest
 
 from larq_ensemble.convert import check_convertible
 from larq_ensemble.convert.conversion import convert_ensemble
+from larq_ensemble.convert.export import export_file
 from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, lq, tf
 from larq_ensemble.runtime import EnsembleInterpreter
 
-from .conftest import MEAN, STD, converted, randomized
+from .conftest import MEAN, STD, converted, pixels, randomized
 from .test_own_layers import assert_converts, network, quantized
 
 layers = keras.layers
@@ -107,3 +108,27 @@ def test_an_untrained_network_is_converted_right_or_not_at_all(tmp_path) -> None
     assert not list(tmp_path.iterdir())
     for one, other in zip(before, ensemble.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_map_that_a_shortcut_reads_again_outlives_its_reshaping(tmp_path) -> None:
+    def by_rows(x: Any) -> Any:
+        x = norm(x)
+        y = layers.Reshape((64, 8))(x)
+        y = layers.Reshape((8, 8, 8))(norm(layers.ReLU()(y)))
+        return layers.Add()([y, layers.ReLU()(x)])
+
+    backbone = network(
+        by_rows,
+        quantized(lq.layers.QuantConv2D, 8, 3, name="a"),
+        norm,
+        size=8,
+        filters=8,
+    )
+    case = assert_converts(backbone, tmp_path, sharing="fusion")
+    images = pixels(8, backbone.input_shape[1:])
+    for backend, kernel in (("lce", "default"), ("litert", "delegate"), ("litert", "builtin")):
+        found = EnsembleInterpreter(case.path, backend=backend, kernel=kernel)
+        np.testing.assert_allclose(
+            found.predict_logits(images), np.stack(case.logits(images)), atol=1e-4
+        )
+    export_file(case.path, tmp_path / "c")  # compares its source with the file

@@ -88,3 +88,33 @@ def test_a_trunk_has_room_for_the_tensors_that_tflite_adds() -> None:
     assert sizes == [len(module.graphs[0].tensors), 128, len(module.graphs[0].tensors)]
     features = run(module, 1, image=normal(1, 4, 4, 2))
     assert run(module, 2, member=of_member(0), **features)["logits"].shape == (1, 4, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("view", "shape", "options", "operand"),
+    [
+        ("RESHAPE", (6, 16), {"newShape": [6, 16]}, [6, 16]),
+        ("EXPAND_DIMS", (1, 1, 6, 1, 16), {}, [1]),
+        ("SQUEEZE", (1, 6, 16), {"squeezeDims": [2]}, None),
+    ],
+)
+def test_what_is_read_later_is_not_overwritten_through_a_view(
+    view: str, shape: tuple[int, ...], options: dict, operand: list[int] | None
+) -> None:
+    build = Builder()
+    clipped = build.op("RELU_N1_TO_1", build.input("image", 1, 6, 1, 16))
+    doubled = build.op("MUL", clipped, build.constant(np.full(16, 2)))  # in the place of `clipped`
+    operands = [] if operand is None else [build.constant(operand, "int32")]
+    y = build.op(view, doubled, *operands, shape=shape, **options)
+    y = build.op("ADD", y, build.constant(np.ones(16)))
+    back = build.constant([1, 6, 1, 16], "int32")
+    y = build.op("RESHAPE", y, back, shape=(1, 6, 1, 16), newShape=[1, 6, 1, 16])
+    module = build.module(logits=build.op("ADD", y, build.op("RELU6", doubled)))
+    image = normal(1, 6, 1, 16, seed=1)
+    expected = 2 * np.clip(image, -1, 1)
+    expected = expected + 1 + np.clip(expected, 0, 6)
+    np.testing.assert_array_equal(run(module, image=image)["logits"], expected)
+    again = read(write(module))
+    count = len(again.graph.operators)
+    write(again)
+    assert len(again.graph.operators) == count
