@@ -20,6 +20,8 @@ from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.files import gone, remove_leftovers, write_text
 from larq_ensemble.keras import tf
 
+#: What TensorFlow raises where hosts compute together and one of them has ended.
+HOST_LOST = (tf.errors.AbortedError, tf.errors.UnavailableError)
 _KEPT = 2
 _GLOB = "[]*?" if os.sep == "\\" else "[]*?\\"
 _INDEX = re.compile(r"ckpt-(\d+)\.index")
@@ -147,6 +149,8 @@ def writing(place: Path | str) -> Iterator[None]:
     """
     try:
         yield
+    except HOST_LOST:  # by saving a variable that has a part on each host
+        raise
     except (OSError, tf.errors.OpError, EnsembleError) as error:
         if not (directory := Path(place).parent).is_dir():
             raise gone(directory) from error

@@ -18,9 +18,10 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from larq_ensemble.checkpoints import HOST_LOST
 from larq_ensemble.ensembles import copy_weights
 from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
 from larq_ensemble.files import user_path
@@ -71,6 +72,23 @@ class Distribution:
         self.replicas: int = self._strategy.num_replicas_in_sync
         if self.replicas == 1:
             self._strategy = one_device
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """The context of what all hosts do.
+
+        # Raises
+            EnsembleError: if another host has ended.
+        """
+        try:
+            yield
+        except HOST_LOST as error:
+            if self._hosts == 1:
+                raise
+            raise EnsembleError(
+                "Another host has ended, and the others can't train without it: see what it says, "
+                "then start all of them again with `resume=True`."
+            ) from error
 
     def scope(self) -> Any:
         """The context in which to compile a model."""

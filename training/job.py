@@ -54,22 +54,24 @@ def train_run(
         The run and its result.
 
     # Raises
-        EnsembleError: if the directory is in use or the data can't be read, and as `train`.
+        EnsembleError: if the directory is in use, the data can't be read or another host has ended,
+            and as `train`.
         KeyboardInterrupt: with what is saved as its message.
     """
-    run = distribution.open_run(out, config, resume=resume)
-    if (finished := run.finished_result()) is not None:
-        return run, finished
-    epochs = config.recipe["epochs"]
-    splits = load() if epochs else None
-    with contextlib.ExitStack() as locks, saying_what_is_saved(run.path):
-        distribution.create_run(out, config, resume=resume, until=locks)
-        model, measured = (untrained(), {}) if splits is None else train(run, splits)
-        result = {**figures, "epochs": epochs, **measured}
-        if distribution.chief:
-            run.save_model(model)
-            run.save_result(result)
-    return load_run(out), result
+    with distribution.together():
+        run = distribution.open_run(out, config, resume=resume)
+        if (finished := run.finished_result()) is not None:
+            return run, finished
+        epochs = config.recipe["epochs"]
+        splits = load() if epochs else None
+        with contextlib.ExitStack() as locks, saying_what_is_saved(run.path):
+            distribution.create_run(out, config, resume=resume, until=locks)
+            model, measured = (untrained(), {}) if splits is None else train(run, splits)
+            result = {**figures, "epochs": epochs, **measured}
+            if distribution.chief:
+                run.save_model(model)
+                run.save_result(result)
+        return load_run(out), result
 
 
 @contextlib.contextmanager

@@ -50,6 +50,10 @@ def copied_layer(
         copied = _from_configuration(layer, config)
         if {id(weight) for weight in copied.weights} & {id(weight) for weight in layer.weights}:
             raise TypeError("it holds layers that are not serialized")
+        # What not every configuration has. A wrapper has the regularizer of its layer.
+        copied._name = layer.name if name is None else name
+        if copied.activity_regularizer is None and layer.activity_regularizer is not None:
+            copied.activity_regularizer = layer.activity_regularizer
     except Exception as error:  # Keras raises whatever a layer raises.
         raise EnsembleError(
             f"The layer {layer.name!r} ({type(layer).__name__}) can't be copied for each member, "
@@ -57,10 +61,6 @@ def copied_layer(
             f"({first_line(error)}): a class of yours in it that takes arguments needs "
             "`get_config`, which returns them."
         ) from error
-    # What not every configuration has.
-    copied._name = layer.name if name is None else name
-    if copied.activity_regularizer is None:
-        copied.activity_regularizer = layer.activity_regularizer
     return copied
 
 

@@ -54,6 +54,21 @@ TWO_HOSTS = """
 pretrain("stem", "digits", sys.argv[1], recipe=recipe, distribute="multiworker", **arguments)
 """
 
+ONE_HOST_ENDS = """
+import json, os
+from larq_ensemble.errors import EnsembleError
+def end(splits):
+    if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 1:
+        sys.exit()
+try:
+    pretrain(
+        "stem", "digits", sys.argv[1], recipe=recipe, distribute="multiworker", on_data=end,
+        **arguments,
+    )
+except EnsembleError as error:
+    print(error)
+"""
+
 TWO_DEVICES = """
 teacher, arguments["distribute"] = load_run(sys.argv[1]), "mirrored"
 train_ensemble(
@@ -107,6 +122,21 @@ def start(code, *arguments, folder, **variables):
     )
 
 
+def start_hosts(code, *, folder, **variables):
+    """Two hosts that train `folder`/run."""
+    cluster = {"worker": free_addresses(2)}
+    return [
+        start(
+            code,
+            folder / "run",
+            folder=folder,
+            TF_CONFIG=json.dumps({"cluster": cluster, "task": {"type": "worker", "index": index}}),
+            **variables,
+        )
+        for index in range(2)
+    ]
+
+
 def finish(*processes):
     """Their outputs, once all have ended well; none is left running."""
     try:
@@ -132,23 +162,9 @@ def free_addresses(count):
 
 
 def test_two_hosts_train_as_one(stem_backbone, tmp_path):
-    cluster = {"worker": free_addresses(2)}
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    outputs = finish(
-        *(
-            start(
-                TWO_HOSTS,
-                tmp_path / "run",
-                folder=tmp_path,
-                TF_CONFIG=json.dumps(
-                    {"cluster": cluster, "task": {"type": "worker", "index": index}}
-                ),
-                TMPDIR=str(temporary),
-            )
-            for index in range(2)
-        )
-    )
+    outputs = finish(*start_hosts(TWO_HOSTS, folder=tmp_path, TMPDIR=str(temporary)))
     assert all("Waiting for all 2 hosts." in output for output in outputs)
     run = load_run(tmp_path / "run")
     assert_same(run, stem_backbone)
@@ -161,6 +177,12 @@ def test_two_hosts_train_as_one(stem_backbone, tmp_path):
     # The second host logged nothing and kept nothing.
     assert len(list(run.path.glob("tensorboard/train/events*"))) == 1
     assert not [path for path in temporary.iterdir() if path.name.startswith("larq-ensemble")]
+
+
+def test_a_host_that_ends_is_told_to_the_others(tmp_path):
+    first, _ = finish(*start_hosts(ONE_HOST_ENDS, folder=tmp_path))
+    assert "Another host has ended" in first
+    assert "start all of them again with `resume=True`" in first
 
 
 def test_two_devices_train_as_one_and_take_turns_with_it(

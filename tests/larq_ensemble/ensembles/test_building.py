@@ -836,6 +836,18 @@ def test_losses_of_layers_are_those_of_the_backbone() -> None:
         assert float(sum(ensemble.losses)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("regularizer", [None, "l2"])
+def test_layers_that_wrap_others(regularizer: str | None) -> None:
+    """Keras gives them the regularizer of the layer within, which can't be set."""
+    inner = keras.layers.Dense(3, activity_regularizer=regularizer)
+    network = randomize(network_with(keras.layers.TimeDistributed(inner)))
+    network(images())
+    ensemble = build_ensemble(network, 2, sharing="all_frozen", jitter=0)
+    outputs = ensemble(images())
+    np.testing.assert_allclose(outputs[1], network(images()), rtol=1e-4, atol=1e-5)
+    assert len(ensemble.losses) == (2 if regularizer else 0)
+
+
 def test_unknown_names_list_the_known_ones(tiny) -> None:
     with pytest.raises(UnknownNameError, match=r"Unknown scheme 'vote'. Known: adaboost, .*voting"):
         build_ensemble(tiny, 2, scheme="vote")
