@@ -66,7 +66,7 @@ def _read_views_twice(graph: Graph) -> None:
                 break
             viewed = before.operands[0]
         if graph.uses(viewed) > 1 and any(
-            reader.name not in _VIEWS and reader.outputs[0].shape == view.shape
+            reader.name not in _VIEWS and reader.outputs[0].size == view.size
             for reader in graph.consumers(view)
         ):
             shape = np.array([-1, *view.shape[1:]], np.int32)

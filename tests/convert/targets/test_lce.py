@@ -91,22 +91,27 @@ def test_a_trunk_has_room_for_the_tensors_that_tflite_adds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("view", "shape", "options", "operand"),
+    ("view", "shape", "options", "operand", "sums"),
     [
-        ("RESHAPE", (6, 16), {"newShape": [6, 16]}, [6, 16]),
-        ("EXPAND_DIMS", (1, 1, 6, 1, 16), {}, [1]),
-        ("SQUEEZE", (1, 6, 16), {"squeezeDims": [2]}, None),
+        ("RESHAPE", (6, 16), {"newShape": [6, 16]}, [6, 16], (6, 16)),
+        ("RESHAPE", (6, 16), {"newShape": [6, 16]}, [6, 16], (1, 6, 16)),
+        ("EXPAND_DIMS", (1, 1, 6, 1, 16), {}, [1], (1, 1, 6, 1, 16)),
+        ("SQUEEZE", (1, 6, 16), {"squeezeDims": [2]}, None, (1, 6, 16)),
     ],
 )
 def test_what_is_read_later_is_not_overwritten_through_a_view(
-    view: str, shape: tuple[int, ...], options: dict, operand: list[int] | None
+    view: str,
+    shape: tuple[int, ...],
+    options: dict,
+    operand: list[int] | None,
+    sums: tuple[int, ...],
 ) -> None:
     build = Builder()
     clipped = build.op("RELU_N1_TO_1", build.input("image", 1, 6, 1, 16))
     doubled = build.op("MUL", clipped, build.constant(np.full(16, 2)))  # in the place of `clipped`
     operands = [] if operand is None else [build.constant(operand, "int32")]
     y = build.op(view, doubled, *operands, shape=shape, **options)
-    y = build.op("ADD", y, build.constant(np.ones(16)))
+    y = build.op("ADD", y, build.constant(np.ones(sums)), shape=sums)
     back = build.constant([1, 6, 1, 16], "int32")
     y = build.op("RESHAPE", y, back, shape=(1, 6, 1, 16), newShape=[1, 6, 1, 16])
     module = build.module(logits=build.op("ADD", y, build.op("RELU6", doubled)))
