@@ -70,7 +70,8 @@ MACS_PER_SECOND = 2e10
 #: Bytes of a quantized file besides its values, for each convolution.
 _GRAPH_BYTES = 800
 #: Budgets of the page: thousand bytes, and million instructions on a Cortex-A or Cortex-M.
-_KILOBYTES, _MILLIONS = (60, 110, 200, 300), {"a": (3, 5, 10, 20), "m": (15, 30, 50, 100)}
+_KILOBYTES = (60, 110, 200, 300)
+_MILLIONS = {"a": (2, 3, 5, 10, 20), "m": (10, 15, 30, 50, 100)}
 #: The generated part of the page is between these two lines.
 BEGIN, END = "<!-- alternatives: by benchmarks/alternatives.py -->", "<!-- end of alternatives -->"
 
@@ -269,6 +270,8 @@ def train(
 def budgets(paths: Sequence[str | os.PathLike[str]]) -> str:
     """A table of the best network within each budget: shared filters, and anything else.
 
+    A budget within which there is none has no row.
+
     # Arguments
         paths: result files of one data set and split.
     """
@@ -288,7 +291,8 @@ def budgets(paths: Sequence[str | os.PathLike[str]]) -> str:
     first = points[0]
     images = "" if first.samples is None else f"{first.samples:,} "
     sides = ("best shared filters, top-1 %", "best of the others, top-1 %")
-    table = markdown_table(["within", *sides, "difference"], rows)
+    filled = [row for row in rows if set(row[1:]) != {"-"}]
+    table = markdown_table(["within", *sides, "difference"], filled)
     return f"{first.dataset}, {images}{first.split} images:\n\n{table}"
 
 

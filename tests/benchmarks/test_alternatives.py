@@ -98,7 +98,7 @@ def test_the_best_within_a_budget(alternatives, tmp_path) -> None:
         for m in (1, 2, 4)
     ]
     int8 = {"name": "int8", "kind": "int8", "top1": 53, "bytes": 90_000}
-    points.append({**int8, "instructions": {"cortex-a72": 9e6}})
+    points.append({**int8, "instructions": {"cortex-a72": 9e6, "cortex-m55": 60e6}})
     path.write_text(json.dumps({"dataset": "cifar100", "split": "test", "points": points}))
     text = alternatives.budgets([path])
     rows = [
@@ -111,6 +111,7 @@ def test_the_best_within_a_budget(alternatives, tmp_path) -> None:
         ["110 kB", "56.0, ours, m = 4, 86 kB", "53.0, int8, 90 kB", "+3.0"],
         ["200 kB", "56.0, ours, m = 4, 86 kB", "53.0, int8, 90 kB", "+3.0"],
         ["300 kB", "56.0, ours, m = 4, 86 kB", "53.0, int8, 90 kB", "+3.0"],
+        ["2 million instructions, Cortex-A72", "50.0, ours, m = 1, 59 kB", "-", "-"],
         ["3 million instructions, Cortex-A72", "50.0, ours, m = 1, 59 kB", "-", "-"],
         ["5 million instructions, Cortex-A72", "52.0, ours, m = 2, 68 kB", "-", "-"],
         [
@@ -125,10 +126,12 @@ def test_the_best_within_a_budget(alternatives, tmp_path) -> None:
             "53.0, int8, 90 kB",
             "+3.0",
         ],
+        ["10 million instructions, Cortex-M4", "50.0, ours, m = 1, 59 kB", "-", "-"],
         ["15 million instructions, Cortex-M4", "50.0, ours, m = 1, 59 kB", "-", "-"],
         ["30 million instructions, Cortex-M4", "52.0, ours, m = 2, 68 kB", "-", "-"],
         ["50 million instructions, Cortex-M4", "56.0, ours, m = 4, 86 kB", "-", "-"],
         ["100 million instructions, Cortex-M4", "56.0, ours, m = 4, 86 kB", "-", "-"],
+        ["100 million instructions, Cortex-M55", "-", "53.0, int8, 90 kB", "-"],
     ]
     page = tmp_path / "page.md"
     page.write_text(f"before\n{alternatives.BEGIN}\nold\n{alternatives.END}\nafter\n")
