@@ -37,6 +37,7 @@ from larq_ensemble.ensembles.building import (
 )
 from larq_ensemble.ensembles.ensemble import Ensemble
 from larq_ensemble.ensembles.labels import class_numbers
+from larq_ensemble.ensembles.loss_scaling import with_loss_scaling
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Stage
 from larq_ensemble.errors import EnsembleError, check_seed, check_whole, first_line
@@ -476,7 +477,7 @@ class _KerasTraining(SequentialTraining):
     def fit(self, member: int, network: keras.Model) -> dict[str, Any]:
         fitting = self.fitting
         model, compiled = self.scheme.objective(network, self.stage(member))
-        model.compile(self._optimizer(), **compiled)
+        model.compile(with_loss_scaling(self._optimizer(), model), **compiled)
         callbacks = fitting.callbacks
         callbacks = [*(callbacks(member) if callable(callbacks) else callbacks)]
         begun = 0
