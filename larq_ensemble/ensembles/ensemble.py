@@ -471,7 +471,10 @@ class Ensemble(keras.Model):
 
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if not self.is_traced or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        # What is traced does what layers did when it was compiled: loops of one's own may freeze
+        # and thaw them without.
+        is_traced = self.is_traced and self._training.trainable == self._trainable_layers()
+        if not is_traced or tf.distribute.get_strategy().num_replicas_in_sync > 1:
             return super().call(inputs, training=training, mask=mask)
         logits = self._training.traced.logits(self.input_list(inputs), bool(training))
         return [*logits, *self.combine(logits)]
