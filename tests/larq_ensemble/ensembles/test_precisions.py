@@ -176,6 +176,13 @@ def test_files_that_keras_could_not_read_are_not_written(suffix: str, tmp_path) 
     np.testing.assert_array_equal(loaded(X)[-1], ensemble(X)[-1])
 
 
+def test_members_that_keras_could_not_read_are_not_trained(tmp_path) -> None:
+    backbone = backbone_in("bfloat16")
+    with pytest.raises(EnsembleError, match=r"weights in bfloat16.*`folder`.*'mixed_bfloat16'"):
+        fit_members(backbone, X, Y, members=1, scheme="voting", folder=tmp_path, verbose=0)
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float64"])
 def test_images_of_other_dtypes(dtype: str, tiny) -> None:
     """Keras casts arrays and streams for the plain layers; fused ones must get the same."""
