@@ -57,13 +57,13 @@ class Checkpoints:
             Its number; `None` if there are no checkpoints.
 
         # Raises
-            EnsembleError: if none of them can be read.
+            EnsembleError: if none of them can be read, or it lacks a part of the state.
         """
         numbers = self.numbers()
         for number in reversed(numbers):
             prefix = self._readable_prefix(number)
             if _readable(prefix):
-                self._checkpoint.read(prefix).assert_existing_objects_matched()
+                self._read(prefix)
                 self._restored = number
                 return number
         if numbers:
@@ -72,6 +72,16 @@ class Checkpoints:
                 "or damaged. Restore them from a copy, or train again in another directory."
             )
         return None
+
+    def _read(self, prefix: str) -> None:
+        try:
+            self._checkpoint.read(prefix).assert_existing_objects_matched()
+        except AssertionError as error:
+            raise EnsembleError(
+                f"The checkpoints in {str(self.folder)!r} lack a part of what this training needs "
+                "to go on: another version of larq-ensemble, or of its packages, wrote them. Go on "
+                "with that version, or train again in another directory."
+            ) from error
 
     def _readable_prefix(self, number: int) -> str:
         """The prefix of a checkpoint for TensorFlow, which takes what it reads for a glob pattern.

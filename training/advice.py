@@ -42,7 +42,9 @@ def advice(training_top1: float | None, held_out_top1: float, labels: np.ndarray
             "whether the data can be learned."
         )
     gap = 0.0 if training_top1 is None else training_top1 - held_out_top1
-    if gap > max(_GAP, 100 * _STANDARD_ERRORS * error):
+    # Of any accuracy, at 50 %: `error` is 0 if all images are of one class.
+    largest_error = 0.5 / math.sqrt(len(labels))
+    if gap > max(_GAP, 100 * _STANDARD_ERRORS * largest_error):
         return (
             f"The network gets {training_top1:.1f} % of its training images right, but "
             f"{held_out_top1:.1f} % of the held-out ones: more images would help most, then more "

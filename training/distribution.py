@@ -16,7 +16,9 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -268,9 +270,23 @@ def _mirrored() -> tf.distribute.Strategy:
 @functools.cache
 def _multiworker() -> tf.distribute.Strategy:
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (RuntimeError, ValueError, tf.errors.OpError) as error:
         raise EnsembleError(
             f"The hosts of TF_CONFIG can't train together ({first_line(error)}): "
             "start one process for each of them, before it uses TensorFlow for anything else."
         ) from error
+    _end_on_sigterm_as_before()
+    return strategy
+
+
+def _end_on_sigterm_as_before() -> None:
+    """Gives Python back SIGTERM, which TensorFlow takes when it joins a cluster.
+
+    TensorFlow only notes that the host is about to be taken away, for a checkpoint handler that is
+    not used here, and the process would go on.
+    """
+    if threading.current_thread() is threading.main_thread():
+        handler = signal.getsignal(signal.SIGTERM)
+        if handler is not None:  # one that Python did not set
+            signal.signal(signal.SIGTERM, handler)

@@ -13,6 +13,7 @@ from typing import Any
 from larq_ensemble.data.class_weights import ClassWeighting
 from larq_ensemble.data.datasets import DataOptions, Dataset, Splits
 from larq_ensemble.ensembles import copy_weights
+from larq_ensemble.ensembles.loss_scaling import with_loss_scaling
 from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run, RunConfig, load_run
 from larq_ensemble.training.distribution import Distribution
@@ -137,7 +138,7 @@ def fit_images(
         trained, compiled = objective(replica)
         steps = steps_per_epoch(len(splits.train), batch_size, drop_remainder=recipe.drop_remainder)
         optimizer = adam(recipe, steps, learning_rate=learning_rate)
-        trained.compile(optimizer, **compiled)
+        trained.compile(with_loss_scaling(optimizer, trained), **compiled)
     fitting = Fitting(
         trained, splits, dataset, run, recipe, batch_size, seed, inputs, streams, distribution,
         first_epoch, verbose,

@@ -58,7 +58,10 @@ class OneOperatorAdam(keras.optimizers.Adam):
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         one_device = tf.distribute.get_strategy().num_replicas_in_sync == 1
-        if not one_device or isinstance(gradient, tf.IndexedSlices) or self.amsgrad:
+        is_dense = not isinstance(gradient, tf.IndexedSlices)
+        # The operator takes the rate, which is float32, in the dtype of the weight only.
+        is_float32 = variable.dtype == tf.float32
+        if not (one_device and is_dense and is_float32) or self.amsgrad:
             super().update_step(gradient, variable)
             return
         if self._powers is None:

@@ -21,6 +21,7 @@ import numpy as np
 from larq_ensemble.data.normalization import Normalization, check_normalization
 from larq_ensemble.ensembles.combine import Combine
 from larq_ensemble.ensembles.labels import Accuracy
+from larq_ensemble.ensembles.loss_scaling import with_loss_scaling
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.recomputation import check_recomputable, recomputed_step
 from larq_ensemble.ensembles.schemes import Scheme
@@ -34,6 +35,7 @@ from larq_ensemble.errors import (
 )
 from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.models.functional import built_by_their_calls, input_list
+from larq_ensemble.models.keras_files import BFLOAT16_WAY_OUT, SUFFIXES, has_bfloat16
 
 Execution = Literal["auto", "traced", "plain"]
 
@@ -263,7 +265,7 @@ class Ensemble(keras.Model):
             "given": [name for name, value in given.items() if value is not None],
         }
         super().compile(
-            optimizer,
+            with_loss_scaling(optimizer, self),
             loss=loss,
             metrics=metrics,
             loss_weights=loss_weights,
@@ -469,20 +471,35 @@ class Ensemble(keras.Model):
 
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if not self.is_traced or tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        # What is traced does what layers did when it was compiled: loops of one's own may freeze
+        # and thaw them without.
+        is_traced = self.is_traced and self._training.trainable == self._trainable_layers()
+        if not is_traced or tf.distribute.get_strategy().num_replicas_in_sync > 1:
             return super().call(inputs, training=training, mask=mask)
         logits = self._training.traced.logits(self.input_list(inputs), bool(training))
         return [*logits, *self.combine(logits)]
 
     # Saving. Keras saves its own arguments of `compile`; the configuration holds the others.
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """As `keras.Model.save`. A SavedModel keeps the plain execution of the layers."""
+    def save(
+        self, filepath: Any, overwrite: bool = True, save_format: str | None = None, **kwargs: Any
+    ) -> None:
+        """As `keras.Model.save`. A SavedModel keeps the plain execution of the layers.
+
+        # Raises
+            EnsembleError: for weights in bfloat16 in a file that Keras could not read.
+        """
+        is_file = str(filepath).endswith(SUFFIXES) or save_format in ("keras", "h5")
+        if is_file and save_format != "tf" and has_bfloat16(self):
+            raise EnsembleError(
+                f"The ensemble has weights in bfloat16, which Keras could not read from "
+                f"{str(filepath)!r}: {BFLOAT16_WAY_OUT}."
+            )
         training: _Training | None = self.__dict__.get("_training")
         if training is not None:
             self.__dict__["_training"] = replace(training, traced=None)
         try:
-            super().save(*args, **kwargs)
+            super().save(filepath, overwrite, save_format, **kwargs)
         finally:
             if training is not None:
                 self.__dict__["_training"] = training

@@ -1,4 +1,4 @@
-"""Loss scaling in our own training steps, as Keras's step does it for `mixed_float16`.
+"""Loss scaling for layers of the policy `mixed_float16`, and in our own training steps.
 
 Small gradients would be 0 in float16. So Keras wraps the optimizer of a `mixed_float16` model in a
 `LossScaleOptimizer`: the loss is multiplied by a large number, and the gradients are divided by it.
@@ -9,9 +9,31 @@ Small gradients would be 0 in float16. So Keras wraps the optimizer of a `mixed_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from larq_ensemble.keras import keras, tf
+
+
+def with_loss_scaling(optimizer: Any, model: keras.Model) -> Any:
+    """The optimizer for a model's layers, wrapped if any of them computes in `mixed_float16`.
+
+    Keras wraps it if the global policy was `mixed_float16` when the model was made. A model on
+    layers from a file, or of an earlier moment, would be trained without scaling then.
+
+    # Arguments
+        optimizer: as for `keras.Model.compile`.
+        model: the model that is compiled with it.
+    """
+    if not any(layer.dtype_policy.name == "mixed_float16" for layer in _layers(model)):
+        return optimizer
+    optimizer = keras.optimizers.get(optimizer)
+    return optimizer if _scales(optimizer) else keras.mixed_precision.LossScaleOptimizer(optimizer)
+
+
+def _layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """The layers of a model, and those within them."""
+    return (part for part in model.submodules if isinstance(part, keras.layers.Layer))
 
 
 def scaled_loss(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Tensor:

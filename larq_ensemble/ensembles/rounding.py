@@ -31,8 +31,11 @@ def stochastically_rounded(weights: np.ndarray, generator: np.random.Generator) 
         - Vogel et al. 2016, Efficient stochastic inference of bitwise deep neural networks.
         - Kim et al. 2022, [PeerJ CS 8:e924](https://doi.org/10.7717/peerj-cs.924), Eq. 7.
     """
+    dtype = weights.dtype
+    if dtype.itemsize < 4:  # NumPy promotes no bfloat16, and float16 is coarse for a mean
+        weights = weights.astype(np.float32)
     magnitudes = np.abs(weights).reshape(-1, weights.shape[-1])
     largest = magnitudes.max(axis=0)
     probability = (weights / np.where(largest > 0, largest, 1) + 1) / 2
     signs = np.where(generator.random(weights.shape) < probability, 1, -1)
-    return (signs * magnitudes.mean(axis=0)).astype(weights.dtype)
+    return (signs * magnitudes.mean(axis=0)).astype(dtype)

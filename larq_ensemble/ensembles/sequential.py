@@ -37,6 +37,7 @@ from larq_ensemble.ensembles.building import (
 )
 from larq_ensemble.ensembles.ensemble import Ensemble
 from larq_ensemble.ensembles.labels import class_numbers
+from larq_ensemble.ensembles.loss_scaling import with_loss_scaling
 from larq_ensemble.ensembles.names import member_output, own_name
 from larq_ensemble.ensembles.schemes import SCHEMES, Stage
 from larq_ensemble.errors import EnsembleError, check_seed, check_whole, first_line
@@ -46,6 +47,7 @@ from larq_ensemble.locks import resumable
 from larq_ensemble.models.backbone import functional_model
 from larq_ensemble.models.classifier import classifier
 from larq_ensemble.models.graph import Sharing, shared_layers
+from larq_ensemble.models.keras_files import has_bfloat16
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.network.sharing import has_own_head_bias
 from larq_ensemble.progress import tracked
@@ -277,8 +279,8 @@ def fit_members(
         The trained ensemble, not compiled.
 
     # Raises
-        EnsembleError: for options that don't go with the scheme, or a folder of another training
-            or of one that is running.
+        EnsembleError: for options that don't go with the scheme, a folder of another training or
+            of one that is running, or a folder for weights in bfloat16.
     """
     members = check_whole("members", members, 1)
     seed = check_seed(seed)
@@ -328,6 +330,12 @@ def fit_members(
     if folder is None:
         with reading():
             return training.train()[0]
+    if has_bfloat16(backbone):
+        raise EnsembleError(
+            "The backbone has weights in bfloat16, and Keras could not read those of members from "
+            f"`folder` {os.fspath(folder)!r}: leave it out, or build the backbone with the policy "
+            "'mixed_bfloat16', whose weights are float32."
+        )
     # A function has another text in every process.
     shared = sorted(shared_layers(sharing, backbone)) if callable(sharing) else sharing
     if has_own_head_bias(sharing):  # a folder of before has members without it
@@ -476,7 +484,7 @@ class _KerasTraining(SequentialTraining):
     def fit(self, member: int, network: keras.Model) -> dict[str, Any]:
         fitting = self.fitting
         model, compiled = self.scheme.objective(network, self.stage(member))
-        model.compile(self._optimizer(), **compiled)
+        model.compile(with_loss_scaling(self._optimizer(), model), **compiled)
         callbacks = fitting.callbacks
         callbacks = [*(callbacks(member) if callable(callbacks) else callbacks)]
         begun = 0

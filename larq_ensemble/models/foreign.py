@@ -21,7 +21,7 @@ from larq_ensemble.errors import EnsembleError, UnknownNameError, first_line
 from larq_ensemble.files import file_digest, user_path
 from larq_ensemble.keras import check_keras_2, keras
 from larq_ensemble.models.classifier import classifier
-from larq_ensemble.models.keras_files import SUFFIXES, load_keras_file
+from larq_ensemble.models.keras_files import SUFFIXES, has_bfloat16, load_keras_file
 from larq_ensemble.models.limits import warn_of_limits
 from larq_ensemble.network.architectures import MODELS
 
@@ -197,6 +197,11 @@ def _check_fits(
 
 def _check_loads_again(model: keras.Model, given: str, source: str) -> None:
     """Saves and loads it, because after the training would be too late to hear that this fails."""
+    if has_bfloat16(model):
+        raise EnsembleError(
+            f"`model` {given!r} has weights in bfloat16, which Keras can't read from a run: build "
+            "it with the policy 'mixed_bfloat16', whose weights are float32."
+        )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.keras")
         try:

@@ -23,6 +23,11 @@ from larq_ensemble.errors import EnsembleError, first_line
 from larq_ensemble.keras import keras
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
+#: What to do about weights that HDF5, which is also in `.keras` files, has no type for.
+BFLOAT16_WAY_OUT = (
+    "build the backbone with the policy 'mixed_bfloat16', whose weights are float32, or save it "
+    "as a SavedModel (`save_format='tf'`)"
+)
 _UNKNOWN_CLASS = re.compile(
     r"Could not locate (?:class|function) '(?P<new>[^']+)'|Unknown \w+: '(?P<old>[^']+)'"
 )
@@ -63,6 +68,11 @@ def load_keras_file(
                 "`keras.utils.custom_object_scope`; on the command line, run it where that module "
                 "can be imported, and give the network as `module:function`."
             ) from error
+        if "No cast function available" in str(error):
+            raise EnsembleError(
+                f"{str(path)!r} has weights in bfloat16, which Keras writes to such files, but "
+                f"can't read: {BFLOAT16_WAY_OUT}."
+            ) from error
         if _is_whole(path):
             reason = [first_line(error), *str(error).strip().splitlines()][-1]
             raise EnsembleError(
@@ -73,6 +83,11 @@ def load_keras_file(
         raise EnsembleError(
             f"{str(path)!r} can't be read ({first_line(error)}): {way_out}."
         ) from error
+
+
+def has_bfloat16(model: keras.Model) -> bool:
+    """Whether it has weights in bfloat16, which Keras writes to files, but can't read there."""
+    return any(weight.dtype == "bfloat16" for weight in model.weights)
 
 
 def _is_whole(path: str | os.PathLike[str]) -> bool:

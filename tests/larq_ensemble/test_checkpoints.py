@@ -74,6 +74,14 @@ def test_the_newest_readable_one_is_restored(tmp_path, value, kind, size):
     assert checkpoints.restore() == 2
 
 
+def test_a_checkpoint_of_another_state_is_one_error(tmp_path, value):
+    """Such as one without the scale of the loss, which is now part of an optimizer."""
+    save_all(tmp_path / "checkpoints", value, (1,))
+    more = Checkpoints(tmp_path / "checkpoints", value=value, scale=tf.Variable(0.0))
+    with pytest.raises(EnsembleError, match=r"lack a part .*another version of larq-ensemble"):
+        more.restore()
+
+
 def test_checkpoints_of_tensorflow_s_manager_are_read_and_ours_by_its_tools(tmp_path, value):
     manager = tf.train.CheckpointManager(tf.train.Checkpoint(value=value), tmp_path, max_to_keep=2)
     for number in (1, 2, 3):

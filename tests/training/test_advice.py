@@ -41,3 +41,10 @@ def test_a_gap_is_told_only_if_the_images_can_show_it():
 def test_so_few_images_that_all_right_would_show_nothing():
     # Six images: chance is 83.3 % with a standard error of 15 points.
     assert advice(100, 100, np.array([0, 0, 0, 0, 0, 1])) is None
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_few_images_of_one_class_show_no_gap(images):
+    """Naming the most frequent class gets all of them right, without an error."""
+    assert advice(60, 0, np.zeros(images, int)) is None
+    assert advice(60, 0, np.zeros(100, int)) is not None

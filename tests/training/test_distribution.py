@@ -55,11 +55,12 @@ pretrain("stem", "digits", sys.argv[1], recipe=recipe, distribute="multiworker",
 """
 
 ONE_HOST_ENDS = """
-import json, os
+import json, os, signal
 from larq_ensemble.errors import EnsembleError
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
 def end(splits):
     if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 1:
-        sys.exit()
+        os.kill(os.getpid(), signal.SIGTERM) if "TERMINATED" in os.environ else sys.exit()
 try:
     pretrain(
         "stem", "digits", sys.argv[1], recipe=recipe, distribute="multiworker", on_data=end,
@@ -179,8 +180,10 @@ def test_two_hosts_train_as_one(stem_backbone, tmp_path):
     assert not [path for path in temporary.iterdir() if path.name.startswith("larq-ensemble")]
 
 
-def test_a_host_that_ends_is_told_to_the_others(tmp_path):
-    first, _ = finish(*start_hosts(ONE_HOST_ENDS, folder=tmp_path))
+@pytest.mark.parametrize("variables", [{}, {"TERMINATED": "1"}], ids=["exit", "SIGTERM"])
+def test_a_host_that_ends_is_told_to_the_others(variables, tmp_path):
+    """TensorFlow takes SIGTERM when it joins a cluster, and goes on."""
+    first, _ = finish(*start_hosts(ONE_HOST_ENDS, folder=tmp_path, **variables))
     assert "Another host has ended" in first
     assert "start all of them again with `resume=True`" in first
 

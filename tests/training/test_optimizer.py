@@ -43,6 +43,19 @@ def test_updates_are_those_of_keras(compiled) -> None:
     assert np.abs(results[1][0]).max() == 1  # the constraint
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-5), ("float16", 1e-2)])
+def test_weights_of_other_precisions(dtype: str, tolerance: float) -> None:
+    """Of a network of one's own; by the formula, in NumPy."""
+    weight, optimizer = tf.Variable(tf.ones((4, 3), dtype)), OneOperatorAdam(0.1)
+    expected, m, v = np.ones((4, 3)), 0.0, 0.0
+    for t, gradient in enumerate(GRADIENTS, start=1):
+        optimizer.apply_gradients([(tf.cast(gradient, dtype), weight)])
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        rate = 0.1 * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        expected = expected - rate * m / (np.sqrt(v) + 1e-7)
+    np.testing.assert_allclose(tf.cast(weight, tf.float64), expected, atol=tolerance)
+
+
 def test_one_operator_a_weight() -> None:
     """The graph of an update has less than half of the operators that Keras's has."""
     sizes = []

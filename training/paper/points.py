@@ -220,7 +220,7 @@ def trained_points(
         for count in counts
     ]
     points: list[Point] = []
-    with working(name, sum(trainings), unit="epoch of a network") as work:
+    with working(name, sum(trainings), unit="network epoch") as work:
         folder = check_output_folder(out) / "runs"
         library = RunLibrary(folder, settings, len(trainings), progress, verbose, work)
         for curve in curves:

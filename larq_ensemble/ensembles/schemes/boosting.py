@@ -147,7 +147,7 @@ class PseudoResidualLoss(keras.losses.Loss):
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         logits, so_far = tf.unstack(y_pred, axis=1)
-        labels = distributions(y_true, tf.shape(logits)[-1])
+        labels = tf.cast(distributions(y_true, tf.shape(logits)[-1]), logits.dtype)
         residual = labels - tf.stop_gradient(so_far)
         return tf.reduce_mean(tf.square(logits - residual), axis=-1)
 

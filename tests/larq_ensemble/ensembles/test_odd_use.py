@@ -108,6 +108,39 @@ def test_layers_frozen_or_thawed_after_compile() -> None:
     assert {name for name, has in zip(names, moved) if not has} == {"conv/kernel:0", "conv/bias:0"}
 
 
+@pytest.mark.parametrize("frozen", [(0, 1), (1,)])
+def test_norms_frozen_after_compile_keep_their_statistics_in_a_loop_of_ones_own(frozen) -> None:
+    """As in Keras, where it has an effect at once in calls of the model."""
+    ensemble = compiled(ensemble_of())
+    assert ensemble.is_traced
+    ensemble(X, training=True)
+    norms = [ensemble.get_layer(f"member_{member}_norm") for member in (0, 1)]
+    for member in frozen:
+        norms[member].trainable = False
+    before = [norm.get_weights() for norm in norms]
+    ensemble(X, training=True)
+    for member, (norm, weights) in enumerate(zip(norms, before, strict=True)):
+        moved = [(old != new).any() for old, new in zip(weights, norm.get_weights(), strict=True)]
+        assert any(moved) == (member not in frozen)
+
+
+def test_shared_layers_thawed_after_compile_have_gradients_in_a_loop_of_ones_own() -> None:
+    image = keras.Input(SHAPE)
+    x = keras.layers.Conv2D(4, 3, name="stem")(image)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.Conv2D(4, 3, name="conv")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    backbone = keras.Model(image, keras.layers.Dense(CLASSES)(x))
+    ensemble = compiled(ensemble_of(backbone=backbone))
+    ensemble(X, training=True)
+    ensemble.get_layer("conv").trainable = True
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(ensemble(X, training=True)[0] ** 2)
+    gradient = tape.gradient(total, ensemble.get_layer("conv").kernel)
+    assert gradient is not None
+    assert np.abs(gradient).max() > 0
+
+
 def test_a_run_that_was_saved_without_compiling_can_be_evaluated(tmp_path) -> None:
     ensemble = ensemble_of()
     ensemble.save(tmp_path / "model.keras")

@@ -91,6 +91,98 @@ def test_sequential_training_in_mixed_precision(scheme: str, policy: str) -> Non
     assert np.abs(head - start.get_weights()[0]).max() > 1e-4
 
 
+def backbone_in(policy: str) -> keras.Model:
+    """The tiny backbone, as from a file: the global policy is float32."""
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        return tiny_backbone()
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+
+
+def test_gradients_are_scaled_for_the_layers_whatever_the_global_policy() -> None:
+    """Keras looks at the global policy only, which in a program that loads a file is float32."""
+    backbone = backbone_in("mixed_float16")
+    ensemble = build_ensemble(backbone, 2)
+    ensemble.compile(keras.optimizers.SGD(1e-3), run_eagerly=True)
+    assert isinstance(ensemble.optimizer, keras.mixed_precision.LossScaleOptimizer)
+    reference = build_ensemble(in_float32(backbone), 2)
+    reference.compile(keras.optimizers.SGD(1e-3), run_eagerly=True, execution="plain")
+    moved = []
+    # So small a loss that its gradients are 0 in float16.
+    tiny_weights = np.full(len(Y), 1e-7, np.float32)
+    for model in (ensemble, reference):
+        model.optimizer.learning_rate.assign(1e4)
+        scale = model.get_layer("member_1_conv1_bn").gamma
+        before = scale.numpy()
+        model.train_on_batch(X, Y, sample_weight=tiny_weights)
+        moved.append(scale.numpy() - before)
+    assert np.abs(moved[1]).min() > 1e-6
+    np.testing.assert_allclose(moved[0], moved[1], rtol=0.1, atol=1e-5)
+
+
+def test_a_loss_that_is_scaled_already_is_not_scaled_twice() -> None:
+    ensemble = build_ensemble(backbone_in("mixed_float16"), 2)
+    scaled = keras.mixed_precision.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+    ensemble.compile(scaled)
+    assert ensemble.optimizer is scaled
+    plain = build_ensemble(backbone_in("mixed_bfloat16"), 2)
+    plain.compile("sgd")
+    assert type(plain.optimizer) is keras.optimizers.SGD
+
+
+@pytest.mark.parametrize("scheme", ["boosting", "soft_boosting"])
+def test_boosting_in_double_precision(scheme: str) -> None:
+    """A step moves the weights as in float32."""
+    moved = []
+    for backbone in (backbone_in("float64"), tiny_backbone()):
+        if scheme == "boosting":
+            ensemble = fit_members(
+                backbone, X, Y, members=1, scheme=scheme, optimizer="sgd", jitter=0.0, verbose=0
+            )
+        else:
+            ensemble = build_ensemble(backbone, 1, scheme=scheme, jitter=0.0)
+            ensemble.compile("sgd", run_eagerly=True)
+            ensemble.train_on_batch(X, Y)
+        moved.append(ensemble.get_layer("member_0_linear").get_weights())
+    assert np.abs(moved[0][1]).max() > 1e-4
+    for double, single in zip(*moved, strict=True):
+        np.testing.assert_allclose(double, single, atol=1e-5)
+
+
+def test_stochastic_rounding_in_bfloat16() -> None:
+    backbone = backbone_in("bfloat16")
+    ensemble = build_ensemble(backbone, 1, scheme="stochastic_rounding")
+    filters = ensemble.get_layer("member_0_layer1_conv").get_weights()[0]
+    assert filters.dtype == "bfloat16"
+    latent = backbone.get_layer("layer1_conv").get_weights()[0].astype(np.float64)
+    scales = np.abs(latent).mean(axis=(0, 1, 2))
+    np.testing.assert_allclose(
+        np.abs(filters.astype(np.float64)), np.broadcast_to(scales, filters.shape), rtol=0.01
+    )
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_files_that_keras_could_not_read_are_not_written(suffix: str, tmp_path) -> None:
+    ensemble = build_ensemble(backbone_in("bfloat16"), 2)
+    with pytest.raises(EnsembleError, match=r"weights in bfloat16.*'mixed_bfloat16'.*SavedModel"):
+        ensemble.save(tmp_path / f"a{suffix}")
+    assert not [*tmp_path.iterdir()]
+    keras.Model(ensemble.inputs, ensemble.outputs).save(tmp_path / f"a{suffix}")
+    with pytest.raises(EnsembleError, match=r"has weights in bfloat16, which Keras.*can't read"):
+        load_ensemble(tmp_path / f"a{suffix}")
+    ensemble.save(tmp_path / "saved")
+    loaded = load_ensemble(tmp_path / "saved")
+    np.testing.assert_array_equal(loaded(X)[-1], ensemble(X)[-1])
+
+
+def test_members_that_keras_could_not_read_are_not_trained(tmp_path) -> None:
+    backbone = backbone_in("bfloat16")
+    with pytest.raises(EnsembleError, match=r"weights in bfloat16.*`folder`.*'mixed_bfloat16'"):
+        fit_members(backbone, X, Y, members=1, scheme="voting", folder=tmp_path, verbose=0)
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float64"])
 def test_images_of_other_dtypes(dtype: str, tiny) -> None:
     """Keras casts arrays and streams for the plain layers; fused ones must get the same."""

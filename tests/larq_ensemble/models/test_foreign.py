@@ -157,6 +157,14 @@ def test_what_can_not_be_used_is_refused_before_training(network, sizes, message
         foreign_network(network, **{**SIZES, **sizes})
 
 
+def test_weights_in_bfloat16_are_refused_before_the_training():
+    """Keras would write them into the run, and could not read them."""
+    image = keras.Input((4, 4, 1))
+    x = keras.layers.Dense(3, dtype="bfloat16")(keras.layers.Flatten()(image))
+    with pytest.raises(EnsembleError, match=r"weights in bfloat16.*'mixed_bfloat16'"):
+        foreign_network(keras.Model(image, x), input_shape=(4, 4, 1), classes=3)
+
+
 def test_code_in_files_is_not_run():
     """Keras has a safe mode for `.keras` files only."""
     import foreign_module

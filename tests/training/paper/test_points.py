@@ -8,8 +8,10 @@ import sys
 import pytest
 
 from larq_ensemble.cli import main
+from larq_ensemble.console.wording import counted
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import write_csv
+from larq_ensemble.progress import listening
 from larq_ensemble.runs import Run, RunConfig
 from larq_ensemble.training.paper import points
 from larq_ensemble.training.paper.figures import FIGURES
@@ -186,6 +188,13 @@ def test_on_another_data_set_there_is_nothing_of_the_paper(small, tmp_path, aske
     paths = save(draw(FIGURES["fig5a"], points), tmp_path / "fig5a")
     assert "data set digits" in paths[1].read_text()
     assert "Kim et al." not in paths[1].read_text()
+
+
+def test_the_progress_counts_epochs_in_words_that_have_a_plural(small, tmp_path, asked):
+    units = set()
+    with listening(lambda work: units.add(counted(2, work.unit))):
+        trained_points("fig5a", tmp_path, small)
+    assert units == {"2 network epochs"}
 
 
 def test_by_default_the_paper_decides_which_members_there_are(small, by_origin, tmp_path, asked):
