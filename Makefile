@@ -10,8 +10,9 @@ DEPENDENCIES = setup.cfg setup.py pyproject.toml constraints.txt
 DELEGATE_SOURCES = $(wildcard delegate/src/*)
 UV = uv
 TRAINING_TESTS = tests/benchmarks tests/training tests/test_readme.py tests/test_tutorials.py \
-  $(patsubst %,tests/larq_ensemble/ensembles/test_%.py,fused_activations mirror odd_use precisions \
-    recomputation sequential traced)
+  tests/larq_ensemble/models/test_families.py \
+  $(patsubst %,tests/larq_ensemble/ensembles/test_%.py,call_arguments fused_activations mirror odd_use \
+    precisions recomputation sequential traced)
 # Each of the two processes takes a half, and then from the other's rest: so nearly all fixtures are
 # made once.
 pytest = $(BIN)/python -m pytest -n 2 --dist worksteal
