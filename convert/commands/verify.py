@@ -71,11 +71,15 @@ def command(
         import numpy as np
 
         from larq_ensemble.convert.conversion import trained_ensemble
-        from larq_ensemble.convert.verification import verify
+        from larq_ensemble.convert.verification import check_same, verify
         from larq_ensemble.data.datasets import DataOptions
+        from larq_ensemble.ensembles import as_ensemble
+        from larq_ensemble.runtime import EnsembleInterpreter
 
+        model = as_ensemble(trained_ensemble(loaded))
+        # Before the data are looked for, which may be a download.
+        check_same(model, EnsembleInterpreter(tflite, backend=backend), tflite, loaded.digest)
         data = data_of(loaded, dataset, data_dir)
-        model = trained_ensemble(loaded)
         test = DataOptions(data_dir, limit_test=samples).load(data, loaded.config.seed).test
         verification = verify(
             model,

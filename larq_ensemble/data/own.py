@@ -254,6 +254,7 @@ def checked_class_names(
     if highest >= len(names) or lowest < 0:
         raise EnsembleError(
             f"The labels of {len(names)} classes must be from 0 to {len(names) - 1}. Received: "
-            f"{lowest if lowest < 0 else highest}."
+            f"{lowest if lowest < 0 else highest}. Number them so, or name as many classes as "
+            "there are; a trained network takes data of its own classes only."
         )
     return names

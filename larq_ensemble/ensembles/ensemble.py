@@ -489,12 +489,7 @@ class Ensemble(keras.Model):
         # Raises
             EnsembleError: for weights in bfloat16 in a file that Keras could not read.
         """
-        is_file = str(filepath).endswith(SUFFIXES) or save_format in ("keras", "h5")
-        if is_file and save_format != "tf" and has_bfloat16(self):
-            raise EnsembleError(
-                f"The ensemble has weights in bfloat16, which Keras could not read from "
-                f"{str(filepath)!r}: {BFLOAT16_WAY_OUT}."
-            )
+        self._check_readable(filepath, save_format)
         training: _Training | None = self.__dict__.get("_training")
         if training is not None:
             self.__dict__["_training"] = replace(training, traced=None)
@@ -503,6 +498,27 @@ class Ensemble(keras.Model):
         finally:
             if training is not None:
                 self.__dict__["_training"] = training
+
+    def save_weights(
+        self, filepath: Any, overwrite: bool = True, save_format: str | None = None, **kwargs: Any
+    ) -> None:
+        """As `keras.Model.save_weights`.
+
+        # Raises
+            EnsembleError: for weights in bfloat16 in a file that Keras could not read.
+        """
+        self._check_readable(filepath, save_format)
+        super().save_weights(filepath, overwrite, save_format, **kwargs)
+
+    def _check_readable(self, filepath: Any, save_format: str | None) -> None:
+        path = str(filepath)
+        is_file = path.endswith(SUFFIXES) or save_format in ("keras", "h5", "hdf5")
+        # For `.weights.h5` Keras ignores the format.
+        if is_file and (save_format != "tf" or path.endswith(".weights.h5")) and has_bfloat16(self):
+            raise EnsembleError(
+                f"The ensemble has weights in bfloat16, which Keras could not read from "
+                f"{path!r}: {BFLOAT16_WAY_OUT}."
+            )
 
     def get_config(self) -> dict[str, Any]:
         options = self.__dict__.get("_compile_options")

@@ -250,6 +250,15 @@ def test_another_member_count(folder: Path, tmp_path: Path, capsys) -> None:
     assert "members 2 in the file, 1 in the Keras model" in capsys.readouterr().err
 
 
+def test_another_network_is_refused_before_the_data_are_looked_for(
+    folder: Path, tmp_path: Path, capsys
+) -> None:
+    saved_run(tmp_path / "one", "ensemble", members=1)
+    arguments = ["--run", tmp_path / "one", "--dataset", "tfds:no_such_data"]
+    assert called("verify", folder / "ensemble.tflite", *arguments) == 1
+    assert "members 2 in the file, 1 in the Keras model" in capsys.readouterr().err
+
+
 def test_another_training_of_the_same_network(folder: Path, tmp_path: Path, capsys) -> None:
     shutil.copytree(folder / "run", tmp_path / "again")
     run = load_run(tmp_path / "again")

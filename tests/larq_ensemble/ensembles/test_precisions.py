@@ -176,6 +176,23 @@ def test_files_that_keras_could_not_read_are_not_written(suffix: str, tmp_path) 
     np.testing.assert_array_equal(loaded(X)[-1], ensemble(X)[-1])
 
 
+@pytest.mark.parametrize(
+    ("name", "save_format"),
+    [("a.h5", None), ("a.keras", None), ("a.weights.h5", None), ("a.weights.h5", "tf"), ("a", "h5")],
+)
+def test_weights_that_keras_could_not_read_are_not_written(name, save_format, tmp_path) -> None:
+    ensemble = build_ensemble(backbone_in("bfloat16"), 2)
+    with pytest.raises(EnsembleError, match=r"weights in bfloat16.*'mixed_bfloat16'.*SavedModel"):
+        ensemble.save_weights(tmp_path / name, save_format=save_format)
+    assert not [*tmp_path.iterdir()]
+    before = ensemble.get_weights()
+    ensemble.save_weights(tmp_path / "checkpoint")
+    ensemble.set_weights([np.zeros_like(weight) for weight in before])
+    ensemble.load_weights(tmp_path / "checkpoint").expect_partial()
+    for ours, theirs in zip(ensemble.get_weights(), before):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_members_that_keras_could_not_read_are_not_trained(tmp_path) -> None:
     backbone = backbone_in("bfloat16")
     with pytest.raises(EnsembleError, match=r"weights in bfloat16.*`folder`.*'mixed_bfloat16'"):
