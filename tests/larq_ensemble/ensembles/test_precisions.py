@@ -178,7 +178,13 @@ def test_files_that_keras_could_not_read_are_not_written(suffix: str, tmp_path) 
 
 @pytest.mark.parametrize(
     ("name", "save_format"),
-    [("a.h5", None), ("a.keras", None), ("a.weights.h5", None), ("a.weights.h5", "tf"), ("a", "h5")],
+    [
+        ("a.h5", None),
+        ("a.keras", None),
+        ("a.weights.h5", None),
+        ("a.weights.h5", "tf"),
+        ("a", "h5"),
+    ],
 )
 def test_weights_that_keras_could_not_read_are_not_written(name, save_format, tmp_path) -> None:
     ensemble = build_ensemble(backbone_in("bfloat16"), 2)
