@@ -347,6 +347,7 @@ class TunedRecipe:
         retrain: the recipe.
         tuned: the search: its backbone, members, trials and the best trial.
         keep_pretrained: whether its ensembles kept the pretrained network.
+        mirror: whether every second member saw the mirrored image.
     """
 
     scheme: str
@@ -354,6 +355,7 @@ class TunedRecipe:
     retrain: Recipe
     tuned: dict[str, Any] = field(default_factory=dict)
     keep_pretrained: bool = False
+    mirror: bool = False
 
     def write(self, path: str | os.PathLike[str]) -> None:
         write_text(path, json.dumps(asdict(self), indent=2) + "\n")
@@ -368,8 +370,14 @@ class TunedRecipe:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             scheme, sharing, retrain = values["scheme"], values["sharing"], values["retrain"]
-            tuned, kept = values.get("tuned", {}), values.get("keep_pretrained", False)
-            return cls(scheme, sharing, Recipe.from_json(retrain), tuned, bool(kept))
+            return cls(
+                scheme,
+                sharing,
+                Recipe.from_json(retrain),
+                values.get("tuned", {}),
+                keep_pretrained=bool(values.get("keep_pretrained", False)),
+                mirror=bool(values.get("mirror", False)),
+            )
         except OSError as error:
             raise EnsembleError(
                 f"The recipe file {str(path)!r} can't be read ({error.strerror}): give paper, "

@@ -17,7 +17,7 @@ from typing import Any
 
 from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DataOptions, Dataset
-from larq_ensemble.ensembles.building import check_keeps_pretrained
+from larq_ensemble.ensembles.building import check_keeps_pretrained, check_mirrors
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError, SettingsError
 from larq_ensemble.files import read_json, write_text
@@ -50,7 +50,7 @@ class Search:
         epochs_max: the most epochs of a trial. Schemes that split them among the members get
             multiples of M.
         schemes, sharing: names to choose from.
-        keep_pretrained: as for `larq_ensemble.ensembles.build_ensemble`.
+        keep_pretrained, mirror: as for `larq_ensemble.ensembles.build_ensemble`.
         data: of every trial; the validation share must be the backbone's.
         recipe: name of the recipes for all that is not searched.
         batch_size: in place of the recipe's.
@@ -66,6 +66,7 @@ class Search:
     batch_size: int | None = None
     seed: int = 0
     keep_pretrained: bool = False
+    mirror: bool = False
 
     def space(self, *, dropout: bool = True) -> kt.HyperParameters:
         """The hyperparameters that a trial is drawn from.
@@ -236,8 +237,9 @@ def tune(
         "backbone": backbone.digest,
         "dataset": compared_data(opened.constants()),
     }
-    if not search.keep_pretrained:  # searches that began before there was a choice go on
-        del settings["keep_pretrained"]
+    for option in ("keep_pretrained", "mirror"):
+        if not settings[option]:  # searches that began before there was a choice go on
+            del settings[option]
     with (
         saying_what_is_saved(Path(out)),
         resumable(
@@ -296,6 +298,7 @@ def _search(
             OBJECTIVE: best.validation_top1,
         },
         keep_pretrained=search.keep_pretrained,
+        mirror=search.mirror,
     )
     tuned.write(out / "recipe.json")
     return tuned, done
@@ -333,6 +336,7 @@ class _Training:
             scheme=values["scheme"],
             sharing=values["sharing"],
             keep_pretrained=search.keep_pretrained,
+            mirror=search.mirror,
             recipe=_recipe(search, self.backbone, self.out, values),
             seed=search.seed,
             dataset=self.dataset,
@@ -372,6 +376,8 @@ def _has_dropout(backbone: Trained) -> bool:
 
 
 def _check_names(search: Search) -> None:
+    if search.mirror:
+        check_mirrors(search.members)
     for scheme in map(SCHEMES.__getitem__, search.schemes):
         if search.keep_pretrained:
             check_keeps_pretrained(search.members, "pretrained", scheme)

@@ -598,10 +598,10 @@ def test_resuming_a_finished_run_prints_its_result(call, folder):
 
 def test_a_recipe_file_says_what_no_option_does(call, folder):
     recipe = json.loads((folder / "tuned" / "recipe.json").read_text())
-    recipe |= {"scheme": "voting", "sharing": "c2"}
+    recipe |= {"scheme": "voting", "sharing": "c2", "keep_pretrained": True, "mirror": True}
     recipe["retrain"] |= {"lr": 0.0123, "jitter": 0.3}
     (folder / "r.json").write_text(json.dumps(recipe))
-    arguments = ["--pretrained", "backbone", "--members", "1", "--epochs", "0"]
+    arguments = ["--pretrained", "backbone", "--members", "2", "--epochs", "0"]
     for out, options in {"a": [], "b": ["--sharing", "c1", "--lr", "0.5"]}.items():
         status, _, err = call("train", *arguments, "--recipe", "r.json", "--out", out, *options)
         assert (status, err) == (0, "")
@@ -609,6 +609,7 @@ def test_a_recipe_file_says_what_no_option_does(call, folder):
     for config, sharing, lr in ((a, "c2", 0.0123), (b, "c1", 0.5)):
         assert config["ensemble"]["scheme"] == "voting"
         assert config["ensemble"]["sharing"] == sharing
+        assert config["ensemble"]["keep_pretrained"] is config["ensemble"]["mirror"] is True
         assert (config["recipe"]["lr"], config["recipe"]["jitter"]) == (lr, 0.3)
 
 

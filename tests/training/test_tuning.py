@@ -127,6 +127,29 @@ def test_every_trial_keeps_the_pretrained_network(backbone, search, trainings, t
     assert not (tmp_path / "new").exists()
 
 
+def test_every_trial_sees_mirrored_images(backbone, search, trainings, tmp_path):
+    asked = []
+    mirrored = replace(search, mirror=True)
+    with pytest.MonkeyPatch.context() as patch:
+        train = tuning.train_ensemble
+        patch.setattr(
+            tuning,
+            "train_ensemble",
+            lambda *run, **named: asked.append(named) or train(*run, **named),
+        )
+        best, _ = tune(backbone, tmp_path / "mirrored", mirrored, trials=2)
+        plain, _ = tune(backbone, tmp_path / "not", search, trials=1)
+    assert [training["mirror"] for training in asked] == [True, True, False]
+    assert TunedRecipe.read(tmp_path / "mirrored" / "recipe.json") == best
+    assert best.mirror
+    assert not plain.mirror
+    with pytest.raises(EnsembleError, match="with `mirror` = None, not True"):
+        tune(backbone, tmp_path / "not", mirrored, trials=2, resume=True)
+    with pytest.raises(EnsembleError, match="`mirror` shows every second member"):
+        tune(backbone, tmp_path / "new", replace(mirrored, members=1), trials=1)
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_search_of_before_keep_pretrained_goes_on(backbone, search, trainings, tmp_path):
     tune(backbone, tmp_path, search, trials=1)
     assert "keep_pretrained" not in json.loads((tmp_path / "search.json").read_text())

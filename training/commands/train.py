@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from larq_ensemble.ensembles.building import Initial
     from larq_ensemble.runs import RunConfig
-    from larq_ensemble.training.recipes import Recipe
+    from larq_ensemble.training.recipes import TunedRecipe
 
 
 @click.command(
@@ -235,11 +236,10 @@ def command(
         def images() -> int:
             return data.training_images(backbone.dataset(dataset, data_dir))
 
-        scheme, sharing, recipe, kept = _chosen(
+        chosen = _chosen(
             scheme, sharing, recipe_name, backbone.config, images if epochs is None else None
         )
-        keep_pretrained = keep_pretrained or kept
-        recipe = recipe.override(
+        recipe = chosen.retrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
             jitter=jitter, label_smoothing=label_smoothing, warmup_epochs=warmup_epochs,
             weight_decay=weight_decay,
@@ -253,8 +253,8 @@ def command(
             backbone,
             out,
             members=members,
-            scheme=scheme,
-            sharing=sharing,
+            scheme=chosen.scheme,
+            sharing=chosen.sharing,
             recipe=recipe,
             seed=seed,
             dataset=dataset,
@@ -264,8 +264,8 @@ def command(
             independent_data=independent_data,
             in_turn=in_turn,
             initial=initial,
-            keep_pretrained=keep_pretrained,
-            mirror=mirror,
+            keep_pretrained=keep_pretrained or chosen.keep_pretrained,
+            mirror=mirror or chosen.mirror,
             distillation=distillation_by(teacher, distill_weight, temperature),
             shrinkage=shrinkage,
             patience=patience,
@@ -280,7 +280,7 @@ def command(
         if recipe.epochs:
             count = run.config.ensemble["members"]  # fewer than asked for if it ended early
             report.table(
-                f"{run.path}: {scheme} of {count}, sharing {sharing}, test top-1 %",
+                f"{run.path}: {chosen.scheme} of {count}, sharing {chosen.sharing}, test top-1 %",
                 ["network", "top-1 %"],
                 [
                     ["backbone", result["backbone_top1"]],
@@ -302,23 +302,18 @@ def _chosen(
     recipe_name: str | None,
     backbone: RunConfig,
     images: Callable[[], int] | None,
-) -> tuple[str, str, Recipe, bool]:
-    """Scheme, sharing, recipe: as the options say, else a recipe file, else the defaults.
+) -> TunedRecipe:
+    """Scheme, sharing and recipe: as the options say, else a recipe file, else the defaults.
 
     # Arguments
         backbone: the configuration of the pretrained run.
         images: as for `larq_ensemble.training.recipes.recipes_for`.
-
-    # Returns
-        These, and whether the ensembles that a recipe file was found with kept the pretrained
-        network.
     """
     from larq_ensemble.training.recipes import TunedRecipe, recipes_for
 
     if recipe_name is not None and recipe_name.endswith(".json"):
         tuned = TunedRecipe.read(recipe_name)
-        kept = tuned.keep_pretrained
-        return scheme or tuned.scheme, sharing or tuned.sharing, tuned.retrain, kept
+        return replace(tuned, scheme=scheme or tuned.scheme, sharing=sharing or tuned.sharing)
     scheme = scheme or "fusion"
     recipes = recipes_for(
         backbone.dataset,
@@ -327,4 +322,4 @@ def _chosen(
         scheme=scheme,
         images=images,
     )
-    return scheme, sharing or "fusion", recipes.retrain, False
+    return TunedRecipe(scheme, sharing or "fusion", recipes.retrain)

@@ -66,6 +66,11 @@ from larq_ensemble.training.commands.options import batch_size_option
     help="Member 0 of every ensemble is the pretrained network, untouched, as in `train`.",
 )
 @click.option(
+    "--mirror",
+    is_flag=True,
+    help="Every second member of every ensemble sees the image mirrored, as in `train`.",
+)
+@click.option(
     "--recipe",
     "recipe_name",
     help="paper, short or small: for all that is not searched, such as the batch size.  "
@@ -96,6 +101,7 @@ def command(
     schemes: tuple[str, ...],
     sharing: tuple[str, ...],
     keep_pretrained: bool,
+    mirror: bool,
     recipe_name: str | None,
     batch_size: int | None,
     dataset: str | None,
@@ -119,7 +125,7 @@ def command(
           --recipe short --limit-train 10000 --out tuned
       larq-ensemble train --pretrained runs/backbone --recipe tuned/recipe.json --out runs/best
       larq-ensemble tune --pretrained runs/backbone --members 8 --schemes nested_fusion \\
-          --sharing fusion --keep-pretrained --out tuned-nested
+          --sharing fusion --keep-pretrained --mirror --out tuned-nested
     """
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.trained import open_trained
@@ -145,6 +151,7 @@ def command(
                 batch_size=batch_size,
                 seed=seed,
                 keep_pretrained=keep_pretrained,
+                mirror=mirror,
                 data=DataOptions(data_dir, validation, limit_train, limit_test=0),
             ),
             trials=trials,
