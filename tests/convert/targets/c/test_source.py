@@ -229,7 +229,7 @@ def test_old_cpp_takes_the_header(tmp_path: Path) -> None:
     [
         ("cifar100-deploynet9-nested8", "float32"),
         ("cifar100-deploynet9-nested8", "float16"),
-        ("cifar100-deploynet8-nested5", "float32"),  # compact; its shortcuts repeat channels
+        ("cifar100-deploynet8-nested8", "float32"),  # compact; its shortcuts repeat channels
     ],
 )
 def test_a_shipped_network_answers_as_the_runtime_does(
