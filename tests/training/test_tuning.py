@@ -106,18 +106,23 @@ def test_the_best_trial_becomes_the_recipe(backbone, search, trainings, tmp_path
     assert TunedRecipe.read(tmp_path / "recipe.json") == best
 
 
-def test_every_trial_keeps_the_pretrained_network(backbone, search, trainings, tmp_path):
-    asked = []
+@pytest.fixture
+def asked(trainings, monkeypatch):
+    """The named arguments that each trial is trained with, in their order."""
+    named_arguments, train = [], tuning.train_ensemble
+
+    def recorded(*run, **named):
+        named_arguments.append(named)
+        return train(*run, **named)
+
+    monkeypatch.setattr(tuning, "train_ensemble", recorded)
+    return named_arguments
+
+
+def test_every_trial_keeps_the_pretrained_network(backbone, search, asked, tmp_path):
     kept = replace(search, schemes=("nested_fusion",), keep_pretrained=True)
-    with pytest.MonkeyPatch.context() as patch:
-        train = tuning.train_ensemble
-        patch.setattr(
-            tuning,
-            "train_ensemble",
-            lambda *run, **named: asked.append(named) or train(*run, **named),
-        )
-        best, _ = tune(backbone, tmp_path / "kept", kept, trials=2)
-        tune(backbone, tmp_path / "not", search, trials=1)
+    best, _ = tune(backbone, tmp_path / "kept", kept, trials=2)
+    tune(backbone, tmp_path / "not", search, trials=1)
     assert [training["keep_pretrained"] for training in asked] == [True, True, False]
     assert TunedRecipe.read(tmp_path / "kept" / "recipe.json") == best
     assert best.keep_pretrained
@@ -127,18 +132,10 @@ def test_every_trial_keeps_the_pretrained_network(backbone, search, trainings, t
     assert not (tmp_path / "new").exists()
 
 
-def test_every_trial_sees_mirrored_images(backbone, search, trainings, tmp_path):
-    asked = []
+def test_every_trial_sees_mirrored_images(backbone, search, asked, tmp_path):
     mirrored = replace(search, mirror=True)
-    with pytest.MonkeyPatch.context() as patch:
-        train = tuning.train_ensemble
-        patch.setattr(
-            tuning,
-            "train_ensemble",
-            lambda *run, **named: asked.append(named) or train(*run, **named),
-        )
-        best, _ = tune(backbone, tmp_path / "mirrored", mirrored, trials=2)
-        plain, _ = tune(backbone, tmp_path / "not", search, trials=1)
+    best, _ = tune(backbone, tmp_path / "mirrored", mirrored, trials=2)
+    plain, _ = tune(backbone, tmp_path / "not", search, trials=1)
     assert [training["mirror"] for training in asked] == [True, True, False]
     assert TunedRecipe.read(tmp_path / "mirrored" / "recipe.json") == best
     assert best.mirror
