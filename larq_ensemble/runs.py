@@ -83,9 +83,9 @@ class RunConfig:
         data: validation share and limits of the data.
         ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only);
             `requested_members` if training ended early, with fewer `members`; `own_head_bias` if
-            each member has its own bias in a linear layer that is shared; `keep_pretrained` if
-            member 0 is the pretrained network, untouched; `mirror` if every second member sees the
-            image mirrored.
+            each member has its own bias in a linear layer that is shared; `keep_pretrained`,
+            the number of members that are the pretrained network, untouched (`true` is 1);
+            `mirror` if every second member sees the image mirrored.
         precision: `"float32"`, or `"bfloat16"` of a backbone that was trained in it.
         versions: of the packages that a run's contents depend on.
     """

@@ -66,7 +66,7 @@ def train_ensemble(
     prefix_weights: Sequence[float] | None = None,
     in_turn: bool = False,
     initial: Initial = "pretrained",
-    keep_pretrained: bool = False,
+    keep_pretrained: int = 0,
     mirror: bool = False,
     distillation: Distillation | None = None,
     shrinkage: float | None = None,
@@ -225,7 +225,7 @@ class _Options:
     prefix_weights: Sequence[float] | None
     in_turn: bool
     initial: Initial
-    keep_pretrained: bool
+    keep_pretrained: int
     mirror: bool
     distillation: Distillation | None
     shrinkage: float | None
@@ -246,7 +246,7 @@ class _Options:
             in_turn=self.in_turn,
             independent_data=self.independent_data,
             prefix_weights=self.prefix_weights,
-            keep_pretrained=self.keep_pretrained,
+            keep_pretrained=self.keep_pretrained > 0,
             teacher=self.distillation,
             label_smoothing=recipe.label_smoothing or None,
             warmup_epochs=recipe.warmup_epochs or None,
@@ -277,7 +277,7 @@ class _Options:
             "prefix_weights": None if weights is None else [*weights],
             **({"in_turn": True} if self.in_turn or scheme.sequential else {}),
             **({"initial": self.initial} if self.initial != "pretrained" else {}),
-            **({"keep_pretrained": True} if self.keep_pretrained else {}),
+            **({"keep_pretrained": int(self.keep_pretrained)} if self.keep_pretrained else {}),
             **({"mirror": True} if self.mirror else {}),
             **({"shrinkage": self.shrinkage} if self.shrinkage is not None else {}),
             **({"patience": self.patience} if self.patience is not None else {}),

@@ -346,7 +346,7 @@ class TunedRecipe:
         scheme, sharing: names.
         retrain: the recipe.
         tuned: the search: its backbone, members, trials and the best trial.
-        keep_pretrained: whether its ensembles kept the pretrained network.
+        keep_pretrained: how many members of its ensembles were the pretrained network.
         mirror: whether every second member saw the mirrored image.
     """
 
@@ -354,7 +354,7 @@ class TunedRecipe:
     sharing: str
     retrain: Recipe
     tuned: dict[str, Any] = field(default_factory=dict)
-    keep_pretrained: bool = False
+    keep_pretrained: int = 0
     mirror: bool = False
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -375,7 +375,7 @@ class TunedRecipe:
                 sharing,
                 Recipe.from_json(retrain),
                 values.get("tuned", {}),
-                keep_pretrained=bool(values.get("keep_pretrained", False)),
+                keep_pretrained=int(values.get("keep_pretrained", 0)),
                 mirror=bool(values.get("mirror", False)),
             )
         except OSError as error:

@@ -17,7 +17,7 @@ from typing import Any
 
 from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DataOptions, Dataset
-from larq_ensemble.ensembles.building import check_keeps_pretrained, check_mirrors
+from larq_ensemble.ensembles.building import check_kept, check_mirrors
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError, SettingsError
 from larq_ensemble.files import read_json, write_text
@@ -65,7 +65,7 @@ class Search:
     recipe: str = "paper"
     batch_size: int | None = None
     seed: int = 0
-    keep_pretrained: bool = False
+    keep_pretrained: int = 0
     mirror: bool = False
 
     def space(self, *, dropout: bool = True) -> kt.HyperParameters:
@@ -379,8 +379,9 @@ def _check_names(search: Search) -> None:
     if search.mirror:
         check_mirrors(search.members)
     for scheme in map(SCHEMES.__getitem__, search.schemes):
-        if search.keep_pretrained:
-            check_keeps_pretrained(search.members, "pretrained", scheme)
+        check_kept(
+            search.keep_pretrained, search.members, "pretrained", scheme, mirror=search.mirror
+        )
     for policy in search.sharing:
         _ = POLICIES[policy]
 

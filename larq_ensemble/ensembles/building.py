@@ -75,7 +75,7 @@ def build_ensemble(
     jitter: float | None = None,
     dropout: float | None = None,
     initial: Initial = "pretrained",
-    keep_pretrained: bool = False,
+    keep_pretrained: int = 0,
     mirror: bool = False,
     independent_inputs: bool = False,
     weights: Sequence[float] | None = None,
@@ -113,11 +113,13 @@ def build_ensemble(
             `None`: unchanged.
         initial: `"pretrained"`: members start from the backbone's weights; `"random"`: each from
             weights that the layers' initializers draw anew, which needs the sharing `"none"`.
-        keep_pretrained: member 0 is the backbone itself and stays as it is: all its layers are
-            frozen and always infer, also in training, so its batch norms keep their statistics and
-            its Dropout drops nothing. The others are trained to go with it. One member alone is
-            then as good as the backbone, for devices that change the number of members as they
-            run. For schemes that train members together.
+        keep_pretrained: how many members, from the first on, are the backbone itself and stay as
+            they are: all their layers are frozen and always infer, also in training, so batch norms
+            keep their statistics and Dropout drops nothing. The others are trained to go with them.
+            0, 1 (or `True`), or 2 with `mirror`: the backbone on the image and on the mirrored one,
+            which together are better than either, with nothing trained. One member alone is then
+            as good as the backbone, for devices that change the number of members as they run. For
+            schemes that train members together.
         mirror: every second member, those of odd numbers, sees the image mirrored, in training and
             after it. Such members err less alike, and take no bytes but the order of the columns.
             It is for images whose class doesn't change when they are mirrored, and for backbones
@@ -148,8 +150,7 @@ def build_ensemble(
             f"`independent_inputs` does not go with the scheme {scheme!r}, whose members must see "
             "the same batch: leave it out."
         )
-    if keep_pretrained:
-        check_keeps_pretrained(members, initial, SCHEMES[scheme])
+    kept = check_kept(keep_pretrained, members, initial, SCHEMES[scheme], mirror=mirror)
     branches = _build_branches(
         backbone,
         range(members),
@@ -161,7 +162,7 @@ def build_ensemble(
         mirror=mirror,
         independent_inputs=independent_inputs,
         seed=seed,
-        untouched=frozenset({0}) if keep_pretrained else frozenset(),
+        untouched=range(kept),
     )
     warn_of_limits(classifier(backbone), stacklevel=2)
     return assembled(branches, scheme, weights=weights, normalization=normalization)
@@ -254,7 +255,7 @@ def _build_branches(
     mirror: bool,
     independent_inputs: bool,
     seed: int,
-    untouched: frozenset[int] = frozenset(),
+    untouched: Collection[int] = (),
 ) -> Branches:
     """The networks of these members, with their initial weights; `untouched` ones are frozen."""
     check_adds_nothing(backbone)
@@ -486,21 +487,36 @@ def checked_weights(weights: object, members: int) -> tuple[float, ...]:
     return checked
 
 
-def check_keeps_pretrained(members: int, initial: str, scheme: Scheme) -> None:
-    """# Raises
-    EnsembleError: if member 0 can't be the pretrained network, untouched.
+def check_kept(
+    keep_pretrained: int, members: int, initial: str, scheme: Scheme, *, mirror: bool
+) -> int:
+    """The number of members that stay the pretrained network; arguments as for `build_ensemble`.
+
+    # Raises
+        EnsembleError: if they can't.
     """
+    if isinstance(keep_pretrained, bool):
+        keep_pretrained = int(keep_pretrained)
+    kept = check_whole("keep_pretrained", keep_pretrained, 0, 2)
+    if not kept:
+        return 0
     scheme.check(keep_pretrained=True)
-    if members < 2:
+    if kept > 1 and not mirror:
         raise EnsembleError(
-            "`keep_pretrained` trains all members but the first, and there is no other: give more "
-            "`members`."
+            f"`keep_pretrained` {kept} needs `mirror`: two members that are the pretrained network "
+            "are equal if both see the same image. Give 1."
+        )
+    if members <= kept:
+        raise EnsembleError(
+            f"`keep_pretrained` {kept} leaves nothing to train with `members` {members}: give at "
+            f"least {kept + 1} members."
         )
     if initial != "pretrained":
         raise EnsembleError(
             f"`keep_pretrained` does not go with `initial` {initial!r}, where no member is the "
             "pretrained network: leave one of them out."
         )
+    return kept
 
 
 def check_mirrors(members: int) -> None:

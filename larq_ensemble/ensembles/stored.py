@@ -75,7 +75,7 @@ def stored_ensemble(stored: StoredWeights) -> Ensemble:
         ),
         scheme=options["scheme"],
         jitter=0.0,
-        keep_pretrained=options.get("keep_pretrained", False),
+        keep_pretrained=options.get("keep_pretrained", 0),
         mirror=options.get("mirror", False),
         weights=stored.member_weights,
         normalization=Normalization(data["mean"], data["std"]),

@@ -166,6 +166,14 @@ def _training(card: Card) -> str:
     return "\n".join(lines)
 
 
+#: What is told of the members that are the pretrained network, by their number.
+_KEPT = {
+    0: "",
+    1: ", which is member 0, untouched",
+    2: ", which is members 0 and 1, untouched",
+}
+
+
 def _built_on(stage: Card, numbers: Mapping[str, int]) -> str:
     """A sentence on the stages that this one starts from or learns from, by their numbers."""
     transfer, ensemble = stage["transfer"], stage["ensemble"]
@@ -175,7 +183,7 @@ def _built_on(stage: Card, numbers: Mapping[str, int]) -> str:
         if transfer.get(origin) in numbers
     ]
     if ensemble:
-        kept = ", which is member 0, untouched" if ensemble.get("keep_pretrained") else ""
+        kept = _KEPT[ensemble.get("keep_pretrained", 0)]
         parts.append(f"shares the filters of {numbers[ensemble['backbone']]}{kept}")
         if ensemble.get("mirror"):
             parts.append("every second member sees the image mirrored")

@@ -601,16 +601,18 @@ def test_a_recipe_file_says_what_no_option_does(call, folder):
     recipe |= {"scheme": "voting", "sharing": "c2", "keep_pretrained": True, "mirror": True}
     recipe["retrain"] |= {"lr": 0.0123, "jitter": 0.3}
     (folder / "r.json").write_text(json.dumps(recipe))
-    arguments = ["--pretrained", "backbone", "--members", "2", "--epochs", "0"]
-    for out, options in {"a": [], "b": ["--sharing", "c1", "--lr", "0.5"]}.items():
+    arguments = ["--pretrained", "backbone", "--members", "3", "--epochs", "0"]
+    given = ["--sharing", "c1", "--lr", "0.5", "--keep-pretrained", "2"]
+    for out, options in {"a": [], "b": given}.items():
         status, _, err = call("train", *arguments, "--recipe", "r.json", "--out", out, *options)
         assert status == 0
         assert "'backbone' was trained without" in err  # digits aren't mirrored
     a, b = (json.loads((folder / out / "config.json").read_text()) for out in "ab")
-    for config, sharing, lr in ((a, "c2", 0.0123), (b, "c1", 0.5)):
+    for config, sharing, lr, kept in ((a, "c2", 0.0123, 1), (b, "c1", 0.5, 2)):
         assert config["ensemble"]["scheme"] == "voting"
         assert config["ensemble"]["sharing"] == sharing
-        assert config["ensemble"]["keep_pretrained"] is config["ensemble"]["mirror"] is True
+        assert config["ensemble"]["keep_pretrained"] == kept
+        assert config["ensemble"]["mirror"] is True
         assert (config["recipe"]["lr"], config["recipe"]["jitter"]) == (lr, 0.3)
 
 

@@ -213,7 +213,7 @@ def test_a_taught_ensemble_around_its_backbone(stem_backbone, recipe, few, tmp_p
         "weight": 0.9,
         "temperature": 2.0,
     }
-    assert run.config.ensemble["keep_pretrained"] is True
+    assert run.config.ensemble["keep_pretrained"] == 1
     assert run.config.ensemble["mirror"] is True
     assert result["member_top1"][0] == result["backbone_top1"]
     ensemble = run.model

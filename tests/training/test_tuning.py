@@ -120,13 +120,14 @@ def asked(trainings, monkeypatch):
 
 
 def test_every_trial_keeps_the_pretrained_network(backbone, search, asked, tmp_path):
-    kept = replace(search, schemes=("nested_fusion",), keep_pretrained=True)
+    kept = replace(search, schemes=("nested_fusion",), keep_pretrained=1)
     best, _ = tune(backbone, tmp_path / "kept", kept, trials=2)
     tune(backbone, tmp_path / "not", search, trials=1)
-    assert [training["keep_pretrained"] for training in asked] == [True, True, False]
+    assert [training["keep_pretrained"] for training in asked] == [1, 1, 0]
     assert TunedRecipe.read(tmp_path / "kept" / "recipe.json") == best
-    assert best.keep_pretrained
-    for impossible in (replace(kept, schemes=("boosting",)), replace(kept, members=1)):
+    assert best.keep_pretrained == 1
+    for changes in ({"schemes": ("boosting",)}, {"members": 1}, {"keep_pretrained": 2}):
+        impossible = replace(kept, **changes)
         with pytest.raises(EnsembleError, match="`keep_pretrained`"):
             tune(backbone, tmp_path / "new", impossible, trials=1)
     assert not (tmp_path / "new").exists()

@@ -88,10 +88,14 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--keep-pretrained",
-    is_flag=True,
-    help="Member 0 is the pretrained network, untouched, so one member is never worse than it; the "
-    "others are trained to go with it. For a number of members that changes at run time  [default: "
-    "what a recipe file says]",
+    type=click.IntRange(1, 2),
+    is_flag=False,
+    flag_value=1,
+    metavar="[N]",
+    help="The first N members are the pretrained network, untouched, and the others are trained to "
+    "go with them, so one member is never worse than it. N is 1, or 2 with --mirror: on the image "
+    "and on the mirrored one. For a number of members that changes at run time  [default: what a "
+    "recipe file says; without N 1]",
 )
 @click.option(
     "--mirror",
@@ -155,7 +159,7 @@ def command(
     independent_data: bool,
     in_turn: bool,
     initial: Initial,
-    keep_pretrained: bool,
+    keep_pretrained: int | None,
     mirror: bool,
     shrinkage: float | None,
     patience: int | None,
@@ -207,7 +211,7 @@ def command(
       larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --keep-pretrained \\
           --out runs/kept
       larq-ensemble train --pretrained runs/backbone --scheme nested_fusion --mirror \\
-          --out runs/mirrored
+          --keep-pretrained 2 --out runs/mirrored
       larq-ensemble train --pretrained runs/backbone --scheme bagging --in-turn --members 10 \\
           --out runs/bagging10
       larq-ensemble train --pretrained runs/backbone --scheme boosting --patience 2 --out runs/gb

@@ -62,8 +62,12 @@ from larq_ensemble.training.commands.options import batch_size_option
 )
 @click.option(
     "--keep-pretrained",
-    is_flag=True,
-    help="Member 0 of every ensemble is the pretrained network, untouched, as in `train`.",
+    type=click.IntRange(1, 2),
+    is_flag=False,
+    flag_value=1,
+    metavar="[N]",
+    help="The first N members of every ensemble are the pretrained network, untouched, as in "
+    "`train`.",
 )
 @click.option(
     "--mirror",
@@ -100,7 +104,7 @@ def command(
     epochs_max: int,
     schemes: tuple[str, ...],
     sharing: tuple[str, ...],
-    keep_pretrained: bool,
+    keep_pretrained: int | None,
     mirror: bool,
     recipe_name: str | None,
     batch_size: int | None,
@@ -125,7 +129,7 @@ def command(
           --recipe short --limit-train 10000 --out tuned
       larq-ensemble train --pretrained runs/backbone --recipe tuned/recipe.json --out runs/best
       larq-ensemble tune --pretrained runs/backbone --members 8 --schemes nested_fusion \\
-          --sharing fusion --keep-pretrained --mirror --out tuned-nested
+          --sharing fusion --keep-pretrained 2 --mirror --out tuned-nested
     """
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.trained import open_trained
@@ -150,7 +154,7 @@ def command(
                 recipe=recipe_name or default_recipe(backbone.config.dataset),
                 batch_size=batch_size,
                 seed=seed,
-                keep_pretrained=keep_pretrained,
+                keep_pretrained=keep_pretrained or 0,
                 mirror=mirror,
                 data=DataOptions(data_dir, validation, limit_train, limit_test=0),
             ),

@@ -138,7 +138,11 @@ def test_other_schemes(backbone, scheme):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"members": 1}, "`keep_pretrained` trains all members but the first, and there is no"),
+        ({"members": 1}, "`keep_pretrained` 1 leaves nothing to train with `members` 1: .* 2 mem"),
+        ({"keep_pretrained": 2}, "`keep_pretrained` 2 needs `mirror`"),
+        ({"keep_pretrained": 2, "mirror": True}, "leaves nothing to train with `members` 2: .* 3"),
+        ({"keep_pretrained": 3, "mirror": True}, "`keep_pretrained` must be .* 0 to 2, got 3"),
+        ({"keep_pretrained": "2"}, "`keep_pretrained` must be .* 0 to 2, got '2'"),
         ({"initial": "random", "sharing": "none"}, "does not go with `initial` 'random'"),
         ({"scheme": "boosting"}, "`keep_pretrained` does not go with the scheme 'boosting'"),
         ({"scheme": "stochastic_rounding"}, "does not go with the scheme 'stochastic_rounding'"),

@@ -82,6 +82,26 @@ def test_it_goes_with_keeping_the_pretrained_network(backbone):
     np.testing.assert_allclose(ensemble(images())[0], backbone(images()), rtol=1e-5, atol=1e-6)
 
 
+def test_it_keeps_the_pretrained_network_on_both_images(tmp_path):
+    """Two members are that, in training as well, where Dropout would disturb them."""
+    backbone = tiny_backbone(dropout=0.5)
+    ensemble = build_ensemble(
+        backbone, MEMBERS, scheme="nested_fusion", keep_pretrained=2, mirror=True
+    )
+    ensemble.compile(keras.optimizers.SGD(0.1))
+    start = ensemble(images())
+    for _ in range(2):
+        ensemble.train_on_batch(images(), labels())
+    ensemble.save(tmp_path / "kept.keras")
+    loaded = load_ensemble(tmp_path / "kept.keras")
+    for trained in (ensemble, loaded):
+        assert [bool(trained.member(i).trainable_weights) for i in range(3)] == [False, False, True]
+        outputs = trained(images(), training=True)
+        for member, seen in enumerate((images(), mirrored(images()))):
+            np.testing.assert_allclose(outputs[member], backbone(seen), rtol=1e-5, atol=1e-6)
+    assert np.abs(ensemble(images())[2] - start[2]).max() > 0.01
+
+
 def test_a_member_alone_is_that_of_the_ensemble(backbone):
     ensemble = build_ensemble(backbone, 2, seed=3, mirror=True)
     member = build_member(backbone, 1, seed=3, mirror=True)

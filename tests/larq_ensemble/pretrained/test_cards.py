@@ -13,6 +13,10 @@ def test_what_a_stage_builds_on_is_told_by_its_number() -> None:
         "Shares the filters of 2, which is member 0, untouched; every second member sees the image "
         "mirrored; learns from 1 (weight 0.9, temperature 4). "
     )
+    both = {"backbone": "b", "keep_pretrained": 2}
+    assert _built_on({"transfer": {}, "ensemble": both}, numbers) == (
+        "Shares the filters of 2, which is members 0 and 1, untouched. "
+    )
     assert _built_on({"transfer": {}, "ensemble": {"backbone": "a"}}, numbers) == (
         "Shares the filters of 1. "
     )
