@@ -4,7 +4,7 @@ Compiles the C of a file for this machine, with both formats of maps, and runs a
 test images of the file's training:
 
     python benchmarks/exported_accuracy.py ensemble.tflite --data-dir DATA
-    python benchmarks/exported_accuracy.py cifar100-deploynet9-nested8 --data-dir DATA \\
+    python benchmarks/exported_accuracy.py cifar100-deploynet8-nested8 --data-dir DATA \\
         --write docs/microcontrollers.md
 
 Rounding sometimes flips a sign, and a flipped sign changes everything after it. Many images then

@@ -1,6 +1,6 @@
 """Correct answers an hour on harvested energy: the power policy against fixed numbers of members.
 
-    python benchmarks/harvesting.py cifar100-deploynet9-nested8 --logits logits --data-dir DATA
+    python benchmarks/harvesting.py cifar100-deploynet8-nested8 --logits logits --data-dir DATA
     python benchmarks/harvesting.py ensemble.tflite --trace my.csv --capacitance-mf 47
 
 simulates a device (`benchmarks/intermittent.py`) on a day of each harvester

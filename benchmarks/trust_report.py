@@ -7,7 +7,7 @@ them as there are kinds and severities. Results are kept in OUT: what is there i
 again. A page may have a part for each data set, between two lines that name it; the figure is put
 beside the page.
 
-    python benchmarks/trust_report.py cifar100-deploynet9-nested8 --ood cifar10,noise --out trust
+    python benchmarks/trust_report.py cifar100-deploynet8-nested8 --ood cifar10,noise --out trust
     python benchmarks/trust_report.py runs/s0 runs/s1 runs/s2 --ood cifar10,noise \
         --shift-images 2000 --out trust --write docs/reports/trust.md
 """

@@ -78,7 +78,7 @@ def command(
     Examples:
       larq-ensemble export ensemble.tflite --out firmware/ensemble
       larq-ensemble export ensemble.tflite --out firmware/ensemble --members 4 --activations float16
-      larq-ensemble export cifar100-deploynet9-nested8 --out c --cpu cortex-m33 --json -
+      larq-ensemble export cifar100-deploynet8-nested8 --out c --cpu cortex-m33 --json -
     """
     from larq_ensemble.convert.export import export_file
 

@@ -22,7 +22,7 @@ class Shipped:
     """A network of the package.
 
     # Arguments
-        name: such as `"cifar10-deploynet9"` or `"cifar100-deploynet9-nested8"`: data,
+        name: such as `"cifar10-deploynet9"` or `"cifar100-deploynet8-nested8"`: data,
             network, and of an ensemble the scheme and the number of members. Without the last it
             is a single network, a backbone.
         folder: the folder of its files.

@@ -14,7 +14,7 @@ from larq_ensemble.runtime.file import read_ensemble
 
 ROOT = Path(__file__).parents[2]
 DRIVER = Path(__file__).with_name("answers.c")
-SHIPPED = ROOT / "larq_ensemble/pretrained/networks/cifar100-deploynet9-nested8.tflite"
+SHIPPED = ROOT / "larq_ensemble/pretrained/networks/cifar10-deploynet9-nested8.tflite"
 #: All schemes of tests/data, layouts, number formats, weights and cascades.
 FILES = {
     path.stem: path

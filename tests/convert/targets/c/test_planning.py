@@ -22,7 +22,8 @@ from larq_ensemble.runtime.file import EnsembleFile, read_ensemble
 from .execution import Execution
 
 DATA = Path(__file__).parents[3] / "data"
-NESTED = "cifar100-deploynet9-nested8"
+#: The paper's: ten members, and a trunk that they share.
+PAPER = "cifar100-resnet20-fusion10"
 
 
 def logits_of(plan: Plan, images: np.ndarray) -> np.ndarray:
@@ -41,8 +42,8 @@ def flash_of(plan: Plan) -> int:
 
 
 @pytest.fixture(scope="module")
-def nested() -> EnsembleFile:
-    return read_ensemble(tflite_path(NESTED))
+def paper() -> EnsembleFile:
+    return read_ensemble(tflite_path(PAPER))
 
 
 @pytest.mark.parametrize("name", ["indexed", "subgraphs", "compact"])
@@ -54,25 +55,25 @@ def test_a_plan_computes_what_the_file_computed(name: str) -> None:
     assert not np.allclose(logits[0], logits[1], atol=0.01)
 
 
-def test_a_trained_network(nested: EnsembleFile) -> None:
+def test_a_trained_network(paper: EnsembleFile) -> None:
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
-    expected = EnsembleInterpreter(NESTED).predict_logits(images)
-    plan = plan_ensemble(nested)
+    expected = EnsembleInterpreter(PAPER).predict_logits(images)
+    plan = plan_ensemble(paper)
     np.testing.assert_allclose(logits_of(plan, images), expected, rtol=1e-4, atol=1e-4)
-    # Filters are stored once, a head has a byte a weight.
+    # Filters are stored once, a head has a byte a weight. The mean has one bias of all heads.
     purposes = {v.purpose: 0 for step in plan.steps for v in step.values}
     for value in {v for step in plan.steps for v in step.values}:
         purposes[value.purpose] += value.bytes
-    assert purposes["binary filters"] == 7 * 64 * 64 * 9 // 8
-    assert purposes["head"] == 8 * (64 * 100 + 2 * 4 * 100)
+    assert purposes["binary filters"] == 33_408  # 3 x 3: 6 of 16 to 16, 16 to 32, 5, 32 to 64, 5
+    assert purposes["head"] == 10 * (64 * 100 + 4 * 100) + 4 * 100
     # The trunk's map for all members, a member's map, two maps of signs, and little else.
-    maps = 2 * (16 * 16 * 64 * 4 + 16 * 16 * 64 // 8)
+    maps = 2 * (32 * 32 * 16 * 4 + 32 * 32 * 16 // 8)
     assert maps <= plan.arena_bytes <= maps + max(map(scratch_bytes, plan.steps)) + arena.ALIGNMENT
 
 
-def test_half_floats_take_half_the_memory(nested: EnsembleFile) -> None:
-    single, half = (plan_ensemble(nested, activations=name) for name in ("float32", "float16"))
-    assert single.arena_bytes - half.arena_bytes == 16 * 16 * 64 * 4  # of two maps
+def test_half_floats_take_half_the_memory(paper: EnsembleFile) -> None:
+    single, half = (plan_ensemble(paper, activations=name) for name in ("float32", "float16"))
+    assert single.arena_bytes - half.arena_bytes == 32 * 32 * 16 * 4  # of two maps
     images = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), np.uint8)
     expected, logits = logits_of(single, images), logits_of(half, images)
     # A sign that flips changes much, but the predictions stay alike.
@@ -140,6 +141,6 @@ def test_a_second_output_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         plan_ensemble(read_ensemble(DATA / "indexed.tflite"))
 
 
-def test_unknown_activations(nested: EnsembleFile) -> None:
+def test_unknown_activations(paper: EnsembleFile) -> None:
     with pytest.raises(EnsembleError, match="Unknown activations 'int16'"):
-        plan_ensemble(nested, activations="int16")
+        plan_ensemble(paper, activations="int16")

@@ -194,7 +194,7 @@ def test_names_that_c_cannot_have_are_refused(name: str) -> None:
 
 def test_no_function_of_its_own_can_have_the_name_of_one_for_firmware() -> None:
     """As `run_member` would in `--name run`."""
-    file = read_ensemble(tflite_path("cifar100-deploynet9-nested8"))
+    file = read_ensemble(tflite_path("cifar10-deploynet9-nested8"))
     text = c_sources(plan_ensemble(file), file.metadata)["ensemble.c"]
     functions = re.findall(r"^(?:static|HELPER) [^;={]*?(\w+)\(", text, re.MULTILINE)
     assert "softmax" in functions
@@ -227,8 +227,8 @@ def test_old_cpp_takes_the_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "activations"),
     [
-        ("cifar100-deploynet9-nested8", "float32"),
-        ("cifar100-deploynet9-nested8", "float16"),
+        ("cifar10-deploynet9-nested8", "float32"),
+        ("cifar10-deploynet9-nested8", "float16"),
         ("cifar100-deploynet8-nested8", "float32"),  # compact; its shortcuts repeat channels
     ],
 )
@@ -268,7 +268,7 @@ def sample_images() -> np.ndarray:
 
 
 def test_lines_are_short() -> None:
-    file = read_ensemble(tflite_path("cifar100-deploynet9-nested8"))
+    file = read_ensemble(tflite_path("cifar10-deploynet9-nested8"))
     texts = c_sources(plan_ensemble(file), file.metadata)
     assert max(len(line) for text in texts.values() for line in text.splitlines()) <= 100
 
