@@ -51,7 +51,7 @@ def run(module: Module) -> Counter[str]:
         if _saved(rows, list(tables)) - _INDEX_BYTES * len(rows) >= _LEAST_SAVED:
             _look_up_twice(graph, rows, [op for op in lookups if op.operands[0] in tables])
             for table in tables:
-                _set_rows(table, _as_rows(table, len(rows))[_first(rows)])
+                _set_rows(table, _as_rows(table, len(rows))[first_with_each(rows)])
             count += len(tables) * (len(rows) - len(set(rows)))
     return Counter(shared_rows=count)
 
@@ -85,6 +85,11 @@ def distinct_rows(rows: np.ndarray) -> Rows:
     """The number of each row of bytes among the different ones, in the order of their first."""
     numbers: dict[bytes, int] = {}
     return tuple(numbers.setdefault(row.tobytes(), len(numbers)) for row in rows)
+
+
+def first_with_each(rows: Rows) -> list[int]:
+    """The first member with each row."""
+    return [rows.index(row) for row in range(len(set(rows)))]
 
 
 def _lookups(graph: Graph) -> list[Operator]:
@@ -129,11 +134,6 @@ def _as_rows(table: Tensor, rows: int) -> np.ndarray:
 
 def _set_rows(table: Tensor, rows: np.ndarray) -> None:
     table.shape, table.data = (len(rows), *table.shape[1:]), rows.reshape(-1)
-
-
-def _first(rows: Rows) -> list[int]:
-    """The first member with each row."""
-    return [rows.index(row) for row in range(len(set(rows)))]
 
 
 def _saved(rows: Rows, tables: Sequence[Tensor]) -> int:

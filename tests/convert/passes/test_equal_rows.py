@@ -13,6 +13,7 @@ from larq_ensemble.convert.file_conversion import convert_file
 from larq_ensemble.convert.inspection import inspect_file, problems_of
 from larq_ensemble.convert.passes import equal_rows
 from larq_ensemble.convert.targets.c.planning import plan_ensemble
+from larq_ensemble.convert.targets.c.source import flash_bytes
 from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.ir.flatbuffer import read
@@ -288,10 +289,15 @@ def test_a_file_for_stock_runtimes_made_of_it(kept_twice, tmp_path) -> None:
 
 
 def test_c_source(kept_twice, tmp_path) -> None:
+    """The program has equal rows once, too: a head of 16 x 40 bytes, and its scales."""
     case = converted(kept_twice, tmp_path, layout="indexed", heads="int8", precision="compact")
     file = read_ensemble(case.path)
     expected = EnsembleInterpreter(case.path).predict_logits(IMAGES)
-    program = Program(tmp_path, plan_ensemble(file), file.metadata)
+    plan = plan_ensemble(file)
+    flash = flash_bytes(plan)
+    assert flash["rows of members"] == 3
+    assert 2 * 16 * 40 <= flash["head"] < 3 * 16 * 40
+    program = Program(tmp_path, plan, file.metadata)
     for number, image in enumerate(IMAGES):
         for member in (2, 1, 0):
             ours = program.logits(image, member)
