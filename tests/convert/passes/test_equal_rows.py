@@ -20,6 +20,7 @@ from larq_ensemble.ir.flatbuffer import read
 from larq_ensemble.ir.graph import Module, Tensor
 from larq_ensemble.ir.verifier import verify
 from larq_ensemble.keras import keras
+from larq_ensemble.legalization.weights import quantization
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.file import read_ensemble
 
@@ -96,6 +97,15 @@ def test_the_number_as_it_is_given() -> None:
     assert names(module.graph) == ["GATHER", "GATHER", "MUL"]
 
 
+@pytest.mark.parametrize(("width", "shares"), [(65, False), (66, True)])
+def test_an_index_is_worth_256_bytes_and_its_own(width: int, shares: bool) -> None:
+    build = Builder()
+    x, member = build.input("image", 1, width), build.member()
+    y = build.op("MUL", x, build.lookup(table([0, 0], width), member))
+    module = build.module(members=2, logits=y)
+    assert bool(equal_rows.run(module)["shared_rows"]) == shares
+
+
 @pytest.mark.parametrize(("count", "shares"), [(1, False), (2, True)])
 def test_what_saves_little_is_counted_together(count: int, shares: bool) -> None:
     """100 numbers of 2 bytes are fewer than an index is worth; in two tables they are not."""
@@ -138,7 +148,7 @@ def test_different_rows_stay(values: np.ndarray) -> None:
 @pytest.mark.parametrize("reader", ["axis", "whole table", "more rows", "computed number"])
 def test_other_readers_of_tables(reader: str) -> None:
     build, members = Builder(), 100
-    values = table([0] * (members + (reader == "more rows")))
+    values = np.ones((members + (reader == "more rows"), 100), np.float32)
     x, member = build.input("image", 1, 100), build.member()
     rows = build.constant(values)
     number = build.op("RESHAPE", member, build.constant([], "int32"), shape=())
@@ -151,6 +161,13 @@ def test_other_readers_of_tables(reader: str) -> None:
     assert equal_rows.run(module)["shared_rows"] == 0
 
 
+@pytest.mark.parametrize(("scales", "shares"), [(1, True), (2, False)])
+def test_a_scale_a_row_belongs_to_the_row(scales: int, shares: bool) -> None:
+    module, (rows,) = looked_up(table([0, 0]))
+    rows.quantization = quantization(np.arange(1, 1 + scales))
+    assert bool(equal_rows.run(module)["shared_rows"]) == shares
+
+
 def test_restoring_gives_the_same_bytes() -> None:
     module, _ = looked_up(table([0, 0, 1]), table([0, 1, 1], seed=1), table([0, 1, 2], seed=2))
     before = write(module)
@@ -160,12 +177,17 @@ def test_restoring_gives_the_same_bytes() -> None:
     assert write(module) == before
 
 
-def test_numbers_that_are_no_index_stay() -> None:
-    """Members' own numbers of columns, as of a mirrored image, look up what isn't constant."""
+@pytest.mark.parametrize("read", ["columns of the image", "several rows"])
+def test_numbers_that_are_no_index_stay(read: str) -> None:
     build = Builder()
     x, member = build.input("image", 1, 100), build.member()
-    columns = build.lookup([0, 0, 1], member, "int32")
-    y = build.op("GATHER", x, columns, shape=(1,), axis=1)
+    if read == "several rows":
+        numbers = build.lookup([[0, 1], [0, 1], [1, 0]], member, "int32")
+        both = build.op("GATHER", build.constant(table([0, 1])), numbers, shape=(2, 100))
+        y = build.op("MUL", both, x)
+    else:
+        numbers = build.lookup([0, 0, 1], member, "int32")
+        y = build.op("GATHER", x, numbers, shape=(1,), axis=1)
     module = build.module(members=3, logits=y)
     before = write(module)
     assert not equal_rows.restore(module)
