@@ -12,8 +12,8 @@ Members 0 and 1 are the same network on both images with `keep_pretrained=2` and
 the k different rows is kept once, in the order of the members. Tables in which the same members are
 equal have one index.
 
-An index costs 80 to 180 bytes in the file: an operator, two tensors, a buffer with 4 bytes for each
-member, and their places in the lists of each graph.
+An index costs 80 to 180 bytes in the files of the package: an operator, two tensors, a buffer with
+4 bytes for each member, and their places in the lists of each graph.
 
 Left alone: tables in which an index saves less than `_LEAST_SAVED` bytes, its own 4 bytes a member
 taken off, counted for all tables that share it; tables that something else reads too, that have

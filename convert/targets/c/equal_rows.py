@@ -3,7 +3,7 @@
     array + member * n        becomes        array + row * n,  row = rows_of_members[member]
 
 Members 0 and 1 are the same network on both images with `keep_pretrained=2` and `mirror`. One table
-serves all steps in whose arrays the same members are equal; the others go on by the member's number.
+serves all steps in whose arrays the same members are equal; the others go by the member's number.
 
 Left alone: what saves less than `_LEAST_SAVED` bytes, the table's taken off.
 """

@@ -1,4 +1,4 @@
-"""Equal rows of members' arrays stand in flash once, where all that read an array can go by them."""
+"""Equal rows of members' arrays stand in flash once, if all that read an array can go by them."""
 
 from __future__ import annotations
 
