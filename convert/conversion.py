@@ -35,7 +35,13 @@ from larq_ensemble.keras import keras
 from larq_ensemble.models.copying import in_float32
 from larq_ensemble.models.weights import check_weights
 from larq_ensemble.runs import package_versions
-from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, EnsembleMetadata
+from larq_ensemble.runtime.metadata import (
+    HEADS,
+    LAYOUTS,
+    PRECISIONS,
+    EnsembleMetadata,
+    not_in_proportion,
+)
 from larq_ensemble.runtime.pixels import checked_pixels
 from larq_ensemble.trained import Trained, check_binarized
 
@@ -131,12 +137,18 @@ def convert_ensemble(
     compared = some_images(shape) if images is None else checked_pixels(images, shape, stacklevel=3)
     check_input_scale(ensemble, normalization, compared, are_given=images is not None)
 
+    untrained = is_untrained(ensemble)
+
     def file() -> tuple[bytes, EnsembleMetadata]:
         network = MemberIndexedNetwork(
-            ensemble, normalization=normalization, heads=heads, precision=precision
+            ensemble,
+            normalization=normalization,
+            heads=heads,
+            precision=precision,
+            share_rows=not untrained,
         )
         module = network.to_module(layout)
-        counts = run_pipeline(module)
+        counts = run_pipeline(module, share_rows=not untrained)
         description = EnsembleMetadata(
             scheme=ensemble.scheme.name,
             members=ensemble.members,
@@ -151,7 +163,8 @@ def convert_ensemble(
             columns=network.tables.columns,
             run_hash=run_hash,
             layout=module.layout,
-            theory_parts=network.lower_bound_parts,
+            theory_parts={name: of[-1] for name, of in network.lower_bound_parts.items()},
+            theory_parts_of_first=not_in_proportion(network.lower_bound_parts),
             weights=ensemble.member_weights,
             rewrites=network.rewrites + Counter({name: counts[name] for name in REWRITES}),
             tools=package_versions(_TOOLS),
@@ -165,7 +178,7 @@ def convert_ensemble(
             data = legalized_ensemble(data, description)
         return data, description
 
-    if is_untrained(ensemble):
+    if untrained:
         with as_if_trained(ensemble, normalization, compared):
             check_agreement(ensemble, file()[0], normalization, compared)
     data, description = file()

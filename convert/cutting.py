@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from larq_ensemble.convert.passes import equal_rows
 from larq_ensemble.convert.passes.shared_trunk import drop_parts
 from larq_ensemble.convert.pipeline import run_after_cutting
 from larq_ensemble.convert.report import ConversionReport, write_file
@@ -56,8 +57,12 @@ def cut(data: bytes, metadata: EnsembleMetadata) -> bytes:
 
 
 def _cut_tables(module: Module) -> None:
-    """Keeps the first rows of the tables that GATHER reads by the member's number."""
+    """Keeps the first rows of the tables that GATHER reads by the member's number.
+
+    Members that shared a row get their own first, and share it again if that still saves bytes.
+    """
     graph = module.graph
+    shared_rows = equal_rows.restore(module)
     number = graph.input("member")
     assert number is not None  # `read_ensemble` has seen it
     numbers = {number}  # and what is computed of it alone
@@ -73,6 +78,8 @@ def _cut_tables(module: Module) -> None:
                     "fewer `members`."
                 )
             table.set_values(table.values[: module.members])
+    if shared_rows:
+        equal_rows.run(module)
 
 
 def _cut_subgraphs(module: Module) -> None:

@@ -352,6 +352,8 @@ class _Network:
                     purpose = _Purpose(Category.OTHER if slot else None)
                 elif op.name in ("TILE", "RESHAPE", "SLICE", "SUM") and slot:
                     purpose = _Purpose(Category.OTHER)
+                elif op.name == "GATHER" and slot and self._graph.producer(tensor, "GATHER"):
+                    purpose = _Purpose(Category.OTHER)  # `passes.equal_rows`
                 elif op.name == "GATHER" and not slot and self._is_unpacking(op):
                     purpose = _Purpose(Category.UNPACKING)
                 elif (

@@ -19,6 +19,7 @@ from larq_ensemble.convert.passes import (
     constant_lookups,
     dead_code,
     debug_info,
+    equal_rows,
     float16_constants,
     layout_choice,
     long_rows,
@@ -81,6 +82,7 @@ PIPELINE: tuple[Step, ...] = (
     # Arrange the members in the file, and store what they share once.
     Step(member_subgraphs.run, ("subgraphs",)),
     Step(member_branches.run, ("branches",)),
+    Step(equal_rows.run, ("indexed",)),
     Step(shared_trunk.run, ("indexed", "subgraphs")),
     Step(constant_deduplication.run),
 )
@@ -105,12 +107,14 @@ REWRITES = (
 )
 
 
-def run_pipeline(module: Module) -> Counter[str]:
+def run_pipeline(module: Module, *, share_rows: bool = True) -> Counter[str]:
     """Runs the passes that the module's layout asks for, in place.
 
     # Arguments
         module: as the front end gives it: one member-indexed graph, the number of members, and the
             layout, which may be `"auto"`.
+        share_rows: whether `equal_rows` is among them. In an untrained ensemble it would share what
+            training makes different, and sizes must not depend on training.
 
     # Returns
         How often each pass applied in the graph of a member, by the names that the passes give.
@@ -121,7 +125,8 @@ def run_pipeline(module: Module) -> Counter[str]:
     """
     counts: Counter[str] = Counter()
     for step in PIPELINE:
-        counts.update(step(module))
+        if share_rows or step.run is not equal_rows.run:
+            counts.update(step(module))
     return counts
 
 

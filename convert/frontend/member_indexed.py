@@ -71,6 +71,7 @@ class MemberIndexedNetwork:
         heads: number format of the weights that make the logits, `"float32"` or `"int8"`.
         precision: of the members' vectors, `"float32"` or `"compact"`; see
             `larq_ensemble.convert.frontend.tables`.
+        share_rows: whether the lower bound counts equal rows of the tables once.
 
     # Attributes
         function: `tf.function` with the inputs `image` (float32 `[1, h, w, c]`, values 0..255)
@@ -95,6 +96,7 @@ class MemberIndexedNetwork:
         normalization: Normalization,
         heads: str = "float32",
         precision: str = "float32",
+        share_rows: bool = True,
     ) -> None:
         network = ensemble.member(0)
         self.input_shape = image_shape(network)
@@ -116,7 +118,9 @@ class MemberIndexedNetwork:
         self._shared_head: Values = {}
         if self._int8_head is not None and self._int8_head.name not in self._lookups:
             self._shared_head = self._lowering([self._int8_head]).values(self._int8_head)
-        self.lower_bound_parts = lower_bound_parts(self._graph, ensemble, heads, precision)
+        self.lower_bound_parts = lower_bound_parts(
+            self._graph, ensemble, heads, precision, self.tables if share_rows else None
+        )
         self.function = tf.function(
             self._logits,
             input_signature=[

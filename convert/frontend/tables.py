@@ -25,6 +25,7 @@ from collections import Counter
 import numpy as np
 
 from larq_ensemble.convert.categories import Category
+from larq_ensemble.convert.passes.equal_rows import Rows, distinct_rows
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import tf
 
@@ -64,6 +65,16 @@ class Tables:
     def columns(self) -> dict[str, int]:
         """Number of columns of the table of vectors by category."""
         return {category.value: count for category, count in self._columns.items()}
+
+    def vector_rows(self) -> Rows:
+        """The number of each member's row among the different ones in the table of vectors."""
+        table = np.concatenate(list(self._vectors.values()), axis=1)
+        return distinct_rows(compacted(table)[2] if self._precision == "compact" else table)
+
+    def array_rows(self, layer: str) -> Rows:
+        """The same in the layer's table of any other value; of several in the one with fewest."""
+        tables = (table for name, table in self._arrays.items() if name.startswith(f"{layer}/"))
+        return min(map(distinct_rows, tables), key=max)
 
     def rows(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """One member's values by name, as tensors of a graph.

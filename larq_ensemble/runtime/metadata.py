@@ -46,6 +46,8 @@ class EnsembleMetadata:
         input_shape: `(height, width, channels)` of an image with values 0..255.
         theory_parts: the lower bound of the file's size in bytes, by owner (`shared_`: once;
             `member_`: for all members together) and purpose. The sum is `theory_bytes`.
+        theory_parts_of_first: the same for the first 1, 2, ... M members, of those `member_` parts
+            that don't grow by the same bytes with each of them: equal values count once.
         class_names: one name per class, or `None`.
         dataset: name of the data set that the ensemble was trained on, or `None`.
         layout: how the file holds its members: `"indexed"`: one graph that looks up the values of
@@ -94,6 +96,7 @@ class EnsembleMetadata:
     classes: int
     input_shape: tuple[int, int, int]
     theory_parts: Mapping[str, int] = field(default_factory=dict)
+    theory_parts_of_first: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     class_names: tuple[str, ...] | None = None
     dataset: str | None = None
     layout: str = "indexed"
@@ -224,6 +227,18 @@ class EnsembleMetadata:
             ("columns", 1, "positive numbers of columns by name"),
         ):
             self._require(name, _are_counts(getattr(self, name), lowest), expected)
+        of_first = self.theory_parts_of_first
+        self._require(
+            "theory_parts_of_first",
+            _is_mapping(of_first, tuple)
+            and all(
+                _is_tuple(sizes, self.members)
+                and all(type(size) is int and 0 <= size < 1 << 63 for size in sizes)
+                and sizes[-1] == self.theory_parts.get(name)
+                for name, sizes in of_first.items()
+            ),
+            f"{self.members} numbers of bytes by name, the last as in `theory_parts`",
+        )
 
     def _require(self, name: str, valid: bool, expected: str) -> None:
         if not valid:
@@ -244,15 +259,17 @@ class EnsembleMetadata:
             EnsembleError: if `members` is not from 1 to M.
         """
         members = check_whole("members", members, 1, self.members)
+        of_first = {n: sizes[:members] for n, sizes in self.theory_parts_of_first.items()}
         theory_parts = {
             name: size // self.members * members if name.startswith("member_") else size
             for name, size in self.theory_parts.items()
-        }
+        } | {name: sizes[-1] for name, sizes in of_first.items()}
         weights, temperatures, cascade = self.weights, self.temperatures, self.cascade
         return dataclasses.replace(
             self,
             members=members,
             theory_parts=theory_parts,
+            theory_parts_of_first=not_in_proportion(of_first),
             weights=weights and weights[:members],
             temperatures=temperatures and temperatures[:members],
             cascade=cascade and cascade.first(members),
@@ -309,6 +326,11 @@ class EnsembleMetadata:
         for name in ("input_shape", "class_names", "weights", "temperatures", "top1"):
             if isinstance(values.get(name), list):
                 values[name] = tuple(values[name])
+        if isinstance(of_first := values.get("theory_parts_of_first"), dict):
+            values["theory_parts_of_first"] = {
+                name: tuple(sizes) if isinstance(sizes, list) else sizes
+                for name, sizes in of_first.items()
+            }
         if values.get("cascade") is not None:
             values["cascade"] = Cascade.from_json(values["cascade"])
         missing = {"scheme", "members", "classes", "input_shape", "version"} - values.keys()
@@ -317,6 +339,16 @@ class EnsembleMetadata:
                 f"Ensemble metadata lacks {', '.join(sorted(missing))}: convert the run again."
             )
         return cls(**values)
+
+
+def not_in_proportion(parts: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Of members' bytes for the first 1, 2, ... M, those that aren't the first's times m."""
+    return {
+        name: sizes
+        for name, sizes in parts.items()
+        if name.startswith("member_")
+        and any(size != sizes[0] * count for count, size in enumerate(sizes, 1))
+    }
 
 
 def _is_positive_int(value: object) -> bool:

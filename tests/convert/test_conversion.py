@@ -249,6 +249,9 @@ def test_lower_bound_by_hand(tmp_path) -> None:
     # A network whose norms are all as initialized would be converted twice.
     norms = (layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
     next(norms).moving_mean.assign_add(tf.ones(16))
+    # Equal heads would be stored and counted once.
+    for head in (layer for layer in model.layers if isinstance(layer, keras.layers.Dense)):
+        head.kernel.assign_add(tf.random.normal(head.kernel.shape, stddev=0.1))
     case = converted(model, tmp_path)
     report = case.report
     binary = 9 * (6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64) // 8

@@ -24,14 +24,16 @@ class Parts:
         constants: the arrays in flash.
         fields: of the struct: type, name and initializer.
         setup: the lines before the loops.
-        uses_member: whether anything is looked up for a member.
+        rows: arrays of which a member's row is read.
+        whole: arrays of which all is read.
     """
 
     step: Step
     constants: Constants
     fields: list[tuple[str, str, str]] = field(default_factory=list)
     setup: list[str] = field(default_factory=list)
-    uses_member: bool = False
+    rows: list[Array] = field(default_factory=list)
+    whole: list[Array] = field(default_factory=list)
 
     def pointer(self, name: str, type_: str, map_: Map, first: int = 0) -> None:
         """A variable that points to a map.
@@ -54,8 +56,8 @@ class Parts:
         """
         self.fields.append((f"const {array.type} *", name, array.name))
         at = f"step->{name}"
+        (self.rows if by_member else self.whole).append(array)
         if by_member:
-            self.uses_member = True
             at += f" + member * {row}" if row != "1" else " + member"
         self.setup.append(f"const {array.type} *{name} = {at};")
 

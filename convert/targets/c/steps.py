@@ -16,6 +16,7 @@ import numpy as np
 from larq_ensemble.convert.targets.c import binary_filters
 from larq_ensemble.convert.targets.c.constants import WIDTH, Constants, wrapped
 from larq_ensemble.convert.targets.c.epilogues import epilogue
+from larq_ensemble.convert.targets.c.equal_rows import Call, share_rows
 from larq_ensemble.convert.targets.c.parts import MAP_TYPES, Parts, window_members
 from larq_ensemble.convert.targets.c.plan import (
     BinaryConvolution,
@@ -50,7 +51,7 @@ class Program:
         kernels: names of the files of kernels that the functions need.
         functions: C text of a function and its struct, without their number -> their number.
         structs: definitions of the steps' structs.
-        shared, member: calls of `begin` and of a member.
+        shared, member: C calls of `begin` and of a member.
         reads_image: whether members read the image.
     """
 
@@ -74,8 +75,13 @@ def program_of(plan: Plan) -> Program:
         EnsembleError: for what the kernels can't do; it names the layer.
     """
     program = Program()
-    for number, (step, scratch) in enumerate(zip(plan.steps, plan.scratch, strict=True)):
+    calls = [
         _add_step(program, plan, step, scratch, number)
+        for number, (step, scratch) in enumerate(zip(plan.steps, plan.scratch, strict=True))
+    ]
+    calls = share_rows(calls, program.constants, plan.members)
+    for step, call in zip(plan.steps, calls, strict=True):
+        (program.shared if step.shared else program.member).append(call.text)
     return program
 
 
@@ -84,8 +90,8 @@ def comment(text: str) -> str:
     return re.sub(r"[^\w .,:;()\[\]+=<>-]", "_", text, flags=re.ASCII)
 
 
-def _add_step(program: Program, plan: Plan, step: Step, scratch: int, number: int) -> None:
-    """Adds the step's function, unless there is one like it, its struct and its call."""
+def _add_step(program: Program, plan: Plan, step: Step, scratch: int, number: int) -> Call:
+    """Adds the step's function, unless there is one like it, and its struct; returns its call."""
     writer = _StepFunction(program, plan, step, scratch)
     kind, loops = writer.kind, writer.loops
     fields = sorted(writer.parts.fields, key=_order_of_fields)
@@ -94,7 +100,7 @@ def _add_step(program: Program, plan: Plan, step: Step, scratch: int, number: in
     if plan.image in step.inputs:
         parameters["image"] = "const uint8_t *image"
         program.reads_image |= not step.shared
-    if writer.parts.uses_member:
+    if writer.parts.rows:
         parameters["member"] = "size_t member"
     text = "\n".join(
         [
@@ -118,8 +124,11 @@ def _add_step(program: Program, plan: Plan, step: Step, scratch: int, number: in
             ]
         )
     )
-    calls = program.shared if step.shared else program.member
-    calls.append(f"run_{kind}_{function}({', '.join(parameters)});")
+    return Call(
+        f"run_{kind}_{function}({', '.join(parameters)});",
+        tuple(writer.parts.rows),
+        tuple(writer.parts.whole),
+    )
 
 
 def _signature(name: str, parameters: list[str]) -> list[str]:

@@ -23,8 +23,8 @@ export function curves({ metadata, macs, bytes, hasTrunk, key }) {
     found.push({ name: "Accuracy on held-out images", values: metadata.top1, format: inPercent });
   }
   if (metadata.theory_parts) {
-    const each = memberBytes(metadata);
-    const values = counts.map((count) => bytes - each * (metadata.members - count));
+    const all = ownBytes(metadata, metadata.members);
+    const values = counts.map((count) => bytes - all + ownBytes(metadata, count));
     found.push({ name: "File with so many members", values, format: inBytes, fromZero: true });
   }
   const member = macs[key];
@@ -43,12 +43,15 @@ export function curves({ metadata, macs, bytes, hasTrunk, key }) {
   return found;
 }
 
-/** Bytes that a file loses with a member: the values of its own. */
-function memberBytes({ theory_parts: parts, members, filters }) {
+/** Bytes of the first members' own values; equal ones count once where the file says so. */
+function ownBytes({ theory_parts: parts, theory_parts_of_first: ofFirst = {}, members, filters }, count) {
   return Object.entries(parts)
     .filter(([name]) => name.startsWith("member_"))
-    .map(([name, size]) => (size * (name === "member_binary_filters" ? FILTER_BITS[filters] ?? 1 : 1)))
-    .reduce((sum, size) => sum + size / members, 0);
+    .map(([name, size]) => {
+      const own = ofFirst[name]?.[count - 1] ?? (size / members) * count;
+      return name === "member_binary_filters" ? own * (FILTER_BITS[filters] ?? 1) : own;
+    })
+    .reduce((sum, size) => sum + size, 0);
 }
 
 const inPercent = (value) => `${value.toFixed(1)} %`;

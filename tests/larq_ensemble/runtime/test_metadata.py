@@ -60,6 +60,24 @@ def test_metadata_of_the_first_members() -> None:
     assert EnsembleMetadata(**values).first(np.uint8(2)) == metadata
 
 
+def test_lower_bound_of_the_first_of_members_with_equal_values() -> None:
+    parts = {"shared_stem": 100, "member_heads": 20, "member_norm": 6}
+    values = {**VALUES, "members": 3, "theory_parts": parts, "top1": None, "temperatures": None,
+              "weights": None, "cascade": None,
+              "theory_parts_of_first": {"member_heads": (10, 10, 20)}}  # fmt: skip
+    metadata = EnsembleMetadata(**values)
+    assert EnsembleMetadata.from_json(metadata.to_json()) == metadata
+    assert metadata.first(2).theory_parts == {
+        "shared_stem": 100, "member_heads": 10, "member_norm": 4
+    }  # fmt: skip
+    assert metadata.first(2).theory_parts_of_first == {"member_heads": (10, 10)}
+    assert metadata.first(1).theory_parts_of_first == {}
+    assert metadata.first(3) == metadata
+    for sizes in ((10, 20), (10, 10, 30), (10, -1, 20), [10, 10, 20], (10, 10.5, 20), None):
+        with pytest.raises(EnsembleError, match="`theory_parts_of_first` must be 3 numbers"):
+            EnsembleMetadata(**{**values, "theory_parts_of_first": {"member_heads": sizes}})
+
+
 def test_empty_fields_are_not_written() -> None:
     values = json.loads(EnsembleMetadata(**VALUES).to_json())
     assert values["version"] == VERSION == 2
