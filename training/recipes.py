@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from larq_ensemble.errors import EnsembleError, UnknownNameError
+from larq_ensemble.errors import EnsembleError, UnknownNameError, check_whole
 from larq_ensemble.files import write_text
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.registry import Registry
@@ -370,13 +370,18 @@ class TunedRecipe:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             scheme, sharing, retrain = values["scheme"], values["sharing"], values["retrain"]
+            kept, mirror = values.get("keep_pretrained", 0), values.get("mirror", False)
+            if not isinstance(mirror, bool):
+                raise EnsembleError(f"`mirror` must be true or false, got {mirror!r}.")
             return cls(
                 scheme,
                 sharing,
                 Recipe.from_json(retrain),
                 values.get("tuned", {}),
-                keep_pretrained=int(values.get("keep_pretrained", 0)),
-                mirror=bool(values.get("mirror", False)),
+                keep_pretrained=check_whole(
+                    "keep_pretrained", int(kept) if isinstance(kept, bool) else kept, 0, 2
+                ),
+                mirror=mirror,
             )
         except OSError as error:
             raise EnsembleError(

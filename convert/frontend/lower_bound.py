@@ -23,7 +23,9 @@ def lower_bound_parts(
     ensemble: Ensemble,
     heads: str,
     precision: str,
-    tables: Tables | None,
+    tables: Tables,
+    *,
+    share_rows: bool,
 ) -> dict[str, tuple[int, ...]]:
     """Bytes by owner and category, as the storage accounting counts them.
 
@@ -39,7 +41,8 @@ def lower_bound_parts(
         graph: the first member's layers.
         ensemble: the ensemble.
         heads, precision: number formats, see `larq_ensemble.convert.convert_ensemble`.
-        tables: the members' values; `None`: count all rows, whether they are equal or not.
+        tables: the members' values.
+        share_rows: whether equal rows count once.
 
     # Returns
         `shared_{category}`, stored once, and `member_{category}`, of all members together; of the
@@ -55,13 +58,13 @@ def lower_bound_parts(
         outputs = ensemble.get_layer(node.name).kernel.shape[-1] if is_int8 else 0
         for item in _in_int8(node, outputs) if is_int8 else node.stored:
             category = category_of(node, role, item.content).value
-            is_vector = item.content in _VECTORS
+            is_vector = item.content in _VECTORS and not tables.has_only_arrays(node.name)
             if not is_own:
                 bits[f"shared_{category}"][once] += item.total_bits
                 continue
             rows: Rows = tuple(range(members))
-            if tables is not None:
-                rows = tables.vector_rows() if is_vector else tables.array_rows(node.name)
+            if share_rows:
+                rows = tables.distinct_rows(node.name, in_vectors=is_vector) or rows
             if is_vector and precision == "compact":
                 bits[f"member_{category}"][rows] += item.count * COMPACT_BITS
                 bits[f"shared_{category}"][once] += item.count * 32

@@ -119,7 +119,7 @@ class MemberIndexedNetwork:
         if self._int8_head is not None and self._int8_head.name not in self._lookups:
             self._shared_head = self._lowering([self._int8_head]).values(self._int8_head)
         self.lower_bound_parts = lower_bound_parts(
-            self._graph, ensemble, heads, precision, self.tables if share_rows else None
+            self._graph, ensemble, heads, precision, self.tables, share_rows=share_rows
         )
         self.function = tf.function(
             self._logits,

@@ -21,6 +21,7 @@ signs as bits, `passes.float16_constants` stores middle and step as float16.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -66,15 +67,25 @@ class Tables:
         """Number of columns of the table of vectors by category."""
         return {category.value: count for category, count in self._columns.items()}
 
-    def vector_rows(self) -> Rows:
-        """The number of each member's row among the different ones in the table of vectors."""
+    def has_only_arrays(self, layer: str) -> bool:
+        """Whether no vector holds its values, as of a PReLU with a slope for each pixel."""
+        return any(_of_layer(self._arrays, layer)) and not any(_of_layer(self._vectors, layer))
+
+    def distinct_rows(self, layer: str, *, in_vectors: bool) -> Rows | None:
+        """The number of each member's row among the different ones; `None` if there is no table.
+
+        # Arguments
+            layer: its name.
+            in_vectors: in the table of all vectors; else in the layer's table of any other value,
+                of several in the one with the fewest different rows.
+        """
+        if not in_vectors:
+            arrays = [self._arrays[name] for name in _of_layer(self._arrays, layer)]
+            return min(map(distinct_rows, arrays), key=max, default=None)
+        if not self._vectors:
+            return None
         table = np.concatenate(list(self._vectors.values()), axis=1)
         return distinct_rows(compacted(table)[2] if self._precision == "compact" else table)
-
-    def array_rows(self, layer: str) -> Rows:
-        """The same in the layer's table of any other value; of several in the one with fewest."""
-        tables = (table for name, table in self._arrays.items() if name.startswith(f"{layer}/"))
-        return min(map(distinct_rows, tables), key=max)
 
     def rows(self, index: tf.Tensor) -> dict[str, tf.Tensor]:
         """One member's values by name, as tensors of a graph.
@@ -90,6 +101,11 @@ class Tables:
             sizes = [vectors.shape[1] for vectors in self._vectors.values()]
             rows.update(zip(self._vectors, tf.split(row, sizes), strict=True))
         return rows
+
+
+def _of_layer(values: Iterable[str], layer: str) -> Iterator[str]:
+    """Of the names of values those of a layer."""
+    return (name for name in values if name.startswith(f"{layer}/"))
 
 
 def compacted(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

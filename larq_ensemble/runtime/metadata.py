@@ -235,9 +235,12 @@ class EnsembleMetadata:
                 _is_tuple(sizes, self.members)
                 and all(type(size) is int and 0 <= size < 1 << 63 for size in sizes)
                 and sizes[-1] == self.theory_parts.get(name)
+                and name.startswith("member_")
+                and [*sizes] == sorted(sizes)
                 for name, sizes in of_first.items()
             ),
-            f"{self.members} numbers of bytes by name, the last as in `theory_parts`",
+            f"{self.members} rising numbers of bytes by the names of members' parts, the last as "
+            "in `theory_parts`",
         )
 
     def _require(self, name: str, valid: bool, expected: str) -> None:

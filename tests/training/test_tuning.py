@@ -363,10 +363,17 @@ def test_files_that_are_no_recipe(tmp_path, text):
 
 def test_a_recipe_file_with_a_value_out_of_range_says_which(tmp_path):
     retrain = Recipe(epochs=1, batch_size=1, lr=0.1, dropout=0.0, source="test").to_json()
-    values = {"scheme": "fusion", "sharing": "fusion", "retrain": {**retrain, "lr": -1}}
-    (tmp_path / "r.json").write_text(json.dumps(values))
-    with pytest.raises(EnsembleError, match=r"r\.json': `lr` must be at least 0, got -1"):
-        TunedRecipe.read(tmp_path / "r.json")
+    values = {"scheme": "fusion", "sharing": "fusion", "retrain": retrain}
+    for wrong, message in (
+        ({"retrain": {**retrain, "lr": -1}}, "`lr` must be at least 0, got -1"),
+        ({"keep_pretrained": 2.9}, "`keep_pretrained` must be a whole number from 0 to 2, got 2.9"),
+        ({"keep_pretrained": 3}, "`keep_pretrained` must be a whole number from 0 to 2, got 3"),
+        ({"keep_pretrained": None}, "`keep_pretrained` must be a whole number from 0 to 2"),
+        ({"mirror": "false"}, "`mirror` must be true or false, got 'false'"),
+    ):
+        (tmp_path / "r.json").write_text(json.dumps({**values, **wrong}))
+        with pytest.raises(EnsembleError, match=rf"r\.json': {message}"):
+            TunedRecipe.read(tmp_path / "r.json")
 
 
 def test_a_network_that_is_not_ours_keeps_its_dropout_or_has_its_rate_searched(backbone, search):

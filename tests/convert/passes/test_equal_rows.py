@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from larq.layers import QuantConv2D
 
 from larq_ensemble.convert.cutting import cut_file
 from larq_ensemble.convert.file_conversion import convert_file
@@ -267,6 +268,29 @@ def test_the_lower_bound_counts_them_once(kept_twice, tmp_path) -> None:
         sizes = metadata.theory_parts_of_first.get("member_heads")
         assert sizes == ((head, head, 2 * head)[:members] if members > 1 else None)
         assert cut.lower_bound_bytes < cut.bytes
+
+
+@pytest.mark.parametrize("precision", ["float32", "compact"])
+@pytest.mark.parametrize("has_vectors", [True, False])
+def test_the_lower_bound_of_slopes_of_each_pixel(tmp_path, precision, has_vectors) -> None:
+    """No vector holds them, so they may be equal where vectors differ, and there may be none."""
+    image = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(16, 3, use_bias=False)(image)
+    x = keras.layers.BatchNormalization()(x) if has_vectors else x
+    x = QuantConv2D(16, 3, input_quantizer="ste_sign", kernel_quantizer="ste_sign")(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.PReLU(name="slopes")(x))
+    backbone = keras.Model(image, keras.layers.Dense(10, use_bias=False)(x))
+    ensemble = build_ensemble(randomized(backbone), 3, jitter=0)
+    for member in range(3):
+        for layer in ensemble.own_layers(member):
+            if "slopes" not in layer.name:
+                draw = np.random.default_rng(member)
+                layer.set_weights([w * draw.uniform(0.5, 2, w.shape) for w in layer.get_weights()])
+    report = converted(ensemble, tmp_path, layout="indexed", precision=precision).report
+    slopes = 4 * 12 * 12 * 16
+    parts = read_ensemble(tmp_path / "ensemble.tflite").metadata.theory_parts
+    assert parts["member_activations"] == slopes
+    assert slopes < report.lower_bound_bytes < report.bytes < 3 * slopes
 
 
 def test_an_untrained_ensemble_has_the_size_of_a_trained_one(tmp_path) -> None:

@@ -73,9 +73,13 @@ def test_lower_bound_of_the_first_of_members_with_equal_values() -> None:
     assert metadata.first(2).theory_parts_of_first == {"member_heads": (10, 10)}
     assert metadata.first(1).theory_parts_of_first == {}
     assert metadata.first(3) == metadata
-    for sizes in ((10, 20), (10, 10, 30), (10, -1, 20), [10, 10, 20], (10, 10.5, 20), None):
-        with pytest.raises(EnsembleError, match="`theory_parts_of_first` must be 3 numbers"):
-            EnsembleMetadata(**{**values, "theory_parts_of_first": {"member_heads": sizes}})
+    wrong: list[object] = [(10, 20), (10, 10, 30), (10, -1, 20), (30, 10, 20), [10, 10, 20]]
+    for of_first in (
+        *({"member_heads": sizes} for sizes in [*wrong, (10, 10.5, 20), None]),
+        {"shared_stem": (0, 0, 100)},
+    ):
+        with pytest.raises(EnsembleError, match="`theory_parts_of_first` must be 3 rising numbers"):
+            EnsembleMetadata(**{**values, "theory_parts_of_first": of_first})
 
 
 def test_empty_fields_are_not_written() -> None:
