@@ -29,6 +29,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from larq_ensemble.convert.passes.member_values import is_lookup
 from larq_ensemble.ir.graph import Graph, Module, Operator, Tensor
 
 #: Of each member the number of its row among the different ones.
@@ -67,7 +68,7 @@ def restore(module: Module) -> bool:
             (index.dtype, len(index.shape)) != ("int32", 1)
             or not readers
             or graph.uses(lookup.outputs[0]) > len(readers)
-            or not all(_is_lookup(op) and op.operands[1] is lookup.outputs[0] for op in readers)
+            or not all(is_lookup(op) and op.operands[1] is lookup.outputs[0] for op in readers)
             or not all(op in readers for table in tables for op in graph.consumers(table))
         ):
             continue
@@ -99,15 +100,7 @@ def _lookups(graph: Graph) -> list[Operator]:
     for op in graph.operators:
         if op.name == "RESHAPE" and op.operands[0] in numbers:
             numbers.update(op.outputs)
-    return [op for op in graph.operators if _is_lookup(op) and op.operands[1] in numbers]
-
-
-def _is_lookup(op: Operator) -> bool:
-    return (
-        op.name == "GATHER"
-        and op.operands[0].data is not None
-        and not (op.options and (op.options.axis or op.options.batchDims))
-    )
+    return [op for op in graph.operators if is_lookup(op) and op.operands[1] in numbers]
 
 
 def _may_have_other_rows(
@@ -128,7 +121,7 @@ def _may_have_other_rows(
 
 def _as_rows(table: Tensor, rows: int) -> np.ndarray:
     """A table's bytes, uint8 `[rows, bytes]`."""
-    assert table.data is not None  # `_is_lookup`
+    assert table.data is not None  # `is_lookup`
     return table.data.reshape(rows, -1)
 
 

@@ -36,7 +36,7 @@ def take_member_values(module: Module) -> MemberValues:
         if known.keys().isdisjoint(op.operands):
             continue
         first, second = op.operands[0], op.operands[-1]
-        if _is_lookup(op) and second in known:
+        if is_lookup(op) and second in known:
             values[op.outputs[0]] = [first.values[index] for index in known[second]]
         elif op.name == "RESHAPE":
             shape = op.outputs[0].shape
@@ -58,10 +58,10 @@ def constant_of(tensor: Tensor, values: np.ndarray) -> Tensor:
     return dataclasses.replace(tensor, data=as_bytes(values))
 
 
-def _is_lookup(op: Operator) -> bool:
+def is_lookup(op: Operator) -> bool:
     """Whether it reads rows of a constant table."""
     return (
         op.name == "GATHER"
         and op.operands[0].data is not None
-        and not (op.options.axis or op.options.batchDims)
+        and not (op.options and (op.options.axis or op.options.batchDims))
     )

@@ -19,6 +19,9 @@ import numpy as np
 from larq_ensemble.convert.passes.equal_rows import Rows, distinct_rows, first_with_each
 from larq_ensemble.convert.targets.c.constants import Array, Constants
 
+#: The argument that is a member's number, in C.
+MEMBER = "member"
+
 _LEAST_SAVED = 64
 _LARGEST_BYTE = 255
 
@@ -28,14 +31,27 @@ class Call:
     """A call of a step's function, and the arrays in flash that it reads.
 
     # Arguments
-        text: C; the last argument is the member's number if the step reads rows.
+        function: its name in C.
+        arguments: C; `MEMBER` is among them if the step reads rows.
         rows: arrays of which it reads the member's row.
         whole: arrays of which it reads all.
     """
 
-    text: str
+    function: str
+    arguments: tuple[str, ...]
     rows: tuple[Array, ...] = ()
     whole: tuple[Array, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The call in C."""
+        return f"{self.function}({', '.join(self.arguments)});"
+
+    def by_row(self, table: Array) -> Call:
+        """The same with the number of the member's row, which a table holds."""
+        row = f"{table.name}[{MEMBER}]"
+        arguments = (row if argument == MEMBER else argument for argument in self.arguments)
+        return dataclasses.replace(self, arguments=tuple(arguments))
 
 
 def share_rows(calls: Sequence[Call], constants: Constants, members: int) -> list[Call]:
@@ -60,12 +76,7 @@ def share_rows(calls: Sequence[Call], constants: Constants, members: int) -> lis
     type_ = "uint8_t" if members <= _LARGEST_BYTE else "uint16_t"
     numbers = np.array([rows], type_.removesuffix("_t"))
     table = constants.add(numbers, type_, "rows of members")
-    return [
-        dataclasses.replace(call, text=call.text.replace(", member);", f", {table.name}[member]);"))
-        if call in chosen
-        else call
-        for call in calls
-    ]
+    return [call.by_row(table) if call in chosen else call for call in calls]
 
 
 def _by_row(calls: Sequence[Call], rows: Rows, members: int) -> list[Call]:

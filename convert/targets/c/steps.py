@@ -16,7 +16,7 @@ import numpy as np
 from larq_ensemble.convert.targets.c import binary_filters
 from larq_ensemble.convert.targets.c.constants import WIDTH, Constants, wrapped
 from larq_ensemble.convert.targets.c.epilogues import epilogue
-from larq_ensemble.convert.targets.c.equal_rows import Call, share_rows
+from larq_ensemble.convert.targets.c.equal_rows import MEMBER, Call, share_rows
 from larq_ensemble.convert.targets.c.parts import MAP_TYPES, Parts, window_members
 from larq_ensemble.convert.targets.c.plan import (
     BinaryConvolution,
@@ -101,7 +101,7 @@ def _add_step(program: Program, plan: Plan, step: Step, scratch: int, number: in
         parameters["image"] = "const uint8_t *image"
         program.reads_image |= not step.shared
     if writer.parts.rows:
-        parameters["member"] = "size_t member"
+        parameters[MEMBER] = f"size_t {MEMBER}"
     text = "\n".join(
         [
             "typedef struct {",
@@ -125,7 +125,8 @@ def _add_step(program: Program, plan: Plan, step: Step, scratch: int, number: in
         )
     )
     return Call(
-        f"run_{kind}_{function}({', '.join(parameters)});",
+        f"run_{kind}_{function}",
+        tuple(parameters),
         tuple(writer.parts.rows),
         tuple(writer.parts.whole),
     )

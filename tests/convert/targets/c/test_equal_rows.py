@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from larq_ensemble.convert.targets.c.constants import Array, Constants
-from larq_ensemble.convert.targets.c.equal_rows import Call, share_rows
+from larq_ensemble.convert.targets.c.equal_rows import MEMBER, Call, share_rows
 
 MEMBERS = 3
 
@@ -17,7 +17,7 @@ def added(constants: Constants, rows: list[int], seed: int, width: int = 64) -> 
 
 
 def call(name: str, *rows: Array, whole: tuple[Array, ...] = ()) -> Call:
-    return Call(f"{name}(arena{', member' if rows else ''});", rows, whole)
+    return Call(name, ("arena", MEMBER) if rows else ("arena",), rows, whole)
 
 
 def texts(calls: list[Call], constants: Constants) -> list[str]:
