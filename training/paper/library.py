@@ -36,6 +36,8 @@ class Settings:
         dataset: in place of the figure's; the paper has no values for another.
         width: multiplies the channels of every network.
         seed: of everything that is random.
+        bfloat16: train in mixed precision what can be: backbones, and members that are trained
+            together and share binary filters, see `trains_in_bfloat16`.
     """
 
     data: DataOptions
@@ -45,6 +47,7 @@ class Settings:
     dataset: str | None = None
     width: float = 1.0
     seed: int = 0
+    bfloat16: bool = False
 
     @property
     def suffix(self) -> str:
@@ -60,8 +63,13 @@ class Settings:
             (f"test{data.limit_test}", data.limit_test is not None),
             (f"validation{data.validation:g}", data.validation > 0),
             (f"seed{self.seed}", self.seed != Settings.seed),
+            ("bfloat16", self.bfloat16),
         )
         return "".join(f"-{part}" for part, is_named in parts if is_named)
+
+    def trains_in_bfloat16(self, curve: Curve) -> bool:
+        """Whether its members do: those trained in turn, or without a shared filter, can't."""
+        return self.bfloat16 and not curve.own_data and curve.sharing != "none"
 
     def recipes(self, model: str, dataset: str, scheme: str = "fusion") -> Recipes:
         """The recipes for a network on a data set, with the epochs asked for."""
@@ -131,11 +139,13 @@ class RunLibrary:
                     model, dataset, path, recipe=recipe, seed=settings.seed,
                     width=settings.width, data=settings.data,
                     from_real=load_run(twin.path) if twin else None,
-                    resume=True, verbose=self._verbose,
+                    bfloat16=settings.bfloat16, resume=True, verbose=self._verbose,
                 )  # fmt: skip
 
             def same_origin(config: RunConfig) -> bool:
-                return config.transfer == ({"from_real": twin.digest} if twin else {})
+                return config.transfer == ({"from_real": twin.digest} if twin else {}) and (
+                    config.precision == ("bfloat16" if settings.bfloat16 else "float32")
+                )
 
             self._backbones[path] = self._get(
                 path, recipe, what, train, same_origin, epochs=recipe.epochs
@@ -158,7 +168,7 @@ class RunLibrary:
                 load_run(backbone.path), path, members=members, scheme=curve.scheme,
                 sharing=curve.sharing, recipe=recipe, seed=settings.seed, data=settings.data,
                 independent_data=curve.own_data, in_turn=curve.own_data,
-                resume=True, verbose=self._verbose,
+                bfloat16=settings.trains_in_bfloat16(curve), resume=True, verbose=self._verbose,
             )  # fmt: skip
 
         what = (
@@ -167,7 +177,9 @@ class RunLibrary:
         )
 
         def same_origin(config: RunConfig) -> bool:
-            return config.ensemble["backbone"] == backbone.digest
+            return config.ensemble["backbone"] == backbone.digest and (
+                config.ensemble.get("bfloat16", False) == settings.trains_in_bfloat16(curve)
+            )
 
         taken = 0
         if curve.own_data and not (path / "result.json").exists():

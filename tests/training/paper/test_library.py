@@ -9,7 +9,8 @@ import pytest
 
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.locks import locked
-from larq_ensemble.network.architectures import MODELS
+from larq_ensemble.network.architectures import MODELS, Architecture
+from larq_ensemble.network.architectures.resnet import residual_block
 from larq_ensemble.progress import Work
 from larq_ensemble.runs import load_run
 from larq_ensemble.training.paper.figures import FIGURES, AccuracyFigure, Curve
@@ -144,6 +145,41 @@ def test_members_that_are_trained_in_turn_are_trained_once_for_all_m(
     (second / "member_0" / "model.keras").unlink()
     assert library._take_over([taken], folder / "newer", 1) == 0
     assert not (folder / "newer").exists()
+
+
+def test_bfloat16_where_members_share_filters_and_train_together(
+    small, tmp_path, monkeypatch, epochs_begun, bfloat16
+):
+    # One stage of 16 channels: convolutions of fewer don't gain from it, and are refused.
+    wide_enough = Architecture(residual_block, (16,), (1,))
+    monkeypatch.setitem(MODELS._entries, "resnet20", wide_enough)
+    curves = tuple(
+        Curve(scheme, "resnet20", "cifar100", scheme=scheme, sharing=sharing, own_data=own_data)
+        for scheme, sharing, own_data in (
+            ("fusion", "fusion", False),
+            ("fusion", "none", False),
+            ("voting", "fusion", True),
+        )
+    )
+    monkeypatch.setitem(FIGURES._entries, "one", AccuracyFigure("One", curves))
+    mixed = dataclasses.replace(small, bfloat16=True)
+
+    def runs(settings):
+        points = trained_points(
+            "one", tmp_path, settings, members=[1], progress=lambda line: None, verbose=0
+        )
+        paths = {p.source: None for p in points if p.origin == "ours"}
+        return [load_run(path).config for path in paths]
+
+    backbone, *ensembles = runs(mixed)
+    assert backbone.precision == "bfloat16"
+    assert [config.ensemble.get("bfloat16", False) for config in ensembles] == [True, False, False]
+    assert len(epochs_begun) == 4
+    assert runs(mixed) == [backbone, *ensembles]
+    assert len(epochs_begun) == 4
+    # A figure in float32 doesn't take them for its own.
+    with pytest.raises(EnsembleError, match="was started with precision = 'bfloat16'"):
+        runs(small)
 
 
 def test_a_recipe_that_starts_from_the_real_valued_network(

@@ -248,6 +248,7 @@ def test_figures_of_other_settings_stay(reproduce, tmp_path):
         "fig7a-short": ("--recipe", "short"),
         "fig7a-digits-short": ("--recipe", "short", "--dataset", "digits"),
         "fig7a-seed1": ("--seed", "1"),
+        "fig7a-bfloat16": ("--bfloat16",),
         "fig7a-pretrain20-1epochs": ("--epochs", "1", "--pretrain-epochs", "20"),
         "fig7a-width0.5-train99-test9-validation0.1": (
             *("--width", "0.5", "--validation", "0.1"),

@@ -67,6 +67,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Share of the training images held out; the paper's is 0.",
 )
+@click.option(
+    "--bfloat16",
+    is_flag=True,
+    help="Train single networks in mixed precision, and the members that share filters and are "
+    "trained together, for CPUs with AVX512_BF16 or AMX. Members of voting and bagging, which "
+    "are trained in turn, stay in float32, and so do those that share nothing.",
+)
 @seed_option
 @json_option
 def command(
@@ -82,6 +89,7 @@ def command(
     limit_train: int | None,
     limit_test: int | None,
     validation: float,
+    bfloat16: bool,
     seed: int,
     json_target: str | None,
 ) -> None:
@@ -131,6 +139,7 @@ def command(
                 data=DataOptions(data_dir, validation, limit_train, limit_test),
                 width=width,
                 seed=seed,
+                bfloat16=bfloat16,
             )
             stem = Path(f"{stem}{settings.suffix}")
             points = trained_points(
