@@ -480,26 +480,34 @@ def run_all(
 
 
 @main.command("measure")
-@click.argument("runs", type=INPUT, nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", type=INPUT, nargs=-1, required=True, metavar="RUN|FILE...")
+@click.option("--dataset", help="Of ensembles that Keras saved, FILE, whose curves have its name.")
 @measure_options
 def measure_command(
     runs: tuple[str, ...],
+    dataset: str | None,
     measuring: Measuring,
     json_target: str | None,
 ) -> None:
-    """Convert and measure finished runs of one data set."""
-    from larq_ensemble.runs import load_run
+    """Convert and measure finished runs of one data set, and ensembles that Keras saved."""
+    from larq_ensemble.trained import open_trained
 
     with reporting(json_target) as report:
-        loaded = [load_run(run) for run in runs]
-        (dataset, *others) = {run.config.dataset["name"] for run in loaded}
+        data_dir = measuring.data_dir
+        loaded = [
+            open_trained(run, **({"dataset": dataset, "data_dir": data_dir} if dataset else {}))
+            for run in runs
+        ]
+        for run in loaded:
+            run.dataset(data_dir=data_dir)  # a Keras file needs `dataset`
+        (name, *others) = {run.config.dataset["name"] for run in loaded}
         if others:
             raise EnsembleError("The runs are of several data sets: give those of one.")
         points = []
         for number, run in enumerate(loaded, start=1):
             report.line(f"{number} of {len(runs)}: {run.path}")
             points += measuring.points(run)
-        _finish(report, measuring, dataset, points)
+        _finish(report, measuring, name, points)
 
 
 @main.command("page")

@@ -115,7 +115,7 @@ class Measuring:
         network = run.config.model
         name, width = network["name"], network.get("width", 1.0)
         epochs = run.config.recipe.get("epochs")
-        model = f"{name}, width {width:g}, {epochs} epochs"
+        model = name if epochs is None else f"{name}, width {width:g}, {epochs} epochs"
         common = {"model": model, "seed": run.config.seed}
         path = self.folder / "files" / f"{run.path.name}-{run.digest[:8]}.tflite"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ class Measuring:
             logits = EnsembleInterpreter(path).predict_logits(images)
             yield from (
                 {
-                    "name": series(name, width, kind) + views(run.config),
+                    "name": curve_of(run.config, kind),
                     "kind": kind,
                     **common,
                     **point,
@@ -320,12 +320,20 @@ def kind_of(config: Any) -> str:
     """What the network of a run is, a kind of `larq_ensemble.training.points.KINDS`."""
     name, width = config.model["name"], config.model.get("width", 1.0)
     if config.kind == "ensemble":
-        if config.ensemble["sharing"] != "none":
+        if config.ensemble["shared_layers"]:
             return "shared"
         return "benn" if config.ensemble.get("initial") == "random" else "separate"
     if not MODELS[name].binary:
         return "float"
     return "wider" if width > 1 else "single"
+
+
+def curve_of(config: Any, kind: str) -> str:
+    """The name of the curve of a binarized network: of a Keras file the file's own."""
+    model = config.model
+    if "source" in model:
+        return str(model["name"])
+    return series(model["name"], model.get("width", 1.0), kind) + views(config)
 
 
 def views(config: Any) -> str:

@@ -302,7 +302,7 @@ def _build_branches(
         branches.set_own_weights(member, start)
         members_own = own_layers(branches.network, member)
         if mirror and member % 2:
-            _reverse_columns(members_own)
+            reverse_columns(members_own)
         if not any(layer.trainable_weights for layer in members_own):
             raise SettingsError(
                 "`sharing` leaves the members nothing to train: their own layers "
@@ -605,7 +605,7 @@ def _add_jitter(
             _assign(weight, value + jitter * (value.std() or 1.0) * noise)
 
 
-def _reverse_columns(own: Sequence[keras.layers.Layer]) -> None:
+def reverse_columns(own: Iterable[keras.layers.Layer]) -> None:
     """Lets a member see the mirrored image."""
     (mirror,) = (layer for layer in own if isinstance(layer, Mirror))
     mirror.columns.assign(mirror.columns.numpy()[::-1])

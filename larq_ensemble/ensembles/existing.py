@@ -19,12 +19,13 @@ from larq_ensemble.ensembles.building import (
     assembled,
     check_adds_nothing,
     checked_weights,
+    reverse_columns,
 )
 from larq_ensemble.ensembles.ensemble import Ensemble
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras, tf
-from larq_ensemble.models.classifier import classifier
+from larq_ensemble.models.classifier import classifier, with_mirror
 from larq_ensemble.models.copying import behaviour, by_value
 from larq_ensemble.models.graph import network_calls
 from larq_ensemble.models.weights import check_weights
@@ -34,6 +35,7 @@ def ensemble_of(
     models: Sequence[keras.Model],
     *,
     scheme: str = "voting",
+    mirror: bool = False,
     weights: Sequence[float] | None = None,
     normalization: Normalization | None = None,
 ) -> Ensemble:
@@ -52,6 +54,10 @@ def ensemble_of(
         models: the networks, as `backbone` of `build_ensemble`. They stay unchanged.
         scheme: how the members are combined, see `larq_ensemble.ensembles.schemes`; if the ensemble
             is trained on by `fit`, also how.
+        mirror: each network twice: M members that see the image as it is, then the same M that
+            see it mirrored, so an ensemble of one network averages both. For images whose class
+            doesn't change when they are mirrored. The twice M members take little more than M in a
+            converted file, which has equal values once.
         weights, normalization: as for `build_ensemble`.
 
     # Returns
@@ -65,7 +71,7 @@ def ensemble_of(
         raise EnsembleError(f"`models` must be a list of trained Keras models, got {models!r}.")
     SCHEMES[scheme]  # so that a wrong name is told at once
     if weights is not None:
-        weights = checked_weights(weights, len(models))
+        weights = checked_weights(weights, len(models) * (2 if mirror else 1))
     networks = []
     for model in models:
         check_adds_nothing(model)
@@ -75,15 +81,23 @@ def ensemble_of(
     for number, network in enumerate(others, start=1):
         _check_alike(first, network, number)
     shared = _equal_layers(networks)
-    if all(layer.name in shared for layer in first.layers if layer.weights):
+    is_one = all(layer.name in shared for layer in first.layers if layer.weights)
+    if is_one and not (mirror and len(networks) == 1):
         raise EnsembleError(
-            "`models` compute with the same weights, so an ensemble of them would be one of them."
+            "`models` compute with the same weights, so an ensemble of them would be one of them: "
+            "give others, or one with `mirror`."
         )
+    if mirror:
+        networks = [with_mirror(network) for network in networks]
+        first = networks[0]
+        networks += networks
     branches = Branches.of(first, range(len(networks)), shared)
     for member, network in enumerate(networks):
         sources = dict(zip((layer.name for layer in first.layers), network.layers))
         for name, layer in branches.own[member].items():
             layer.set_weights(sources[name].get_weights())
+        if member >= len(models):
+            reverse_columns(branches.own[member].values())
     return assembled(branches, scheme, weights=weights, normalization=normalization)
 
 

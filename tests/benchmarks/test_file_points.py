@@ -21,6 +21,7 @@ FILE = Path("network.tflite")
 
 
 def config(kind: str = "ensemble", name: str = "resnet20", width: float = 1.0, **ensemble: Any):
+    ensemble["shared_layers"] = ["conv1"] if ensemble.get("sharing") == "fusion" else []
     return RunConfig(kind, {"name": name, "width": width}, {}, {}, 0, ensemble=ensemble)
 
 
@@ -39,6 +40,21 @@ def test_what_a_run_is(run, kind, name) -> None:
     assert file_points.kind_of(run) == kind
     model = run.model
     assert file_points.series(model["name"], model["width"], kind) == name
+    assert file_points.curve_of(run, kind) == name
+
+
+@pytest.mark.parametrize(("shared_layers", "kind"), [([], "separate"), (["conv"], "shared")])
+def test_an_ensemble_that_keras_saved_is_called_as_its_file(shared_layers, kind) -> None:
+    of_file = RunConfig(
+        "ensemble",
+        {"name": "two of them", "source": "/somewhere/two of them.keras"},
+        {},
+        {},
+        0,
+        ensemble={"shared_layers": shared_layers},
+    )
+    assert file_points.kind_of(of_file) == kind
+    assert file_points.curve_of(of_file, kind) == "two of them"
 
 
 def test_members_that_see_the_image_mirrored() -> None:

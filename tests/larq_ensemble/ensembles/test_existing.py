@@ -126,6 +126,29 @@ def test_members_of_ensembles_are_networks_too() -> None:
         np.testing.assert_allclose(member, model(images()), rtol=1e-4, atol=1e-4)
 
 
+def test_each_network_on_both_images() -> None:
+    """Members: the networks on the image, then the networks on the mirrored one."""
+    models = [network(0), network(1)]
+    ensemble = ensemble_of(models, scheme="fusion", mirror=True, weights=(4, 3, 2, 1))
+    mirrored = images()[:, :, ::-1]
+    expected = np.stack(
+        [np.log(model(x).numpy()) for x in (images(), mirrored) for model in models]
+    )
+    expected -= expected.mean(axis=2, keepdims=True)
+    *members, combined = (x.numpy() for x in ensemble(images()))
+    centred = np.stack(members) - np.stack(members).mean(axis=2, keepdims=True)
+    np.testing.assert_allclose(centred, expected, rtol=1e-4, atol=1e-4)
+    average = combine(expected, "fusion", (4, 3, 2, 1))
+    np.testing.assert_allclose(combined, average, rtol=1e-4, atol=1e-5)
+    assert ensemble.shared_layers() == []
+    # One network shares with itself all but where it looks.
+    both = ensemble_of(models[:1], mirror=True)
+    for member, logits in zip(both(images())[:2], expected[::2]):
+        member -= member.numpy().mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(member, logits, rtol=1e-4, atol=1e-4)
+    assert len(both.shared_layers()) == sum(bool(layer.weights) for layer in models[0].layers)
+
+
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
@@ -164,6 +187,19 @@ def test_functions_of_one_code_that_bring_other_values() -> None:
         (lambda: [network(), None], "must be a tf.keras"),
     ],
 )
-def test_what_no_ensemble_is_made_of(models: Callable[[], object], message: str) -> None:
+@pytest.mark.parametrize("mirror", [False, True])
+def test_what_no_ensemble_is_made_of(
+    models: Callable[[], object], message: str, mirror: bool
+) -> None:
     with pytest.raises(EnsembleError, match=message):
-        ensemble_of(models())
+        ensemble_of(models(), mirror=mirror)
+
+
+def test_an_ensemble_of_one_network_needs_another_image() -> None:
+    with pytest.raises(EnsembleError, match=r"compute with the same weights.*`mirror`"):
+        ensemble_of([network()])
+    # Four members need four weights, and a network that mirrors already is no network to mirror.
+    with pytest.raises(EnsembleError, match="weights"):
+        ensemble_of([network(0), network(1)], mirror=True, weights=(1, 1))
+    with pytest.raises(EnsembleError, match="has a Mirror layer already"):
+        ensemble_of([ensemble_of([network()], mirror=True).member(1)], mirror=True)
