@@ -246,13 +246,18 @@ def check_bfloat16(traced: TracedMembers) -> None:
     """# Raises
     EnsembleError: if no layer can run in bfloat16, or this machine can't compute in it.
     """
-    if not any(map(_is_plain_binary_conv, traced.shared.values())):
+    if not can_run_in_bfloat16(traced.shared.values()):
         raise EnsembleError(
             "`bfloat16` is for frozen binary convolutions that all members share (QuantConv2D "
             "with binarized inputs and filters, without bias and activation), and this ensemble "
             "has none: leave it out."
         )
     check_computes_bfloat16()
+
+
+def can_run_in_bfloat16(layers: Iterable[keras.layers.Layer]) -> bool:
+    """Whether any of the layers can, if members share it."""
+    return any(map(_is_plain_binary_conv, layers))
 
 
 def _is_plain_binary_conv(layer: keras.layers.Layer) -> bool:

@@ -37,7 +37,7 @@ class Settings:
         width: multiplies the channels of every network.
         seed: of everything that is random.
         bfloat16: train in mixed precision what can be: backbones, and members that are trained
-            together and share binary filters, see `trains_in_bfloat16`.
+            together and share binary filters whose inputs the convolution itself binarizes.
     """
 
     data: DataOptions
@@ -66,10 +66,6 @@ class Settings:
             ("bfloat16", self.bfloat16),
         )
         return "".join(f"-{part}" for part, is_named in parts if is_named)
-
-    def trains_in_bfloat16(self, curve: Curve) -> bool:
-        """Whether its members do: those trained in turn, or without a shared filter, can't."""
-        return self.bfloat16 and not curve.own_data and curve.sharing != "none"
 
     def recipes(self, model: str, dataset: str, scheme: str = "fusion") -> Recipes:
         """The recipes for a network on a data set, with the epochs asked for."""
@@ -114,6 +110,7 @@ class RunLibrary:
         self._verbose = verbose
         self._work = work
         self._backbones: dict[Path, tuple[Run, dict[str, Any]]] = {}
+        self._in_bfloat16: dict[Path, bool] = {}
         self._asked = 0
 
     def backbone(self, model: str, dataset: str) -> tuple[Run, dict[str, Any]]:
@@ -158,6 +155,7 @@ class RunLibrary:
         dataset = backbone.config.dataset["name"]
         recipe = settings.recipes(curve.model, dataset, curve.scheme).retrain
         path = backbone.path.parent / _folder_name(curve, members, recipe)
+        bfloat16 = self._trains_in_bfloat16(backbone, curve)
 
         def train() -> tuple[Run, dict[str, Any]]:
             from larq_ensemble.training.ensemble import train_ensemble
@@ -168,7 +166,7 @@ class RunLibrary:
                 load_run(backbone.path), path, members=members, scheme=curve.scheme,
                 sharing=curve.sharing, recipe=recipe, seed=settings.seed, data=settings.data,
                 independent_data=curve.own_data, in_turn=curve.own_data,
-                bfloat16=settings.trains_in_bfloat16(curve), resume=True, verbose=self._verbose,
+                bfloat16=bfloat16, resume=True, verbose=self._verbose,
             )  # fmt: skip
 
         what = (
@@ -178,7 +176,7 @@ class RunLibrary:
 
         def same_origin(config: RunConfig) -> bool:
             return config.ensemble["backbone"] == backbone.digest and (
-                config.ensemble.get("bfloat16", False) == settings.trains_in_bfloat16(curve)
+                config.ensemble.get("bfloat16", False) == bfloat16
             )
 
         taken = 0
@@ -190,6 +188,21 @@ class RunLibrary:
         return self._get(
             path, recipe, what, train, same_origin, epochs=recipe.epochs * (members - taken)
         )
+
+    def _trains_in_bfloat16(self, backbone: Run, curve: Curve) -> bool:
+        """Whether the members of a curve do, as far as that is asked for.
+
+        Those trained in turn can't, nor those without a shared filter, or whose convolutions leave
+        signs to other layers, as ReActNet's.
+        """
+        if not self._settings.bfloat16 or curve.own_data or curve.sharing == "none":
+            return False
+        if backbone.path not in self._in_bfloat16:
+            from larq_ensemble.ensembles.traced import can_run_in_bfloat16
+
+            layers = load_run(backbone.path).model.layers
+            self._in_bfloat16[backbone.path] = can_run_in_bfloat16(layers)
+        return self._in_bfloat16[backbone.path]
 
     def _take_over(self, others: Sequence[Run], path: Path, members: int) -> int:
         """Begins a run with the first members of a finished one that differs from it only in M.

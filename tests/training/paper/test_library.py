@@ -10,6 +10,7 @@ import pytest
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.locks import locked
 from larq_ensemble.network.architectures import MODELS, Architecture
+from larq_ensemble.network.architectures.reactnet import react_block
 from larq_ensemble.network.architectures.resnet import residual_block
 from larq_ensemble.progress import Work
 from larq_ensemble.runs import load_run
@@ -153,12 +154,19 @@ def test_bfloat16_where_members_share_filters_and_train_together(
     # One stage of 16 channels: convolutions of fewer don't gain from it, and are refused.
     wide_enough = Architecture(residual_block, (16,), (1,))
     monkeypatch.setitem(MODELS._entries, "resnet20", wide_enough)
+    # Its signs are layers of their own, so its convolutions have none to compute in bfloat16.
+    monkeypatch.setitem(
+        MODELS._entries,
+        "reactnet10",
+        Architecture(react_block, (16,), (1,), estimators=("approx_sign",)),
+    )
     curves = tuple(
-        Curve(scheme, "resnet20", "cifar100", scheme=scheme, sharing=sharing, own_data=own_data)
-        for scheme, sharing, own_data in (
-            ("fusion", "fusion", False),
-            ("fusion", "none", False),
-            ("voting", "fusion", True),
+        Curve(scheme, model, "cifar100", scheme=scheme, sharing=sharing, own_data=own_data)
+        for model, scheme, sharing, own_data in (
+            ("resnet20", "fusion", "fusion", False),
+            ("resnet20", "fusion", "none", False),
+            ("resnet20", "voting", "fusion", True),
+            ("reactnet10", "fusion", "fusion", False),
         )
     )
     monkeypatch.setitem(FIGURES._entries, "one", AccuracyFigure("One", curves))
@@ -171,12 +179,21 @@ def test_bfloat16_where_members_share_filters_and_train_together(
         paths = {p.source: None for p in points if p.origin == "ours"}
         return [load_run(path).config for path in paths]
 
-    backbone, *ensembles = runs(mixed)
-    assert backbone.precision == "bfloat16"
-    assert [config.ensemble.get("bfloat16", False) for config in ensembles] == [True, False, False]
-    assert len(epochs_begun) == 4
-    assert runs(mixed) == [backbone, *ensembles]
-    assert len(epochs_begun) == 4
+    configs = runs(mixed)
+    assert [
+        (config.kind, config.precision, config.ensemble.get("bfloat16", False))
+        for config in configs
+    ] == [
+        ("backbone", "bfloat16", False),
+        ("ensemble", "float32", True),
+        ("ensemble", "float32", False),
+        ("ensemble", "float32", False),
+        ("backbone", "bfloat16", False),
+        ("ensemble", "float32", False),
+    ]
+    assert len(epochs_begun) == 6
+    assert runs(mixed) == configs
+    assert len(epochs_begun) == 6
     # A figure in float32 doesn't take them for its own.
     with pytest.raises(EnsembleError, match="was started with precision = 'bfloat16'"):
         runs(small)

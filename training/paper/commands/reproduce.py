@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Train single networks in mixed precision, and the members that share filters and are "
     "trained together, for CPUs with AVX512_BF16 or AMX. Members of voting and bagging, which "
-    "are trained in turn, stay in float32, and so do those that share nothing.",
+    "are trained in turn, stay in float32, and so do those that share nothing, and ReActNet's.",
 )
 @seed_option
 @json_option
