@@ -1,7 +1,9 @@
 """The file of a shipped network's weights: an `.npz` of NumPy. Reading it needs no TensorFlow.
 
-    header  JSON: `format`, `config` (that of the run), `run_hash`, `own`, `member_weights`, and the
-            shapes of what the other two hold, in their order, by LAYER/WEIGHT: `values` and `bits`
+    header  JSON: `format`, `config` (that of the run), `run_hash`, `own`, `member_weights`, the
+            shapes of what the other two hold, in their order, by LAYER/WEIGHT: `values` and `bits`,
+            and `repeats`, where the next so many members have the values of member 0, which are
+            there once
     values  float32, all weights but the signs, also whole numbers, one after the other: of a layer
             that members own [members, ...]; as LAYER/WEIGHT:magnitudes the mean magnitude of the
             latent weights of each binary filter, [channels] or [members, channels]
@@ -117,6 +119,9 @@ def write_weights(path: str | os.PathLike[str], stored: StoredWeights) -> None:
     signs = {name: each for name, each in stored.arrays.items() if isinstance(each, Signs)}
     values = {name: each for name, each in stored.arrays.items() if not isinstance(each, Signs)}
     values |= {name + _MAGNITUDES: each.magnitudes for name, each in signs.items()}
+    of_members = {name for name in values if name.rpartition("/")[0] in stored.own}
+    repeats = {name: n for name in of_members if (n := _repeats(values[name]))}
+    once = {name: array[repeats.get(name, 0) :] for name, array in values.items()}
     header = {
         "format": FORMAT,
         "config": stored.config,
@@ -125,10 +130,11 @@ def write_weights(path: str | os.PathLike[str], stored: StoredWeights) -> None:
         "member_weights": stored.member_weights,
         "values": {name: array.shape for name, array in values.items()},
         "bits": {name: each.shape for name, each in signs.items()},
+        "repeats": repeats,
     }
     arrays = {
         "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
-        "values": _joined(values.values(), np.float32),
+        "values": _joined(once.values(), np.float32),
         "bits": _joined((each.bits for each in signs.values()), np.uint8),
     }
     with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -150,7 +156,14 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
                 f"{str(path)!r} has weights of format {header['format']!r}, but this version of "
                 f"larq-ensemble reads format {FORMAT}: install the version that it came with."
             )
-        values = _split(arrays["values"], np.float32, header["values"])
+        repeats = header.get("repeats", {})  # files of before have all members' values
+        once = {
+            name: [shape[0] - repeats[name], *shape[1:]] if name in repeats else shape
+            for name, shape in header["values"].items()
+        }
+        values = _split(arrays["values"], np.float32, once)
+        for name, repeated in repeats.items():
+            values[name] = np.concatenate([*[values[name][:1]] * repeated, values[name]])
         shapes = {name: tuple(shape) for name, shape in header["bits"].items()}
         packed = {name: (-(-math.prod(shape) // 8),) for name, shape in shapes.items()}
         signs = {
@@ -172,6 +185,16 @@ def read_weights(path: str | os.PathLike[str]) -> StoredWeights:
             f"The weights {str(path)!r} can't be read ({first_line(error)}): the file is missing "
             "or damaged. Install larq-ensemble again."
         ) from error
+
+
+def _repeats(values: np.ndarray) -> int:
+    """How many members in a row after the first have its values, to the bit.
+
+    # Arguments
+        values: [members, ...].
+    """
+    differs = [member.tobytes() != values[0].tobytes() for member in values[1:]]
+    return differs.index(True) if True in differs else len(differs)
 
 
 def _joined(arrays: Iterable[np.ndarray], dtype: type[np.generic]) -> np.ndarray:

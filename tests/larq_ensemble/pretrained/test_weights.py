@@ -79,6 +79,30 @@ def test_what_is_written_is_read(tmp_path) -> None:
     assert path.stat().st_size < 36_864 / 8 + 4 * (64 + 256) + 1200
 
 
+def test_values_of_members_that_are_the_first_one_are_there_once(tmp_path) -> None:
+    random, path = np.random.default_rng(1), tmp_path / "network.npz"
+    different = random.normal(size=(4, 3000)).astype(np.float32)
+    sizes = []
+    for repeats in (0, 1, 3):
+        gamma = different.copy()
+        gamma[1 : 1 + repeats] = gamma[0]
+        arrays = {**stored().arrays, "norm/gamma": gamma, "norm/beta": -different}
+        write_weights(path, dataclasses.replace(stored(), arrays=arrays))
+        sizes.append(path.stat().st_size)
+        found = read_weights(path)
+        np.testing.assert_array_equal(found.values("norm/gamma"), gamma)
+        np.testing.assert_array_equal(found.values("norm/beta"), -different)
+    # Of 12,000 random bytes zlib saves some percent.
+    saved = [sizes[0] - size for size in sizes]
+    assert saved[1] == pytest.approx(12_000, rel=0.1)
+    assert saved[2] == pytest.approx(36_000, rel=0.1)
+    # More repeats than members, and of an unknown array.
+    for repeats in ({"norm/gamma": 4}, {"norm/gamma": 5}, {"norm/gamma": "3"}):
+        rewritten(path, repeats=repeats)
+        with pytest.raises(EnsembleError, match="missing or damaged"):
+            read_weights(path)
+
+
 def test_an_archive_grows_by_what_a_weight_takes(tmp_path) -> None:
     """Not by an entry of its own, which took 160 kB of the networks of the package."""
     sizes = []
