@@ -494,10 +494,7 @@ def measure_command(
 
     with reporting(json_target) as report:
         data_dir = measuring.data_dir
-        loaded = [
-            open_trained(run, **({"dataset": dataset, "data_dir": data_dir} if dataset else {}))
-            for run in runs
-        ]
+        loaded = [open_trained(run, dataset=dataset, data_dir=data_dir) for run in runs]
         for run in loaded:
             run.dataset(data_dir=data_dir)  # a Keras file needs `dataset`
         (name, *others) = {run.config.dataset["name"] for run in loaded}

@@ -54,10 +54,10 @@ def ensemble_of(
         models: the networks, as `backbone` of `build_ensemble`. They stay unchanged.
         scheme: how the members are combined, see `larq_ensemble.ensembles.schemes`; if the ensemble
             is trained on by `fit`, also how.
-        mirror: each network twice: M members that see the image as it is, then the same M that
-            see it mirrored, so an ensemble of one network averages both. For images whose class
-            doesn't change when they are mirrored. The twice M members take little more than M in a
-            converted file, which has equal values once.
+        mirror: each network twice: first all of them on the image as it is, then all on the
+            mirrored one, so there are 2 M members, and one network alone averages both images. For
+            images whose class doesn't change when they are mirrored. A converted file has equal
+            values once, so it takes little more than without.
         weights, normalization: as for `build_ensemble`.
 
     # Returns

@@ -119,7 +119,7 @@ def write_weights(path: str | os.PathLike[str], stored: StoredWeights) -> None:
     signs = {name: each for name, each in stored.arrays.items() if isinstance(each, Signs)}
     values = {name: each for name, each in stored.arrays.items() if not isinstance(each, Signs)}
     values |= {name + _MAGNITUDES: each.magnitudes for name, each in signs.items()}
-    of_members = {name for name in values if name.rpartition("/")[0] in stored.own}
+    of_members = [name for name in values if name.rpartition("/")[0] in stored.own]
     repeats = {name: n for name in of_members if (n := _repeats(values[name]))}
     once = {name: array[repeats.get(name, 0) :] for name, array in values.items()}
     header = {
