@@ -110,7 +110,7 @@ class RunLibrary:
         self._verbose = verbose
         self._work = work
         self._backbones: dict[Path, tuple[Run, dict[str, Any]]] = {}
-        self._in_bfloat16: dict[Path, bool] = {}
+        self._in_bfloat16: dict[str, bool] = {}
         self._asked = 0
 
     def backbone(self, model: str, dataset: str) -> tuple[Run, dict[str, Any]]:
@@ -155,7 +155,7 @@ class RunLibrary:
         dataset = backbone.config.dataset["name"]
         recipe = settings.recipes(curve.model, dataset, curve.scheme).retrain
         path = backbone.path.parent / _folder_name(curve, members, recipe)
-        bfloat16 = self._trains_in_bfloat16(backbone, curve)
+        bfloat16 = self._trains_in_bfloat16(curve)
 
         def train() -> tuple[Run, dict[str, Any]]:
             from larq_ensemble.training.ensemble import train_ensemble
@@ -189,7 +189,7 @@ class RunLibrary:
             path, recipe, what, train, same_origin, epochs=recipe.epochs * (members - taken)
         )
 
-    def _trains_in_bfloat16(self, backbone: Run, curve: Curve) -> bool:
+    def _trains_in_bfloat16(self, curve: Curve) -> bool:
         """Whether the members of a curve do, as far as that is asked for.
 
         Those trained in turn can't, nor those without a shared filter, or whose convolutions leave
@@ -197,12 +197,14 @@ class RunLibrary:
         """
         if not self._settings.bfloat16 or curve.own_data or curve.sharing == "none":
             return False
-        if backbone.path not in self._in_bfloat16:
+        if curve.model not in self._in_bfloat16:
             from larq_ensemble.ensembles.traced import can_run_in_bfloat16
+            from larq_ensemble.models import build_model
 
-            layers = load_run(backbone.path).model.layers
-            self._in_bfloat16[backbone.path] = can_run_in_bfloat16(layers)
-        return self._in_bfloat16[backbone.path]
+            data = DATASETS[curve.dataset]
+            model = build_model(curve.model, input_shape=data.input_shape, classes=data.classes)
+            self._in_bfloat16[curve.model] = can_run_in_bfloat16(model.layers)
+        return self._in_bfloat16[curve.model]
 
     def _take_over(self, others: Sequence[Run], path: Path, members: int) -> int:
         """Begins a run with the first members of a finished one that differs from it only in M.
