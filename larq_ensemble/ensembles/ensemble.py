@@ -34,6 +34,7 @@ from larq_ensemble.errors import (
     is_number,
 )
 from larq_ensemble.keras import check_keras_2, keras, tf
+from larq_ensemble.layers import Mirror
 from larq_ensemble.models.functional import built_by_their_calls, input_list
 from larq_ensemble.models.keras_files import BFLOAT16_WAY_OUT, SUFFIXES, has_bfloat16
 
@@ -424,6 +425,13 @@ class Ensemble(keras.Model):
                 "`larq-ensemble train`."
             )
         if not self.trainable_weights:
+            own = [layer for member in range(self.members) for layer in self.own_layers(member)]
+            if all(isinstance(layer, Mirror) for layer in own):
+                raise EnsembleError(
+                    "The members are one network, on the image and on the mirrored one, and nothing "
+                    "of it is a member's own to train: train that network, and make an ensemble of "
+                    "it again."
+                )
             raise EnsembleError(
                 "The ensemble has no trainable weights: set `trainable = True` of its members' own "
                 "layers, `ensemble.own_layers(member)`, and call `compile` again."

@@ -147,6 +147,9 @@ def test_each_network_on_both_images() -> None:
         member -= member.numpy().mean(axis=1, keepdims=True)
         np.testing.assert_allclose(member, logits, rtol=1e-4, atol=1e-4)
     assert len(both.shared_layers()) == sum(bool(layer.weights) for layer in models[0].layers)
+    both.compile("sgd")
+    with pytest.raises(EnsembleError, match="members are one network, .*: train that network"):
+        both.fit(images(), np.zeros(len(images()), int), verbose=0)
 
 
 @pytest.mark.parametrize(
