@@ -428,9 +428,8 @@ class Ensemble(keras.Model):
             own = [layer for member in range(self.members) for layer in self.own_layers(member)]
             if all(isinstance(layer, Mirror) for layer in own):
                 raise EnsembleError(
-                    "The members are one network, on the image and on the mirrored one, and nothing "
-                    "of it is a member's own to train: train that network, and make an ensemble of "
-                    "it again."
+                    "The members are one network, on the image and on the mirrored one, and "
+                    "nothing of it is a member's own: train that network, and make an ensemble of it again."
                 )
             raise EnsembleError(
                 "The ensemble has no trainable weights: set `trainable = True` of its members' own "

@@ -148,7 +148,7 @@ def test_each_network_on_both_images() -> None:
         np.testing.assert_allclose(member, logits, rtol=1e-4, atol=1e-4)
     assert len(both.shared_layers()) == sum(bool(layer.weights) for layer in models[0].layers)
     both.compile("sgd")
-    with pytest.raises(EnsembleError, match="members are one network, .*: train that network"):
+    with pytest.raises(EnsembleError, match=r"members are one network, .*: train that network"):
         both.fit(images(), np.zeros(len(images()), int), verbose=0)
 
 
