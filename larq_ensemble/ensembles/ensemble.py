@@ -429,7 +429,7 @@ class Ensemble(keras.Model):
             if all(isinstance(layer, Mirror) for layer in own):
                 raise EnsembleError(
                     "The members are one network, on the image and on the mirrored one, and "
-                    "nothing of it is a member's own: train that network, and make an ensemble of it again."
+                    "nothing of it is a member's own: train that network, and combine it again."
                 )
             raise EnsembleError(
                 "The ensemble has no trainable weights: set `trainable = True` of its members' own "
