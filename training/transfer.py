@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.errors import EnsembleError
@@ -13,6 +13,34 @@ from larq_ensemble.models import layer_graph
 from larq_ensemble.network.graph import Role
 from larq_ensemble.trained import Trained, is_own
 from larq_ensemble.training.distillation import Distillation
+
+
+class StartedNetwork(NamedTuple):
+    """What a network is that starts from trained weights, where its settings don't say it.
+
+    # Arguments
+        name: its architecture; `None` if the source doesn't tell.
+        width: what multiplies its channels.
+    """
+
+    name: str | None
+    width: float
+
+
+def started_network(real: Trained | None, backbone: Trained | None) -> StartedNetwork:
+    """The network of a backbone, or the binarized one of a real-valued twin or of a first stage.
+
+    # Arguments
+        real, backbone: the runs to start from.
+    """
+    source = backbone or real
+    if source is None or source.config.architecture is None:
+        return StartedNetwork(None, 1.0)
+    name, width = source.config.architecture, source.config.model["width"]
+    if backbone or "binarize" in source.config.model:
+        return StartedNetwork(name, width)
+    binarized = name.removesuffix("_real")
+    return StartedNetwork(None if binarized == name else binarized, width)
 
 
 def check_twin(run: Trained, model: dict[str, Any]) -> None:

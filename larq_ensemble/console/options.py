@@ -135,12 +135,10 @@ members_option = click.option(
     "--members", type=click.IntRange(1, 1000), default=4, show_default=True, help="M, how many."
 )
 
+WIDTH = FiniteFloat(0, 100, min_open=True)
+
 width_option = click.option(
-    "--width",
-    type=FiniteFloat(0, 100, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Multiplies channels.",
+    "--width", type=WIDTH, default=1.0, show_default=True, help="Multiplies channels."
 )
 
 seed_option = click.option(

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from larq_ensemble import __version__
 from larq_ensemble.cli import COMMANDS, cli, main
 from larq_ensemble.data.datasets import DATASETS
-from larq_ensemble.runs import RunConfig, create_run
+from larq_ensemble.runs import RunConfig, create_run, load_run
 from larq_ensemble.training.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
@@ -190,6 +190,18 @@ def contents(folder: Path) -> dict[str, bytes]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
         for path in folder.rglob("*")
     }
+
+
+def test_what_a_network_starts_from_says_which_it_is(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = ["pretrain", "--dataset", "digits", "--epochs", "0"]
+    assert call(*job, "--model", "deploynet9", "--width", "0.25", "--out", "many")[0] == 0
+    code, printed, _ = call(*job, "--from-backbone", "many", "--out", "few")
+    assert code == 0
+    assert "deploynet9 on digits" in printed
+    many, few = (load_run(name).config.model for name in ("many", "few"))
+    assert few == many
+    assert few["width"] == 0.25
 
 
 def test_json_of_every_command_is_all_there_is_on_standard_output(job):
@@ -388,7 +400,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, untouched, arguments, m
             "--from-real 'backbone' is not the real-valued twin of 'resnet20'",
         ),
         (
-            "pretrain --from-backbone backbone --out new",
+            "pretrain --model resnet20 --from-backbone backbone --out new",
             "--from-backbone 'backbone' can't start 'resnet20': its name is 'tiny', not 'resnet20'",
         ),
         ("pretrain --teacher missing --out new", "No run at 'missing'"),

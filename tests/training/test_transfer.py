@@ -17,6 +17,7 @@ from larq_ensemble.training.transfer import (
     check_twin,
     split_seed,
     start_from_backbone,
+    started_network,
     start_from_real,
 )
 
@@ -242,6 +243,21 @@ def test_a_backbone_of_another_network_is_refused(backbone, change, message):
     check_backbone(backbone, model)
     with pytest.raises(EnsembleError, match=rf"`from_backbone` '.*backbone' .*{message}"):
         check_backbone(backbone, {**model, **change})
+
+
+def test_where_it_starts_from_says_what_a_network_is(real, backbone):
+    def of(run, **model):
+        return dataclasses.replace(
+            run, config=dataclasses.replace(run.config, model={**run.config.model, **model})
+        )
+
+    assert started_network(None, None) == (None, 1.0)
+    assert started_network(None, of(backbone, width=0.5)) == ("tiny", 0.5)
+    assert started_network(of(real, width=0.5), None) == ("tiny", 0.5)
+    assert started_network(of(backbone, binarize="activations"), None) == ("tiny", 1.0)
+    # What is no twin starts nothing, and a network of the user's has to be named.
+    assert started_network(backbone, None) == (None, 1.0)
+    assert started_network(None, of(backbone, source="networks:tiny")) == (None, 1.0)
 
 
 def test_only_one_network_gives_the_weights(real, backbone, start):

@@ -11,9 +11,9 @@ from larq_ensemble.console.options import (
     INPUT,
     SHARE_BELOW_1,
     SPECS,
+    WIDTH,
     normalization_option,
     seed_option,
-    width_option,
 )
 from larq_ensemble.console.reporting import KERAS_VERBOSITY, json_option, reporting
 from larq_ensemble.network.commands.options import NAMES
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     "model_name",
     metavar="MODEL",
     help=f"{NAMES}; or a network of yours: FILE.keras, FILE.h5 or module:function.  "
-    "[default: resnet20; for data of your own deploynet9]",
+    "[default: that of --from-backbone or --from-real; else resnet20, for data of your own "
+    "deploynet9]",
 )
 @normalization_option
 @click.option(
@@ -76,7 +77,11 @@ if TYPE_CHECKING:
 )
 @training_data_options("the data set's", "none")
 @recipe_options
-@width_option
+@click.option(
+    "--width",
+    type=WIDTH,
+    help="Multiplies channels  [default: as where it starts from, else 1.0]",
+)
 @click.option(
     "--pad-values",
     type=click.Choice(["0", "1"]),
@@ -151,7 +156,7 @@ def command(
     label_smoothing: float | None,
     warmup_epochs: float | None,
     weight_decay: float | None,
-    width: float,
+    width: float | None,
     pad_values: str | None,
     estimator: str | None,
     binarize: Binarize,
@@ -196,6 +201,8 @@ def command(
       larq-ensemble pretrain --model deploynet9 --dataset cifar100 --recipe short --out runs/many
       larq-ensemble pretrain --dataset folder:photos --image-size 64x64
           --from-backbone runs/many --out runs/few
+      larq-ensemble pretrain --dataset folder:photos --image-size 64x64
+          --from-backbone cifar100-deploynet8 --out runs/few
 
     \b
     Binarize a real-valued network in two steps, the second one taught by the first:
@@ -212,6 +219,7 @@ def command(
     from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.network.architectures import MODELS
     from larq_ensemble.training.recipes import RECIPES, recipes_for
+    from larq_ensemble.training.transfer import started_network
 
     with reporting(json_target) as report, training_under_jax(report, jax):
         # A wrong name is an error before the data are read.
@@ -224,8 +232,11 @@ def command(
         dataset = opened_dataset(
             dataset_name, data_dir, image_size, color, skip_damaged, test_share
         )
+        real = run_of(from_real, "backbone") if from_real else None
+        backbone = run_of(from_backbone, "backbone") if from_backbone else None
+        of_start = started_network(real, backbone)
         if model_name is None:
-            model_name = "resnet20" if dataset.origin is None else "deploynet9"
+            model_name = of_start.name or ("resnet20" if dataset.origin is None else "deploynet9")
         data = DataOptions(data_dir, validation, limit_train, limit_test)
         recipes = recipes_for(
             dataset.constants(),
@@ -256,7 +267,7 @@ def command(
             out,
             recipe=recipe,
             seed=seed,
-            width=width,
+            width=of_start.width if width is None else width,
             pad_values=None if pad_values is None else float(pad_values),
             estimator=estimator,
             binarize=binarize,
@@ -265,8 +276,8 @@ def command(
             data=data,
             augment=augment,
             class_weights=class_weights,
-            from_real=run_of(from_real, "backbone") if from_real else None,
-            from_backbone=run_of(from_backbone, "backbone") if from_backbone else None,
+            from_real=real,
+            from_backbone=backbone,
             distillation=distillation_by(teacher, distill_weight, temperature),
             distribute=distribute,
             bfloat16=bfloat16,
