@@ -37,6 +37,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_HALF_UP, Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -314,11 +315,14 @@ def _top1(point: FrontierPoint) -> float:
 def _named(point: FrontierPoint | None) -> str:
     if point is None:
         return "-"
-    members = f", m = {point.members}" if point.members > 1 or point.kind == "shared" else ""
+    is_ensemble = point.kind == "shared" or point.members > 1 or (point.trained_members or 1) > 1
+    members = f", m = {point.members}" if is_ensemble else ""
     spread = f" ± {point.top1_high - point.top1:.1f}" if point.seeds > 1 and point.top1_high else ""
     # Networks of several widths have one name: their bytes say which.
     size = "" if point.bytes is None else f", {point.bytes / 1e3:.0f} kB"
-    return f"{point.top1:.1f}{spread}, {point.name}{members}{size}"
+    # A share of whole images: rounded to hundredths first, because 62.65 is a float below it.
+    top1 = Decimal(f"{point.top1:.2f}").quantize(Decimal("0.1"), ROUND_HALF_UP)
+    return f"{top1}{spread}, {point.name}{members}{size}"
 
 
 names = CommaSeparated("NAME,...", click.STRING, "names such as resnet20,deploynet9", dict.fromkeys)

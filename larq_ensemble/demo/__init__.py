@@ -49,7 +49,7 @@ def command(
 
     With digits, scikit-learn's 1,797 real images of 8x8 pixels, it pretrains a binarized ResNet-20,
     trains four members that share its frozen filters, evaluates, converts, verifies and predicts,
-    in a few minutes. In DIR it writes the runs backbone/ and fusion/, ensemble.tflite,
+    in a few minutes. In DIR it writes the runs backbone/ and ensemble/, ensemble.tflite,
     single.tflite and images/. Run again, it goes on where it was interrupted, or repeats its last
     steps.
 

@@ -4,7 +4,7 @@
 from larq_ensemble.models import build_model
 
 model = build_model("resnet20", input_shape=(32, 32, 3), classes=100)
-trained = build_model("deploynet9", weights="cifar100")
+trained = build_model("deploynet8", weights="cifar100")
 ```
 """
 

@@ -133,6 +133,11 @@ def test_the_best_within_a_budget(alternatives, tmp_path) -> None:
         ["100 million instructions, Cortex-M4", "56.0, ours, m = 4, 86 kB", "-", "-"],
         ["100 million instructions, Cortex-M55", "-", "53.0, int8, 90 kB", "-"],
     ]
+    # One of two networks that share nothing is not the two, and halves are rounded up.
+    two = {"name": "two", "kind": "separate", "members": 1, "trained_members": 2, "bytes": 55_000}
+    path.write_text(json.dumps({"dataset": "cifar100", "points": [{**two, "top1": 62.65}]}))
+    assert "| 60 kB | - | 62.7, two, m = 1, 55 kB | - |" in alternatives.budgets([path])
+    path.write_text(json.dumps({"dataset": "cifar100", "split": "test", "points": points}))
     page = tmp_path / "page.md"
     page.write_text(f"before\n{alternatives.BEGIN}\nold\n{alternatives.END}\nafter\n")
     CliRunner().invoke(alternatives.main, ["page", str(path), "--write", str(page)])
