@@ -22,6 +22,7 @@ from larq_ensemble.runs import RunConfig, load_run
 if TYPE_CHECKING:
     from larq_ensemble.data.datasets import Dataset, Splits
     from larq_ensemble.keras import keras
+    from larq_ensemble.pretrained.weights import StoredWeights
 
 
 class Trained(Protocol):
@@ -118,24 +119,32 @@ class ShippedNetwork:
 
     # Arguments
         shipped: the network.
+        alone: of an ensemble the single network that it keeps as its first member.
     """
 
     shipped: Shipped
+    alone: bool = False
 
     @property
     def path(self) -> Path:
         return Path(self.shipped.name)
 
     @cached_property
+    def stored(self) -> StoredWeights:
+        weights = self.shipped.weights
+        single = weights.single() if self.alone else weights
+        assert single is not None
+        return single
+
+    @cached_property
     def config(self) -> RunConfig:
-        stored = self.shipped.weights
-        return RunConfig.from_json(stored.config, self.shipped.weights_path)
+        return RunConfig.from_json(self.stored.config, self.shipped.weights_path)
 
     @cached_property
     def model(self) -> keras.Model:
         from larq_ensemble.ensembles.stored import stored_network
 
-        return stored_network(self.shipped.weights)
+        return stored_network(self.stored)
 
     @property
     def normalization(self) -> Normalization:
@@ -144,7 +153,7 @@ class ShippedNetwork:
     @property
     def digest(self) -> str:
         """That of the run that trained it, which its `.tflite` file names, too."""
-        return self.shipped.weights.run_hash
+        return self.stored.run_hash
 
     def dataset(self, spec: str | None = None, data_dir: str | None = None) -> Dataset:
         from larq_ensemble.data.opening import reopen
@@ -152,7 +161,7 @@ class ShippedNetwork:
         return reopen(self.config.dataset, spec=spec, data_dir=data_dir)
 
     def fresh(self) -> ShippedNetwork:
-        return ShippedNetwork(self.shipped)
+        return ShippedNetwork(self.shipped, self.alone)
 
 
 def open_trained(
@@ -168,7 +177,8 @@ def open_trained(
     # Arguments
         path: the directory, a `.keras` or `.h5` file, or a name of `larq_ensemble.pretrained`, if
             nothing is at this path.
-        kind: `"backbone"` or `"ensemble"`, if it has to be of that kind.
+        kind: `"backbone"` or `"ensemble"`, if it has to be of that kind. An ensemble of the
+            package that keeps the single network as its first member stands for that, too.
         dataset: of a Keras file: the data that it is for, a data set or what `open_dataset` takes;
             images get the size of the network's input. `None`: not told. A run has its own.
         data_dir: as for `larq_ensemble.data.datasets.DataOptions`.
@@ -187,7 +197,8 @@ def open_trained(
             )
         if (shipped := found(path)) is None:
             return load_run(path, kind)
-        network = ShippedNetwork(shipped)
+        alone = kind == "backbone" and shipped.weights.single() is not None
+        network = ShippedNetwork(shipped, alone)
         _check_kind(path, network.config.kind, kind)
         return network
     model = _model_in(file)

@@ -71,7 +71,8 @@ def build_model(
             shortcuts of the original, see `larq_ensemble.network.architectures.architecture`.
             `None`: the current one.
         weights: the data that a network of the package was trained on, such as `"cifar100"`, or its
-            name, see `larq_ensemble.pretrained`. `input_shape`, `classes`, `width`, `pad_values`
+            name, see `larq_ensemble.pretrained`, or that of an ensemble which keeps it as its first
+            member. `input_shape`, `classes`, `width`, `pad_values`
             and `revision` are those of its training then, so they can be left out, and images are
             normalized by `larq_ensemble.trained.open_trained(name).normalization`. `None`: random
             weights.
@@ -154,7 +155,8 @@ def _trained(
         free: arguments that weights don't depend on.
     """
     shipped = backbone_of(name, weights, given["width"])
-    stored = shipped.weights
+    stored = shipped.weights.single()
+    assert stored is not None
     model = stored.config["model"]
     defaults = {"pad_values": architecture(name).pad_values, "binarize": "all"}
     for argument, value in given.items():

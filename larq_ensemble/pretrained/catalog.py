@@ -96,7 +96,8 @@ def backbone_of(model: str, weights: str, width: float | None = None) -> Shipped
 
     # Arguments
         model: the architecture.
-        weights: the data, or the name of the network itself.
+        weights: the data, or the name of the network itself, or of an ensemble that keeps it as
+            its first member: `StoredWeights.single` has its weights.
         width: of the network, if there are several.
 
     # Raises
@@ -115,7 +116,9 @@ def backbone_of(model: str, weights: str, width: float | None = None) -> Shipped
     ]
     if len(found) == 1:
         return found[0]
-    if weights in names() and shipped(weights).card["members"] > 1:
+    if weights in names() and (ensemble := shipped(weights)).card["members"] > 1:
+        if ensemble.card["model"]["name"] == model and ensemble.weights.single() is not None:
+            return ensemble
         raise EnsembleError(
             f"`weights` {weights!r} is an ensemble: `load_ensemble({weights!r})` makes it."
         )

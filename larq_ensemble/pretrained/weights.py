@@ -35,6 +35,8 @@ from larq_ensemble.files import replacing
 
 FORMAT = 2
 _MAGNITUDES = ":magnitudes"
+#: The weight of a `larq_ensemble.layers.Mirror`, which a single network doesn't have.
+_COLUMNS = "/columns"
 #: What zip, zlib, NumPy and the header raise if the file is missing or damaged. RuntimeError: it
 #: seems to be encrypted, or its JSON to be endless; MemoryError: an array to be huge.
 _UNREADABLE = (
@@ -108,6 +110,28 @@ class StoredWeights:
         """The weights under a name, float32; binary filters as latent weights."""
         array = self.arrays[name]
         return array.latent if isinstance(array, Signs) else array
+
+    def single(self) -> StoredWeights | None:
+        """Those of the single network that an ensemble keeps, untouched, as its first member.
+
+        `None` for an ensemble that was built without `keep_pretrained`, or with a bias of each
+        member in a linear layer that is shared.
+        """
+        if self.config["kind"] == "backbone":
+            return self
+        options = self.config["ensemble"]
+        if not options.get("keep_pretrained") or options.get("own_head_bias"):
+            return None
+        arrays = {}
+        for name, array in self.arrays.items():
+            if name.endswith(_COLUMNS):
+                continue
+            if name.rpartition("/")[0] in self.own:
+                first = self.values(name)[0]
+                array = Signs.of(first) if isinstance(array, Signs) else first
+            arrays[name] = array
+        config = {**self.config, "kind": "backbone", "ensemble": {}}
+        return StoredWeights(config, options["backbone"], arrays)
 
 
 def write_weights(path: str | os.PathLike[str], stored: StoredWeights) -> None:

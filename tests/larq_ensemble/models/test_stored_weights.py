@@ -11,6 +11,7 @@ from larq_ensemble import EnsembleError, build_ensemble, build_model, load_ensem
 from larq_ensemble.data.normalization import Normalization
 from larq_ensemble.ensembles.stored import stored_network, stored_weights
 from larq_ensemble.keras import keras, lq, tf
+from larq_ensemble.layers import Mirror
 from larq_ensemble.models.stored_weights import layers_of, restore, stored_arrays
 from larq_ensemble.network.architectures import MODELS, Architecture
 from larq_ensemble.network.architectures.resnet import residual_block
@@ -217,8 +218,36 @@ def test_the_smallest_ensemble_of_the_package(monkeypatch):
     assert (ensemble.members, ensemble.classes) == (2, network.card["data"]["classes"])
     # The heads of the file have 8 bits, so a few predictions differ.
     assert agreement(network, ensemble(normalized(network))[-1], 2) > 0.8
+    # Its first member is the single network, which the name stands for, too.
+    single = build_model(network.card["model"]["name"], weights=network.name)
+    np.testing.assert_array_equal(single(normalized(network)), ensemble(normalized(network))[0])
+    assert not any(isinstance(layer, Mirror) for layer in single.layers)
+    opened = open_trained(network.name, "backbone")
+    assert opened.config.kind == "backbone"
+    assert opened.digest == network.weights.config["ensemble"]["backbone"]
+    assert open_trained(network.name).config.kind == "ensemble"
     with pytest.raises(EnsembleError, match=f"`weights` {network.name!r} is an ensemble"):
-        build_model(network.card["model"]["name"], weights=network.name)
+        build_model("resnet18", weights=network.name)
+
+
+def test_the_single_network_of_an_ensemble():
+    """To the bit that of the package, where both are in it."""
+    stored = {name: pretrained.shipped(name).weights for name in pretrained.names()}
+    by_hash = {weights.run_hash: weights for weights in stored.values()}
+    compared = 0
+    for weights in stored.values():
+        options, single = weights.config["ensemble"], weights.single()
+        if not options:
+            assert single is weights
+        elif not options.get("keep_pretrained"):
+            assert single is None
+        elif (expected := by_hash.get(options["backbone"])) is not None:
+            assert (single.own, single.run_hash) == (frozenset(), expected.run_hash)
+            assert single.arrays.keys() == expected.arrays.keys()
+            for key in single.arrays:
+                np.testing.assert_array_equal(single.values(key), expected.values(key))
+            compared += 1
+    assert compared or not stored
 
 
 def test_needed_arguments_and_unknown_names():

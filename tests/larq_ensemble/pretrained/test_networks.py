@@ -164,7 +164,7 @@ def test_unknown_names_tell_the_known_ones():
     for name in NAMES:
         if pretrained.shipped(name).card["members"] > 1:
             with pytest.raises(EnsembleError, match=rf"`load_ensemble\('{name}'\)` makes it"):
-                backbone_of("deploynet9", name)
+                backbone_of("resnet18", name)
 
 
 @pytest.mark.parametrize("dataset", sample_names())
