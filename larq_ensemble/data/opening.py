@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from larq_ensemble.data.arrays import fitted
@@ -31,7 +32,8 @@ def open_dataset(
         spec: a name in `DATASETS`, `folder:DIR` (images in folders by class), `tfds:NAME` (of
             TensorFlow Datasets) or `npz:FILE` (arrays of NumPy).
         images: size, channels, test split: of data of one's own.
-        data_dir: the folder of TensorFlow Datasets, see `DataOptions`.
+        data_dir: the folder of TensorFlow Datasets, see `DataOptions`; that of these counts if it
+            is given, too.
 
     # Raises
         EnsembleError: for an unknown data set, or one that can't be read or doesn't fit the
@@ -39,8 +41,16 @@ def open_dataset(
     """
     if spec in DATASETS:
         _refuse_options(spec, images)
-        return DATASETS[spec]
+        dataset = DATASETS[spec]
+        if data_dir is None:
+            return dataset
+        return dataclasses.replace(dataset, read=partial(_read_in, dataset, data_dir))
     return own_dataset(_find(spec, images, data_dir))
+
+
+def _read_in(dataset: Dataset, own: str, data_dir: str | None) -> Any:
+    """What `dataset.read` returns, from a folder of its own unless another is given."""
+    return dataset.read(own if data_dir is None else data_dir)
 
 
 def reopen(

@@ -123,8 +123,8 @@ def with_mirror(model: keras.Model) -> keras.Model:
     if any(isinstance(layer, Mirror) for layer in model.layers):
         raise EnsembleError(
             f"The model {model.name!r} has a Mirror layer already, as a member of an ensemble with "
-            "`mirror` has: leave `mirror` out, or take the backbone of that ensemble. That of one of "
-            "the package is `build_model(..., weights=NAME)`."
+            "`mirror` has: leave `mirror` out, or take the backbone of that ensemble. "
+            "`build_model(..., weights=NAME)` is that of one of the package."
         )
     if any(getattr(layer, "data_format", "") == "channels_first" for layer in model.layers):
         raise EnsembleError(

@@ -17,8 +17,8 @@ from larq_ensemble.training.transfer import (
     check_twin,
     split_seed,
     start_from_backbone,
-    started_network,
     start_from_real,
+    started_network,
 )
 
 

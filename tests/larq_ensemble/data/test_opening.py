@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from larq_ensemble.data.datasets import DATASETS, Dataset
+from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset
 from larq_ensemble.data.opening import check_fits, images_as_input, open_dataset, reopen
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.errors import EnsembleError
@@ -22,6 +22,14 @@ def test_an_unknown_data_set_lists_what_there_is(spec):
     assert str(error.value).startswith(f"Unknown dataset {spec!r}. Known: cifar10, cifar100, digit")
     for form in ("`folder:DIR`", "`tfds:NAME`", "`npz:FILE`"):
         assert form in str(error.value)
+
+
+def test_built_in_data_in_a_folder_of_their_own(tmp_path):
+    dataset = open_dataset("cifar10", data_dir=str(tmp_path / "own"))
+    with pytest.raises(EnsembleError, match="own' does not exist"):
+        DataOptions().load(dataset, seed=0)
+    with pytest.raises(EnsembleError, match="other' does not exist"):
+        DataOptions(str(tmp_path / "other")).load(dataset, seed=0)
 
 
 def test_paths_without_their_kind(tmp_path, monkeypatch):
