@@ -107,7 +107,9 @@ def command(
     The file takes raw pixels. It holds each shared filter once, the values that members own, and
     metadata. A backbone becomes an ensemble of one member. Of what Keras saved --dataset gives the
     names of the classes. A file can be cut to its first members, which stay as they are, and
-    written for stock TFLite runtimes (--target litert); neither needs TensorFlow.
+    written for stock TFLite runtimes (--target litert); neither needs TensorFlow. Of a NAME, a
+    network that comes with the package, it is the file with its calibration that is cut or written,
+    unless an option, such as --heads, asks for another one, made of the Keras weights.
 
     A real-valued network is written in floats, or in integers (--quantize), as one would deploy it
     without binarization; its accuracy before and after is measured on held-out images.
@@ -121,6 +123,7 @@ def command(
       larq-ensemble convert runs/fusion --out small.tflite --heads int8 --precision compact
       larq-ensemble convert ensemble.keras --dataset folder:photos --out ensemble.tflite
       larq-ensemble convert ensemble.tflite --members 4 --out four.tflite
+      larq-ensemble convert cifar100-deploynet8-nested8 --members 2 --out two.tflite
       larq-ensemble convert ensemble.tflite --target litert --out stock.tflite
       larq-ensemble convert runs/fusion --target litert --filters 1bit --out stock.tflite
       larq-ensemble convert runs/real --quantize int8 --out int8.tflite
@@ -139,8 +142,9 @@ def command(
                 "Keras saved, a .tflite file, or the name of a network that comes with the "
                 f"package: {', '.join(names())}."
             )
-        if is_file := Path(source).is_file() and not is_keras_file(source):
-            converted = _converted_file(context, source, out)
+        file = _file_of(context, source)
+        if file is not None:
+            converted = _converted_file(context, file, out)
         else:
             trained = open_trained(
                 source, dataset=dataset, data_dir=data_dir, normalization=normalization
@@ -173,7 +177,7 @@ def command(
             report.line(
                 f"On {agreement.images} random images the logits of members "
                 f"{', '.join(map(str, agreement.members))} differ from those of "
-                f"{source if is_file else 'Keras'} by "
+                f"{'Keras' if file is None else source} by "
                 f"{max(agreement.deviation):.1g} of their length (at most {agreement.limit} "
                 "passes). `larq-ensemble verify` compares classes on test images."
             )
@@ -203,17 +207,23 @@ def _refuse_options_of_ensembles(context: click.Context) -> None:
         )
 
 
+#: What a file that was converted can't be given any more.
+_OF_KERAS = ("layout", "heads", "precision", "quantize", "dataset", "normalization", "data_dir")
+
+
+def _file_of(context: click.Context, source: str) -> str | None:
+    """The file to cut or to write for another target; `None`: the network is in Keras."""
+    if (shipped := found(source)) is None:
+        is_file = Path(source).is_file() and not is_keras_file(source)
+        return source if is_file else None
+    asks = any(_is_given(context, option) for option in ("members", "target"))
+    of_keras = any(_is_given(context, option) for option in _OF_KERAS)
+    return str(shipped.tflite) if asks and not of_keras else None
+
+
 def _converted_file(context: click.Context, source: str, out: str) -> ConversionReport:
     """Cuts a file, or writes it for another target."""
-    for option in (
-        "layout",
-        "heads",
-        "precision",
-        "quantize",
-        "dataset",
-        "normalization",
-        "data_dir",
-    ):
+    for option in _OF_KERAS:
         if _is_given(context, option):
             raise click.UsageError(
                 f"--{option.replace('_', '-')} needs a run or a Keras file: a .tflite file can "

@@ -15,6 +15,7 @@ from PIL import Image
 from larq_ensemble import pretrained
 from larq_ensemble.cli import main
 from larq_ensemble.pretrained.samples import read_samples, sample_names
+from larq_ensemble.runtime import EnsembleInterpreter
 
 MISSING = ("tensorflow", "tf_keras", "keras", "larq", "tensorflow_datasets", "sklearn")
 SESSION = f"""
@@ -29,6 +30,7 @@ for arguments in json.loads(sys.argv[1]):
             raise
 """
 NAMES = pretrained.names()
+ENSEMBLES = [name for name in NAMES if pretrained.shipped(name).card["members"] > 2][:1]
 #: Data sets of which there are both a network and images.
 SHOWN = [
     dataset
@@ -50,6 +52,7 @@ def session(tmp_path_factory) -> tuple[Path, str]:
         ["pretrained", name, "--out", "network.tflite"],
         ["predict", name, "photo.png", "--top", "2", "--json", "predicted.json"],
         ["inspect", name, "--json", "inspected.json"],
+        *(["convert", ensemble, "--members", "2", "--out", "cut.tflite"] for ensemble in ENSEMBLES),
         *(["demo", "--dataset", dataset, "--json", "demo.json"] for dataset in SHOWN[:1]),
     ]
     done = subprocess.run(
@@ -88,6 +91,19 @@ def test_a_name_where_a_file_is_taken(session):
 
 
 @pytest.mark.skipif(not SHOWN, reason="no network for the samples")
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_a_cut_of_a_network_is_one_of_its_file(name, session):
+    """Its first members as they are, calibrated."""
+    folder, _ = session
+    images = read_samples(pretrained.shipped(name).card["samples"]["dataset"]).images[:4]
+    cut, whole = (
+        EnsembleInterpreter(path, members=2, kernel="builtin").predict(images)
+        for path in (folder / "cut.tflite", name)
+    )
+    np.testing.assert_array_equal(cut, whole)
+    assert EnsembleInterpreter(folder / "cut.tflite").metadata.temperatures
+
+
 def test_the_demo_of_a_trained_network(session):
     folder, out = session
     result, dataset = read(folder, "demo.json"), SHOWN[0]
