@@ -3,7 +3,9 @@ import itertools
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from larq_ensemble import pretrained
 from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.errors import EnsembleError
@@ -13,6 +15,7 @@ from larq_ensemble.network.storage import account
 from larq_ensemble.progress import listening
 from larq_ensemble.runs import load_run
 from larq_ensemble.trained import open_trained
+from larq_ensemble.training.commands.evaluate import command
 from larq_ensemble.training.distillation import teacher_logits
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.evaluation import evaluate, member_logits
@@ -177,3 +180,18 @@ def test_logits_that_are_not_finite_are_no_predictions(ensemble, digits):
     weight.assign(weight * np.nan)
     with pytest.raises(EnsembleError, match="logits of member 1 are not all finite"):
         member_logits(model, digits[1].first(8), DATASETS["digits"])
+
+
+@pytest.mark.parametrize("name", [*pretrained.names()[:1], "network.tflite"])
+def test_the_command_says_what_a_name_is(name, monkeypatch):
+    """The network in Keras: its file is calibrated, and a device runs that."""
+    row = dict.fromkeys(
+        ("top1", "top5", "nll", "ece", "adaptive_ece", "brier", "disagreement"), 0.5
+    )
+    result = {"samples": 9, "split": "test", "dataset": "cifar10", "own_data": True}
+    result["by_members"] = [{"members": 1, **row}]
+    monkeypatch.setattr("larq_ensemble.training.evaluation.evaluate", lambda *_, **__: result)
+    monkeypatch.setattr("larq_ensemble.training.commands.evaluate._opened", lambda *_: None)
+    printed = CliRunner().invoke(command, [name]).output
+    assert f"{name}: 9 test images" in printed
+    assert ("without the calibration of its file" in printed) == (name != "network.tflite")

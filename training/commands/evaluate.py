@@ -19,6 +19,7 @@ from larq_ensemble.console.options import (
 )
 from larq_ensemble.console.reporting import Report, json_option, reporting
 from larq_ensemble.console.wording import counted
+from larq_ensemble.pretrained.catalog import found
 from larq_ensemble.training.commands.options import split_options
 
 _SEVERITIES = CommaSeparated(
@@ -170,6 +171,11 @@ def _print(report: Report, run: str) -> None:
         columns,
         [[row[column] for column in columns] for row in result["by_members"]],
     )
+    if found(run) is not None:
+        report.line(
+            "Of the network in Keras, without the calibration of its file. To evaluate that: "
+            f"larq-ensemble pretrained {run} --out F.tflite, then larq-ensemble evaluate F.tflite."
+        )
     if "trust" in result:
         _print_trust(report)
     for other in result.get("ood", ()):
