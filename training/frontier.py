@@ -154,6 +154,7 @@ def _evaluation(
 
 def _points(run: Trained, metrics: dict[str, Any]) -> list[FrontierPoint]:
     model, ensemble = run.config.model, run.config.ensemble
+    width = model.get("width", 1.0)
     scheme = ensemble.get("scheme", "")
     sharing = ensemble.get("sharing", "" if scheme else "none")  # a Keras file doesn't say it
     shared_bits, member_bits = _storage(run.config, metrics)
@@ -164,7 +165,7 @@ def _points(run: Trained, metrics: dict[str, Any]) -> list[FrontierPoint]:
         points.append(
             FrontierPoint(
                 run=str(run.path),
-                model=model["name"],
+                model=model["name"] if width == 1 else f"{model['name']} x {width:g}",
                 dataset=metrics["dataset"],
                 scheme=scheme,
                 sharing=sharing,

@@ -43,6 +43,7 @@ import numpy as np
 
 from larq_ensemble.errors import EnsembleError, is_number
 from larq_ensemble.files import read_json, write_text
+from larq_ensemble.runtime.file import is_tflite
 from larq_ensemble.runtime.metrics import wilson_interval
 
 #: What networks are, in the order of legends: an ensemble that shares its filters, a binarized
@@ -229,6 +230,11 @@ class _Training(NamedTuple):
 
 def _read(path: str) -> Iterator[tuple[FrontierPoint, _Training]]:
     """The points of a file, each with its training."""
+    if is_tflite(path):
+        raise EnsembleError(
+            f"{path!r} is a .tflite file, and its points come from a result file: "
+            "`python benchmarks/alternatives.py measure` writes one of a run or a Keras file."
+        )
     content = read_json(
         path, "give runs, or result files as benchmarks/alternatives.py writes them"
     )

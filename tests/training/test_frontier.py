@@ -98,6 +98,15 @@ def test_members_with_a_bias_of_their_own_in_a_shared_head(backbone, ensemble, t
         )
 
 
+def test_a_width_is_part_of_the_name(backbone, tmp_path):
+    (tmp_path / "narrow").mkdir()
+    (tmp_path / "narrow" / "model.keras").write_bytes(backbone.model_path.read_bytes())
+    model = {**backbone.config.model, "width": 0.75}
+    narrow = Run(tmp_path / "narrow", dataclasses.replace(backbone.config, model=model))
+    points = frontier([backbone, narrow], tmp_path, limit=20)
+    assert [point.model for point in points] == ["tiny", "tiny x 0.75"]
+
+
 def test_members_that_see_mirrored_images_store_an_order_of_columns(backbone, ensemble, tmp_path):
     (tmp_path / "mirrored").mkdir()
     (tmp_path / "mirrored" / "model.keras").write_bytes(ensemble.model_path.read_bytes())

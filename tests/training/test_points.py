@@ -167,6 +167,8 @@ def test_what_is_no_result_file(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"files": []}')
     with pytest.raises(EnsembleError, match="is no result file: it needs 'dataset'"):
         read_points([tmp_path / "other.json"])
+    with pytest.raises(EnsembleError, match=r"is a \.tflite file, .* `python benchmarks/alternat"):
+        read_points([tmp_path / "ensemble.tflite"])
     with pytest.raises(EnsembleError, match="nothing to compare"):
         frontier([], tmp_path / "out", results=[written(tmp_path / "none.json")])
     with pytest.raises(EnsembleError, match=r"no\.json' has a cost: give 'bytes'"):

@@ -44,14 +44,15 @@ def command(
 ) -> None:
     """Plot top-1 against storage and compute, for the first m members of each RUN and each m.
 
-    Storage is all that a device keeps. Compute is m times the multiply-accumulates of one member,
-    and by the paper's energy model m times 1.92 mJ (XNOR-Net on ImageNet). Points on the Pareto
-    front are marked. Bars are 95 % intervals for the images.
+    Storage is all that a device keeps, in float32 but for binary filters; int8 heads and compact
+    values are smaller, which points of files show. Compute is m times the multiply-accumulates of
+    one member, and by the paper's energy model m times 1.92 mJ (XNOR-Net on ImageNet). Points on
+    the Pareto front are marked. Bars are 95 % intervals for the images.
 
-    POINTS.json has points that were measured on files, such as quantized real-valued networks, by
-    benchmarks/alternatives.py, benchmarks/arm_cost.py or a program of yours. With them top-1 is
-    drawn against bytes, memory while running, and instructions on each core that was counted. The
-    page "Accuracy against cost" in docs/reports/reproduction.md has the format.
+    POINTS.json has points that were measured on .tflite files, such as quantized networks, by
+    benchmarks/alternatives.py measure, benchmarks/arm_cost.py or a program of yours. With them
+    top-1 is drawn against bytes, memory while running, and instructions on each core that was
+    counted. The page "Accuracy against cost" in docs/reports/reproduction.md has the format.
 
     \b
     Examples:
