@@ -1,7 +1,8 @@
 """The delegate: a C library that runs LCE's operators on LiteRT.
 
-It lies beside the Python of `larq_ensemble.runtime`. The environment variable
-`LARQ_ENSEMBLE_DELEGATE` names another file.
+It lies beside the Python of `larq_ensemble.runtime`; where that is a checkout, in the installation
+of this version, if there is one. The environment variable `LARQ_ENSEMBLE_DELEGATE` names another
+file.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from larq_ensemble import __version__
 from larq_ensemble.errors import EnsembleError
 
 VARIABLE = "LARQ_ENSEMBLE_DELEGATE"
@@ -29,7 +32,17 @@ def is_named() -> bool:
 def path() -> Path:
     """Where the library is, or would be."""
     # The system looks for a name without a folder elsewhere than in the working directory.
-    return Path(os.environ.get(VARIABLE) or _BESIDE).absolute()
+    return Path(os.environ.get(VARIABLE) or _installed() or _BESIDE).absolute()
+
+
+def _installed() -> Path | None:
+    """The library of an installation, for Python that imports a checkout, as in its folder."""
+    if not _BESIDE.is_file():
+        for found in distributions(name="larq-ensemble"):
+            library = Path(str(found.locate_file(f"larq_ensemble/runtime/{_BESIDE.name}")))
+            if found.version == __version__ and library.is_file():
+                return library
+    return None
 
 
 def load(threads: int) -> Any:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import larq_ensemble
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime import EnsembleInterpreter, members
 from larq_ensemble.runtime.backends import delegate
@@ -153,6 +154,24 @@ def test_without_a_delegate_builtin_operators_run(
     assert EnsembleInterpreter(DATA / "indexed.tflite").kernel == "builtin"
     with pytest.raises(EnsembleError, match=r"This installation has no delegate.*`kernel`"):
         EnsembleInterpreter(DATA / "indexed.tflite", kernel="delegate")
+
+
+@pytest.mark.parametrize("version", [larq_ensemble.__version__, "0.0.1"])
+def test_python_in_a_checkout_takes_the_delegate_of_the_installation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str
+) -> None:
+    """A checkout has none, and is what Python imports in its folder."""
+    monkeypatch.delenv(delegate.VARIABLE, raising=False)
+    monkeypatch.setattr(delegate, "_BESIDE", tmp_path / "none.so")
+    installed = tmp_path / "site-packages" / "larq_ensemble" / "runtime" / "none.so"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    about = tmp_path / "site-packages" / f"larq_ensemble-{version}.dist-info" / "METADATA"
+    about.parent.mkdir()
+    about.write_text(f"Metadata-Version: 2.1\nName: larq-ensemble\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    expected = installed if version == larq_ensemble.__version__ else delegate._BESIDE
+    assert delegate.path() == expected
 
 
 @pytest.mark.parametrize("what", ["nothing", "text"])
