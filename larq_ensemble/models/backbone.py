@@ -147,7 +147,8 @@ def _flat_names(model: keras.Model) -> dict[int, str]:
             raise EnsembleError(
                 f"The model {model.name!r} contains the model {inner.name!r} as a layer, which is "
                 "not a functional Keras model but of the class "
-                f"{type(inner).__name__}: build it with keras.Model(inputs, outputs), so that each of its layers can be shared or not."
+                f"{type(inner).__name__}: build it with keras.Model(inputs, outputs), so that each "
+                "of its layers can be shared or not."
             )
         for layer in inner.layers:
             if _is_model(layer):

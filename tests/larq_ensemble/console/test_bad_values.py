@@ -101,6 +101,43 @@ def test_ranges(refused, arguments, message):
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train --pretrained n8.tflite --out new", "'n8.tflite' is a file that can't be taken"),
+        ("evaluate photo.png", "'photo.png' is a file that can't be taken here: give a directory"),
+        ("evaluate none.keras", "No run at 'none.keras' (there is no such file or directory)"),
+        (
+            "pretrain --from-backbone backbone.keras --out new",
+            "'backbone.keras' is a Keras file, and this needs a run: to start from its weights "
+            "give it as --model.",
+        ),
+        ("convert photo.png --out q.tflite", "'photo.png' is no .tflite model, no run and no K"),
+        *(
+            (line, "'run' is a run: convert it first, `larq-ensemble convert run --out F.tflite`")
+            for line in (
+                "calibrate run",
+                "predict run photo.png",
+                "inspect run",
+                "export run --out new",
+                "web run --out new",
+                "benchmark run",
+            )
+        ),
+        ("calibrate none.tflite", "There is no file 'none.tflite': give one that `larq-ensemble c"),
+    ],
+)
+def test_a_path_to_something_else(refused, tmp_path, arguments, message):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG")
+    (tmp_path / "n8.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+    (tmp_path / "backbone.keras").write_bytes(b"PK\x03\x04")
+    code, line = refused(*arguments.split())
+    assert code == 1
+    assert message in line
+
+
 def test_every_output_is_checked_while_the_command_line_is_read(refused, tmp_path):
     (tmp_path / "file").write_text("")
     outputs = options_of(lambda kind: isinstance(kind, (OutputFile, OutputFolder)))
