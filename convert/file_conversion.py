@@ -67,8 +67,8 @@ def convert_file(
         raise EnsembleError(
             f"{str(tflite)!r} was written for `target={source.metadata.target!r}` and can't be "
             f"converted for {target!r}: give the run, or the file for Larq Compute Engine that it "
-            "was made of. To cut it to its first members, call `larq_ensemble.convert.cut_file`, "
-            "or convert it on the command line with --members alone."
+            "was made of. `larq_ensemble.convert.cut_file` cuts it to its first members, as on "
+            "the command line `members` without `target` does."
         )
     if members is not None:
         source = checked_ensemble(cut(source.data, source.metadata.first(members)))

@@ -128,8 +128,8 @@ def check_no_run(path: str | os.PathLike[str]) -> None:
     """
     if os.path.isfile(os.path.join(path, "config.json")):
         raise EnsembleError(
-            f"{str(path)!r} is a run: convert it first, `larq-ensemble convert {path} --out "
-            "F.tflite`, and give that file."
+            f"{str(path)!r} is a run: convert it first, by `larq-ensemble convert`, and give the "
+            "file that this writes."
         )
 
 
