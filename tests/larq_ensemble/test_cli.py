@@ -333,7 +333,7 @@ def test_help_names_everything_that_is_registered(call):
     [
         ("nothing", "No such command 'nothing'"),
         ("pretrain", "Missing option '--out'"),
-        ("pretrain --out new --epochs many", "'many' is not a valid integer"),
+        ("pretrain --out new --epochs many", "'many' is not a whole number"),
         ("pretrain --out new --epochs -1", "-1 is not in the range x>=0"),
         ("pretrain --out new --limit-train 1", "1 is not in the range x>=2"),
         ("pretrain --out new --seed -1", "-1 is not in the range"),

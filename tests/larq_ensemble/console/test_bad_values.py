@@ -87,7 +87,9 @@ def test_no_number_is_taken_on_trust(refused, value):
         ("pretrain --distill-weight 1.5", "1.5 is not in the range 0<=x<=1"),
         ("pretrain --limit-train 0", "0 is not in the range x>=2"),
         ("pretrain --batch-size 0", "0 is not in the range 1<=x<=2147483647"),
-        ("pretrain --batch-size 1e9", "'1e9' is not a valid integer"),
+        ("pretrain --batch-size 1e9", "'--batch-size': '1e9' is not a whole number. See"),
+        ("train --members two", "'--members': 'two' is not a whole number. See"),
+        ("storage --width wide", "'--width': 'wide' is not a number. See"),
         ("train --members 1000000000", "1000000000 is not in the range 1<=x<=1000"),
         ("train --shrinkage 0", "0.0 is not in the range x>0"),
         ("train --prefix-weights 1,nan", "'1,nan' is not a list of numbers"),
@@ -114,7 +116,7 @@ def test_ranges(refused, arguments, message):
         ),
         ("convert photo.png --out q.tflite", "'photo.png' is no .tflite model, no run and no K"),
         *(
-            (line, "'run' is a run: convert it first, `larq-ensemble convert run --out F.tflite`")
+            (line, "'run' is a run: convert it first, by `larq-ensemble convert`, and give")
             for line in (
                 "calibrate run",
                 "predict run photo.png",
