@@ -35,7 +35,8 @@ def convert_file(
     """Writes a file for Larq Compute Engine (LCE) anew, for runtimes that don't have its operators.
 
     The file computes the same values, up to rounding. Its layout, signatures and metadata stay.
-    Neither TensorFlow nor LCE is needed.
+    Neither TensorFlow nor LCE is needed. `cut_file` cuts any file to its first members and leaves
+    its operators as they are.
 
     # Arguments
         tflite: a file that `convert` wrote for LCE.
@@ -66,7 +67,8 @@ def convert_file(
         raise EnsembleError(
             f"{str(tflite)!r} was written for `target={source.metadata.target!r}` and can't be "
             f"converted for {target!r}: give the run, or the file for Larq Compute Engine that it "
-            "was made of. To cut it to fewer `members`, leave `target` out."
+            "was made of. `larq_ensemble.convert.cut_file` cuts it to its first members, as on "
+            "the command line `members` without `target` does."
         )
     if members is not None:
         source = checked_ensemble(cut(source.data, source.metadata.first(members)))

@@ -154,6 +154,8 @@ def _run(command: click.Command, arguments: list[str] | None, program: str) -> N
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else program
         message = error.format_message()
+        for kind, plain in _NUMBERS.items():
+            message = message.replace(f"is not a valid {kind} range", f"is not a {plain}")
         end = "" if message.endswith((".", "?")) else "."
         fail(f"{message}{end} See `{path} --help`.", 2)
     except click.exceptions.Abort as abort:
@@ -172,6 +174,9 @@ def _run(command: click.Command, arguments: list[str] | None, program: str) -> N
         fail(f"{error}.", 1)
     sys.exit(status if isinstance(status, int) else 0)
 
+
+#: Numbers with a range, by click's name of what is none.
+_NUMBERS = {"integer": "whole number", "float": "number"}
 
 #: By the module, packages of the extra `train` that have wheels where it can't be installed.
 _EVERYWHERE = {"matplotlib": "matplotlib", "sklearn": "scikit-learn"}

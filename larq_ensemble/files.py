@@ -201,6 +201,16 @@ def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> 
     return os.path.realpath(one) == os.path.realpath(other)
 
 
+def is_other_than_json(path: str | os.PathLike[str]) -> bool:
+    """Whether a file at `path`, which would be replaced, begins like no object or list of JSON."""
+    path = Path(path)
+    if not path.is_file() or _open_file(path) is not None:
+        return False
+    with open(path, "rb") as file:
+        start = file.read(64).lstrip()
+    return bool(start) and not start.startswith((b"{", b"["))
+
+
 def _status(path: Path) -> os.stat_result | None:
     try:
         return os.stat(path)

@@ -387,12 +387,15 @@ def is_run(path: str | os.PathLike[str]) -> bool:
     return os.path.isfile(user_path(path) / "config.json")
 
 
-def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
+def load_run(
+    path: str | os.PathLike[str], kind: str | None = None, *, also: str | None = None
+) -> Run:
     """Reads the configuration of a run. The model is loaded when it is first used.
 
     # Arguments
         path: the run directory.
         kind: `"backbone"` or `"ensemble"`, if the run has to be of that kind.
+        also: what the caller takes besides runs, for the error; `None`: nothing.
 
     # Raises
         EnsembleError: if there is no run at `path`, or one of another kind or that can't be read.
@@ -407,14 +410,19 @@ def load_run(path: str | os.PathLike[str], kind: str | None = None) -> Run:
         ) from error
     if not is_there and str(path) in names():  # the caller takes runs only
         raise EnsembleError(
-            f"{str(path)!r} is a network that comes with the package, and this needs a run: give a "
-            "directory that `larq-ensemble pretrain` or `larq-ensemble train` wrote."
+            f"{str(path)!r} is a network that comes with the package, and this needs a run: "
+            "`larq_ensemble.trained.open_trained` opens either. Or give a directory that "
+            "`larq-ensemble pretrain` or `larq-ensemble train` wrote."
         )
     if not is_there:
+        found = f"No run at {str(path)!r} (no config.json there)"
+        if path.is_file():
+            found = f"{str(path)!r} is a file that can't be taken here"
+        elif not path.exists():
+            found = f"No run at {str(path)!r} (there is no such file or directory)"
         raise EnsembleError(
-            f"No run at {str(path)!r} (no config.json there): give a directory that "
-            "`larq-ensemble pretrain` or `larq-ensemble train` wrote, or the name of a network "
-            f"that comes with the package: {', '.join(names())}."
+            f"{found}: give a directory that `larq-ensemble pretrain` or `larq-ensemble train` "
+            f"wrote{'' if also is None else f', {also}'}."
         )
     values = read_json(config_path, "restore it from a copy, or train again")
     config = RunConfig.from_json(values, config_path)

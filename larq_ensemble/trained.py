@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from larq_ensemble.data.normalization import NAMED, Normalization, normalization_named
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import file_digest, user_path
-from larq_ensemble.pretrained.catalog import Shipped, found
+from larq_ensemble.pretrained.catalog import Shipped, found, or_a_name
 from larq_ensemble.runs import RunConfig, load_run
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def open_trained(
                 "that of its training. Leave it out."
             )
         if (shipped := found(path)) is None:
-            return load_run(path, kind)
+            return load_run(path, kind, also=f"a file that Keras saved, {or_a_name()}")
         alone = kind == "backbone" and shipped.weights.single() is not None
         network = ShippedNetwork(shipped, alone)
         _check_kind(path, network.config.kind, kind)

@@ -212,7 +212,12 @@ def _other_images(
 ) -> tuple[str, ImageArray]:
     """The name and the images of other data, as many as the limit, drawn by the seed."""
     own, folder = subject.dataset, data_dir if reads_tfds(spec) else None
-    name, fingerprint = identity(spec, own.input_shape, data_dir=folder)
+    try:
+        name, fingerprint = identity(spec, own.input_shape, data_dir=folder)
+    except EnsembleError as error:
+        raise EnsembleError(
+            f"`ood` {spec!r} is neither 'noise' nor data that can be read. {error}"
+        ) from error
     is_own = name == own.name if own.origin is None else fingerprint == own.origin.fingerprint
     if is_own:
         raise EnsembleError(

@@ -92,10 +92,11 @@ def check_backbone(run: Trained, model: dict[str, Any]) -> None:
     compared["channels"] = (of_run["input_shape"][-1], model["input_shape"][-1])
     for key, (given, expected) in compared.items():
         if given != expected:
+            advice = " For data of your own choose `channels`: grey has 1, rgb has 3."
             raise EnsembleError(
                 f"`from_backbone` {str(run.path)!r} can't start {model['name']!r}: its {key} is "
                 f"{given!r}, not {expected!r}. Classes and image size may differ, the rest has to "
-                "be the same."
+                f"be the same.{advice if key == 'channels' else ''}"
             )
 
 

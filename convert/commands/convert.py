@@ -19,7 +19,7 @@ from larq_ensemble.console.options import (
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.legalization import FILTERS
-from larq_ensemble.pretrained.catalog import found, names
+from larq_ensemble.pretrained.catalog import found, or_a_name
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, QUANTIZATIONS, TARGETS
 from larq_ensemble.trained import is_keras_file, open_trained
 
@@ -139,8 +139,7 @@ def command(
         if not os.path.lexists(source) and found(source) is None:
             raise EnsembleError(
                 f"No run at {source!r}, and no file: give the directory of a run, an ensemble that "
-                "Keras saved, a .tflite file, or the name of a network that comes with the "
-                f"package: {', '.join(names())}."
+                f"Keras saved, a .tflite file, {or_a_name()}."
             )
         file = _file_of(context, source)
         if file is not None:
@@ -223,6 +222,13 @@ def _file_of(context: click.Context, source: str) -> str | None:
 
 def _converted_file(context: click.Context, source: str, out: str) -> ConversionReport:
     """Cuts a file, or writes it for another target."""
+    from larq_ensemble.runtime.file import is_tflite
+
+    if not is_tflite(source):
+        raise EnsembleError(
+            f"{source!r} is no .tflite model, no run and no Keras file: give one of these, "
+            f"{or_a_name()}."
+        )
     for option in _OF_KERAS:
         if _is_given(context, option):
             raise click.UsageError(

@@ -122,7 +122,7 @@ def kinds_named(names: Iterable[str]) -> list[str]:
     wanted = set(names)
     known = {"all", *GROUPS, *CORRUPTIONS}
     for name in sorted(wanted - known):
-        raise UnknownNameError("corruption", name, known)
+        raise UnknownNameError("`shift`", name, known)
     return [
         kind for kind, corruption in CORRUPTIONS.items() if wanted & {"all", kind, corruption.group}
     ]

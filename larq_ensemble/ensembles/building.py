@@ -258,6 +258,7 @@ def _build_branches(
     untouched: Collection[int] = (),
 ) -> Branches:
     """The networks of these members, with their initial weights; `untouched` ones are frozen."""
+    check_is_no_ensemble(backbone)
     check_adds_nothing(backbone)
     seed = check_seed(seed)
     if jitter is not None and not (is_number(jitter) and jitter >= 0):
@@ -412,6 +413,17 @@ class Branches:
         for name, layer in self.own[member].items():
             if layer.weights:
                 layer.set_weights(source.get_layer(name).get_weights())
+
+
+def check_is_no_ensemble(model: Any) -> None:
+    """# Raises
+    EnsembleError: if the model is an ensemble, where a single network is needed.
+    """
+    if isinstance(model, Ensemble):
+        raise EnsembleError(
+            f"The model {model.name!r} is an ensemble already: give a single network, such as its "
+            f"member `.member(i)`, i from 0 to {model.members - 1}."
+        )
 
 
 def check_adds_nothing(model: Any) -> None:

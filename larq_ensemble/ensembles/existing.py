@@ -18,17 +18,21 @@ from larq_ensemble.ensembles.building import (
     Branches,
     assembled,
     check_adds_nothing,
+    check_is_no_ensemble,
     checked_weights,
     reverse_columns,
 )
 from larq_ensemble.ensembles.ensemble import Ensemble
 from larq_ensemble.ensembles.schemes import SCHEMES
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras, tf
+from larq_ensemble.keras import check_keras_2, keras, tf
 from larq_ensemble.models.classifier import classifier, with_mirror
 from larq_ensemble.models.copying import behaviour, by_value
 from larq_ensemble.models.graph import network_calls
 from larq_ensemble.models.weights import check_weights
+
+#: The end of the errors for what is no model.
+_BY_NAME = " `build_model(NETWORK, weights=NAME)` makes a network that comes with the package."
 
 
 def ensemble_of(
@@ -67,13 +71,17 @@ def ensemble_of(
         EnsembleError: for no models, for one that can't be a backbone, for models of different
             architectures, with the first difference, and for models that are equal.
     """
-    if isinstance(models, keras.Model) or not isinstance(models, Sequence) or not models:
-        raise EnsembleError(f"`models` must be a list of trained Keras models, got {models!r}.")
+    if isinstance(models, (str, keras.Model)) or not isinstance(models, Sequence) or not models:
+        raise EnsembleError(
+            f"`models` must be a list of trained Keras models, got {models!r}.{_BY_NAME}"
+        )
     SCHEMES[scheme]  # so that a wrong name is told at once
     if weights is not None:
         weights = checked_weights(weights, len(models) * (2 if mirror else 1))
     networks = []
-    for model in models:
+    for number, model in enumerate(models):
+        _check_is_model(model, number)
+        check_is_no_ensemble(model)
         check_adds_nothing(model)
         networks.append(classifier(model))
         check_weights(networks[-1])
@@ -99,6 +107,15 @@ def ensemble_of(
         if member >= len(models):
             reverse_columns(branches.own[member].values())
     return assembled(branches, scheme, weights=weights, normalization=normalization)
+
+
+def _check_is_model(model: Any, number: int) -> None:
+    check_keras_2(models=model)
+    if not isinstance(model, keras.Model):
+        raise EnsembleError(
+            f"`models` must be a list of trained tf.keras (Keras 2) models, but model {number} is "
+            f"{model!r}.{_BY_NAME}"
+        )
 
 
 def _equal_layers(networks: Sequence[keras.Model]) -> frozenset[str]:

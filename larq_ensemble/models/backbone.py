@@ -41,7 +41,7 @@ def functional_model(model: Any) -> keras.Model:
         )
     if not _has_layer_graph(model):
         raise EnsembleError(
-            f"The model {model.name!r} is not a functional Keras model but a "
+            f"The model {model.name!r} is not a functional Keras model but of the class "
             f"{type(model).__name__}: its layer graph can't be read. Build it with "
             "keras.Model(inputs, outputs)."
         )
@@ -146,8 +146,9 @@ def _flat_names(model: keras.Model) -> dict[int, str]:
         if not _has_layer_graph(inner):
             raise EnsembleError(
                 f"The model {model.name!r} contains the model {inner.name!r} as a layer, which is "
-                f"not a functional Keras model but a {type(inner).__name__}: build it with "
-                "keras.Model(inputs, outputs), so that each of its layers can be shared or not."
+                "not a functional Keras model but of the class "
+                f"{type(inner).__name__}: build it with keras.Model(inputs, outputs), so that each "
+                "of its layers can be shared or not."
             )
         for layer in inner.layers:
             if _is_model(layer):

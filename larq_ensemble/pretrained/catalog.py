@@ -80,6 +80,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
+def or_a_name() -> str:
+    """That a name can be given, too, for the end of a message."""
+    return f"or the name of a network that comes with the package: {', '.join(names())}"
+
+
 def shipped(name: str) -> Shipped:
     """A network by its name.
 

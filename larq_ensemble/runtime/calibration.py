@@ -41,7 +41,7 @@ from larq_ensemble.pretrained.catalog import found
 from larq_ensemble.runtime import cascade
 from larq_ensemble.runtime.cascade import Cascade, log_margin, stops
 from larq_ensemble.runtime.combination import combine
-from larq_ensemble.runtime.file import read_ensemble, with_metadata
+from larq_ensemble.runtime.file import check_no_run, read_ensemble, with_metadata
 from larq_ensemble.runtime.interpreter import EnsembleInterpreter
 from larq_ensemble.runtime.metadata import EnsembleMetadata
 from larq_ensemble.runtime.metrics import class_indices, top_k_accuracy
@@ -300,12 +300,19 @@ def fit(
 
 
 def check_can_calibrate(path: str | os.PathLike[str]) -> None:
-    """Raises `EnsembleError` if SciPy is missing or `path` can't be written: before the work."""
+    """# Raises
+    EnsembleError: before the work, if SciPy is missing, or `path` is no file that can be written.
+    """
     _check_scipy()
     if found(path) is not None:
         raise EnsembleError(
             f"{os.fspath(path)!r} comes with the package, calibrated: calibrate a copy of it, that "
             "`larq-ensemble pretrained` writes."
+        )
+    check_no_run(path)
+    if not os.path.exists(path):
+        raise EnsembleError(
+            f"There is no file {os.fspath(path)!r}: give one that `larq-ensemble convert` wrote."
         )
     if reason := obstacle(path):
         raise EnsembleError(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.pretrained.catalog import names, tflite_path
+from larq_ensemble.pretrained.catalog import or_a_name, tflite_path
 from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
 from larq_ensemble.tflite.flatbuffer import (
     ALIGNMENT,
@@ -108,10 +108,10 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         data = Path(tflite_path(path)).read_bytes()
     except OSError as error:
+        check_no_run(path)
         raise EnsembleError(
             f"Can't read the model {str(path)!r}: {error.strerror}. Give the path of a file that "
-            "`larq-ensemble convert` wrote, or the name of a network that comes with the package: "
-            f"{', '.join(names())}."
+            f"`larq-ensemble convert` wrote, {or_a_name()}."
         ) from error
     if data[4:8] != IDENTIFIER:
         reason = "it is empty" if not data else "it doesn't start like a TFLite flatbuffer"
@@ -120,6 +120,17 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
             "Give the path of a file that `larq-ensemble convert` wrote."
         )
     return data
+
+
+def check_no_run(path: str | os.PathLike[str]) -> None:
+    """# Raises
+    EnsembleError: if `path` is the directory of a run, where a file is needed.
+    """
+    if os.path.isfile(os.path.join(path, "config.json")):
+        raise EnsembleError(
+            f"{str(path)!r} is a run: convert it first, by `larq-ensemble convert`, and give the "
+            "file that this writes."
+        )
 
 
 def is_tflite(path: str | os.PathLike[str]) -> bool:

@@ -101,7 +101,14 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int, int]:
 
 
 def check_channels(input_shape: tuple[int, int, int]) -> None:
-    """Raises `EnsembleError` if a network doesn't take images: 1 or 3 channels."""
+    """# Raises
+    EnsembleError: if it is no shape, or a network doesn't take images: 1 or 3 channels.
+    """
+    if np.shape(input_shape) != (3,):
+        raise EnsembleError(
+            f"`input_shape` must be (height, width, channels), got {input_shape!r}: give the "
+            "`input_shape` of the EnsembleInterpreter."
+        )
     channels = input_shape[2]
     if channels not in _MODES:
         raise EnsembleError(
@@ -172,11 +179,17 @@ def read_images(
 ) -> np.ndarray:
     """Reads image files as `read_image` does.
 
+    # Arguments
+        paths: a list of files.
+        input_shape: `(height, width, channels)`, 1 or 3 channels.
+
     # Returns
         uint8 `[n, height, width, channels]`.
 
     # Raises
         EnsembleError: as `read_image`, for the first file that can't be read.
     """
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        raise EnsembleError(f"`paths` must be a list of files, got {paths!r}: give [{paths!r}].")
     images = [read_image(path, input_shape) for path in paths]
     return np.stack(images) if images else np.empty((0, *input_shape), np.uint8)

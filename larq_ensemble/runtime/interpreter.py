@@ -75,6 +75,11 @@ class EnsembleInterpreter:
         backend: str | None = None,
         kernel: str | None = None,
     ) -> None:
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+            raise EnsembleError(
+                "`path` must be that of a .tflite file, or the name of a network that comes with "
+                f"the package, got {path!r}."
+            )
         threads = bounded_threads(threads)
         file = read_ensemble(path)
         self._metadata = file.metadata

@@ -333,7 +333,7 @@ def test_help_names_everything_that_is_registered(call):
     [
         ("nothing", "No such command 'nothing'"),
         ("pretrain", "Missing option '--out'"),
-        ("pretrain --out new --epochs many", "'many' is not a valid integer"),
+        ("pretrain --out new --epochs many", "'many' is not a whole number"),
         ("pretrain --out new --epochs -1", "-1 is not in the range x>=0"),
         ("pretrain --out new --limit-train 1", "1 is not in the range x>=2"),
         ("pretrain --out new --seed -1", "-1 is not in the range"),
@@ -388,7 +388,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, untouched, arguments, m
         # No run, or not the right one.
         ("evaluate missing", "No run at 'missing'"),
         ("evaluate empty", "No run at 'empty'"),
-        ("evaluate text.txt", "No run at 'text.txt'"),
+        ("evaluate text.txt", "'text.txt' is a file that can't be taken here: give a directory"),
         ("evaluate truncated", "model.keras' can't be read"),
         ("evaluate truncated_config", "config.json' is not JSON"),
         ("train --pretrained missing --out new", "No run at 'missing'"),

@@ -74,13 +74,22 @@ def test_the_optimizer_is_not_saved(tmp_path, saved: Path) -> None:
 
 
 def test_no_run_there(tmp_path) -> None:
-    for path in (tmp_path, tmp_path / "nothing"):
-        with pytest.raises(EnsembleError, match=r"No run at .*larq-ensemble pretrain"):
+    file = tmp_path / "photo.png"
+    file.write_bytes(b"\x89PNG")
+    for path, message in (
+        (tmp_path, r"No run at .* \(no config.json there\)"),
+        (tmp_path / "nothing.keras", r"No run at .* \(there is no such file or directory\)"),
+        (file, "photo.png' is a file that can't be taken here"),
+    ):
+        wrote = rf"{message}: give .*`larq-ensemble train` wrote"
+        with pytest.raises(EnsembleError, match=rf"{wrote}\.$"):  # it takes no names
             load_run(path)
+        with pytest.raises(EnsembleError, match=rf"{wrote}, a file that Keras .*: {names()[0]}"):
+            open_trained(path)
 
 
 def test_a_network_of_the_package_is_no_run() -> None:
-    with pytest.raises(EnsembleError, match="comes with the package, and this needs a run"):
+    with pytest.raises(EnsembleError, match=r"comes with the package, .*\.open_trained` opens"):
         load_run(names()[0])
 
 

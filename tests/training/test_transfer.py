@@ -235,7 +235,7 @@ def test_layers_that_a_backbone_lacks_are_named():
         ({"name": "resnet20"}, "can't start 'resnet20': its name is 'tiny', not 'resnet20'"),
         ({"width": 2.0}, "its width is 1.0, not 2.0"),
         ({"revision": 1}, "its revision is 2, not 1"),
-        ({"input_shape": [8, 8, 3]}, "its channels is 1, not 3"),
+        ({"input_shape": [8, 8, 3]}, "its channels is 1, not 3.* choose `channels`: grey has 1"),
     ],
 )
 def test_a_backbone_of_another_network_is_refused(backbone, change, message):

@@ -225,7 +225,13 @@ main(sys.argv[1:])
     ("arguments", "status", "message"),
     [
         (["--severities", "1"], 2, "--severities has no effect without --shift"),
-        (["--ood", "noise,nothing"], 1, "Unknown dataset 'nothing'"),
+        (
+            ["--ood", "noise,nothing"],
+            1,
+            "--ood 'nothing' is neither 'noise' nor data that can be "
+            "read. Unknown dataset 'nothing'",
+        ),
+        (["--shift", "snw"], 1, "Unknown --shift 'snw'. Known: all, "),
         (["--ood", "npz:none.npz"], 1, "There is no file"),
         (["--ood", "npz:set.npz"], 1, "is what the network is evaluated on"),
     ],

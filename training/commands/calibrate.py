@@ -98,10 +98,10 @@ def command(
     from larq_ensemble.runtime.calibration import check_can_calibrate, check_limits, fit, write
 
     with reporting(json_target) as report:
+        check_can_calibrate(tflite)
         ensemble = EnsembleInterpreter(tflite, threads=threads, backend=backend)
         total = ensemble.max_members
         check_limits(accuracy_loss, mean_members, total)
-        check_can_calibrate(tflite)
         if plot is not None:  # fails before the work if matplotlib is missing
             from larq_ensemble.training.plots import draw_cascade, save
         validation, test, data, held_out = _splits(

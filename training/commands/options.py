@@ -342,8 +342,16 @@ def distillation_by(
 
 def run_of(path: str, kind: str | None = None) -> Trained:
     """A run, or a network of the package. Networks of Keras files are given as `model`."""
-    from larq_ensemble.pretrained import found
+    from larq_ensemble.errors import EnsembleError
+    from larq_ensemble.pretrained.catalog import found, or_a_name
     from larq_ensemble.runs import load_run
-    from larq_ensemble.trained import open_trained
+    from larq_ensemble.trained import is_keras_file, open_trained
 
-    return load_run(path, kind) if found(path) is None else open_trained(path, kind)
+    if is_keras_file(path):
+        raise EnsembleError(
+            f"{path!r} is a Keras file, and this needs a run: to start from its weights give it as "
+            "`model`."
+        )
+    return (
+        load_run(path, kind, also=or_a_name()) if found(path) is None else open_trained(path, kind)
+    )

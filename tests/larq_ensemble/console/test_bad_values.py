@@ -87,7 +87,9 @@ def test_no_number_is_taken_on_trust(refused, value):
         ("pretrain --distill-weight 1.5", "1.5 is not in the range 0<=x<=1"),
         ("pretrain --limit-train 0", "0 is not in the range x>=2"),
         ("pretrain --batch-size 0", "0 is not in the range 1<=x<=2147483647"),
-        ("pretrain --batch-size 1e9", "'1e9' is not a valid integer"),
+        ("pretrain --batch-size 1e9", "'--batch-size': '1e9' is not a whole number. See"),
+        ("train --members two", "'--members': 'two' is not a whole number. See"),
+        ("storage --width wide", "'--width': 'wide' is not a number. See"),
         ("train --members 1000000000", "1000000000 is not in the range 1<=x<=1000"),
         ("train --shrinkage 0", "0.0 is not in the range x>0"),
         ("train --prefix-weights 1,nan", "'1,nan' is not a list of numbers"),
@@ -98,6 +100,43 @@ def test_no_number_is_taken_on_trust(refused, value):
 def test_ranges(refused, arguments, message):
     code, line = refused(*arguments.split())
     assert code == 2
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train --pretrained n8.tflite --out new", "'n8.tflite' is a file that can't be taken"),
+        ("evaluate photo.png", "'photo.png' is a file that can't be taken here: give a directory"),
+        ("evaluate none.keras", "No run at 'none.keras' (there is no such file or directory)"),
+        (
+            "pretrain --from-backbone backbone.keras --out new",
+            "'backbone.keras' is a Keras file, and this needs a run: to start from its weights "
+            "give it as --model.",
+        ),
+        ("convert photo.png --out q.tflite", "'photo.png' is no .tflite model, no run and no K"),
+        *(
+            (line, "'run' is a run: convert it first, by `larq-ensemble convert`, and give")
+            for line in (
+                "calibrate run",
+                "predict run photo.png",
+                "inspect run",
+                "export run --out new",
+                "web run --out new",
+                "benchmark run",
+            )
+        ),
+        ("calibrate none.tflite", "There is no file 'none.tflite': give one that `larq-ensemble c"),
+    ],
+)
+def test_a_path_to_something_else(refused, tmp_path, arguments, message):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG")
+    (tmp_path / "n8.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+    (tmp_path / "backbone.keras").write_bytes(b"PK\x03\x04")
+    code, line = refused(*arguments.split())
+    assert code == 1
     assert message in line
 
 

@@ -52,10 +52,29 @@ def test_the_result_is_written_when_all_went_well(tmp_path, capsys):
 
 def test_a_failure_leaves_an_older_result_alone(tmp_path):
     target = tmp_path / "result.json"
-    target.write_text("older")
+    target.write_text('{"older": 1}')
     with pytest.raises(EnsembleError, match="wrong"), reporting(str(target)):
         raise EnsembleError("wrong")
-    assert target.read_text() == "older"
+    assert target.read_text() == '{"older": 1}'
+
+
+@pytest.mark.parametrize("older", [b"", b'{"older": 1}\n', b"\n[1]"])
+def test_an_older_result_is_replaced(older, tmp_path):
+    target = tmp_path / "result.json"
+    target.write_bytes(older)
+    with reporting(str(target)) as report:
+        report.result = {"top1": 1}
+    assert json.loads(target.read_text()) == {"top1": 1}
+
+
+@pytest.mark.parametrize("other", [b"\x1c\0\0\0TFL3", b"\x89PNG", b"text", b"\0"])
+def test_a_file_of_another_kind_is_not_replaced(other, tmp_path):
+    target = tmp_path / "n8.tflite"
+    target.write_bytes(other)
+    refused = pytest.raises(EnsembleError, match=r"--json '.*n8\.tflite' .* no JSON that could be")
+    with refused, reporting(str(target)):
+        pytest.fail("The work was begun.")
+    assert target.read_bytes() == other
 
 
 def test_a_target_that_cannot_be_written_is_told_before_the_work(tmp_path):

@@ -44,7 +44,7 @@ def test_the_kinds_are_those_of_cifar_c() -> None:
         *("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
     ]
     assert kinds_named(["fog", "noise", "shot_noise"]) == [*kinds_named(["noise"]), "fog"]
-    with pytest.raises(EnsembleError, match=r"Unknown corruption 'mist'\. Known: all, blur"):
+    with pytest.raises(EnsembleError, match=r"Unknown `shift` 'mist'\. Known: all, blur"):
         kinds_named(["fog", "mist"])
 
 

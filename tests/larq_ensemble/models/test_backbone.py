@@ -56,10 +56,16 @@ def own_call() -> keras.Model:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (Subclassed, "is not a functional Keras model but a Subclassed: its layer graph"),
-        (own_call, "is not a functional Keras model but a OwnCall"),
+        (
+            Subclassed,
+            "is not a functional Keras model but of the class Subclassed: its layer graph",
+        ),
+        (own_call, "is not a functional Keras model but of the class OwnCall"),
         (lambda: keras.Sequential([layers.Dense(3)]), "not a functional .* Sequential"),
-        (lambda: around(Subclassed()), "'outer' contains the model 'inner' .* a Subclassed: build"),
+        (
+            lambda: around(Subclassed()),
+            "'outer' contains the model 'inner' .* class Subclassed: build",
+        ),
         (two_inputs, r"has 2 inputs \('left', 'right'\) and 1 outputs \('logits'\): .*one of each"),
         (two_outputs, r"has 1 inputs \('image'\) and 2 outputs \('main', 'side'\)"),
         (lambda: "model.keras", r"`backbone` must be a tf\.keras \(Keras 2\) model, got str"),

@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -250,6 +251,19 @@ def test_several_images(tmp_path: Path) -> None:
     assert images.shape == (3, 5, 5, 3)
     assert images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert read_images([], (5, 5, 3)).shape == (0, 5, 5, 3)
+
+
+def test_one_path_in_place_of_a_list(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    for one in (path, str(path)):
+        with pytest.raises(EnsembleError, match=r"`paths` must be a list of files, .*: give \["):
+            read_images(one, (4, 4, 3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(32, 32), 32, (None, 32, 32, 3)])
+def test_what_is_no_shape_of_an_image(shape: Any, tmp_path: Path) -> None:
+    with pytest.raises(EnsembleError, match=r"`input_shape` must be \(height, width, channels\)"):
+        read_images([tmp_path / "a.png"], shape)
 
 
 def test_files_that_are_no_images(tmp_path: Path) -> None:

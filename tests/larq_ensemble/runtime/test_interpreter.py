@@ -12,6 +12,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -149,6 +150,12 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         EnsembleInterpreter(tmp_path / "none.tflite")
     with pytest.raises(EnsembleError, match="Can't read the model"):
         EnsembleInterpreter(tmp_path)
+
+
+@pytest.mark.parametrize("path", [None, "", b"ensemble.tflite", 3])
+def test_what_is_no_path_is_refused(path: Any) -> None:
+    with pytest.raises(EnsembleError, match=f"`path` must be that of a .tflite file, .*{path!r}"):
+        EnsembleInterpreter(path)
 
 
 @pytest.mark.parametrize(
