@@ -156,7 +156,7 @@ def tables(result: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     if int8:
         parts += [
-            "int8 networks by CMSIS-NN, with the same compiler: flash and RAM on a "
+            "int8 networks by CMSIS-NN, with the same compiler: flash and RAM, counted alike, on a "
             f"{_title(cpus[0])}, and millions of instructions an image:",
             markdown_table(
                 ["network", "flash", "RAM", *map(_title, cpus)],

@@ -9,7 +9,8 @@ results of the commands. Its entries:
                                         of its model, and those of the stages it builds on
     accuracy                            of the `.tflite` file on the test split, for the first m
                                         members; `seeds`: of other trainings
-    files                               bytes and SHA-256
+    files                               bytes and SHA-256; of an ensemble `cut`: bytes of the file
+                                        cut to its first m members
     instructions                        arm64 instructions of the image and of a member
     agreement                           of the file with Keras
     samples                             predictions for the embedded test images
@@ -48,6 +49,12 @@ def instructions_of_a_member(card: Card, core: str = "cortex-a72") -> int | None
     return None if counted is None else int(counted["member"])
 
 
+def bytes_by_members(card: Card) -> list[int]:
+    """Bytes of the `.tflite` file if it is cut to its first m members, for each m."""
+    tflite = card["files"]["tflite"]
+    return [*tflite["cut"]["bytes"]] if card["members"] > 1 else [int(tflite["bytes"])]
+
+
 def markdown(card: Card) -> str:
     """The card as a page."""
     parts = [f"# {card['name']}", heading(card), _usage(card)]
@@ -79,17 +86,19 @@ def _usage(card: Card) -> str:
 def _accuracy(card: Card) -> str:
     accuracy = card["accuracy"]
     low, high = (f"95 % {end}" for end in ("from", "to"))
+    columns = ["first m members", "bytes", "top-1 %", low, high, "top-5 %", "NLL", "ECE"]
     table = markdown_table(
-        ["first m members", "top-1 %", low, high, "top-5 %", "NLL", "ECE", "calibrated ECE"],
+        [*columns, "calibrated ECE"],
         [
             [
                 row["members"],
+                f"{size:,}",
                 *(f"{row[key]:.2f}" for key in ("top1", "low", "high", "top5")),
                 f"{row['nll']:.3f}",
                 f"{row['ece']:.4f}",
                 f"{row['calibrated_ece']:.4f}",
             ]
-            for row in accuracy["by_members"]
+            for row, size in zip(accuracy["by_members"], bytes_by_members(card), strict=True)
         ],
     )
     lines = [
@@ -98,6 +107,8 @@ def _accuracy(card: Card) -> str:
         "network: it says how far chance in the test images goes. ECE has 15 bins.",
         table,
     ]
+    if card["members"] > 1:
+        lines += _cutting(card)
     if (cascade := accuracy.get("cascade")) is not None:
         lines.append(
             f"The cascade in the file (`--adaptive`): {cascade['top1']:.2f} % with "
@@ -119,6 +130,16 @@ def _accuracy(card: Card) -> str:
         f"predictions of single members differ for {100 * agreement['flip_rate']:.3f} %."
     )
     return "\n\n".join(lines)
+
+
+def _cutting(card: Card) -> list[str]:
+    """Where the bytes of the first m members come from, and how one gets such a file."""
+    return [
+        "Bytes: the size of the file cut to its first m members, whose answers stay the same "
+        f"(measured on {card['files']['tflite']['cut']['date']}). For two members:",
+        f"    larq-ensemble pretrained {card['name']} --out F.tflite\n"
+        "    larq-ensemble convert F.tflite --members 2 --out two.tflite",
+    ]
 
 
 def _cost(card: Card) -> str:
@@ -223,11 +244,11 @@ def _provenance(card: Card) -> str:
 
 def overview(cards: Iterable[Card]) -> tuple[list[str], list[list[Any]]]:
     """A table of networks: its columns and rows."""
-    columns = ["network", "data", "members", "top-1 % at m = 1", "top-1 % at m = M", "bytes"]
-    columns.append("A72 instructions a member")
+    columns = ["network", "data", "members", "top-1 % at m = 1", "top-1 % at m = M"]
+    columns += ["bytes at m = 1", "bytes at m = M", "A72 instructions a member"]
     rows = []
     for card in cards:
-        by_members = card["accuracy"]["by_members"]
+        by_members, sizes = card["accuracy"]["by_members"], bytes_by_members(card)
         rows.append(
             [
                 card["name"],
@@ -235,7 +256,8 @@ def overview(cards: Iterable[Card]) -> tuple[list[str], list[list[Any]]]:
                 card["members"],
                 by_members[0]["top1"],
                 by_members[-1]["top1"],
-                card["files"]["tflite"]["bytes"],
+                sizes[0],
+                sizes[-1],
                 instructions_of_a_member(card),
             ]
         )

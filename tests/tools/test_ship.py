@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -87,6 +90,26 @@ def test_results_of_another_run_or_of_other_options_are_refused(ship, tmp_path):
     (tmp_path / "made_of.json").rename(tmp_path / "verify.json")
     with pytest.raises(EnsembleError, match="has results of an unknown run"):
         results.check_of(run="a" * 8, heads="int8")
+
+
+def test_bytes_of_the_cut_files_are_measured_and_keep_their_date(ship, tmp_path):
+    name = "cifar100-deploynet8-w0.75-nested4"
+    of_package = pretrained.shipped(name)
+    network = pretrained.Shipped(name, tmp_path)
+    shutil.copyfile(of_package.tflite, network.tflite)
+    card = copy.deepcopy(of_package.card)
+    cut = card["files"]["tflite"].pop("cut")
+    ship._write_card(network, card)
+    ship._measure_cuts(network)
+    measured = json.loads(network.card_path.read_text())["files"]["tflite"]["cut"]
+    assert measured["bytes"] == cut["bytes"]
+    assert measured["bytes"][-1] == network.tflite.stat().st_size
+
+    card["files"]["tflite"]["cut"] = {**cut, "date": "2001-02-03"}
+    ship._write_card(network, card)
+    before = network.card_path.read_text()
+    ship._measure_cuts(pretrained.Shipped(name, tmp_path))
+    assert network.card_path.read_text() == before
 
 
 def test_a_row_of_the_table(ship):

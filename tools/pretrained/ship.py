@@ -1,12 +1,14 @@
 """Puts a trained network into the package: weights, `.tflite` file and model card.
 
     python tools/pretrained/ship.py runs/fusion --from runs/backbone --results results/fusion
+    python tools/pretrained/ship.py
 
-It converts the run, evaluates the file, calibrates it, evaluates it again, verifies, inspects and
-counts instructions, each by the command of that name, and writes everything that the card says from
-their results. What `--results` holds already is not computed again, so an interrupted call goes on
-where it was. Then it renders docs/pretrained/ anew. `--remove NAME` takes a network out of the
-package.
+With a run it converts it, evaluates the file, calibrates it, evaluates it again, verifies, inspects
+and counts instructions, each by the command of that name, and writes everything that the card says
+from their results. What `--results` holds already is not computed again, so an interrupted call
+goes on where it was. With or without a run it then measures the files cut to their first m members,
+which takes seconds, and renders docs/pretrained/ anew from the cards. `--remove NAME` takes a
+network out of the package.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +32,15 @@ from larq_ensemble import pretrained
 from larq_ensemble.cli import cli, run_command
 from larq_ensemble.console.markdown import markdown_table
 from larq_ensemble.console.options import INPUT, data_dir_option, limit_test_option
+from larq_ensemble.convert import cut_file
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import file_digest, read_json, write_text
-from larq_ensemble.pretrained.cards import heading, instructions_of_a_member, markdown
+from larq_ensemble.pretrained.cards import (
+    bytes_by_members,
+    heading,
+    instructions_of_a_member,
+    markdown,
+)
 from larq_ensemble.pretrained.catalog import FOLDER, Shipped
 from larq_ensemble.pretrained.samples import read_samples, sample_names
 from larq_ensemble.pretrained.weights import write_weights
@@ -150,7 +159,10 @@ def main(
     data_dir: str | None,
     limit_test: int | None,
 ) -> None:
-    """Put the network of a run into the package, and write docs/pretrained anew."""
+    """Put the network of a run into the package, and write docs/pretrained anew.
+
+    Without RUN: from the cards and files that are there, with no evaluation.
+    """
     if remove is not None:
         network = pretrained.shipped(remove)
         for path in (network.card_path, network.weights_path, network.tflite):
@@ -180,10 +192,33 @@ def main(
             samples=samples,
             seeds=seeds,
         )
-        write_text(network.card_path, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+        _write_card(network, card)
+    for each in pretrained.names():
+        _measure_cuts(pretrained.shipped(each))
     _write_pages()
     total = sum(path.stat().st_size for path in FOLDER.iterdir())
     click.echo(f"{len(pretrained.names())} networks, {total:,} bytes")
+
+
+def _write_card(network: Shipped, card: Mapping[str, Any]) -> None:
+    write_text(network.card_path, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
+
+
+def _measure_cuts(network: Shipped) -> None:
+    """Writes onto an ensemble's card what its file takes if it is cut to its first m members.
+
+    The date on a card stays as long as the bytes do.
+    """
+    card = network.card
+    if card["members"] == 1:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "G.tflite"
+        found = [cut_file(network.tflite, path, m + 1).bytes for m in range(card["members"])]
+    tflite = card["files"]["tflite"]
+    if tflite.get("cut", {}).get("bytes") != found:
+        tflite["cut"] = {"bytes": found, "date": datetime.date.today().isoformat()}
+        _write_card(network, card)
 
 
 def _name(run: Run) -> str:
@@ -395,19 +430,21 @@ def _write_pages() -> None:
     rows = []
     for card in cards:
         first, last = (card["accuracy"]["by_members"][index] for index in (0, -1))
-        member = instructions_of_a_member(card)
+        member, sizes = instructions_of_a_member(card), bytes_by_members(card)
         rows.append(
             [
                 f"[{card['name']}]({card['name']}.md)",
                 f"{first['top1']:.1f} %",
                 f"{last['top1']:.1f} % ({last['low']:.1f} to {last['high']:.1f})",
-                f"{card['files']['tflite']['bytes']:,}",
+                f"{sizes[0]:,}",
+                f"{sizes[-1]:,}",
                 "-" if member is None else f"{member:,}",
                 heading(card),
             ]
         )
-    columns = ["name", "top-1 at m = 1", "top-1 at m = M (95 %)", "bytes"]
-    table = markdown_table([*columns, "A72 instructions a member", "what it is"], rows)
+    columns = ["name", "top-1 at m = 1", "top-1 at m = M (95 %)", "bytes at m = 1"]
+    columns += ["bytes at m = M", "A72 instructions a member", "what it is"]
+    table = markdown_table(columns, rows)
     index = PAGES / "index.md"
     before, _, rest = index.read_text(encoding="utf-8").partition(MARKERS[0])
     _, _, after = rest.partition(MARKERS[1])

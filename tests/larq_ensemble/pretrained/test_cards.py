@@ -1,4 +1,8 @@
-from larq_ensemble.pretrained.cards import _built_on
+import copy
+import re
+
+from larq_ensemble import pretrained
+from larq_ensemble.pretrained.cards import _built_on, markdown
 
 
 def test_what_a_stage_builds_on_is_told_by_its_number() -> None:
@@ -24,3 +28,14 @@ def test_what_a_stage_builds_on_is_told_by_its_number() -> None:
     assert _built_on({"transfer": {}, "ensemble": nested}, numbers) == (
         "Shares the filters of 1; prefix weights 1, 16. "
     )
+
+
+def test_bytes_by_members_and_the_commands_that_cut() -> None:
+    card = copy.deepcopy(pretrained.shipped("cifar100-deploynet8-w0.75-nested4").card)
+    card["files"]["tflite"]["cut"] = {"bytes": [1001, 1002, 1003, 1004], "date": "2001-02-03"}
+    page = markdown(card)
+    rows = re.findall(r"^\| ([1-4]) \| ([\d,]+) \|", page, re.MULTILINE)
+    assert rows == [("1", "1,001"), ("2", "1,002"), ("3", "1,003"), ("4", "1,004")]
+    assert "(measured on 2001-02-03)" in page
+    assert "    larq-ensemble convert F.tflite --members 2 --out two.tflite\n" in page
+    assert "--members" not in markdown(pretrained.shipped("cifar100-deploynet8").card)

@@ -14,7 +14,7 @@ from scipy.stats import norm
 from larq_ensemble import EnsembleError, EnsembleInterpreter, pretrained
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.graph import Content
-from larq_ensemble.pretrained.cards import markdown, overview
+from larq_ensemble.pretrained.cards import bytes_by_members, markdown, overview
 from larq_ensemble.pretrained.catalog import FOLDER, backbone_of
 from larq_ensemble.pretrained.samples import Samples, read_samples, sample_names, write_samples
 from larq_ensemble.pretrained.weights import Signs
@@ -47,7 +47,8 @@ def test_the_files_are_those_of_the_card(name):
     assert card["run_hash"] == stored.run_hash
     assert card["ensemble"].get("backbone") == stored.config["ensemble"].get("backbone")
     assert stored.config["ensemble"].get("members", 1) == card["members"]
-    assert len(card["accuracy"]["by_members"]) == card["members"]
+    assert len(card["accuracy"]["by_members"]) == len(bytes_by_members(card)) == card["members"]
+    assert bytes_by_members(card)[-1] == network.tflite.stat().st_size
     for row in card["accuracy"]["by_members"]:
         # Wilson's interval: where the test of the true share against the found one stands on 5 %.
         share, n = row["top1"] / 100, card["accuracy"]["images"]
