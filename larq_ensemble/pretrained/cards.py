@@ -137,8 +137,7 @@ def _cutting(card: Card) -> list[str]:
     return [
         "Bytes: the size of the file cut to its first m members, whose answers stay the same "
         f"(measured on {card['files']['tflite']['cut']['date']}). For two members:",
-        f"    larq-ensemble pretrained {card['name']} --out F.tflite\n"
-        "    larq-ensemble convert F.tflite --members 2 --out two.tflite",
+        f"    larq-ensemble convert {card['name']} --members 2 --out two.tflite",
     ]
 
 
