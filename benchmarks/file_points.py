@@ -30,6 +30,7 @@ from larq_ensemble.convert.export import export_file
 from larq_ensemble.data.datasets import limit_key
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import file_digest, read_json, write_text
+from larq_ensemble.layers import Mirror
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.network.compute import count_macs
 from larq_ensemble.training.plots import TITLES
@@ -40,7 +41,7 @@ _FORMAT: dict[str, Any] = {"heads": "int8", "precision": "compact"}
 #: What the name of a curve says of one network that runs on the image and on the mirrored one.
 BOTH_IMAGES = ", both images"
 #: Which points a run has; another name where they change, so that those of before aren't taken.
-_POINTS = "both"
+_POINTS = "one"
 #: Real-valued networks by the end of their names.
 VARIANTS = {"real": "twin", "relu": "with ReLU"}
 
@@ -119,7 +120,7 @@ class Measuring:
         common = {"model": model, "seed": run.config.seed}
         path = self.folder / "files" / f"{run.path.name}-{run.digest[:8]}.tflite"
         path.parent.mkdir(parents=True, exist_ok=True)
-        kind = kind_of(run.config)
+        kind = kind_of(run.config, is_one=is_one_network(run))
         images, labels = self._images(run)
         if kind != "float":
             convert_run(run, path, **_FORMAT)
@@ -316,9 +317,26 @@ def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
 
 
-def kind_of(config: Any) -> str:
-    """What the network of a run is, a kind of `larq_ensemble.training.points.KINDS`."""
+def is_one_network(run: Any) -> bool:
+    """Whether the members differ in nothing but the image that they see, as it is or mirrored."""
+    if run.config.kind != "ensemble":
+        return False
+    own = (layer for member in range(run.model.members) for layer in run.model.own_layers(member))
+    return all(isinstance(layer, Mirror) for layer in own)
+
+
+def kind_of(config: Any, *, is_one: bool = False) -> str:
+    """What the network of a run is, a kind of `larq_ensemble.training.points.KINDS`.
+
+    One network on both images is no ensemble: what members give is to be seen beside it.
+
+    # Arguments
+        config: of the run.
+        is_one: of an ensemble: `is_one_network`.
+    """
     name, width = config.model["name"], config.model.get("width", 1.0)
+    if is_one or views(config) == BOTH_IMAGES:
+        return "single"
     if config.kind == "ensemble":
         if config.ensemble["shared_layers"]:
             return "shared"

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from larq_ensemble import Normalization, ensemble_of
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.keras import keras
 from larq_ensemble.runs import RunConfig
+from larq_ensemble.trained import open_trained
 from larq_ensemble.training.points import read_points
 
 from .conftest import load
@@ -63,6 +66,25 @@ def test_members_that_see_the_image_mirrored() -> None:
     trained.recipe["epochs"], untrained.recipe["epochs"] = 3, 0
     found = [file_points.views(run) for run in (trained, untrained, plain)]
     assert found == [", mirrored", ", both images", ""]
+    untrained.ensemble["shared_layers"] = ["conv1"]
+    assert file_points.kind_of(untrained) == "single"
+    assert file_points.kind_of(trained) == "separate"
+
+
+def test_one_network_on_both_images_is_no_ensemble(tmp_path) -> None:
+    """Of what Keras saved the layers tell it."""
+    image = keras.Input((4, 4, 1))
+    networks = [
+        keras.Model(image, keras.layers.Dense(3)(keras.layers.Flatten()(image))) for _ in "12"
+    ]
+    found = []
+    for models in (networks[:1], networks):
+        normalization = Normalization.raw(1)
+        ensemble_of(models, mirror=True, normalization=normalization).save(tmp_path / "e.keras")
+        run = open_trained(tmp_path / "e.keras")
+        is_one = file_points.is_one_network(run)
+        found.append((is_one, file_points.kind_of(run.config, is_one=is_one)))
+    assert found == [(True, "single"), (False, "separate")]
 
 
 class FirstColumn:
