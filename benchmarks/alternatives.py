@@ -271,12 +271,13 @@ def train(
 def budgets(paths: Sequence[str | os.PathLike[str]]) -> str:
     """A table of the best network within each budget: shared filters, and anything else.
 
-    A budget within which there is none has no row.
+    One member of an ensemble is a single network, so an ensemble counts from two members on. A
+    budget within which there is none has no row.
 
     # Arguments
         paths: result files of one data set and split.
     """
-    points = read_points(paths)
+    points = [point for point in read_points(paths) if point.members > 1 or not _of_several(point)]
     if not points:
         raise EnsembleError("The result files hold no points.")
     rows = []
@@ -308,6 +309,10 @@ def _row(points: Sequence[FrontierPoint], cost: str, limit: float, budget: str) 
     return [budget, _named(ours), _named(other), difference]
 
 
+def _of_several(point: FrontierPoint) -> bool:
+    return point.kind == "shared" or (point.trained_members or 1) > 1
+
+
 def _top1(point: FrontierPoint) -> float:
     return point.top1
 
@@ -315,8 +320,7 @@ def _top1(point: FrontierPoint) -> float:
 def _named(point: FrontierPoint | None) -> str:
     if point is None:
         return "-"
-    is_ensemble = point.kind == "shared" or point.members > 1 or (point.trained_members or 1) > 1
-    members = f", m = {point.members}" if is_ensemble else ""
+    members = f", m = {point.members}" if point.members > 1 else ""
     spread = f" ± {point.top1_high - point.top1:.1f}" if point.seeds > 1 and point.top1_high else ""
     # Networks of several widths have one name: their bytes say which.
     size = "" if point.bytes is None else f", {point.bytes / 1e3:.0f} kB"
