@@ -321,8 +321,8 @@ def is_one_network(run: Any) -> bool:
     """Whether the members differ in nothing but the image that they see, as it is or mirrored."""
     if run.config.kind != "ensemble":
         return False
-    own = (layer for member in range(run.model.members) for layer in run.model.own_layers(member))
-    return all(isinstance(layer, Mirror) for layer in own)
+    own = [layer for member in range(run.model.members) for layer in run.model.own_layers(member)]
+    return bool(own) and all(isinstance(layer, Mirror) for layer in own)
 
 
 def kind_of(config: Any, *, is_one: bool = False) -> str:

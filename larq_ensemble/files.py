@@ -202,13 +202,16 @@ def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> 
 
 
 def is_other_than_json(path: str | os.PathLike[str]) -> bool:
-    """Whether a file at `path`, which would be replaced, begins like no object or list of JSON."""
+    """Whether a file at `path`, which would be replaced, is not empty and no JSON."""
     path = Path(path)
     if not path.is_file() or _open_file(path) is not None:
         return False
-    with open(path, "rb") as file:
-        start = file.read(64).lstrip()
-    return bool(start) and not start.startswith((b"{", b"["))
+    content = path.read_bytes()
+    try:
+        json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return bool(content)
+    return False
 
 
 def _status(path: Path) -> os.stat_result | None:

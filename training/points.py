@@ -232,8 +232,9 @@ def _read(path: str) -> Iterator[tuple[FrontierPoint, _Training]]:
     """The points of a file, each with its training."""
     if is_tflite(path):
         raise EnsembleError(
-            f"{path!r} is a .tflite file, and its points come from a result file: "
-            "`python benchmarks/alternatives.py measure` writes one of a run or a Keras file."
+            f"{path!r} is a .tflite file, and its points come from a result file: in a checkout "
+            "`python benchmarks/alternatives.py measure` writes one of the run or the Keras file "
+            "that it was made of."
         )
     content = read_json(
         path, "give runs, or result files as benchmarks/alternatives.py writes them"

@@ -19,7 +19,7 @@ class StartedNetwork(NamedTuple):
     """What a network is that starts from trained weights, where its settings don't say it.
 
     # Arguments
-        name: its architecture; `None` if the source doesn't tell.
+        name: its architecture; `None` if there is no source, or it is of a network of the user's.
         width: what multiplies its channels.
     """
 
@@ -39,8 +39,7 @@ def started_network(real: Trained | None, backbone: Trained | None) -> StartedNe
     name, width = source.config.architecture, source.config.model["width"]
     if backbone or "binarize" in source.config.model:
         return StartedNetwork(name, width)
-    binarized = name.removesuffix("_real")
-    return StartedNetwork(None if binarized == name else binarized, width)
+    return StartedNetwork(name.removesuffix("_real"), width)
 
 
 def check_twin(run: Trained, model: dict[str, Any]) -> None:
@@ -87,8 +86,9 @@ def check_backbone(run: Trained, model: dict[str, Any]) -> None:
         EnsembleError: if it is of another network, or takes images of other channels.
     """
     of_run = run.config.model
-    keys = ("name", "width", "revision", "binarize")  # a network that is not ours has a name only
+    keys = ("name", "width", "revision")  # a network that is not ours has a name only
     compared = {key: (of_run.get(key), model.get(key)) for key in keys}
+    compared["`binarize`"] = (of_run.get("binarize", "all"), model.get("binarize", "all"))
     compared["channels"] = (of_run["input_shape"][-1], model["input_shape"][-1])
     for key, (given, expected) in compared.items():
         if given != expected:

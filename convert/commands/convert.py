@@ -172,6 +172,8 @@ def command(
             f"Wrote {out}: {converted.bytes:,} bytes, {converted.ratio:.3f} times the "
             f"lower bound of {converted.lower_bound_bytes:,} bytes, in {converted.seconds:.1f} s."
         )
+        if file is None and found(source) is not None:
+            report.line("Made of the Keras weights, without the calibration of the package's file.")
         if (agreement := converted.agreement) is not None:
             report.line(
                 f"On {agreement.images} random images the logits of members "
@@ -206,8 +208,8 @@ def _refuse_options_of_ensembles(context: click.Context) -> None:
         )
 
 
-#: What a file that was converted can't be given any more.
-_OF_KERAS = ("layout", "heads", "precision", "quantize", "dataset", "normalization", "data_dir")
+#: What makes another file of Keras weights.
+_FORMS = ("layout", "heads", "precision", "quantize")
 
 
 def _file_of(context: click.Context, source: str) -> str | None:
@@ -215,28 +217,29 @@ def _file_of(context: click.Context, source: str) -> str | None:
     if (shipped := found(source)) is None:
         is_file = Path(source).is_file() and not is_keras_file(source)
         return source if is_file else None
-    asks = any(_is_given(context, option) for option in ("members", "target"))
-    of_keras = any(_is_given(context, option) for option in _OF_KERAS)
+    asks = context.params["members"] is not None or context.params["target"] != "lce"
+    of_keras = any(_is_given(context, option) for option in _FORMS)
     return str(shipped.tflite) if asks and not of_keras else None
 
 
 def _converted_file(context: click.Context, source: str, out: str) -> ConversionReport:
     """Cuts a file, or writes it for another target."""
-    from larq_ensemble.runtime.file import is_tflite
+    from larq_ensemble.runtime.file import is_tflite, read_ensemble
 
     if not is_tflite(source):
         raise EnsembleError(
             f"{source!r} is no .tflite model, no run and no Keras file: give one of these, "
             f"{or_a_name()}."
         )
-    for option in _OF_KERAS:
+    for option in (*_FORMS, "dataset", "normalization", "data_dir"):
         if _is_given(context, option):
             raise click.UsageError(
                 f"--{option.replace('_', '-')} needs a run or a Keras file: a .tflite file can "
                 "only be cut, or written for another target."
             )
     members, target, filters = (context.params[name] for name in ("members", "target", "filters"))
-    if _is_given(context, "target"):
+    is_for_it = members is not None and read_ensemble(source).metadata.target == target
+    if _is_given(context, "target") and not is_for_it:
         from larq_ensemble.convert.file_conversion import convert_file
 
         return convert_file(source, out, target=target, filters=filters, members=members)

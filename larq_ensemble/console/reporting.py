@@ -141,6 +141,8 @@ def _check_target(target: str | None) -> None:
     reason = obstacle(target) or _other_use(target)
     if reason is None and is_other_than_json(target):
         reason = "it is there already, and no JSON that could be replaced"
+    if reason is None and Path(target).name == "config.json" and Path(target).exists():
+        reason = "it is the configuration of a run"
     if not Path(target).parent.is_dir():
         reason = "its folder is missing"
     if reason is not None:

@@ -426,7 +426,7 @@ class Ensemble(keras.Model):
             )
         if not self.trainable_weights:
             own = [layer for member in range(self.members) for layer in self.own_layers(member)]
-            if all(isinstance(layer, Mirror) for layer in own):
+            if own and all(isinstance(layer, Mirror) for layer in own):
                 raise EnsembleError(
                     "The members are one network, on the image and on the mirrored one, and "
                     "nothing of it is a member's own: train that network, and combine it again."

@@ -122,8 +122,10 @@ def backbone_of(model: str, weights: str, width: float | None = None) -> Shipped
     if len(found) == 1:
         return found[0]
     if weights in names() and (ensemble := shipped(weights)).card["members"] > 1:
-        if ensemble.card["model"]["name"] == model and ensemble.weights.single() is not None:
-            return ensemble
+        if ensemble.weights.single() is not None:
+            if (name := ensemble.card["model"]["name"]) == model:
+                return ensemble
+            raise EnsembleError(f"`weights` {weights!r} is of the network {name!r}, not {model!r}.")
         raise EnsembleError(
             f"`weights` {weights!r} is an ensemble: `load_ensemble({weights!r})` makes it."
         )

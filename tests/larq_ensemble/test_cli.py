@@ -202,6 +202,18 @@ def test_what_a_network_starts_from_says_which_it_is(call, tmp_path, monkeypatch
     many, few = (load_run(name).config.model for name in ("many", "few"))
     assert few == many
     assert few["width"] == 0.25
+    # A network of the user's has no width, and has to be named.
+    (tmp_path / "mine.py").write_text(
+        "import larq_ensemble.keras as k\n\n\ndef small(input_shape, classes):\n"
+        "    image = k.keras.Input(input_shape)\n"
+        "    x = k.keras.layers.Flatten()(image)\n"
+        "    return k.keras.Model(image, k.keras.layers.Dense(classes)(x))\n"
+    )
+    assert call(*job, "--model", "mine:small", "--out", "mine")[0] == 0
+    refused = call(*job, "--model", "mine:small", "--from-backbone", "many", "--out", "new")[2]
+    assert "--from-backbone 'many' can't start 'small': its name is 'deploynet9'" in refused
+    refused = call(*job, "--from-backbone", "mine", "--out", "new")[2]
+    assert "'mine' is of a network of yours: give that as --model, too." in refused
 
 
 def test_json_of_every_command_is_all_there_is_on_standard_output(job):
@@ -396,7 +408,7 @@ def test_usage_errors_are_one_line_and_exit_with_2(call, untouched, arguments, m
         ("pretrain --from-real missing --out new", "No run at 'missing'"),
         ("pretrain --from-real fusion --out new", "is of kind 'ensemble', but 'backbone' is"),
         (
-            "pretrain --from-real backbone --out new",
+            "pretrain --model resnet20 --from-real backbone --out new",
             "--from-real 'backbone' is not the real-valued twin of 'resnet20'",
         ),
         (

@@ -235,6 +235,7 @@ def test_layers_that_a_backbone_lacks_are_named():
         ({"name": "resnet20"}, "can't start 'resnet20': its name is 'tiny', not 'resnet20'"),
         ({"width": 2.0}, "its width is 1.0, not 2.0"),
         ({"revision": 1}, "its revision is 2, not 1"),
+        ({"binarize": "activations"}, "its `binarize` is 'all', not 'activations'"),
         ({"input_shape": [8, 8, 3]}, "its channels is 1, not 3.* choose `channels`: grey has 1"),
     ],
 )
@@ -255,8 +256,8 @@ def test_where_it_starts_from_says_what_a_network_is(real, backbone):
     assert started_network(None, of(backbone, width=0.5)) == ("tiny", 0.5)
     assert started_network(of(real, width=0.5), None) == ("tiny", 0.5)
     assert started_network(of(backbone, binarize="activations"), None) == ("tiny", 1.0)
-    # What is no twin starts nothing, and a network of the user's has to be named.
-    assert started_network(backbone, None) == (None, 1.0)
+    # `check_twin` refuses what is no twin; a network of the user's has to be named.
+    assert started_network(backbone, None) == ("tiny", 1.0)
     assert started_network(None, of(backbone, source="networks:tiny")) == (None, 1.0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -348,10 +349,13 @@ def run_of(path: str, kind: str | None = None) -> Trained:
     from larq_ensemble.trained import is_keras_file, open_trained
 
     if is_keras_file(path):
-        raise EnsembleError(
-            f"{path!r} is a Keras file, and this needs a run: to start from its weights give it as "
-            "`model`."
+        folder = os.path.dirname(path)
+        way_out = (
+            f"give {folder!r}, its run."
+            if os.path.isfile(os.path.join(folder, "config.json"))
+            else "`pretrain` with it as `model` and 0 `epochs` makes one."
         )
+        raise EnsembleError(f"{path!r} is a Keras file, and this needs a run: {way_out}")
     return (
         load_run(path, kind, also=or_a_name()) if found(path) is None else open_trained(path, kind)
     )

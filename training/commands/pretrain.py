@@ -217,6 +217,7 @@ def command(
     """
     check_teacher_options(teacher, distill_weight, temperature)
     from larq_ensemble.data.datasets import DataOptions
+    from larq_ensemble.errors import EnsembleError
     from larq_ensemble.network.architectures import MODELS
     from larq_ensemble.training.recipes import RECIPES, recipes_for
     from larq_ensemble.training.transfer import started_network
@@ -236,6 +237,10 @@ def command(
         backbone = run_of(from_backbone, "backbone") if from_backbone else None
         of_start = started_network(real, backbone)
         if model_name is None:
+            if of_start.name is None and (source := from_backbone or from_real):
+                raise EnsembleError(
+                    f"{source!r} is of a network of yours: give that as `model`, too."
+                )
             model_name = of_start.name or ("resnet20" if dataset.origin is None else "deploynet9")
         data = DataOptions(data_dir, validation, limit_train, limit_test)
         recipes = recipes_for(
@@ -267,7 +272,7 @@ def command(
             out,
             recipe=recipe,
             seed=seed,
-            width=of_start.width if width is None else width,
+            width=(of_start.width if model_name in MODELS else 1.0) if width is None else width,
             pad_values=None if pad_values is None else float(pad_values),
             estimator=estimator,
             binarize=binarize,

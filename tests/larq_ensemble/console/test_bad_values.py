@@ -111,8 +111,8 @@ def test_ranges(refused, arguments, message):
         ("evaluate none.keras", "No run at 'none.keras' (there is no such file or directory)"),
         (
             "pretrain --from-backbone backbone.keras --out new",
-            "'backbone.keras' is a Keras file, and this needs a run: to start from its weights "
-            "give it as --model.",
+            "'backbone.keras' is a Keras file, and this needs a run: `pretrain` with it as --model "
+            "and 0 --epochs makes one.",
         ),
         ("convert photo.png --out q.tflite", "'photo.png' is no .tflite model, no run and no K"),
         *(

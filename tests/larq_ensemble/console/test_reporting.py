@@ -58,7 +58,7 @@ def test_a_failure_leaves_an_older_result_alone(tmp_path):
     assert target.read_text() == '{"older": 1}'
 
 
-@pytest.mark.parametrize("older", [b"", b'{"older": 1}\n', b"\n[1]"])
+@pytest.mark.parametrize("older", [b"", b'{"older": 1}\n', b"\n[1]", b"\xef\xbb\xbf{}"])
 def test_an_older_result_is_replaced(older, tmp_path):
     target = tmp_path / "result.json"
     target.write_bytes(older)
@@ -67,7 +67,7 @@ def test_an_older_result_is_replaced(older, tmp_path):
     assert json.loads(target.read_text()) == {"top1": 1}
 
 
-@pytest.mark.parametrize("other", [b"\x1c\0\0\0TFL3", b"\x89PNG", b"text", b"\0"])
+@pytest.mark.parametrize("other", [b"\x1c\0\0\0TFL3", b"\x89PNG", b"[tool]\na = 1", b"\0"])
 def test_a_file_of_another_kind_is_not_replaced(other, tmp_path):
     target = tmp_path / "n8.tflite"
     target.write_bytes(other)
@@ -75,6 +75,13 @@ def test_a_file_of_another_kind_is_not_replaced(other, tmp_path):
     with refused, reporting(str(target)):
         pytest.fail("The work was begun.")
     assert target.read_bytes() == other
+
+
+def test_the_configuration_of_a_run_is_not_replaced(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    refused = pytest.raises(EnsembleError, match="it is the configuration of a run")
+    with refused, reporting(str(tmp_path / "config.json")):
+        pytest.fail("The work was begun.")
 
 
 def test_a_target_that_cannot_be_written_is_told_before_the_work(tmp_path):

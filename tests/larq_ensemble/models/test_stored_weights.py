@@ -226,7 +226,9 @@ def test_the_smallest_ensemble_of_the_package(monkeypatch):
     assert opened.config.kind == "backbone"
     assert opened.digest == network.weights.config["ensemble"]["backbone"]
     assert open_trained(network.name).config.kind == "ensemble"
-    with pytest.raises(EnsembleError, match=f"`weights` {network.name!r} is an ensemble"):
+    with pytest.raises(
+        EnsembleError, match=f"{network.name!r} is of the network .*, not 'resnet18'"
+    ):
         build_model("resnet18", weights=network.name)
 
 

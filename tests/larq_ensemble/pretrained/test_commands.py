@@ -53,6 +53,10 @@ def session(tmp_path_factory) -> tuple[Path, str]:
         ["predict", name, "photo.png", "--top", "2", "--json", "predicted.json"],
         ["inspect", name, "--json", "inspected.json"],
         *(["convert", ensemble, "--members", "2", "--out", "cut.tflite"] for ensemble in ENSEMBLES),
+        *(
+            ["convert", "cut.tflite", "--members", "1", "--target", "lce", "--out", "one.tflite"]
+            for _ in ENSEMBLES
+        ),
         *(["demo", "--dataset", dataset, "--json", "demo.json"] for dataset in SHOWN[:1]),
     ]
     done = subprocess.run(
@@ -102,6 +106,8 @@ def test_a_cut_of_a_network_is_one_of_its_file(name, session):
     )
     np.testing.assert_array_equal(cut, whole)
     assert EnsembleInterpreter(folder / "cut.tflite").metadata.temperatures
+    # The file's own target changes nothing.
+    assert EnsembleInterpreter(folder / "one.tflite").max_members == 1
 
 
 def test_the_demo_of_a_trained_network(session):
@@ -134,6 +140,11 @@ def test_the_demo_of_a_trained_network(session):
         (["calibrate", NAMES[0]], 1, "comes with the package, calibrated"),
         (["evaluate", "none"], 1, NAMES[0]),
         (["convert", "none", "--out", "x.tflite"], 1, NAMES[0]),
+        *(
+            (["convert", name, "--members", "1", *option, "--out", "x.tflite"], 2, option[0])
+            for name in ENSEMBLES
+            for option in (["--dataset", "cifar100"], ["--normalization", "raw"])
+        ),
         (["demo", "--network", NAMES[0]], 2, "--network has no effect on digits"),
         (["demo", "--data-dir", "x"], 2, "--data-dir has no effect on digits"),
         (["demo", "--dataset", "cifar100", "--seed", "1"], 2, "--seed has no effect on cifar100"),
