@@ -30,7 +30,6 @@ from larq_ensemble.convert.export import export_file
 from larq_ensemble.data.datasets import limit_key
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import file_digest, read_json, write_text
-from larq_ensemble.layers import Mirror
 from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.network.compute import count_macs
 from larq_ensemble.training.plots import TITLES
@@ -120,7 +119,8 @@ class Measuring:
         common = {"model": model, "seed": run.config.seed}
         path = self.folder / "files" / f"{run.path.name}-{run.digest[:8]}.tflite"
         path.parent.mkdir(parents=True, exist_ok=True)
-        kind = kind_of(run.config, is_one=is_one_network(run))
+        is_one = run.config.kind == "ensemble" and run.model.is_one_network
+        kind = kind_of(run.config, is_one=is_one)
         images, labels = self._images(run)
         if kind != "float":
             convert_run(run, path, **_FORMAT)
@@ -317,14 +317,6 @@ def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
 
 
-def is_one_network(run: Any) -> bool:
-    """Whether the members differ in nothing but the image that they see, as it is or mirrored."""
-    if run.config.kind != "ensemble":
-        return False
-    own = [layer for member in range(run.model.members) for layer in run.model.own_layers(member)]
-    return bool(own) and all(isinstance(layer, Mirror) for layer in own)
-
-
 def kind_of(config: Any, *, is_one: bool = False) -> str:
     """What the network of a run is, a kind of `larq_ensemble.training.points.KINDS`.
 
@@ -332,7 +324,7 @@ def kind_of(config: Any, *, is_one: bool = False) -> str:
 
     # Arguments
         config: of the run.
-        is_one: of an ensemble: `is_one_network`.
+        is_one: of an ensemble: `Ensemble.is_one_network`.
     """
     name, width = config.model["name"], config.model.get("width", 1.0)
     if is_one or views(config) == BOTH_IMAGES:

@@ -201,6 +201,12 @@ def is_same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> 
     return os.path.realpath(one) == os.path.realpath(other)
 
 
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a directory holds the configuration of a run."""
+    # `Path.is_file` raises for a name that is too long.
+    return os.path.isfile(user_path(path) / "config.json")
+
+
 def is_other_than_json(path: str | os.PathLike[str]) -> bool:
     """Whether a file at `path`, which would be replaced, is not empty and no JSON."""
     path = Path(path)

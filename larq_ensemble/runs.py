@@ -28,6 +28,7 @@ from larq_ensemble.files import (
     check_output_folder,
     file_digest,
     gone,
+    is_run,
     read_json,
     remove_leftovers,
     replacing,
@@ -379,12 +380,6 @@ def check_takes_run(out: str | os.PathLike[str], *, resume: bool) -> None:
         raise EnsembleError(
             f"`out` {str(path)!r} holds other files: choose a new or an empty directory."
         )
-
-
-def is_run(path: str | os.PathLike[str]) -> bool:
-    """Whether a directory holds the configuration of a run."""
-    # `Path.is_file` raises for a name that is too long.
-    return os.path.isfile(user_path(path) / "config.json")
 
 
 def load_run(

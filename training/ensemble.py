@@ -18,13 +18,13 @@ from larq_ensemble.ensembles.building import Initial, check_mirrors
 from larq_ensemble.ensembles.ensemble import own_layers
 from larq_ensemble.ensembles.schemes import SCHEMES, Scheme
 from larq_ensemble.errors import EnsembleError, check_whole
+from larq_ensemble.files import is_run
 from larq_ensemble.keras import keras
 from larq_ensemble.network.sharing import has_own_head_bias, parse_sharing
 from larq_ensemble.runs import (
     Run,
     RunConfig,
     check_takes_run,
-    is_run,
     load_run,
     package_versions,
 )

@@ -15,11 +15,12 @@ from larq_ensemble.ensembles.bfloat16 import check_bfloat16
 from larq_ensemble.ensembles.fused_models import fused_network
 from larq_ensemble.ensembles.labels import CrossEntropy
 from larq_ensemble.errors import EnsembleError, check_seed
+from larq_ensemble.files import is_run
 from larq_ensemble.keras import keras
 from larq_ensemble.models import Binarize, PReLUGradient
 from larq_ensemble.models.foreign import is_file, is_foreign
 from larq_ensemble.models.inference import predict_batches
-from larq_ensemble.runs import Run, RunConfig, is_run, load_run, package_versions
+from larq_ensemble.runs import Run, RunConfig, load_run, package_versions
 from larq_ensemble.runtime.metrics import top_k_accuracy
 from larq_ensemble.trained import Trained, normalization_for
 from larq_ensemble.training.advice import advice

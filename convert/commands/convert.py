@@ -234,8 +234,9 @@ def _converted_file(context: click.Context, source: str, out: str) -> Conversion
     for option in (*_FORMS, "dataset", "normalization", "data_dir"):
         if _is_given(context, option):
             raise click.UsageError(
-                f"--{option.replace('_', '-')} needs a run or a Keras file: a .tflite file can "
-                "only be cut, or written for another target."
+                f"--{option.replace('_', '-')} needs a run or a Keras file: a .tflite file, as "
+                "that of a network of the package, can only be cut, or written for another target. "
+                "Leave it out."
             )
     members, target, filters = (context.params[name] for name in ("members", "target", "filters"))
     is_for_it = members is not None and read_ensemble(source).metadata.target == target

@@ -168,6 +168,12 @@ class Ensemble(keras.Model):
         own = {id(layer) for member in range(self.members) for layer in self.own_layers(member)}
         return [layer for layer in self.layers if layer.weights and id(layer) not in own]
 
+    @property
+    def is_one_network(self) -> bool:
+        """Whether members differ in nothing but the image they see, as it is or mirrored."""
+        own = [layer for member in range(self.members) for layer in self.own_layers(member)]
+        return bool(own) and all(isinstance(layer, Mirror) for layer in own)
+
     def _checked_member(self, member: int) -> int:
         return check_whole("member", member, 0, self.members - 1)
 
@@ -425,8 +431,7 @@ class Ensemble(keras.Model):
                 "`larq-ensemble train`."
             )
         if not self.trainable_weights:
-            own = [layer for member in range(self.members) for layer in self.own_layers(member)]
-            if own and all(isinstance(layer, Mirror) for layer in own):
+            if self.is_one_network:
                 raise EnsembleError(
                     "The members are one network, on the image and on the mirrored one, and "
                     "nothing of it is a member's own: train that network, and combine it again."

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import is_run
 from larq_ensemble.pretrained.catalog import or_a_name, tflite_path
 from larq_ensemble.runtime.metadata import ENTRY, EnsembleMetadata
 from larq_ensemble.tflite.flatbuffer import (
@@ -126,7 +127,7 @@ def check_no_run(path: str | os.PathLike[str]) -> None:
     """# Raises
     EnsembleError: if `path` is the directory of a run, where a file is needed.
     """
-    if os.path.isfile(os.path.join(path, "config.json")):
+    if is_run(path):
         raise EnsembleError(
             f"{str(path)!r} is a run: convert it first, by `larq-ensemble convert`, and give the "
             "file that this writes."

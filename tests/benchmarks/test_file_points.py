@@ -82,7 +82,7 @@ def test_one_network_on_both_images_is_no_ensemble(tmp_path) -> None:
         normalization = Normalization.raw(1)
         ensemble_of(models, mirror=True, normalization=normalization).save(tmp_path / "e.keras")
         run = open_trained(tmp_path / "e.keras")
-        is_one = file_points.is_one_network(run)
+        is_one = run.model.is_one_network
         found.append((is_one, file_points.kind_of(run.config, is_one=is_one)))
     assert found == [(True, "single"), (False, "separate")]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -290,9 +289,10 @@ def as_begun(recipe: Recipe, out: str, *, resume: bool) -> Recipe:
 
     So a run of before stays with what its recipe was when there was no other.
     """
+    from larq_ensemble.files import is_run
     from larq_ensemble.runs import load_run
 
-    if not resume or not Path(out, "config.json").is_file():
+    if not resume or not is_run(out):
         return recipe
     return recipe.as_begun(load_run(out).config.recipe)
 
@@ -344,6 +344,7 @@ def distillation_by(
 def run_of(path: str, kind: str | None = None) -> Trained:
     """A run, or a network of the package. Networks of Keras files are given as `model`."""
     from larq_ensemble.errors import EnsembleError
+    from larq_ensemble.files import is_run
     from larq_ensemble.pretrained.catalog import found, or_a_name
     from larq_ensemble.runs import load_run
     from larq_ensemble.trained import is_keras_file, open_trained
@@ -352,7 +353,7 @@ def run_of(path: str, kind: str | None = None) -> Trained:
         folder = os.path.dirname(path)
         way_out = (
             f"give {folder!r}, its run."
-            if os.path.isfile(os.path.join(folder, "config.json"))
+            if is_run(folder)
             else "`pretrain` with it as `model` and 0 `epochs` makes one."
         )
         raise EnsembleError(f"{path!r} is a Keras file, and this needs a run: {way_out}")

@@ -242,6 +242,8 @@ def command(
                     f"{source!r} is of a network of yours: give that as `model`, too."
                 )
             model_name = of_start.name or ("resnet20" if dataset.origin is None else "deploynet9")
+        if width is None:
+            width = of_start.width if model_name in MODELS else 1.0
         data = DataOptions(data_dir, validation, limit_train, limit_test)
         recipes = recipes_for(
             dataset.constants(),
@@ -272,7 +274,7 @@ def command(
             out,
             recipe=recipe,
             seed=seed,
-            width=(of_start.width if model_name in MODELS else 1.0) if width is None else width,
+            width=width,
             pad_values=None if pad_values is None else float(pad_values),
             estimator=estimator,
             binarize=binarize,

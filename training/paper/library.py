@@ -13,7 +13,7 @@ from typing import Any
 from larq_ensemble.console.wording import counted
 from larq_ensemble.data.datasets import DATASETS, DataOptions
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import read_json, replacing
+from larq_ensemble.files import is_run, read_json, replacing
 from larq_ensemble.network.architectures import REVISION
 from larq_ensemble.network.sharing import has_own_head_bias
 from larq_ensemble.progress import Work
@@ -270,7 +270,7 @@ class RunLibrary:
         self, path: Path, recipe: Recipe, same_origin: Callable[[RunConfig], bool]
     ) -> tuple[Run, dict[str, Any]] | None:
         """The run if it has finished with these settings; does not load its network."""
-        if not (path / "config.json").is_file():
+        if not is_run(path):
             return None
         run = load_run(path)
         _check_network(run)
