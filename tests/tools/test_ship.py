@@ -10,6 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from larq_ensemble import EnsembleError, pretrained
 from larq_ensemble.runs import Run, RunConfig, create_run
@@ -110,6 +111,11 @@ def test_bytes_of_the_cut_files_are_measured_and_keep_their_date(ship, tmp_path)
     before = network.card_path.read_text()
     ship._measure_cuts(pretrained.Shipped(name, tmp_path))
     assert network.card_path.read_text() == before
+
+
+def test_options_without_a_run_are_refused(ship):
+    done = CliRunner().invoke(ship.main, ["--results", "somewhere"])
+    assert (done.exit_code, "'results' has no effect without RUN" in done.output) == (2, True)
 
 
 def test_a_row_of_the_table(ship):

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from sample_images import ORIGINS
 
 from larq_ensemble import pretrained
@@ -146,7 +147,9 @@ def _count(core: str, file: str) -> list[str]:
 @click.option("--remove", metavar="NAME", help="Take this network out of the package.")
 @data_dir_option
 @limit_test_option
+@click.pass_context
 def main(
+    context: click.Context,
     run: str | None,
     name: str | None,
     sources: tuple[str, ...],
@@ -163,6 +166,10 @@ def main(
 
     Without RUN: from the cards and files that are there, with no evaluation.
     """
+    if run is None:
+        for option in context.params.keys() - {"run", "remove"}:
+            if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
+                raise click.UsageError(f"{option!r} has no effect without RUN: give it.")
     if remove is not None:
         network = pretrained.shipped(remove)
         for path in (network.card_path, network.weights_path, network.tflite):
