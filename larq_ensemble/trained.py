@@ -197,7 +197,7 @@ def open_trained(
             )
         if (shipped := found(path)) is None:
             return load_run(path, kind, also=f"a file that Keras saved, {or_a_name()}")
-        alone = kind == "backbone" and shipped.weights.single() is not None
+        alone = kind == "backbone" and shipped.has_single
         network = ShippedNetwork(shipped, alone)
         _check_kind(path, network.config.kind, kind)
         return network

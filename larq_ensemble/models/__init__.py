@@ -70,12 +70,12 @@ def build_model(
         revision: of the network; 1 for that of runs before the networks had the stem and the
             shortcuts of the original, see `larq_ensemble.network.architectures.architecture`.
             `None`: the current one.
-        weights: the data that a network of the package was trained on, such as `"cifar100"`, or its
-            name, see `larq_ensemble.pretrained`, or that of an ensemble which keeps it as its first
-            member. `input_shape`, `classes`, `width`, `pad_values`
-            and `revision` are those of its training then, so they can be left out, and images are
-            normalized by `larq_ensemble.trained.open_trained(name).normalization`. `None`: random
-            weights.
+        weights: the data that a network of the package of this `width` was trained on, such as
+            `"cifar100"`, or its name, see `larq_ensemble.pretrained`, or that of an ensemble which
+            keeps it as its first member. `input_shape`, `classes`, `pad_values`, `revision`, and
+            with a name `width`, are those of its training then, so they can be left out, and images
+            are normalized by `larq_ensemble.trained.open_trained(NAME).normalization`. `None`:
+            random weights.
 
     # Returns
         A functional Keras model: float32 [n, height, width, channels] -> logits [n, classes].

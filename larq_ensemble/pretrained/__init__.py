@@ -3,7 +3,7 @@
 ```python
 from larq_ensemble import pretrained
 
-pretrained.names()  # such as "cifar10-deploynet9"
+pretrained.names()  # such as "cifar100-resnet20"
 network = pretrained.shipped(pretrained.names()[0])
 network.card["accuracy"]["by_members"][-1]["top1"]
 network.tflite  # the path of its .tflite file

@@ -22,8 +22,7 @@ class Shipped:
     """A network of the package.
 
     # Arguments
-        name: such as `"cifar10-deploynet9"` or `"cifar100-deploynet8-nested8"`: data,
-            network, and of an ensemble the scheme and the number of members. Without the last it
+        name: such as `"cifar100-resnet20"` or `"cifar100-deploynet8-nested8"`: data, network, and of an ensemble the scheme and the number of members. Without the last it
             is a single network, a backbone.
         folder: the folder of its files.
     """
@@ -66,6 +65,11 @@ class Shipped:
 
         return read_weights(self.weights_path)
 
+    @cached_property
+    def has_single(self) -> bool:
+        """Whether it is a single network, or an ensemble that keeps one as its first member."""
+        return self.weights.single() is not None
+
 
 _WAY_OUT = "install larq-ensemble again"
 #: Of every card, see `larq_ensemble.pretrained.cards`.
@@ -99,45 +103,57 @@ def shipped(name: str) -> Shipped:
 def backbone_of(model: str, weights: str, width: float | None = None) -> Shipped:
     """The single network of an architecture that was trained on some data.
 
+    It comes by itself or in an ensemble that keeps it as its first member. `StoredWeights.single`
+    has its weights.
+
     # Arguments
         model: the architecture.
-        weights: the data, or the name of the network itself, or of an ensemble that keeps it as
-            its first member: `StoredWeights.single` has its weights.
-        width: of the network, if there are several.
+        weights: the data, or the name of the network or the ensemble.
+        width: of the network for the data; `None`: 1.
 
     # Raises
         EnsembleError: if there is none, or more than one, with those that there are.
     """
-    backbones = [network for network in map(Shipped, names()) if network.card["members"] == 1]
-    of_model = [network for network in backbones if network.card["model"]["name"] == model]
-    found = [
+    networks = [Shipped(name) for name in names()]
+    if weights in names():
+        return _named(model, shipped(weights))
+    wanted = {"name": model, "width": 1.0 if width is None else width}
+    matching = [
         network
-        for network in of_model
-        if weights == network.name
-        or (
-            weights == network.card["data"]["name"]
-            and width in (None, network.card["model"]["width"])
-        )
+        for network in networks
+        if network.card["data"]["name"] == weights
+        and {key: network.card["model"][key] for key in wanted} == wanted
+        and network.has_single
     ]
+    found = [network for network in matching if network.card["members"] == 1] or matching
     if len(found) == 1:
         return found[0]
-    if weights in names() and (ensemble := shipped(weights)).card["members"] > 1:
-        if ensemble.weights.single() is not None:
-            if (name := ensemble.card["model"]["name"]) == model:
-                return ensemble
-            raise EnsembleError(f"`weights` {weights!r} is of the network {name!r}, not {model!r}.")
-        raise EnsembleError(
-            f"`weights` {weights!r} is an ensemble: `load_ensemble({weights!r})` makes it."
-        )
-    known = ", ".join(network.name for network in found or backbones)
+    of_width = "" if width is None else f" of width {width}"
     if found:
+        known = ", ".join(network.name for network in found)
         raise EnsembleError(
-            f"`weights` {weights!r} has several networks {model!r}: give the name of one, {known}."
+            f"`weights` {weights!r} has several networks {model!r}{of_width}: give the name of "
+            f"one, {known}."
         )
+    known = ", ".join(network.name for network in networks if network.has_single)
     raise EnsembleError(
-        f"`weights` {weights!r} has no network {model!r}"
-        f"{'' if width is None else f' of width {width}'}. There are: {known}."
+        f"`weights` {weights!r} has no network {model!r}{of_width}. There are: {known}."
     )
+
+
+def _named(model: str, network: Shipped) -> Shipped:
+    """# Raises
+    EnsembleError: if a network is of another architecture, or an ensemble that keeps none.
+    """
+    if (name := network.card["model"]["name"]) != model:
+        raise EnsembleError(
+            f"`weights` {network.name!r} is of the network {name!r}, not {model!r}."
+        )
+    if not network.has_single:
+        raise EnsembleError(
+            f"`weights` {network.name!r} is an ensemble: `load_ensemble({network.name!r})` makes it."
+        )
+    return network
 
 
 def found(path: str | os.PathLike[str]) -> Shipped | None:

@@ -59,7 +59,7 @@ def test_the_trainings_that_led_to_a_run_come_in_order(ship, tmp_path):
 
 
 def test_the_trainings_of_a_shipped_network_are_on_its_card(ship, tmp_path):
-    teacher = pretrained.shipped("cifar10-deploynet9").card
+    teacher = pretrained.shipped("cifar100-resnet20").card
     run = finished(tmp_path / "run", transfer={"teacher": teacher["run_hash"]})
     *taught, own = ship._stages(run, [])
     assert taught == teacher["training"]

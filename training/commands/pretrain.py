@@ -202,7 +202,7 @@ def command(
       larq-ensemble pretrain --dataset folder:photos --image-size 64x64
           --from-backbone runs/many --out runs/few
       larq-ensemble pretrain --dataset folder:photos --image-size 64x64
-          --from-backbone cifar100-deploynet8 --out runs/few
+          --from-backbone cifar100-deploynet8-nested8 --out runs/few
 
     \b
     Binarize a real-valued network in two steps, the second one taught by the first:

@@ -189,10 +189,10 @@ def test_functions_of_one_code_that_bring_other_values() -> None:
         (lambda: [network(), network()], "compute with the same weights"),
         (lambda: [network(), None], r"`models` must be .*tf\.keras .*, but model 1 is None"),
         (
-            lambda: ["cifar100-deploynet8"],
+            lambda: ["cifar100-resnet20"],
             r"`models` .* model 0 is 'cifar.*`build_model\(.*weights",
         ),
-        (lambda: "cifar100-deploynet8", r"`models` must be a list .*`build_model\(.*weights"),
+        (lambda: "cifar100-resnet20", r"`models` must be a list .*`build_model\(.*weights"),
         (lambda: [ensemble_of([network(0), network(1)])], r"is an ensemble .*`\.member\(i\)`"),
     ],
 )

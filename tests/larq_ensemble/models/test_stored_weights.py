@@ -232,24 +232,29 @@ def test_the_smallest_ensemble_of_the_package(monkeypatch):
         build_model("resnet18", weights=network.name)
 
 
-def test_the_single_network_of_an_ensemble():
-    """To the bit that of the package, where both are in it."""
-    stored = {name: pretrained.shipped(name).weights for name in pretrained.names()}
-    by_hash = {weights.run_hash: weights for weights in stored.values()}
-    compared = 0
-    for weights in stored.values():
-        options, single = weights.config["ensemble"], weights.single()
-        if not options:
-            assert single is weights
-        elif not options.get("keep_pretrained"):
-            assert single is None
-        elif (expected := by_hash.get(options["backbone"])) is not None:
-            assert (single.own, single.run_hash) == (frozenset(), expected.run_hash)
-            assert single.arrays.keys() == expected.arrays.keys()
-            for key in single.arrays:
-                np.testing.assert_array_equal(single.values(key), expected.values(key))
-            compared += 1
-    assert compared or not stored
+@pytest.mark.parametrize("sharing", ["fusion", "c3"])
+def test_the_single_network_of_an_ensemble(tiny_backbone, tmp_path, sharing):
+    """To the bit what a file of the single network has; `c3`: members own binary filters too."""
+    expected = stored_weights(tiny_backbone, config("backbone"), "b")
+    options = {"members": 3, "sharing": sharing, "scheme": "nested_fusion", "mirror": True}
+    ensemble = build_ensemble(tiny_backbone, keep_pretrained=2, **options)
+    for layer in ensemble.layers:
+        if layer.trainable:  # those of the member that is trained
+            randomized(layer)
+    settings = config("ensemble", keep_pretrained=2, backbone="b", **options)
+    path = tmp_path / "network.npz"
+    write_weights(path, stored_weights(ensemble, settings, "e"))
+    stored = read_weights(path)
+    owned = [key for key in stored.arrays if key.rpartition("/")[0] in stored.own]
+    assert any((stored.values(key)[0] != stored.values(key)[2]).any() for key in owned)
+    single = stored.single()
+    assert (single.config["kind"], single.run_hash, single.own) == ("backbone", "b", frozenset())
+    assert single.arrays.keys() == expected.arrays.keys()
+    for key in single.arrays:
+        np.testing.assert_array_equal(single.values(key), expected.values(key))
+    settings["ensemble"].pop("keep_pretrained")
+    assert replace(stored, config=settings).single() is None
+    assert expected.single() is expected
 
 
 def test_needed_arguments_and_unknown_names():

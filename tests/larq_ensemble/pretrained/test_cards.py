@@ -38,4 +38,4 @@ def test_bytes_by_members_and_the_commands_that_cut() -> None:
     assert rows == [("1", "1,001"), ("2", "1,002"), ("3", "1,003"), ("4", "1,004")]
     assert "(measured on 2001-02-03)" in page
     assert f"    larq-ensemble convert {card['name']} --members 2 --out two.tflite\n" in page
-    assert "--members" not in markdown(pretrained.shipped("cifar100-deploynet8").card)
+    assert "--members" not in markdown(pretrained.shipped("cifar100-resnet20").card)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -15,6 +16,7 @@ from larq_ensemble import EnsembleError, EnsembleInterpreter, pretrained
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.graph import Content
 from larq_ensemble.pretrained.cards import bytes_by_members, markdown, overview
+from larq_ensemble.pretrained import catalog
 from larq_ensemble.pretrained.catalog import FOLDER, backbone_of
 from larq_ensemble.pretrained.samples import Samples, read_samples, sample_names, write_samples
 from larq_ensemble.pretrained.weights import Signs
@@ -167,6 +169,39 @@ def test_unknown_names_tell_the_known_ones():
             says = rf"`load_ensemble\('{name}'\)` makes it|is of the network .*, not 'resnet18'"
             with pytest.raises(EnsembleError, match=says):
                 backbone_of("resnet18", name)
+
+
+def listed(monkeypatch, tmp_path, *networks: tuple[str, float, int, bool]) -> None:
+    """Makes (name, width, members, has a single network) the networks that there are."""
+
+    class Listed(pretrained.Shipped):
+        @property
+        def has_single(self):
+            return self.card["has_single"]
+
+    for name, width, members, has_single in networks:
+        card = json.loads((FOLDER / f"{NAMES[0]}.json").read_text(encoding="utf-8"))
+        card |= {"name": name, "members": members, "has_single": has_single}
+        card |= {"model": {"name": "net", "width": width}, "data": {"name": "mnist"}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(card))
+    monkeypatch.setattr(catalog, "FOLDER", tmp_path)
+    monkeypatch.setattr(catalog, "Shipped", functools.partial(Listed, folder=tmp_path))
+
+
+def test_a_single_network_may_come_in_an_ensemble(monkeypatch, tmp_path):
+    listed(monkeypatch, tmp_path, ("a", 1.0, 8, True), ("b", 0.5, 4, True), ("c", 1.0, 8, False))
+    assert backbone_of("net", "mnist").name == "a"
+    assert backbone_of("net", "mnist", 0.5).name == "b"
+    assert backbone_of("net", "b").name == "b"
+    with pytest.raises(EnsembleError, match=r"no network 'net' of width 2\.0\. There are: a, b\."):
+        backbone_of("net", "mnist", 2.0)
+    with pytest.raises(EnsembleError, match="'c' is an ensemble"):
+        backbone_of("net", "c")
+    listed(monkeypatch, tmp_path, ("d", 1.0, 2, True))
+    with pytest.raises(EnsembleError, match="several networks 'net': give the name of one, a, d"):
+        backbone_of("net", "mnist")
+    listed(monkeypatch, tmp_path, ("e", 1.0, 1, True))
+    assert backbone_of("net", "mnist").name == "e"
 
 
 @pytest.mark.parametrize("dataset", sample_names())

@@ -89,7 +89,7 @@ def test_compact_values_stay_small() -> None:
 
 
 def test_one_member_is_computed_at_once() -> None:
-    name = "cifar10-deploynet9"
+    name = "cifar100-resnet20"
     plan = plan_ensemble(read_ensemble(tflite_path(name)))
     assert all(step.shared for step in plan.steps)
     assert plan.logits.shared
