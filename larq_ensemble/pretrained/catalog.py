@@ -22,8 +22,9 @@ class Shipped:
     """A network of the package.
 
     # Arguments
-        name: such as `"cifar100-resnet20"` or `"cifar100-deploynet8-nested8"`: data, network, and of an ensemble the scheme and the number of members. Without the last it
-            is a single network, a backbone.
+        name: such as `"cifar100-resnet20"` or `"cifar100-deploynet8-nested8"`: data, network, and
+            of an ensemble the scheme and the number of members. Without the last it is a single
+            network, a backbone.
         folder: the folder of its files.
     """
 
@@ -151,7 +152,8 @@ def _named(model: str, network: Shipped) -> Shipped:
         )
     if not network.has_single:
         raise EnsembleError(
-            f"`weights` {network.name!r} is an ensemble: `load_ensemble({network.name!r})` makes it."
+            f"`weights` {network.name!r} is an ensemble: `load_ensemble({network.name!r})` makes "
+            "it."
         )
     return network
 

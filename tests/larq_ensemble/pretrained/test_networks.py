@@ -15,8 +15,8 @@ from scipy.stats import norm
 from larq_ensemble import EnsembleError, EnsembleInterpreter, pretrained
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.graph import Content
-from larq_ensemble.pretrained.cards import bytes_by_members, markdown, overview
 from larq_ensemble.pretrained import catalog
+from larq_ensemble.pretrained.cards import bytes_by_members, markdown, overview
 from larq_ensemble.pretrained.catalog import FOLDER, backbone_of
 from larq_ensemble.pretrained.samples import Samples, read_samples, sample_names, write_samples
 from larq_ensemble.pretrained.weights import Signs
