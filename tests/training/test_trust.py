@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from larq_ensemble import pretrained
 from larq_ensemble.cli import main
 from larq_ensemble.data.corruptions import corrupt
 from larq_ensemble.data.datasets import DATASETS, Split, Splits
@@ -179,6 +180,33 @@ def test_logits_that_are_not_finite_and_splits_that_are_not_there(subject, digit
         unknown.split("validation")
 
 
+def without_tensorflow(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of larq-ensemble where TensorFlow is not installed."""
+    program = """
+import sys
+missing = "tensorflow tf_keras keras larq larq_compute_engine tensorflow_datasets"
+sys.modules.update(dict.fromkeys(missing.split()))
+from larq_ensemble.cli import main
+main(sys.argv[1:])
+"""
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_name_of_the_package_needs_tensorflow_its_file_does_not(tmp_path):
+    name = pretrained.names()[0]
+    done = without_tensorflow(tmp_path, "evaluate", name)
+    assert done.returncode == 1
+    assert "need TensorFlow" in done.stderr
+    assert f"`larq-ensemble pretrained {name} --out F.tflite`, then" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_file_is_evaluated_without_tensorflow(tmp_path):
     """Half of what the file answers is given as labels, so its accuracy is known."""
     golden = np.load(ROOT / "tests/data/compact.npz")
@@ -194,22 +222,9 @@ def test_a_file_is_evaluated_without_tensorflow(tmp_path):
             test_images=images,
             test_labels=labels,
         )
-    program = """
-import sys
-missing = "tensorflow tf_keras keras larq larq_compute_engine tensorflow_datasets"
-sys.modules.update(dict.fromkeys(missing.split()))
-from larq_ensemble.cli import main
-main(sys.argv[1:])
-"""
     arguments = ["evaluate", str(ROOT / "tests/data/compact.tflite"), "--dataset", "npz:set.npz"]
     arguments += ["--trust", "--ood", "npz:same.npz,noise", "--shift", "fog", "--severities", "2"]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments, "--json", "-"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = without_tensorflow(tmp_path, *arguments, "--json", "-")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["samples"] == len(images)

@@ -159,7 +159,27 @@ def _opened(run: str, dataset: str | None, data_dir: str | None, normalization: 
         return EnsembleInterpreter(run)
     from larq_ensemble.trained import open_trained
 
+    if found(run) is not None:
+        _check_tensorflow(run)
     return open_trained(run, dataset=dataset, data_dir=data_dir, normalization=normalization)
+
+
+def _check_tensorflow(name: str) -> None:
+    """# Raises
+    ImportError: if TensorFlow is missing, which a network of the package doesn't need as a file.
+    """
+    try:
+        import larq_ensemble.keras  # noqa: F401 (whether it can be)
+    except ImportError as error:
+        raise ImportError(
+            f"{error} Or evaluate its file, which doesn't: {_of_file(name)}."
+        ) from error
+
+
+def _of_file(name: str) -> str:
+    return (
+        f"`larq-ensemble pretrained {name} --out F.tflite`, then `larq-ensemble evaluate F.tflite`"
+    )
 
 
 def _print(report: Report, run: str) -> None:
@@ -174,7 +194,7 @@ def _print(report: Report, run: str) -> None:
     if found(run) is not None:
         report.line(
             "Of the network in Keras, without the calibration of its file. To evaluate that: "
-            f"larq-ensemble pretrained {run} --out F.tflite, then larq-ensemble evaluate F.tflite."
+            f"{_of_file(run)}."
         )
     if "trust" in result:
         _print_trust(report)
