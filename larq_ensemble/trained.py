@@ -185,9 +185,11 @@ def open_trained(
         normalization: of a Keras file that doesn't know its own: what `normalization_named` takes.
 
     # Raises
-        EnsembleError: if there is nothing such at `path`, it is of another kind or can't be read,
-            it doesn't fit the data, or its normalization is not known.
+        EnsembleError: for an unknown kind, if there is nothing such at `path`, it is of another
+            kind or can't be read, it doesn't fit the data, or its normalization is not known.
     """
+    if kind not in (None, "backbone", "ensemble"):
+        raise EnsembleError(f"`kind` must be 'backbone', 'ensemble' or None, got {kind!r}.")
     file = user_path(path)
     if not is_keras_file(file):
         if normalization is not None:

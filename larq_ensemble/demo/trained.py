@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -193,6 +194,10 @@ def _table(
         ["network", "members", "top-1 % here", "top-1 % on the card"],
         rows,
     )
+    share = top1[-1] / 100
+    error = 100 * math.sqrt(share * (1 - share) / images)
+    advice = "" if images == accuracy["images"] else ", so compare by the card"
+    report.line(f"On {images:,} images the standard error is {error:.1f} points{advice}.")
 
 
 def _picture(

@@ -154,6 +154,8 @@ def _trained(
         given: arguments that are those of its training, `None`: left out.
         free: arguments that weights don't depend on.
     """
+    if given["width"] is not None and not is_number(given["width"]):
+        raise EnsembleError(f"`width` must be a number, got {given['width']!r}.")
     shipped = backbone_of(name, weights, given["width"])
     stored = shipped.weights.single()
     assert stored is not None
@@ -164,11 +166,15 @@ def _trained(
         if trained is None:
             trained = defaults[argument]
         if value is not None and _plain(value) != _plain(trained):
-            raise EnsembleError(
-                f"`{argument}` {value!r} contradicts `weights` {weights!r}, the network "
-                f"{shipped.name!r}, which has {trained!r}: leave it out. To go on from its "
-                "weights with other classes or images, `pretrain` it with "
+            of = "" if weights == shipped.name else f", the network {shipped.name!r}"
+            others = (
+                " To go on from its weights with other classes or images, `pretrain` with "
                 f"`from_backbone={shipped.name!r}`."
+            )
+            raise EnsembleError(
+                f"`{argument}` {value!r} contradicts `weights` {weights!r}{of}, which has "
+                f"{trained!r}: leave it out."
+                f"{others if argument in ('classes', 'input_shape') else ''}"
             )
     network = build_model(**{**model, **free})
     restore(layers_of(network), stored)

@@ -71,15 +71,19 @@ def markdown(card: Card) -> str:
 
 def _usage(card: Card) -> str:
     name = card["name"]
-    if card["members"] == 1:
-        python = f'backbone = build_model("{card["model"]["name"]}", weights="{name}")'
-        function = "build_model"
-    else:
-        python, function = f'ensemble = load_ensemble("{name}")', "load_ensemble"
+    functions, python = [], []
+    if card["members"] == 1 or card["training"][-1]["ensemble"].get("keep_pretrained"):
+        functions.append("build_model")
+        end = "" if card["members"] == 1 else "  # its member 0"
+        python.append(f'backbone = build_model("{card["model"]["name"]}", weights="{name}"){end}')
+    if card["members"] > 1:
+        functions.append("load_ensemble")
+        python.append(f'ensemble = load_ensemble("{name}")')
+    code = "\n".join([f"from larq_ensemble import {', '.join(functions)}", "", *python])
     return (
         f"    larq-ensemble predict {name} photo.png\n"
         f"    larq-ensemble pretrained {name} --out {name}.tflite\n\n"
-        f"```python\nfrom larq_ensemble import {function}\n\n{python}\n```"
+        f"```python\n{code}\n```"
     )
 
 

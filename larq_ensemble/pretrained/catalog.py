@@ -22,9 +22,9 @@ class Shipped:
     """A network of the package.
 
     # Arguments
-        name: such as `"cifar100-resnet20"` or `"cifar100-deploynet8-nested8"`: data, network, and
-            of an ensemble the scheme and the number of members. Without the last it is a single
-            network, a backbone.
+        name: such as `"cifar100-resnet20"` or `"cifar100-deploynet8-w0.75-nested4"`: data,
+            network, its width if it isn't 1, and of an ensemble the scheme and the number of
+            members. Without the last it is a single network, a backbone.
         folder: the folder of its files.
     """
 
@@ -115,30 +115,35 @@ def backbone_of(model: str, weights: str, width: float | None = None) -> Shipped
     # Raises
         EnsembleError: if there is none, or more than one, with those that there are.
     """
-    networks = [Shipped(name) for name in names()]
     if weights in names():
         return _named(model, shipped(weights))
-    wanted = {"name": model, "width": 1.0 if width is None else width}
-    matching = [
+    width = 1.0 if width is None else width
+    networks = [network for network in map(Shipped, names()) if network.has_single]
+    of_data = [
         network
         for network in networks
-        if network.card["data"]["name"] == weights
-        and {key: network.card["model"][key] for key in wanted} == wanted
-        and network.has_single
+        if (network.card["data"]["name"], network.card["model"]["name"]) == (weights, model)
     ]
-    found = [network for network in matching if network.card["members"] == 1] or matching
-    if len(found) == 1:
-        return found[0]
-    of_width = "" if width is None else f" of width {width}"
-    if found:
-        known = ", ".join(network.name for network in found)
+    matching = [network for network in of_data if network.card["model"]["width"] == width]
+    candidates = [network for network in matching if network.card["members"] == 1] or matching
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        known = ", ".join(network.name for network in candidates)
         raise EnsembleError(
-            f"`weights` {weights!r} has several networks {model!r}{of_width}: give the name of "
-            f"one, {known}."
+            f"`weights` {weights!r} has several networks {model!r} of width {width!r}: give the "
+            f"name of one, {known}."
         )
-    known = ", ".join(network.name for network in networks if network.has_single)
+    if of_data:
+        widths = sorted({network.card["model"]["width"] for network in of_data})
+        raise EnsembleError(
+            f"`weights` {weights!r} has no network {model!r} of `width` {width!r}: give "
+            f"{' or '.join(f'{each:g}' for each in widths)}."
+        )
+    known = ", ".join(f"{each.name} (of {each.card['model']['name']!r})" for each in networks)
     raise EnsembleError(
-        f"`weights` {weights!r} has no network {model!r}{of_width}. There are: {known}."
+        f"`weights` {weights!r} has no network {model!r}. There are, for their own architecture: "
+        f"{known}."
     )
 
 
@@ -148,12 +153,13 @@ def _named(model: str, network: Shipped) -> Shipped:
     """
     if (name := network.card["model"]["name"]) != model:
         raise EnsembleError(
-            f"`weights` {network.name!r} is of the network {name!r}, not {model!r}."
+            f"`weights` {network.name!r} is of the network {name!r}, not {model!r}: "
+            f"`build_model({name!r}, weights={network.name!r})` makes it."
         )
     if not network.has_single:
         raise EnsembleError(
-            f"`weights` {network.name!r} is an ensemble: `load_ensemble({network.name!r})` makes "
-            "it."
+            f"`weights` {network.name!r} is an ensemble that doesn't keep its single network: "
+            f"`load_ensemble({network.name!r})` makes it."
         )
     return network
 

@@ -462,7 +462,8 @@ def _write_pages() -> None:
 def _examples(cards: Sequence[dict[str, Any]]) -> str:
     """How to use the networks, with the names of some that there are."""
     by_top1 = sorted(cards, key=lambda card: -card["accuracy"]["by_members"][-1]["top1"])
-    backbone = next((card for card in by_top1 if card["members"] == 1), None)
+    with_single = (card for card in by_top1 if pretrained.shipped(card["name"]).has_single)
+    backbone = next(with_single, None)
     ensemble = next((card for card in by_top1 if card["members"] > 1), None)
     name = (ensemble or backbone or {})["name"]
     python = [

@@ -171,14 +171,17 @@ def _check_tensorflow(name: str) -> None:
     try:
         import larq_ensemble.keras  # noqa: F401 (whether it can be)
     except ImportError as error:
+        commands = _with_file(name, " --dataset folder:DIR")
         raise ImportError(
-            f"{error} Or evaluate its file, which doesn't: {_of_file(name)}."
+            f"{error} Or evaluate its file, which doesn't, on data that don't either: {commands}."
         ) from error
 
 
-def _of_file(name: str) -> str:
+def _with_file(name: str, options: str = "") -> str:
+    """The commands that evaluate the file of a network of the package."""
     return (
-        f"`larq-ensemble pretrained {name} --out F.tflite`, then `larq-ensemble evaluate F.tflite`"
+        f"`larq-ensemble pretrained {name} --out F.tflite`, then "
+        f"`larq-ensemble evaluate F.tflite{options}`"
     )
 
 
@@ -194,7 +197,7 @@ def _print(report: Report, run: str) -> None:
     if found(run) is not None:
         report.line(
             "Of the network in Keras, without the calibration of its file. To evaluate that: "
-            f"{_of_file(run)}."
+            f"{_with_file(run)}."
         )
     if "trust" in result:
         _print_trust(report)

@@ -226,6 +226,8 @@ def test_the_smallest_ensemble_of_the_package(monkeypatch):
     assert opened.config.kind == "backbone"
     assert opened.digest == network.weights.config["ensemble"]["backbone"]
     assert open_trained(network.name).config.kind == "ensemble"
+    with pytest.raises(EnsembleError, match=r"`kind` must be 'backbone', .* got 'single'"):
+        open_trained(network.name, "single")
     with pytest.raises(
         EnsembleError, match=f"{network.name!r} is of the network .*, not 'resnet18'"
     ):
@@ -258,6 +260,9 @@ def test_the_single_network_of_an_ensemble(tiny_backbone, tmp_path, sharing):
 
 
 def test_needed_arguments_and_unknown_names():
+    for width in ("1", True):
+        with pytest.raises(EnsembleError, match=f"`width` must be a number, got {width!r}"):
+            build_model("resnet20", weights="cifar100", width=width)
     with pytest.raises(EnsembleError, match="`input_shape` and `classes` are needed"):
         build_model("resnet20", classes=10)
     with pytest.raises(EnsembleError, match=r"No ensemble at 'none'.*or the name of one"):

@@ -165,14 +165,12 @@ def test_unknown_names_tell_the_known_ones():
     with pytest.raises(EnsembleError, match="`weights` 'mnist' has no network 'deploynet9'"):
         backbone_of("deploynet9", "mnist")
     for name in NAMES:
-        if pretrained.shipped(name).card["members"] > 1:
-            says = rf"`load_ensemble\('{name}'\)` makes it|is of the network .*, not 'resnet18'"
-            with pytest.raises(EnsembleError, match=says):
-                backbone_of("resnet18", name)
+        with pytest.raises(EnsembleError, match=f"'{name}' is of the network .*, not 'resnet18'"):
+            backbone_of("resnet18", name)
 
 
 def listed(monkeypatch, tmp_path, *networks: tuple[str, float, int, bool]) -> None:
-    """Makes (name, width, members, has a single network) the networks that there are."""
+    """Lists (name, width, members, has a single network) besides what it listed before."""
 
     class Listed(pretrained.Shipped):
         @property
@@ -193,15 +191,25 @@ def test_a_single_network_may_come_in_an_ensemble(monkeypatch, tmp_path):
     assert backbone_of("net", "mnist").name == "a"
     assert backbone_of("net", "mnist", 0.5).name == "b"
     assert backbone_of("net", "b").name == "b"
-    with pytest.raises(EnsembleError, match=r"no network 'net' of width 2\.0\. There are: a, b\."):
+    with pytest.raises(EnsembleError, match=r"'net' of `width` 2\.0: give 0\.5 or 1\."):
         backbone_of("net", "mnist", 2.0)
-    with pytest.raises(EnsembleError, match="'c' is an ensemble"):
+    with pytest.raises(EnsembleError, match=r"'mnist' has no network 'x'.*: a \(of 'net'\), b "):
+        backbone_of("x", "mnist")
+    with pytest.raises(EnsembleError, match=r"'c' .* doesn't keep .*`load_ensemble\('c'\)` makes"):
         backbone_of("net", "c")
+    with pytest.raises(EnsembleError, match=r"not 'x': `build_model\('net', weights='b'\)`"):
+        backbone_of("x", "b")
     listed(monkeypatch, tmp_path, ("d", 1.0, 2, True))
-    with pytest.raises(EnsembleError, match="several networks 'net': give the name of one, a, d"):
+    with pytest.raises(EnsembleError, match=r"several .* 'net' of width 1\.0: give .* one, a, d"):
         backbone_of("net", "mnist")
     listed(monkeypatch, tmp_path, ("e", 1.0, 1, True))
     assert backbone_of("net", "mnist").name == "e"
+
+
+def test_a_network_of_another_width_only(monkeypatch, tmp_path):
+    listed(monkeypatch, tmp_path, ("b", 0.5, 4, True))
+    with pytest.raises(EnsembleError, match=r"of `width` 1\.0: give 0\.5\."):
+        backbone_of("net", "mnist")
 
 
 @pytest.mark.parametrize("dataset", sample_names())
