@@ -127,6 +127,18 @@ def test_the_pages_are_rendered_from_the_cards(name):
     assert not re.search(r"/(root|home|tmp|work)/", "".join(told))  # no place on a machine
 
 
+def test_the_table_of_the_readme_is_that_of_the_cards():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`(.+)`\]\(docs/pretrained/.+\.md\) \| (.+) \|$", text, re.MULTILINE)
+    assert len(rows) > 1
+    for name, cells in rows:
+        card = pretrained.shipped(name).card
+        top1 = [f"{row['top1']:.1f} %" for row in card["accuracy"]["by_members"]]
+        size = [f"{size:,}" for size in bytes_by_members(card)]
+        two, every = (f"{top1[m]}, {size[m]}" for m in (1, -1))
+        assert cells == f"{top1[0]} | {two} | M = {card['members']}: {every}"
+
+
 def network_text(name: str) -> str:
     return pretrained.shipped(name).card_path.read_text(encoding="utf-8")
 
