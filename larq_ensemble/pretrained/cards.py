@@ -24,6 +24,7 @@ from typing import Any
 
 from larq_ensemble.console.markdown import markdown_table
 from larq_ensemble.console.wording import counted
+from larq_ensemble.pretrained.weights import keeps_single
 
 Card = dict[str, Any]
 
@@ -41,6 +42,11 @@ def heading(card: Card) -> str:
         f"An ensemble of {card['members']} members ({ensemble['scheme']}, sharing "
         f"{ensemble['sharing']}) that share the binary filters of one {network}.{mirrored}"
     )
+
+
+def has_single(card: Card) -> bool:
+    """Whether a network is a single one, or an ensemble that keeps one as its first member."""
+    return card["members"] == 1 or keeps_single(card["training"][-1]["ensemble"])
 
 
 def instructions_of_a_member(card: Card, core: str = "cortex-a72") -> int | None:
@@ -72,7 +78,7 @@ def markdown(card: Card) -> str:
 def _usage(card: Card) -> str:
     name = card["name"]
     functions, python = [], []
-    if card["members"] == 1 or card["training"][-1]["ensemble"].get("keep_pretrained"):
+    if has_single(card):
         functions.append("build_model")
         end = "" if card["members"] == 1 else "  # its member 0"
         python.append(f'backbone = build_model("{card["model"]["name"]}", weights="{name}"){end}')

@@ -66,10 +66,12 @@ class Shipped:
 
         return read_weights(self.weights_path)
 
-    @cached_property
+    @property
     def has_single(self) -> bool:
         """Whether it is a single network, or an ensemble that keeps one as its first member."""
-        return self.weights.single() is not None
+        from larq_ensemble.pretrained.cards import has_single
+
+        return has_single(self.card)
 
 
 _WAY_OUT = "install larq-ensemble again"

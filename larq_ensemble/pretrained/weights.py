@@ -114,13 +114,12 @@ class StoredWeights:
     def single(self) -> StoredWeights | None:
         """Those of the single network that an ensemble keeps, untouched, as its first member.
 
-        `None` for an ensemble that was built without `keep_pretrained`, or with a bias of each
-        member in a linear layer that is shared.
+        `None` for an ensemble that keeps none, see `keeps_single`.
         """
         if self.config["kind"] == "backbone":
             return self
         options = self.config["ensemble"]
-        if not options.get("keep_pretrained") or options.get("own_head_bias"):
+        if not keeps_single(options):
             return None
         arrays = {}
         for name, array in self.arrays.items():
@@ -132,6 +131,17 @@ class StoredWeights:
             arrays[name] = array
         config = {**self.config, "kind": "backbone", "ensemble": {}}
         return StoredWeights(config, options["backbone"], arrays)
+
+
+def keeps_single(options: Mapping[str, Any]) -> bool:
+    """Whether the first member of an ensemble is the single network, with all of its weights.
+
+    Not without `keep_pretrained`, and not with a bias of each member in a shared linear layer.
+
+    # Arguments
+        options: of the ensemble, as the configuration of its run has them.
+    """
+    return bool(options.get("keep_pretrained")) and not options.get("own_head_bias")
 
 
 def write_weights(path: str | os.PathLike[str], stored: StoredWeights) -> None:

@@ -38,6 +38,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import file_digest, read_json, write_text
 from larq_ensemble.pretrained.cards import (
     bytes_by_members,
+    has_single,
     heading,
     instructions_of_a_member,
     markdown,
@@ -462,8 +463,7 @@ def _write_pages() -> None:
 def _examples(cards: Sequence[dict[str, Any]]) -> str:
     """How to use the networks, with the names of some that there are."""
     by_top1 = sorted(cards, key=lambda card: -card["accuracy"]["by_members"][-1]["top1"])
-    with_single = (card for card in by_top1 if pretrained.shipped(card["name"]).has_single)
-    backbone = next(with_single, None)
+    backbone = next(filter(has_single, by_top1), None)
     ensemble = next((card for card in by_top1 if card["members"] > 1), None)
     name = (ensemble or backbone or {})["name"]
     python = [

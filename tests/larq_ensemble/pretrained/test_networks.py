@@ -47,6 +47,7 @@ def test_the_files_are_those_of_the_card(name):
         assert card["files"][kind]["sha256"] == digest(path)
     assert card["model"] == stored.config["model"]
     assert card["run_hash"] == stored.run_hash
+    assert network.has_single == (stored.single() is not None)
     assert card["ensemble"].get("backbone") == stored.config["ensemble"].get("backbone")
     assert stored.config["ensemble"].get("members", 1) == card["members"]
     assert len(card["accuracy"]["by_members"]) == len(bytes_by_members(card)) == card["members"]
@@ -183,19 +184,14 @@ def test_unknown_names_tell_the_known_ones():
 
 def listed(monkeypatch, tmp_path, *networks: tuple[str, float, int, bool]) -> None:
     """Lists (name, width, members, has a single network) besides what it listed before."""
-
-    class Listed(pretrained.Shipped):
-        @property
-        def has_single(self):
-            return self.card["has_single"]
-
     for name, width, members, has_single in networks:
         card = json.loads((FOLDER / f"{NAMES[0]}.json").read_text(encoding="utf-8"))
-        card |= {"name": name, "members": members, "has_single": has_single}
+        stage = {**card["training"][-1], "ensemble": {"keep_pretrained": has_single}}
+        card |= {"name": name, "members": members, "training": [stage]}
         card |= {"model": {"name": "net", "width": width}, "data": {"name": "mnist"}}
         (tmp_path / f"{name}.json").write_text(json.dumps(card))
     monkeypatch.setattr(catalog, "FOLDER", tmp_path)
-    monkeypatch.setattr(catalog, "Shipped", functools.partial(Listed, folder=tmp_path))
+    monkeypatch.setattr(catalog, "Shipped", functools.partial(pretrained.Shipped, folder=tmp_path))
 
 
 def test_a_single_network_may_come_in_an_ensemble(monkeypatch, tmp_path):
