@@ -253,7 +253,8 @@ def check_fits(
         told = f" Differing: {shown(differing)}." if expected else ""
         raise EnsembleError(
             f"`dataset` {data.name!r} has other classes than {network}, which was trained on "
-            f"{count}{f', not {len(names)}' if len(names) != count else ''}.{told}"
+            f"{count}{f', not {len(names)}' if len(names) != count else ''}.{told} "
+            "Give data of the same classes."
         )
     if list(data.input_shape) != list(constants["input_shape"]):
         raise EnsembleError(
