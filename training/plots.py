@@ -156,7 +156,10 @@ def _label_of(cost: str) -> tuple[str, float]:
 
 
 def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
-    """Top-1 of the first m members against each cost; rings and a line mark the Pareto fronts."""
+    """Top-1 of the first m members against each cost; rings and a line mark the Pareto fronts.
+
+    Of many curves only those that reach a front have a look and a label of their own.
+    """
     costs = costs_of(points)
     rows = 1 if len(costs) <= 3 else 2
     canvas, panels = new_figure(-(-len(costs) // rows), rows=rows)
@@ -164,7 +167,8 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
         axes.set_axis_off()
     styles = _styles(points)
     for axes, cost in zip(panels, costs):
-        for curve, style in styles.items():
+        for curve in dict.fromkeys(point.curve for point in points):
+            style = styles.get(curve, _BEHIND)
             _draw_curve(axes, cost, [point for point in points if point.curve == curve], style)
         _draw_front(axes, cost, points)
         _scale_costs(axes, cost, points)
@@ -178,6 +182,9 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
         fontsize=11,
     )
     handles = [Line2D([], [], **style) for style in styles.values()]
+    behind = len({point.curve for point in points} - styles.keys())
+    if behind:
+        handles.append(Line2D([], [], label=f"{behind} others, on no front", **_BEHIND))
     front = {"linestyle": "-", "linewidth": 0.7, **_RING}
     handles.append(Line2D([], [], label="Pareto front", **front, markersize=10))
     canvas.legend(handles=handles, loc="outside lower center", ncols=3)
@@ -191,13 +198,27 @@ _RING: dict[str, Any] = {
     "markeredgewidth": 0.8,
 }
 
+#: Past so many curves those that reach no Pareto front look alike.
+_MANY_CURVES = 12
+_BEHIND: dict[str, Any] = {
+    "color": "#BBBBBB",
+    "marker": ".",
+    "markersize": 5,
+    "linestyle": "-",
+    "linewidth": 0.8,
+    "zorder": 1,
+}
+
 #: Of curves of the same colour and marker, in their order.
 _LINES = ("-", "--", ":", "-.", (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
 _FILLS = ("full", "none", "left", "bottom", "right", "top")
 
 
 def _styles(points: Sequence[FrontierPoint]) -> dict[Curve, dict[str, Any]]:
-    """The style of each curve, with its label."""
+    """The style of each curve, with its label; of many curves, of those that reach a front."""
+    if len({point.curve for point in points}) > _MANY_CURVES:
+        in_front = {point.curve for point in points if point.best_by}
+        points = [point for point in points if point.curve in in_front]
     several_models = len({point.model for point in points if not point.name}) > 1
     first_points = {point.curve: point for point in reversed(points)}
     lengths = Counter(point.curve for point in points)

@@ -140,6 +140,25 @@ def test_points_of_one_kind_are_told_apart(tmp_path: Path) -> None:
     assert len({line.get_fillstyle() for line in drawn}) == 6
 
 
+@pytest.mark.parametrize("dominated", [9, 10])
+def test_of_many_curves_those_on_no_front_look_alike(tmp_path: Path, dominated: int) -> None:
+    """Three are on the front: more accurate for more bytes. The others cost more than all."""
+    front = [point(f"best {m}", 50 + m, bytes=100 * m) for m in range(1, 4)]
+    behind = [point(f"other {m}", 40 + m, bytes=1000) for m in range(dominated)]
+    path = written(tmp_path / "points.json", *front, *behind)
+    canvas = draw_frontier(frontier([], tmp_path / "out", results=[path]))
+    legend = [text.get_text() for text in canvas.legends[0].get_texts()]
+    best = [f"best {m}" for m in range(1, 4)]
+    if dominated == 9:
+        others = [f"other {m}" for m in range(9)]
+    else:
+        others = ["10 others, on no front"]
+    assert legend == [*best, *others, "Pareto front"]
+    (storage,) = canvas.axes
+    pale = [line.get_xydata().tolist() for line in storage.lines if line.get_marker() == "."]
+    assert pale == [[[1.0, 40.0 + m]] for m in range(dominated) if dominated == 10]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
