@@ -158,10 +158,15 @@ def _points(run: Trained, metrics: dict[str, Any]) -> list[FrontierPoint]:
     scheme = ensemble.get("scheme", "")
     sharing = ensemble.get("sharing", "" if scheme else "none")  # a Keras file doesn't say it
     shared_bits, member_bits = _storage(run.config, metrics)
+    kept = int(ensemble.get("keep_pretrained", 0))
     points = []
     for row in metrics["by_members"]:
         members = row["members"]
         binary, real = members * metrics["binary_macs"], members * metrics["real_macs"]
+        # Members that are the pretrained network differ in the order of the columns alone.
+        again = max(0, min(members, kept) - 1)
+        bits = shared_bits + members * member_bits
+        bits -= again * (member_bits - _order_bits(run.config))
         points.append(
             FrontierPoint(
                 run=str(run.path),
@@ -174,7 +179,7 @@ def _points(run: Trained, metrics: dict[str, Any]) -> list[FrontierPoint]:
                 top1=row["top1"],
                 split=metrics["split"],
                 samples=metrics["samples"],
-                bytes=-(-(shared_bits + members * member_bits) // 8),
+                bytes=-(-bits // 8),
                 macs=binary + real,
                 binary_macs=binary,
                 real_macs=real,
@@ -205,6 +210,9 @@ def _storage(config: RunConfig, metrics: dict[str, Any]) -> tuple[int, int]:
         sharing=parse_sharing(sharing, own_head_bias=config.own_head_bias),
         own_filters=bool(scheme) and SCHEMES[scheme].rounded,
     ).size
-    # Of ensembles that see mirrored images, the order of the columns is a member's own too.
-    columns = model["input_shape"][1] if config.ensemble.get("mirror") else 0
-    return size.shared_bits, size.member_bits + 32 * columns
+    return size.shared_bits, size.member_bits + _order_bits(config)
+
+
+def _order_bits(config: RunConfig) -> int:
+    """The bits of a member's order of columns, in ensembles that see mirrored images."""
+    return 32 * config.dataset["input_shape"][1] if config.ensemble.get("mirror") else 0

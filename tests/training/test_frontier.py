@@ -117,6 +117,23 @@ def test_members_that_see_mirrored_images_store_an_order_of_columns(backbone, en
     assert two.bytes == SHARED_BYTES + 2 * (MEMBER_BYTES + 4 * columns)
 
 
+@pytest.mark.parametrize(("kept", "own"), [(1, [1, 2]), (2, [1, 1])])
+def test_two_members_that_are_the_pretrained_network_store_its_values_once(
+    backbone, ensemble, tmp_path, kept, own
+):
+    """They differ in the order of the columns that they see."""
+    (tmp_path / "mirrored").mkdir()
+    (tmp_path / "mirrored" / "model.keras").write_bytes(ensemble.model_path.read_bytes())
+    settings = {**ensemble.config.ensemble, "mirror": True, "keep_pretrained": kept}
+    config = dataclasses.replace(ensemble.config, ensemble=settings)
+    points = frontier([Run(tmp_path / "mirrored", config)], tmp_path, limit=20)
+    columns = ensemble.config.model["input_shape"][1]
+    assert [point.bytes for point in points] == [
+        SHARED_BYTES + networks * MEMBER_BYTES + m * 4 * columns
+        for m, networks in enumerate(own, start=1)
+    ]
+
+
 def test_rounded_members_store_binary_filters_of_their_own(backbone, ensemble, tmp_path):
     (tmp_path / "rounded").mkdir()
     (tmp_path / "rounded" / "model.keras").write_bytes(ensemble.model_path.read_bytes())
