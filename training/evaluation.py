@@ -79,7 +79,9 @@ def evaluate(
             `EnsembleInterpreter.predict`: with temperatures, if it was calibrated.
         members: this m alone; `None`: each m from 1 to all.
         dataset: where the run's data are now, or other data of the same classes and image shape,
-            a data set or what `open_dataset` takes; `None`: the run's.
+            a data set or what `open_dataset` takes; `None`: the run's. Data in files may have some
+            of the classes, by their names: a class that has no images counts nowhere but among the
+            predictions.
         split: `"test"`, or `"validation"`: the examples that its training held out.
         data_dir: as for `DataOptions`, for the data and for those of `ood`.
         limit: how many examples, the first of the split, or of data of one's own a random sample

@@ -47,7 +47,12 @@ def split_of_training(metadata: EnsembleMetadata) -> TrainingSplit | None:
 
 
 def data_of_file(
-    metadata: EnsembleMetadata, name: str, spec: str | None, data_dir: str | None
+    metadata: EnsembleMetadata,
+    name: str,
+    spec: str | None,
+    data_dir: str | None,
+    *,
+    to_evaluate: bool = False,
 ) -> tuple[Dataset, bool]:
     """The data set of a file, or another of its classes, and whether it is that of its training.
 
@@ -56,6 +61,7 @@ def data_of_file(
         name: what messages call the file.
         spec: the data; `None`: the built-in data of the training.
         data_dir: as for `DataOptions`.
+        to_evaluate: as for `reopen`.
 
     # Raises
         EnsembleError: if the data can't be opened or don't fit, or the file doesn't say where they
@@ -70,7 +76,9 @@ def data_of_file(
         )
     constants = constants_of(metadata)
     try:
-        dataset = reopen(constants, spec=spec, data_dir=data_dir, network=name)
+        dataset = reopen(
+            constants, spec=spec, data_dir=data_dir, network=name, to_evaluate=to_evaluate
+        )
     except (TypeError, KeyError) as error:  # options that a later version may know
         raise EnsembleError(
             f"The file's metadata say of its images what this version can't read ({error}): "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
-from larq_ensemble.data.opening import check_fits
+from larq_ensemble.data.opening import check_fits, reopen
 from larq_ensemble.errors import EnsembleError, SettingsError
 from larq_ensemble.runtime import metrics
 from larq_ensemble.runtime.cascade import calibrated_prediction
@@ -95,11 +95,12 @@ def subject_of(
     dataset: str | Dataset | None = None,
     data_dir: str | None = None,
 ) -> Subject:
-    """A network with its data, or others of the same classes and size of images.
+    """A network with its data, or others of its classes and size of images.
 
     # Arguments
         network: a run, a Keras file, or a .tflite file, which needs no TensorFlow.
-        dataset: the data, or what `open_dataset` takes; `None`: those of its training.
+        dataset: the data, or what `open_dataset` takes; `None`: those of its training. Data of
+            one's own may have some of the classes, by their names, if the network knows them.
         data_dir: as for `DataOptions`.
 
     # Raises
@@ -111,9 +112,11 @@ def subject_of(
 
 
 def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str | None) -> Subject:
-    from larq_ensemble.trained import data_of, is_own, splits_as_trained
+    from larq_ensemble.trained import KerasFile, data_of, is_own, splits_as_trained
 
     config = network.config
+    if isinstance(dataset, str) and not isinstance(network, KerasFile):
+        dataset = reopen(config.dataset, spec=dataset, data_dir=data_dir, to_evaluate=True)
     opened = data_of(network, dataset, data_dir)
 
     @functools.cache
@@ -147,7 +150,7 @@ def _of_file(
         check_fits(dataset, constants, name)
         opened, own = dataset, dataset.has_data_of(constants)
     else:
-        opened, own = data_of_file(metadata, name, dataset, data_dir)
+        opened, own = data_of_file(metadata, name, dataset, data_dir, to_evaluate=True)
 
     def read() -> Splits:
         if known is None or not own:

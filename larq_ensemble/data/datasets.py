@@ -287,7 +287,7 @@ class DataOptions:
             limited = round(self.limit_train * self.validation)
             validation = validation[:limited]
             training = training[: self.limit_train - limited]
-        if not len(training):
+        if not len(training) and len(train):
             raise EnsembleError(
                 f"No training data is left: {self.limit_train or len(train)} examples with a "
                 f"validation share of {self.validation}. Raise the limit or lower the share."

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from larq_ensemble.data.arrays import fitted
 from larq_ensemble.data.datasets import DATASETS, Augmentation, Dataset, Origin
@@ -59,6 +62,7 @@ def reopen(
     spec: str | None = None,
     data_dir: str | None = None,
     network: str = "the run",
+    to_evaluate: bool = False,
 ) -> Dataset:
     """Opens the data set of a run, with the run's classes, normalization and size of images.
 
@@ -71,6 +75,9 @@ def reopen(
             `None`: where they were.
         data_dir: the folder of TensorFlow Datasets, see `DataOptions`.
         network: what an error calls the run.
+        to_evaluate: data of one's own may have some of the run's classes, by their names and in
+            any order. They get the run's labels, with a warning if some are missing. Without a test
+            split all their images are one, if they can't be those of the run, which were built in.
 
     # Raises
         EnsembleError: if `spec` is unknown or has other classes.
@@ -82,15 +89,56 @@ def reopen(
         return _as_in_run(dataset, constants)
     origin = None if recorded is None else Origin.from_json(recorded)
     shape = tuple(constants["input_shape"])
-    images = sized(ImageOptions() if origin is None else origin.images, shape)
+    others = ImageOptions(test_share=1.0) if to_evaluate else ImageOptions()
+    images = sized(others if origin is None else origin.images, shape)
     if spec is not None:
         names = tuple(constants.get("class_names", ()))  # which old runs lack
         may_lend = names and not _are_unsorted_numbers(names)
         found = _find(spec, images, data_dir, names if may_lend else None)
+        if to_evaluate:
+            found = _with_labels_of(names, found, network)
         check_fits(found, constants, network)
         return _as_in_run(_unread(found), constants)
     assert origin is not None
     return _as_in_run(_recorded(origin, images, data_dir, constants), constants)
+
+
+def _with_labels_of(names: tuple[str, ...], found: Found, network: str) -> Found:
+    """What was found, with the labels of a network that knows its classes; else as it is.
+
+    # Arguments
+        names: the network's classes.
+        found: the data.
+        network: what messages call it.
+
+    # Raises
+        EnsembleError: if the network knows some of the classes, and others not.
+    """
+    own = found.class_names
+    if own == names or not set(own) & set(names) or any(map(_are_unsorted_numbers, (own, names))):
+        return found
+    if unknown := [name for name in own if name not in names]:
+        raise EnsembleError(
+            f"`dataset` {found.name!r} has classes that {network} doesn't know: {shown(unknown)}. "
+            f"It knows {len(names)}: {shown(names)}. Leave the others out."
+        )
+    if len(own) < len(names):
+        warnings.warn(
+            f"`dataset` {found.name!r} has {len(own)} of the {len(names)} classes of {network}: "
+            "metrics are for images of these, which may be taken for any of its classes.",
+            stacklevel=2,
+        )
+    labels = np.array([names.index(name) for name in own], np.int32)
+
+    def read(data_dir: str | None) -> Read:
+        held = found.read(data_dir)
+        parts = {
+            part: dataclasses.replace(split, labels=labels[split.labels])
+            for part, split in held.parts.items()
+        }
+        return dataclasses.replace(held, parts=parts)
+
+    return dataclasses.replace(found, class_names=names, read=read)
 
 
 def images_as_input(

@@ -201,6 +201,35 @@ def test_evaluate_takes_the_data_from_the_run_or_says_that_they_are_others(capsy
         assert evaluate(load_run("ensemble"), dataset=dataset)["samples"] == 12
 
 
+@pytest.mark.parametrize("network", ["ensemble", "ensemble.tflite"])
+def test_images_of_some_classes_are_evaluated_by_the_names_of_these(network, capsys, tmp_path):
+    images, labels = arrays()
+    emus_and_cats = labels != NAMES.index("dog")
+    images, labels = images[emus_and_cats], labels[emus_and_cats]
+    renumbered = (labels == NAMES.index("cat")).astype(int)
+    some = tmp_path / "some.npz"
+    halves = {"x_train": images, "y_train": renumbered, "x_test": images, "y_test": renumbered}
+    np.savez(some, **halves, class_names=["emu", "cat"])
+    result = result_of("evaluate", network, "--dataset", f"npz:{some}")
+    assert "has 2 of the 3 classes" in capsys.readouterr().err
+    assert (result["samples"], result["own_data"]) == (40, False)
+    predicted = EnsembleInterpreter("ensemble.tflite").predict(images)
+    predicted = predicted[:, : len(NAMES)].argmax(axis=1)
+    assert result["top1"] == pytest.approx(100 * np.mean(predicted == labels), abs=2.5)
+    assert abs(result["top1"] - 100 * np.mean(predicted == renumbered)) > 10
+    # Training and calibration are for all classes.
+    for command in (["train", "--pretrained", "backbone", "--out", "some"], ["calibrate", network]):
+        if command[1] != "ensemble":
+            assert called(*command, "--dataset", f"npz:{some}") == 1
+            assert "npz:some.npz' has other classes than" in capsys.readouterr().err
+    np.savez(
+        some, **(both | {"class_names": ["emu", "cow"]}), y_train=labels % 2, y_test=labels % 2
+    )
+    assert called("evaluate", network, "--dataset", f"npz:{some}") == 1
+    told = capsys.readouterr().err
+    assert "doesn't know: 'cow'. It knows 3: 'cat', 'dog', 'emu'. Leave the others out." in told
+
+
 def test_a_limit_draws_from_all_classes(tmp_path):
     """The first test images of a folder are all of the first class."""
     images, labels = arrays()

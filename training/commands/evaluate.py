@@ -100,7 +100,8 @@ def command(
 
     Nobody knows which images the training of a Keras file held out: give data whose test split it
     has not seen. A .tflite file is run without TensorFlow, with the temperatures that calibrate
-    wrote into it.
+    wrote into it. Data of your own may have some of the network's classes, in folders of their
+    names.
 
     \b
     Examples:
@@ -108,6 +109,7 @@ def command(
       larq-ensemble evaluate runs/fusion --members 2 --split validation --json -
       larq-ensemble evaluate runs/photos --dataset folder:new/place/photos
       larq-ensemble evaluate ensemble.keras --dataset folder:photos
+      larq-ensemble evaluate cifar100-deploynet8-nested8 --dataset folder:pets
       larq-ensemble evaluate ensemble.tflite
       larq-ensemble evaluate runs/fusion --trust --ood cifar10,noise
       larq-ensemble evaluate runs/fusion --trust --plot trust --limit-test 1000 --shift

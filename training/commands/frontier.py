@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 @click.option(
     "--dataset",
     metavar="SPEC",
-    help="Where the data are now, or other data of the same classes and image size: "
-    f"{SPECS}  [default: those of each run]",
+    help="Where the data are now, or others of its classes, or some of these, and its image "
+    f"size: {SPECS}  [default: those of each run]",
 )
 @split_options
 @json_option

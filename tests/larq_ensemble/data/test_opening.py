@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -118,6 +120,56 @@ def test_class_names_of_other_data(tmp_path):
     check_fits(given, {"classes": 3, "input_shape": [2, 2, 1]})
     unnamed = open_dataset(f"npz:{numbers}").constants()
     assert reopen(unnamed, spec=f"npz:{named}").classes == 3
+
+
+def test_data_of_to_evaluate_get_the_labels_of_the_network(tmp_path, photos, put):
+    constants = {
+        "name": "animals",
+        "classes": 4,
+        "class_names": ["dog", "ant", "cat", "bee"],
+        "input_shape": [6, 5, 3],
+        "source": Dataset.from_arrays(
+            np.arange(720, dtype=np.uint8).reshape(8, 6, 5, 3), np.arange(8) % 4
+        ).constants()["source"],
+    }
+    spec = f"folder:{photos}"
+    with pytest.raises(EnsembleError, match="has other classes than the run"):
+        reopen(constants, spec=spec)
+    with pytest.warns(UserWarning, match="'folder:photos' has 2 of the 4 classes of the run"):
+        opened = reopen(constants, spec=spec, to_evaluate=True)
+    assert opened.class_names == ("dog", "ant", "cat", "bee")
+    # The folder's classes are cat, 0, and dog, 1.
+    for split, count in zip(opened.read(None), (16, 4)):
+        assert sorted(split.labels) == sorted([2, 0] * (count // 2))
+    images = {2: set(), 0: set()}
+    for split in opened.read(None):
+        for image, label in zip(split.images, split.labels):
+            images[label].add(np.asarray(image).tobytes())
+    for label, name in ((2, "cat"), (0, "dog")):
+        files = {np.asarray(Image.open(path)).tobytes() for path in (photos / name).iterdir()}
+        assert images[label] == files
+    # All of them in another order: without a warning.
+    for name in ("ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png"):
+        put(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        every = reopen(constants, spec=spec, to_evaluate=True)
+    assert {*every.read(None)[0].labels} == {0, 1, 2, 3}
+    put("cow/1.png")
+    with pytest.raises(EnsembleError, match=r"the run doesn't know: 'cow'\. It knows 4: 'dog'"):
+        reopen(constants, spec=spec, to_evaluate=True)
+
+
+def test_all_images_of_a_folder_are_for_the_evaluation_of_a_network_of_built_in_data(photos):
+    constants = {"name": "cifar10", "class_names": ["cat", "dog"], "input_shape": [6, 5, 3]}
+    spec = f"folder:{photos}"
+    for to_evaluate, trained, tested in ((True, 0, 20), (False, 16, 4)):
+        data = reopen(constants, spec=spec, to_evaluate=to_evaluate)
+        splits = DataOptions(validation=0.0).load(data, seed=0)
+        assert (len(splits.train), len(splits.test)) == (trained, tested)
+    # The images of a run keep the share that they had in its training.
+    own = open_dataset(spec, images=ImageOptions(test_share=0.5)).constants()
+    assert len(reopen(own, spec=spec, to_evaluate=True).read(None)[1]) == 10
 
 
 def test_folders_of_numbers_are_sorted_as_text(tmp_path, put):
