@@ -149,10 +149,8 @@ def test_of_many_curves_those_on_no_front_look_alike(tmp_path: Path, dominated: 
     canvas = draw_frontier(frontier([], tmp_path / "out", results=[path]))
     legend = [text.get_text() for text in canvas.legends[0].get_texts()]
     best = [f"best {m}" for m in range(1, 4)]
-    if dominated == 9:
-        others = [f"other {m}" for m in range(9)]
-    else:
-        others = ["10 others, on no front"]
+    each = [f"other {m}" for m in range(9)]
+    others = each if dominated == 9 else ["10 others, on no front"]
     assert legend == [*best, *others, "Pareto front"]
     (storage,) = canvas.axes
     pale = [line.get_xydata().tolist() for line in storage.lines if line.get_marker() == "."]
