@@ -17,7 +17,13 @@ from larq_ensemble.runtime.interpreter import EnsembleInterpreter
 from larq_ensemble.training import trust as trusting
 from larq_ensemble.training.file_data import constants_of, halves
 from larq_ensemble.training.renaming import formerly
-from larq_ensemble.training.subject import Subject, finite, metrics_by_members, subject_of
+from larq_ensemble.training.subject import (
+    Subject,
+    check_members,
+    finite,
+    metrics_by_members,
+    subject_of,
+)
 
 if TYPE_CHECKING:
     from larq_ensemble.keras import keras
@@ -117,11 +123,8 @@ def evaluate(
         raise EnsembleError("`severities` is empty: give some of 1 to 5.")
     for severity in severities:
         check_whole("severities", severity, SEVERITIES[0], SEVERITIES[-1])
+    check_members(run, members)
     subject = subject_of(run, dataset, dir_of_own(_spec(run, dataset), data_dir, ood))
-    if members is not None and not 1 <= members <= subject.members:
-        raise EnsembleError(
-            f"`members` must be from 1 to {subject.members} for {subject.name}, got {members}."
-        )
     others = {
         spec: _other_images(subject, spec, data_dir, limit, seed) for spec in ood if spec != "noise"
     }  # read first: what isn't there is told before the work

@@ -90,6 +90,23 @@ class Subject:
         return self.dataset.limited(data, limit)
 
 
+def check_members(network: Trained | EnsembleInterpreter, members: int | None) -> None:
+    """Checks a number of members, before the network is built.
+
+    # Arguments
+        network: as for `subject_of`.
+        members: m; `None`: no number.
+
+    # Raises
+        EnsembleError: if it has fewer members, or m is below 1.
+    """
+    there = _members_of(network)
+    if members is not None and not 1 <= members <= there:
+        raise EnsembleError(
+            f"`members` must be from 1 to {there} for {_name_of(network)}, got {members}."
+        )
+
+
 def subject_of(
     network: Trained | EnsembleInterpreter,
     dataset: str | Dataset | None = None,
@@ -127,8 +144,8 @@ def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str |
 
     is_ensemble = config.kind == "ensemble"
     return Subject(
-        name=repr(str(network.path)),
-        members=config.ensemble.get("members", 1),
+        name=_name_of(network),
+        members=_members_of(network),
         scheme=network.model.scheme.name if is_ensemble else "fusion",
         weights=network.model.member_weights if is_ensemble else None,
         temperatures=None,
@@ -143,7 +160,7 @@ def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str |
 def _of_file(
     network: EnsembleInterpreter, dataset: str | Dataset | None, data_dir: str | None
 ) -> Subject:
-    metadata, name = network.metadata, "the file"
+    metadata, name = network.metadata, _name_of(network)
     known = split_of_training(metadata)
     if isinstance(dataset, Dataset):
         constants = constants_of(metadata)
@@ -159,7 +176,7 @@ def _of_file(
 
     return Subject(
         name=name,
-        members=network.max_members,
+        members=_members_of(network),
         scheme=metadata.scheme,
         weights=metadata.weights,
         temperatures=metadata.temperatures,
@@ -169,6 +186,17 @@ def _of_file(
         read=functools.cache(read),
         logits_of=lambda data: network.predict_logits(np.asarray(data.images), network.max_members),
     )
+
+
+def _name_of(network: Trained | EnsembleInterpreter) -> str:
+    """What messages call it."""
+    return "the file" if isinstance(network, EnsembleInterpreter) else repr(str(network.path))
+
+
+def _members_of(network: Trained | EnsembleInterpreter) -> int:
+    if isinstance(network, EnsembleInterpreter):
+        return network.max_members
+    return int(network.config.ensemble.get("members", 1))
 
 
 def finite(logits: np.ndarray) -> np.ndarray:
