@@ -498,11 +498,13 @@ def measure_command(
     json_target: str | None,
 ) -> None:
     """Convert and measure finished runs of one data set, and ensembles that Keras saved."""
-    from larq_ensemble.trained import open_trained
+    from larq_ensemble.trained import KerasFile, open_trained
 
     with reporting(json_target) as report:
         data_dir = measuring.data_dir
         loaded = [open_trained(run, dataset=dataset, data_dir=data_dir) for run in runs]
+        if dataset is not None and not any(isinstance(run, KerasFile) for run in loaded):
+            raise click.UsageError("--dataset has no effect: runs have their own. Leave it out.")
         for run in loaded:
             run.dataset(data_dir=data_dir)  # a Keras file needs `dataset`
         (name, *others) = {run.config.dataset["name"] for run in loaded}

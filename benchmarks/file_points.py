@@ -100,7 +100,9 @@ class Measuring:
         """Points of a run; those of before if nothing has changed."""
         limit = limit_key(self.limit, is_own="source" in run.config.dataset)
         limited = [] if limit is None else [str(limit)]
+        of_file = "source" in run.config.dataset and run.config.dataset["source"]["fingerprint"][:8]
         known = [_POINTS, run.digest[:16], self.split, *limited, *self.cores, *self._tools()]
+        known += [of_file] if of_file else []
         path = self.folder / "points" / f"{'-'.join(known)}.json"
         if not path.is_file():
             write_text(path, json.dumps({"points": [*self._measured(run)]}, indent=2) + "\n")
@@ -333,6 +335,11 @@ def kind_of(config: Any, *, is_one: bool = False) -> str:
         if config.ensemble["shared_layers"]:
             return "shared"
         return "benn" if config.ensemble.get("initial") == "random" else "separate"
+    if "source" in config.model:
+        raise EnsembleError(
+            f"{name!r} is a single network of your own, whose kind nobody knows: give an ensemble, "
+            "or a run of a network of `build_model`."
+        )
     if not MODELS[name].binary:
         return "float"
     return "wider" if width > 1 else "single"

@@ -28,7 +28,7 @@ from larq_ensemble.runtime import EnsembleInterpreter, metrics
 from larq_ensemble.runtime.file import is_tflite
 from larq_ensemble.trained import open_trained
 from larq_ensemble.training.commands.options import split_options
-from larq_ensemble.training.subject import subject_of
+from larq_ensemble.training.subject import check_members, subject_of
 
 
 @click.command()
@@ -72,11 +72,8 @@ def predicted(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities `[n, classes]` of the first members, and labels `[n]`."""
     opened = EnsembleInterpreter(network) if is_tflite(network) else open_trained(network)
+    check_members(opened, members)
     subject = subject_of(opened, data_dir=data_dir)
-    if members is not None and members > subject.members:
-        raise EnsembleError(
-            f"`members` must be from 1 to {subject.members} for {network!r}, got {members}."
-        )
     data = subject.split(split, limit)
     return subject.probabilities(subject.logits(data)[:members]), np.asarray(data.labels)
 

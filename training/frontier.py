@@ -20,7 +20,7 @@ from larq_ensemble.network.sharing import parse_sharing
 from larq_ensemble.network.storage import account
 from larq_ensemble.progress import tracked
 from larq_ensemble.runs import RunConfig
-from larq_ensemble.trained import Trained, check_binarized
+from larq_ensemble.trained import KerasFile, Trained, check_binarized
 from larq_ensemble.training.paper import numbers as paper
 from larq_ensemble.training.points import (
     COSTS,
@@ -123,11 +123,14 @@ def _evaluation(
     """Metrics by members and the costs of a member; from the folder, if they are there."""
     constants, other = run.config.dataset, []
     is_own = "source" in constants
+    if isinstance(run, KerasFile):  # whose digest doesn't say what data it is for
+        other.append(_short(repr(_identity(run))))
     if dataset is not None:
         name, fingerprint = identity(dataset, tuple(constants["input_shape"]), data_dir=data_dir)
         is_own = fingerprint != ""
-        held = f"{name} {fingerprint}" if is_own else name
-        other = [hashlib.sha256(held.encode()).hexdigest()[:8]]
+        other.append(_short(f"{name} {fingerprint}" if is_own else name))
+        if is_own and "source" not in constants:
+            other.append("all")  # of its images; earlier versions took a fifth
     parts = [run.digest[:16], split]
     parts += [] if limit is None else [str(limit_key(limit, is_own=is_own))]
     parts += other
@@ -150,6 +153,10 @@ def _evaluation(
         metrics |= {"shared_bits": size.shared_bits, "member_bits": size.member_bits}
     write_text(path, json.dumps(metrics, indent=2) + "\n")
     return metrics
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _points(run: Trained, metrics: dict[str, Any]) -> list[FrontierPoint]:

@@ -184,7 +184,7 @@ def draw_frontier(points: Sequence[FrontierPoint]) -> Canvas:
     handles = [Line2D([], [], **style) for style in styles.values()]
     behind = len({point.curve for point in points} - styles.keys())
     if behind:
-        handles.append(Line2D([], [], label=f"{behind} others, on no front", **_BEHIND))
+        handles.append(Line2D([], [], label=f"{counted(behind, 'other')}, on no front", **_BEHIND))
     front = {"linestyle": "-", "linewidth": 0.7, **_RING}
     handles.append(Line2D([], [], label="Pareto front", **front, markersize=10))
     canvas.legend(handles=handles, loc="outside lower center", ncols=3)
@@ -228,7 +228,8 @@ def _styles(points: Sequence[FrontierPoint]) -> dict[Curve, dict[str, Any]]:
         first = first_points[curve]
         color, marker = _look_of(first)
         has_model = several_models and not first.name
-        name = f"{TITLES.get(first.model, first.model)}, " if has_model else ""
+        base, times, width = first.model.partition(" x ")
+        name = f"{TITLES.get(base, base)}{times}{width}, " if has_model else ""
         # Curves of the same look, for example of several M, differ by their line styles, and by
         # what of the marker is filled: a curve may be one point.
         same = looks.count((color, marker)) % len(_FILLS)

@@ -117,7 +117,7 @@ def subject_of(
     # Arguments
         network: a run, a Keras file, or a .tflite file, which needs no TensorFlow.
         dataset: the data, or what `open_dataset` takes; `None`: those of its training. Data of
-            one's own may have some of the classes, by their names, if the network knows them.
+            one's own that are opened here may have some of the classes, by their names.
         data_dir: as for `DataOptions`.
 
     # Raises
@@ -143,6 +143,13 @@ def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str |
         return logits_function(network.model, opened)
 
     is_ensemble = config.kind == "ensemble"
+    own = is_own(network, opened)
+
+    def read() -> Splits:
+        if not own:
+            return DataOptions(data_dir, validation=0.0).load(opened, 0)
+        return splits_as_trained(network, opened, data_dir)
+
     return Subject(
         name=_name_of(network),
         members=_members_of(network),
@@ -150,9 +157,9 @@ def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str |
         weights=network.model.member_weights if is_ensemble else None,
         temperatures=None,
         dataset=opened,
-        is_own=is_own(network, opened),
-        held_out_is_known=bool(config.data),
-        read=functools.cache(lambda: splits_as_trained(network, opened, data_dir)),
+        is_own=own,
+        held_out_is_known=bool(config.data) and own,
+        read=functools.cache(read),
         logits_of=lambda data: predict()(data),
     )
 

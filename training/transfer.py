@@ -10,6 +10,7 @@ from larq_ensemble.data.datasets import DataOptions, Dataset
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.models import layer_graph
+from larq_ensemble.network.architectures import MODELS
 from larq_ensemble.network.graph import Role
 from larq_ensemble.trained import Trained, is_own
 from larq_ensemble.training.distillation import Distillation
@@ -57,6 +58,12 @@ def check_twin(run: Trained, model: dict[str, Any]) -> None:
             f"`from_real` {str(run.path)!r} can't start {model['name']!r}: only networks that "
             "larq-ensemble builds have a real-valued twin. Start from trained weights by giving "
             "their Keras file as `model`."
+        )
+    if not MODELS[model["name"]].binary:
+        raise EnsembleError(
+            f"`from_real` {str(run.path)!r} starts a binarized network from its real-valued twin, "
+            f"whose name ends in _real, and {model['name']!r} is real-valued: give "
+            "`from_backbone`, or another `model`."
         )
     same = {key: model[key] for key in ("input_shape", "classes", "width", "revision")}
     twin = {"name": f"{model['name']}_real", **same}

@@ -21,7 +21,7 @@ from larq_ensemble.errors import EnsembleError
 from larq_ensemble.legalization import FILTERS
 from larq_ensemble.pretrained.catalog import found, or_a_name
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, QUANTIZATIONS, TARGETS
-from larq_ensemble.trained import is_keras_file, open_trained
+from larq_ensemble.trained import KerasFile, is_keras_file, open_trained
 
 if TYPE_CHECKING:
     from larq_ensemble.convert.report import ConversionReport
@@ -148,6 +148,11 @@ def command(
             trained = open_trained(
                 source, dataset=dataset, data_dir=data_dir, normalization=normalization
             )
+            if dataset is not None and quantize is None and not isinstance(trained, KerasFile):
+                raise click.UsageError(
+                    "--dataset has no effect on a run, which knows its classes: leave it out. It "
+                    "is for Keras files, and for --quantize."
+                )
             if quantize is not None:
                 from larq_ensemble.convert.quantization import quantize_run
 
@@ -239,7 +244,13 @@ def _converted_file(context: click.Context, source: str, out: str) -> Conversion
                 "Leave it out."
             )
     members, target, filters = (context.params[name] for name in ("members", "target", "filters"))
-    is_for_it = members is not None and read_ensemble(source).metadata.target == target
+    metadata = read_ensemble(source).metadata
+    is_for_it = members is not None and metadata.target == target
+    if is_for_it and filters not in (None, metadata.filters):
+        raise click.UsageError(
+            f"--filters {filters} is not how {source!r} stores them, {metadata.filters}, and a cut "
+            "file keeps its filters: leave it out, or convert the run, or a file for lce."
+        )
     if _is_given(context, "target") and not is_for_it:
         from larq_ensemble.convert.file_conversion import convert_file
 

@@ -246,7 +246,8 @@ class DataOptions:
             seed: decides which examples are held out, and which a limit keeps.
 
         # Raises
-            EnsembleError: if the data can't be read or downloaded, or none are left to train on.
+            EnsembleError: if the data can't be read or downloaded, or none are left to train on and
+                not all are meant for the test.
         """
         train, test, *own = dataset.read(self.data_dir)
         held_out = own[0] if own else train
@@ -287,7 +288,8 @@ class DataOptions:
             limited = round(self.limit_train * self.validation)
             validation = validation[:limited]
             training = training[: self.limit_train - limited]
-        if not len(training) and len(train):
+        only_tested = dataset.origin is not None and dataset.origin.images.test_share == 1
+        if not len(training) and not only_tested:
             raise EnsembleError(
                 f"No training data is left: {self.limit_train or len(train)} examples with a "
                 f"validation share of {self.validation}. Raise the limit or lower the share."

@@ -109,6 +109,8 @@ def find_folder(root: Path, options: ImageOptions) -> Found:
     """
     try:
         listing = _listed(root)
+    except EnsembleError:
+        raise
     except (OSError, ValueError) as error:  # the latter for a path with a null byte
         raise EnsembleError(
             f"The folder {str(root)!r} can't be read ({first_line(error)}): give one that holds a "

@@ -77,7 +77,7 @@ def reopen(
         network: what an error calls the run.
         to_evaluate: data of one's own may have some of the run's classes, by their names and in
             any order. They get the run's labels, with a warning if some are missing. Without a test
-            split all their images are one, if they can't be those of the run, which were built in.
+            split all their images are one, if those of the run are built in.
 
     # Raises
         EnsembleError: if `spec` is unknown or has other classes.
@@ -89,7 +89,8 @@ def reopen(
         return _as_in_run(dataset, constants)
     origin = None if recorded is None else Origin.from_json(recorded)
     shape = tuple(constants["input_shape"])
-    others = ImageOptions(test_share=1.0) if to_evaluate else ImageOptions()
+    cant_be_own = to_evaluate and constants.get("name") in DATASETS
+    others = ImageOptions(test_share=1.0) if cant_be_own else ImageOptions()
     images = sized(others if origin is None else origin.images, shape)
     if spec is not None:
         names = tuple(constants.get("class_names", ()))  # which old runs lack
@@ -106,6 +107,8 @@ def reopen(
 def _with_labels_of(names: tuple[str, ...], found: Found, network: str) -> Found:
     """What was found, with the labels of a network that knows its classes; else as it is.
 
+    Numbers in order may be no names, but what classes without names are called.
+
     # Arguments
         names: the network's classes.
         found: the data.
@@ -115,7 +118,8 @@ def _with_labels_of(names: tuple[str, ...], found: Found, network: str) -> Found
         EnsembleError: if the network knows some of the classes, and others not.
     """
     own = found.class_names
-    if own == names or not set(own) & set(names) or any(map(_are_unsorted_numbers, (own, names))):
+    may_be_unnamed = own == tuple(map(str, range(len(own)))) and _are_unsorted_numbers(names)
+    if may_be_unnamed or not set(own) & set(names) or _are_same_classes(own, names):
         return found
     if unknown := [name for name in own if name not in names]:
         raise EnsembleError(

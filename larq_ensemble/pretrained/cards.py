@@ -46,7 +46,7 @@ def heading(card: Card) -> str:
 
 def has_single(card: Card) -> bool:
     """Whether a network is a single one, or an ensemble that keeps one as its first member."""
-    return card["members"] == 1 or keeps_single(card["training"][-1]["ensemble"])
+    return card["kind"] == "backbone" or keeps_single(card["training"][-1]["ensemble"])
 
 
 def instructions_of_a_member(card: Card, core: str = "cortex-a72") -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -119,6 +120,13 @@ def run_of(name: str, recipe: dict[str, Any] | None = None, seed: int = 0, **ens
     data = {"split_seed": seed}
     config = RunConfig("ensemble", model, {}, recipe or {}, 0, data=data, ensemble=settings)
     return SimpleNamespace(path=Path(name), digest=name * 16, config=config)
+
+
+def test_a_single_network_of_ones_own_has_no_kind() -> None:
+    config = run_of("a").config
+    own = replace(config, kind="backbone", model={"name": "photos", "source": "photos.keras"})
+    with pytest.raises(EnsembleError, match="'photos' is a single network of your own"):
+        file_points.kind_of(own)
 
 
 @pytest.fixture

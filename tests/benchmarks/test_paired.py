@@ -29,8 +29,10 @@ def test_the_difference_and_its_error() -> None:
     assert (same["difference"], same["standard error"], same["same class %"]) == (0, 0, 100)
 
 
-def test_more_members_than_there_are() -> None:
+def test_more_members_than_there_are(monkeypatch) -> None:
+    """They are refused before a network is built."""
     name = next(name for name in names() if shipped(name).card["members"] == 1)
+    monkeypatch.setattr(paired, "subject_of", None)
     with pytest.raises(EnsembleError, match=r"`members` must be from 1 to 1 .*, got 2"):
         CliRunner().invoke(
             paired.main,

@@ -244,6 +244,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (result["target"], result["filters"], result["layout"]) == ("litert", "1bit", "indexed")
     assert result["bytes"] == out.stat().st_size
     assert "differ from those of" in capsys.readouterr().out
+    again = ["convert", out, "--members", 1, "--target", "litert", "--out", tmp_path / "x.tflite"]
+    assert called(*again, "--filters", "int8") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "--filters int8 is not how" in told
+    assert "stores them, 1bit, and a cut file" in told
+    assert not (tmp_path / "x.tflite").exists()
     assert called("convert", out, "--members", 1, "--out", tmp_path / "one.tflite") == 0
     assert read_ensemble(tmp_path / "one.tflite").metadata.target == "litert"
 

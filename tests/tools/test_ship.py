@@ -115,7 +115,21 @@ def test_bytes_of_the_cut_files_are_measured_and_keep_their_date(ship, tmp_path)
 
 def test_options_without_a_run_are_refused(ship):
     done = CliRunner().invoke(ship.main, ["--results", "somewhere"])
-    assert (done.exit_code, "'results' has no effect without RUN" in done.output) == (2, True)
+    assert (done.exit_code, "--results has no effect without RUN" in done.output) == (2, True)
+    done = CliRunner().invoke(ship.main, ["--from", "somewhere"])
+    assert (done.exit_code, "--from has no effect without RUN" in done.output) == (2, True)
+
+
+def test_nothing_is_removed_before_what_replaces_it_is_there(ship, tmp_path, monkeypatch):
+    of_package = pretrained.shipped("cifar100-resnet20")
+    network = pretrained.Shipped("cifar100-resnet20", tmp_path)
+    paths = [network.card_path, network.weights_path, network.tflite]
+    for path in paths:
+        shutil.copyfile(of_package.card_path.parent / path.name, path)
+    monkeypatch.setattr(pretrained, "shipped", lambda name: network)
+    done = CliRunner().invoke(ship.main, [str(tmp_path), "--remove", network.name])
+    assert (done.exit_code, "RUN needs --results" in done.output) == (2, True)
+    assert all(path.is_file() for path in paths)
 
 
 def test_a_row_of_the_table(ship):

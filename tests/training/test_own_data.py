@@ -195,6 +195,14 @@ def test_evaluate_takes_the_data_from_the_run_or_says_that_they_are_others(capsy
     out, err = capsys.readouterr()
     assert "npz:other.npz, which it was not trained on" in out
     assert "warning: --dataset 'npz:other.npz' is not what 'ensemble' was trained on" in err
+    # What its training held out is among its own data only.
+    capsys.readouterr()
+    arguments = ["--dataset", f"npz:{other}", "--split", "validation"]
+    assert called("evaluate", "ensemble", *arguments) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "What the training of 'ensemble' held out is not known: take the test split." in told
+    trust = result_of("evaluate", "ensemble", "--dataset", f"npz:{other}", "--trust")["trust"]
+    assert trust["fitted_on"] == "half of the test split"
     # As an object, too.
     dataset = Dataset.from_arrays(images, labels, class_names=NAMES)
     with pytest.warns(UserWarning, match="'arrays' is not what 'ensemble' was trained on"):
@@ -271,6 +279,18 @@ def test_the_frontier_evaluates_again_when_the_data_have_changed(tmp_path):
         assert after == [row["top1"] for row in evaluate(run, dataset=spec)["by_members"]]
 
 
+def test_the_frontier_evaluates_a_keras_file_on_each_of_its_data(tmp_path):
+    images, labels = arrays()
+    for name, pixels in (("one", images), ("other", 255 - images)):
+        np.savez(tmp_path / f"{name}.npz", images=pixels, labels=labels, class_names=NAMES)
+    for name in ("one", "other"):
+        file = open_trained("ensemble.keras", dataset=f"npz:{tmp_path / name}.npz")
+        points = frontier([file], tmp_path / "out", progress=lambda line: None)
+        assert [point.top1 for point in points] == [
+            row["top1"] for row in evaluate(file)["by_members"]
+        ]
+
+
 def test_a_converted_file_finds_its_data_again_without_a_path(capsys, tmp_path):
     metadata = EnsembleInterpreter("ensemble.tflite").metadata
     assert metadata.class_names == (*NAMES,)
@@ -335,6 +355,22 @@ def test_verify_and_predict_and_frontier():
     assert [point.bytes for point in points] == [
         -(-bits // 8) for bits in (alone, alone, alone + own)
     ]
+
+
+def test_a_run_says_its_classes_itself(capsys):
+    arguments = ["convert", "ensemble", "--dataset", "npz:none.npz", "--out", "x.tflite"]
+    assert called(*arguments) == 2
+    assert "--dataset has no effect on a run, which knows its" in capsys.readouterr().err
+
+
+def test_data_without_training_images_train_nothing(tmp_path):
+    images, labels = arrays()
+    empty = tmp_path / "empty.npz"
+    np.savez(empty, x_train=images[:0], y_train=labels[:0], x_test=images, y_test=labels)
+    recipe = Recipe(epochs=1, batch_size=16, lr=1e-3, dropout=None, source="test")
+    named = {"members": 2, "recipe": recipe, "dataset": f"npz:{empty}"}
+    with pytest.raises(EnsembleError, match="No training data is left"):
+        train_ensemble(load_run("backbone"), tmp_path / "run", **named)
 
 
 def test_a_keras_file_stands_for_a_run(capsys):

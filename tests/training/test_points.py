@@ -16,7 +16,14 @@ from larq_ensemble.trained import open_trained
 from larq_ensemble.training import frontier as comparing
 from larq_ensemble.training.frontier import frontier
 from larq_ensemble.training.plots import draw_frontier, save
-from larq_ensemble.training.points import KINDS, costs_of, read_points, write_points_csv
+from larq_ensemble.training.points import (
+    KINDS,
+    FrontierPoint,
+    costs_of,
+    read_points,
+    with_fronts,
+    write_points_csv,
+)
 
 
 def written(path: Path, *points: dict[str, Any], **more: Any) -> Path:
@@ -138,6 +145,30 @@ def test_points_of_one_kind_are_told_apart(tmp_path: Path) -> None:
     (storage,) = draw_frontier(frontier([], tmp_path / "out", results=[path])).axes
     drawn = [line for line in storage.lines if line.get_marker() == "D"]
     assert len({line.get_fillstyle() for line in drawn}) == 6
+
+
+def test_widths_are_part_of_the_titles(tmp_path: Path) -> None:
+    values = dict.fromkeys(("scheme", "sharing"), "") | {
+        "dataset": "d",
+        "split": "test",
+    }
+    costs = {"bytes": 1, "macs": 1, "binary_macs": 1, "real_macs": 0, "paper_energy_mj": 1.0}
+    points = [
+        FrontierPoint(
+            run=model,
+            model=model,
+            trained_members=1,
+            members=1,
+            top1=50,
+            samples=1,
+            **values,
+            **costs,
+        )
+        for model in ("deploynet8", "deploynet8 x 1.25")
+    ]
+    canvas = draw_frontier(with_fronts(points))
+    legend = [text.get_text() for text in canvas.legends[0].get_texts()]
+    assert [title.split(",")[0] for title in legend[:2]] == ["DeployNet-8", "DeployNet-8 x 1.25"]
 
 
 @pytest.mark.parametrize("dominated", [9, 10])

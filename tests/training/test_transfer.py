@@ -147,9 +147,8 @@ def test_only_latent_weights_are_clipped_and_other_shapes_left_alone():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "other"}, "twin of 'other': its name is 'tiny_real', not 'other_real'"),
-        ({"name": "other", "width": 2.0}, "its name is 'tiny_real', not 'other_real'"),
-        ({"name": "tiny_real"}, "its name is 'tiny_real', not 'tiny_real_real'"),
+        ({"name": "resnet20"}, "twin of 'resnet20': its name is 'tiny_real', not 'resnet20_real'"),
+        ({"name": "resnet20", "width": 2.0}, "its name is 'tiny_real', not 'resnet20_real'"),
         ({"width": 2.0}, "twin of 'tiny': its width is 1.0, not 2.0"),
         ({"revision": 1}, "twin of 'tiny': its revision is 2, not 1"),
         ({"classes": 100}, "twin of 'tiny': its classes is 10, not 100"),
@@ -161,6 +160,12 @@ def test_a_run_of_another_network_is_refused(real, change, message):
     check_twin(real, model)
     with pytest.raises(EnsembleError, match=rf"`from_real` '.*real' is not .*{message}"):
         check_twin(real, {**model, **change})
+
+
+@pytest.mark.parametrize("name", ["tiny_real", "resnet20_relu"])
+def test_a_real_valued_network_has_no_twin(real, name):
+    with pytest.raises(EnsembleError, match=f"and '{name}' is real-valued: give `from_backbone`"):
+        check_twin(real, {**real.config.model, "name": name})
 
 
 def test_no_run_is_trained_on_what_another_holds_out(real, backbone):

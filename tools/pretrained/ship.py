@@ -168,13 +168,12 @@ def main(
     Without RUN: from the cards and files that are there, with no evaluation.
     """
     if run is None:
-        for option in context.params.keys() - {"run", "remove"}:
-            if context.get_parameter_source(option) is not ParameterSource.DEFAULT:
-                raise click.UsageError(f"{option!r} has no effect without RUN: give it.")
-    if remove is not None:
-        network = pretrained.shipped(remove)
-        for path in (network.card_path, network.weights_path, network.tflite):
-            path.unlink(missing_ok=True)
+        for option in context.command.params:
+            given = context.get_parameter_source(option.name or "") is not ParameterSource.DEFAULT
+            if given and option.name not in ("run", "remove"):
+                raise click.UsageError(f"{option.opts[0]} has no effect without RUN: give it.")
+    removed = None if remove is None else pretrained.shipped(remove)
+    replaced = None
     if run is not None:
         if results is None:
             raise click.UsageError("RUN needs --results.")
@@ -201,6 +200,10 @@ def main(
             seeds=seeds,
         )
         _write_card(network, card)
+        replaced = network.name
+    if removed is not None and removed.name != replaced:
+        for path in (removed.card_path, removed.weights_path, removed.tflite):
+            path.unlink(missing_ok=True)
     for each in pretrained.names():
         _measure_cuts(pretrained.shipped(each))
     _write_pages()

@@ -350,7 +350,7 @@ def run_of(path: str, kind: str | None = None) -> Trained:
     from larq_ensemble.trained import is_keras_file, open_trained
 
     if is_keras_file(path):
-        folder = os.path.dirname(path)
+        folder = os.path.dirname(path) or "."
         way_out = (
             f"give {folder!r}, its run."
             if is_run(folder)

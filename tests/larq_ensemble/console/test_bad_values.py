@@ -140,6 +140,19 @@ def test_a_path_to_something_else(refused, tmp_path, arguments, message):
     assert message in line
 
 
+@pytest.mark.parametrize(("inside", "run"), [(False, "run"), (True, ".")])
+def test_the_file_of_a_run_in_place_of_the_run(refused, tmp_path, monkeypatch, inside, run):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "model.keras").write_bytes(b"PK\x03\x04")
+    if inside:
+        monkeypatch.chdir("run")
+    path = "model.keras" if inside else "run/model.keras"
+    code, line = refused("pretrain", "--from-backbone", path, "--out", "new")
+    assert code == 1
+    assert f"{path!r} is a Keras file, and this needs a run: give {run!r}, its run." in line
+
+
 def test_every_output_is_checked_while_the_command_line_is_read(refused, tmp_path):
     (tmp_path / "file").write_text("")
     outputs = options_of(lambda kind: isinstance(kind, (OutputFile, OutputFolder)))

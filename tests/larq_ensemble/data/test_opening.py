@@ -160,6 +160,31 @@ def test_data_of_to_evaluate_get_the_labels_of_the_network(tmp_path, photos, put
         reopen(constants, spec=spec, to_evaluate=True)
 
 
+def test_numbers_may_be_names_or_stand_for_classes_without(tmp_path):
+    def file(name, classes, **extra):
+        images = np.arange(4 * classes, dtype=np.uint8).reshape(-1, 2, 2)
+        np.savez(tmp_path / name, images=images, labels=np.arange(classes).repeat(1), **extra)
+        return f"npz:{tmp_path / name}"
+
+    def labels(names, spec, **options):
+        constants = {"name": "x", "class_names": names, "input_shape": [2, 2, 1]}
+        opened = reopen(constants, spec=spec, to_evaluate=True, **options)
+        return sorted(np.concatenate([split.labels for split in opened.read(None)]))
+
+    as_text = [str(number) for number in (0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9)]
+    # Names in a file that are numbers, and some of the classes of a network.
+    some = file("some.npz", 3, class_names=["1", "10", "2"])
+    with pytest.warns(UserWarning, match="has 3 of the 11 classes"):
+        assert labels([str(number) for number in range(11)], some) == [1, 2, 10]
+    with pytest.warns(UserWarning, match="has 3 of the 11 classes"):
+        assert labels(as_text, some) == [1, 2, 3]
+    # Classes without names fit as many that are called by other numbers.
+    numbers = [str(number) for number in range(3)]
+    assert labels(["1", "2", "3"], file("0.npz", 3, class_names=numbers)) == [0, 1, 2]
+    with pytest.raises(EnsembleError, match="has other classes than the run"):
+        labels(as_text, file("1.npz", 3, class_names=numbers))
+
+
 def test_all_images_of_a_folder_are_for_the_evaluation_of_a_network_of_built_in_data(photos):
     constants = {"name": "cifar10", "class_names": ["cat", "dog"], "input_shape": [6, 5, 3]}
     spec = f"folder:{photos}"
@@ -167,6 +192,9 @@ def test_all_images_of_a_folder_are_for_the_evaluation_of_a_network_of_built_in_
         data = reopen(constants, spec=spec, to_evaluate=to_evaluate)
         splits = DataOptions(validation=0.0).load(data, seed=0)
         assert (len(splits.train), len(splits.test)) == (trained, tested)
+    # Networks of other data may have been trained on some, whether they say where these are or not.
+    mine = reopen({**constants, "name": "mine"}, spec=spec, to_evaluate=True)
+    assert [len(split) for split in mine.read(None)] == [16, 4]
     # The images of a run keep the share that they had in its training.
     own = open_dataset(spec, images=ImageOptions(test_share=0.5)).constants()
     assert len(reopen(own, spec=spec, to_evaluate=True).read(None)[1]) == 10
