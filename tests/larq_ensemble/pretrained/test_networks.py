@@ -15,8 +15,8 @@ from scipy.stats import norm
 from larq_ensemble import EnsembleError, EnsembleInterpreter, pretrained
 from larq_ensemble.network.architectures import trace_model
 from larq_ensemble.network.graph import Content
-from larq_ensemble.pretrained import catalog
-from larq_ensemble.pretrained.cards import bytes_by_members, has_single, markdown, overview
+from larq_ensemble.pretrained import cards, catalog
+from larq_ensemble.pretrained.cards import bytes_by_members, markdown, overview
 from larq_ensemble.pretrained.catalog import FOLDER, backbone_of
 from larq_ensemble.pretrained.samples import Samples, read_samples, sample_names, write_samples
 from larq_ensemble.pretrained.weights import Signs
@@ -196,8 +196,8 @@ def listed(monkeypatch, tmp_path, *networks: tuple[str, float, int, bool]) -> No
 
 def test_an_ensemble_of_one_member_is_no_single_network():
     card = {"kind": "ensemble", "members": 1, "training": [{"ensemble": {}}]}
-    assert not has_single(card)
-    assert has_single({**card, "kind": "backbone"})
+    assert not cards.has_single(card)
+    assert cards.has_single({**card, "kind": "backbone"})
 
 
 def test_a_single_network_may_come_in_an_ensemble(monkeypatch, tmp_path):
