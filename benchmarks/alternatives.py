@@ -271,13 +271,18 @@ def train(
 def budgets(paths: Sequence[str | os.PathLike[str]]) -> str:
     """A table of the best network within each budget: shared filters, and anything else.
 
-    One member of an ensemble is a single network, so an ensemble counts from two members on. A
+    One member of an ensemble is a single network, and so are two that are the same on the image and
+    on the mirrored one: an ensemble counts from the first member on that was trained for it. A
     budget within which there is none has no row.
 
     # Arguments
         paths: result files of one data set and split.
     """
-    points = [point for point in read_points(paths) if point.members > 1 or not _of_several(point)]
+    points = [
+        point
+        for point in read_points(paths)
+        if point.members > max(1, point.kept) or not _of_several(point)
+    ]
     if not points:
         raise EnsembleError("The result files hold no points.")
     rows = []

@@ -287,7 +287,8 @@ def training_of(run: Any) -> dict[str, Any]:
     # Returns
         `run`, its digest; `settings`, a digest of how it was trained, but for seeds and for the
         runs that it builds on, whose digests change with their seeds; `split_seed`; of an ensemble
-        `scheme` and `sharing`, if they are not `fusion`.
+        `scheme` and `sharing`, if they are not `fusion`, and `kept`, how many members are the
+        pretrained network, if there are such.
     """
     config = run.config
     of_ensemble = ("scheme", "sharing")
@@ -312,6 +313,7 @@ def training_of(run: Any) -> dict[str, Any]:
             for name in of_ensemble
             if config.ensemble.get(name, "fusion") != "fusion"
         },
+        **({"kept": int(kept)} if (kept := config.ensemble.get("keep_pretrained")) else {}),
     }
 
 

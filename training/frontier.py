@@ -191,6 +191,7 @@ def _points(run: Trained, metrics: dict[str, Any]) -> list[FrontierPoint]:
                 binary_macs=binary,
                 real_macs=real,
                 paper_energy_mj=paper.energy_mj(members),
+                kept=kept,
             )
         )
     return points

@@ -83,6 +83,8 @@ class FrontierPoint:
             Wilson's interval of 95 % for the images.
         ram_bytes: memory of the tensors while it runs.
         instructions: per image, by core.
+        kept: so many of the first members are the pretrained network itself, on the image or on the
+            mirrored one.
     """
 
     run: str
@@ -108,6 +110,7 @@ class FrontierPoint:
     top1_high: float | None = None
     ram_bytes: int | None = None
     instructions: Mapping[str, float] = field(default_factory=dict)
+    kept: int = 0
 
     @property
     def label(self) -> str:
@@ -286,6 +289,7 @@ def _read(path: str) -> Iterator[tuple[FrontierPoint, _Training]]:
             kind=value.checked("kind", KINDS.__contains__, f"one of {', '.join(KINDS)}"),
             ram_bytes=value.count("ram_bytes"),
             instructions=dict(instructions),
+            kept=value.count("kept") or 0,
         )
         run = str(values.get("run", ""))
         training = _Training(

@@ -128,6 +128,13 @@ def test_the_best_within_a_budget(alternatives, tmp_path) -> None:
         ["100 million instructions, Cortex-M4", "56.0, ours, m = 4, 86 kB", "-", "-"],
         ["100 million instructions, Cortex-M55", "-", "53.0, int8, 90 kB", "-"],
     ]
+    # Two members that are the single network on both images are none.
+    for point in points:
+        point["kept"] = 2
+    path.write_text(json.dumps({"dataset": "cifar100", "split": "test", "points": points}))
+    text = alternatives.budgets([path])
+    assert "m = 2" not in text
+    assert "| 110 kB | 56.0, ours, m = 4, 86 kB | 53.0, int8, 90 kB | +3.0 |" in text
     # One of two networks that share nothing is not the two, and halves are rounded up.
     two = {"name": "two", "kind": "separate", "trained_members": 2, "bytes": 55_000, "top1": 62.65}
     both = [{**two, "members": 1, "top1": 70}, {**two, "members": 2}]
