@@ -39,7 +39,7 @@ def heading(card: Card) -> str:
     ensemble = card["ensemble"]
     mirrored = " Every second member sees the image mirrored." if ensemble.get("mirror") else ""
     return (
-        f"An ensemble of {card['members']} members ({ensemble['scheme']}, sharing "
+        f"An ensemble of {card['members']} members (scheme {ensemble['scheme']}, policy "
         f"{ensemble['sharing']}) that share the binary filters of one {network}.{mirrored}"
     )
 
