@@ -98,11 +98,11 @@ class Measuring:
 
     def points(self, run: Any) -> list[dict[str, Any]]:
         """Points of a run; those of before if nothing has changed."""
-        limit = limit_key(self.limit, is_own="source" in run.config.dataset)
-        limited = [] if limit is None else [str(limit)]
-        of_file = "source" in run.config.dataset and run.config.dataset["source"]["fingerprint"][:8]
-        known = [_POINTS, run.digest[:16], self.split, *limited, *self.cores, *self._tools()]
-        known += [of_file] if of_file else []
+        source = run.config.dataset.get("source")  # of data of one's own
+        limit = limit_key(self.limit, is_own=source is not None)
+        images = [] if limit is None else [str(limit)]
+        images += [] if source is None else [source["fingerprint"][:8]]
+        known = [_POINTS, run.digest[:16], self.split, *images, *self.cores, *self._tools()]
         path = self.folder / "points" / f"{'-'.join(known)}.json"
         if not path.is_file():
             write_text(path, json.dumps({"points": [*self._measured(run)]}, indent=2) + "\n")
