@@ -147,7 +147,7 @@ def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str |
 
     def read() -> Splits:
         if not own:
-            return DataOptions(data_dir, validation=0.0).load(opened, 0)
+            return _nothing_held_out(opened, data_dir)
         return splits_as_trained(network, opened, data_dir)
 
     return Subject(
@@ -178,7 +178,7 @@ def _of_file(
 
     def read() -> Splits:
         if known is None or not own:
-            return DataOptions(data_dir, validation=0.0).load(opened, 0)
+            return _nothing_held_out(opened, data_dir)
         return known.load(opened, data_dir)
 
     return Subject(
@@ -193,6 +193,11 @@ def _of_file(
         read=functools.cache(read),
         logits_of=lambda data: network.predict_logits(np.asarray(data.images), network.max_members),
     )
+
+
+def _nothing_held_out(data: Dataset, data_dir: str | None) -> Splits:
+    """The splits of data of which nobody knows what a training held out."""
+    return DataOptions(data_dir, validation=0.0).load(data, 0)
 
 
 def _name_of(network: Trained | EnsembleInterpreter) -> str:
