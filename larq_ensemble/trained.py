@@ -271,9 +271,10 @@ def data_of(
         _check_fits(dataset, trained.config.dataset, trained.path)
         data = replace(dataset, normalization=trained.normalization)
     if dataset is not None and not is_own(trained, data):
+        changed = ": if these are its data with files added or removed, some were in its training"
         warnings.warn(
-            f"`dataset` {data.name!r} is not what {str(trained.path)!r} was trained on: if these "
-            "are its data with files added or removed, some were in its training.",
+            f"`dataset` {data.name!r} is not what {str(trained.path)!r} was trained on"
+            f"{changed if 'source' in trained.config.dataset else ''}.",
             stacklevel=2,
         )
     return data

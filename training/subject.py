@@ -75,6 +75,11 @@ class Subject:
         # Raises
             EnsembleError: if there is none.
         """
+        if name == "validation" and not self.is_own:
+            raise EnsembleError(
+                f"What the training of {self.name} held out is among its own data, which "
+                f"{self.dataset.name!r} is not: take the test split, or give no `dataset`."
+            )
         if name == "validation" and not self.held_out_is_known:
             raise EnsembleError(
                 f"What the training of {self.name} held out is not known: take the test split."

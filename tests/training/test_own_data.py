@@ -200,7 +200,7 @@ def test_evaluate_takes_the_data_from_the_run_or_says_that_they_are_others(capsy
     arguments = ["--dataset", f"npz:{other}", "--split", "validation"]
     assert called("evaluate", "ensemble", *arguments) == 1
     told = " ".join(capsys.readouterr().err.split())
-    assert "What the training of 'ensemble' held out is not known: take the test split." in told
+    assert "held out is among its own data, which 'npz:other.npz' is not: take the test" in told
     trust = result_of("evaluate", "ensemble", "--dataset", f"npz:{other}", "--trust")["trust"]
     assert trust["fitted_on"] == "half of the test split"
     # As an object, too.
