@@ -103,9 +103,8 @@ def find_folder(root: Path, options: ImageOptions) -> Found:
         options: size, channels, damaged files, test share.
 
     # Raises
-        EnsembleError: if it can't be read, has no folders of classes, an empty one or fewer than
-            two, if its splits have different classes, or if no size of images is given and they
-            differ or are large.
+        EnsembleError: if it can't be read, has no folders of classes or an empty one, if its splits
+            have different classes, or if no size of images is given and they differ or are large.
     """
     try:
         listing = _listed(root)
@@ -174,11 +173,12 @@ def _part_folders(root: Path) -> dict[str, Path]:
 
 
 def _check_classes(root: Path, folder: Path, class_names: Sequence[str]) -> None:
-    if len(class_names) < 2:
-        inner = [folder / name for name in class_names if len(_folders(folder / name)) > 1]
+    alone = class_names if len(class_names) == 1 else ()
+    inner = [folder / name for name in alone if len(_folders(folder / name)) > 1]
+    if inner or not class_names:
         advice = f" Did you mean `folder:{inner[0]}`?" if inner else ""
         raise EnsembleError(
-            f"{str(folder)!r} must hold a folder of images for each class, of two classes or more."
+            f"{str(folder)!r} must hold a folder of images for each class."
             f" Found: {shown(class_names) or 'no folders'}.{advice}"
         )
     for path in (root, *(folder / name for name in class_names)):

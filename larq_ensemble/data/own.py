@@ -81,10 +81,15 @@ def own_dataset(found: Found) -> Dataset:
     """The data set of what a source found; reads its images for the normalization.
 
     # Raises
-        EnsembleError: if images can't be read, there are none to train on, or all are the same, and
-            for options of a test split that is there already.
+        EnsembleError: for fewer than two classes, if images can't be read, there are none to train
+            on, or all are the same, and for options of a test split that is there already.
     """
     _refuse_without_effect(found)
+    if len(found.class_names) < 2:
+        raise EnsembleError(
+            "A classifier needs two classes or more. Found in "
+            f"{found.name!r}: {shown(found.class_names) or 'none'}."
+        )
     read = found.read(None)
     for remark in read.remarks:
         warnings.warn(remark, stacklevel=3)
@@ -231,8 +236,8 @@ def checked_class_names(
         labels: int32 [n] of each split.
 
     # Raises
-        EnsembleError: for labels out of range, fewer than two classes, or, without class names,
-            classes without a training image.
+        EnsembleError: for labels out of range or, without class names, classes without a training
+            image.
     """
     every = np.concatenate(list(labels.values()))
     highest, lowest = int(every.max(initial=-1)), int(every.min(initial=0))
@@ -246,8 +251,6 @@ def checked_class_names(
             )
         class_names = [str(number) for number in range(highest + 1)]
     names = tuple(map(str, class_names))
-    if len(names) < 2:
-        raise EnsembleError(f"A classifier needs two classes or more. Found: {list(names)}.")
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise EnsembleError(f"`class_names` must differ. More than once there: {twice}.")

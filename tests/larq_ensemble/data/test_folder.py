@@ -115,7 +115,7 @@ def test_a_class_of_trains(photos, put):
     [
         ([], "There is no folder|can't be read"),
         (["1.png", "2.png"], "must hold a folder of images for each class.*no folders"),
-        (["cat/1.png"], "^'[^']*' must hold a folder .*two classes or more. Found: 'cat'\\.$"),
+        (["cat/1.png"], "^A classifier needs two classes or more. Found in 'folder:.*': 'cat'\\.$"),
         (["in/cat/1.png", "in/dog/1.png"], "Did you mean `folder:.*photos/in`"),
         (["cat/1.png", "dog/readme.txt"], "dog' has no image files: remove it.*1 with .txt"),
         (["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"], "of the same classes.*'dog'"),

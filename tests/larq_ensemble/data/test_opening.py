@@ -160,6 +160,28 @@ def test_data_of_to_evaluate_get_the_labels_of_the_network(tmp_path, photos, put
         reopen(constants, spec=spec, to_evaluate=True)
 
 
+def test_images_of_one_class_are_for_evaluation_only(tmp_path, put):
+    for name in ("cat/1.png", "cat/2.png"):
+        put(name)
+    constants = {"name": "cifar10", "class_names": ["ant", "cat"], "input_shape": [6, 5, 3]}
+    spec = f"folder:{tmp_path / 'photos'}"
+    with pytest.warns(UserWarning, match="has 1 of the 2 classes of the run"):
+        opened = reopen(constants, spec=spec, to_evaluate=True)
+    assert [split.labels.tolist() for split in opened.read(None)] == [[], [1, 1]]
+    assert len(images_as_input(spec, (6, 5, 3))[1]) == 2
+    with pytest.raises(EnsembleError, match="has other classes than the run.* 2, not 1"):
+        reopen(constants, spec=spec)
+    with pytest.raises(EnsembleError, match=r"two classes or more\. Found in '.*photos': 'cat'"):
+        open_dataset(spec)
+    # A folder around that of the classes is none.
+    (tmp_path / "photos").rename(tmp_path / "inner")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "inner").rename(tmp_path / "photos/inner")
+    put("inner/ant/1.png")
+    with pytest.raises(EnsembleError, match="for each class.*Did you mean `folder:.*inner`"):
+        reopen(constants, spec=spec, to_evaluate=True)
+
+
 def test_numbers_may_be_names_or_stand_for_classes_without(tmp_path):
     def file(name, classes, **extra):
         images = np.arange(4 * classes, dtype=np.uint8).reshape(-1, 2, 2)
