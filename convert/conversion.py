@@ -305,7 +305,7 @@ def data_origin(dataset: Mapping[str, Any]) -> dict[str, Any]:
 def validation_split(run: Trained) -> dict[str, float]:
     """What `larq-ensemble calibrate` needs to find the images that were never trained on."""
     config = run.config
-    if not config.data:  # a run that saw no data
+    if not config.held_out_is_known:
         return {}
     split = {"seed": config.split_seed, "share": config.data["validation"]}
     limit = config.data["limit_train"]

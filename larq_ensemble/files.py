@@ -125,7 +125,8 @@ def check_output(path: str | os.PathLike[str], argument: str = "path") -> None:
         argument: the name of the argument in the error.
 
     # Raises
-        EnsembleError: if `path` is a folder, write-protected, or in a place that can't be written.
+        EnsembleError: if `path` is a folder, write-protected, in a place that can't be written, or
+            what a run needs.
     """
     if reason := obstacle(path):
         raise EnsembleError(
@@ -145,6 +146,8 @@ def obstacle(path: str | os.PathLike[str]) -> str | None:
         present = _status(path)
         if present is not None and not os.access(path, os.W_OK):
             return "it is write-protected"
+        if path.name in _OF_RUNS and is_run(path.parent):
+            return f"it is the {_OF_RUNS[path.name]} of a run"
         if present is None or not _is_written_through(path, present):
             _check_can_create(Path(os.path.realpath(path)).parent)
     except OSError as error:
@@ -152,6 +155,8 @@ def obstacle(path: str | os.PathLike[str]) -> str | None:
     return None
 
 
+#: Files without which a run is lost.
+_OF_RUNS = {"config.json": "configuration", "model.keras": "network"}
 #: Endings of the files that commands write: a folder of such a name is a mistake.
 _FILES = (".c", ".csv", ".h", ".h5", ".json", ".keras", ".npz", ".png", ".svg", ".tflite", ".zip")
 

@@ -81,7 +81,8 @@ class RunConfig:
         seed: of initialization, data and jitter.
         transfer: digests of the runs that a backbone starts from, of the teacher of a backbone or
             an ensemble, and how it was used.
-        data: validation share and limits of the data.
+        data: validation share and limits of the data; `held_out_is_known`, false, if the backbone
+            of an ensemble is a Keras file, which may have been trained on what was held out.
         ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only);
             `requested_members` if training ended early, with fewer `members`; `own_head_bias` if
             each member has its own bias in a linear layer that is shared; `keep_pretrained`,
@@ -123,6 +124,11 @@ class RunConfig:
         from larq_ensemble.data.datasets import DataOptions
 
         return float(self.data.get("validation", DataOptions.validation))
+
+    @property
+    def held_out_is_known(self) -> bool:
+        """Whether it is known which images neither it nor its backbone was trained on."""
+        return bool(self.data) and bool(self.data.get("held_out_is_known", True))
 
     @property
     def own_head_bias(self) -> bool:

@@ -265,10 +265,13 @@ def data_of(
     # Raises
         EnsembleError: if they can't be opened or don't fit.
     """
+    from larq_ensemble.data.opening import check_cut
+
     if dataset is None or isinstance(dataset, str):
         data = trained.dataset(dataset, data_dir)
     else:
         _check_fits(dataset, trained.config.dataset, trained.path)
+        check_cut(dataset, trained.config.dataset, repr(str(trained.path)))
         data = replace(dataset, normalization=trained.normalization)
     if dataset is not None and not is_own(trained, data):
         changed = ": if these are its data with files added or removed, some were in its training"
@@ -289,7 +292,7 @@ def splits_as_trained(
 ) -> Splits:
     """The splits of data, cut as the training of a network cut them.
 
-    Of a Keras file it is not known how: nothing is held out.
+    Of a Keras file, and of what was trained from one, it is not known how: nothing is held out.
 
     # Arguments
         trained: the network.
@@ -298,11 +301,12 @@ def splits_as_trained(
     """
     from larq_ensemble.data.datasets import DataOptions
 
-    cut = trained.config.data
+    config = trained.config
+    cut = config.data if config.held_out_is_known else {}
     options = DataOptions(
         data_dir, cut.get("validation", 0.0), cut.get("limit_train"), limit_test=limit_test
     )
-    return options.load(dataset, trained.config.split_seed)
+    return options.load(dataset, config.split_seed)
 
 
 def is_own(trained: Trained, data: Dataset) -> bool:

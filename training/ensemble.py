@@ -190,6 +190,7 @@ def train_ensemble(
             data={
                 **data.to_json(),
                 "split_seed": backbone.config.split_seed,
+                **({} if backbone.config.held_out_is_known else {"held_out_is_known": False}),
                 **weighting.to_json(),
             },
             ensemble={

@@ -46,22 +46,31 @@ def split_of_training(metadata: EnsembleMetadata) -> TrainingSplit | None:
     )
 
 
+def nothing_held_out(
+    dataset: Dataset, data_dir: str | None, limit_test: int | None = None
+) -> Splits:
+    """The splits of data of which nobody knows what a training held out."""
+    return DataOptions(data_dir, validation=0.0, limit_test=limit_test).load(dataset, 0)
+
+
 def data_of_file(
     metadata: EnsembleMetadata,
     name: str,
     spec: str | None,
     data_dir: str | None,
     *,
-    to_evaluate: bool = False,
+    some_classes: bool = False,
 ) -> tuple[Dataset, bool]:
     """The data set of a file, or another of its classes, and whether it is that of its training.
+
+    Nothing is trained on them: see `whole` of `reopen`.
 
     # Arguments
         metadata: of the file.
         name: what messages call the file.
         spec: the data; `None`: the built-in data of the training.
         data_dir: as for `DataOptions`.
-        to_evaluate: as for `reopen`.
+        some_classes: as for `reopen`.
 
     # Raises
         EnsembleError: if the data can't be opened or don't fit, or the file doesn't say where they
@@ -77,7 +86,12 @@ def data_of_file(
     constants = constants_of(metadata)
     try:
         dataset = reopen(
-            constants, spec=spec, data_dir=data_dir, network=name, to_evaluate=to_evaluate
+            constants,
+            spec=spec,
+            data_dir=data_dir,
+            network=name,
+            whole=True,
+            some_classes=some_classes,
         )
     except (TypeError, KeyError) as error:  # options that a later version may know
         raise EnsembleError(

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,20 @@ def frontier(
     for run in runs:
         check_binarized(run)  # the name of its network would say what it stores
     measured = read_points(results)
-    datasets = {_identity(run): run for run in runs}
+    datasets = {it: run for run in runs if any(it := _identity(run.config.dataset))}
     if len(datasets) > 1:
         (first, one), (second, other), *_ = datasets.items()
         raise EnsembleError(
             f"The runs are of different data sets, {str(one.path)!r} of {first[0]!r} and "
             f"{str(other.path)!r} of {second[0]!r}: their accuracies can't be compared."
+        )
+    cuts = {cut: run for run in runs if (cut := _cut(run.config.dataset))}
+    if len(cuts) > 1:
+        (cut_of_one, one), (cut_of_other, other), *_ = cuts.items()
+        raise EnsembleError(
+            f"The runs have other test images, {str(one.path)!r} with the `test_share` and "
+            f"`split_seed` {cut_of_one} and {str(other.path)!r} with {cut_of_other}: their "
+            "accuracies can't be compared."
         )
     out = check_output_folder(out)
     names = [name for name, _ in datasets]
@@ -106,10 +114,19 @@ def _check_same(one: str, several: str, found: Sequence[str]) -> None:
         )
 
 
-def _identity(run: Trained) -> tuple[str, str]:
-    """Name and fingerprint of the data: folders of the same name may hold different images."""
-    dataset = run.config.dataset
-    return dataset["name"], dataset["source"]["fingerprint"] if "source" in dataset else ""
+def _identity(constants: Mapping[str, Any]) -> tuple[str, str]:
+    """Name and fingerprint of the data: folders of the same name may hold different images.
+
+    Both are empty of a Keras file that doesn't know its data.
+    """
+    source = constants.get("source", {"fingerprint": ""})
+    return constants.get("name", ""), source["fingerprint"]
+
+
+def _cut(constants: Mapping[str, Any]) -> tuple[float, int] | None:
+    """What cut the test split of data of one's own; `None`: they are built in, or not known."""
+    images = constants["source"]["images"] if "source" in constants else None
+    return None if images is None else (images["test_share"], images["split_seed"])
 
 
 def _evaluation(
@@ -124,7 +141,7 @@ def _evaluation(
     constants, other = run.config.dataset, []
     is_own = "source" in constants
     if isinstance(run, KerasFile):  # whose digest doesn't say what data it is for
-        other.append(_short(repr(_identity(run))))
+        other.append(_short(repr((_identity(constants), run.normalization.to_json()))))
     if dataset is not None:
         name, fingerprint = identity(dataset, tuple(constants["input_shape"]), data_dir=data_dir)
         is_own = fingerprint != ""

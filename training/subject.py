@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from larq_ensemble.data.datasets import DataOptions, Dataset, Split, Splits
-from larq_ensemble.data.opening import check_fits, reopen
+from larq_ensemble.data.datasets import Dataset, Split, Splits
+from larq_ensemble.data.opening import check_cut, check_fits, reopen
 from larq_ensemble.errors import EnsembleError, SettingsError
 from larq_ensemble.runtime import metrics
 from larq_ensemble.runtime.cascade import calibrated_prediction
 from larq_ensemble.runtime.interpreter import EnsembleInterpreter
-from larq_ensemble.training.file_data import constants_of, data_of_file, split_of_training
+from larq_ensemble.training.file_data import (
+    constants_of,
+    data_of_file,
+    nothing_held_out,
+    split_of_training,
+)
 
 if TYPE_CHECKING:
     from larq_ensemble.trained import Trained
@@ -138,7 +143,9 @@ def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str |
 
     config = network.config
     if isinstance(dataset, str) and not isinstance(network, KerasFile):
-        dataset = reopen(config.dataset, spec=dataset, data_dir=data_dir, to_evaluate=True)
+        dataset = reopen(
+            config.dataset, spec=dataset, data_dir=data_dir, whole=True, some_classes=True
+        )
     opened = data_of(network, dataset, data_dir)
 
     @functools.cache
@@ -149,10 +156,11 @@ def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str |
 
     is_ensemble = config.kind == "ensemble"
     own = is_own(network, opened)
+    known = config.held_out_is_known and own
 
     def read() -> Splits:
-        if not own:
-            return _nothing_held_out(opened, data_dir)
+        if not known:
+            return nothing_held_out(opened, data_dir)
         return splits_as_trained(network, opened, data_dir)
 
     return Subject(
@@ -163,7 +171,7 @@ def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str |
         temperatures=None,
         dataset=opened,
         is_own=own,
-        held_out_is_known=bool(config.data) and own,
+        held_out_is_known=known,
         read=functools.cache(read),
         logits_of=lambda data: predict()(data),
     )
@@ -177,13 +185,14 @@ def _of_file(
     if isinstance(dataset, Dataset):
         constants = constants_of(metadata)
         check_fits(dataset, constants, name)
+        check_cut(dataset, constants, name)
         opened, own = dataset, dataset.has_data_of(constants)
     else:
-        opened, own = data_of_file(metadata, name, dataset, data_dir, to_evaluate=True)
+        opened, own = data_of_file(metadata, name, dataset, data_dir, some_classes=True)
 
     def read() -> Splits:
         if known is None or not own:
-            return _nothing_held_out(opened, data_dir)
+            return nothing_held_out(opened, data_dir)
         return known.load(opened, data_dir)
 
     return Subject(
@@ -198,11 +207,6 @@ def _of_file(
         read=functools.cache(read),
         logits_of=lambda data: network.predict_logits(np.asarray(data.images), network.max_members),
     )
-
-
-def _nothing_held_out(data: Dataset, data_dir: str | None) -> Splits:
-    """The splits of data of which nobody knows what a training held out."""
-    return DataOptions(data_dir, validation=0.0).load(data, 0)
 
 
 def _name_of(network: Trained | EnsembleInterpreter) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from larq_ensemble.data.datasets import DataOptions, Dataset
+from larq_ensemble.data.opening import check_cut
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 from larq_ensemble.models import layer_graph
@@ -22,10 +23,12 @@ class StartedNetwork(NamedTuple):
     # Arguments
         name: its architecture; `None` if there is no source, or it is of a network of the user's.
         width: what multiplies its channels.
+        pad_values: what pads binary convolutions; `None`: the architecture's.
     """
 
     name: str | None
     width: float
+    pad_values: float | None
 
 
 def started_network(real: Trained | None, backbone: Trained | None) -> StartedNetwork:
@@ -36,11 +39,11 @@ def started_network(real: Trained | None, backbone: Trained | None) -> StartedNe
     """
     source = backbone or real
     if source is None or source.config.architecture is None:
-        return StartedNetwork(None, 1.0)
-    name, width = source.config.architecture, source.config.model["width"]
-    if backbone or "binarize" in source.config.model:
-        return StartedNetwork(name, width)
-    return StartedNetwork(name.removesuffix("_real"), width)
+        return StartedNetwork(None, 1.0, None)
+    name, model = source.config.architecture, source.config.model
+    if backbone or "binarize" in model:
+        return StartedNetwork(name, model["width"], model["pad_values"])
+    return StartedNetwork(name.removesuffix("_real"), model["width"], None)
 
 
 def check_twin(run: Trained, model: dict[str, Any]) -> None:
@@ -69,7 +72,7 @@ def check_twin(run: Trained, model: dict[str, Any]) -> None:
     twin = {"name": f"{model['name']}_real", **same}
     is_first_stage = "binarize" in run.config.model and "binarize" not in model
     if is_first_stage:
-        twin["name"] = model["name"]
+        twin |= {"name": model["name"], "pad_values": model["pad_values"]}
     for key, value in twin.items():
         if (given := run.config.model[key]) != value:
             raise EnsembleError(
@@ -93,7 +96,7 @@ def check_backbone(run: Trained, model: dict[str, Any]) -> None:
         EnsembleError: if it is of another network, or takes images of other channels.
     """
     of_run = run.config.model
-    keys = ("name", "width", "revision")  # a network that is not ours has a name only
+    keys = ("name", "width", "revision", "pad_values")  # a network that is not ours has a name only
     compared = {key: (of_run.get(key), model.get(key)) for key in keys}
     compared["`binarize`"] = (of_run.get("binarize", "all"), model.get("binarize", "all"))
     compared["channels"] = (of_run["input_shape"][-1], model["input_shape"][-1])
@@ -121,10 +124,12 @@ def split_seed(sources: Iterable[Trained], dataset: Dataset, data: DataOptions, 
 
     # Raises
         EnsembleError: if a source was trained on what the new run would hold out, or may have been,
-            as a Keras file.
+            as a Keras file, or on what is its test split.
     """
     same = [run for run in sources if is_own(run, dataset)]
-    known = [run for run in same if run.config.data]
+    for run in same:
+        check_cut(dataset, run.config.dataset, f"the run {str(run.path)!r}")
+    known = [run for run in same if run.config.held_out_is_known]
     seeds = {run.config.split_seed for run in known}
     if len(seeds) > 1:
         raise EnsembleError(
@@ -138,7 +143,7 @@ def split_seed(sources: Iterable[Trained], dataset: Dataset, data: DataOptions, 
                 f"{str(run.path)!r} was trained on: at most {held_out}, what it held out."
             )
     if data.validation and len(known) < len(same):
-        path = next(str(run.path) for run in same if not run.config.data)
+        path = next(str(run.path) for run in same if not run.config.held_out_is_known)
         raise EnsembleError(
             f"`validation` {data.validation} may hold out images that {path!r} was trained on: "
             "nobody knows what the training of a Keras file held out. Give `validation` 0. Or, if "

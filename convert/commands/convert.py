@@ -18,6 +18,7 @@ from larq_ensemble.console.options import (
 )
 from larq_ensemble.console.reporting import json_option, reporting
 from larq_ensemble.errors import EnsembleError
+from larq_ensemble.files import is_same_file
 from larq_ensemble.legalization import FILTERS
 from larq_ensemble.pretrained.catalog import found, or_a_name
 from larq_ensemble.runtime.metadata import HEADS, LAYOUTS, PRECISIONS, QUANTIZATIONS, TARGETS
@@ -141,6 +142,10 @@ def command(
                 f"No run at {source!r}, and no file: give the directory of a run, an ensemble that "
                 f"Keras saved, a .tflite file, {or_a_name()}."
             )
+        if is_same_file(source, out):
+            raise EnsembleError(
+                f"--out {out!r} is what is converted, and would be lost: name another file."
+            )
         file = _file_of(context, source)
         if file is not None:
             converted = _converted_file(context, file, out)
@@ -148,10 +153,16 @@ def command(
             trained = open_trained(
                 source, dataset=dataset, data_dir=data_dir, normalization=normalization
             )
-            if dataset is not None and quantize is None and not isinstance(trained, KerasFile):
+            of_keras = isinstance(trained, KerasFile) or quantize is not None
+            if dataset is not None and not of_keras:
                 raise click.UsageError(
                     "--dataset has no effect on a run, which knows its classes: leave it out. It "
                     "is for Keras files, and for --quantize."
+                )
+            if data_dir is not None and dataset is None and quantize is None:
+                raise click.UsageError(
+                    "--data-dir has no effect without --dataset or --quantize, which read data: "
+                    "leave it out."
                 )
             if quantize is not None:
                 from larq_ensemble.convert.quantization import quantize_run

@@ -17,7 +17,7 @@ import click
 from larq_ensemble.console.options import UserPath
 from larq_ensemble.console.progress import showing_progress
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.files import is_other_than_json, is_run, is_same_file, obstacle, write_text
+from larq_ensemble.files import is_other_than_json, is_same_file, obstacle, write_text
 
 #: Keras's `verbose`: a line for each epoch. `larq_ensemble.console.progress` shows the steps.
 KERAS_VERBOSITY = 2
@@ -141,8 +141,6 @@ def _check_target(target: str | None) -> None:
     reason = obstacle(target) or _other_use(target)
     if reason is None and is_other_than_json(target):
         reason = "it is there already, and no JSON that could be replaced"
-    if reason is None and Path(target).name == "config.json" and is_run(Path(target).parent):
-        reason = "it is the configuration of a run"
     if not Path(target).parent.is_dir():
         reason = "its folder is missing"
     if reason is not None:

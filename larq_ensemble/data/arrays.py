@@ -75,7 +75,8 @@ def found_arrays(
     # Raises
         EnsembleError: for splits that don't fit to each other or to the class names.
     """
-    names = checked_class_names(class_names, {part: each.labels for part, each in parts.items()})
+    labels = {part: each.labels for part, each in parts.items()}
+    names = checked_class_names(class_names, labels, to_train=origin.images.test_share < 1)
     shape = input_shape_of({part: each.images.shape[1:] for part, each in parts.items()}, origin)
 
     def read(data_dir: str | None) -> Read:

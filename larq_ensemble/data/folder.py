@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -95,19 +95,21 @@ class _Listing:
         return [self.root / file.name for file in self.files]
 
 
-def find_folder(root: Path, options: ImageOptions) -> Found:
+def find_folder(root: Path, options: ImageOptions, known: Collection[str] = ()) -> Found:
     """What a folder of images holds.
 
     # Arguments
         root: the folder, absolute.
         options: size, channels, damaged files, test share.
+        known: names of classes. A lone folder of another name that holds several is around those of
+            the classes.
 
     # Raises
         EnsembleError: if it can't be read, has no folders of classes or an empty one, if its splits
             have different classes, or if no size of images is given and they differ or are large.
     """
     try:
-        listing = _listed(root)
+        listing = _listed(root, known)
     except EnsembleError:
         raise
     except (OSError, ValueError) as error:  # the latter for a path with a null byte
@@ -131,10 +133,10 @@ def find_folder(root: Path, options: ImageOptions) -> Found:
 # --- which files there are -------------------------------------------------------------------
 
 
-def _listed(root: Path) -> _Listing:
+def _listed(root: Path, known: Collection[str]) -> _Listing:
     folders = _part_folders(root)
     class_names = tuple(_folders(folders["train"]))
-    _check_classes(root, folders["train"], class_names)
+    _check_classes(root, folders["train"], class_names, known)
     files: list[_File] = []
     others: collections.Counter[str] = collections.Counter()
     for part, folder in folders.items():
@@ -172,9 +174,12 @@ def _part_folders(root: Path) -> dict[str, Path]:
     return {part: parts[part] for part in PARTS if part in parts}
 
 
-def _check_classes(root: Path, folder: Path, class_names: Sequence[str]) -> None:
+def _check_classes(
+    root: Path, folder: Path, class_names: Sequence[str], known: Collection[str]
+) -> None:
     alone = class_names if len(class_names) == 1 else ()
-    inner = [folder / name for name in alone if len(_folders(folder / name)) > 1]
+    around = (folder / name for name in alone if name not in known)
+    inner = [each for each in around if len(_folders(each)) > 1]
     if inner or not class_names:
         advice = f" Did you mean `folder:{inner[0]}`?" if inner else ""
         raise EnsembleError(
@@ -312,8 +317,8 @@ def _read(listing: _Listing, shape: tuple[int, int, int], options: ImageOptions)
     remarks = [*read.remarks, *filter(None, [_left_out(listing.others)])]
     if listing.beside:
         remarks.append(
-            f"{counted(listing.beside, 'image file')} beside the class folders in {str(root)!r} "
-            "are in no class, and left out."
+            f"Left out, because in no class: {counted(listing.beside, 'image file')} beside the "
+            f"class folders in {str(root)!r}."
         )
     return replace(read, remarks=remarks)
 

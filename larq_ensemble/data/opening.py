@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -62,7 +62,8 @@ def reopen(
     spec: str | None = None,
     data_dir: str | None = None,
     network: str = "the run",
-    to_evaluate: bool = False,
+    whole: bool = False,
+    some_classes: bool = False,
 ) -> Dataset:
     """Opens the data set of a run, with the run's classes, normalization and size of images.
 
@@ -75,9 +76,10 @@ def reopen(
             `None`: where they were.
         data_dir: the folder of TensorFlow Datasets, see `DataOptions`.
         network: what an error calls the run.
-        to_evaluate: data of one's own may have some of the run's classes, by their names and in
-            any order. They get the run's labels, with a warning if some are missing. Without a test
-            split all their images are one, if those of the run are built in.
+        whole: nothing is trained: if the run's data are built in, which files can't be, all their
+            images are the test split unless they have one, and damaged ones are left out.
+        some_classes: data of one's own may have some of the run's classes, by their names and in
+            any order. They get the run's labels, with a warning if some are missing.
 
     # Raises
         EnsembleError: if `spec` is unknown or has other classes.
@@ -89,19 +91,35 @@ def reopen(
         return _as_in_run(dataset, constants)
     origin = None if recorded is None else Origin.from_json(recorded)
     shape = tuple(constants["input_shape"])
-    cant_be_own = to_evaluate and constants.get("name") in DATASETS
-    others = ImageOptions(test_share=1.0) if cant_be_own else ImageOptions()
+    cant_be_own = whole and constants.get("name") in DATASETS
+    others = _WHOLE if cant_be_own else ImageOptions()
     images = sized(others if origin is None else origin.images, shape)
     if spec is not None:
         names = tuple(constants.get("class_names", ()))  # which old runs lack
         may_lend = names and not _are_unsorted_numbers(names)
         found = _find(spec, images, data_dir, names if may_lend else None)
-        if to_evaluate:
+        if some_classes:
             found = _with_labels_of(names, found, network)
         check_fits(found, constants, network)
-        return _as_in_run(_unread(found), constants)
+        return _as_in_run(_unread(dataclasses.replace(found, read=_telling(found))), constants)
     assert origin is not None
     return _as_in_run(_recorded(origin, images, data_dir, constants), constants)
+
+
+#: Of images that nothing is trained on.
+_WHOLE = ImageOptions(test_share=1.0, damaged="skip")
+
+
+def _telling(found: Found) -> Callable[[str | None], Read]:
+    """The `read` of what was found, which warns of what it leaves out."""
+
+    def read(data_dir: str | None) -> Read:
+        held = found.read(data_dir)
+        for remark in held.remarks:
+            warnings.warn(remark, stacklevel=2)
+        return held
+
+    return read
 
 
 def _with_labels_of(names: tuple[str, ...], found: Found, network: str) -> Found:
@@ -119,7 +137,8 @@ def _with_labels_of(names: tuple[str, ...], found: Found, network: str) -> Found
     """
     own = found.class_names
     may_be_unnamed = own == tuple(map(str, range(len(own)))) and _are_unsorted_numbers(names)
-    if may_be_unnamed or not set(own) & set(names) or _are_same_classes(own, names):
+    are_all = len(own) == len(names) and _are_same_classes(own, names)
+    if may_be_unnamed or are_all or not set(own) & set(names):
         return found
     if unknown := [name for name in own if name not in names]:
         raise EnsembleError(
@@ -150,7 +169,7 @@ def images_as_input(
 ) -> tuple[str, ImageArray]:
     """The test images of any data set, whatever its classes, in the size that a network takes.
 
-    All images of data of one's own that have no test split.
+    All images of data of one's own that have no test split, without damaged ones.
 
     # Arguments
         spec: as for `open_dataset`.
@@ -169,7 +188,7 @@ def images_as_input(
         images = parts[1].images
     else:
         found = _find_as_input(spec, input_shape, data_dir)
-        name, images = found.name, found.read(data_dir).parts["test"].images
+        name, images = found.name, _telling(found)(data_dir).parts["test"].images
     if not len(images):
         raise EnsembleError(f"The data {name!r} have no test images: give others.")
     return name, fitted(images, input_shape)
@@ -195,7 +214,7 @@ def identity(
 
 
 def _find_as_input(spec: str, input_shape: tuple[int, int, int], data_dir: str | None) -> Found:
-    return _find(spec, sized(ImageOptions(test_share=1.0), input_shape), data_dir)
+    return _find(spec, sized(_WHOLE, input_shape), data_dir)
 
 
 def reads_tfds(spec: str) -> bool:
@@ -315,6 +334,31 @@ def check_fits(
         )
 
 
+def check_cut(data: Dataset, constants: Mapping[str, Any], network: str = "the run") -> None:
+    """Checks that data that a network was trained on have its test split.
+
+    Cut otherwise, some of their test images were in the training.
+
+    # Arguments
+        data: the data; others than those of the network may be cut in any way.
+        constants: of the network's data, as `Dataset.constants` returns them.
+        network: what the error calls it.
+
+    # Raises
+        EnsembleError: if they are the network's data, but another share or seed cut the split.
+    """
+    recorded = constants.get("source")
+    if data.origin is None or recorded is None or not data.has_data_of(constants):
+        return
+    for name in ("test_share", "split_seed"):
+        own, given = recorded["images"][name], getattr(data.origin.images, name)
+        if own != given:
+            raise EnsembleError(
+                f"`{name}` {given!r} of {data.name!r} would test on images that {network} was "
+                f"trained on: its training had {own!r}. Give that."
+            )
+
+
 def _are_same_classes(names: tuple[str, ...], expected: tuple[str, ...]) -> bool:
     """Whether as many classes have the same names, or one side has only numbers."""
     numbers = tuple(map(str, range(len(names))))
@@ -338,6 +382,10 @@ def _find(
 ) -> Found:
     """What a data set of one's own holds.
 
+    # Arguments
+        spec, images, data_dir: as for `open_dataset`.
+        class_names: of a run, for data that have none.
+
     # Raises
         EnsembleError: for an unknown kind, and as the kinds do.
     """
@@ -360,7 +408,7 @@ def _find(
         return find_npz(path, images, class_names)
     from larq_ensemble.data.folder import find_folder
 
-    return find_folder(path, images)
+    return find_folder(path, images, class_names or ())
 
 
 _KINDS = {

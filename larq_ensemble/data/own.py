@@ -227,23 +227,26 @@ def normalization_of(images: ImageArray) -> Normalization:
 
 
 def checked_class_names(
-    class_names: Sequence[str] | None, labels: Mapping[str, np.ndarray]
+    class_names: Sequence[str] | None,
+    labels: Mapping[str, np.ndarray],
+    *,
+    to_train: bool = True,
 ) -> tuple[str, ...]:
     """Checks class names, or makes them of the class numbers.
 
     # Arguments
         class_names: in the order of the labels; `None`: as many as there are class numbers.
         labels: int32 [n] of each split.
+        to_train: whether each class needs a training image if it has no name.
 
     # Raises
-        EnsembleError: for labels out of range or, without class names, classes without a training
-            image.
+        EnsembleError: for labels out of range or classes without a training image.
     """
     every = np.concatenate(list(labels.values()))
     highest, lowest = int(every.max(initial=-1)), int(every.min(initial=0))
     if class_names is None:
         counts = np.bincount(labels["train"], minlength=highest + 1)
-        if not counts.all():
+        if to_train and not counts.all():
             raise EnsembleError(
                 f"`labels` must be class numbers from 0 on. No training image has the label "
                 f"{int(counts.argmin())}, and the highest one is {highest}: give `class_names`, "

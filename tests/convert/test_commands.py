@@ -191,6 +191,14 @@ def test_one_bad_image_does_not_cost_the_others(folder: Path, tmp_path: Path, ca
         (["convert", "{}/none", "--out", "{}/x.tflite"], 1, "No run at"),
         (["convert", "{}/run"], 2, "--out"),
         (["convert", "{}/run", "--out", "{}"], 1, "is a directory"),
+        (["convert", "{}/run", "--out", "{}/run/model.keras"], 1, "it is the network of a run"),
+        (["convert", "{}/run", "--out", "{}/run/config.json"], 1, "the configuration of a run"),
+        (
+            ["convert", "{}/ensemble.tflite", "--members", "1", "--out", "{}/ensemble.tflite"],
+            1,
+            "is what is converted, and would be lost",
+        ),
+        (["convert", "{}/run", "--data-dir", "{}", "--out", "{}/x"], 2, "--data-dir has no effect"),
         (["convert", "{}/run", "--out", "{}/x.tflite", "--members", "3"], 1, "from 1 to 2"),
         (["convert", "{}/ensemble.tflite", "--out", "{}/x.tflite"], 2, "--members is needed"),
         (
@@ -236,12 +244,12 @@ def test_errors(
     status: int,
     message: str,
 ) -> None:
-    before = sorted(folder.rglob("*"))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert called(*(argument.format(folder) for argument in arguments)) == status
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("larq-ensemble: error: ")
     assert message in line
-    assert sorted(folder.rglob("*")) == before
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 def test_another_member_count(folder: Path, tmp_path: Path, capsys) -> None:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.training.file_data import TrainingSplit, halves, split_of_training
+from larq_ensemble.training.file_data import (
+    TrainingSplit,
+    data_of_file,
+    halves,
+    nothing_held_out,
+    split_of_training,
+)
 
 
 @pytest.mark.parametrize("images", [2, 7, 100])
@@ -39,3 +45,16 @@ def test_another_seed_cuts_otherwise_and_one_image_is_too_few() -> None:
 def test_what_a_file_says_of_its_split(dataset, split, expected) -> None:
     metadata = SimpleNamespace(dataset=dataset, validation_split=split)
     assert split_of_training(metadata) == expected
+
+
+def test_all_images_of_a_folder_are_for_a_file_of_built_in_data(tmp_path) -> None:
+    names = ("cat", "dog")
+    metadata = SimpleNamespace(
+        dataset="cifar10", classes=2, class_names=names, input_shape=(4, 4, 1), data_origin={}
+    )
+    images = np.arange(160, dtype=np.uint8).reshape(10, 4, 4)
+    np.savez(tmp_path / "x.npz", images=images, labels=np.arange(10) % 2, class_names=names)
+    data, is_own = data_of_file(metadata, "the file", f"npz:{tmp_path / 'x.npz'}", None)
+    assert not is_own
+    splits = nothing_held_out(data, None)
+    assert [len(split) for split in (splits.train, splits.validation, splits.test)] == [0, 0, 10]

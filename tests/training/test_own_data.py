@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -14,7 +15,10 @@ from PIL import Image
 
 from larq_ensemble.cli import main
 from larq_ensemble.console.reporting import Report
+from larq_ensemble.convert.conversion import convert_run, validation_split
 from larq_ensemble.data.datasets import DataOptions, Dataset
+from larq_ensemble.data.opening import open_dataset
+from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runs import load_run
 from larq_ensemble.runtime import EnsembleInterpreter
@@ -289,6 +293,22 @@ def test_the_frontier_evaluates_a_keras_file_on_each_of_its_data(tmp_path):
         assert [point.top1 for point in points] == [
             row["top1"] for row in evaluate(file)["by_members"]
         ]
+        unknown = open_trained("ensemble.keras")
+        spec = f"npz:{tmp_path / name}.npz"
+        again = frontier([unknown], tmp_path / "out", dataset=spec, progress=lambda line: None)
+        assert [point.top1 for point in again] == [point.top1 for point in points]
+
+
+def test_the_frontier_evaluates_a_keras_file_again_with_another_normalization(tmp_path):
+    images, labels = arrays()
+    np.savez(tmp_path / "set.npz", images=images, labels=labels, class_names=NAMES)
+    for named in ("0..1", "raw"):
+        file = open_trained(
+            "backbone.h5", dataset=f"npz:{tmp_path / 'set.npz'}", normalization=named
+        )
+        (point,) = frontier([file], tmp_path / "out", progress=lambda line: None)
+        assert point.top1 == evaluate(file)["top1"]
+    assert len([*(tmp_path / "out/evaluations").iterdir()]) == 2
 
 
 def test_a_converted_file_finds_its_data_again_without_a_path(capsys, tmp_path):
@@ -307,6 +327,34 @@ def test_a_converted_file_finds_its_data_again_without_a_path(capsys, tmp_path):
     result = result_of("calibrate", "ensemble.tflite", "--dataset", spec)
     assert (result["validation_images"], result["test_images"]) == (6, 6)
     assert not result["held_out"]
+
+
+def test_a_training_that_held_nothing_out_is_calibrated_on_half_of_the_test_images(tmp_path):
+    run = load_run("ensemble")
+    config = dataclasses.replace(run.config, data={**run.config.data, "validation": 0.0})
+    convert_run(dataclasses.replace(run, config=config), tmp_path / "none.tflite")
+    result = result_of("calibrate", tmp_path / "none.tflite", "--dataset", "npz:set.npz")
+    assert (result["validation_images"], result["test_images"]) == (6, 6)
+    assert not result["held_out"]
+
+
+def test_data_that_are_cut_otherwise_are_refused(tmp_path):
+    other = open_dataset("npz:set.npz", images=ImageOptions(test_share=0.5))
+    for network in (load_run("ensemble"), EnsembleInterpreter("ensemble.tflite")):
+        with pytest.raises(EnsembleError, match=r"`test_share` 0\.5 .* its training had 0\.2"):
+            evaluate(network, dataset=other)
+    recipe = Recipe(epochs=0, batch_size=16, lr=1e-3, dropout=None, source="test")
+    with pytest.raises(EnsembleError, match=r"`test_share` 0\.5 .* the run 'backbone' was trained"):
+        pretrain(
+            *["networks_of_mine:small", other, tmp_path / "new"],
+            recipe=recipe,
+            from_backbone=load_run("backbone"),
+        )
+    run = load_run("ensemble")
+    data = {**run.config.dataset, "source": other.constants()["source"]}
+    half = dataclasses.replace(run, config=dataclasses.replace(run.config, dataset=data))
+    with pytest.raises(EnsembleError, match=r"other test images.* \(0\.2, 0\) .* \(0\.5, 0\)"):
+        frontier([run, half], tmp_path)
 
 
 def test_all_images_may_be_for_training(capsys, tmp_path):
@@ -419,6 +467,15 @@ def test_an_ensemble_of_a_keras_file_is_that_of_its_run():
         np.testing.assert_array_equal(ours, theirs)
     assert run.config.ensemble["backbone"] == file.digest != expected.config.ensemble["backbone"]
     assert run.config.dataset["mean"] == pytest.approx([mean])
+    # What it held out the Keras file may have been trained on.
+    assert not run.config.held_out_is_known
+    assert expected.config.held_out_is_known
+    for each, fitted_on in ((run, "half of the test split"), (expected, "validation")):
+        assert evaluate(each, trust=True)["trust"]["fitted_on"] == fitted_on
+    with pytest.raises(EnsembleError, match="held out is not known"):
+        evaluate(run, split="validation")
+    assert validation_split(run) == {}
+    assert validation_split(expected) == {"seed": 0, "share": 0.1}
 
 
 def test_a_keras_file_starts_a_backbone_with_the_normalization_that_is_told(tmp_path):

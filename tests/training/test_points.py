@@ -232,6 +232,15 @@ def test_keys_of_a_file_are_no_options(tmp_path: Path, capsys: pytest.CaptureFix
     assert "needs 'dataset', a name" in capsys.readouterr().err
 
 
+def test_options_of_an_evaluation_need_a_run(tmp_path: Path, capsys: Any) -> None:
+    path = written(tmp_path / "points.json", point("a", 50, bytes=9))
+    for option in ("--split validation", "--dataset digits", "--limit-test 5", "--data-dir d"):
+        with pytest.raises(SystemExit):
+            main(["frontier", str(path), *option.split(), "--out", str(tmp_path / "out")])
+        assert f"{option.split()[0]} has no effect on POINTS.json" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_runs_on_other_data_are_not_compared_with_points(tmp_path: Path, monkeypatch: Any) -> None:
     run = open_trained(pretrained.names()[0])
     path = tmp_path / "points.json"

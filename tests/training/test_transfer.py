@@ -240,6 +240,7 @@ def test_layers_that_a_backbone_lacks_are_named():
         ({"name": "resnet20"}, "can't start 'resnet20': its name is 'tiny', not 'resnet20'"),
         ({"width": 2.0}, "its width is 1.0, not 2.0"),
         ({"revision": 1}, "its revision is 2, not 1"),
+        ({"pad_values": 1.0}, "its pad_values is 0.0, not 1.0"),
         ({"binarize": "activations"}, "its `binarize` is 'all', not 'activations'"),
         ({"input_shape": [8, 8, 3]}, "its channels is 1, not 3.* choose `channels`: grey has 1"),
     ],
@@ -257,13 +258,17 @@ def test_where_it_starts_from_says_what_a_network_is(real, backbone):
             run, config=dataclasses.replace(run.config, model={**run.config.model, **model})
         )
 
-    assert started_network(None, None) == (None, 1.0)
-    assert started_network(None, of(backbone, width=0.5)) == ("tiny", 0.5)
-    assert started_network(of(real, width=0.5), None) == ("tiny", 0.5)
-    assert started_network(of(backbone, binarize="activations"), None) == ("tiny", 1.0)
+    assert started_network(None, None) == (None, 1.0, None)
+    assert started_network(None, of(backbone, width=0.5)) == ("tiny", 0.5, 0.0)
+    assert started_network(of(real, width=0.5), None) == ("tiny", 0.5, None)
+    assert started_network(of(backbone, binarize="activations", pad_values=1.0), None) == (
+        "tiny",
+        1.0,
+        1.0,
+    )
     # `check_twin` refuses what is no twin; a network of the user's has to be named.
-    assert started_network(backbone, None) == ("tiny", 1.0)
-    assert started_network(None, of(backbone, source="networks:tiny")) == (None, 1.0)
+    assert started_network(backbone, None) == ("tiny", 1.0, None)
+    assert started_network(None, of(backbone, source="networks:tiny")) == (None, 1.0, None)
 
 
 def test_only_one_network_gives_the_weights(real, backbone, start):

@@ -79,8 +79,9 @@ def command(
     """Fit temperatures and stopping thresholds and write them into the file's metadata.
 
     They are fitted on the validation images that training held out, and evaluated on the test
-    images. Where it is not known what training held out, as of Keras files, the test images are cut
-    in two by --seed, one half for each. Nothing else in the file changes. With few images little
+    images. Where it held out none, or nobody knows which, as of Keras files, the test images are
+    cut in two by --seed, one half for each. Data of your own without a test split are all test
+    images for a network of built-in data. Nothing else in the file changes. With few images little
     changes, and if their labels can't show that the loss stays near --accuracy-loss, no image stops
     early.
 
@@ -89,6 +90,7 @@ def command(
       larq-ensemble calibrate ensemble.tflite
       larq-ensemble calibrate ensemble.tflite --mean-members 2 --plot cascade
       larq-ensemble calibrate photos.tflite --dataset folder:photos
+      larq-ensemble calibrate cifar10.tflite --dataset folder:of/the/ten/classes
     """
     if accuracy_loss is not None and mean_members is not None:
         raise click.UsageError("Give --accuracy-loss or --mean-members, not both.")
@@ -147,14 +149,18 @@ def _splits(
     """Images to fit on, images to score on, their data set, and whether training held them out.
 
     They are those of the training that the file comes from, split as it was. Where that is not
-    known, the test split is cut in two.
+    known, or it held out none, the test split is cut in two.
 
     # Raises
-        EnsembleError: if the file doesn't say which data these are, or none were held out.
+        EnsembleError: if the file doesn't say which data these are, or they have no test images.
     """
-    from larq_ensemble.data.datasets import DataOptions
     from larq_ensemble.errors import EnsembleError
-    from larq_ensemble.training.file_data import data_of_file, halves, split_of_training
+    from larq_ensemble.training.file_data import (
+        data_of_file,
+        halves,
+        nothing_held_out,
+        split_of_training,
+    )
 
     known = split_of_training(metadata)
     if spec is None and known is None:
@@ -164,18 +170,18 @@ def _splits(
             "split is cut in two, or convert a trained run directory with this version."
         )
     dataset, is_own = data_of_file(metadata, repr(tflite), spec, data_dir)
-    if known is None or not is_own:
-        test = DataOptions(data_dir, limit_test=limit_test).load(dataset, seed).test
-        first, second = halves(len(test), seed, dataset.name)
-        return test.take(first), test.take(second), dataset, False
-    splits = known.load(dataset, data_dir, limit_test)
-    if not len(splits.validation):
-        raise EnsembleError(f"The training of {tflite!r} held out no validation images.")
+    if known is not None and is_own:
+        splits = known.load(dataset, data_dir, limit_test)
+    else:
+        splits = nothing_held_out(dataset, data_dir, limit_test)
     if not len(splits.test):
         raise EnsembleError(
             f"The data {dataset.name!r} have no test images to score the calibration on: give "
             "others as `dataset`."
         )
+    if not len(splits.validation):
+        first, second = halves(len(splits.test), seed, dataset.name)
+        return splits.test.take(first), splits.test.take(second), dataset, False
     return splits.validation, splits.test, dataset, True
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from larq_ensemble.console.options import INPUT, SPECS, OutputFolder
 from larq_ensemble.console.reporting import json_option, reporting
@@ -64,10 +65,18 @@ def command(
     from larq_ensemble.training.frontier import frontier
     from larq_ensemble.training.points import costs_of, write_points_csv
 
+    results = [run for run in runs if Path(run).is_file()]
+    context = click.get_current_context()
+    for option in ("dataset", "split", "data_dir", "limit_test"):
+        is_given = context.get_parameter_source(option) is not ParameterSource.DEFAULT
+        if is_given and len(results) == len(runs):
+            raise click.UsageError(
+                f"--{option.replace('_', '-')} has no effect on POINTS.json, whose accuracies are "
+                "measured: leave it out."
+            )
     with reporting(json_target) as report:
         from larq_ensemble.training.plots import draw_frontier, save
 
-        results = [run for run in runs if Path(run).is_file()]
         points = frontier(
             [open_trained(run) for run in runs if run not in results],
             out,

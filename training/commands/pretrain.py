@@ -244,6 +244,7 @@ def command(
             model_name = of_start.name or ("resnet20" if dataset.origin is None else "deploynet9")
         if width is None:
             width = of_start.width if model_name in MODELS else 1.0
+        padding = of_start.pad_values if pad_values is None else float(pad_values)
         data = DataOptions(data_dir, validation, limit_train, limit_test)
         recipes = recipes_for(
             dataset.constants(),
@@ -275,7 +276,7 @@ def command(
             recipe=recipe,
             seed=seed,
             width=width,
-            pad_values=None if pad_values is None else float(pad_values),
+            pad_values=padding,
             estimator=estimator,
             binarize=binarize,
             prelu_gradient=prelu_gradient,

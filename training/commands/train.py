@@ -35,10 +35,10 @@ from larq_ensemble.training.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from larq_ensemble.ensembles.building import Initial
-    from larq_ensemble.runs import RunConfig
     from larq_ensemble.training.recipes import TunedRecipe
 
 
@@ -240,8 +240,14 @@ def command(
         def images() -> int:
             return data.training_images(backbone.dataset(dataset, data_dir))
 
+        own = backbone.config
         chosen = _chosen(
-            scheme, sharing, recipe_name, backbone.config, images if epochs is None else None
+            scheme,
+            sharing,
+            recipe_name,
+            own.dataset if dataset is None else backbone.dataset(dataset, data_dir).constants(),
+            own.architecture,
+            images if epochs is None else None,
         )
         recipe = chosen.retrain.override(
             epochs=epochs, batch_size=batch_size, lr=lr, end_lr=end_lr, dropout=dropout,
@@ -292,7 +298,7 @@ def command(
                     ["ensemble", result["test_top1"]],
                 ],
             )
-        if not backbone.config.data:
+        if not backbone.config.held_out_is_known:
             report.line(
                 f"What the training of {pretrained} held out is not known: validation accuracies "
                 "may be too good."
@@ -304,13 +310,15 @@ def _chosen(
     scheme: str | None,
     sharing: str | None,
     recipe_name: str | None,
-    backbone: RunConfig,
+    dataset: Mapping[str, Any],
+    architecture: str | None,
     images: Callable[[], int] | None,
 ) -> TunedRecipe:
     """Scheme, sharing and recipe: as the options say, else a recipe file, else the defaults.
 
     # Arguments
-        backbone: the configuration of the pretrained run.
+        dataset: its constants.
+        architecture: of the backbone.
         images: as for `larq_ensemble.training.recipes.recipes_for`.
     """
     from larq_ensemble.training.recipes import TunedRecipe, recipes_for
@@ -320,9 +328,9 @@ def _chosen(
         return replace(tuned, scheme=scheme or tuned.scheme, sharing=sharing or tuned.sharing)
     scheme = scheme or "fusion"
     recipes = recipes_for(
-        backbone.dataset,
+        dataset,
         recipe_name,
-        model_name=backbone.architecture,
+        model_name=architecture,
         scheme=scheme,
         images=images,
     )

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions, Dataset
-from larq_ensemble.data.opening import check_fits, images_as_input, open_dataset, reopen
+from larq_ensemble.data.opening import check_cut, check_fits, images_as_input, open_dataset, reopen
 from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runtime.images import fit_image, read_image
@@ -122,7 +122,7 @@ def test_class_names_of_other_data(tmp_path):
     assert reopen(unnamed, spec=f"npz:{named}").classes == 3
 
 
-def test_data_of_to_evaluate_get_the_labels_of_the_network(tmp_path, photos, put):
+def test_data_of_some_classes_get_the_labels_of_the_network(tmp_path, photos, put):
     constants = {
         "name": "animals",
         "classes": 4,
@@ -136,7 +136,7 @@ def test_data_of_to_evaluate_get_the_labels_of_the_network(tmp_path, photos, put
     with pytest.raises(EnsembleError, match="has other classes than the run"):
         reopen(constants, spec=spec)
     with pytest.warns(UserWarning, match="'folder:photos' has 2 of the 4 classes of the run"):
-        opened = reopen(constants, spec=spec, to_evaluate=True)
+        opened = reopen(constants, spec=spec, whole=True, some_classes=True)
     assert opened.class_names == ("dog", "ant", "cat", "bee")
     # The folder's classes are cat, 0, and dog, 1.
     for split, count in zip(opened.read(None), (16, 4)):
@@ -153,11 +153,11 @@ def test_data_of_to_evaluate_get_the_labels_of_the_network(tmp_path, photos, put
         put(name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        every = reopen(constants, spec=spec, to_evaluate=True)
+        every = reopen(constants, spec=spec, whole=True, some_classes=True)
     assert {*every.read(None)[0].labels} == {0, 1, 2, 3}
     put("cow/1.png")
     with pytest.raises(EnsembleError, match=r"the run doesn't know: 'cow'\. It knows 4: 'dog'"):
-        reopen(constants, spec=spec, to_evaluate=True)
+        reopen(constants, spec=spec, whole=True, some_classes=True)
 
 
 def test_images_of_one_class_are_for_evaluation_only(tmp_path, put):
@@ -166,20 +166,25 @@ def test_images_of_one_class_are_for_evaluation_only(tmp_path, put):
     constants = {"name": "cifar10", "class_names": ["ant", "cat"], "input_shape": [6, 5, 3]}
     spec = f"folder:{tmp_path / 'photos'}"
     with pytest.warns(UserWarning, match="has 1 of the 2 classes of the run"):
-        opened = reopen(constants, spec=spec, to_evaluate=True)
+        opened = reopen(constants, spec=spec, whole=True, some_classes=True)
     assert [split.labels.tolist() for split in opened.read(None)] == [[], [1, 1]]
     assert len(images_as_input(spec, (6, 5, 3))[1]) == 2
-    with pytest.raises(EnsembleError, match="has other classes than the run.* 2, not 1"):
+    with pytest.raises(EnsembleError, match=r"has other classes than the run.* 2, not 1"):
         reopen(constants, spec=spec)
     with pytest.raises(EnsembleError, match=r"two classes or more\. Found in '.*photos': 'cat'"):
         open_dataset(spec)
+    put("cat/2019/3.png")
+    put("cat/2020/4.png")
+    with pytest.warns(UserWarning, match="has 1 of the 2 classes of the run"):
+        opened = reopen(constants, spec=spec, whole=True, some_classes=True)
+    assert len(opened.read(None)[1]) == 4
     # A folder around that of the classes is none.
     (tmp_path / "photos").rename(tmp_path / "inner")
     (tmp_path / "photos").mkdir()
     (tmp_path / "inner").rename(tmp_path / "photos/inner")
     put("inner/ant/1.png")
-    with pytest.raises(EnsembleError, match="for each class.*Did you mean `folder:.*inner`"):
-        reopen(constants, spec=spec, to_evaluate=True)
+    with pytest.raises(EnsembleError, match=r"for each class.*Did you mean `folder:.*inner`"):
+        reopen(constants, spec=spec, whole=True, some_classes=True)
 
 
 def test_numbers_may_be_names_or_stand_for_classes_without(tmp_path):
@@ -190,7 +195,7 @@ def test_numbers_may_be_names_or_stand_for_classes_without(tmp_path):
 
     def labels(names, spec, **options):
         constants = {"name": "x", "class_names": names, "input_shape": [2, 2, 1]}
-        opened = reopen(constants, spec=spec, to_evaluate=True, **options)
+        opened = reopen(constants, spec=spec, whole=True, some_classes=True, **options)
         return sorted(np.concatenate([split.labels for split in opened.read(None)]))
 
     as_text = [str(number) for number in (0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9)]
@@ -200,26 +205,69 @@ def test_numbers_may_be_names_or_stand_for_classes_without(tmp_path):
         assert labels([str(number) for number in range(11)], some) == [1, 2, 10]
     with pytest.warns(UserWarning, match="has 3 of the 11 classes"):
         assert labels(as_text, some) == [1, 2, 3]
+    # So folders, which are called as the first classes are.
+    three = file("three.npz", 3, class_names=["0", "1", "2"])
+    with pytest.warns(UserWarning, match="has 3 of the 11 classes"):
+        assert labels([str(number) for number in range(11)], three) == [0, 1, 2]
     # Classes without names fit as many that are called by other numbers.
     numbers = [str(number) for number in range(3)]
     assert labels(["1", "2", "3"], file("0.npz", 3, class_names=numbers)) == [0, 1, 2]
-    with pytest.raises(EnsembleError, match="has other classes than the run"):
-        labels(as_text, file("1.npz", 3, class_names=numbers))
+
+
+def test_what_is_left_out_of_other_data_is_told(photos, put):
+    constants = {"name": "cifar10", "class_names": ["cat", "dog"], "input_shape": [6, 5, 3]}
+    spec = f"folder:{photos}"
+    (photos / "cat/phone.heic").write_bytes(b"x")
+    put("beside.png")
+    (photos / "dog/broken.png").write_bytes(b"\x89PNG")
+
+    def told(read):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            read()
+        return " ".join(str(each.message) for each in caught)
+
+    opened = reopen(constants, spec=spec, whole=True)
+    for read in (lambda: opened.read(None), lambda: images_as_input(spec, (6, 5, 3))):
+        remarks = told(read)
+        for expected in ("1 with .heic", "1 image file beside the class", "broken.png"):
+            assert expected in remarks
+    assert len(opened.read(None)[1]) == 20
+    # What may be trained on stays a matter of the user.
+    with pytest.raises(EnsembleError, match=r"broken\.png.*Repair or remove them, or skip them"):
+        reopen(constants, spec=spec).read(None)
+
+
+def test_the_test_split_of_a_network_is_the_same_share_of_its_data():
+    images = np.arange(720, dtype=np.uint8).reshape(20, 6, 6, 1)
+
+    def cut(pixels=images, **options):
+        return Dataset.from_arrays(pixels, np.arange(20) % 2, options=ImageOptions(**options))
+
+    constants = cut(test_share=0.1).constants()
+    check_cut(cut(test_share=0.1), constants)
+    check_cut(cut(255 - images), constants)  # others
+    check_cut(cut(), DATASETS["digits"].constants())
+    check_cut(DATASETS["digits"], constants)
+    with pytest.raises(EnsembleError, match=r"`test_share` 0\.2 .* on images that 'a' was .* 0\.1"):
+        check_cut(cut(), constants, "'a'")
+    with pytest.raises(EnsembleError, match=r"`split_seed` 3 .* had 0"):
+        check_cut(cut(test_share=0.1, split_seed=3), constants)
 
 
 def test_all_images_of_a_folder_are_for_the_evaluation_of_a_network_of_built_in_data(photos):
     constants = {"name": "cifar10", "class_names": ["cat", "dog"], "input_shape": [6, 5, 3]}
     spec = f"folder:{photos}"
-    for to_evaluate, trained, tested in ((True, 0, 20), (False, 16, 4)):
-        data = reopen(constants, spec=spec, to_evaluate=to_evaluate)
+    for whole, trained, tested in ((True, 0, 20), (False, 16, 4)):
+        data = reopen(constants, spec=spec, whole=whole)
         splits = DataOptions(validation=0.0).load(data, seed=0)
         assert (len(splits.train), len(splits.test)) == (trained, tested)
     # Networks of other data may have been trained on some, whether they say where these are or not.
-    mine = reopen({**constants, "name": "mine"}, spec=spec, to_evaluate=True)
+    mine = reopen({**constants, "name": "mine"}, spec=spec, whole=True, some_classes=True)
     assert [len(split) for split in mine.read(None)] == [16, 4]
     # The images of a run keep the share that they had in its training.
     own = open_dataset(spec, images=ImageOptions(test_share=0.5)).constants()
-    assert len(reopen(own, spec=spec, to_evaluate=True).read(None)[1]) == 10
+    assert len(reopen(own, spec=spec, whole=True, some_classes=True).read(None)[1]) == 10
 
 
 def test_folders_of_numbers_are_sorted_as_text(tmp_path, put):
@@ -287,6 +335,8 @@ def test_images_of_any_classes_in_the_size_of_a_network(tmp_path):
     np.testing.assert_array_equal(np.asarray(found)[3], expected)
     np.savez(tmp_path / "b.npz", x_train=images, y_train=labels, x_test=images[:5], y_test=[0] * 5)
     assert len(images_as_input(f"npz:{tmp_path / 'b.npz'}", (6, 4, 3))[1]) == 5
+    np.savez(tmp_path / "c.npz", images=images, labels=labels + 10)  # which are of novel classes
+    assert len(images_as_input(f"npz:{tmp_path / 'c.npz'}", (6, 4, 3))[1]) == 12
     _, found = images_as_input("digits", (16, 16, 3))
     assert np.asarray(found).shape == (599, 16, 16, 3)
     with pytest.raises(EnsembleError, match="Unknown dataset 'svhn'"):
