@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from larq_ensemble.cli import main
+from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.runs import Run, RunConfig, create_run, load_run
 from larq_ensemble.runtime import EnsembleInterpreter
 
+from ..builder import Builder
 from .conftest import randomized, small_backbone
 
 
@@ -122,6 +124,33 @@ def test_inspect(folder: Path, tmp_path: Path) -> None:
     assert result["metadata"]["dataset"] == "digits"
     assert result["metadata"]["run_hash"] == Run(folder / "run", None).digest
     assert result["binary_filter_copies"] == 1
+
+
+def test_inspect_strictly(folder: Path, tmp_path: Path, capsys) -> None:
+    assert result_of(tmp_path, "inspect", folder / "ensemble.tflite", "--strict")["verified"] is True
+    assert "Verified: every table" in capsys.readouterr().out
+    assert "verified" not in result_of(tmp_path, "inspect", folder / "ensemble.tflite")
+
+
+def test_what_nothing_is_known_of_is_no_damage_but_a_problem(tmp_path: Path, capsys) -> None:
+    """No rule says what the operators CUMSUM and ROUND need."""
+    build, path = Builder(), tmp_path / "unknown.tflite"
+    x = build.input("image", 1, 3)
+    sums = build.op("CUMSUM", x, build.constant(1, "int32"))
+    path.write_bytes(write(build.module(logits=sums)))
+    assert called("inspect", path) == 0
+    assert "problem" not in capsys.readouterr().out
+    assert called("inspect", path, "--strict") == 1
+    printed = capsys.readouterr()
+    (problem,) = printed.out.splitlines()
+    assert "CUMSUM(float32[1, 3], int32[])" in problem
+    assert "there is no rule for this operator" in problem
+    assert f"{str(path)!r} has 1 problem: {problem}. Run it only if" in printed.err
+    path.write_bytes(write(build.module(logits=build.op("ROUND", sums))))
+    assert called("inspect", path, "--strict") == 1
+    printed = capsys.readouterr()
+    assert ["CUMSUM" in printed.out, "ROUND" in printed.out] == [True, True]
+    assert "has 2 problems: graph 'serving_default': operator 0, CUMSUM" in printed.err
 
 
 def test_verify(folder: Path, tmp_path: Path) -> None:
