@@ -127,7 +127,9 @@ def test_inspect(folder: Path, tmp_path: Path) -> None:
 
 
 def test_inspect_strictly(folder: Path, tmp_path: Path, capsys) -> None:
-    assert result_of(tmp_path, "inspect", folder / "ensemble.tflite", "--strict")["verified"] is True
+    assert (
+        result_of(tmp_path, "inspect", folder / "ensemble.tflite", "--strict")["verified"] is True
+    )
     assert "Verified: every table" in capsys.readouterr().out
     assert "verified" not in result_of(tmp_path, "inspect", folder / "ensemble.tflite")
 
