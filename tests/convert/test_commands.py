@@ -15,6 +15,7 @@ from larq_ensemble.cli import main
 from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.ensembles.building import build_ensemble
+from larq_ensemble.errors import EnsembleError
 from larq_ensemble.runs import Run, RunConfig, create_run, load_run
 from larq_ensemble.runtime import EnsembleInterpreter
 
@@ -163,6 +164,22 @@ def test_verify(folder: Path, tmp_path: Path) -> None:
     assert result["ensemble_argmax_agreement"] >= 0.95
     assert result["flip_rate"] <= 0.05
     assert result["backends"].keys() == {"lce", "litert"}
+
+
+@pytest.mark.parametrize("function", ["verification.verify", "benchmarking.benchmark"])
+def test_comparisons_run_as_their_options_say(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    heard = {}
+
+    def record(*_: Any, **named: Any) -> None:
+        heard.update(named)
+        raise EnsembleError("Recorded.")
+
+    monkeypatch.setattr(f"larq_ensemble.convert.{function}", record)
+    command = [function.split(".")[1], folder / "ensemble.tflite", "--run", folder / "run"]
+    assert called(*command, "--threads", 2, "--backend", "litert") == 1
+    assert (heard["threads"], heard["backend"]) == (2, "litert")
 
 
 def test_verify_and_a_keras_file_without_a_normalization(folder: Path, tmp_path: Path) -> None:
