@@ -13,37 +13,26 @@ from PIL import Image
 
 from larq_ensemble.cli import main
 from larq_ensemble.convert.targets.lce import write
-from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.runs import Run, RunConfig, create_run, load_run
+from larq_ensemble.keras import keras
+from larq_ensemble.runs import Run, load_run
 from larq_ensemble.runtime import EnsembleInterpreter
 
 from ..builder import Builder
-from .conftest import randomized, small_backbone
+from .conftest import randomized, saved_run, small_backbone
 
 
-def saved_run(path: Path, kind: str, members: int = 2) -> Run:
-    """A run directory of an untrained network for the digits."""
+def digits_ensemble(members: int = 2) -> keras.Model:
     backbone = small_backbone(size=8, channels=1, classes=10)
-    model = backbone if kind == "backbone" else build_ensemble(backbone, members, scheme="voting")
-    config = RunConfig(
-        kind=kind,
-        model={"name": "small"},
-        dataset=DATASETS["digits"].constants(),
-        recipe={},
-        seed=0,
-    )
-    run = create_run(path, config)
-    run.save_model(randomized(model))
-    return run
+    return randomized(build_ensemble(backbone, members, scheme="voting"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`run`, its `ensemble.tflite`, and the image `digit.png`."""
     folder = tmp_path_factory.mktemp("commands")
-    saved_run(folder / "run", "ensemble")
+    saved_run(folder / "run", digits_ensemble(), kind="ensemble")
     assert called("convert", folder / "run", "--out", folder / "ensemble.tflite") == 0
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(pixels).save(folder / "digit.png")
@@ -99,7 +88,7 @@ def test_convert_to_another_layout(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_backbone_becomes_an_ensemble_of_one(tmp_path: Path) -> None:
-    saved_run(tmp_path / "run", "backbone")
+    saved_run(tmp_path / "run", randomized(small_backbone(size=8, channels=1, classes=10)))
     out = tmp_path / "single.tflite"
     assert called("convert", tmp_path / "run", "--out", out) == 0
     assert result_of(tmp_path, "inspect", out)["metadata"]["members"] == 1
@@ -293,7 +282,7 @@ def test_errors(
 
 
 def test_another_member_count(folder: Path, tmp_path: Path, capsys) -> None:
-    saved_run(tmp_path / "one", "ensemble", members=1)
+    saved_run(tmp_path / "one", digits_ensemble(1), kind="ensemble")
     assert called("verify", folder / "ensemble.tflite", "--run", tmp_path / "one") == 1
     assert "members 2 in the file, 1 in the Keras model" in capsys.readouterr().err
 
@@ -301,7 +290,7 @@ def test_another_member_count(folder: Path, tmp_path: Path, capsys) -> None:
 def test_another_network_is_refused_before_the_data_are_looked_for(
     folder: Path, tmp_path: Path, capsys
 ) -> None:
-    saved_run(tmp_path / "one", "ensemble", members=1)
+    saved_run(tmp_path / "one", digits_ensemble(1), kind="ensemble")
     arguments = ["--run", tmp_path / "one", "--dataset", "tfds:no_such_data"]
     assert called("verify", folder / "ensemble.tflite", *arguments) == 1
     assert "members 2 in the file, 1 in the Keras model" in capsys.readouterr().err

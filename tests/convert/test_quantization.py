@@ -16,11 +16,11 @@ from larq_ensemble.convert.report import ConversionReport
 from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
-from larq_ensemble.runs import Run, RunConfig, create_run
+from larq_ensemble.runs import Run
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.tflite.reader import read_model
 
-from .conftest import randomized, small_backbone
+from .conftest import randomized, saved_run, small_backbone
 
 DIGITS = DATASETS["digits"]
 
@@ -35,21 +35,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     x = keras.layers.Conv2D(8, 3, padding="same", strides=2, name="second")(x)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
     model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(x))
-    return saved(tmp_path_factory.mktemp("quantized") / "run", randomized(model))
-
-
-def saved(path: Path, model: keras.Model) -> Run:
-    config = RunConfig(
-        kind="backbone",
-        model={"name": "small"},
-        dataset=DIGITS.constants(),
-        recipe={"epochs": 1},
-        seed=0,
-        data={"validation": 0.1, "limit_train": None},
-    )
-    run = create_run(path, config)
-    run.save_model(model)
-    return run
+    trained = {"recipe": {"epochs": 1}, "data": {"validation": 0.1, "limit_train": None}}
+    return saved_run(tmp_path_factory.mktemp("quantized") / "run", randomized(model), **trained)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +115,7 @@ def test_command(
 def test_what_is_refused(run: Run, tmp_path: Path) -> None:
     binary = small_backbone(size=8, channels=1, classes=10, widths=(4,))
     with pytest.raises(EnsembleError, match=r"`quantize` is for real-valued.*2 layers.*twin"):
-        quantize_run(saved(tmp_path / "binary", binary), tmp_path / "no.tflite")
+        quantize_run(saved_run(tmp_path / "binary", binary), tmp_path / "no.tflite")
     with pytest.raises(EnsembleError, match=r"'int2'.*int4, int8"):
         quantize_run(run, tmp_path / "no.tflite", weights="int2")
     assert not (tmp_path / "no.tflite").exists()

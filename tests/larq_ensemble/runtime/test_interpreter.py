@@ -424,15 +424,19 @@ def test_the_kernels_give_equal_logits(path: Path, images: np.ndarray) -> None:
 
 
 def test_the_start_up_is_short(path: Path) -> None:
-    """Import and first prediction, in processor time, which other load hardly changes."""
+    """Import and first prediction take a few times as long as Python and NumPy need to start.
+
+    Both in processor time of one process, so another machine and other load hardly matter.
+    """
     program = f"""
 import time
 import numpy as np
+before = time.process_time()
 from larq_ensemble.runtime import EnsembleInterpreter
 
 ensemble = EnsembleInterpreter({str(path)!r})
 ensemble.predict(np.zeros((1, *ensemble.input_shape), np.uint8))
-print(time.process_time())
+print(time.process_time() / before)
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -442,7 +446,7 @@ print(time.process_time())
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1
+    assert float(done.stdout) < 6
 
 
 def test_the_file_is_read_once(path: Path, tmp_path: Path, images: np.ndarray) -> None:
