@@ -204,20 +204,25 @@ def quicknet_backbone() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(6, activation="softmax", name="logits")(x))
 
 
-def saved_run(path: Path, model: keras.Model, **config: Any) -> Run:
+def digits_ensemble(members: int = 2) -> keras.Model:
+    backbone = small_backbone(size=8, channels=1, classes=10)
+    return randomized(build_ensemble(backbone, members, scheme="voting"))
+
+
+def saved_run(path: Path, model: keras.Model, **trained: dict[str, Any]) -> Run:
     """A run directory of a network for the digits.
 
     # Arguments
-        config: of `RunConfig`, where it isn't that of an untrained backbone.
+        trained: of the configuration, what an untrained network hasn't.
     """
-    of_backbone = {
-        "kind": "backbone",
-        "model": {"name": "small"},
-        "dataset": DATASETS["digits"].constants(),
-        "recipe": {},
-        "seed": 0,
-    }
-    run = create_run(path, RunConfig(**{**of_backbone, **config}))
+    config = RunConfig(
+        kind="backbone" if len(model.outputs) == 1 else "ensemble",
+        model={"name": "small"},
+        dataset=DATASETS["digits"].constants(),
+        seed=0,
+        **{"recipe": {}, **trained},
+    )
+    run = create_run(path, config)
     run.save_model(model)
     return run
 

@@ -13,26 +13,19 @@ from PIL import Image
 
 from larq_ensemble.cli import main
 from larq_ensemble.convert.targets.lce import write
-from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.errors import EnsembleError
-from larq_ensemble.keras import keras
 from larq_ensemble.runs import Run, load_run
 from larq_ensemble.runtime import EnsembleInterpreter
 
 from ..builder import Builder
-from .conftest import randomized, saved_run, small_backbone
-
-
-def digits_ensemble(members: int = 2) -> keras.Model:
-    backbone = small_backbone(size=8, channels=1, classes=10)
-    return randomized(build_ensemble(backbone, members, scheme="voting"))
+from .conftest import digits_ensemble, randomized, saved_run, small_backbone
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`run`, its `ensemble.tflite`, and the image `digit.png`."""
     folder = tmp_path_factory.mktemp("commands")
-    saved_run(folder / "run", digits_ensemble(), kind="ensemble")
+    saved_run(folder / "run", digits_ensemble())
     assert called("convert", folder / "run", "--out", folder / "ensemble.tflite") == 0
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(pixels).save(folder / "digit.png")
@@ -282,7 +275,7 @@ def test_errors(
 
 
 def test_another_member_count(folder: Path, tmp_path: Path, capsys) -> None:
-    saved_run(tmp_path / "one", digits_ensemble(1), kind="ensemble")
+    saved_run(tmp_path / "one", digits_ensemble(1))
     assert called("verify", folder / "ensemble.tflite", "--run", tmp_path / "one") == 1
     assert "members 2 in the file, 1 in the Keras model" in capsys.readouterr().err
 
@@ -290,7 +283,7 @@ def test_another_member_count(folder: Path, tmp_path: Path, capsys) -> None:
 def test_another_network_is_refused_before_the_data_are_looked_for(
     folder: Path, tmp_path: Path, capsys
 ) -> None:
-    saved_run(tmp_path / "one", digits_ensemble(1), kind="ensemble")
+    saved_run(tmp_path / "one", digits_ensemble(1))
     arguments = ["--run", tmp_path / "one", "--dataset", "tfds:no_such_data"]
     assert called("verify", folder / "ensemble.tflite", *arguments) == 1
     assert "members 2 in the file, 1 in the Keras model" in capsys.readouterr().err

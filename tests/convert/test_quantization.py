@@ -35,8 +35,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     x = keras.layers.Conv2D(8, 3, padding="same", strides=2, name="second")(x)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
     model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(x))
-    trained = {"recipe": {"epochs": 1}, "data": {"validation": 0.1, "limit_train": None}}
-    return saved_run(tmp_path_factory.mktemp("quantized") / "run", randomized(model), **trained)
+    return saved_run(
+        tmp_path_factory.mktemp("quantized") / "run",
+        randomized(model),
+        recipe={"epochs": 1},
+        data={"validation": 0.1, "limit_train": None},
+    )
 
 
 @pytest.fixture(scope="module")
