@@ -169,7 +169,7 @@ def test_images_of_one_class_are_for_evaluation_only(tmp_path, put):
         opened = reopen(constants, spec=spec, to_evaluate=True)
     assert [split.labels.tolist() for split in opened.read(None)] == [[], [1, 1]]
     assert len(images_as_input(spec, (6, 5, 3))[1]) == 2
-    with pytest.raises(EnsembleError, match=r"has other classes than the run.* 2, not 1"):
+    with pytest.raises(EnsembleError, match="has other classes than the run.* 2, not 1"):
         reopen(constants, spec=spec)
     with pytest.raises(EnsembleError, match=r"two classes or more\. Found in '.*photos': 'cat'"):
         open_dataset(spec)
@@ -178,7 +178,7 @@ def test_images_of_one_class_are_for_evaluation_only(tmp_path, put):
     (tmp_path / "photos").mkdir()
     (tmp_path / "inner").rename(tmp_path / "photos/inner")
     put("inner/ant/1.png")
-    with pytest.raises(EnsembleError, match=r"for each class.*Did you mean `folder:.*inner`"):
+    with pytest.raises(EnsembleError, match="for each class.*Did you mean `folder:.*inner`"):
         reopen(constants, spec=spec, to_evaluate=True)
 
 
