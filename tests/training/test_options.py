@@ -63,7 +63,7 @@ OPTIONS = {
         "--binarize activations": {"binarize": "activations"},
         "--prelu-gradient zero": {"prelu_gradient": "zero"},
         "--from-real real": {"from_real": "real"},
-        "--from-backbone backbone": {"from_backbone": "backbone"},
+        "--from-backbone backbone --pad-values 1": {"from_backbone": "backbone", "pad_values": 1.0},
     },
     "train": {
         **TRAINING,
@@ -125,7 +125,7 @@ def folder(tmp_path_factory):
     for run, name in (("backbone", "resnet20"), ("real", "resnet20_real")):
         config = RunConfig(
             kind="backbone",
-            model={"name": name, "width": 1.0},
+            model={"name": name, "width": 1.0, "pad_values": 0.0},
             dataset=DATASETS["digits"].constants(),
             recipe={},
             seed=0,
@@ -155,6 +155,7 @@ def arguments(folder):
             with pytest.raises(SystemExit) as end:
                 main([command, *COMMANDS[command][1], *options])
         assert end.value.code == 1
+        assert heard, "The function was not called."
         return dict(flat(heard))
 
     return called
