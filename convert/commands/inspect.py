@@ -41,8 +41,8 @@ def command(tflite: str, strict: bool, json_target: str | None) -> None:
             report.line(problem)
         if problems:
             raise EnsembleError(
-                f"{tflite!r} has {len(problems)} problems: {problems[0]}. Run it only if you trust "
-                "where it comes from."
+                f"{tflite!r} has {counted(len(problems), 'problem')}: {problems[0]}. Run it only "
+                "if you trust where it comes from."
             )
         inspection = inspect_file(tflite)
         report.result = {**inspection.to_dict(), **({"verified": True} if strict else {})}

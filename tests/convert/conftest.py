@@ -25,12 +25,14 @@ from larq_ensemble.convert.passes import (
     member_subgraphs,
     shared_trunk,
 )
+from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.ensembles.building import build_ensemble
 from larq_ensemble.ir.graph import Module
 from larq_ensemble.ir.verifier import verify
 from larq_ensemble.keras import keras, lq
 from larq_ensemble.models.keras_layers import KerasLayers
 from larq_ensemble.network.architectures.resnet import resnet
+from larq_ensemble.runs import Run, RunConfig, create_run
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.backends import choice
 
@@ -200,6 +202,29 @@ def quicknet_backbone() -> keras.Model:
     x = section(norm(x, "transition"), 32, "section1")
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
     return keras.Model(inputs, keras.layers.Dense(6, activation="softmax", name="logits")(x))
+
+
+def digits_ensemble(members: int = 2) -> keras.Model:
+    backbone = small_backbone(size=8, channels=1, classes=10)
+    return randomized(build_ensemble(backbone, members, scheme="voting"))
+
+
+def saved_run(path: Path, model: keras.Model, **trained: dict[str, Any]) -> Run:
+    """A run directory of a network for the digits.
+
+    # Arguments
+        trained: of the configuration, what an untrained network hasn't.
+    """
+    config = RunConfig(
+        kind="backbone" if len(model.outputs) == 1 else "ensemble",
+        model={"name": "small"},
+        dataset=DATASETS["digits"].constants(),
+        seed=0,
+        **{"recipe": {}, **trained},
+    )
+    run = create_run(path, config)
+    run.save_model(model)
+    return run
 
 
 #: A conversion by number of members, sharing and the options of `convert_ensemble`.

@@ -18,8 +18,7 @@ from larq_ensemble.progress import listening
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.runtime.backends import BACKENDS, KERNELS
 
-from .conftest import Converted
-from .test_commands import saved_run
+from .conftest import Converted, digits_ensemble, saved_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +111,7 @@ def test_default_numbers_of_members(members, counts) -> None:
 
 
 def test_the_others_give_the_same_predictions(tmp_path: Path) -> None:
-    run = saved_run(tmp_path / "run", "ensemble")
+    run = saved_run(tmp_path / "run", digits_ensemble())
     path = tmp_path / "ensemble.tflite"
     convert_run(run, path)
     ours = EnsembleInterpreter(path, backend="litert", kernel="builtin")
@@ -134,7 +133,7 @@ def test_errors(fusion: Converted, tmp_path: Path) -> None:
     with pytest.raises(EnsembleError, match="from 1 to 3"):
         benchmark(fusion.path, [1, 4])
     with pytest.raises(EnsembleError, match="was converted from another ensemble"):
-        benchmark(fusion.path, run=saved_run(tmp_path / "run", "ensemble"))
+        benchmark(fusion.path, run=saved_run(tmp_path / "run", digits_ensemble()))
 
 
 def test_a_file_alone_needs_no_tensorflow(fusion: Converted) -> None:

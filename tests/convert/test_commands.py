@@ -12,35 +12,20 @@ import pytest
 from PIL import Image
 
 from larq_ensemble.cli import main
-from larq_ensemble.data.datasets import DATASETS
-from larq_ensemble.ensembles.building import build_ensemble
-from larq_ensemble.runs import Run, RunConfig, create_run, load_run
+from larq_ensemble.convert.targets.lce import write
+from larq_ensemble.errors import EnsembleError
+from larq_ensemble.runs import Run, load_run
 from larq_ensemble.runtime import EnsembleInterpreter
 
-from .conftest import randomized, small_backbone
-
-
-def saved_run(path: Path, kind: str, members: int = 2) -> Run:
-    """A run directory of an untrained network for the digits."""
-    backbone = small_backbone(size=8, channels=1, classes=10)
-    model = backbone if kind == "backbone" else build_ensemble(backbone, members, scheme="voting")
-    config = RunConfig(
-        kind=kind,
-        model={"name": "small"},
-        dataset=DATASETS["digits"].constants(),
-        recipe={},
-        seed=0,
-    )
-    run = create_run(path, config)
-    run.save_model(randomized(model))
-    return run
+from ..builder import Builder
+from .conftest import digits_ensemble, randomized, saved_run, small_backbone
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`run`, its `ensemble.tflite`, and the image `digit.png`."""
     folder = tmp_path_factory.mktemp("commands")
-    saved_run(folder / "run", "ensemble")
+    saved_run(folder / "run", digits_ensemble())
     assert called("convert", folder / "run", "--out", folder / "ensemble.tflite") == 0
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(pixels).save(folder / "digit.png")
@@ -96,7 +81,7 @@ def test_convert_to_another_layout(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_backbone_becomes_an_ensemble_of_one(tmp_path: Path) -> None:
-    saved_run(tmp_path / "run", "backbone")
+    saved_run(tmp_path / "run", randomized(small_backbone(size=8, channels=1, classes=10)))
     out = tmp_path / "single.tflite"
     assert called("convert", tmp_path / "run", "--out", out) == 0
     assert result_of(tmp_path, "inspect", out)["metadata"]["members"] == 1
@@ -124,6 +109,35 @@ def test_inspect(folder: Path, tmp_path: Path) -> None:
     assert result["binary_filter_copies"] == 1
 
 
+def test_inspect_strictly(folder: Path, tmp_path: Path, capsys) -> None:
+    assert (
+        result_of(tmp_path, "inspect", folder / "ensemble.tflite", "--strict")["verified"] is True
+    )
+    assert "Verified: every table" in capsys.readouterr().out
+    assert "verified" not in result_of(tmp_path, "inspect", folder / "ensemble.tflite")
+
+
+def test_what_nothing_is_known_of_is_no_damage_but_a_problem(tmp_path: Path, capsys) -> None:
+    """No rule says what the operators CUMSUM and ROUND need."""
+    build, path = Builder(), tmp_path / "unknown.tflite"
+    x = build.input("image", 1, 3)
+    sums = build.op("CUMSUM", x, build.constant(1, "int32"))
+    path.write_bytes(write(build.module(logits=sums)))
+    assert called("inspect", path) == 0
+    assert "problem" not in capsys.readouterr().out
+    assert called("inspect", path, "--strict") == 1
+    printed = capsys.readouterr()
+    (problem,) = printed.out.splitlines()
+    assert "CUMSUM(float32[1, 3], int32[])" in problem
+    assert "there is no rule for this operator" in problem
+    assert f"{str(path)!r} has 1 problem: {problem}. Run it only if" in printed.err
+    path.write_bytes(write(build.module(logits=build.op("ROUND", sums))))
+    assert called("inspect", path, "--strict") == 1
+    printed = capsys.readouterr()
+    assert ["CUMSUM" in printed.out, "ROUND" in printed.out] == [True, True]
+    assert "has 2 problems: graph 'serving_default': operator 0, CUMSUM" in printed.err
+
+
 def test_verify(folder: Path, tmp_path: Path) -> None:
     arguments = ["verify", folder / "ensemble.tflite", "--run", folder / "run", "--samples", 50]
     result = result_of(tmp_path, *arguments)
@@ -132,6 +146,22 @@ def test_verify(folder: Path, tmp_path: Path) -> None:
     assert result["ensemble_argmax_agreement"] >= 0.95
     assert result["flip_rate"] <= 0.05
     assert result["backends"].keys() == {"lce", "litert"}
+
+
+@pytest.mark.parametrize("function", ["verification.verify", "benchmarking.benchmark"])
+def test_comparisons_run_as_their_options_say(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    heard = {}
+
+    def record(*_: Any, **named: Any) -> None:
+        heard.update(named)
+        raise EnsembleError("Recorded.")
+
+    monkeypatch.setattr(f"larq_ensemble.convert.{function}", record)
+    command = [function.split(".")[1], folder / "ensemble.tflite", "--run", folder / "run"]
+    assert called(*command, "--threads", 2, "--backend", "litert") == 1
+    assert (heard["threads"], heard["backend"]) == (2, "litert")
 
 
 def test_verify_and_a_keras_file_without_a_normalization(folder: Path, tmp_path: Path) -> None:
@@ -253,7 +283,7 @@ def test_errors(
 
 
 def test_another_member_count(folder: Path, tmp_path: Path, capsys) -> None:
-    saved_run(tmp_path / "one", "ensemble", members=1)
+    saved_run(tmp_path / "one", digits_ensemble(1))
     assert called("verify", folder / "ensemble.tflite", "--run", tmp_path / "one") == 1
     assert "members 2 in the file, 1 in the Keras model" in capsys.readouterr().err
 
@@ -261,7 +291,7 @@ def test_another_member_count(folder: Path, tmp_path: Path, capsys) -> None:
 def test_another_network_is_refused_before_the_data_are_looked_for(
     folder: Path, tmp_path: Path, capsys
 ) -> None:
-    saved_run(tmp_path / "one", "ensemble", members=1)
+    saved_run(tmp_path / "one", digits_ensemble(1))
     arguments = ["--run", tmp_path / "one", "--dataset", "tfds:no_such_data"]
     assert called("verify", folder / "ensemble.tflite", *arguments) == 1
     assert "members 2 in the file, 1 in the Keras model" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 from larq_ensemble.convert.conversion import convert_ensemble
 from larq_ensemble.convert.cutting import cut_file
 from larq_ensemble.convert.frontend import lowerings
+from larq_ensemble.convert.frontend.lce import convert_function
 from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.ensembles import build_ensemble
 from larq_ensemble.errors import EnsembleError
@@ -66,12 +67,25 @@ def test_single_member(small_case: SmallCase) -> None:
     assert_members_agree(small_case(1), pixels(40, (16, 16, 3)))
 
 
-def test_the_converter_takes_no_notes(fusion: Converted, tmp_path, monkeypatch, capfd) -> None:
+def test_the_converter_takes_no_notes(monkeypatch) -> None:
     """LCE's converter reports each of its steps on standard error, a dozen lines a file."""
-    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
-    converted(fusion.model, tmp_path)
-    assert "SavedModel" not in capfd.readouterr().err
-    assert "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+    heard = []
+
+    def convert(folder: str) -> bytes:
+        heard.append(os.environ["TF_CPP_MIN_LOG_LEVEL"])
+        raise ValueError("It can't.")
+
+    monkeypatch.setattr("larq_compute_engine.convert_saved_model", convert)
+    function = tf.function(lambda x: {"y": x}, input_signature=[tf.TensorSpec([1])])
+    for chosen in (None, "0", "3"):
+        if chosen is None:
+            monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+        else:  # the user wants to see more, or less
+            monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", chosen)
+        with pytest.raises(EnsembleError, match="can't convert the network: It can't"):
+            convert_function(function, [])
+        assert os.environ.get("TF_CPP_MIN_LOG_LEVEL") == chosen
+    assert heard == ["1", "0", "3"]
 
 
 def test_foreign_larq_model(tmp_path) -> None:

@@ -100,13 +100,19 @@ def test_the_file_is_whole(tmp_path: Path) -> None:
 
 @MANY
 @given(edits=DAMAGE)
-def test_no_damaged_file_is_run(tmp_path: Path, edits: list[tuple[str, int, Any]]) -> None:
+def test_no_damaged_file_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edits: list[tuple[str, int, Any]]
+) -> None:
+    def opened(*_: Any) -> None:
+        raise AssertionError("A damaged file was opened.")
+
+    monkeypatch.setattr("larq_ensemble.runtime.interpreter.open_interpreter", opened)
     data = damaged(FILE, edits)
     if data == FILE:
         return
     path = tmp_path / "damaged.tflite"
     path.write_bytes(data)
-    with pytest.raises(EnsembleError):
+    with pytest.raises(EnsembleError, match=r"damaged\.tflite"):
         EnsembleInterpreter(path)
 
 

@@ -87,4 +87,6 @@ def test_they_can_be_calibrated(tmp_path: Path) -> None:
     path = Path(shutil.copy(FOLDER / "version_1.tflite", tmp_path))
     images = answers("version_1")["images"]
     calibrate(path, images, np.arange(len(images)) % 5, mean_members=2)
-    assert EnsembleInterpreter(path).predict_adaptive(images).members.max() <= 3
+    assert read_ensemble(path).metadata.cascade is not None
+    members = EnsembleInterpreter(path).predict_adaptive(images).members
+    assert 1 < members.mean() <= 2

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from larq_ensemble.convert.categories import Category
-from larq_ensemble.convert.frontend.single import convert_single
 from larq_ensemble.convert.inspection import inspect_file
+from larq_ensemble.convert.passes import constant_deduplication
+from larq_ensemble.convert.targets.lce import write
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
 
+from ..builder import Builder
 from .conftest import Converted, small_backbone
 
 
@@ -104,16 +106,24 @@ def test_a_model_of_other_origin(tmp_path: Path) -> None:
 
 
 def test_copies_are_counted(tmp_path: Path) -> None:
-    """Two layers with equal filters are one filter that stands twice in a straight conversion."""
-    backbone = small_backbone()
-    first, second = (backbone.get_layer(f"layer1_0_conv{i}") for i in (1, 2))
-    second.set_weights(first.get_weights())
-    path = tmp_path / "twice.tflite"
-    path.write_bytes(convert_single(backbone))
-    filters = inspect_file(path).binary_filters
-    # The converter may itself share the constant; then there is one copy of three filters.
-    assert len(filters) == 3
-    assert sum(item.copies for item in filters) in (3, 4)
+    """Two binary convolutions with equal filters, before and after these share a buffer."""
+    build, path = Builder(), tmp_path / "twice.tflite"
+    x = build.input("image", 1, 4, 4, 32)
+    for _ in range(2):
+        filters = build.constant(np.arange(32 * 9).reshape(32, 3, 3, 1), "int32")
+        bits = build.op("LceQuantize", x, shape=(1, 4, 4, 1), dtype="int32", custom=b"")
+        multiplier, bias = build.constant(np.ones(32)), build.constant(np.zeros(32))
+        x = build.binary_convolution(bits, filters, multiplier, bias, channels_in=32)
+    module = build.module(logits=x)
+    path.write_bytes(write(module))
+    before = inspect_file(path)
+    constant_deduplication.run(module)
+    path.write_bytes(write(module))
+    after = inspect_file(path)
+    assert (before.binary_filter_copies, after.binary_filter_copies) == (2, 1)
+    assert before.binary_filters[0].bytes == after.binary_filters[0].bytes == 4 * 32 * 9
+    sizes = [inspection.categories["binary_filters"] for inspection in (before, after)]
+    assert sizes == [2 * 4 * 32 * 9, 4 * 32 * 9]
 
 
 @pytest.mark.parametrize("kept", [0, 3, 8, 100, 0.5, 0.9])

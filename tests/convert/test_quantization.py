@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from larq_ensemble.cli import main
 from larq_ensemble.convert.inspection import inspect_file
 from larq_ensemble.convert.quantization import quantize_run
+from larq_ensemble.convert.report import ConversionReport
 from larq_ensemble.data.datasets import DATASETS
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.keras import keras
-from larq_ensemble.runs import Run, RunConfig, create_run
+from larq_ensemble.runs import Run
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.tflite.reader import read_model
 
-from .conftest import randomized, small_backbone
+from .conftest import randomized, saved_run, small_backbone
 
 DIGITS = DATASETS["digits"]
 
@@ -31,28 +35,24 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     x = keras.layers.Conv2D(8, 3, padding="same", strides=2, name="second")(x)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
     model = keras.Model(inputs, keras.layers.Dense(10, name="logits")(x))
-    return saved(tmp_path_factory.mktemp("quantized") / "run", randomized(model))
-
-
-def saved(path: Path, model: keras.Model) -> Run:
-    config = RunConfig(
-        kind="backbone",
-        model={"name": "small"},
-        dataset=DIGITS.constants(),
+    return saved_run(
+        tmp_path_factory.mktemp("quantized") / "run",
+        randomized(model),
         recipe={"epochs": 1},
-        seed=0,
         data={"validation": 0.1, "limit_train": None},
     )
-    run = create_run(path, config)
-    run.save_model(model)
-    return run
 
 
-def test_integers(run: Run, tmp_path: Path) -> None:
-    reports = {
-        weights: quantize_run(run, tmp_path / f"{weights}.tflite", weights=weights)
+@pytest.fixture(scope="module")
+def reports(run: Run) -> dict[str, ConversionReport]:
+    """The conversions to files beside the run."""
+    return {
+        weights: quantize_run(run, run.path.parent / f"{weights}.tflite", weights=weights)
         for weights in ("int8", "int4")
     }
+
+
+def test_integers(run: Run, reports: dict[str, ConversionReport]) -> None:
     test = DIGITS.read(None)[1]
     expected = run.model(DIGITS.normalization(test.images), training=False).numpy()
     folded = run.model.get_layer("norm")
@@ -91,10 +91,35 @@ def test_integers(run: Run, tmp_path: Path) -> None:
     assert found.lower_bound_bytes == reports["int8"].lower_bound_bytes < reports["int8"].bytes
 
 
+def test_command(
+    run: Run,
+    reports: dict[str, ConversionReport],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def quantized(trained: Run, out: str, **options: Any) -> ConversionReport:
+        assert (trained.path, out) == (run.path, str(tmp_path / "out.tflite"))
+        assert options == {"weights": "int4", "dataset": "digits", "data_dir": None}
+        return reports["int4"]
+
+    monkeypatch.setattr("larq_ensemble.convert.quantization.quantize_run", quantized)
+    options = f"--quantize int4 --dataset digits --json {tmp_path / 'result.json'}"
+    with pytest.raises(SystemExit) as end:
+        main(f"convert {run.path} --out {tmp_path / 'out.tflite'} {options}".split())
+    assert not end.value.code
+    loss = json.loads((tmp_path / "result.json").read_text())["quantization"]
+    assert (loss["weights"], loss["compared_images"]) == ("int4", 120)
+    assert (
+        f"On 120 validation images top-1 is {loss['float_top1']:.2f} % in Keras and "
+        f"{loss['top1']:.2f} % in the file; {100 * loss['argmax_agreement']:.1f} % get the same"
+    ) in capsys.readouterr().out
+
+
 def test_what_is_refused(run: Run, tmp_path: Path) -> None:
     binary = small_backbone(size=8, channels=1, classes=10, widths=(4,))
     with pytest.raises(EnsembleError, match=r"`quantize` is for real-valued.*2 layers.*twin"):
-        quantize_run(saved(tmp_path / "binary", binary), tmp_path / "no.tflite")
+        quantize_run(saved_run(tmp_path / "binary", binary), tmp_path / "no.tflite")
     with pytest.raises(EnsembleError, match=r"'int2'.*int4, int8"):
         quantize_run(run, tmp_path / "no.tflite", weights="int2")
     assert not (tmp_path / "no.tflite").exists()

@@ -1,3 +1,5 @@
+import importlib
+import inspect
 import json
 import logging
 import os
@@ -52,6 +54,7 @@ JOB = {
     "storage": ["--classes", "10", "--members", "2"],
     "convert": ["fusion", "--out", "ensemble.tflite"],
     "inspect": ["ensemble.tflite"],
+    "export": ["ensemble.tflite", "--out", "source", "--no-count"],
     "verify": ["ensemble.tflite", "--run", "fusion", "--samples", "20"],
     "calibrate": ["ensemble.tflite", "--mean-members", "1.5", "--limit-test", "24"],
     "predict": ["ensemble.tflite", "image.png", "--members", "1"],
@@ -62,7 +65,10 @@ JOB = {
     ],
     "reproduce": ["table1", "--out", "figures"],
     "frontier": ["backbone", "fusion", "--out", "frontier", "--limit-test", "24"],
+    "pretrained": [],
 }
+#: They have tests of their own: demo takes long, and web downloads LiteRT.js.
+NOT_IN_JOB = {"demo", "web"}
 
 # What the programs that call these commands rely on.
 RESULT_KEYS = {
@@ -94,6 +100,8 @@ RESULT_KEYS = {
     "tune": {"recipe", "best", "trials"},
     "reproduce": {"name", "points", "equal", "csv", "png", "svg"},
     "frontier": {"points", "csv", "png", "svg"},
+    "export": {"files", "bytes", "flash", "arena_bytes", "macs", "instructions", "agreement"},
+    "pretrained": {"networks"},
 }
 
 
@@ -217,6 +225,7 @@ def test_what_a_network_starts_from_says_which_it_is(call, tmp_path, monkeypatch
 
 
 def test_json_of_every_command_is_all_there_is_on_standard_output(job):
+    assert JOB.keys() == RESULT_KEYS.keys() == COMMANDS.keys() - NOT_IN_JOB
     _, done = job
     rest, decoder, results = done.stdout, json.JSONDecoder(), {}
     for name in JOB:
@@ -302,7 +311,8 @@ def test_the_whole_job_of_the_help_takes_minutes(call):
     out = call("--help")[1]
     lines = re.findall(r"^ *larq-ensemble (\w+) (.*)$", out, re.MULTILINE)
     assert {name for name, _ in lines} == JOB.keys() - {
-        *("storage", "inspect", "calibrate", "tune", "reproduce", "frontier")
+        *("storage", "inspect", "export", "calibrate", "tune", "reproduce", "frontier"),
+        "pretrained",
     }
     given = {}
     for name, arguments in lines:
@@ -548,6 +558,43 @@ def test_threads_are_bounded_by_the_processors(call, folder):
         r"processors?: it runs with --threads \1\.\n",
         err,
     )
+
+
+def recorded(monkeypatch, function):
+    """The arguments of each call of a function, which still does what it does."""
+    module, _, name = function.rpartition(".")
+    original, calls = getattr(importlib.import_module(module), name), []
+
+    def record(*given, **named):
+        calls.append(inspect.signature(original).bind(*given, **named).arguments)
+        return original(*given, **named)
+
+    monkeypatch.setattr(function, record)
+    return calls
+
+
+def test_calibrate_does_what_its_options_say(call, folder, monkeypatch):
+    opened = recorded(monkeypatch, "larq_ensemble.runtime.EnsembleInterpreter")
+    fitted = recorded(monkeypatch, "larq_ensemble.runtime.calibration.fit")
+    arguments = ["calibrate", "ensemble.tflite", "--limit-test", "24", "--json", "result.json"]
+    options = ["--threads", "2", "--accuracy-loss", "1.5", "--plot", "curve"]
+    for backend in ("lce", "litert"):
+        assert call(*arguments, *options, "--backend", backend)[0] == 0
+        result = json.loads((folder / "result.json").read_text())
+        assert (result["backend"], result["test_images"]) == (backend, 24)
+        assert {name: opened[-1][name] for name in ("threads", "backend")} == {
+            "threads": 2,
+            "backend": backend,
+        }
+        assert (fitted[-1]["accuracy_loss"], fitted[-1]["mean_members"]) == (1.5, None)
+    assert (result["png"], result["svg"]) == ("curve.png", "curve.svg")
+    Image.open("curve.png").verify()
+    # Where it is not known what training held out, the seed cuts the test split in two.
+    monkeypatch.setattr("larq_ensemble.training.file_data.split_of_training", lambda metadata: None)
+    cut = recorded(monkeypatch, "larq_ensemble.training.file_data.halves")
+    assert call(*arguments, "--dataset", "digits", "--seed", "7", "--mean-members", "2")[0] == 0
+    assert cut[0]["seed"] == 7
+    assert (fitted[-1]["accuracy_loss"], fitted[-1]["mean_members"]) == (None, 2)
 
 
 def test_tensorflow_does_not_warn_of_retracing(call, caplog):

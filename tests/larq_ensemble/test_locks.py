@@ -65,10 +65,13 @@ def test_a_lock_that_was_removed_meanwhile_is_none(tmp_path, monkeypatch):
     assert len(removed) == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
-def test_a_folder_that_is_write_protected(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(EnsembleError, match="can't be written to"), locked(tmp_path):
+def test_a_folder_that_is_write_protected(tmp_path, monkeypatch):
+    def refuse(*_, **__):  # root may write to any folder
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(locks, "open", refuse, raising=False)
+    message = r"`out` .* can't be written to \(Permission denied\): choose another"
+    with pytest.raises(EnsembleError, match=message), locked(tmp_path):
         pass
 
 

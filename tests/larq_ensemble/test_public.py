@@ -59,12 +59,17 @@ PUBLIC = {
 }
 
 
+#: One takes what `convert_ensemble` takes, the other the path that its first line names.
+UNEXPLAINED = {"larq_ensemble.convert.convert_run", "larq_ensemble.convert.inspect_file"}
+
+
 @pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_every_argument_of_a_public_function_is_explained(name: str) -> None:
     function = PUBLIC[name]
     explained = (ast.get_docstring(function) or "").partition("# Arguments")[2]
-    if not explained:
-        return  # it refers to another function
+    if name in UNEXPLAINED:
+        assert not explained
+        return
     arguments = [*function.args.args, *function.args.kwonlyargs]
     heads = re.findall(r"^    (\w[^:\n]*):", explained.partition("\n# ")[0], re.MULTILINE)
     named = {word for head in heads for word in re.findall(r"\w+", head)}

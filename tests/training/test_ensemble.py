@@ -353,7 +353,7 @@ def test_an_ensemble_is_no_backbone(train, recipe, no_data):
     run, _ = train(recipe=recipe.override(epochs=0))
     with pytest.raises(EnsembleError, match="is of kind 'ensemble', but 'backbone' is needed"):
         load_run(run.path, kind="backbone")
-    with pytest.raises(EnsembleError):
+    with pytest.raises(EnsembleError, match="'stem_ensemble' is an ensemble already"):
         train("second", pretrained=run)
 
 

@@ -211,13 +211,13 @@ def test_other_errors_end_the_search_and_their_trial_is_repeated(
 def test_a_training_that_diverges_or_has_nothing_to_train_says_that_its_settings_do_it(
     backbone, search, tmp_path, recipe
 ):
-    for options in (
-        {"recipe": recipe.override(lr=1e30)},
-        {"sharing": "re:.*"},
-        {"scheme": "snapshot", "members": 2, "recipe": recipe.override(epochs=3)},
+    for options, message in (
+        ({"recipe": recipe.override(lr=1e30)}, "diverged"),
+        ({"sharing": "re:.*"}, "leaves the members nothing of their own"),
+        ({"scheme": "snapshot", "members": 2, "recipe": recipe.override(epochs=3)}, "epochs"),
     ):
         arguments = {"members": 1, "recipe": recipe, "data": search.data, **options}
-        with pytest.raises(SettingsError):
+        with pytest.raises(SettingsError, match=message):
             train_ensemble(backbone, tmp_path / "run", **arguments, verbose=0)
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
 

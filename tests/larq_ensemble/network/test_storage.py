@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -418,6 +419,16 @@ def test_command_writes_json_without_tensorflow() -> None:
     # Multiply-accumulates at 32x32, as counted by hand in `test_compute`.
     assert (result["binary_macs"], result["real_macs"]) == (40_108_032, 710_912)
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_command_counts_other_images(run_command, tmp_path: Path) -> None:
+    options = ["--classes", "100", "--size", "64", "--channels", "1"]
+    assert run_command(*options, "--json", str(tmp_path / "r.json"))[0] == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert (result["size"], result["channels"]) == (64, 1)
+    # Four times the pixels of 32x32, a third of the stem's channels, the same linear layer.
+    assert result["binary_macs"] == 4 * 40_108_032
+    assert result["real_macs"] == 64 * 64 * 9 * 16 + 4 * 262_144 + 6_400
 
 
 def test_command_prints_table_2(run_command) -> None:

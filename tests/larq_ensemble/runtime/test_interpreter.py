@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -189,8 +190,15 @@ def test_truncated_files_are_refused(path: Path, tmp_path: Path) -> None:
             EnsembleInterpreter(file)
 
 
-def test_flipped_bits_are_noticed(path: Path, tmp_path: Path) -> None:
+def test_flipped_bits_are_noticed(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The checksum covers the whole file, so nothing damaged reaches the C++ interpreter."""
+
+    def opened(*_: Any) -> None:
+        raise AssertionError("A damaged file was opened.")
+
+    monkeypatch.setattr("larq_ensemble.runtime.interpreter.open_interpreter", opened)
     data = path.read_bytes()
     file = tmp_path / "flipped.tflite"
     draw = np.random.default_rng(0)
@@ -198,7 +206,7 @@ def test_flipped_bits_are_noticed(path: Path, tmp_path: Path) -> None:
         damaged = bytearray(data)
         damaged[position] ^= 1 << int(draw.integers(8))
         file.write_bytes(damaged)
-        with pytest.raises(EnsembleError):
+        with pytest.raises(EnsembleError, match=r"flipped\.tflite"):
             EnsembleInterpreter(file)
 
 
@@ -367,15 +375,20 @@ def test_a_budget_sets_the_members(path: Path, monkeypatch: pytest.MonkeyPatch) 
         EnsembleInterpreter(path, power_mode="eco")
 
 
-def test_the_measured_latency_is_plausible(path: Path) -> None:
+def test_the_latency_is_the_median_of_all_runs_but_the_first(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ensemble = EnsembleInterpreter(path)
-    image = np.zeros((1, *SHAPE), np.uint8)
-    ensemble.predict_logits(image, members=1)
-    start = time.perf_counter()
-    ensemble.predict_logits(image, members=1)
-    once = 1e3 * (time.perf_counter() - start)
-    # Loose bounds, because the machine may be busy.
-    assert once / 50 < ensemble.measure_latency_ms() < once * 50
+    # Seconds of the trunk and of a member, in each run.
+    runs = [(9, 9), (0.005, 0.02), (0.001, 0.04), (8, 0.03)]
+    clock = itertools.accumulate(
+        itertools.chain([0], *((trunk, member, 0) for trunk, member in runs))
+    )
+    monkeypatch.setattr(
+        "larq_ensemble.runtime.interpreter.time", SimpleNamespace(perf_counter=clock.__next__)
+    )
+    assert ensemble.measure_latency_ms(3) == pytest.approx(5 + 30)
+    assert len([*clock]) == 1
 
 
 def test_each_thread_has_its_interpreter(path: Path) -> None:
@@ -411,15 +424,19 @@ def test_the_kernels_give_equal_logits(path: Path, images: np.ndarray) -> None:
 
 
 def test_the_start_up_is_short(path: Path) -> None:
-    """Import and first prediction, in processor time, which other load hardly changes."""
+    """Import and first prediction take a few times as long as Python and NumPy need to start.
+
+    Both in processor time of one process, so another machine and other load hardly matter.
+    """
     program = f"""
 import time
 import numpy as np
+before = time.process_time()
 from larq_ensemble.runtime import EnsembleInterpreter
 
 ensemble = EnsembleInterpreter({str(path)!r})
 ensemble.predict(np.zeros((1, *ensemble.input_shape), np.uint8))
-print(time.process_time())
+print(time.process_time() / before)
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -429,7 +446,7 @@ print(time.process_time())
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 1
+    assert float(done.stdout) < 6
 
 
 def test_the_file_is_read_once(path: Path, tmp_path: Path, images: np.ndarray) -> None:
