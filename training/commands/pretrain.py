@@ -244,7 +244,9 @@ def command(
             model_name = of_start.name or ("resnet20" if dataset.origin is None else "deploynet9")
         if width is None:
             width = of_start.width if model_name in MODELS else 1.0
-        padding = of_start.pad_values if pad_values is None else float(pad_values)
+        padding = None if pad_values is None else float(pad_values)
+        if padding is None and model_name in MODELS:
+            padding = of_start.pad_values
         data = DataOptions(data_dir, validation, limit_train, limit_test)
         recipes = recipes_for(
             dataset.constants(),
