@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from larq_ensemble.data.datasets import DATASETS, DataOptions
+from larq_ensemble.runs import RunConfig
 
 from .conftest import load
 
@@ -19,9 +20,10 @@ def test_the_validation_split_is_what_the_training_held_out(
     """Cut by the backbone's seed, 0, not by the ensemble's."""
     precision = load("precision")
     digits, seen = DATASETS["digits"], []
+    data = {"validation": 0.2, "split_seed": 0}
     run = SimpleNamespace(
         path="run",
-        config=SimpleNamespace(seed=1, split_seed=0, data={"validation": 0.2}),
+        config=RunConfig("ensemble", {}, digits.constants(), {}, seed=1, data=data),
         dataset=lambda spec, data_dir: digits,
     )
 
