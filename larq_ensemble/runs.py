@@ -81,8 +81,7 @@ class RunConfig:
         seed: of initialization, data and jitter.
         transfer: digests of the runs that a backbone starts from, of the teacher of a backbone or
             an ensemble, and how it was used.
-        data: validation share and limits of the data; `held_out_is_known`, false, if the backbone
-            of an ensemble is a Keras file, which may have been trained on what was held out.
+        data: validation share and limits of the data.
         ensemble: members, scheme, sharing and the digest of the pretrained run (ensembles only);
             `requested_members` if training ended early, with fewer `members`; `own_head_bias` if
             each member has its own bias in a linear layer that is shared; `keep_pretrained`,
@@ -127,8 +126,12 @@ class RunConfig:
 
     @property
     def held_out_is_known(self) -> bool:
-        """Whether it is known which images neither it nor its backbone was trained on."""
-        return bool(self.data) and bool(self.data.get("held_out_is_known", True))
+        """Whether it is known which images neither it nor its backbone was trained on.
+
+        Not of a Keras file, which has no `data`, and of an ensemble whose backbone is one.
+        """
+        file = self.model.get("digest")
+        return bool(self.data) and (file is None or self.ensemble.get("backbone") != file)
 
     @property
     def own_head_bias(self) -> bool:

@@ -190,7 +190,6 @@ def train_ensemble(
             data={
                 **data.to_json(),
                 "split_seed": backbone.config.split_seed,
-                **({} if backbone.config.held_out_is_known else {"held_out_is_known": False}),
                 **weighting.to_json(),
             },
             ensemble={
@@ -336,7 +335,9 @@ def _check_teacher(
     distillation.check_teaches(backbone.config.model)
     distillation.check_sees(dataset.normalization)
     teacher, cut_by = distillation.teacher, backbone.config.split_seed
-    if data.validation and split_seed([teacher], dataset, data, cut_by) != cut_by:
+    if not backbone.config.held_out_is_known:  # then nothing is, whatever the teacher saw
+        data = dataclasses.replace(data, validation=0.0)
+    if split_seed([teacher], dataset, data, cut_by) != cut_by and data.validation:
         raise EnsembleError(
             f"`teacher` {str(teacher.path)!r} was trained on images that {str(backbone.path)!r} "
             "held out for validation: pretrain both with the same `seed`."

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from larq_ensemble.data.datasets import limit_key
+from larq_ensemble.data.datasets import DATASETS, limit_key
 from larq_ensemble.data.opening import identity
+from larq_ensemble.data.options import ImageOptions
 from larq_ensemble.errors import EnsembleError
 from larq_ensemble.files import check_output_folder, read_json, write_text
 from larq_ensemble.network.architectures import trace_model
@@ -72,7 +73,7 @@ def frontier(
             f"The runs are of different data sets, {str(one.path)!r} of {first[0]!r} and "
             f"{str(other.path)!r} of {second[0]!r}: their accuracies can't be compared."
         )
-    cuts = {cut: run for run in runs if (cut := _cut(run.config.dataset))}
+    cuts = {cut: run for run in runs if (cut := _cut(run.config.dataset, dataset))}
     if len(cuts) > 1:
         (cut_of_one, one), (cut_of_other, other), *_ = cuts.items()
         raise EnsembleError(
@@ -89,7 +90,11 @@ def frontier(
     for number, run in enumerate(tracked(runs, "run", unit="run"), start=1):
         progress(f"{number} of {len(runs)}: {run.path}")
         metrics = _evaluation(run, out / "evaluations", dataset, split, data_dir, limit)
-        if measured and not metrics.get("own_data", True):
+        if any(_identity(run.config.dataset)):
+            is_other = not metrics.get("own_data", True)
+        else:
+            is_other = bool(measured) and metrics["dataset"] != measured[0].dataset
+        if measured and is_other:
             raise EnsembleError(
                 f"`dataset` {metrics['dataset']!r} is not {measured[0].dataset!r}, on which the "
                 "points of the result files were measured: leave it out, or these."
@@ -123,10 +128,18 @@ def _identity(constants: Mapping[str, Any]) -> tuple[str, str]:
     return constants.get("name", ""), source["fingerprint"]
 
 
-def _cut(constants: Mapping[str, Any]) -> tuple[float, int] | None:
-    """What cut the test split of data of one's own; `None`: they are built in, or not known."""
-    images = constants["source"]["images"] if "source" in constants else None
-    return None if images is None else (images["test_share"], images["split_seed"])
+def _cut(constants: Mapping[str, Any], spec: str | None) -> tuple[float, int] | None:
+    """What cuts the test split of data of one's own; `None`: they are built in, or not known.
+
+    # Arguments
+        constants: of the data of the run.
+        spec: the data to evaluate on, if they are given.
+    """
+    if "source" in constants:
+        images = constants["source"]["images"]
+        return images["test_share"], images["split_seed"]
+    is_unknown = spec is not None and spec not in DATASETS and not any(_identity(constants))
+    return (ImageOptions.test_share, ImageOptions.split_seed) if is_unknown else None
 
 
 def _evaluation(

@@ -42,7 +42,8 @@ def started_network(real: Trained | None, backbone: Trained | None) -> StartedNe
         return StartedNetwork(None, 1.0, None)
     name, model = source.config.architecture, source.config.model
     if backbone or "binarize" in model:
-        return StartedNetwork(name, model["width"], model["pad_values"])
+        padding = model["pad_values"] if MODELS[name].binary else None
+        return StartedNetwork(name, model["width"], padding)
     return StartedNetwork(name.removesuffix("_real"), model["width"], None)
 
 
@@ -143,12 +144,19 @@ def split_seed(sources: Iterable[Trained], dataset: Dataset, data: DataOptions, 
                 f"{str(run.path)!r} was trained on: at most {held_out}, what it held out."
             )
     if data.validation and len(known) < len(same):
-        path = next(str(run.path) for run in same if not run.config.held_out_is_known)
+        unknown = next(run for run in same if not run.config.held_out_is_known)
+        path = str(unknown.path)
+        way_out = (
+            f"make a run of it by `pretrain` with `model` {path!r}, its `normalization` and 0 "
+            "`epochs`, and give that"
+            if unknown.config.kind == "backbone"
+            else "make a run of its backbone by `pretrain` with 0 `epochs`, and train the ensemble "
+            "from that"
+        )
         raise EnsembleError(
             f"`validation` {data.validation} may hold out images that {path!r} was trained on: "
             "nobody knows what the training of a Keras file held out. Give `validation` 0. Or, if "
-            f"it never saw these images, make a run of it by `pretrain` with `model` {path!r}, its "
-            "`normalization` and 0 `epochs`, and give that."
+            f"it never saw these images, {way_out}."
         )
     return seeds.pop() if seeds else seed
 

@@ -142,11 +142,12 @@ def command(
                 f"No run at {source!r}, and no file: give the directory of a run, an ensemble that "
                 f"Keras saved, a .tflite file, {or_a_name()}."
             )
-        if is_same_file(source, out):
+        file = _file_of(context, source)
+        is_cut_in_place = file is not None and not _is_given(context, "target")
+        if is_same_file(source, out) and not is_cut_in_place:
             raise EnsembleError(
                 f"--out {out!r} is what is converted, and would be lost: name another file."
             )
-        file = _file_of(context, source)
         if file is not None:
             converted = _converted_file(context, file, out)
         else:

@@ -83,12 +83,14 @@ def found_arrays(
         splits = {
             part: Split(fitted(each.images, shape), each.labels) for part, each in parts.items()
         }
-        remarks = _leaks(parts, origin.images)
+        leaks = _leaks(parts, origin.images)
         if "test" in parts:
-            return Read(splits, remarks)
+            return Read(splits, leaks=leaks)
         train = splits["train"]
         rows = with_test({"train": np.arange(len(train))}, train.labels, origin.images)
-        return Read({**splits, **{part: train.take(each) for part, each in rows.items()}}, remarks)
+        return Read(
+            {**splits, **{part: train.take(each) for part, each in rows.items()}}, leaks=leaks
+        )
 
     return Found(name, names, shape, resolved(origin, shape), read, has_test="test" in parts)
 

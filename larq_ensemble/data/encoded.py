@@ -91,13 +91,12 @@ class EncodedImages:
         )
         if options.test_share < 1:
             self._check_has_all_classes(table.labels[rows["train"]], damage)
-        remarks += leaks(rows, table.digests, self.name)
         image_at = np.cumsum(is_whole) - 1
         splits = {
             part: Split(Rows(table.images, image_at[indices]), table.labels[indices])
             for part, indices in rows.items()
         }
-        return Read(splits, remarks)
+        return Read(splits, remarks, leaks(rows, table.digests, self.name))
 
     def _table(self, shape: tuple[int, int, int]) -> _Table:
         def chunks() -> Iterator[Chunk]:

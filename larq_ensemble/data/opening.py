@@ -76,8 +76,9 @@ def reopen(
             `None`: where they were.
         data_dir: the folder of TensorFlow Datasets, see `DataOptions`.
         network: what an error calls the run.
-        whole: nothing is trained: if the run's data are built in, which files can't be, all their
-            images are the test split unless they have one, and damaged ones are left out.
+        whole: nothing is trained: damaged images of `spec` are left out, and if the run's data are
+            built in, which files can't be, all their images are the test split unless they have
+            one.
         some_classes: data of one's own may have some of the run's classes, by their names and in
             any order. They get the run's labels, with a warning if some are missing.
 
@@ -91,10 +92,11 @@ def reopen(
         return _as_in_run(dataset, constants)
     origin = None if recorded is None else Origin.from_json(recorded)
     shape = tuple(constants["input_shape"])
-    cant_be_own = whole and constants.get("name") in DATASETS
-    others = _WHOLE if cant_be_own else ImageOptions()
-    images = sized(others if origin is None else origin.images, shape)
+    images = sized(ImageOptions() if origin is None else origin.images, shape)
     if spec is not None:
+        if whole:
+            share = 1.0 if constants.get("name") in DATASETS else images.test_share
+            images = dataclasses.replace(images, damaged="skip", test_share=share)
         names = tuple(constants.get("class_names", ()))  # which old runs lack
         may_lend = names and not _are_unsorted_numbers(names)
         found = _find(spec, images, data_dir, names if may_lend else None)
@@ -106,17 +108,16 @@ def reopen(
     return _as_in_run(_recorded(origin, images, data_dir, constants), constants)
 
 
-#: Of images that nothing is trained on.
-_WHOLE = ImageOptions(test_share=1.0, damaged="skip")
-
-
 def _telling(found: Found) -> Callable[[str | None], Read]:
-    """The `read` of what was found, which warns of what it leaves out."""
+    """The `read` of what was found, which warns of what it leaves out when it is first called."""
+    told: list[str] = []
 
     def read(data_dir: str | None) -> Read:
         held = found.read(data_dir)
         for remark in held.remarks:
-            warnings.warn(remark, stacklevel=2)
+            if remark not in told:
+                told.append(remark)
+                warnings.warn(remark, stacklevel=2)
         return held
 
     return read
@@ -214,7 +215,8 @@ def identity(
 
 
 def _find_as_input(spec: str, input_shape: tuple[int, int, int], data_dir: str | None) -> Found:
-    return _find(spec, sized(_WHOLE, input_shape), data_dir)
+    images = ImageOptions(test_share=1.0, damaged="skip")
+    return _find(spec, sized(images, input_shape), data_dir)
 
 
 def reads_tfds(spec: str) -> bool:

@@ -31,12 +31,14 @@ class Read:
     # Arguments
         parts: the splits, by their names in `PARTS`: training, test, and validation if the data
             have one of their own.
-        remarks: sentences for the user, such as on damaged files. They may take some work, so
+        remarks: sentences for the user, such as on damaged files.
+        leaks: those on images that are in two splits, for who trains. They may take some work, so
             they are made when they are asked for.
     """
 
     parts: Mapping[str, Split]
     remarks: Iterable[str] = ()
+    leaks: Iterable[str] = ()
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -91,7 +93,7 @@ def own_dataset(found: Found) -> Dataset:
             f"{found.name!r}: {shown(found.class_names) or 'none'}."
         )
     read = found.read(None)
-    for remark in read.remarks:
+    for remark in (*read.remarks, *read.leaks):
         warnings.warn(remark, stacklevel=3)
     splits = read.splits
     return Dataset(

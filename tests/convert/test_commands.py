@@ -224,7 +224,7 @@ def test_one_bad_image_does_not_cost_the_others(folder: Path, tmp_path: Path, ca
         (["convert", "{}/run", "--out", "{}/run/model.keras"], 1, "it is the network of a run"),
         (["convert", "{}/run", "--out", "{}/run/config.json"], 1, "the configuration of a run"),
         (
-            ["convert", "{}/ensemble.tflite", "--members", "1", "--out", "{}/ensemble.tflite"],
+            ["convert", "{}/ensemble.tflite", "--target", "litert", "--out", "{}/ensemble.tflite"],
             1,
             "is what is converted, and would be lost",
         ),

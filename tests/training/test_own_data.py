@@ -24,6 +24,7 @@ from larq_ensemble.runs import load_run
 from larq_ensemble.runtime import EnsembleInterpreter
 from larq_ensemble.trained import open_trained
 from larq_ensemble.training.commands.options import print_data
+from larq_ensemble.training.distillation import Distillation
 from larq_ensemble.training.ensemble import train_ensemble
 from larq_ensemble.training.evaluation import evaluate
 from larq_ensemble.training.frontier import frontier
@@ -299,6 +300,15 @@ def test_the_frontier_evaluates_a_keras_file_on_each_of_its_data(tmp_path):
         assert [point.top1 for point in again] == [point.top1 for point in points]
 
 
+def test_a_keras_file_is_not_compared_with_points_on_other_data(tmp_path):
+    points = [{"name": "a", "kind": "int8", "top1": 50.0, "bytes": 9}]
+    (tmp_path / "points.json").write_text(json.dumps({"dataset": "digits", "points": points}))
+    file = open_trained("ensemble.keras")
+    named = {"results": [tmp_path / "points.json"], "progress": lambda line: None}
+    with pytest.raises(EnsembleError, match=r"`dataset` 'npz:set\.npz' is not 'digits', on which"):
+        frontier([file], tmp_path / "out", dataset="npz:set.npz", **named)
+
+
 def test_the_frontier_evaluates_a_keras_file_again_with_another_normalization(tmp_path):
     images, labels = arrays()
     np.savez(tmp_path / "set.npz", images=images, labels=labels, class_names=NAMES)
@@ -355,6 +365,24 @@ def test_data_that_are_cut_otherwise_are_refused(tmp_path):
     half = dataclasses.replace(run, config=dataclasses.replace(run.config, dataset=data))
     with pytest.raises(EnsembleError, match=r"other test images.* \(0\.2, 0\) .* \(0\.5, 0\)"):
         frontier([run, half], tmp_path)
+    file = open_trained("ensemble.keras")  # whose data are cut by the default
+    with pytest.raises(EnsembleError, match=r"other test images.* \(0\.5, 0\) .* \(0\.2, 0\)"):
+        frontier([half, file], tmp_path, dataset="npz:set.npz")
+    # A teacher, too, whatever is held out for validation.
+    backbone = load_run("backbone")
+    taught = {**backbone.config.dataset, "source": other.constants()["source"]}
+    teacher = dataclasses.replace(
+        backbone, config=dataclasses.replace(backbone.config, dataset=taught)
+    )
+    with pytest.raises(EnsembleError, match=r"`test_share` 0\.2 .* its training had 0\.5"):
+        train_ensemble(
+            backbone,
+            tmp_path / "taught",
+            members=2,
+            recipe=dataclasses.replace(recipe, epochs=1),
+            data=DataOptions(validation=0.0),
+            distillation=Distillation(teacher),
+        )
 
 
 def test_all_images_may_be_for_training(capsys, tmp_path):

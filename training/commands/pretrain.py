@@ -85,7 +85,8 @@ if TYPE_CHECKING:
 @click.option(
     "--pad-values",
     type=click.Choice(["0", "1"]),
-    help="Padding of binary convolutions  [default: 0, as the paper; 1 in DeployNets]",
+    help="Padding of binary convolutions  [default: as where it starts from; else 0, as the paper, "
+    "and 1 in DeployNets]",
 )
 @click.option(
     "--estimator",

@@ -237,15 +237,17 @@ def command(
         )
         data = DataOptions(data_dir, backbone.config.validation, limit_train, limit_test)
 
+        given = None if dataset is None else backbone.dataset(dataset, data_dir)
+
         def images() -> int:
-            return data.training_images(backbone.dataset(dataset, data_dir))
+            return data.training_images(given or backbone.dataset(data_dir=data_dir))
 
         own = backbone.config
         chosen = _chosen(
             scheme,
             sharing,
             recipe_name,
-            own.dataset if dataset is None else backbone.dataset(dataset, data_dir).constants(),
+            own.dataset if given is None else given.constants(),
             own.architecture,
             images if epochs is None else None,
         )
@@ -267,7 +269,7 @@ def command(
             sharing=chosen.sharing,
             recipe=recipe,
             seed=seed,
-            dataset=dataset,
+            dataset=given,
             data=data,
             augment=augment,
             class_weights=class_weights,

@@ -143,6 +143,8 @@ def command(
         from larq_ensemble.training.tuning import Search, tune
 
         validation = backbone.config.validation
+        given = None if dataset is None else backbone.dataset(dataset, data_dir)
+        constants = backbone.config.dataset if given is None else given.constants()
         best, done = tune(
             backbone,
             out,
@@ -151,7 +153,7 @@ def command(
                 epochs_max=epochs_max,
                 schemes=schemes,
                 sharing=sharing,
-                recipe=recipe_name or default_recipe(backbone.config.dataset),
+                recipe=recipe_name or default_recipe(constants),
                 batch_size=batch_size,
                 seed=seed,
                 keep_pretrained=keep_pretrained or 0,
@@ -159,7 +161,7 @@ def command(
                 data=DataOptions(data_dir, validation, limit_train, limit_test=0),
             ),
             trials=trials,
-            dataset=dataset,
+            dataset=given,
             resume=resume,
             progress=report.line,
             verbose=KERAS_VERBOSITY,

@@ -233,6 +233,12 @@ def test_what_is_left_out_of_other_data_is_told(photos, put):
         for expected in ("1 with .heic", "1 image file beside the class", "broken.png"):
             assert expected in remarks
     assert len(opened.read(None)[1]) == 20
+    assert told(lambda: opened.read(None)) == ""  # once is enough
+    # Of images in two splits only those who train on one are told.
+    twice = photos.parent / "twice.npz"
+    images, labels = np.arange(540, dtype=np.uint8).reshape(6, 6, 5, 3), np.arange(6) % 2
+    np.savez(twice, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    assert told(lambda: reopen(constants, spec=f"npz:{twice}", whole=True).read(None)) == ""
     # What may be trained on stays a matter of the user.
     with pytest.raises(EnsembleError, match=r"broken\.png.*Repair or remove them, or skip them"):
         reopen(constants, spec=spec).read(None)
