@@ -42,8 +42,7 @@ def started_network(real: Trained | None, backbone: Trained | None) -> StartedNe
         return StartedNetwork(None, 1.0, None)
     name, model = source.config.architecture, source.config.model
     if backbone or "binarize" in model:
-        padding = model["pad_values"] if MODELS[name].binary else None
-        return StartedNetwork(name, model["width"], padding)
+        return StartedNetwork(name, model["width"], model["pad_values"])
     return StartedNetwork(name.removesuffix("_real"), model["width"], None)
 
 

@@ -63,7 +63,12 @@ OPTIONS = {
         "--binarize activations": {"binarize": "activations"},
         "--prelu-gradient zero": {"prelu_gradient": "zero"},
         "--from-real real": {"from_real": "real"},
-        "--from-backbone backbone --pad-values 1": {"from_backbone": "backbone", "pad_values": 1.0},
+        "--from-backbone padded": {"from_backbone": "padded", "pad_values": 1.0},
+        "--from-backbone padded --pad-values 0": {"from_backbone": "padded", "pad_values": 0.0},
+        "--model resnet20_real --from-backbone real": {
+            "model": "resnet20_real",
+            "from_backbone": "real",
+        },
     },
     "train": {
         **TRAINING,
@@ -122,10 +127,15 @@ BESIDES = {
 def folder(tmp_path_factory):
     """A folder with runs that have a configuration, but no weights."""
     folder = tmp_path_factory.mktemp("options")
-    for run, name in (("backbone", "resnet20"), ("real", "resnet20_real")):
+    runs = (
+        ("backbone", "resnet20", 0.0),
+        ("real", "resnet20_real", 0.0),
+        ("padded", "resnet20", 1.0),
+    )
+    for run, name, pad_values in runs:
         config = RunConfig(
             kind="backbone",
-            model={"name": name, "width": 1.0, "pad_values": 0.0},
+            model={"name": name, "width": 1.0, "pad_values": pad_values},
             dataset=DATASETS["digits"].constants(),
             recipe={},
             seed=0,

@@ -266,7 +266,6 @@ def test_where_it_starts_from_says_what_a_network_is(real, backbone):
         1.0,
         1.0,
     )
-    assert started_network(None, real) == ("tiny_real", 1.0, None)  # which pads nothing binary
     # `check_twin` refuses what is no twin; a network of the user's has to be named.
     assert started_network(backbone, None) == ("tiny", 1.0, None)
     assert started_network(None, of(backbone, source="networks:tiny")) == (None, 1.0, None)

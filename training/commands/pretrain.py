@@ -246,7 +246,7 @@ def command(
         if width is None:
             width = of_start.width if model_name in MODELS else 1.0
         padding = None if pad_values is None else float(pad_values)
-        if padding is None and model_name in MODELS:
+        if padding is None and model_name in MODELS and MODELS[model_name].binary:
             padding = of_start.pad_values
         data = DataOptions(data_dir, validation, limit_train, limit_test)
         recipes = recipes_for(
