@@ -250,7 +250,11 @@ def is_keras_file(path: str | os.PathLike[str]) -> bool:
 
 
 def data_of(
-    trained: Trained, dataset: str | Dataset | None = None, data_dir: str | None = None
+    trained: Trained,
+    dataset: str | Dataset | None = None,
+    data_dir: str | None = None,
+    *,
+    to_evaluate: bool = False,
 ) -> Dataset:
     """The data to use a trained network on, with its normalization.
 
@@ -261,12 +265,17 @@ def data_of(
         dataset: the data, where they are now, or others of the same classes and size of images;
             `None`: its own.
         data_dir: as for `larq_ensemble.data.datasets.DataOptions`.
+        to_evaluate: nothing is trained on them: of a run they are opened `whole` and may have
+            `some_classes`, see `larq_ensemble.data.opening.reopen`.
 
     # Raises
         EnsembleError: if they can't be opened or don't fit.
     """
-    from larq_ensemble.data.opening import check_cut
+    from larq_ensemble.data.opening import check_cut, reopen
 
+    if to_evaluate and isinstance(dataset, str) and not isinstance(trained, KerasFile):
+        constants = trained.config.dataset
+        dataset = reopen(constants, spec=dataset, data_dir=data_dir, whole=True, some_classes=True)
     if dataset is None or isinstance(dataset, str):
         data = trained.dataset(dataset, data_dir)
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from larq_ensemble.data.datasets import Dataset, Split, Splits
-from larq_ensemble.data.opening import check_cut, check_fits, reopen
+from larq_ensemble.data.opening import check_cut, check_fits
 from larq_ensemble.errors import EnsembleError, SettingsError
 from larq_ensemble.runtime import metrics
 from larq_ensemble.runtime.cascade import calibrated_prediction
@@ -139,14 +139,10 @@ def subject_of(
 
 
 def _of_trained(network: Trained, dataset: str | Dataset | None, data_dir: str | None) -> Subject:
-    from larq_ensemble.trained import KerasFile, data_of, is_own, splits_as_trained
+    from larq_ensemble.trained import data_of, is_own, splits_as_trained
 
     config = network.config
-    if isinstance(dataset, str) and not isinstance(network, KerasFile):
-        dataset = reopen(
-            config.dataset, spec=dataset, data_dir=data_dir, whole=True, some_classes=True
-        )
-    opened = data_of(network, dataset, data_dir)
+    opened = data_of(network, dataset, data_dir, to_evaluate=True)
 
     @functools.cache
     def predict() -> Callable[[Split], np.ndarray]:

@@ -79,8 +79,9 @@ def command(
         model = as_ensemble(trained_ensemble(loaded))
         # Before the data are looked for, which may be a download.
         check_same(model, EnsembleInterpreter(tflite, backend=backend), tflite, loaded.digest)
-        data = data_of(loaded, dataset, data_dir)
-        test = DataOptions(data_dir, limit_test=samples).load(data, loaded.config.seed).test
+        data = data_of(loaded, dataset, data_dir, to_evaluate=True)
+        options = DataOptions(data_dir, validation=0.0, limit_test=samples)
+        test = options.load(data, loaded.config.seed).test
         verification = verify(
             model,
             tflite,

@@ -230,6 +230,13 @@ def test_images_of_some_classes_are_evaluated_by_the_names_of_these(network, cap
     predicted = predicted[:, : len(NAMES)].argmax(axis=1)
     assert result["top1"] == pytest.approx(100 * np.mean(predicted == labels), abs=2.5)
     assert abs(result["top1"] - 100 * np.mean(predicted == renumbered)) > 10
+    verified = result_of(
+        "verify", "ensemble.tflite", "--run", "ensemble", "--dataset", f"npz:{some}"
+    )
+    assert (verified["samples"], verified["keras_top1"]) == (
+        40,
+        pytest.approx(result["top1"], abs=3),
+    )
     # Training and calibration are for all classes.
     training = ["train", "--pretrained", "backbone", "--out", tmp_path / "some"]
     for command in (training, ["calibrate", "ensemble.tflite"]):
