@@ -90,11 +90,7 @@ def frontier(
     for number, run in enumerate(tracked(runs, "run", unit="run"), start=1):
         progress(f"{number} of {len(runs)}: {run.path}")
         metrics = _evaluation(run, out / "evaluations", dataset, split, data_dir, limit)
-        if any(_identity(run.config.dataset)):
-            is_other = not metrics.get("own_data", True)
-        else:
-            is_other = bool(measured) and metrics["dataset"] != measured[0].dataset
-        if measured and is_other:
+        if measured and _is_on_other_data(run, metrics, measured[0].dataset):
             raise EnsembleError(
                 f"`dataset` {metrics['dataset']!r} is not {measured[0].dataset!r}, on which the "
                 "points of the result files were measured: leave it out, or these."
@@ -117,6 +113,13 @@ def _check_same(one: str, several: str, found: Sequence[str]) -> None:
             f"The accuracies are on different {several}, {', '.join(map(repr, known))}, and can't "
             f"be compared: give runs and result files of one {one}."
         )
+
+
+def _is_on_other_data(run: Trained, metrics: Mapping[str, Any], name: str) -> bool:
+    """Whether a run, whose data have the given name if it knows them, was evaluated on others."""
+    if any(_identity(run.config.dataset)):
+        return not metrics.get("own_data", True)
+    return bool(metrics["dataset"] != name)
 
 
 def _identity(constants: Mapping[str, Any]) -> tuple[str, str]:

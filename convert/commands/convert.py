@@ -154,8 +154,8 @@ def command(
             trained = open_trained(
                 source, dataset=dataset, data_dir=data_dir, normalization=normalization
             )
-            of_keras = isinstance(trained, KerasFile) or quantize is not None
-            if dataset is not None and not of_keras:
+            may_need_data = isinstance(trained, KerasFile) or quantize is not None
+            if dataset is not None and not may_need_data:
                 raise click.UsageError(
                     "--dataset has no effect on a run, which knows its classes: leave it out. It "
                     "is for Keras files, and for --quantize."

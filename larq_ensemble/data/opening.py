@@ -109,7 +109,7 @@ def reopen(
 
 
 def _telling(found: Found) -> Callable[[str | None], Read]:
-    """The `read` of what was found, which warns of what it leaves out when it is first called."""
+    """The `read` of what was found, which warns once of what it leaves out."""
     told: list[str] = []
 
     def read(data_dir: str | None) -> Read:
@@ -134,12 +134,12 @@ def _with_labels_of(names: tuple[str, ...], found: Found, network: str) -> Found
         network: what messages call it.
 
     # Raises
-        EnsembleError: if the network knows some of the classes, and others not.
+        EnsembleError: if the network doesn't know some of the classes.
     """
     own = found.class_names
     may_be_unnamed = own == tuple(map(str, range(len(own)))) and _are_unsorted_numbers(names)
     are_all = len(own) == len(names) and _are_same_classes(own, names)
-    if may_be_unnamed or are_all or not set(own) & set(names):
+    if may_be_unnamed or are_all or not names:
         return found
     if unknown := [name for name in own if name not in names]:
         raise EnsembleError(

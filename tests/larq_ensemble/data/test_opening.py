@@ -158,6 +158,12 @@ def test_data_of_some_classes_get_the_labels_of_the_network(tmp_path, photos, pu
     put("cow/1.png")
     with pytest.raises(EnsembleError, match=r"the run doesn't know: 'cow'\. It knows 4: 'dog'"):
         reopen(constants, spec=spec, whole=True, some_classes=True)
+    # None of the classes is known.
+    others = {**constants, "class_names": ["elm", "fir", "oak", "yew"]}
+    with pytest.raises(
+        EnsembleError, match=r"doesn't know: 'ant', 'bee', 'cat', 'cow', 'dog'\. It"
+    ):
+        reopen(others, spec=spec, whole=True, some_classes=True)
 
 
 def test_images_of_one_class_are_for_evaluation_only(tmp_path, put):
